@@ -1,0 +1,382 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Draw a scene onto its camera image: boxes, tags, attributes, caption and how far to trust it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from vlm_perception.types import Attribute, Region, Scene, Status, Tag
+
+Colour = tuple[int, int, int]
+Picture = NDArray[np.uint8]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+WHITE: Colour = (245, 247, 250)
+GREY: Colour = (168, 178, 190)
+DARK: Colour = (16, 20, 26)
+TRACK: Colour = (58, 66, 76)
+ACCENT: Colour = (84, 190, 255)
+GREEN: Colour = (64, 200, 120)
+AMBER: Colour = (255, 178, 56)
+RED: Colour = (240, 84, 84)
+LABEL_COLOURS: tuple[Colour, ...] = (
+    (84, 190, 255),
+    (255, 178, 56),
+    (120, 220, 120),
+    (240, 110, 170),
+    (180, 150, 255),
+    (80, 220, 210),
+    (250, 220, 90),
+    (255, 130, 90),
+)
+STATUS_COLOURS: dict[Status, Colour] = {
+    Status.OK: GREEN,
+    Status.STALE_REASONING: AMBER,
+    Status.NO_REASONING: AMBER,
+    Status.DEGRADED: AMBER,
+    Status.NO_EMBEDDING: RED,
+    Status.NO_CAMERA: RED,
+}
+MAX_TAGS = 8
+MAX_ATTRIBUTES = 10
+MAX_REGIONS = 24
+MAX_CAPTION_LINES = 2
+SMALLEST_READABLE = 96
+PANEL_OPACITY = 0.68
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Lengths in pixels that follow the size of the image."""
+
+    scale: float
+    margin: int
+    row: int
+    text: int
+    small: int
+    panel: int
+
+    @classmethod
+    def of(cls, width: int, height: int) -> _Layout:
+        scale = min(width / 1280, height / 720)
+        return cls(
+            scale=scale,
+            margin=max(2, round(16 * scale)),
+            row=max(8, round(27 * scale)),
+            text=max(7, round(18 * scale)),
+            small=max(6, round(14 * scale)),
+            panel=max(60, round(330 * scale)),
+        )
+
+    def px(self, length: float) -> int:
+        """A length that was designed for 1280x720."""
+        return max(1, round(length * self.scale))
+
+
+def draw_scene(image_rgb: Picture, scene: Scene) -> Picture:
+    """Draw the scene onto a copy of its image.
+
+    Args:
+        image_rgb: uint8 RGB [height, width, 3], of any size; below 96 pixels only boxes are drawn.
+        scene: What to draw; its boxes are in pixels of `scene.image_size`.
+
+    Returns:
+        A new uint8 RGB image of the same size.
+    """
+    canvas = np.array(image_rgb, dtype=np.uint8, order="C")
+    height, width = canvas.shape[:2]
+    if width == 0 or height == 0:
+        return canvas
+    layout = _Layout.of(width, height)
+    _draw_regions(canvas, scene, layout)
+    if min(width, height) < SMALLEST_READABLE:
+        return canvas
+    bottom = _draw_footer(canvas, scene, layout)
+    _draw_tags(canvas, scene.tags, layout, bottom)
+    _draw_attributes(canvas, scene.attributes, layout, bottom)
+    _draw_warnings(canvas, scene, layout)
+    return canvas
+
+
+@lru_cache(maxsize=32)
+def _font(size: int) -> Font:
+    try:
+        return ImageFont.load_default(size=size)
+    except TypeError:  # Pillow before 10.1 (Humble) has one small bitmap font only.
+        return ImageFont.load_default()
+
+
+@lru_cache(maxsize=1024)
+def _text_mask(text: str, size: int) -> Picture:
+    """Coverage of a line of text, 0..255; cached, since labels and values repeat."""
+    font = _font(size)
+    left, _, right, _ = font.getbbox(text)
+    _, _, _, line_bottom = font.getbbox("Ápg|")
+    picture = Image.new("L", (max(1, int(right - min(0, left))), max(1, int(line_bottom))), 0)
+    ImageDraw.Draw(picture).text((-min(0, left), 0), text, fill=255, font=font)
+    return np.asarray(picture, dtype=np.uint8)
+
+
+def _text_size(text: str, size: int) -> tuple[int, int]:
+    mask = _text_mask(text, size)
+    return mask.shape[1], mask.shape[0]
+
+
+def _paint(canvas: Picture, mask: Picture, x: int, y: int, colour: Colour) -> None:
+    """Blend a colour through a coverage mask whose upper left corner is at (x, y)."""
+    height, width = canvas.shape[:2]
+    x0, y0 = max(0, x), max(0, y)
+    x1, y1 = min(width, x + mask.shape[1]), min(height, y + mask.shape[0])
+    if x1 <= x0 or y1 <= y0:
+        return
+    cover = mask[y0 - y : y1 - y, x0 - x : x1 - x, None].astype(np.uint16)
+    part = canvas[y0:y1, x0:x1]
+    part[:] = (part * (255 - cover) + np.asarray(colour, np.uint16) * cover) // 255
+
+
+def _write(canvas: Picture, text: str, x: int, y: int, size: int, colour: Colour = WHITE) -> int:
+    """Write one line and return the x at which it ends."""
+    if not text:
+        return x
+    mask = _text_mask(text, size)
+    _paint(canvas, mask, x, y, colour)
+    return x + mask.shape[1]
+
+
+@lru_cache(maxsize=128)
+def _rounded(width: int, height: int, radius: int) -> Picture:
+    """Coverage of a filled rectangle with smooth round corners."""
+    oversize = 4
+    picture = Image.new("L", (width * oversize, height * oversize), 0)
+    ImageDraw.Draw(picture).rounded_rectangle(
+        (0, 0, width * oversize - 1, height * oversize - 1), radius * oversize, fill=255
+    )
+    return np.asarray(picture.resize((width, height), Image.Resampling.BOX), dtype=np.uint8)
+
+
+@lru_cache(maxsize=128)
+def _veil(width: int, height: int, radius: int) -> Picture:
+    return (_rounded(width, height, radius) * PANEL_OPACITY).astype(np.uint8)
+
+
+def _panel(canvas: Picture, x: int, y: int, width: int, height: int, layout: _Layout) -> None:
+    if width > 0 and height > 0:
+        _paint(canvas, _veil(width, height, layout.px(10)), x, y, DARK)
+
+
+def _chip(
+    canvas: Picture, text: str, x: int, y: int, layout: _Layout, colour: Colour
+) -> tuple[int, int]:
+    """Write dark text on a coloured chip and return the chip's width and height."""
+    width, height = _text_size(text, layout.small)
+    pad_x, pad_y = layout.px(7), layout.px(3)
+    size = (width + 2 * pad_x, height + 2 * pad_y)
+    _paint(canvas, _rounded(*size, layout.px(6)), x, y, colour)
+    _write(canvas, text, x + pad_x, y + pad_y, layout.small, DARK)
+    return size
+
+
+def _bar(
+    canvas: Picture, share: float, box: tuple[int, int, int, int], layout: _Layout, colour: Colour
+) -> None:
+    """Draw a horizontal bar filled to `share` (0..1) in a box of x, y, width, height."""
+    x, y, width, height = box
+    radius = layout.px(3)
+    _paint(canvas, _rounded(width, height, radius), x, y, TRACK)
+    filled = round(width * min(1.0, max(0.0, share)))
+    if filled > 0:
+        _paint(canvas, _rounded(filled, height, radius), x, y, colour)
+
+
+def _fit(text: str, size: int, width: int) -> str:
+    """Shorten text with an ellipsis until it fits into `width` pixels."""
+    if _text_size(text or " ", size)[0] <= width:
+        return text
+    while text and _text_size(text + "…", size)[0] > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def _wrap(text: str, size: int, width: int, lines: int) -> list[str]:
+    """Break text between words into at most `lines` lines of `width` pixels."""
+    rows: list[str] = []
+    words = text.split()
+    while words and len(rows) < lines:
+        count = len(words)
+        while count > 1 and _text_size(" ".join(words[:count]), size)[0] > width:
+            count -= 1
+        if len(rows) == lines - 1:
+            count = len(words)
+        rows.append(_fit(" ".join(words[:count]), size, width))
+        words = words[count:]
+    return rows
+
+
+def _label_colour(label_index: int) -> Colour:
+    return LABEL_COLOURS[label_index % len(LABEL_COLOURS)]
+
+
+def _draw_regions(canvas: Picture, scene: Scene, layout: _Layout) -> None:
+    height, width = canvas.shape[:2]
+    scene_width, scene_height = scene.image_size
+    if scene_width <= 0 or scene_height <= 0:
+        return
+    ratio = (width / scene_width, height / scene_height)
+    strongest = sorted(scene.regions, key=lambda region: region.score)[-MAX_REGIONS:]
+    for region in strongest:
+        _draw_region(canvas, region, ratio, layout)
+
+
+def _draw_region(
+    canvas: Picture, region: Region, ratio: tuple[float, float], layout: _Layout
+) -> None:
+    height, width = canvas.shape[:2]
+    x0, y0 = round(region.x * ratio[0]), round(region.y * ratio[1])
+    x1 = min(width - 1, round((region.x + region.width) * ratio[0]) - 1)
+    y1 = min(height - 1, round((region.y + region.height) * ratio[1]) - 1)
+    colour = _label_colour(region.label_index)
+    cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, max(1, layout.px(2)), cv2.LINE_AA)
+    if min(width, height) < SMALLEST_READABLE:
+        return
+    text = f"{region.label} {region.score:.2f}"
+    chip_height = _text_size(text, layout.small)[1] + 2 * layout.px(3)
+    _chip(canvas, text, x0, y0 - chip_height if y0 >= chip_height else y0, layout, colour)
+
+
+def _draw_tags(canvas: Picture, tags: tuple[Tag, ...], layout: _Layout, bottom: int) -> None:
+    best = sorted(tags, key=lambda tag: -tag.score)[:MAX_TAGS]
+    rows = _rows_that_fit(len(best), layout, bottom)
+    if rows <= 0:
+        return
+    x = y = layout.margin
+    _panel(canvas, x, y, layout.panel, _panel_height(rows, layout), layout)
+    x += layout.px(14)
+    y += layout.px(10)
+    _write(canvas, "TAGS", x, y, layout.small, GREY)
+    inner = layout.panel - 2 * layout.px(14)
+    bar_width = round(inner * 0.30)
+    for row, tag in enumerate(best[:rows]):
+        top = y + layout.row * (row + 1)
+        score = f"{tag.score:.2f}"
+        score_x = x + inner - _text_size(score, layout.text)[0]
+        bar_x = x + inner - bar_width - _text_size("0.00", layout.text)[0] - layout.px(10)
+        _write(canvas, _fit(tag.label, layout.text, bar_x - x - layout.px(8)), x, top, layout.text)
+        bar = (bar_x, top + layout.px(7), bar_width, layout.px(8))
+        _bar(canvas, tag.score, bar, layout, _label_colour(tag.label_index))
+        _write(canvas, score, score_x, top, layout.text, GREY)
+
+
+def _draw_attributes(
+    canvas: Picture, attributes: tuple[Attribute, ...], layout: _Layout, bottom: int
+) -> None:
+    rows = _rows_that_fit(min(len(attributes), MAX_ATTRIBUTES), layout, bottom)
+    if rows <= 0:
+        return
+    x = canvas.shape[1] - layout.margin - layout.panel
+    if x < layout.margin + layout.panel:  # Too narrow for two panels side by side (portrait).
+        return
+    y = layout.margin
+    _panel(canvas, x, y, layout.panel, _panel_height(rows, layout), layout)
+    x += layout.px(14)
+    y += layout.px(10)
+    _write(canvas, "ATTRIBUTES", x, y, layout.small, GREY)
+    inner = layout.panel - 2 * layout.px(14)
+    for row, attribute in enumerate(attributes[:rows]):
+        _draw_attribute(canvas, attribute, (x, y + layout.row * (row + 1)), inner, layout)
+
+
+def _draw_attribute(
+    canvas: Picture, attribute: Attribute, at: tuple[int, int], inner: int, layout: _Layout
+) -> None:
+    x, y = at
+    probability = max(attribute.probabilities, default=0.0)
+    score = f"{probability:.2f}"
+    score_x = x + inner - _text_size(score, layout.text)[0]
+    colour = WHITE if probability >= 0.5 else GREY
+    middle = x + round(inner * 0.44)
+    name = _fit(attribute.name.replace("_", " "), layout.small, middle - x - layout.px(8))
+    _write(canvas, name, x, y + layout.px(2), layout.small, GREY)
+    value = _fit(attribute.value, layout.text, score_x - middle - layout.px(8))
+    _write(canvas, value, middle, y, layout.text, colour)
+    _write(canvas, score, score_x, y, layout.text, GREY)
+
+
+def _panel_height(rows: int, layout: _Layout) -> int:
+    return layout.row * (rows + 1) + layout.px(18)
+
+
+def _rows_that_fit(wanted: int, layout: _Layout, bottom: int) -> int:
+    free = bottom - 2 * layout.margin - layout.px(18)
+    return min(wanted, free // layout.row - 1)
+
+
+def _draw_footer(canvas: Picture, scene: Scene, layout: _Layout) -> int:
+    """Draw caption, status and ages along the lower edge and return the y at which they begin."""
+    height, width = canvas.shape[:2]
+    inner = width - 2 * layout.margin - 2 * layout.px(16)
+    caption = scene.caption or "(no caption yet)"
+    size = max(8, layout.px(22))
+    lines = _wrap(caption, size, inner, MAX_CAPTION_LINES)
+    line_height = round(size * 1.3)
+    panel_height = len(lines) * line_height + layout.px(48)
+    x, y = layout.margin, height - layout.margin - panel_height
+    _panel(canvas, x, y, width - 2 * layout.margin, panel_height, layout)
+    x += layout.px(16)
+    text_y = y + layout.px(9)
+    for line in lines:
+        _write(canvas, line, x, text_y, size, WHITE if scene.caption else GREY)
+        text_y += line_height
+    text_y += layout.px(5)
+    pill = STATUS_COLOURS[scene.status]
+    chip_width, _ = _chip(canvas, scene.status.name.replace("_", " "), x, text_y, layout, pill)
+    facts = _facts(scene)
+    facts_x = x + inner - _text_size(facts, layout.small)[0]
+    reason_x = x + chip_width + layout.px(12)
+    room = facts_x - reason_x - layout.px(16)
+    if room > 0:
+        reason = _fit(scene.reason, layout.small, room)
+        _write(canvas, reason, reason_x, text_y + layout.px(3), layout.small, GREY)
+        _write(canvas, facts, facts_x, text_y + layout.px(3), layout.small, GREY)
+    return y
+
+
+def _facts(scene: Scene) -> str:
+    """The ages and latencies that are known, in one line."""
+    parts = [
+        f"{name} {_duration(seconds)}"
+        for name, seconds in (
+            ("capture to scene", scene.latency.get("capture_to_scene", -1.0)),
+            ("reasoning age", scene.reasoning_age),
+            ("key frame age", scene.keyframe_age),
+        )
+        if seconds >= 0
+    ]
+    return "   ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _draw_warnings(canvas: Picture, scene: Scene, layout: _Layout) -> None:
+    """Hazards in red and conflicts between the paths in amber, at the top between the panels."""
+    chips = [(hazard, RED) for hazard in scene.hazards]
+    chips += [(conflict, AMBER) for conflict in scene.conflicts]
+    left = 2 * layout.margin + layout.panel
+    right = canvas.shape[1] - left
+    y = layout.margin
+    for text, colour in chips:
+        room = right - left - 2 * layout.px(7)
+        if room <= 0:
+            return
+        shown = _fit(text, layout.small, room)
+        width = _text_size(shown, layout.small)[0] + 2 * layout.px(7)
+        _, height = _chip(canvas, shown, (left + right - width) // 2, y, layout, colour)
+        y += height + layout.px(6)
