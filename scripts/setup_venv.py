@@ -1,0 +1,256 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Makes .venv: ROS 2 from PyPI, the Python dependencies and this package, installed.
+
+Run again, it does only what is needed: pip when the requirements changed, cmake always, which
+rebuilds the messages that changed and copies the sources that changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+
+Command = Sequence["str | Path"]
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+BUILD = ROOT / "build" / "venv"
+PYTHON = VENV / "bin" / "python"
+CONSTRAINTS = ROOT / "constraints.txt"
+
+ROS_RUNTIME = ["ros-kilted-rclpy[fastrtps]", "ros-kilted-common-interfaces"]
+ROS_BUILD = [
+    "ros-kilted-rosidl-default-generators",
+    "ros-rosidl-core-generators",
+    "ros-ament-package",
+    "ros-ament-cmake",
+    "ros-ament-cmake-python",
+    "ros-ament-cmake-include-directories",
+    "ros-ament-cmake-ros-core",
+    "catkin-pkg",
+    "cmake",
+]
+
+RUNTIME = [
+    "numpy",
+    "onnxruntime",
+    "opencv-python",
+    "pyyaml",
+    "rich",
+    "rosbags",
+    "rosbags-image",
+    "tokenizers",
+    "typer",
+]
+DEV = ["import-linter", "mypy", "pytest", "ruff", "types-PyYAML"]
+TRAIN = ["onnx", "onnxscript", "transformers", "torch==2.13.0"]
+
+# Python calls this at each start. The libraries of the messages are found through the environment.
+BOOTSTRAP = '''\
+"""Lets this venv's Python find ROS packages and libraries that are installed in the venv."""
+import os
+import sys
+
+
+def _with(variable, entry):
+    entries = [e for e in os.environ.get(variable, "").split(os.pathsep) if e]
+    if entry in entries:
+        return False
+    os.environ[variable] = os.pathsep.join([entry, *entries])
+    return True
+
+
+_with("AMENT_PREFIX_PATH", sys.prefix)
+if _with("LD_LIBRARY_PATH", os.path.join(sys.prefix, "lib")):
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+'''
+
+
+class SetupError(Exception):
+    """Something is missing that only the user can install."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dev", action="store_true", help="with the linters and pytest")
+    parser.add_argument("--train", action="store_true", help="with torch and transformers")
+    arguments = parser.parse_args()
+    try:
+        sourced = find_ros()
+        make_venv(sourced)
+        install_requirements(sourced, dev=arguments.dev, train=arguments.train)
+        install_package(sourced)
+    except SetupError as error:
+        sys.exit(f"setup: {error}")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"setup: this command failed: {' '.join(map(str, error.cmd))}")
+
+
+def find_ros() -> str:
+    """Returns the name of the ROS 2 distribution that is sourced; empty: take it from PyPI."""
+    if sys.version_info < (3, 10):
+        raise SetupError("Python 3.10 or newer is needed; name one with make PYTHON=python3.12")
+    distro = os.environ.get("ROS_DISTRO", "")
+    if distro:
+        return distro
+    machine = f"{platform.system()} on {platform.machine()}"
+    if machine != "Linux on x86_64" or sys.version_info >= (3, 14):
+        raise SetupError(
+            f"PyPI has no ROS 2 wheels for {machine} with Python {platform.python_version()}: "
+            "install ROS 2 (Humble, Jazzy or Kilted, docs.ros.org) and source its setup.bash first"
+        )
+    return ""
+
+
+def make_venv(sourced: str) -> None:
+    """Creates the venv unless it is there and was made for the same ROS and Python."""
+    origin = f"{sourced or 'PyPI'} {platform.python_version()} {VENV}"
+    stamp = VENV / "origin"
+    if PYTHON.exists() and stamp.exists() and stamp.read_text() == origin:
+        return
+    include = Path(sysconfig.get_path("include"))
+    if not (include / "Python.h").exists():
+        raise SetupError(f"{include}/Python.h is missing: sudo apt install python3-dev")
+    if find_spec("ensurepip") is None:
+        raise SetupError("Python's venv module is missing: sudo apt install python3-venv")
+    if shutil.which("c++") is None:
+        raise SetupError("a C++ compiler is missing: sudo apt install g++")
+    print("setup: creating .venv")
+    shutil.rmtree(BUILD, ignore_errors=True)
+    shutil.rmtree(VENV, ignore_errors=True)
+    run([sys.executable, "-m", "venv", *(["--system-site-packages"] if sourced else []), VENV])
+    for name, text in (
+        ("vlm_perception_bootstrap.py", BOOTSTRAP),
+        ("vlm_perception_bootstrap.pth", "import vlm_perception_bootstrap\n"),
+    ):
+        (site_packages() / name).write_text(text)
+    stamp.write_text(origin)
+
+
+def install_requirements(sourced: str, *, dev: bool, train: bool) -> None:
+    """Runs pip for each group of requirements that changed since it was installed."""
+    groups = [("runtime", RUNTIME + ([] if sourced else ROS_RUNTIME + ROS_BUILD))]
+    groups += [("dev", DEV)] if dev else []
+    for name, requirements in groups:
+        if changed(name, requirements):
+            print(f"setup: installing the {name} requirements")
+            pip("install", *requirements)
+            remember(name, requirements)
+    if train and changed("train", TRAIN):
+        print("setup: installing the train requirements")
+        install_torch()
+        pip("install", *TRAIN)
+        remember("train", TRAIN)
+    if not sourced:
+        correct_exports()
+
+
+def install_torch() -> None:
+    """Installs the CPU build of torch; the usual one for x86-64 brings gigabytes of CUDA."""
+    torch = next(r for r in TRAIN if r.startswith("torch=="))
+    try:
+        pip("install", f"{torch}+cpu", quiet=True)
+    except subprocess.CalledProcessError:
+        # uv knows by itself where the CPU builds are; pip's configured sources have none.
+        pip("install", "uv")
+        run([PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON, "-c", CONSTRAINTS,
+             "--torch-backend", "cpu", torch])
+
+
+def correct_exports() -> None:
+    """Points the CMake files of the ROS wheels at this machine's headers, not the build host's."""
+    numpy_include = output([PYTHON, "-c", "import numpy; print(numpy.get_include())"])
+    python_include = sysconfig.get_path("include")
+    for file in (VENV / "share").rglob("*.cmake"):
+        text = file.read_text()
+        if "/opt/python/" in text:
+            text = re.sub(r"/opt/python/[^/;\"]+/lib/[^;\"]+/numpy/_core/include", numpy_include, text)
+            text = re.sub(r"/opt/python/[^/;\"]+/include/python3\.\d+", python_include, text)
+            file.write_text(text)
+
+
+def install_package(sourced: str) -> None:
+    """Builds the messages and installs them with the sources, launch files and models."""
+    environment = dict(os.environ)
+    if not sourced:
+        environment["AMENT_PREFIX_PATH"] = str(VENV)
+        environment["CMAKE_PREFIX_PATH"] = str(VENV)
+    cmake = "cmake" if sourced else str(VENV / "bin" / "cmake")
+    log = BUILD.parent / "setup.log"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("w") as stream:
+        for step in (
+            [cmake, "-S", ROOT, "-B", BUILD, f"-DCMAKE_INSTALL_PREFIX={VENV}",
+             f"-DPython3_EXECUTABLE={PYTHON}", "-DBUILD_TESTING=OFF"],
+            [cmake, "--build", BUILD, "--parallel", str(os.cpu_count() or 1)],
+            [cmake, "--install", BUILD],
+        ):
+            try:
+                run(step, environment=environment, stdout=stream, stderr=subprocess.STDOUT)
+            except subprocess.CalledProcessError as error:
+                print("".join(log.read_text().splitlines(keepends=True)[-30:]), file=sys.stderr)
+                raise error
+    remove_stale_sources()
+
+
+def remove_stale_sources() -> None:
+    """Removes installed sources whose origin is gone; cmake --install only ever adds."""
+    installed = site_packages() / "vlm_perception"
+    for file in installed.rglob("*.py"):
+        path = file.relative_to(installed)
+        generated = path.parts[0] in {"msg", "srv", "action"}
+        if not generated and not (ROOT / "vlm_perception" / path).exists():
+            file.unlink()
+
+
+def changed(name: str, requirements: list[str]) -> bool:
+    stamp = VENV / f"requirements-{name}"
+    return not stamp.exists() or stamp.read_text() != fingerprint(requirements)
+
+
+def remember(name: str, requirements: list[str]) -> None:
+    (VENV / f"requirements-{name}").write_text(fingerprint(requirements))
+
+
+def fingerprint(requirements: list[str]) -> str:
+    return hashlib.sha256(CONSTRAINTS.read_bytes() + " ".join(requirements).encode()).hexdigest()
+
+
+def site_packages() -> Path:
+    return Path(output([PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]))
+
+
+def pip(command: str, *arguments: str, quiet: bool = False) -> None:
+    run(
+        [PYTHON, "-m", "pip", command, "--quiet", "--constraint", CONSTRAINTS, *arguments],
+        stderr=subprocess.DEVNULL if quiet else None,
+    )
+
+
+def output(command: Command) -> str:
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def run(
+    command: Command,
+    environment: dict[str, str] | None = None,
+    stdout: IO[str] | None = None,
+    stderr: int | None = None,
+) -> None:
+    subprocess.run(command, check=True, env=environment, stdout=stdout, stderr=stderr)
+
+
+if __name__ == "__main__":
+    main()
