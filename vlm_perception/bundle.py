@@ -1,0 +1,404 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The model bundle: one directory with graphs and a manifest that says all about them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vlm_perception.engines.base import Engine
+from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.yaml"
+BUNDLES_VARIABLE = "VLM_PERCEPTION_BUNDLES"
+
+VISION_GRAPH = "vision.onnx"
+TEXT_GRAPH = "text.onnx"
+PROJECTOR_GRAPH = "projector.onnx"
+DECODER_GRAPH = "decoder.onnx"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Text = Annotated[str, Field(min_length=1)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+Colour = Annotated[int, Field(ge=0, le=255)]
+
+
+class BundleError(ValueError):
+    """A bundle cannot be used; the message says why and what to do."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class FileEntry(_Strict):
+    """One file of the bundle and what it must hash to."""
+
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+
+
+class ImageSpec(_Strict):
+    """What the vision graph takes: uint8 RGB [1, height, width, 3], letterboxed."""
+
+    width: Count
+    height: Count
+    patch: Count
+    columns: Count
+    rows: Count
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    pad: tuple[Colour, Colour, Colour]
+
+    @model_validator(mode="after")
+    def _grid_fits(self) -> ImageSpec:
+        if (self.columns * self.patch, self.rows * self.patch) != (self.width, self.height):
+            raise ValueError(
+                f"a grid of {self.columns}x{self.rows} patches of {self.patch} pixels does not "
+                f"cover {self.width}x{self.height}"
+            )
+        return self
+
+
+class VisionSpec(_Strict):
+    """What the vision graph gives."""
+
+    family: Literal["siglip", "clip"]
+    tokens: Count
+    token_width: Count
+    embedding_width: Count
+
+
+class TextSpec(_Strict):
+    """The text tower, and how a text and an image are compared."""
+
+    tokenizer: Text
+    length: Count
+    pad_token_id: int = Field(ge=0)
+    score: Literal["sigmoid", "softmax"]
+    logit_scale: float
+    logit_bias: float
+
+
+class LabelSpec(_Strict):
+    """One label of a vocabulary, its prompts, and where its scores begin to mean yes.
+
+    A probability is sigmoid(calibration_scale * logit + calibration_bias).
+    """
+
+    label: Text
+    templates: tuple[Text, ...] = ()
+    threshold: Probability | None = None
+    region_threshold: Probability | None = None
+    calibration_scale: float = Field(default=1.0, gt=0.0)
+    calibration_bias: float = 0.0
+
+
+class VocabularySpec(_Strict):
+    """The labels that a bundle starts with, and what holds for labels set later."""
+
+    labels: Annotated[tuple[LabelSpec, ...], Field(min_length=1)]
+    templates: Annotated[tuple[Text, ...], Field(min_length=1)] = ("{label}",)
+    threshold: Probability = 0.5
+    region_threshold: Probability = 0.5
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> VocabularySpec:
+        _require_unique([spec.label for spec in self.labels], "label")
+        for template in self.templates:
+            if "{label}" not in template:
+                raise ValueError(f"the template {template!r} does not hold {{label}}")
+        return self
+
+
+class QuestionSpec(_Strict):
+    """A typed question: its wording and the closed list of its answers."""
+
+    name: Text
+    question: Text
+    choices: Annotated[tuple[Text, ...], Field(min_length=2)]
+    temperature: float = Field(default=1.0, gt=0.0)
+
+    @model_validator(mode="after")
+    def _choices_differ(self) -> QuestionSpec:
+        _require_unique(list(self.choices), f"choice of question {self.name!r}")
+        return self
+
+
+class LanguageSpec(_Strict):
+    """The language model: projector, decoder and how a prompt is put together.
+
+    `prompt` holds `{image}` and behind it `{text}`; special tokens are written as they
+    stand in the tokenizer.
+    """
+
+    tokenizer: Text
+    embeddings: Text
+    prompt: Text
+    answer_separator: str
+    caption_prompt: Text
+    stop_token_ids: Annotated[tuple[int, ...], Field(min_length=1)]
+    width: Count
+    layers: Count
+    kv_heads: Count
+    head_dim: Count
+    vocabulary_size: Count
+    max_positions: Count
+    image_tokens: Count
+    max_images: Count
+    kv_bytes_per_token: Count
+
+    @model_validator(mode="after")
+    def _prompt_has_places(self) -> LanguageSpec:
+        image, text = self.prompt.find("{image}"), self.prompt.find("{text}")
+        if image < 0 or text < image:
+            raise ValueError(f"the prompt {self.prompt!r} must hold {{image}} and then {{text}}")
+        return self
+
+
+class GoldenSpec(_Strict):
+    """Stored inputs and outputs, and how far an engine may be from them."""
+
+    file: Text
+    absolute: float = Field(gt=0.0)
+    relative: float = Field(ge=0.0)
+
+
+class MadeBy(_Strict):
+    """How the bundle came to be."""
+
+    command: Text
+    checkpoint: Text
+    weights: dict[str, Sha256]
+    versions: dict[str, str]
+
+
+class Manifest(_Strict):
+    """Everything that a node must know about a model."""
+
+    format_version: Literal[1]
+    name: Text
+    digest: Sha256
+    precision: Literal["float16-weights"]
+    image: ImageSpec
+    vision: VisionSpec
+    text: TextSpec
+    vocabulary: VocabularySpec
+    language: LanguageSpec | None
+    questions: tuple[QuestionSpec, ...]
+    golden: GoldenSpec
+    licences: Annotated[dict[str, str], Field(min_length=1)]
+    model_card: Text
+    made_by: MadeBy
+    files: Annotated[dict[str, FileEntry], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _questions_differ(self) -> Manifest:
+        _require_unique([question.name for question in self.questions], "question")
+        return self
+
+
+def _require_unique(names: list[str], what: str) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{what} {twice[0]!r} stands there twice")
+
+
+def manifest_digest(content: Mapping[str, Any]) -> str:
+    """Hash of a manifest's content without its own digest; it holds every file's hash."""
+    body = {key: value for key, value in content.items() if key != "digest"}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A bundle whose manifest and files have been checked."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def digest(self) -> str:
+        """The digest that names this bundle in every message."""
+        return self.manifest.digest
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> ModelBundle:
+        """Find a bundle, check it against its manifest and return it.
+
+        Args:
+            name_or_path: a directory, or a name that is looked for in the directories of
+                $VLM_PERCEPTION_BUNDLES, in the installed package's and in the sources' models/.
+
+        Raises:
+            BundleError: no such bundle, or it is incomplete or altered.
+        """
+        path = find_bundle(name_or_path)
+        manifest = _read_manifest(path / MANIFEST_NAME)
+        _check_files(path, manifest)
+        return cls(path=path, manifest=manifest)
+
+    def file(self, name: str) -> Path:
+        """Path of a file that the manifest lists.
+
+        Raises:
+            BundleError: the manifest does not list it.
+        """
+        if name not in self.manifest.files:
+            raise BundleError(
+                f"bundle {self.path}: the manifest lists no {name}; it holds "
+                f"{', '.join(sorted(self.manifest.files))}. Export the bundle again"
+            )
+        return self.path / name
+
+    def engine(self, graph: str, *, threads: int = 1) -> Engine:
+        """Load one graph of the bundle into an engine."""
+        return OnnxRuntimeEngine(self.file(graph), threads=threads)
+
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the bundle's graphs."""
+        return tuple(sorted(name for name in self.manifest.files if name.endswith(".onnx")))
+
+    def verify_golden(self, engines: Mapping[str, Engine] | None = None) -> dict[str, float]:
+        """Run stored inputs and compare with stored outputs.
+
+        Args:
+            engines: the graphs to check, by name; all of them when absent.
+
+        Returns:
+            The largest absolute difference of each graph.
+
+        Raises:
+            BundleError: an engine's outputs are further off than the manifest allows.
+        """
+        if engines is None:
+            engines = {graph: self.engine(graph) for graph in self.graphs()}
+        spec = self.manifest.golden
+        with np.load(self.file(spec.file)) as golden:
+            return {
+                graph: self._compare_golden(graph, engine, golden)
+                for graph, engine in engines.items()
+            }
+
+    def _compare_golden(
+        self, graph: str, engine: Engine, golden: Mapping[str, NDArray[Any]]
+    ) -> float:
+        spec = self.manifest.golden
+        outputs = engine.run({name: golden[f"{graph}/in/{name}"] for name in engine.inputs})
+        worst = 0.0
+        for name, value in outputs.items():
+            expected = golden[f"{graph}/out/{name}"]
+            difference = np.abs(value - expected)
+            worst = max(worst, float(difference.max(initial=0.0)))
+            allowed = spec.absolute + spec.relative * np.abs(expected)
+            # Written so that NaN fails.
+            if not bool(np.all(difference <= allowed)):
+                raise BundleError(
+                    f"bundle {self.path}: {engine.name} gives another {name} of {graph} than was "
+                    f"stored when it was exported (largest difference {difference.max():.3g}, "
+                    f"allowed {spec.absolute:g} + {spec.relative:g} of the value). Use another "
+                    "version of the engine, or export the bundle again on this machine"
+                )
+        return worst
+
+
+def bundle_directories() -> list[Path]:
+    """Where bundles are looked for by name, first match wins."""
+    directories = [Path(p) for p in os.environ.get(BUNDLES_VARIABLE, "").split(os.pathsep) if p]
+    prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
+    directories += [Path(p) / "share" / "vlm_perception" / "models" for p in prefixes if p]
+    directories.append(Path(__file__).resolve().parent.parent / "models")
+    return directories
+
+
+def find_bundle(name_or_path: str | Path) -> Path:
+    """Directory of a bundle, given as a path or as a name.
+
+    Raises:
+        BundleError: there is none; the message lists where it was looked for.
+    """
+    if not str(name_or_path):
+        raise BundleError("no bundle is named; give the name or the directory of one")
+    candidates = [Path(name_or_path).expanduser()]
+    candidates += [directory / str(name_or_path) for directory in bundle_directories()]
+    for candidate in candidates:
+        if (candidate / MANIFEST_NAME).is_file():
+            return candidate.resolve()
+    directory = next((c for c in candidates if c.is_dir()), None)
+    if directory is not None:
+        raise BundleError(
+            f"{directory} holds no {MANIFEST_NAME}; it is no bundle or its export was not finished. "
+            "Make one with `vlm-perception export CHECKPOINT --out BUNDLE`"
+        )
+    places = ", ".join(str(candidate.parent) for candidate in candidates[1:])
+    raise BundleError(
+        f"there is no bundle {str(name_or_path)!r}: it is no directory, and not in {places}. "
+        f"Give a path, or set {BUNDLES_VARIABLE} to the directory that holds it"
+    )
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # By way of JSON: strict validation then takes lists where tuples are meant.
+        manifest = Manifest.model_validate_json(json.dumps(content, ensure_ascii=False))
+    except ValidationError as error:
+        raise BundleError(f"{path} is no valid manifest: {describe_errors(error)}") from error
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise BundleError(f"{path} cannot be read ({error}). Export the bundle again") from error
+    if manifest_digest(content) != manifest.digest:
+        raise BundleError(
+            f"{path} does not match its own digest: it was edited or damaged. Restore it, or "
+            "export the bundle again with the change in bundle.yaml"
+        )
+    return manifest
+
+
+def describe_errors(error: ValidationError) -> str:
+    """The faults that pydantic found, each with its place, on one line."""
+    faults = error.errors(include_url=False)
+    return "; ".join(
+        f"{'.'.join(str(part) for part in fault['loc']) or 'the whole'}: {fault['msg']}"
+        for fault in faults
+    )
+
+
+def _check_files(path: Path, manifest: Manifest) -> None:
+    for name, entry in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            raise BundleError(f"bundle {path}: {name} is missing. Copy or export it again")
+        size = file.stat().st_size
+        if size != entry.bytes:
+            raise BundleError(
+                f"bundle {path}: {name} has {size} bytes instead of {entry.bytes}; it is truncated "
+                "or altered (or a Git LFS pointer). Copy or export it again"
+            )
+        if file_sha256(file) != entry.sha256:
+            raise BundleError(
+                f"bundle {path}: {name} was altered, its hash is not the manifest's. "
+                "Copy or export it again"
+            )

@@ -1,0 +1,129 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a network as an ONNX graph whose weights are stored in FP16."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from vlm_perception.deploy.errors import ExportError
+
+# The newest that TensorRT 10.3 and ONNX Runtime 1.18 both read.
+OPSET = 18
+# Smaller tensors gain nothing from FP16.
+SMALLEST_HALF = 256
+# protobuf ends at 2 GiB; larger graphs keep their weights in a file of their own.
+LARGEST_INLINE = 1 << 30
+# The exporter does not see that an output's name is also that of a value inside the graph.
+OUTPUT_PREFIX = "output."
+
+
+def write_graph(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    path: Path,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+) -> None:
+    """Export a module.
+
+    Args:
+        module: takes the inputs in their order and gives the outputs in theirs.
+        inputs: an example of each input.
+        outputs: names of the outputs.
+        path: the .onnx file to write.
+        dynamic: for each input the axes that are free, with their names.
+
+    Raises:
+        ExportError: the exporter could not make a graph of the module.
+    """
+    shapes = tuple(dict((dynamic or {}).get(name, {})) for name in inputs)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module.eval(),
+                tuple(inputs.values()),
+                dynamo=True,
+                input_names=list(inputs),
+                output_names=[f"{OUTPUT_PREFIX}{name}" for name in outputs],
+                dynamic_shapes=shapes,
+                opset_version=OPSET,
+                optimize=True,
+                verbose=False,
+            )
+    # torch raises many kinds here.
+    except Exception as error:
+        raise ExportError(f"{path.name} cannot be exported: {error}") from error
+    if program is None:
+        raise ExportError(f"{path.name} cannot be exported: torch gave no program")
+    model = program.model_proto
+    _rename_outputs(model)
+    store_half(model)
+    _forget_sources(model)
+    onnx.checker.check_model(model)
+    large = model.ByteSize() > LARGEST_INLINE
+    onnx.save(model, path, save_as_external_data=large, location=f"{path.name}.data")
+
+
+def store_half(model: onnx.ModelProto) -> None:
+    """Store FP32 weights as FP16 with a cast behind them, where that loses nothing.
+
+    The engine folds the casts when it loads the graph, so that it computes in FP32.
+    """
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if values.size < SMALLEST_HALF or not np.array_equal(half.astype(np.float32), values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(
+            onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT)
+        )
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _rename_outputs(model: onnx.ModelProto) -> None:
+    """Give the outputs their names, and values inside the graph that have them another."""
+    names = {value.name.removeprefix(OUTPUT_PREFIX) for value in model.graph.output}
+
+    def renamed(name: str) -> str:
+        return f"inner.{name}" if name in names else name.removeprefix(OUTPUT_PREFIX)
+
+    for node in model.graph.node:
+        node.input[:] = [renamed(name) for name in node.input]
+        node.output[:] = [renamed(name) for name in node.output]
+    for value in (*model.graph.output, *model.graph.value_info, *model.graph.initializer):
+        value.name = renamed(value.name)
+
+
+def _forget_sources(model: onnx.ModelProto) -> None:
+    """Drop stack traces and paths of this machine, which the exporter writes into each node."""
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    for function in model.functions:
+        del function.metadata_props[:]

@@ -1,0 +1,73 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""bundle.yaml: what a checkpoint directory says about the bundle that is made of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vlm_perception.bundle import QuestionSpec, VocabularySpec, describe_errors
+from vlm_perception.deploy.errors import ExportError
+
+SPEC_NAME = "bundle.yaml"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Geometry(_Strict):
+    """Size of the image that the tower sees, in pixels."""
+
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+
+
+class CaptionSpec(_Strict):
+    """How the language model is addressed, and what it is asked when nobody asks."""
+
+    template: str = "{image}{text}"
+    answer_separator: str = " "
+    prompt: str = "describe the scene"
+
+
+class BundleSpec(_Strict):
+    """The choices that the checkpoints do not hold themselves."""
+
+    name: Annotated[str, Field(min_length=1)]
+    vocabulary: VocabularySpec
+    licences: Annotated[dict[str, str], Field(min_length=1)]
+    model_card: str = "MODEL_CARD.md"
+    geometry: Geometry | None = None
+    """The tower's own square when absent."""
+    vision_tower: Literal["same", "dual", "vlm"] = "same"
+    """Whose vision tower is exported; `same` demands that both are equal."""
+    caption: CaptionSpec = CaptionSpec()
+    questions: tuple[QuestionSpec, ...] = ()
+
+
+def load_spec(checkpoint: Path) -> BundleSpec:
+    """Read bundle.yaml of a checkpoint directory.
+
+    Raises:
+        ExportError: it is missing or has faults; the message lists them.
+    """
+    path = checkpoint / SPEC_NAME
+    if not checkpoint.is_dir():
+        raise ExportError(f"there is no checkpoint directory {checkpoint}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return BundleSpec.model_validate_json(json.dumps(content, ensure_ascii=False))
+    except FileNotFoundError as error:
+        raise ExportError(
+            f"{checkpoint} holds no {SPEC_NAME}; it must give name, vocabulary and licences"
+        ) from error
+    except ValidationError as error:
+        raise ExportError(f"{path}: {describe_errors(error)}") from error
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise ExportError(f"{path} cannot be read: {error}") from error

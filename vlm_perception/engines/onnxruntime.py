@@ -1,0 +1,99 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a graph with ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from vlm_perception.engines.base import Array, EngineError, TensorSpec, check_inputs
+
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+class OnnxRuntimeEngine:
+    """One session of ONNX Runtime."""
+
+    def __init__(self, path: Path, *, threads: int = 1) -> None:
+        """Load a graph.
+
+        Args:
+            path: the .onnx file.
+            threads: threads that share the work inside one operator.
+
+        Raises:
+            EngineError: the file is no graph that this version can run.
+        """
+        if threads < 1:
+            raise EngineError(f"an engine needs at least one thread and was given {threads}")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        # Threads that spin while they wait take the cores from the other nodes.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        # The runtime's exceptions share no base class but Exception.
+        except Exception as error:
+            raise EngineError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {error}"
+            ) from error
+        self._graph = path.name
+        self._inputs = {arg.name: _spec(arg) for arg in self._session.get_inputs()}
+        self._outputs = {arg.name: _spec(arg) for arg in self._session.get_outputs()}
+        self._names = list(self._outputs)
+
+    @property
+    def name(self) -> str:
+        """Engine and version, for diagnostics."""
+        return f"onnxruntime {onnxruntime.__version__}"
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """What the graph takes."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]:
+        """What the graph gives."""
+        return self._outputs
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the graph once.
+
+        Raises:
+            EngineError: an input does not fit, or the runtime failed.
+        """
+        check_inputs(self._graph, self._inputs, inputs)
+        try:
+            values = self._session.run(self._names, inputs)
+        except Exception as error:
+            raise EngineError(f"{self._graph} failed in {self.name}: {error}") from error
+        return dict(zip(self._names, values, strict=True))
+
+
+def _spec(arg: Any) -> TensorSpec:  # noqa: ANN401 - the runtime has no public type for it
+    dtype = _DTYPES.get(arg.type)
+    if dtype is None:
+        raise EngineError(f"tensor {arg.name} has the type {arg.type}, which no engine here takes")
+    shape = tuple(
+        size if isinstance(size, int) else str(size or f"dim{axis}")
+        for axis, size in enumerate(arg.shape)
+    )
+    return TensorSpec(name=arg.name, dtype=np.dtype(dtype), shape=shape)
