@@ -1,0 +1,292 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: `vlm-perception <verb>`. Thin: each verb calls one function elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+BAD_INPUT = 2
+FAILED = 1
+
+app = typer.Typer(
+    name="vlm-perception",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="A camera stream in, a live, typed description of the scene out: on the robot, over ROS 2."
+    "\n\nStart with `vlm-perception demo`.",
+)
+bench = typer.Typer(no_args_is_help=True, help="Measure speed: a table, and JSON with --json.")
+train = typer.Typer(no_args_is_help=True, help="Train a model (needs torch).")
+evaluate = typer.Typer(no_args_is_help=True, help="Examine a model: a table, and JSON with --json.")
+bundle = typer.Typer(no_args_is_help=True, help="Look into model bundles.")
+roadworld = typer.Typer(no_args_is_help=True, help="Render the procedural road world.")
+app.add_typer(bench, name="bench")
+app.add_typer(train, name="train")
+app.add_typer(evaluate, name="evaluate")
+app.add_typer(bundle, name="bundle")
+app.add_typer(roadworld, name="roadworld")
+
+BundleOption = Annotated[
+    str, typer.Option(help="The model: a bundle's name (`roadworld-nano`) or its directory.")
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Write the figures to this file, too.")
+]
+TransportOption = Annotated[
+    str, typer.Option(help="How images travel between the processes: `compressed` or `raw`.")
+]
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one sentence and exit code 2."""
+    app()
+
+
+@app.command()
+def demo(
+    video: Annotated[
+        str | None,
+        typer.Argument(
+            help="A video file, a folder of images or a webcam's index; without it the procedural "
+            "road world, 1280x720 at 30 Hz."
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="End after so long; without it at the end of the video (road world: 20 s)."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the bag and the video.")] = Path("out/demo"),
+    bundle: BundleOption = "roadworld-nano",
+    transport: TransportOption = "compressed",
+) -> None:
+    """Run the whole graph on a video, four processes over DDS, and watch what it sees.
+
+    Shows a live panel (a line a second when there is no terminal) and leaves `scene.mcap`, a bag
+    for `ros2 bag`, Foxglove and rosbags, and `overlay.mp4`. Ctrl-C ends it early.
+
+    `vlm-perception demo`
+
+    `vlm-perception demo drive.mp4`
+
+    `vlm-perception demo 0 --seconds 30`
+
+    Exit code: 0 at the end or after Ctrl-C, 1 when a node failed, 2 when the video or the bundle
+    cannot be used.
+    """
+    _one_of("--transport", transport, ("compressed", "raw"))
+    with _plain_errors():
+        run = importlib.import_module("vlm_perception.demo.run")
+        options = run.DemoOptions(video, seconds, out, bundle, transport)
+        code = run.run_demo(options, Console())
+    raise typer.Exit(code)
+
+
+@app.command()
+def overlay(
+    bag: Annotated[Path, typer.Argument(help="A bag that the demo recorded: scene.mcap.")],
+    video: Annotated[
+        Path | None, typer.Option(help="The video to write; overlay.mp4 beside the bag.")
+    ] = None,
+    rate: Annotated[float, typer.Option(min=1, max=240, help="Frames a second.")] = 30.0,
+) -> None:
+    """Draw the scenes of a recorded bag onto its images and write a video.
+
+    `vlm-perception overlay out/demo/scene.mcap`
+    """
+    with _plain_errors():
+        if not bag.exists():
+            raise ValueError(f"{bag} does not exist: `vlm-perception demo` records one")
+        module = importlib.import_module("vlm_perception.demo.overlay_video")
+        target = video or bag.parent / "overlay.mp4"
+        written = module.write_overlay(bag, target, rate_hz=rate)
+        if not written.frames:
+            raise ValueError(f"{bag} holds no images with scenes, so there is nothing to draw")
+    Console().print(f"video: {target}  ({written.frames} images)", soft_wrap=True)
+
+
+@bench.command("graph")
+def bench_graph(
+    seconds: Annotated[float, typer.Option(min=3, help="How long to measure.")] = 60.0,
+    force_keyframes: Annotated[
+        bool, typer.Option("--force-keyframes", help="A full analysis on every tick, no repeats.")
+    ] = False,
+    transport: TransportOption = "compressed",
+    bundle: BundleOption = "roadworld-nano",
+    json_file: JsonOption = None,
+) -> None:
+    """Measure the four processes at 1280x720 and 30 Hz on this machine.
+
+    Prints the share of frames encoded, the rates of analyses and scenes, latencies from capture to
+    arrival in another process (p50, p95, p99), memory and processor time of each node, and what the
+    machine was doing before. Close other programs first: their load is measured, too.
+
+    `vlm-perception bench graph --seconds 60 --json graph.json`
+    """
+    _one_of("--transport", transport, ("compressed", "raw"))
+    with _plain_errors():
+        module = importlib.import_module("vlm_perception.evaluation.graph")
+        options = module.BenchOptions(seconds, force_keyframes, transport, bundle)
+        code = module.bench_graph(options, Console(), json_file)
+    raise typer.Exit(code)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="Directory with `dual/` (CLIP or SigLIP), optionally `vlm/` (LLaVA), bundle.yaml."
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="The bundle directory to write.")],
+) -> None:
+    """Make a bundle of a Hugging Face checkpoint (needs torch and transformers).
+
+    `vlm-perception export checkpoints/roadworld-nano models/roadworld-nano`
+    """
+    with _plain_errors():
+        module = _with_torch("vlm_perception.deploy.export")
+        made = module.export_bundle(checkpoint, out)
+    Console().print(f"bundle: {made.path}  (sha256 {made.digest})", soft_wrap=True)
+
+
+@bundle.command("show")
+def bundle_show(
+    name: Annotated[str, typer.Argument(help="The bundle's name or its directory.")],
+) -> None:
+    """Verify a bundle, files and golden outputs, and print what it is.
+
+    `vlm-perception bundle show roadworld-nano`
+    """
+    with _plain_errors():
+        loaded = importlib.import_module("vlm_perception.bundle").ModelBundle.load(name)
+        loaded.verify_golden()
+    Console().print(_bundle_table(loaded))
+
+
+def _bundle_table(loaded: Any) -> Table:
+    """What a bundle's manifest says, for people."""
+    manifest = loaded.manifest
+    image, language = manifest.image, manifest.language
+    megabytes = sum(entry.bytes for entry in manifest.files.values()) / 1e6
+    licences = ", ".join(f"{part}: {licence}" for part, licence in manifest.licences.items())
+    questions = (f"{each.name}: {', '.join(each.choices)}" for each in manifest.questions)
+    rows = {
+        "path": str(loaded.path),
+        "digest": f"{loaded.digest} (files and golden outputs verified)",
+        "size": f"{megabytes:.1f} MB in {len(manifest.files)} files, {manifest.precision}",
+        "image": f"{image.width}x{image.height}, {image.columns}x{image.rows} patches",
+        "vision": f"{manifest.vision.family}, {manifest.vision.tokens} tokens, "
+        f"embedding {manifest.vision.embedding_width}",
+        "language": f"{language.layers} layers of {language.width}" if language else "none",
+        "vocabulary": ", ".join(spec.label for spec in manifest.vocabulary.labels),
+        "questions": "\n".join(questions) or "none",
+        "licences": licences,
+        "model card": str(loaded.path / manifest.model_card),
+    }
+    table = Table(title=manifest.name, show_header=False)
+    for name, text in rows.items():
+        table.add_row(name, Text(text))
+    return table
+
+
+@train.command("roadworld-nano")
+def train_roadworld_nano(
+    out: Annotated[Path, typer.Option(help="Where checkpoints and logs go.")] = Path(
+        "out/roadworld-nano"
+    ),
+) -> None:
+    """Train the small student of the road world, on the CPU or on a GPU where there is one."""
+    with _plain_errors():
+        _with_torch("vlm_perception.training.roadworld_nano").train(out)
+
+
+@evaluate.command("roadworld-nano")
+def evaluate_roadworld_nano(
+    bundle: BundleOption = "roadworld-nano",
+    scenes: Annotated[int, typer.Option(min=1, help="Scenes of the exam.")] = 1000,
+    json_file: JsonOption = None,
+) -> None:
+    """Examine a bundle on scenes of the road world from seeds that were never trained on."""
+    with _plain_errors():
+        module = importlib.import_module("vlm_perception.evaluation.roadworld_nano")
+        module.evaluate(bundle, scenes=scenes, json_file=json_file)
+
+
+@roadworld.command("clip")
+def roadworld_clip(
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long.")] = 20.0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pixels.")] = 7,
+    width: Annotated[int, typer.Option(min=16, max=7680)] = 1280,
+    height: Annotated[int, typer.Option(min=16, max=4320)] = 720,
+    fps: Annotated[int, typer.Option(min=1, max=240)] = 30,
+) -> None:
+    """Render a drive through the road world into the cache, once, and say where it is."""
+    with _plain_errors():
+        module = importlib.import_module("vlm_perception.datasets.roadworld.clip")
+        path = module.cached_clip(width, height, fps, seconds, seed)
+    Console().print(str(path), soft_wrap=True, highlight=False)
+
+
+def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise typer.BadParameter(f"{value!r} is none of {', '.join(choices)}", param_hint=option)
+
+
+def _with_torch(module: str) -> Any:
+    """Import a module that needs torch.
+
+    Raises:
+        MissingExtra: torch, transformers or onnx is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "vlm_perception":
+            raise
+        raise MissingExtraError(
+            f"this needs {error.name}, which robots do without: "
+            "`pip install 'vlm-perception[train]'` or `make setup-train` installs it"
+        ) from error
+
+
+class MissingExtraError(ValueError):
+    """A library that only some verbs need is not installed."""
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """End with one sentence: exit code 2 for bad input, 1 for what failed while running."""
+    try:
+        yield
+    except ValueError as error:
+        # BundleError, InputError, ExportError and their like are ValueErrors by contract.
+        _say(str(error))
+        raise typer.Exit(BAD_INPUT) from error
+    except RuntimeError as error:
+        _say(str(error))
+        raise typer.Exit(FAILED) from error
+
+
+def _say(sentence: str) -> None:
+    Console(stderr=True).print(
+        f"error: {sentence}", style="red", soft_wrap=True, markup=False, highlight=False
+    )
+
+
+if __name__ == "__main__":
+    main()

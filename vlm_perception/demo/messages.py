@@ -1,0 +1,77 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Read the package's messages without caring who decoded them: rclpy or rosbags."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from vlm_perception.types import Attribute, Region, Scene, Status, Tag
+
+_STAMP = struct.Struct("<iI")
+_CDR_HEADER_BYTES = 4
+
+
+def stamp_of_serialized(data: bytes) -> int:
+    """Stamp in nanoseconds of a serialized message whose first field is a std_msgs/Header.
+
+    Reading eight bytes instead of the message is what makes it cheap to watch large topics.
+    """
+    seconds, nanoseconds = _STAMP.unpack_from(data, _CDR_HEADER_BYTES)
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)
+
+
+def stamp_ns(time: Any) -> int:
+    """Nanoseconds of a builtin_interfaces/Time."""
+    return int(time.sec) * 1_000_000_000 + int(time.nanosec)
+
+
+def scene_of(message: Any) -> Scene:
+    """Turn a SemanticScene message into a scene."""
+    return Scene(
+        stamp_ns=stamp_ns(message.header.stamp),
+        frame_id=str(message.header.frame_id),
+        run_id=str(message.run_id),
+        sequence=int(message.sequence),
+        bundle_digest=str(message.bundle_digest),
+        image_size=(int(message.image_width), int(message.image_height)),
+        vocabulary_version=int(message.vocabulary_version),
+        instruction_version=int(message.instruction_version),
+        tags=tuple(Tag(int(t.label_index), str(t.label), float(t.score)) for t in message.tags),
+        regions=tuple(_region(region) for region in message.regions),
+        attributes=tuple(_attribute(attribute) for attribute in message.attributes),
+        hazards=tuple(str(hazard) for hazard in message.hazards),
+        conflicts=tuple(str(conflict) for conflict in message.conflicts),
+        caption=str(message.caption),
+        keyframe_stamp_ns=stamp_ns(message.keyframe_stamp),
+        embedding_age=float(message.embedding_age),
+        reasoning_age=float(message.reasoning_age),
+        keyframe_age=float(message.keyframe_age),
+        latency={str(link.name): float(link.duration) for link in message.latency},
+        rung=int(message.rung),
+        status=Status(int(message.status)),
+        reason=str(message.reason),
+    )
+
+
+def _region(message: Any) -> Region:
+    roi = message.roi
+    return Region(
+        int(message.label_index),
+        str(message.label),
+        float(message.score),
+        int(roi.x_offset),
+        int(roi.y_offset),
+        int(roi.width),
+        int(roi.height),
+    )
+
+
+def _attribute(message: Any) -> Attribute:
+    return Attribute(
+        str(message.name),
+        str(message.value),
+        tuple(str(choice) for choice in message.choices),
+        tuple(float(probability) for probability in message.probabilities),
+    )

@@ -1,0 +1,183 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Watch a running graph from outside, at the least cost to the machine that it runs on."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from vlm_perception.demo.messages import scene_of, stamp_of_serialized
+from vlm_perception.demo.meter import Arrival, Meter
+from vlm_perception.demo.topics import (
+    DIAGNOSTICS,
+    EMBEDDING_INFO,
+    MARKERS,
+    REASONING,
+    SCENE,
+    Topic,
+)
+from vlm_perception.types import Scene
+
+Sink = Callable[[Topic, int, bytes], None]
+"""Gets each message as it came: topic, time of arrival in nanoseconds, serialized bytes."""
+_HEADERLESS = frozenset({EMBEDDING_INFO, MARKERS})
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A reasoning message: whether it was worked out or repeated, and how long that took."""
+
+    received_ns: int
+    is_keyframe: bool
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a node says of itself on /diagnostics."""
+
+    received_ns: int
+    values: Mapping[str, str]
+
+    def number(self, key: str) -> float | None:
+        """The value as a number, where it is one."""
+        try:
+            return float(self.values[key])
+        except (KeyError, ValueError):
+            return None
+
+
+class Observer:
+    """Subscribes to topics as serialized bytes and decodes only what somebody reads.
+
+    A context manager; messages arrive on a thread of its own.
+    """
+
+    def __init__(self, topics: Sequence[Topic], sink: Sink | None = None) -> None:
+        """Prepare; nothing is subscribed before the context is entered."""
+        self.meters = {topic: Meter() for topic in topics}
+        self.analyses: list[Analysis] = []
+        self.reports: dict[str, list[Report]] = {}
+        self._sink = sink
+        self._newest_scene = b""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._spin, name="observer", daemon=True)
+        self._failure: BaseException | None = None
+
+    def __enter__(self) -> Observer:
+        """Join the graph."""
+        import rclpy  # noqa: PLC0415
+        from rclpy.executors import SingleThreadedExecutor  # noqa: PLC0415
+        from rclpy.signals import SignalHandlerOptions  # noqa: PLC0415
+
+        self._context = rclpy.context.Context()
+        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        self._node = rclpy.create_node("observer", context=self._context)
+        for topic in self.meters:
+            self._subscribe(topic)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the graph."""
+        self._stop.set()
+        self._thread.join()
+        self._executor.shutdown()
+        self._node.destroy_node()
+        self._context.try_shutdown()
+
+    def check(self) -> None:
+        """Raise here what went wrong on the observer's thread."""
+        if self._failure is not None:
+            raise self._failure
+
+    def scene(self) -> Scene | None:
+        """The newest scene, or nothing before the first."""
+        data = self._newest_scene
+        return scene_of(_decode(SCENE, data)) if data else None
+
+    def newest_report(self, node: str) -> Report | None:
+        """What a node last said of itself."""
+        reports = self.reports.get(node)
+        return reports[-1] if reports else None
+
+    def _subscribe(self, topic: Topic) -> None:
+        from rclpy.qos import (  # noqa: PLC0415
+            QoSDurabilityPolicy,
+            QoSProfile,
+            QoSReliabilityPolicy,
+        )
+
+        profile = QoSProfile(
+            depth=topic.depth,
+            reliability=QoSReliabilityPolicy.RELIABLE
+            if topic.reliable
+            else QoSReliabilityPolicy.BEST_EFFORT,
+            durability=QoSDurabilityPolicy.TRANSIENT_LOCAL
+            if topic.latched
+            else QoSDurabilityPolicy.VOLATILE,
+        )
+
+        def receive(data: bytes) -> None:
+            self._receive(topic, time.time_ns(), data)
+
+        self._node.create_subscription(
+            _message_class(topic.type_name), topic.name, receive, profile, raw=True
+        )
+
+    def _spin(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._executor.spin_once(timeout_sec=0.1)
+        except BaseException as error:  # Raised again by check(), on the thread that can act.
+            self._failure = error
+
+    def _receive(self, topic: Topic, now_ns: int, data: bytes) -> None:
+        stamp = 0 if topic in _HEADERLESS else stamp_of_serialized(data)
+        self.meters[topic].add(Arrival(now_ns, stamp))
+        if topic == SCENE:
+            self._newest_scene = data
+        elif topic == REASONING:
+            self._note_analysis(now_ns, _decode(topic, data))
+        elif topic == DIAGNOSTICS:
+            self._note_reports(now_ns, _decode(topic, data))
+        if self._sink is not None:
+            self._sink(topic, now_ns, data)
+
+    def _note_analysis(self, now_ns: int, message: Any) -> None:
+        milliseconds = 1e3 * float(message.processing_time)
+        self.analyses.append(Analysis(now_ns, bool(message.is_keyframe), milliseconds))
+
+    def _note_reports(self, now_ns: int, message: Any) -> None:
+        """Join the values of a node's statuses; their names begin with the node's."""
+        joined: dict[str, dict[str, str]] = {}
+        for status in message.status:
+            node = str(status.name).split(":", maxsplit=1)[0].rsplit("/", maxsplit=1)[-1].strip()
+            values = joined.setdefault(node, {})
+            values.update((str(value.key), str(value.value)) for value in status.values)
+        for node, values in joined.items():
+            self.reports.setdefault(node, []).append(Report(now_ns, values))
+
+
+def _message_class(type_name: str) -> Any:
+    package, _, name = type_name.split("/")
+    return getattr(importlib.import_module(f"{package}.msg"), name)
+
+
+def _decode(topic: Topic, data: bytes) -> Any:
+    from rclpy.serialization import deserialize_message  # noqa: PLC0415
+
+    return deserialize_message(data, _message_class(topic.type_name))

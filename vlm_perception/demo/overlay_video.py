@@ -1,0 +1,169 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Draw the scenes of a recorded bag onto its images, after the run, when no core is measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.highlevel import AnyReader
+
+from vlm_perception.demo.messages import scene_of, stamp_ns
+from vlm_perception.demo.topics import IMAGE, SCENE
+from vlm_perception.perception.overlay import draw_scene
+from vlm_perception.types import Scene
+
+LONGEST_GAP_S = 5.0
+"""A longer silence of the camera is shortened to this in the video."""
+
+Progress = Callable[[int, int], bool]
+"""Gets the frames that are done and those in all; says whether to go on."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a video holds."""
+
+    frames: int
+    of_frames: int
+    every: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether each image of the bag is in it."""
+        return self.frames == self.of_frames and self.every == 1
+
+
+def write_overlay(
+    bag: Path,
+    video: Path,
+    *,
+    rate_hz: float,
+    seconds_to_spend: float | None = None,
+    progress: Progress | None = None,
+) -> Written:
+    """Write a video of the bag's images with the scene of the same stamp drawn on each.
+
+    Args:
+        bag: An mcap file that holds `image/compressed` and `scene`.
+        video: The .mp4 to write; replaced only when the new one is ready.
+        rate_hz: Frames a second of the recording.
+        seconds_to_spend: When given, images are left out so that it ends about then.
+        progress: Told after each frame.
+
+    Returns:
+        How many of the bag's images were drawn; 0 when it holds no image or no scene.
+    """
+    started = time.monotonic()
+    with AnyReader([bag]) as reader:
+        scenes = _scenes_by_stamp(reader)
+        total = _count(reader, IMAGE.name)
+        if not scenes or not total:
+            return Written(0, total, 1)
+        every = 1
+        writer: _Writer | None = None
+        drawn = 0
+        try:
+            for index, (stamp, image) in enumerate(_images(reader)):
+                if index % every:
+                    continue
+                picture = _decode(image)
+                if picture is None:
+                    continue
+                writer = writer or _Writer(video, picture.shape[1], picture.shape[0], rate_hz)
+                writer.add(stamp, _drawn(picture, scenes.get(stamp)))
+                drawn += 1
+                spent = time.monotonic() - started
+                if seconds_to_spend is not None:
+                    if spent > seconds_to_spend:
+                        break
+                    every = _stride(drawn, index, total, spent, seconds_to_spend)
+                if progress is not None and not progress(index + 1, total):
+                    break
+        finally:
+            if writer is not None:
+                writer.close()
+    return Written(drawn, total, every)
+
+
+def _stride(drawn: int, index: int, total: int, spent: float, limit: float) -> int:
+    """How many images to step on so that the rest fits into the time that is left."""
+    affordable = (limit - spent) / max(spent / drawn, 1e-6)
+    return max(1, int(np.ceil((total - index) / max(affordable, 1.0))))
+
+
+def _scenes_by_stamp(reader: Any) -> dict[int, Scene]:
+    """The first scene of each stamp: later ones are heartbeats, which repeat it."""
+    scenes: dict[int, Scene] = {}
+    for connection, _, data in reader.messages(_connections(reader, SCENE.name)):
+        scene = scene_of(reader.deserialize(data, connection.msgtype))
+        scenes.setdefault(scene.stamp_ns, scene)
+    return scenes
+
+
+def _images(reader: Any) -> Iterator[tuple[int, Any]]:
+    for connection, _, data in reader.messages(_connections(reader, IMAGE.name)):
+        message = reader.deserialize(data, connection.msgtype)
+        yield stamp_ns(message.header.stamp), message.data
+
+
+def _connections(reader: Any, topic: str) -> list[Any]:
+    return [each for each in reader.connections if each.topic.lstrip("/") == topic]
+
+
+def _count(reader: Any, topic: str) -> int:
+    return sum(int(each.msgcount) for each in _connections(reader, topic))
+
+
+def _decode(data: Any) -> NDArray[np.uint8] | None:
+    """BGR picture of a compressed image, or nothing when it is damaged."""
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return None if picture is None else np.asarray(picture, dtype=np.uint8)
+
+
+def _drawn(picture: NDArray[np.uint8], scene: Scene | None) -> NDArray[np.uint8]:
+    if scene is None:
+        return picture
+    rgb = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(draw_scene(rgb, scene), cv2.COLOR_RGB2BGR), dtype=np.uint8)
+
+
+class _Writer:
+    """An mp4 of constant rate; a picture is repeated until the next one's time."""
+
+    def __init__(self, video: Path, width: int, height: int, rate_hz: float) -> None:
+        self._video = video
+        self._part = video.with_name(f".{video.stem}.part.mp4")
+        # MPEG-4 takes even sizes only.
+        self._size = (max(2, width // 2 * 2), max(2, height // 2 * 2))
+        self._rate = rate_hz
+        codec = cv2.VideoWriter_fourcc(*"mp4v")  # type: ignore[attr-defined]
+        self._writer = cv2.VideoWriter(str(self._part), codec, rate_hz, self._size)
+        self._first_stamp: int | None = None
+        self._written = 0
+        self._last: NDArray[np.uint8] | None = None
+
+    def add(self, stamp: int, picture: NDArray[np.uint8]) -> None:
+        if (picture.shape[1], picture.shape[0]) != self._size:
+            picture = np.asarray(cv2.resize(picture, self._size), dtype=np.uint8)
+        if self._first_stamp is None:
+            self._first_stamp = stamp
+        due = round((stamp - self._first_stamp) * self._rate / 1e9)
+        gap = min(due - self._written, round(LONGEST_GAP_S * self._rate))
+        if self._last is not None:
+            for _ in range(gap):
+                self._writer.write(self._last)
+        self._writer.write(picture)
+        self._written = max(due, self._written) + 1
+        self._last = picture
+
+    def close(self) -> None:
+        self._writer.release()
+        self._part.replace(self._video)

@@ -1,0 +1,157 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes as plain processes: start them, see one die, stop them all and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import yaml
+
+from vlm_perception.demo.shared_memory import remove_leftovers
+
+Parameter = bool | int | float | str
+STOP_SIGNALS = ((signal.SIGINT, 0.8), (signal.SIGTERM, 0.3), (signal.SIGKILL, 0.5))
+"""What is sent to a node that is to stop, and how many seconds it then has."""
+LOG_TAIL_LINES = 12
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """A node to start: its name, which is also its module's, its parameters and remappings."""
+
+    name: str
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    remappings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Exit:
+    """A node that ended on its own."""
+
+    name: str
+    code: int
+    log_tail: str
+
+    def __str__(self) -> str:
+        how = f"was killed by signal {-self.code}" if self.code < 0 else f"ended with {self.code}"
+        return f"{self.name} {how}; its last lines were:\n{self.log_tail or '(none)'}"
+
+
+class NodeProcesses:
+    """Several nodes, each a process in a session of its own, as a context manager."""
+
+    def __init__(self, specs: Sequence[NodeSpec], folder: Path) -> None:
+        """Prepare the processes.
+
+        Args:
+            specs: The nodes.
+            folder: Where `<node>.log` and `<node>.yaml` (its parameters) are written.
+        """
+        self._specs = tuple(specs)
+        self._folder = folder.resolve()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> NodeProcesses:
+        """Start the nodes; call it from the main thread, with whose end the nodes are killed."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers()
+        try:
+            for spec in self._specs:
+                self._processes[spec.name] = self._start(spec)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the nodes."""
+        self.stop()
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process id of each node."""
+        return {name: process.pid for name, process in self._processes.items()}
+
+    def first_exit(self) -> Exit | None:
+        """The first node, in starting order, that is no longer running."""
+        for name, process in self._processes.items():
+            code = process.poll()
+            if code is not None:
+                return Exit(name, code, self._log_tail(name))
+        return None
+
+    def stop(self) -> None:
+        """Stop every node, politely first, and delete the shared memory of those that were killed.
+
+        Takes at most the sum of the times in STOP_SIGNALS.
+        """
+        for number, seconds in STOP_SIGNALS:
+            running = [process for process in self._processes.values() if process.poll() is None]
+            if not running:
+                break
+            for process in running:
+                _signal_group(process.pid, number)
+            _wait(running, seconds)
+        if self._processes:
+            # A node's own children, which have lost their parent.
+            for process in self._processes.values():
+                _signal_group(process.pid, signal.SIGKILL)
+            remove_leftovers()
+
+    def _start(self, spec: NodeSpec) -> subprocess.Popen[bytes]:
+        parameters = self._folder / f"{spec.name}.yaml"
+        content = {"/**": {"ros__parameters": dict(spec.parameters)}}
+        parameters.write_text(yaml.safe_dump(content), encoding="utf-8")
+        command = [sys.executable, "-m", "vlm_perception.demo.child", str(os.getpid())]
+        command += [f"vlm_perception.nodes.{spec.name}", "--ros-args"]
+        command += ["--params-file", str(parameters)]
+        for old, new in spec.remappings.items():
+            command += ["-r", f"{old}:={new}"]
+        with self._log(spec.name).open("wb") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Not the repository: there `vlm_perception` is the sources, without the messages.
+                cwd=self._folder,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+
+    def _log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+    def _log_tail(self, name: str) -> str:
+        lines = self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-LOG_TAIL_LINES:])
+
+
+def _signal_group(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return

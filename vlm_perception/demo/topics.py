@@ -1,0 +1,32 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The topics of the graph that are watched and recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic's name, type and quality of service."""
+
+    name: str
+    type_name: str
+    """As in bags: package/msg/Name."""
+    reliable: bool = True
+    latched: bool = False
+    depth: int = 10
+
+
+IMAGE = Topic("image/compressed", "sensor_msgs/msg/CompressedImage", reliable=False)
+EMBEDDING = Topic("embedding", "vlm_perception/msg/VisionEmbedding", reliable=False)
+EMBEDDING_INFO = Topic("embedding_info", "vlm_perception/msg/EmbeddingInfo", latched=True, depth=1)
+REASONING = Topic("reasoning", "vlm_perception/msg/SceneReasoning")
+SCENE = Topic("scene", "vlm_perception/msg/SemanticScene")
+MARKERS = Topic("scene/markers", "visualization_msgs/msg/MarkerArray")
+DIAGNOSTICS = Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", depth=50)
+
+RECORDED = (IMAGE, EMBEDDING, EMBEDDING_INFO, REASONING, SCENE, MARKERS, DIAGNOSTICS)
+"""Not `scene/overlay`: raw images of 83 MB a second, which overlay.mp4 shows for less."""
+MEASURED = (EMBEDDING, REASONING, SCENE, DIAGNOSTICS)
