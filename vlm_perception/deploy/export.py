@@ -130,9 +130,7 @@ def _fill(directory: Path, source: Checkpoint, spec: BundleSpec) -> None:
         for part in parts:
             _log.info("exporting %s", part.name)
             golden |= _golden(part)
-            write_graph(
-                part.module, part.inputs, part.outputs, directory / part.name, part.dynamic
-            )
+            write_graph(part.module, part.inputs, part.outputs, directory / part.name, part.dynamic)
     np.savez_compressed(directory / GOLDEN_NAME, **golden)
     files = _write_tokenizers(directory, tokenizers)
     if source.vlm is not None:

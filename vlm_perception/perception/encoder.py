@@ -1,0 +1,141 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The fast path: one frame in, its embedding, tags and regions out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_perception.bundle import TEXT_GRAPH, VISION_GRAPH, ModelBundle
+from vlm_perception.perception.preprocess import Preprocessor
+from vlm_perception.perception.regions import find_regions
+from vlm_perception.perception.vocabulary import Vocabulary, VocabularyBuilder
+from vlm_perception.types import Embedding, Frame, Tag
+
+
+class VisionEncoder:
+    """A bundle's vision tower with the vocabulary it looks for.
+
+    `encode` belongs to one thread; `set_vocabulary` may be called from any.
+    """
+
+    def __init__(self, bundle: ModelBundle, *, threads: int = 1, run_id: str = "") -> None:
+        """Load the engines and embed the bundle's own vocabulary.
+
+        Args:
+            bundle: the model.
+            threads: threads of the engine.
+            run_id: is written into each embedding.
+
+        Raises:
+            BundleError: the bundle lacks a file.
+            EngineError: the engine does not take a graph.
+        """
+        self._bundle = bundle
+        self._run_id = run_id
+        self._engine = bundle.engine(VISION_GRAPH, threads=threads)
+        self._preprocessor = Preprocessor(bundle.manifest.image)
+        self._builder = VocabularyBuilder(bundle)
+        self._lock = threading.Lock()
+        self._vocabulary = self._builder.build(None, version=1)
+        self._token_index = np.arange(bundle.manifest.vision.tokens, dtype=np.uint16)
+
+    @property
+    def engine_name(self) -> str:
+        """Engine and version, for diagnostics."""
+        return self._engine.name
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary of the next frame."""
+        return self._vocabulary
+
+    def set_vocabulary(self, labels: Sequence[str]) -> int:
+        """Look for other labels from the next frame on.
+
+        Returns:
+            The version that embeddings with these labels carry.
+
+        Raises:
+            VocabularyError: a label cannot be used; the old vocabulary stays.
+        """
+        with self._lock:
+            vocabulary = self._builder.build(labels, self._vocabulary.version + 1)
+            self._vocabulary = vocabulary
+        return vocabulary.version
+
+    def warm_up(self) -> None:
+        """Check the engines against the bundle's stored outputs and let them allocate.
+
+        Raises:
+            BundleError: an engine gives other outputs than were stored.
+        """
+        engines = {VISION_GRAPH: self._engine, TEXT_GRAPH: self._builder.engine}
+        self._bundle.verify_golden(engines)
+        spec = self._bundle.manifest.image
+        blank = np.zeros((spec.height, spec.width, 3), np.uint8)
+        self.encode(Frame(image=blank, stamp_ns=0), sequence=0)
+
+    def scores(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probability of every label of the vocabulary, [labels], for a pooled embedding [D]."""
+        return self._vocabulary.probabilities(pooled[np.newaxis])[0]
+
+    def encode(self, frame: Frame, sequence: int) -> Embedding:
+        """Encode one frame.
+
+        Raises:
+            FrameError: the frame holds no RGB image.
+        """
+        vocabulary = self._vocabulary
+        started = time.monotonic()
+        image, placement = self._preprocessor.run(frame.image)
+        prepared = time.monotonic()
+        outputs = self._engine.run({"image": image})
+        encoded = time.monotonic()
+        tags = _tags(vocabulary, outputs["pooled"])
+        regions = find_regions(
+            outputs["patches"][0],
+            [tag.label_index for tag in tags],
+            vocabulary,
+            self._bundle.manifest.image,
+            placement,
+        )
+        tokens = outputs["tokens"][0].astype(np.float16)
+        finished = time.monotonic()
+        spec = self._bundle.manifest.image
+        return Embedding(
+            stamp_ns=frame.stamp_ns,
+            frame_id=frame.frame_id,
+            sequence=sequence,
+            run_id=self._run_id,
+            bundle_digest=self._bundle.digest,
+            image_size=(placement.source_width, placement.source_height),
+            grid_size=(spec.columns, spec.rows),
+            pooled=outputs["pooled"][0],
+            tokens=tokens,
+            token_index=self._token_index.copy(),
+            tags=tags,
+            regions=regions,
+            vocabulary_version=vocabulary.version,
+            stages={
+                "preprocess": prepared - started,
+                "vision": encoded - prepared,
+                "tags": finished - encoded,
+                "total": finished - started,
+            },
+        )
+
+
+def _tags(vocabulary: Vocabulary, pooled: NDArray[np.float32]) -> tuple[Tag, ...]:
+    """Labels that hold, the likeliest first."""
+    scores = vocabulary.probabilities(pooled)[0]
+    present = np.flatnonzero(scores >= vocabulary.thresholds)
+    return tuple(
+        Tag(int(index), vocabulary.labels[index], float(scores[index]))
+        for index in present[np.argsort(-scores[present], kind="stable")]
+    )

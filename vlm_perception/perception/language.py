@@ -1,0 +1,397 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The language model on the robot: one cached image prefix, many questions and a caption."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_perception.bundle import (
+    DECODER_GRAPH,
+    PROJECTOR_GRAPH,
+    BundleError,
+    LanguageSpec,
+    ModelBundle,
+    QuestionSpec,
+)
+from vlm_perception.perception.text import TextTokenizer
+from vlm_perception.types import Attribute
+
+# Added to the score of a token that must not be attended. Finite: a row of nothing but -inf
+# gives NaN, and TensorRT's FP16 stream clips it anyway.
+BLOCKED = np.float32(-1e9)
+
+
+class PromptError(ValueError):
+    """A text cannot be put to the language model; the message says why."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Text that was generated, and whether the model ended it itself."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finished: bool
+
+
+@dataclass(frozen=True)
+class PackedQuestions:
+    """Questions with all their choices as one sequence behind the image prefix.
+
+    A token sees the prefix, its own question and its own choice up to itself, nothing else.
+    """
+
+    questions: tuple[QuestionSpec, ...]
+    ids: NDArray[np.int64]
+    """[T]"""
+    positions: NDArray[np.int64]
+    """[T], counted from the end of the prefix."""
+    mask: NDArray[np.float32]
+    """[T, T], added to the scores."""
+    rows: NDArray[np.int64]
+    """[R], the tokens whose next token is asked for."""
+    row_of_target: NDArray[np.int64]
+    """[N], for each token to be judged its index in `rows`."""
+    targets: NDArray[np.int64]
+    """[N], the tokens to be judged, choice by choice, each ended by the stop token."""
+    starts: NDArray[np.int64]
+    """[choices], where in `targets` each choice begins."""
+    lengths: NDArray[np.int64]
+    """[choices], how many targets each choice has."""
+
+
+class Prefix:
+    """An image's keys and values, with room behind them for one branch at a time."""
+
+    def __init__(self, keys_values: NDArray[np.float32], room: int) -> None:
+        """Keep the keys and values of a prefill, [layers, 2, 1, heads, P, D]."""
+        shape = list(keys_values.shape)
+        self.length = shape[4]
+        shape[4] += room
+        self.cache = np.zeros(shape, np.float32)
+        self.cache[:, :, :, :, : self.length] = keys_values
+        self.room = room
+
+    def past(self, length: int) -> NDArray[np.float32]:
+        """The first `length` keys and values."""
+        return self.cache[:, :, :, :, :length]
+
+    def store(self, keys_values: NDArray[np.float32], at: int) -> None:
+        """Write keys and values of a branch behind those that are there."""
+        self.cache[:, :, :, :, at : at + keys_values.shape[4]] = keys_values
+
+
+class LanguageModel:
+    """A bundle's projector and decoder, for one thread."""
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        *,
+        threads: int = 1,
+        room: int = 128,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Load the engines, the tokenizer and the token embeddings.
+
+        Args:
+            bundle: the model; it must have a language part.
+            threads: threads of the engines.
+            room: tokens that a prompt and its answer may take behind the image prefix.
+            clock: seconds, for budgets of time.
+
+        Raises:
+            BundleError: the bundle has no language part, or its prompt leaves no room.
+        """
+        spec = bundle.manifest.language
+        if spec is None:
+            raise BundleError(
+                f"bundle {bundle.manifest.name} holds no language model; use one that was "
+                "exported with vlm/, or run without the language node"
+            )
+        self._bundle, self._spec, self._clock = bundle, spec, clock
+        self._tokenizer = TextTokenizer(bundle.file(spec.tokenizer))
+        self._projector = bundle.engine(PROJECTOR_GRAPH, threads=threads)
+        self._decoder = bundle.engine(DECODER_GRAPH, threads=threads)
+        table = np.load(bundle.file(spec.embeddings))
+        self._table = np.asarray(table, np.float32)
+        before, after = spec.prompt.split("{image}", 1)
+        self._before = self._embed(self._tokenizer.encode_template(before))
+        self._after = after
+        self._stops = frozenset(spec.stop_token_ids)
+        self._stop = spec.stop_token_ids[0]
+        self._room = min(room, spec.max_positions - len(self._before) - spec.image_tokens)
+        if self._room < 1:
+            raise BundleError(
+                f"bundle {bundle.manifest.name}: the decoder's {spec.max_positions} positions "
+                f"leave no room behind {spec.image_tokens} image tokens"
+            )
+
+    @property
+    def spec(self) -> LanguageSpec:
+        """The manifest's words on the language model."""
+        return self._spec
+
+    @property
+    def engine_name(self) -> str:
+        """Engine and version, for diagnostics."""
+        return self._decoder.name
+
+    def verify(self) -> None:
+        """Check the engines against the bundle's stored outputs.
+
+        Raises:
+            BundleError: an engine gives other outputs than were stored.
+        """
+        engines = {PROJECTOR_GRAPH: self._projector, DECODER_GRAPH: self._decoder}
+        self._bundle.verify_golden(engines)
+
+    def prefill(self, tokens: NDArray[np.float16]) -> Prefix:
+        """Read an image.
+
+        Args:
+            tokens: [K, V] from the vision encoder.
+
+        Returns:
+            The cached prefix that questions and captions branch from.
+        """
+        features = tokens[np.newaxis].astype(np.float32)
+        image = self._projector.run({"tokens": features})["embeds"][0]
+        embeds = np.concatenate([self._before, image])[np.newaxis]
+        length = embeds.shape[1]
+        spec = self._spec
+        outputs = self._decoder.run(
+            {
+                "inputs_embeds": embeds,
+                "past": np.zeros((spec.layers, 2, 1, spec.kv_heads, 0, spec.head_dim), np.float32),
+                "position_ids": np.arange(length, dtype=np.int64)[np.newaxis],
+                "mask": causal_mask(length)[np.newaxis, np.newaxis],
+                "logit_rows": np.empty(0, np.int64),
+            }
+        )
+        return Prefix(outputs["new_kv"], self._room)
+
+    def pack(self, questions: Sequence[QuestionSpec]) -> PackedQuestions:
+        """Lay questions out for `answer`; do it once for questions that stay.
+
+        Raises:
+            PromptError: two choices of a question are the same tokens, or there is no room.
+        """
+        packer = _Packer()
+        for question in questions:
+            packer.add(self._prompt_ids(question.question), self._choice_ids(question), self._stop)
+        return packer.finish(tuple(questions))
+
+    def answer(self, prefix: Prefix, packed: PackedQuestions) -> tuple[Attribute, ...]:
+        """Probability of each choice of each question.
+
+        The softmax over the choices' log-likelihoods, each divided by its number of tokens,
+        stop token included, and by the question's temperature.
+        """
+        if not packed.questions:
+            return ()
+        means = self.log_likelihoods(prefix, packed)
+        attributes, first = [], 0
+        for question in packed.questions:
+            scores = means[first : first + len(question.choices)] / question.temperature
+            first += len(question.choices)
+            powers = np.exp(scores - scores.max())
+            probabilities = powers / powers.sum()
+            attributes.append(
+                Attribute(
+                    name=question.name,
+                    value=question.choices[int(probabilities.argmax())],
+                    choices=question.choices,
+                    probabilities=tuple(float(value) for value in probabilities),
+                )
+            )
+        return tuple(attributes)
+
+    def log_likelihoods(self, prefix: Prefix, packed: PackedQuestions) -> NDArray[np.float64]:
+        """Mean log-likelihood per token of every choice, stop token included, [choices]."""
+        count = len(packed.ids)
+        mask = np.zeros((count, prefix.length + count), np.float32)
+        mask[:, prefix.length :] = packed.mask
+        logits = self._decoder.run(
+            {
+                "inputs_embeds": self._embed(packed.ids)[np.newaxis],
+                "past": prefix.past(prefix.length),
+                "position_ids": packed.positions[np.newaxis] + prefix.length,
+                "mask": mask[np.newaxis, np.newaxis],
+                "logit_rows": packed.rows,
+            }
+        )["logits"][0]
+        top = logits.max(axis=1, keepdims=True)
+        totals = np.log(np.exp(logits - top).sum(axis=1, dtype=np.float64)) + top[:, 0]
+        single = logits[packed.row_of_target, packed.targets] - totals[packed.row_of_target]
+        sums = np.add.reduceat(single, packed.starts)
+        return np.asarray(sums / packed.lengths, np.float64)
+
+    def generate(
+        self, prefix: Prefix, text: str, *, max_tokens: int, budget_s: float | None = None
+    ) -> Generation:
+        """Answer a text greedily.
+
+        Args:
+            prefix: the image.
+            text: the question or instruction, taken literally.
+            max_tokens: the most tokens to generate.
+            budget_s: the most seconds to take; no limit when None.
+
+        Raises:
+            PromptError: the text leaves no room for an answer.
+        """
+        ids: list[int] = []
+        deadline = None if budget_s is None else self._clock() + budget_s
+        for token in self.stream(prefix, text, max_tokens=max_tokens):
+            if token in self._stops:
+                return Generation(self._tokenizer.decode(ids), tuple(ids), finished=True)
+            ids.append(token)
+            if deadline is not None and self._clock() >= deadline:
+                break
+        return Generation(self._tokenizer.decode(ids), tuple(ids), finished=False)
+
+    def stream(self, prefix: Prefix, text: str, *, max_tokens: int) -> Iterator[int]:
+        """Generate greedily token by token; a stop token comes out as the last one."""
+        prompt = self._prompt_ids(text)
+        limit = min(max_tokens, prefix.room - len(prompt))
+        if limit < 1:
+            raise PromptError(
+                f"the text has {len(prompt)} tokens and there is room for {prefix.room}; "
+                "use a shorter one"
+            )
+        length, step = prefix.length, prompt
+        for _ in range(limit):
+            token = self._next(prefix, step, length)
+            length += len(step)
+            step = [token]
+            yield token
+            if token in self._stops:
+                return
+
+    def check_prompt(self, text: str, reserve: int) -> None:
+        """Refuse a text that leaves no room for `reserve` tokens of answer.
+
+        Raises:
+            PromptError: the text is too long or no valid Unicode.
+        """
+        try:
+            count = len(self._prompt_ids(text))
+        except ValueError as error:
+            raise PromptError(str(error)) from error
+        if count + reserve > self._room:
+            raise PromptError(
+                f"the text makes a prompt of {count} tokens; with an answer of {reserve} only "
+                f"{self._room} fit. Use a shorter one"
+            )
+
+    def _next(self, prefix: Prefix, step: Sequence[int], length: int) -> int:
+        """Feed tokens behind `length` cached ones and return the likeliest next."""
+        count = len(step)
+        mask = np.zeros((count, length + count), np.float32)
+        mask[:, length:] = causal_mask(count)
+        outputs = self._decoder.run(
+            {
+                "inputs_embeds": self._embed(step)[np.newaxis],
+                "past": prefix.past(length),
+                "position_ids": np.arange(length, length + count, dtype=np.int64)[np.newaxis],
+                "mask": mask[np.newaxis, np.newaxis],
+                "logit_rows": np.array([count - 1], np.int64),
+            }
+        )
+        prefix.store(outputs["new_kv"], length)
+        return int(outputs["logits"][0, 0].argmax())
+
+    def _embed(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._table[np.asarray(ids, np.int64)]
+
+    def _prompt_ids(self, text: str) -> list[int]:
+        return self._tokenizer.encode_template(self._after, text)
+
+    def _choice_ids(self, question: QuestionSpec) -> list[list[int]]:
+        """Tokens of each choice as they follow the question, without the stop token."""
+        prompt = self._prompt_ids(question.question)
+        result = []
+        for choice in question.choices:
+            answer = self._spec.answer_separator + choice
+            whole = self._tokenizer.encode_template(self._after + answer, question.question)
+            if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
+                raise PromptError(
+                    f"question {question.name!r}: the choice {choice!r} melts into the prompt's "
+                    "last token; end the prompt or begin the answers differently"
+                )
+            result.append(whole[len(prompt) :])
+        for index, ids in enumerate(result):
+            if ids in result[:index]:
+                raise PromptError(
+                    f"question {question.name!r}: the choices "
+                    f"{question.choices[result.index(ids)]!r} and {question.choices[index]!r} are "
+                    "the same to the tokenizer; word one of them differently"
+                )
+        return result
+
+
+def causal_mask(length: int) -> NDArray[np.float32]:
+    """[length, length]: each token sees itself and those before it."""
+    return np.triu(np.full((length, length), BLOCKED, np.float32), 1)
+
+
+class _Packer:
+    """Collects questions into one sequence."""
+
+    def __init__(self) -> None:
+        self._ids: list[int] = []
+        self._positions: list[int] = []
+        self._owners: list[tuple[int, int]] = []
+        self._rows: list[int] = []
+        self._row_of_target: list[int] = []
+        self._targets: list[int] = []
+        self._lengths: list[int] = []
+        self._questions = 0
+
+    def add(self, prompt: list[int], choices: list[list[int]], stop: int) -> None:
+        """Append a question and its choices; -1 owns what all choices share."""
+        self._append(prompt, 0, -1)
+        self._rows.append(len(self._ids) - 1)
+        end_of_prompt = len(self._rows) - 1
+        for choice, ids in enumerate(choices):
+            first = len(self._ids)
+            self._append(ids, len(prompt), choice)
+            self._row_of_target += [
+                end_of_prompt,
+                *range(len(self._rows), len(self._rows) + len(ids)),
+            ]
+            self._rows += range(first, first + len(ids))
+            self._targets += [*ids, stop]
+            self._lengths.append(len(ids) + 1)
+        self._questions += 1
+
+    def _append(self, ids: list[int], position: int, choice: int) -> None:
+        self._ids += ids
+        self._positions += range(position, position + len(ids))
+        self._owners += [(self._questions, choice)] * len(ids)
+
+    def finish(self, questions: tuple[QuestionSpec, ...]) -> PackedQuestions:
+        count = len(self._ids)
+        owner = np.array(self._owners, np.int64).reshape(count, 2)
+        same_question = owner[:, None, 0] == owner[None, :, 0]
+        same_branch = (owner[:, None, 1] == owner[None, :, 1]) | (owner[None, :, 1] == -1)
+        seen = same_question & same_branch & np.tri(count, dtype=bool)
+        lengths = np.array(self._lengths, np.int64)
+        return PackedQuestions(
+            questions=questions,
+            ids=np.array(self._ids, np.int64),
+            positions=np.array(self._positions, np.int64),
+            mask=np.where(seen, np.float32(0.0), BLOCKED),
+            rows=np.array(self._rows, np.int64),
+            row_of_target=np.array(self._row_of_target, np.int64),
+            targets=np.array(self._targets, np.int64),
+            starts=np.cumsum(lengths) - lengths,
+            lengths=lengths,
+        )

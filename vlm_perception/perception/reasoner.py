@@ -1,0 +1,239 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The slow path: analyses key frames and repeats the anchor's semantics in between."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vlm_perception.bundle import ModelBundle, QuestionSpec
+from vlm_perception.perception.keyframes import KeyframePolicy, KeyframeSettings
+from vlm_perception.perception.language import LanguageModel, PromptError
+from vlm_perception.types import Attribute, Embedding, Reasoning, Trigger
+
+LONGEST_INSTRUCTION = 1000
+
+
+class BundleMismatchError(ValueError):
+    """An embedding was made by another bundle than the one that is to read it."""
+
+
+class InstructionError(ValueError):
+    """An instruction cannot be followed; the message says why."""
+
+
+@dataclass(frozen=True)
+class ReasonerSettings:
+    """How often and how much to analyse; times in seconds, those of key frames by stamps."""
+
+    drift_threshold: float = 0.15
+    max_keyframe_age: float = 2.0
+    min_keyframe_interval: float = 0.0
+    max_caption_tokens: int = 40
+    max_caption_s: float = 1.0
+    max_stamp_gap: float = 5.0
+    force_keyframes: bool = False
+
+
+@dataclass(frozen=True)
+class _Instruction:
+    text: str
+    version: int
+
+
+@dataclass(frozen=True)
+class _Analysis:
+    """What was said of the anchor."""
+
+    stamp_ns: int
+    caption: str
+    attributes: tuple[Attribute, ...]
+    instruction: _Instruction
+
+
+class Reasoner:
+    """A bundle's language model over a stream of embeddings.
+
+    `reason` belongs to one thread; `set_instruction` and `reset` may be called from any.
+    """
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        settings: ReasonerSettings | None = None,
+        *,
+        threads: int = 1,
+        run_id: str = "",
+        questions: Sequence[QuestionSpec] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Load the language model, if the bundle has one.
+
+        Args:
+            bundle: the model.
+            settings: when to analyse and how much.
+            threads: threads of the engines.
+            run_id: is written into each reasoning.
+            questions: the typed questions; the bundle's own when None.
+            clock: seconds, for stage times and budgets.
+
+        Raises:
+            BundleError: the bundle lacks a file.
+            PromptError: a question cannot be put to this model.
+        """
+        self._bundle = bundle
+        self._settings = settings or ReasonerSettings()
+        self._run_id = run_id
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._instruction = _Instruction("", 0)
+        self._policy = KeyframePolicy(_keyframe_settings(self._settings))
+        self._pending_reset: Trigger | None = None
+        self._analysis: _Analysis | None = None
+        self._language: LanguageModel | None = None
+        if bundle.manifest.language is not None:
+            self._language = LanguageModel(bundle, threads=threads, clock=clock)
+            chosen = bundle.manifest.questions if questions is None else tuple(questions)
+            self._packed = self._language.pack(chosen)
+
+    @property
+    def has_language(self) -> bool:
+        """Whether the bundle can reason at all."""
+        return self._language is not None
+
+    @property
+    def engine_name(self) -> str:
+        """Engine and version, for diagnostics; empty without a language model."""
+        return self._language.engine_name if self._language is not None else ""
+
+    def warm_up(self) -> None:
+        """Check the engines against the bundle's stored outputs, which also makes them allocate.
+
+        Raises:
+            BundleError: an engine gives other outputs than were stored.
+        """
+        if self._language is not None:
+            self._language.verify()
+
+    def set_instruction(self, text: str) -> int:
+        """Steer the caption from the next frame on; an empty text takes the instruction back.
+
+        Returns:
+            The version that reasonings with this instruction carry.
+
+        Raises:
+            InstructionError: the text is too long or no valid Unicode; the old one stays.
+        """
+        text = text.strip()
+        self._check_instruction(text)
+        with self._lock:
+            self._instruction = _Instruction(text, self._instruction.version + 1)
+            return self._instruction.version
+
+    def reset(self, reason: Trigger | str = Trigger.TIME_JUMP) -> None:
+        """Forget the anchor; the next frame is analysed for this reason."""
+        with self._lock:
+            self._pending_reset = Trigger(reason)
+
+    def reason(self, embedding: Embedding) -> Reasoning:
+        """Analyse a frame if it is a key frame, else repeat what was said of the anchor.
+
+        Raises:
+            BundleMismatchError: the embedding comes from another bundle.
+            PromptError: the bundle has no language model.
+        """
+        if self._language is None:
+            raise PromptError(
+                f"bundle {self._bundle.manifest.name} holds no language model; run without the "
+                "language node, or use a bundle that was exported with vlm/"
+            )
+        if embedding.bundle_digest != self._bundle.digest:
+            raise BundleMismatchError(
+                f"the embedding was made by bundle {embedding.bundle_digest[:12]} and this node "
+                f"has {self._bundle.digest[:12]} ({self._bundle.manifest.name}); start both nodes "
+                "with the same bundle"
+            )
+        started = self._clock()
+        with self._lock:
+            instruction, reset = self._instruction, self._pending_reset
+            self._pending_reset = None
+        if reset is not None:
+            self._policy.reset(reset)
+            self._analysis = None
+        decision = self._policy.decide(embedding, instruction.version)
+        stages: dict[str, float] = {}
+        analysis = self._analysis
+        if decision.is_keyframe or analysis is None:
+            analysis = self._analyse(self._language, embedding, instruction, stages)
+            self._analysis = analysis
+            self._policy.set_anchor(embedding, instruction.version)
+        stages["total"] = self._clock() - started
+        return Reasoning(
+            stamp_ns=embedding.stamp_ns,
+            frame_id=embedding.frame_id,
+            run_id=self._run_id,
+            bundle_digest=self._bundle.digest,
+            keyframe_stamp_ns=analysis.stamp_ns,
+            is_keyframe=decision.is_keyframe,
+            trigger=decision.trigger.value,
+            drift=decision.drift,
+            caption=analysis.caption,
+            attributes=analysis.attributes,
+            instruction=analysis.instruction.text,
+            instruction_version=analysis.instruction.version,
+            rung=0,
+            stages=stages,
+        )
+
+    def _analyse(
+        self,
+        language: LanguageModel,
+        embedding: Embedding,
+        instruction: _Instruction,
+        stages: dict[str, float],
+    ) -> _Analysis:
+        began = self._clock()
+        prefix = language.prefill(embedding.tokens)
+        prefilled = self._clock()
+        attributes = language.answer(prefix, self._packed)
+        answered = self._clock()
+        caption = language.generate(
+            prefix,
+            instruction.text or language.spec.caption_prompt,
+            max_tokens=self._settings.max_caption_tokens,
+            budget_s=self._settings.max_caption_s,
+        )
+        stages["prefill"] = prefilled - began
+        stages["questions"] = answered - prefilled
+        stages["caption"] = self._clock() - answered
+        return _Analysis(
+            stamp_ns=embedding.stamp_ns,
+            caption=caption.text if caption.finished else f"{caption.text} ...".lstrip(),
+            attributes=attributes,
+            instruction=instruction,
+        )
+
+    def _check_instruction(self, text: str) -> None:
+        if len(text) > LONGEST_INSTRUCTION:
+            raise InstructionError(
+                f"the instruction has {len(text)} characters; at most {LONGEST_INSTRUCTION} are "
+                "taken"
+            )
+        if self._language is not None:
+            try:
+                self._language.check_prompt(text, reserve=self._settings.max_caption_tokens)
+            except PromptError as error:
+                raise InstructionError(str(error)) from error
+
+
+def _keyframe_settings(settings: ReasonerSettings) -> KeyframeSettings:
+    return KeyframeSettings(
+        drift_threshold=settings.drift_threshold,
+        max_age=settings.max_keyframe_age,
+        min_interval=settings.min_keyframe_interval,
+        max_stamp_gap=settings.max_stamp_gap,
+        force=settings.force_keyframes,
+    )

@@ -1,0 +1,81 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Boxes from patches: where in the image a label holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_perception.bundle import ImageSpec
+from vlm_perception.perception.preprocess import Placement
+from vlm_perception.perception.vocabulary import Vocabulary
+from vlm_perception.types import Region
+
+MOST_REGIONS_PER_LABEL = 8
+
+
+def find_regions(
+    patches: NDArray[np.float32],
+    labels: Sequence[int],
+    vocabulary: Vocabulary,
+    image: ImageSpec,
+    placement: Placement,
+) -> tuple[Region, ...]:
+    """Group neighbouring patches that agree with a label.
+
+    Args:
+        patches: [rows * columns, D], patch embeddings in text space, row-major.
+        labels: the labels to look for, those that the whole image shows.
+        vocabulary: says how sure a patch must be.
+        image: the graph's image and its grid.
+        placement: where the camera image lies in it.
+
+    Returns:
+        Boxes in pixels of the camera image, for each label the likeliest first.
+    """
+    if not labels:
+        return ()
+    scores = vocabulary.probabilities(patches).reshape(image.rows, image.columns, -1)
+    regions: list[Region] = []
+    for label in labels:
+        found = _components(scores[:, :, label], float(vocabulary.region_thresholds[label]))
+        found.sort(key=lambda item: -item[0])
+        for score, cells in found[:MOST_REGIONS_PER_LABEL]:
+            x, y, width, height = placement.to_source(
+                (
+                    cells[0] * image.patch,
+                    cells[1] * image.patch,
+                    cells[2] * image.patch,
+                    cells[3] * image.patch,
+                )
+            )
+            if width > 0 and height > 0:
+                name = vocabulary.labels[label]
+                regions.append(Region(label, name, score, x, y, width, height))
+    return tuple(regions)
+
+
+def _components(
+    scores: NDArray[np.float32], threshold: float
+) -> list[tuple[float, tuple[int, int, int, int]]]:
+    """Best score and box in cells of each group of cells above a threshold."""
+    mask = (scores >= threshold).astype(np.uint8)
+    if not mask.any():
+        return []
+    count, marks, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    return [
+        (
+            float(scores[marks == index].max()),
+            (
+                int(stats[index, cv2.CC_STAT_LEFT]),
+                int(stats[index, cv2.CC_STAT_TOP]),
+                int(stats[index, cv2.CC_STAT_WIDTH]),
+                int(stats[index, cv2.CC_STAT_HEIGHT]),
+            ),
+        )
+        for index in range(1, count)
+    ]
