@@ -33,12 +33,8 @@ class Written:
 
     frames: int
     of_frames: int
-    every: int
-
-    @property
-    def complete(self) -> bool:
-        """Whether each image of the bag is in it."""
-        return self.frames == self.of_frames and self.every == 1
+    cut: bool = False
+    """Whether images were left out to be done in time."""
 
 
 def write_overlay(
@@ -66,13 +62,15 @@ def write_overlay(
         scenes = _scenes_by_stamp(reader)
         total = _count(reader, IMAGE.name)
         if not scenes or not total:
-            return Written(0, total, 1)
+            return Written(0, total)
         every = 1
         writer: _Writer | None = None
         drawn = 0
+        cut = False
         try:
             for index, (stamp, image) in enumerate(_images(reader)):
                 if index % every:
+                    cut = True
                     continue
                 picture = _decode(image)
                 if picture is None:
@@ -83,14 +81,16 @@ def write_overlay(
                 spent = time.monotonic() - started
                 if seconds_to_spend is not None:
                     if spent > seconds_to_spend:
+                        cut = True
                         break
                     every = _stride(drawn, index, total, spent, seconds_to_spend)
                 if progress is not None and not progress(index + 1, total):
+                    cut = True
                     break
         finally:
             if writer is not None:
                 writer.close()
-    return Written(drawn, total, every)
+    return Written(drawn, total, cut)
 
 
 def _stride(drawn: int, index: int, total: int, spent: float, limit: float) -> int:

@@ -41,6 +41,11 @@ class Exit:
     code: int
     log_tail: str
 
+    @property
+    def last_line(self) -> str:
+        """The last thing that it said."""
+        return self.log_tail.rsplit("\n", maxsplit=1)[-1]
+
     def __str__(self) -> str:
         how = f"was killed by signal {-self.code}" if self.code < 0 else f"ended with {self.code}"
         return f"{self.name} {how}; its last lines were:\n{self.log_tail or '(none)'}"
@@ -49,27 +54,19 @@ class Exit:
 class NodeProcesses:
     """Several nodes, each a process in a session of its own, as a context manager."""
 
-    def __init__(self, specs: Sequence[NodeSpec], folder: Path) -> None:
-        """Prepare the processes.
+    def __init__(self, folder: Path) -> None:
+        """Prepare; nothing is started.
 
         Args:
-            specs: The nodes.
             folder: Where `<node>.log` and `<node>.yaml` (its parameters) are written.
         """
-        self._specs = tuple(specs)
         self._folder = folder.resolve()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> NodeProcesses:
-        """Start the nodes; call it from the main thread, with whose end the nodes are killed."""
+        """Make the folder, and delete what earlier, killed processes left in shared memory."""
         self._folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers()
-        try:
-            for spec in self._specs:
-                self._processes[spec.name] = self._start(spec)
-        except BaseException:
-            self.stop()
-            raise
         return self
 
     def __exit__(
@@ -85,6 +82,10 @@ class NodeProcesses:
     def pids(self) -> dict[str, int]:
         """The process id of each node."""
         return {name: process.pid for name, process in self._processes.items()}
+
+    def start(self, spec: NodeSpec) -> None:
+        """Start a node; from the main thread only, with whose end the node is killed."""
+        self._processes[spec.name] = self._start(spec)
 
     def first_exit(self) -> Exit | None:
         """The first node, in starting order, that is no longer running."""

@@ -125,7 +125,7 @@ def message_types() -> Typestore:
 
 
 def _qos(topic: Topic) -> Qos:
-    forever = QosTime(2147483647, 4294967295)
+    forever = QosTime(9223372036, 854775807)  # RMW_DURATION_INFINITE
     return Qos(
         history=QosHistory.KEEP_LAST,
         depth=topic.depth,

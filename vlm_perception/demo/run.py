@@ -14,15 +14,15 @@ from rich.progress import Progress
 
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.demo.environment import own_graph, require_ros
-from vlm_perception.demo.graph import DEFAULT_BUNDLE, perception_graph
+from vlm_perception.demo.graph import DEFAULT_BUNDLE, Graph, GraphOptions
 from vlm_perception.demo.interrupt import Interrupt
 from vlm_perception.demo.observer import Observer
 from vlm_perception.demo.overlay_video import Written, write_overlay
 from vlm_perception.demo.panel import Panel, node_rows
-from vlm_perception.demo.processes import Exit, NodeProcesses
+from vlm_perception.demo.processes import NodeProcesses
 from vlm_perception.demo.recorder import Recorder
 from vlm_perception.demo.shared_memory import shortage
-from vlm_perception.demo.source import Source, open_source
+from vlm_perception.demo.source import InputError, Source, open_source
 from vlm_perception.demo.topics import IMAGE, RECORDED, SCENE
 
 FIRST_SCENE_WITHIN_S = 60.0
@@ -31,6 +31,8 @@ POLL_S = 0.1
 STOPPED_WITHIN_S = 1.75
 """After Ctrl-C; two seconds are promised."""
 FAILED = 1
+BAD_INPUT = 2
+"""With which video_source ends when what it plays turns out to be unreadable."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,14 @@ def run_demo(options: DemoOptions, console: Console) -> int:
         failure = None
         try:
             with ExitStack() as stack:
-                processes = perception_graph(
-                    source, bundle, options.out / "nodes", transport=options.transport
-                )
-                stack.enter_context(processes)
+                processes = stack.enter_context(NodeProcesses(options.out / "nodes"))
                 stack.enter_context(recorder)
                 stack.enter_context(observer)
                 panel = stack.enter_context(Panel(observer, source.description, console))
+                graph = Graph(GraphOptions(source, bundle, options.transport), processes, observer)
                 watch = _Watch(source, options.seconds, processes, observer, recorder)
                 while not interrupt and not watch.ended():
+                    graph.play_when_ready()
                     panel.update()
                     interrupt.sleep(POLL_S)
                 processes.stop()
@@ -120,6 +121,7 @@ class _Watch:
         """Whether the source or the time is over.
 
         Raises:
+            InputError: The source became unreadable on the way.
             NodeFailedError: A node ended that should not have, or there is still no scene.
         """
         self._observer.check()
@@ -131,8 +133,10 @@ class _Watch:
             self._first_image = now
         gone = self._processes.first_exit()
         if gone is not None:
-            if _is_end_of_video(gone) and scenes.count:
+            if gone.name == "video_source" and gone.code == 0 and scenes.count:
                 return True
+            if gone.name == "video_source" and gone.code == BAD_INPUT:
+                raise InputError(gone.last_line)
             raise NodeFailedError(str(gone))
         if not scenes.count and now - self._started > FIRST_SCENE_WITHIN_S:
             raise NodeFailedError(
@@ -147,10 +151,6 @@ class _Watch:
         silent = not images.recent(time.time_ns(), SILENCE_AT_END_S)
         expected = self._source.seconds
         return silent and expected is not None and playing >= expected
-
-
-def _is_end_of_video(gone: Exit) -> bool:
-    return gone.name == "video_source" and gone.code == 0
 
 
 def _summarise(observer: Observer, console: Console) -> None:
@@ -183,7 +183,7 @@ def _draw(bag: Path, video: Path, source: Source, interrupt: Interrupt, console:
 def _about(written: Written, bag: Path, video: Path) -> str:
     if not written.frames:
         return f"video: none, since {bag} holds no image with a scene"
-    if written.complete:
+    if not written.cut:
         return f"video: {video}"
     return (
         f"video: {video}  (shortened to {written.frames} of {written.of_frames} images, since you "

@@ -12,9 +12,6 @@ from pathlib import Path
 
 import cv2
 
-from vlm_perception.datasets.roadworld.clip import cached_clip
-from vlm_perception.demo.processes import Parameter
-
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 RATE_HZ = 30.0
 FASTEST_HZ = 60.0
@@ -36,15 +33,6 @@ class Source:
     rate_hz: float
     seconds: float | None
     """How long it lasts; nothing for a webcam."""
-
-    def parameters(self, *, transport: str, loop: bool) -> dict[str, Parameter]:
-        """Parameters of the video source node."""
-        return {
-            "source": self.location,
-            "rate_hz": self.rate_hz,
-            "transport": transport,
-            "loop": loop,
-        }
 
 
 def open_source(video: str | None, seconds: float | None = None, seed: int = 7) -> Source:
@@ -71,6 +59,8 @@ def open_source(video: str | None, seconds: float | None = None, seed: int = 7) 
 
 
 def _roadworld(seconds: float, seed: int) -> Source:
+    from vlm_perception.datasets.roadworld.clip import cached_clip  # noqa: PLC0415
+
     clip = cached_clip(WIDTH, HEIGHT, round(RATE_HZ), seconds, seed)
     return Source(f"road world, seed {seed}", str(clip), RATE_HZ, seconds)
 

@@ -29,4 +29,4 @@ DIAGNOSTICS = Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", depth
 
 RECORDED = (IMAGE, EMBEDDING, EMBEDDING_INFO, REASONING, SCENE, MARKERS, DIAGNOSTICS)
 """Not `scene/overlay`: raw images of 83 MB a second, which overlay.mp4 shows for less."""
-MEASURED = (EMBEDDING, REASONING, SCENE, DIAGNOSTICS)
+MEASURED = (EMBEDDING, EMBEDDING_INFO, REASONING, SCENE, DIAGNOSTICS)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.demo.environment import own_graph, require_ros
-from vlm_perception.demo.graph import DEFAULT_BUNDLE, perception_graph
+from vlm_perception.demo.graph import DEFAULT_BUNDLE, Graph, GraphOptions
 from vlm_perception.demo.interrupt import Interrupt
 from vlm_perception.demo.meter import percentiles
 from vlm_perception.demo.observer import Analysis, Observer, Report
@@ -57,6 +57,7 @@ class GraphFigures:
 
     seconds: float
     published: int
+    published_hz: float
     encoded: int
     language_hz: float
     analyses_hz: float
@@ -101,19 +102,18 @@ def bench_graph(options: BenchOptions, console: Console, json_file: Path | None 
     machine = look_at_machine()
     with Interrupt() as interrupt, own_graph(), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        processes = stack.enter_context(
-            perception_graph(
-                source,
-                str(bundle.path.resolve()),
-                folder,
-                transport=options.transport,
-                loop=True,
-                force_keyframes=options.force_keyframes,
-            )
-        )
+        processes = stack.enter_context(NodeProcesses(folder))
         observer = stack.enter_context(Observer(MEASURED))
+        wanted = GraphOptions(
+            source,
+            str(bundle.path.resolve()),
+            transport=options.transport,
+            loop=True,
+            force_keyframes=options.force_keyframes,
+        )
         with console.status("starting four nodes"):
-            _wait_until_running(processes, observer, interrupt)
+            graph = Graph(wanted, processes, observer)
+            _wait_until_running(graph, processes, observer, interrupt)
         with console.status(f"measuring for {options.seconds:.0f} s"):
             figures = _measure(options.seconds, processes, observer, interrupt)
     if interrupt or figures is None:
@@ -126,11 +126,14 @@ def bench_graph(options: BenchOptions, console: Console, json_file: Path | None 
     return 0
 
 
-def _wait_until_running(processes: NodeProcesses, observer: Observer, interrupt: Interrupt) -> None:
+def _wait_until_running(
+    graph: Graph, processes: NodeProcesses, observer: Observer, interrupt: Interrupt
+) -> None:
     """Wait for the first analysis and for rates to settle."""
     started = time.monotonic()
     while not interrupt and not (observer.analyses and observer.meters[SCENE].count):
         _check(processes, observer)
+        graph.play_when_ready()
         if time.monotonic() - started > START_WITHIN_S:
             raise BenchError(f"no scene with an analysis came within {START_WITHIN_S:.0f} s")
         interrupt.sleep(POLL_S)
@@ -161,10 +164,11 @@ def _measure(
     scenes = observer.meters[SCENE].between(start_ns, end_ns)
     analyses = [each for each in observer.analyses if start_ns < each.received_ns <= end_ns]
     full = _durations(analyses)
-    published, encoded = _published_and_encoded(observer, start_ns, end_ns)
+    published, encoded, rate = _published_and_encoded(observer, start_ns, end_ns)
     return GraphFigures(
         seconds=elapsed,
         published=published,
+        published_hz=rate,
         encoded=encoded,
         language_hz=len(observer.meters[REASONING].between(start_ns, end_ns)) / elapsed,
         analyses_hz=len(full) / elapsed,
@@ -181,16 +185,17 @@ def _measure(
 
 
 def _usages(processes: NodeProcesses) -> dict[str, Usage]:
-    # In the order of the pipeline; the processes were started from its end.
-    return {name: usage_of(pid) for name, pid in reversed(processes.pids.items())}
+    return {name: usage_of(pid) for name, pid in processes.pids.items()}
 
 
 def _durations(analyses: Sequence[Analysis]) -> list[float]:
     return [each.milliseconds for each in analyses if each.is_keyframe]
 
 
-def _published_and_encoded(observer: Observer, start_ns: int, end_ns: int) -> tuple[int, int]:
-    """Frames published between the source's first and last report, and embeddings of those."""
+def _published_and_encoded(
+    observer: Observer, start_ns: int, end_ns: int
+) -> tuple[int, int, float]:
+    """Frames that the source counted between two of its reports, embeddings of them, its rate."""
     counts = [
         (report.received_ns, number)
         for report in observer.reports.get("video_source", [])
@@ -201,7 +206,7 @@ def _published_and_encoded(observer: Observer, start_ns: int, end_ns: int) -> tu
     (first_ns, first), (last_ns, last) = counts[0], counts[-1]
     arrivals = observer.meters[EMBEDDING].between(start_ns, time.time_ns())
     stamps = {each.stamp_ns for each in arrivals if first_ns < each.stamp_ns <= last_ns}
-    return last - first, len(stamps)
+    return last - first, len(stamps), (last - first) / ((last_ns - first_ns) / 1e9)
 
 
 def _count(report: Report) -> int | None:
@@ -224,6 +229,7 @@ def as_json(
         "capture_to_scene_ms": _rounded_all(figures.capture_to_scene_ms),
         "rss_mb": _rounded_all(figures.rss_mb),
         "cpu_percent": _rounded_all(figures.cpu_percent),
+        "published_hz": round(figures.published_hz, 3),
         "published_frames": figures.published,
         "encoded_frames": figures.encoded,
         "seconds": round(figures.seconds, 2),
@@ -257,6 +263,7 @@ def as_table(figures: GraphFigures, machine: Machine, options: BenchOptions) -> 
     table.add_column("figure", justify="right")
     table.add_column("aim", justify="right")
     share = f"{100 * figures.encoded_share:.2f} % ({figures.encoded} of {figures.published})"
+    table.add_row("frames published", f"{figures.published_hz:.2f} Hz", "")
     table.add_row("frames encoded", share, ">= 99 %")
     table.add_row("reasoning messages", f"{figures.language_hz:.2f} Hz", ">= 5 Hz")
     wanted = ">= 5 Hz" if options.force_keyframes else ""
