@@ -1,0 +1,55 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Complaints about input: each kind counted, and logged at most once in a while."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+EVERY_S = 5.0
+
+
+class Complaints:
+    """Counts what was wrong with the input and says so without flooding the log.
+
+    rclpy's own throttle follows a clock that may stand still or jump back; this one is steady.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        """Log to this logger."""
+        self._logger = logger
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._logged_s: dict[str, float] = {}
+        self._last: tuple[float, str] = (float("-inf"), "")
+
+    def add(self, kind: str, sentence: str) -> None:
+        """Count a complaint of this kind; the sentence names the topic, the cause and a remedy."""
+        with self._lock:
+            self._counts[kind] += 1
+            self._last = (time.monotonic(), sentence)
+        self.say(kind, sentence)
+
+    def say(self, kind: str, sentence: str) -> None:
+        """Log a sentence of this kind, without counting it, unless one was logged just before."""
+        now = time.monotonic()
+        with self._lock:
+            silent = now - self._logged_s.get(kind, float("-inf")) < EVERY_S
+            if not silent:
+                self._logged_s[kind] = now
+        if not silent:
+            self._logger.warning(sentence)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many there were of each kind."""
+        with self._lock:
+            return dict(self._counts)
+
+    def recent(self, within_s: float) -> str:
+        """Return the last sentence if it is no older than this, else an empty string."""
+        with self._lock:
+            when, sentence = self._last
+        return sentence if time.monotonic() - when <= within_s else ""

@@ -1,0 +1,115 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a node tells of itself once a second on /diagnostics (REP 107)."""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+
+WINDOW_S = 5.0
+PERIOD_S = 1.0
+
+
+class Meter:
+    """Rate and spread of something that happens again and again, over the last seconds."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._start = self._last = time.monotonic()
+        self._events: deque[tuple[float, float]] = deque()
+        self.total = 0
+
+    def add(self, value: float = 0.0) -> None:
+        """Count one event, with the value that goes with it."""
+        with self._lock:
+            self.total += 1
+            self._last = time.monotonic()
+            self._events.append((self._last, value))
+            self._forget()
+
+    def rate(self) -> float:
+        """Return events a second."""
+        with self._lock:
+            self._forget()
+            elapsed = time.monotonic() - self._start
+            return len(self._events) / max(min(WINDOW_S, elapsed), 0.1)
+
+    def percentile(self, percent: float) -> float | None:
+        """Return this percentile of the values; None when there are none."""
+        with self._lock:
+            self._forget()
+            values = [value for _, value in self._events]
+        return float(np.percentile(values, percent)) if values else None
+
+    def silence(self) -> float:
+        """Return the seconds since the last event, or since the start."""
+        with self._lock:
+            return time.monotonic() - self._last
+
+    def restart(self) -> None:
+        """Forget the events and count time from now on."""
+        with self._lock:
+            self._start = self._last = time.monotonic()
+            self._events.clear()
+
+    def _forget(self) -> None:
+        oldest = time.monotonic() - WINDOW_S
+        while self._events and self._events[0][0] < oldest:
+            self._events.popleft()
+
+
+@dataclass(frozen=True)
+class Report:
+    """The state of a node: a level of DiagnosticStatus, a sentence, and figures."""
+
+    level: bytes
+    message: str
+    values: Mapping[str, str]
+
+
+class DiagnosticsPublisher:
+    """Publishes the node's report at 1 Hz, on a steady clock."""
+
+    def __init__(self, node: Any, report: Callable[[], Report]) -> None:
+        """Start publishing what report returns."""
+        self._node = node
+        self._report = report
+        self._name = node.get_fully_qualified_name().lstrip("/")
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        node.create_timer(
+            PERIOD_S, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+
+    def publish(self) -> None:
+        """Publish the report now."""
+        report = self._report()
+        status = DiagnosticStatus(
+            level=report.level,
+            name=f"{self._name}: pipeline",
+            message=report.message,
+            hardware_id=platform.node(),
+            values=[KeyValue(key=key, value=value) for key, value in report.values.items()],
+        )
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(message)
+
+
+def figure(value: float | None, digits: int = 1) -> str:
+    """Write a figure; empty when it is not known."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Write seconds as milliseconds; empty when they are not known."""
+    return figure(None if value is None else value * 1e3, 2)

@@ -1,0 +1,272 @@
+#!/usr/bin/env python3
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The slow path: newest embedding in, caption and typed answers out, with key-frame anchoring."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from std_msgs.msg import String
+
+from vlm_perception.bundle import BundleError, ModelBundle
+from vlm_perception.msg import SceneReasoning
+from vlm_perception.nodes.conversions import MessageError, embedding_from, reasoning_message
+from vlm_perception.nodes.diagnostics import figure
+from vlm_perception.nodes.embedding_input import EmbeddingInput
+from vlm_perception.nodes.lifecycle import NodeSettings, PerceptionNode
+from vlm_perception.nodes.parameters import CONFIGURE, setting
+from vlm_perception.nodes.process import run
+from vlm_perception.nodes.qos import overridable, results, subscribe
+from vlm_perception.nodes.worker import Worker
+from vlm_perception.perception.reasoner import Reasoner, ReasonerSettings
+from vlm_perception.types import Reasoning, Trigger
+
+
+@dataclass(frozen=True)
+class LanguageSettings(NodeSettings):
+    """Parameters of language_reasoner."""
+
+    bundle: str = setting(
+        "roadworld-nano",
+        "Model bundle: its name or its directory; the one that vision_encoder uses.",
+        change=CONFIGURE,
+    )
+    threads: int = setting(
+        1,
+        "Threads that the language network may use.",
+        minimum=1,
+        maximum=64,
+        change=CONFIGURE,
+    )
+    rate_hz: float = setting(
+        10.0, "Most embeddings reasoned on in a second.", minimum=0.1, maximum=60.0
+    )
+    drift_threshold: float = setting(
+        ReasonerSettings.drift_threshold,
+        "Cosine distance from the anchor's pooled embedding above which a frame is analysed anew.",
+        minimum=0.0,
+        maximum=2.0,
+        change=CONFIGURE,
+    )
+    max_keyframe_age: float = setting(
+        ReasonerSettings.max_keyframe_age,
+        "Age of the anchor in seconds, by the stamps, from which a frame is analysed anew.",
+        minimum=0.0,
+        maximum=3600.0,
+        change=CONFIGURE,
+    )
+    min_keyframe_interval: float = setting(
+        ReasonerSettings.min_keyframe_interval,
+        "Shortest time in seconds, by the stamps, from a key frame to one that drift makes.",
+        minimum=0.0,
+        maximum=3600.0,
+        change=CONFIGURE,
+    )
+    max_stamp_gap: float = setting(
+        ReasonerSettings.max_stamp_gap,
+        "A longer step of the stamps in seconds is taken for a jump of time: the anchor is dropped.",
+        minimum=0.1,
+        maximum=1e6,
+        change=CONFIGURE,
+    )
+    max_caption_tokens: int = setting(
+        ReasonerSettings.max_caption_tokens,
+        "Longest caption in tokens.",
+        minimum=1,
+        maximum=1024,
+        change=CONFIGURE,
+    )
+    max_caption_s: float = setting(
+        ReasonerSettings.max_caption_s,
+        "Longest time that a caption may take in seconds; it is cut short then.",
+        minimum=0.01,
+        maximum=600.0,
+        change=CONFIGURE,
+    )
+    force_keyframes: bool = setting(
+        ReasonerSettings.force_keyframes,
+        "Analyse each frame in full, for measurements.",
+        change=CONFIGURE,
+    )
+    input_timeout: float = setting(
+        2.0,
+        "Seconds without an embedding after which the diagnostics call it an error.",
+        minimum=0.1,
+        maximum=3600.0,
+    )
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An embedding message and the monotonic time at which it came, in seconds."""
+
+    message: Any
+    received_s: float
+
+
+class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
+    """Reasons on the newest embedding, rate_hz times a second at most."""
+
+    def __init__(self) -> None:
+        """Declare parameters and the publisher."""
+        super().__init__("language_reasoner", LanguageSettings)
+        self._reasoner: Reasoner | None = None
+        self._bundle: ModelBundle | None = None
+        self._embeddings: EmbeddingInput | None = None
+        self._instructions: Any = None
+        self._worker: Worker[Arrival] | None = None
+        self._dropped_before = 0
+        self._sequence = 0
+        self._analyses = 0
+        self._newest: Reasoning | None = None
+        self._reasonings = self.create_lifecycle_publisher(
+            SceneReasoning, "reasoning", results(), qos_overriding_options=overridable()
+        )
+
+    def load(self) -> None:
+        """Load the bundle, compare it with its golden outputs and warm the networks up."""
+        settings = self.settings
+        bundle = ModelBundle.load(settings.bundle)
+        reasoner = Reasoner(
+            bundle, _reasoner_settings(settings), threads=settings.threads, run_id=self.run_id
+        )
+        if not reasoner.has_language:
+            raise BundleError(
+                f"bundle {bundle.manifest.name} has no language model; run without this node, or "
+                "use a bundle that was exported with vlm/"
+            )
+        reasoner.warm_up()
+        self._bundle, self._reasoner = bundle, reasoner
+        self._sequence = self._analyses = 0
+        self.get_logger().info(f"bundle {bundle.manifest.name} from {bundle.path} is ready")
+
+    def start(self) -> None:
+        """Listen to the encoder and to instructions."""
+        self._worker = Worker(
+            "reason", self._reason, self.worker_failed, lambda: 1.0 / self.settings.rate_hz
+        )
+        self._worker.start()
+        self._embeddings = EmbeddingInput(self, self._on_embedding)
+        self._instructions = subscribe(
+            self,
+            String,
+            "instruction",
+            self._on_instruction,
+            results(),
+            callback_group=self.input_group,
+        )
+
+    def stop(self) -> None:
+        """Stop to listen and to reason."""
+        if self._embeddings is not None:
+            self._embeddings.close()
+            self._embeddings = None
+        if self._instructions is not None:
+            self.destroy_subscription(self._instructions)
+            self._instructions = None
+        if self._worker is not None:
+            self._worker.stop()
+            self._dropped_before += self._worker.mailbox.dropped
+            self._worker = None
+
+    def unload(self) -> None:
+        """Let go of the networks."""
+        self._reasoner = self._bundle = None
+
+    def time_jumped(self) -> None:
+        """Forget the anchor."""
+        reasoner = self._reasoner
+        if reasoner is not None:
+            reasoner.reset(Trigger.TIME_JUMP)
+
+    def dropped(self) -> int:
+        """Return how many embeddings were skipped in favour of newer ones."""
+        worker = self._worker
+        return self._dropped_before + (worker.mailbox.dropped if worker else 0)
+
+    def obstacle(self) -> str:
+        """Return what to say when no embedding comes."""
+        silence, embeddings = self.arrivals.silence(), self._embeddings
+        if embeddings is None or silence <= self.settings.input_timeout:
+            return ""
+        return embeddings.silence(silence)
+
+    def figures(self) -> Mapping[str, str]:
+        """Return bundle, engine and how often was analysed."""
+        bundle, reasoner, newest = self._bundle, self._reasoner, self._newest
+        if bundle is None or reasoner is None:
+            return {"bundle": self.settings.bundle}
+        return {
+            "bundle": bundle.manifest.name,
+            "bundle_digest": bundle.digest,
+            "engine": reasoner.engine_name,
+            "analyses": str(self._analyses),
+            "keyframe_ratio": figure(self._analyses / max(1, self._sequence), 3),
+            "drift": figure(newest.drift if newest else None, 4),
+            "instruction_version": str(newest.instruction_version if newest else 0),
+        }
+
+    def _on_embedding(self, message: Any) -> None:
+        self.arrivals.add()
+        worker = self._worker
+        if worker is not None:
+            worker.mailbox.put(Arrival(message, time.monotonic()))
+
+    def _on_instruction(self, message: Any) -> None:
+        reasoner, topic = self._reasoner, self._instructions
+        if reasoner is None or topic is None:
+            return
+        try:
+            version = reasoner.set_instruction(message.data)
+            self.get_logger().info(f"instruction {version}: {message.data[:200]!r}")
+        except ValueError as error:
+            self.complaints.add(
+                "bad_instruction", f"instruction on {topic.topic_name} was refused: {error}"
+            )
+
+    def _reason(self, arrival: Arrival) -> None:
+        message, reasoner, embeddings = arrival.message, self._reasoner, self._embeddings
+        if reasoner is None or embeddings is None:
+            return
+        topic = embeddings.topic
+        try:
+            embedding = embedding_from(message)
+            if not self.time_watch.accepts(embedding.stamp_ns, topic):
+                return
+            reasoning = reasoner.reason(embedding)
+        except MessageError as error:
+            self.complaints.add("bad_embedding", f"embedding on {topic} was skipped: {error}")
+            return
+        except ValueError as error:
+            self.complaints.add("refused", f"embedding on {topic} was skipped: {error}")
+            return
+        elapsed = time.monotonic() - arrival.received_s
+        self._reasonings.publish(reasoning_message(reasoning, self._sequence, elapsed))
+        self._sequence += 1
+        self._analyses += reasoning.is_keyframe
+        self._newest = reasoning
+        self.results.add(time.monotonic() - arrival.received_s)
+        age = self.age_of(embedding.stamp_ns)
+        if age is not None:
+            self.ages.add(age)
+
+
+def _reasoner_settings(settings: LanguageSettings) -> ReasonerSettings:
+    """Take over the parameters that have the name of a setting."""
+    names = (field.name for field in dataclasses.fields(ReasonerSettings))
+    return ReasonerSettings(**{name: getattr(settings, name) for name in names})
+
+
+def main() -> None:
+    """Run the node as a process."""
+    sys.exit(run(LanguageReasonerNode))
+
+
+if __name__ == "__main__":
+    main()

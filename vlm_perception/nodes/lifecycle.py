@@ -1,0 +1,266 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the lifecycle nodes share: safe transitions, autostart, parameters and diagnostics."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from vlm_perception.nodes.complaints import Complaints
+from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report, milliseconds
+from vlm_perception.nodes.parameters import FIXED, Parameters, setting
+from vlm_perception.nodes.time_jump import TimeWatch
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """Parameters that each lifecycle node has."""
+
+    autostart: bool = setting(
+        True,
+        "Configure and activate the node when it starts. With false, a lifecycle manager or "
+        "`ros2 lifecycle set` does it.",
+        change=FIXED,
+    )
+
+
+SettingsT = TypeVar("SettingsT", bound=NodeSettings)
+
+
+class PerceptionNode(LifecycleNode, Generic[SettingsT]):
+    """A lifecycle node whose work runs in threads of its own, so that services always answer.
+
+    Subclasses override load, start, stop and unload. load and start may raise: the transition then
+    fails, what they had begun is undone by stop and unload, and the sentence is logged and shown in
+    the diagnostics. stop and unload are called in any state, also twice.
+    """
+
+    def __init__(self, name: str, settings_class: type[SettingsT]) -> None:
+        """Declare the parameters, start the diagnostics and plan the autostart.
+
+        Raises:
+            SettingError: A parameter was given a value that is refused.
+        """
+        # rclpy puts the parameter and lifecycle services into the default group; with its own,
+        # mutually exclusive one they would wait for each other and for a slow transition.
+        self._reentrant = ReentrantCallbackGroup()
+        super().__init__(name)
+        self.parameters = Parameters(self, settings_class)
+        self.input_group = MutuallyExclusiveCallbackGroup()
+        """Keeps the messages of the input topics in order."""
+        self.complaints = Complaints(self.get_logger())
+        self.arrivals = Meter()
+        self.results = Meter()
+        """Seconds from the arrival of the input to the publication of the result."""
+        self.ages = Meter()
+        """ROS time less stamp at publication, in seconds, where both are known."""
+        self.run_id = ""
+        self.active = False
+        self.fault = ""
+        """Why the last transition failed, or what stands in the way of work; empty: nothing."""
+        self.time_watch = TimeWatch(self, self.complaints, self.time_jumped)
+        self._transitions = threading.RLock()
+        self._diagnostics = DiagnosticsPublisher(self, self._report)
+        if self.parameters.value.autostart:
+            self._autostart_timer = self.create_steady_timer(0.0, self._autostart)
+
+    @property
+    def default_callback_group(self) -> ReentrantCallbackGroup:
+        """The group of whatever is created without one, the node's own services included."""
+        return self._reentrant
+
+    @property
+    def settings(self) -> SettingsT:
+        """The parameters in force."""
+        return self.parameters.value
+
+    def load(self) -> None:
+        """Configure: load what is needed and warm it up."""
+
+    def start(self) -> None:
+        """Activate: subscribe and start to work."""
+
+    def stop(self) -> None:
+        """Deactivate: stop to work, keep what was loaded."""
+
+    def unload(self) -> None:
+        """Clean up: let go of what was loaded."""
+
+    def time_jumped(self) -> None:
+        """Forget what was remembered of the time before: time has jumped back."""
+
+    def figures(self) -> Mapping[str, str]:
+        """Return what the diagnostics show besides what all nodes show."""
+        return {}
+
+    def dropped(self) -> int:
+        """Return how many inputs were replaced by newer ones before they were worked on."""
+        return 0
+
+    def obstacle(self) -> str:
+        """Return what keeps an active node from working, with a remedy; empty: nothing."""
+        return ""
+
+    def create_steady_timer(self, period: float, callback: Callable[[], None]) -> Any:
+        """Create a timer that fires whatever the ROS clock does."""
+        clock = Clock(clock_type=ClockType.STEADY_TIME)
+        return self.create_timer(period, callback, clock=clock)
+
+    def worker_failed(self, error: Exception) -> None:
+        """Count and log what went wrong with one input."""
+        if not self.context.ok():
+            return  # The process is ending, and what is published now fails.
+        if isinstance(error, ValueError):
+            self.complaints.add("refused", str(error))
+        else:
+            trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            self.complaints.add("internal_errors", f"internal error, the input was skipped: {trace}")
+
+    def age_of(self, stamp_ns: int) -> float | None:
+        """Return ROS time less stamp in seconds; None when one of them is not known."""
+        now_ns = self.get_clock().now().nanoseconds
+        return (now_ns - stamp_ns) / 1e9 if now_ns and stamp_ns else None
+
+    def close(self) -> None:
+        """Stop and unload, for the end of the process."""
+        with self._transitions:
+            self.active = False
+            self.stop()
+            self.unload()
+        self.time_watch.close()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load; on failure the node stays unconfigured."""
+
+        def configure() -> None:
+            self.run_id = uuid.uuid4().hex
+            self.load()
+            self.parameters.configured = True
+
+        return self._transition(
+            "configure", state, before=configure, entities=super().on_configure, undo=self.unload
+        )
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start; on failure the node stays inactive."""
+
+        def activate() -> None:
+            for meter in (self.arrivals, self.results, self.ages):
+                meter.restart()
+            self.start()
+            self.active = True
+
+        return self._transition(
+            "activate", state, entities=super().on_activate, after=activate, undo=self.stop
+        )
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop to work."""
+        return self._transition(
+            "deactivate", state, before=self._halt, entities=super().on_deactivate
+        )
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unload."""
+        return self._transition(
+            "clean up", state, before=self._release, entities=super().on_cleanup
+        )
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and unload."""
+        return self._transition(
+            "shut down", state, before=self._release, entities=super().on_shutdown
+        )
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Go back to unconfigured."""
+        return self._transition(
+            "recover", state, before=self._release, entities=super().on_error
+        )
+
+    def _halt(self) -> None:
+        self.active = False
+        self.stop()
+
+    def _release(self) -> None:
+        self._halt()
+        self.unload()
+        self.parameters.configured = False
+
+    def _transition(  # noqa: PLR0913 - the parts of a transition, each by name
+        self,
+        name: str,
+        state: LifecycleState,
+        *,
+        entities: Callable[[LifecycleState], TransitionCallbackReturn],
+        before: Callable[[], None] = lambda: None,
+        after: Callable[[], None] = lambda: None,
+        undo: Callable[[], None] = lambda: None,
+    ) -> TransitionCallbackReturn:
+        """Run a transition; rclpy would swallow an exception without a line in the log."""
+        with self._transitions:
+            try:
+                before()
+                result = entities(state)
+                after()
+            except Exception as error:
+                if not isinstance(error, ValueError):
+                    self.get_logger().error(traceback.format_exc())
+                self.fault = f"cannot {name}: {error}"
+                self.get_logger().error(self.fault)
+                undo()
+                return TransitionCallbackReturn.FAILURE
+        self.fault = ""
+        return result
+
+    def _autostart(self) -> None:
+        self._autostart_timer.cancel()
+        # A lifecycle manager may have been faster.
+        if self._state_machine.current_state[1] != "unconfigured":
+            return
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+        else:
+            self.get_logger().error(
+                f"{self.get_name()} waits unconfigured; when the cause is mended, run "
+                f"`ros2 lifecycle set {self.get_fully_qualified_name()} configure` and `activate`"
+            )
+
+    def _report(self) -> Report:
+        obstacle = self.obstacle() if self.active else ""
+        if obstacle:
+            self.complaints.say("obstacle", obstacle)
+        if self.fault or obstacle:
+            level, message = DiagnosticStatus.ERROR, self.fault or obstacle
+        elif complaint := self.complaints.recent(within_s=10.0):
+            level, message = DiagnosticStatus.WARN, complaint
+        else:
+            level = DiagnosticStatus.OK
+            message = "active" if self.active else "not active"
+        counts = self.complaints.counts()
+        values = {
+            "rate_in_hz": f"{self.arrivals.rate():.2f}",
+            "rate_out_hz": f"{self.results.rate():.2f}",
+            "latency_p50_ms": milliseconds(self.results.percentile(50)),
+            "latency_p95_ms": milliseconds(self.results.percentile(95)),
+            "age_p50_ms": milliseconds(self.ages.percentile(50)),
+            "age_p95_ms": milliseconds(self.ages.percentile(95)),
+            "dropped": str(self.dropped()),
+            "bad_messages": str(sum(counts.values())),
+            **{f"bad_messages.{kind}": str(count) for kind, count in sorted(counts.items())},
+            "time_jumps": str(self.time_watch.jumps),
+            "state": self._state_machine.current_state[1],
+            "run_id": self.run_id,
+            **self.figures(),
+        }
+        return Report(level, message, values)

@@ -1,0 +1,91 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a node as a process: executor, signals, log, exit code."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+
+from vlm_perception.nodes.errors import StartError
+
+THREADS = 4
+"""Transitions, services, input and timers must never wait for each other."""
+BAD_INPUT = 2
+
+
+class RosLogHandler(logging.Handler):
+    """Hands the records of Python's logging to the node's logger."""
+
+    def __init__(self, logger: Any) -> None:
+        """Log to this logger."""
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one record."""
+        text = self.format(record)
+        # rclpy ties a severity to the line that logs it: one line for each.
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        elif record.levelno >= logging.INFO:
+            self._logger.info(text)
+        else:
+            self._logger.debug(text)
+
+
+def run(create: Callable[[], Any], args: Sequence[str] | None = None) -> int:
+    """Create a node, spin it until a signal or until it shuts its context down, and clean up.
+
+    Args:
+        create: Makes the node; it has a method close() and may have an exit_code.
+        args: Command line; by default that of the process.
+
+    Returns:
+        The exit code: 0 after a signal, 2 when the node cannot do its work at all.
+    """
+    # rclpy's own handler ends the context; without this, Python's would raise KeyboardInterrupt
+    # anywhere, also in the midst of the clean-up.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    rclpy.init(args=args)
+    try:
+        node = create()
+    except StartError as error:
+        print(f"cannot start: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return BAD_INPUT
+    logging.getLogger("vlm_perception").addHandler(RosLogHandler(node.get_logger()))
+    executor = MultiThreadedExecutor(num_threads=THREADS)
+    executor.add_node(node)
+    try:
+        _spin(executor, node.get_logger())
+    finally:
+        node.close()
+        executor.shutdown(timeout_sec=0.2)
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return int(getattr(node, "exit_code", 0))
+
+
+def _spin(executor: MultiThreadedExecutor, logger: Any) -> None:
+    while rclpy.ok():
+        try:
+            executor.spin()
+        except (KeyboardInterrupt, ExternalShutdownException):
+            return
+        except Exception:
+            # For one, an impossible lifecycle transition raises here on Humble and Jazzy.
+            if not rclpy.ok():
+                return
+            logger.error(f"a callback failed, the node goes on: {traceback.format_exc()}")
+            time.sleep(0.01)

@@ -1,0 +1,91 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Quality of service of each topic, and the events that tell of an incompatible peer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
+
+def newest(depth: int) -> QoSProfile:
+    """Best effort, the last few: for streams where only the newest message is of use."""
+    return QoSProfile(
+        history=QoSHistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=QoSReliabilityPolicy.BEST_EFFORT,
+        durability=QoSDurabilityPolicy.VOLATILE,
+    )
+
+
+def results(depth: int = 10) -> QoSProfile:
+    """Reliable, the last ten: for results of which a slow recorder must lose none."""
+    return QoSProfile(
+        history=QoSHistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=QoSReliabilityPolicy.RELIABLE,
+        durability=QoSDurabilityPolicy.VOLATILE,
+    )
+
+
+def latched() -> QoSProfile:
+    """Reliable, and the last message is sent to whoever joins later."""
+    return QoSProfile(
+        history=QoSHistoryPolicy.KEEP_LAST,
+        depth=1,
+        reliability=QoSReliabilityPolicy.RELIABLE,
+        durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
+    )
+
+
+def overridable() -> QoSOverridingOptions:
+    """Let parameters named qos_overrides.<topic>.<publisher|subscription>.<policy> override it."""
+    return QoSOverridingOptions.with_default_policies()
+
+
+def subscribe(  # noqa: PLR0913 - what create_subscription takes
+    node: Any,
+    message_type: type,
+    topic: str,
+    callback: Callable[[Any], None],
+    profile: QoSProfile,
+    *,
+    callback_group: Any,
+) -> Any:
+    """Subscribe with overridable QoS; a publisher that does not match is complained of.
+
+    A middleware without that event (rmw_zenoh) gets the subscription without it.
+    """
+    name = node.resolve_topic_name(topic)
+
+    def incompatible(event: Any) -> None:
+        node.complaints.add(
+            "incompatible_qos",
+            f"{event.total_count} publisher(s) on {name} offer a QoS that this subscription cannot "
+            f"take, nothing comes from them; set qos_overrides.{name}.subscription.reliability or "
+            ".durability to match, or the publisher's",
+        )
+
+    arguments: dict[str, Any] = {
+        "callback_group": callback_group,
+        "qos_overriding_options": overridable(),
+    }
+    try:
+        return node.create_subscription(
+            message_type,
+            topic,
+            callback,
+            profile,
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
+            **arguments,
+        )
+    except UnsupportedEventTypeError:
+        return node.create_subscription(message_type, topic, callback, profile, **arguments)

@@ -1,0 +1,318 @@
+#!/usr/bin/env python3
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Joins the fast and the slow path: what is known, how old it is, how far it may be trusted."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sensor_msgs.msg import Image
+from visualization_msgs.msg import MarkerArray
+
+from vlm_perception.msg import SceneReasoning, SemanticScene
+from vlm_perception.nodes.camera_tap import CameraTap
+from vlm_perception.nodes.conversions import (
+    MessageError,
+    embedding_from,
+    reasoning_from,
+    scene_message,
+)
+from vlm_perception.nodes.diagnostics import figure
+from vlm_perception.nodes.embedding_input import EmbeddingInput
+from vlm_perception.nodes.image_conversion import ImageError
+from vlm_perception.nodes.image_input import COMPRESSED, RAW
+from vlm_perception.nodes.lifecycle import NodeSettings, PerceptionNode
+from vlm_perception.nodes.parameters import CONFIGURE, setting
+from vlm_perception.nodes.process import run
+from vlm_perception.nodes.qos import newest, overridable, results, subscribe
+from vlm_perception.nodes.visualization import markers, overlay
+from vlm_perception.nodes.worker import Worker
+from vlm_perception.perception.fusion import Contradiction, FusionSettings, SceneFusion
+from vlm_perception.types import Scene
+
+
+def contradiction(line: str) -> Contradiction:
+    """Read 'attribute=value | label'.
+
+    Raises:
+        ValueError: It is written otherwise.
+    """
+    answer, _, label = (part.strip() for part in line.partition("|"))
+    attribute, _, value = (part.strip() for part in answer.partition("="))
+    if not (attribute and value and label):
+        raise ValueError(f"{line!r} is not written as 'attribute=value | label'")
+    return Contradiction(attribute, value, label)
+
+
+@dataclass(frozen=True)
+class FusionNodeSettings(NodeSettings):
+    """Parameters of scene_fusion."""
+
+    stale_after: float = setting(
+        FusionSettings.stale_after,
+        "Age of the newest reasoning in seconds from which a scene is STALE_REASONING.",
+        minimum=0.05,
+        maximum=3600.0,
+        change=CONFIGURE,
+    )
+    hazards: tuple[str, ...] = setting(
+        FusionSettings.hazards,
+        "Labels that are repeated as hazards while they are tagged.",
+        change=CONFIGURE,
+    )
+    contradictions: tuple[str, ...] = setting(
+        (),
+        "What the two paths cannot both say: a list of 'attribute=value | label'.",
+        change=CONFIGURE,
+        check=lambda lines: [contradiction(line) for line in lines],
+    )
+    heartbeat_hz: float = setting(
+        4.0,
+        "Scenes a second that are published when no embedding comes.",
+        minimum=2.0,
+        maximum=30.0,
+        change=CONFIGURE,
+    )
+    image_transport: str = setting(
+        RAW,
+        "Which camera topic to read for the overlay, and to see whether the camera lives when no "
+        "embedding comes: `image` (raw) or `image/compressed`.",
+        choices=(RAW, COMPRESSED),
+        change=CONFIGURE,
+    )
+    overlay_hz: float = setting(
+        10.0, "Most overlay images in a second.", minimum=0.1, maximum=60.0
+    )
+    input_timeout: float = setting(
+        1.0,
+        "Seconds without an embedding after which the scene's status says so.",
+        minimum=0.1,
+        maximum=3600.0,
+    )
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A message and the monotonic time at which it came, in seconds."""
+
+    message: Any
+    received_s: float
+
+
+class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
+    """Makes a scene of each embedding, with what the reasoner said last."""
+
+    def __init__(self) -> None:
+        """Declare parameters and publishers."""
+        super().__init__("scene_fusion", FusionNodeSettings)
+        self._lock = threading.Lock()
+        self._fusion: SceneFusion | None = None
+        self._tap: CameraTap | None = None
+        self._embeddings: EmbeddingInput | None = None
+        self._reasoning_subscription: Any = None
+        self._heartbeat_timer: Any = None
+        self._worker: Worker[Arrival] | None = None
+        self._painter: Worker[Scene] | None = None
+        self._reasonings: deque[Arrival] = deque(maxlen=16)
+        self._dropped_before = 0
+        self._heartbeats = 0
+        self._newest: Scene | None = None
+        self._published_s = 0.0
+        self._scenes = self.create_lifecycle_publisher(
+            SemanticScene, "scene", results(), qos_overriding_options=overridable()
+        )
+        self._markers = self.create_lifecycle_publisher(
+            MarkerArray, "scene/markers", results(), qos_overriding_options=overridable()
+        )
+        self._overlays = self.create_lifecycle_publisher(
+            Image, "scene/overlay", newest(1), qos_overriding_options=overridable()
+        )
+
+    def load(self) -> None:
+        """Begin a new run of scenes."""
+        settings = self.settings
+        self._fusion = SceneFusion(
+            FusionSettings(
+                stale_after=settings.stale_after,
+                hazards=settings.hazards,
+                contradictions=tuple(contradiction(line) for line in settings.contradictions),
+            ),
+            run_id=self.run_id,
+        )
+        self._tap = CameraTap(self, settings.image_transport)
+
+    def start(self) -> None:
+        """Listen to both paths and keep the heart beating."""
+        self._published_s = time.monotonic()
+        self._worker = Worker("fuse", self._fuse, self.worker_failed)
+        self._worker.start()
+        self._painter = Worker(
+            "paint", self._paint, self.worker_failed, lambda: 1.0 / self.settings.overlay_hz
+        )
+        self._painter.start()
+        self._embeddings = EmbeddingInput(self, self._on_embedding)
+        self._reasoning_subscription = subscribe(
+            self,
+            SceneReasoning,
+            "reasoning",
+            self._on_reasoning,
+            results(),
+            callback_group=self.input_group,
+        )
+        self._heartbeat_timer = self.create_steady_timer(
+            1.0 / self.settings.heartbeat_hz, self._heartbeat
+        )
+
+    def stop(self) -> None:
+        """Stop to listen and to publish."""
+        if self._heartbeat_timer is not None:
+            self.destroy_timer(self._heartbeat_timer)
+            self._heartbeat_timer = None
+        if self._embeddings is not None:
+            self._embeddings.close()
+            self._embeddings = None
+        if self._reasoning_subscription is not None:
+            self.destroy_subscription(self._reasoning_subscription)
+            self._reasoning_subscription = None
+        if self._tap is not None:
+            self._tap.listen(False)
+        if self._worker is not None:
+            self._worker.stop()
+            self._dropped_before += self._worker.mailbox.dropped
+            self._worker = None
+        if self._painter is not None:
+            self._painter.stop()
+            self._painter = None
+
+    def unload(self) -> None:
+        """Forget the run."""
+        self._fusion = self._tap = None
+
+    def time_jumped(self) -> None:
+        """Forget what was known before the jump."""
+        self._reasonings.clear()
+        with self._lock:
+            if self._fusion is not None:
+                self._fusion.reset()
+
+    def dropped(self) -> int:
+        """Return how many embeddings were replaced by newer ones before they were fused."""
+        worker = self._worker
+        return self._dropped_before + (worker.mailbox.dropped if worker else 0)
+
+    def obstacle(self) -> str:
+        """Return what to say when no embedding comes."""
+        silence, embeddings = self.arrivals.silence(), self._embeddings
+        if embeddings is None or silence <= self.settings.input_timeout:
+            return ""
+        return embeddings.silence(silence)
+
+    def figures(self) -> Mapping[str, str]:
+        """Return the newest scene's status and ages."""
+        scene = self._newest
+        if scene is None:
+            return {"heartbeats": str(self._heartbeats)}
+        return {
+            "status": scene.status.name,
+            "reason": scene.reason,
+            "reasoning_age_s": figure(scene.reasoning_age, 3),
+            "keyframe_age_s": figure(scene.keyframe_age, 3),
+            "heartbeats": str(self._heartbeats),
+        }
+
+    def _on_embedding(self, message: Any) -> None:
+        self.arrivals.add()
+        worker = self._worker
+        if worker is not None:
+            worker.mailbox.put(Arrival(message, time.monotonic()))
+
+    def _on_reasoning(self, message: Any) -> None:
+        self._reasonings.append(Arrival(message, time.monotonic()))
+
+    def _fuse(self, arrival: Arrival) -> None:
+        embeddings = self._embeddings
+        if embeddings is None:
+            return
+        try:
+            embedding = embedding_from(arrival.message)
+        except MessageError as error:
+            self.complaints.add(
+                "bad_embedding", f"embedding on {embeddings.topic} was skipped: {error}"
+            )
+            return
+        if not self.time_watch.accepts(embedding.stamp_ns, embeddings.topic):
+            return
+        with self._lock:
+            fusion = self._fusion
+            if fusion is None:
+                return
+            self._take_reasonings(fusion)
+            now_ns = self.get_clock().now().nanoseconds
+            scene = fusion.fuse(embedding, arrival.received_s, now_ns)
+            self._publish(scene)
+        self.results.add(time.monotonic() - arrival.received_s)
+        age = self.age_of(embedding.stamp_ns)
+        if age is not None:
+            self.ages.add(age)
+
+    def _take_reasonings(self, fusion: SceneFusion) -> None:
+        while self._reasonings:
+            arrival = self._reasonings.popleft()
+            try:
+                fusion.add_reasoning(reasoning_from(arrival.message), arrival.received_s)
+            except ValueError as error:
+                topic = self.resolve_topic_name("reasoning")
+                self.complaints.add("bad_reasoning", f"reasoning on {topic} was skipped: {error}")
+
+    def _heartbeat(self) -> None:
+        tap, now = self._tap, time.monotonic()
+        if tap is None or not self.active:
+            return
+        silent = self.arrivals.silence() > self.settings.input_timeout
+        tap.listen(silent or self._overlays.get_subscription_count() > 0)
+        # A beat only where nothing was published for most of an interval.
+        if now - self._published_s < 0.75 / self.settings.heartbeat_hz:
+            return
+        with self._lock:
+            fusion = self._fusion
+            if fusion is None:
+                return
+            self._take_reasonings(fusion)
+            self._publish(fusion.heartbeat(now, tap.alive()))
+            self._heartbeats += 1
+
+    def _publish(self, scene: Scene) -> None:
+        self._scenes.publish(scene_message(scene))
+        self._published_s = time.monotonic()
+        self._newest = scene
+        if self._markers.get_subscription_count() > 0 and scene.frame_id:
+            self._markers.publish(markers(scene))
+        painter = self._painter
+        if painter is not None and self._overlays.get_subscription_count() > 0:
+            painter.mailbox.put(scene)
+
+    def _paint(self, scene: Scene) -> None:
+        tap = self._tap
+        message = tap.image(scene.stamp_ns) if tap is not None else None
+        if message is None:
+            return
+        try:
+            self._overlays.publish(overlay(message, scene))
+        except ImageError as error:
+            self.complaints.add("bad_image", f"no overlay: the image was skipped: {error}")
+
+
+def main() -> None:
+    """Run the node as a process."""
+    sys.exit(run(SceneFusionNode))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Notices when time runs backwards: in the ROS clock, or, without sim time, in the stamps."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.clock import JumpThreshold
+from rclpy.duration import Duration
+
+from vlm_perception.nodes.complaints import Complaints
+
+OUT_OF_ORDER_NS = 100_000_000
+"""A stamp that lies back by less than this is a late message; by more, time has jumped."""
+ONCE_S = 2.0
+"""A jump of the clock and the jump of the stamps that goes with it are told once."""
+
+
+class TimeWatch:
+    """Calls back when time has jumped back, once for each jump."""
+
+    def __init__(self, node: Any, complaints: Complaints, on_jump: Callable[[], None]) -> None:
+        """Watch the node's clock; the stamps are shown to accepts()."""
+        self._logger = node.get_logger()
+        self._complaints = complaints
+        self._on_jump = on_jump
+        self._lock = threading.Lock()
+        self._newest_ns = 0
+        self._told_s = float("-inf")
+        self.jumps = 0
+        threshold = JumpThreshold(
+            min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
+        )
+        self._handle = node.get_clock().create_jump_callback(
+            threshold, post_callback=self._clock_jumped
+        )
+
+    def accepts(self, stamp_ns: int, topic: str) -> bool:
+        """Look at the stamp of a message; false when it is late and should not be used.
+
+        A stamp of 0 is taken (ages are then unknown) and complained of.
+        """
+        if stamp_ns == 0:
+            self._complaints.add(
+                "stamp_zero",
+                f"a message on {topic} has stamp 0: its age is unknown and scenes are DEGRADED; "
+                "the driver must set header.stamp",
+            )
+            return True
+        with self._lock:
+            back_ns = self._newest_ns - stamp_ns
+            if 0 < back_ns <= OUT_OF_ORDER_NS:
+                self._complaints.add(
+                    "out_of_order",
+                    f"a message on {topic} is {back_ns / 1e6:.0f} ms older than the one before and "
+                    "was skipped; is there more than one publisher?",
+                )
+                return False
+            self._newest_ns = stamp_ns
+        if back_ns > OUT_OF_ORDER_NS:
+            self._jumped(f"stamps on {topic} went back by {back_ns / 1e9:.1f} s")
+        return True
+
+    def close(self) -> None:
+        """Stop watching the clock."""
+        self._handle.unregister()
+
+    def _clock_jumped(self, jump: Any) -> None:
+        with self._lock:
+            self._newest_ns = 0
+        self._jumped(f"the ROS clock went back by {-jump.delta.nanoseconds / 1e9:.1f} s")
+
+    def _jumped(self, what: str) -> None:
+        self._on_jump()
+        now = time.monotonic()
+        if now - self._told_s > ONCE_S:
+            self.jumps += 1
+            self._logger.warning(f"{what} (a bag that starts again?): state was reset")
+        self._told_s = now

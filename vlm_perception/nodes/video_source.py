@@ -1,0 +1,278 @@
+#!/usr/bin/env python3
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""A camera for the desk: plays a file, a folder, a webcam or the road world at a fixed rate."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image
+
+from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report, milliseconds
+from vlm_perception.nodes.errors import StartError
+from vlm_perception.nodes.image_input import COMPRESSED, RAW
+from vlm_perception.nodes.media import (
+    CACHE_BYTES,
+    ROADWORLD,
+    Media,
+    Picture,
+    open_media,
+    roadworld_clip,
+)
+from vlm_perception.nodes.parameters import FIXED, Parameters, setting
+from vlm_perception.nodes.process import BAD_INPUT, run
+from vlm_perception.nodes.qos import newest, overridable
+
+AHEAD = 8
+"""Images that are decoded ahead of time."""
+ROADWORLD_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """Parameters of video_source."""
+
+    source: str = setting(
+        ROADWORLD,
+        "What to play: a video file, a folder of images, a webcam's index, or roadworld.",
+        change=FIXED,
+        number_as_text=True,
+    )
+    rate_hz: float = setting(
+        30.0, "Images a second.", minimum=0.1, maximum=240.0, change=FIXED
+    )
+    width: int = setting(
+        1280, "Width of the road world in pixels.", minimum=16, maximum=8192, change=FIXED
+    )
+    height: int = setting(
+        720, "Height of the road world in pixels.", minimum=16, maximum=8192, change=FIXED
+    )
+    transport: str = setting(
+        RAW,
+        "Publish `image` (raw) or `image/compressed` (JPEG).",
+        choices=(RAW, COMPRESSED),
+        change=FIXED,
+    )
+    jpeg_quality: int = setting(
+        90, "Quality of the JPEG images.", minimum=1, maximum=100, change=FIXED
+    )
+    loop: bool = setting(False, "Begin again at the end.", change=FIXED)
+    frame_id: str = setting(
+        "camera_optical_frame", "Frame of the images: an optical one (REP 103).", change=FIXED
+    )
+    duration_s: float = setting(
+        0.0, "End after so many seconds; 0: at the end.", minimum=0.0, maximum=1e9, change=FIXED
+    )
+    seed: int = setting(7, "Seed of the road world.", minimum=0, maximum=2**31, change=FIXED)
+    wait_for_subscriber_s: float = setting(
+        0.0,
+        "Wait so many seconds at most for somebody to listen before the first image.",
+        minimum=0.0,
+        maximum=3600.0,
+        change=FIXED,
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The bytes of an image message; nothing is left to do but to stamp it."""
+
+    data: array[int]
+    width: int
+    height: int
+
+
+class VideoSource(Node):
+    """Publishes prepared images at a fixed rate and ends the process after the last."""
+
+    def __init__(self) -> None:
+        """Open the source and begin to play.
+
+        Raises:
+            StartError: There is nothing to play, or a parameter is refused.
+        """
+        super().__init__("video_source")
+        self.exit_code = 0
+        settings = Parameters(self, SourceSettings).value
+        self._settings = settings
+        self._compressed = settings.transport == COMPRESSED
+        self._media = self._open()
+        self._published = Meter()
+        self._late = 0
+        self._stopping = threading.Event()
+        self._queue: queue.Queue[Prepared | None] = queue.Queue(maxsize=AHEAD)
+        topic = "image/compressed" if self._compressed else "image"
+        self._publisher = self.create_publisher(
+            CompressedImage if self._compressed else Image,
+            topic,
+            newest(1),
+            qos_overriding_options=overridable(),
+        )
+        self._diagnostics = DiagnosticsPublisher(self, self._report)
+        self._threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for name, work in (("prepare", self._prepare), ("play", self._play))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Stop to play."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(timeout=0.5)
+
+    def _open(self) -> Media:
+        settings = self._settings
+        source = settings.source
+        if source == ROADWORLD:
+            seconds = settings.duration_s if not settings.loop else 0.0
+            source = roadworld_clip(
+                settings.width,
+                settings.height,
+                settings.rate_hz,
+                seconds or ROADWORLD_SECONDS,
+                settings.seed,
+            )
+        return open_media(source, packets=self._compressed)
+
+    def _prepare(self) -> None:
+        try:
+            for prepared in self._images():
+                if not self._hand_over(prepared):
+                    return
+        except StartError as error:
+            self.get_logger().error(str(error))
+            self.exit_code = BAD_INPUT
+        self._hand_over(None)
+
+    def _hand_over(self, prepared: Prepared | None) -> bool:
+        """Wait for room in the queue; false when the process is ending."""
+        while not self._stopping.is_set():
+            try:
+                self._queue.put(prepared, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def _next(self) -> Prepared | None:
+        """Wait for an image; None at the end of the source or of the process."""
+        while not self._stopping.is_set() and self.context.ok():
+            try:
+                return self._queue.get(timeout=0.1)
+            except queue.Empty:
+                continue
+        return None
+
+    def _images(self) -> Iterator[Prepared]:
+        """Prepare each image; what is played again is encoded once."""
+        keep = self._settings.loop and self._compressed and not self._media.live
+        kept: list[Prepared] = []
+        size = 0
+        while True:
+            for picture in self._media.pictures():
+                prepared = self._prepared(picture)
+                size += len(prepared.data)
+                if keep and size <= CACHE_BYTES:
+                    kept.append(prepared)
+                yield prepared
+            if not self._settings.loop:
+                return
+            while keep and size <= CACHE_BYTES:
+                yield from kept
+
+    def _prepared(self, picture: Picture) -> Prepared:
+        data = array("B")
+        if self._compressed:
+            data.frombytes(picture.encoded(self._settings.jpeg_quality))
+            return Prepared(data, 0, 0)
+        pixels = picture.decoded()
+        data.frombytes(pixels.tobytes())
+        return Prepared(data, pixels.shape[1], pixels.shape[0])
+
+    def _play(self) -> None:
+        period = 1.0 / self._settings.rate_hz
+        self._wait_for_subscriber()
+        prepared = self._next()
+        due = began = time.monotonic()
+        while prepared is not None:
+            if self._settings.duration_s and due - began >= self._settings.duration_s - 1e-6:
+                break
+            if self._stopping.wait(max(0.0, due - time.monotonic())):
+                return
+            try:
+                self._publisher.publish(self._message(prepared))
+            except Exception:
+                if self.context.ok():
+                    raise
+                return
+            self._published.add()
+            due += period
+            if time.monotonic() > due + period:
+                # Catching up would publish images faster than the rate.
+                self._late += 1
+                due = time.monotonic()
+            prepared = self._next()
+        if not self._stopping.wait(period) and self.context.ok():
+            self.get_logger().info(f"played {self._published.total} images")
+        self.context.try_shutdown()
+
+    def _wait_for_subscriber(self) -> None:
+        deadline = time.monotonic() + self._settings.wait_for_subscriber_s
+        while (
+            time.monotonic() < deadline
+            and self.context.ok()
+            and self._publisher.get_subscription_count() == 0
+        ):
+            self._stopping.wait(0.02)
+
+    def _message(self, prepared: Prepared) -> Any:
+        if self._compressed:
+            message = CompressedImage(format="bgr8; jpeg compressed bgr8")
+        else:
+            message = Image(
+                height=prepared.height,
+                width=prepared.width,
+                encoding="bgr8",
+                is_bigendian=0,
+                step=prepared.width * 3,
+            )
+        message.data = prepared.data
+        message.header.frame_id = self._settings.frame_id
+        message.header.stamp = self.get_clock().now().to_msg()
+        return message
+
+    def _report(self) -> Report:
+        rate = f"{self._published.rate():.2f}"
+        values = {
+            "rate_in_hz": rate,
+            "rate_out_hz": rate,
+            "latency_p50_ms": milliseconds(None),
+            "latency_p95_ms": milliseconds(None),
+            "dropped": "0",
+            "published": str(self._published.total),
+            "late": str(self._late),
+            "source": self._settings.source,
+            "transport": self._settings.transport,
+        }
+        return Report(DiagnosticStatus.OK, "playing", values)
+
+
+def main() -> None:
+    """Run the node as a process."""
+    sys.exit(run(VideoSource))
+
+
+if __name__ == "__main__":
+    main()

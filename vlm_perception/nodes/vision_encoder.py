@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The fast path: camera images in, embeddings with tags and regions out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vlm_perception.bundle import ModelBundle
+from vlm_perception.msg import EmbeddingInfo, VisionEmbedding
+from vlm_perception.nodes.conversions import embedding_message, stage_message, stamp_to_ns
+from vlm_perception.nodes.image_conversion import to_rgb
+from vlm_perception.nodes.image_input import COMPRESSED, RAW, ImageInput
+from vlm_perception.nodes.info import embedding_info
+from vlm_perception.nodes.lifecycle import NodeSettings, PerceptionNode
+from vlm_perception.nodes.parameters import CONFIGURE, setting
+from vlm_perception.nodes.process import run
+from vlm_perception.nodes.qos import latched, newest, overridable
+from vlm_perception.nodes.slow_service import SlowService
+from vlm_perception.nodes.worker import Worker
+from vlm_perception.perception.encoder import VisionEncoder
+from vlm_perception.srv import SetVocabulary
+from vlm_perception.types import Frame
+
+
+@dataclass(frozen=True)
+class EncoderSettings(NodeSettings):
+    """Parameters of vision_encoder."""
+
+    bundle: str = setting(
+        "roadworld-nano", "Model bundle: its name or its directory.", change=CONFIGURE
+    )
+    image_transport: str = setting(
+        RAW,
+        "Which camera topic to read: `image` (raw) or `image/compressed`.",
+        choices=(RAW, COMPRESSED),
+        change=CONFIGURE,
+    )
+    threads: int = setting(
+        1,
+        "Threads that the vision network may use.",
+        minimum=1,
+        maximum=64,
+        change=CONFIGURE,
+    )
+    input_timeout: float = setting(
+        2.0,
+        "Seconds without an image after which the diagnostics call it an error.",
+        minimum=0.1,
+        maximum=3600.0,
+    )
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An image message and the monotonic time at which it came, in seconds."""
+
+    message: Any
+    received_s: float
+
+
+class VisionEncoderNode(PerceptionNode[EncoderSettings]):
+    """Encodes the newest image; older ones that were not reached in time are dropped."""
+
+    def __init__(self) -> None:
+        """Declare parameters, publishers and the service."""
+        super().__init__("vision_encoder", EncoderSettings)
+        self._encoder: VisionEncoder | None = None
+        self._bundle: ModelBundle | None = None
+        self._images: ImageInput | None = None
+        self._worker: Worker[Arrival] | None = None
+        self._dropped_before = 0
+        self._sequence = 0
+        self._embeddings = self.create_lifecycle_publisher(
+            VisionEmbedding, "embedding", newest(2), qos_overriding_options=overridable()
+        )
+        self._info = self.create_lifecycle_publisher(
+            EmbeddingInfo, "embedding_info", latched(), qos_overriding_options=overridable()
+        )
+        self._vocabulary_requests = SlowService(self, "set_vocabulary")
+        self.create_service(SetVocabulary, "~/set_vocabulary", self._set_vocabulary)
+
+    def load(self) -> None:
+        """Load the bundle, compare it with its golden outputs and warm the networks up."""
+        settings = self.settings
+        bundle = ModelBundle.load(settings.bundle)
+        encoder = VisionEncoder(bundle, threads=settings.threads, run_id=self.run_id)
+        encoder.warm_up()
+        self._bundle, self._encoder, self._sequence = bundle, encoder, 0
+        self.get_logger().info(f"bundle {bundle.manifest.name} from {bundle.path} is ready")
+
+    def start(self) -> None:
+        """Tell what the embeddings are, and listen to the camera."""
+        self._publish_info()
+        self._worker = Worker("encode", self._encode, self.worker_failed)
+        self._worker.start()
+        self._images = ImageInput(self, self.settings.image_transport, self._on_image)
+
+    def stop(self) -> None:
+        """Stop to listen and to encode."""
+        if self._images is not None:
+            self._images.close()
+            self._images = None
+        if self._worker is not None:
+            self._worker.stop()
+            self._dropped_before += self._worker.mailbox.dropped
+            self._worker = None
+
+    def unload(self) -> None:
+        """Let go of the networks."""
+        self._encoder = self._bundle = None
+
+    def close(self) -> None:
+        """End all threads."""
+        super().close()
+        self._vocabulary_requests.close()
+
+    def dropped(self) -> int:
+        """Return how many images were replaced by newer ones before they were encoded."""
+        worker = self._worker
+        return self._dropped_before + (worker.mailbox.dropped if worker else 0)
+
+    def obstacle(self) -> str:
+        """Return what to say when no image comes."""
+        silence, images = self.arrivals.silence(), self._images
+        if images is None or silence <= self.settings.input_timeout:
+            return ""
+        return images.silence(silence)
+
+    def figures(self) -> Mapping[str, str]:
+        """Return bundle, engine and vocabulary."""
+        bundle, encoder = self._bundle, self._encoder
+        if bundle is None or encoder is None:
+            return {"bundle": self.settings.bundle}
+        return {
+            "bundle": bundle.manifest.name,
+            "bundle_digest": bundle.digest,
+            "engine": encoder.engine_name,
+            "vocabulary_version": str(encoder.vocabulary.version),
+            "labels": str(len(encoder.vocabulary.labels)),
+        }
+
+    def _on_image(self, message: Any) -> None:
+        self.arrivals.add()
+        worker = self._worker
+        if worker is not None:
+            worker.mailbox.put(Arrival(message, time.monotonic()))
+
+    def _encode(self, arrival: Arrival) -> None:
+        message, encoder, images = arrival.message, self._encoder, self._images
+        if encoder is None or images is None:
+            return
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        if not self.time_watch.accepts(stamp_ns, images.topic):
+            return
+        try:
+            started = time.monotonic()
+            pixels = to_rgb(message)
+            converting = time.monotonic() - started
+            frame = Frame(pixels, stamp_ns, message.header.frame_id, arrival.received_s)
+            embedding = encoder.encode(frame, self._sequence)
+        except ValueError as error:
+            self.complaints.add("bad_image", f"image on {images.topic} was skipped: {error}")
+            return
+        result = embedding_message(embedding, time.monotonic() - arrival.received_s)
+        result.stages.insert(0, stage_message("convert", converting))
+        self._embeddings.publish(result)
+        self._sequence += 1
+        self.results.add(result.processing_time)
+        age = self.age_of(stamp_ns)
+        if age is not None:
+            self.ages.add(age)
+
+    def _publish_info(self) -> None:
+        bundle, encoder = self._bundle, self._encoder
+        if bundle is not None and encoder is not None:
+            stamp = self.get_clock().now().to_msg()
+            self._info.publish(embedding_info(bundle, encoder, self.run_id, stamp))
+
+    def _own_labels(self) -> list[str]:
+        bundle = self._bundle
+        return [spec.label for spec in bundle.manifest.vocabulary.labels] if bundle else []
+
+    async def _set_vocabulary(self, request: Any, response: Any) -> Any:
+        encoder = self._encoder
+        if encoder is None:
+            response.message = "the node is not configured; configure it first"
+            return response
+        try:
+            labels = list(request.labels) or self._own_labels()
+            await self._vocabulary_requests.call(lambda: encoder.set_vocabulary(labels))
+            response.accepted = True
+            self._publish_info()
+        except ValueError as error:
+            response.message = str(error)
+            self.complaints.add("vocabulary_refused", f"vocabulary refused: {error}")
+        response.vocabulary_version = int(encoder.vocabulary.version)
+        return response
+
+
+def main() -> None:
+    """Run the node as a process."""
+    sys.exit(run(VisionEncoderNode))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""A mailbox that keeps only the newest item, and the thread that works on it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+ItemT = TypeVar("ItemT")
+
+
+class Mailbox(Generic[ItemT]):
+    """Room for one item: a newer one replaces it, so that work is always done on the newest."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._item: ItemT | None = None
+        self._closed = False
+        self.dropped = 0
+        """Items that were replaced before anybody took them."""
+
+    def put(self, item: ItemT) -> None:
+        """Store the item in place of the one that waits there."""
+        with self._condition:
+            if self._item is not None:
+                self.dropped += 1
+            self._item = item
+            self._condition.notify()
+
+    def take(self) -> ItemT | None:
+        """Wait for an item; None when the mailbox is closed."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._closed or self._item is not None)
+            item, self._item = self._item, None
+            return None if self._closed else item
+
+    def close(self) -> None:
+        """Wake whoever waits in take()."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+
+
+class Worker(Generic[ItemT]):
+    """A thread that handles the newest item of a mailbox, at most so many times a second."""
+
+    def __init__(
+        self,
+        name: str,
+        handle: Callable[[ItemT], None],
+        on_error: Callable[[Exception], None],
+        interval: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """Prepare the thread.
+
+        Args:
+            name: Name of the thread.
+            handle: Called with each item, in the thread.
+            on_error: Called with what handle raised; the thread goes on.
+            interval: Shortest time between two calls of handle, in seconds.
+        """
+        self.mailbox: Mailbox[ItemT] = Mailbox()
+        self._handle = handle
+        self._on_error = on_error
+        self._interval = interval
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 5.0) -> bool:
+        """End the thread after the item in hand; false when it did not end in time."""
+        self._stopping.set()
+        self.mailbox.close()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        while not self._stopping.wait(max(0.0, due - time.monotonic())):
+            item = self.mailbox.take()
+            if item is None:
+                return
+            # Counting from the due time keeps the mean rate when a tick starts late.
+            now, interval = time.monotonic(), self._interval()
+            due = due + interval if due + interval > now else now + interval
+            try:
+                self._handle(item)
+            except Exception as error:
+                self._on_error(error)
