@@ -33,9 +33,9 @@ class FusedAttention(nn.Module):
         self.heads = attention.num_heads
         self.scale = attention.head_dim**-0.5
 
-    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend; hidden [B, T, W], mask additive [T, T] or None."""
-        length, width = hidden.shape[1], hidden.shape[2]
+    def forward(self, hidden: Tensor, length: int, mask: Tensor | None) -> Tensor:
+        """Attend; hidden [B * T, W] with T = length, mask additive [T, T] or None."""
+        width = hidden.shape[1]
         fused = functional.linear(hidden, self.weight, self.bias)
         fused = fused.reshape(-1, length, 3, self.heads, width // self.heads)
         query, key, value = fused.permute(2, 0, 3, 1, 4).unbind(0)
@@ -43,7 +43,7 @@ class FusedAttention(nn.Module):
         if mask is not None:
             scores = scores + mask
         mixed = scores.softmax(dim=-1) @ value
-        return self.out(mixed.transpose(1, 2).reshape(-1, length, width))  # type: ignore[no-any-return]
+        return self.out(mixed.transpose(1, 2).reshape(-1, width))  # type: ignore[no-any-return]
 
 
 class Layers(nn.Module):
@@ -60,12 +60,15 @@ class Layers(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """All hidden states, the input first, [B, T, W] each."""
         states = [hidden]
+        length, width = hidden.shape[1], hidden.shape[2]
+        # Two dimensions: engines make one matrix product with bias of each linear layer.
+        flat = hidden.reshape(-1, width)
         for attention, first_norm, second_norm, mlp in zip(
             self.attentions, self.first_norms, self.second_norms, self.mlps, strict=True
         ):
-            hidden = hidden + attention(first_norm(hidden), mask)
-            hidden = hidden + mlp(second_norm(hidden))
-            states.append(hidden)
+            flat = flat + attention(first_norm(flat), length, mask)
+            flat = flat + mlp(second_norm(flat))
+            states.append(flat.reshape(-1, length, width))
         return states
 
 
@@ -249,7 +252,7 @@ class DecoderGraph(nn.Module):
         for index, layer in enumerate(self.layers):
             hidden, key, value = layer(hidden, past[index, 0], past[index, 1], cosine, sine, mask)
             new.append(torch.stack([key, value]))
-        hidden = self.norm(hidden.index_select(1, logit_rows))
+        hidden = rms_norm(hidden.index_select(1, logit_rows), self.norm)
         return self.head(hidden), torch.stack(new)
 
 
@@ -282,7 +285,7 @@ class DecoderLayer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden states [B, T, W] and this step's keys and values [B, heads, T, D]."""
         batch, length = hidden.shape[0], hidden.shape[1]
-        fused = self.qkv(self.first_norm(hidden))
+        fused = self.qkv(rms_norm(hidden, self.first_norm))
         fused = fused.reshape(batch, length, -1, self.head_dim).transpose(1, 2)
         query, key, value = fused.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
         query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
@@ -291,13 +294,20 @@ class DecoderLayer(nn.Module):
         scores = (query * self.scale) @ keys.transpose(-1, -2) + mask
         mixed = scores.softmax(dim=-1) @ values
         hidden = hidden + self.out(mixed.transpose(1, 2).reshape(batch, length, -1))
-        gate, up = self.gate_up(self.second_norm(hidden)).split([self.inner, self.inner], dim=-1)
+        gate, up = self.gate_up(rms_norm(hidden, self.second_norm)).split([self.inner, self.inner], dim=-1)
         return hidden + self.down(self.activation(gate) * up), key, value
 
     def _repeat(self, states: Tensor) -> Tensor:
         if self.heads == self.kv_heads:
             return states
         return states.repeat_interleave(self.heads // self.kv_heads, dim=1)
+
+
+def rms_norm(hidden: Tensor, norm: Module) -> Tensor:
+    """Llama's norm with a division, the form that engines recognise and fuse."""
+    mean = hidden.pow(2).mean(-1, keepdim=True)
+    scaled: Tensor = norm.weight * (hidden / torch.sqrt(mean + norm.variance_epsilon))
+    return scaled
 
 
 def rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

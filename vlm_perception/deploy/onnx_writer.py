@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from vlm_perception.deploy.errors import ExportError
 
-# The newest that TensorRT 10.3 and ONNX Runtime 1.18 both read.
-OPSET = 18
+# The newest that TensorRT 10.3 and ONNX Runtime 1.18 both read, and the first with Gelu.
+OPSET = 20
 # Smaller tensors gain nothing from FP16.
 SMALLEST_HALF = 256
 # protobuf ends at 2 GiB; larger graphs keep their weights in a file of their own.
