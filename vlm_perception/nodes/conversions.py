@@ -35,7 +35,16 @@ from vlm_perception.msg import (
 from vlm_perception.msg import (
     Tag as TagMessage,
 )
-from vlm_perception.types import Attribute, Embedding, Reasoning, Region, Scene, Status, Tag, Trigger
+from vlm_perception.types import (
+    Attribute,
+    Embedding,
+    Reasoning,
+    Region,
+    Scene,
+    Status,
+    Tag,
+    Trigger,
+)
 
 NS = 1_000_000_000
 DTYPES: dict[tuple[int, int], str] = {

@@ -24,6 +24,7 @@ class Meter:
     """Rate and spread of something that happens again and again, over the last seconds."""
 
     def __init__(self) -> None:
+        """Start to count now."""
         self._lock = threading.Lock()
         self._start = self._last = time.monotonic()
         self._events: deque[tuple[float, float]] = deque()
@@ -86,9 +87,7 @@ class DiagnosticsPublisher:
         self._report = report
         self._name = node.get_fully_qualified_name().lstrip("/")
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        node.create_timer(
-            PERIOD_S, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
+        node.create_timer(PERIOD_S, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def publish(self) -> None:
         """Publish the report now."""

@@ -143,8 +143,8 @@ def _check_parity(name: str, width: int, height: int) -> None:
 def _to_8_bits(data: NDArray[np.uint16], big_endian: bool) -> Pixels:
     if big_endian != (sys.byteorder == "big"):
         data = data.byteswap()
-    scaled: Pixels = cv2.convertScaleAbs(data.reshape(1, -1), alpha=255.0 / 65535.0)
-    return scaled.reshape(-1)
+    scaled = cv2.convertScaleAbs(data.reshape(1, -1), alpha=255.0 / 65535.0)
+    return np.asarray(scaled, dtype=np.uint8).reshape(-1)
 
 
 def convert_with_rosbags(packed: PackedImage) -> Pixels:
@@ -188,8 +188,7 @@ def _decode(message: Any) -> Pixels:
             f"its data (format {message.format!r}, {len(file)} bytes) is no image that OpenCV "
             "reads; send JPEG or PNG"
         )
-    rgb: Pixels = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
-    return rgb
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def _check_file(file: bytes) -> None:

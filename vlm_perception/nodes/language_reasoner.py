@@ -70,7 +70,7 @@ class LanguageSettings(NodeSettings):
     )
     max_stamp_gap: float = setting(
         ReasonerSettings.max_stamp_gap,
-        "A longer step of the stamps in seconds is taken for a jump of time: the anchor is dropped.",
+        "A longer step of the stamps in seconds is a jump of time: the anchor is dropped.",
         minimum=0.1,
         maximum=1e6,
         change=CONFIGURE,

@@ -124,7 +124,7 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
             self.complaints.add("refused", str(error))
         else:
             trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            self.complaints.add("internal_errors", f"internal error, the input was skipped: {trace}")
+            self.complaints.add("internal_errors", f"internal error, input skipped: {trace}")
 
     def age_of(self, stamp_ns: int) -> float | None:
         """Return ROS time less stamp in seconds; None when one of them is not known."""
@@ -184,9 +184,7 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Go back to unconfigured."""
-        return self._transition(
-            "recover", state, before=self._release, entities=super().on_error
-        )
+        return self._transition("recover", state, before=self._release, entities=super().on_error)
 
     def _halt(self) -> None:
         self.active = False

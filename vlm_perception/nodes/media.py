@@ -90,7 +90,7 @@ class VideoFile(Media):
                 found, image = capture.read()
                 if not found:
                     return
-                yield Picture(jpeg=image.tobytes()) if self._packets else Picture(pixels=image)
+                yield _picture(np.asarray(image, dtype=np.uint8), self._packets)
         finally:
             capture.release()
 
@@ -105,6 +105,10 @@ class VideoFile(Media):
             return start == b"\xff\xd8" and cv2.imdecode(packet, cv2.IMREAD_COLOR) is not None
         finally:
             capture.release()
+
+
+def _picture(image: NDArray[np.uint8], is_packet: bool) -> Picture:
+    return Picture(jpeg=image.tobytes()) if is_packet else Picture(pixels=image)
 
 
 class ImageFolder(Media):
@@ -149,8 +153,9 @@ class Webcam(Media):
         if not found:
             self._capture.release()
             device = Path(f"/dev/video{index}")
-            cause = "is in use by another program" if device.exists() else "is not there"
-            raise MediaError(f"webcam {index} gives no image: {device} {cause}; close or connect it")
+            busy = "is in use by another program; close that"
+            cause = busy if device.exists() else "is not there; connect the camera"
+            raise MediaError(f"webcam {index} gives no image: {device} {cause}")
 
     def pictures(self) -> Iterator[Picture]:
         """Yield images as they come."""

@@ -19,7 +19,6 @@ from rcl_interfaces.msg import (
 )
 from rclpy.exceptions import InvalidParameterValueException
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 
 from vlm_perception.nodes.errors import StartError
 
@@ -83,9 +82,8 @@ class Setting:
         elif type(value) is kind:
             return value  # type: ignore[return-value]  # kind is one of the types of Value
         wanted = {tuple: "a list of strings", float: "a number", str: "a string", int: "an integer"}
-        raise SettingError(
-            f"{name} is {value!r} ({type(value).__name__}); give {wanted.get(kind, 'true or false')}"
-        )
+        needed = wanted.get(kind, "true or false")
+        raise SettingError(f"{name} is {value!r} ({type(value).__name__}); give {needed}")
 
     def _check_range(self, name: str, value: float) -> None:
         low = -math.inf if self.minimum is None else self.minimum
@@ -130,14 +128,12 @@ def setting(  # noqa: PLR0913 - one keyword for each thing that a descriptor say
     check: Callable[[Any], object] | None = None,
 ) -> Any:
     """Declare a field of a settings class: its default, its description and what it may hold."""
-    about = Setting(
-        description, minimum, maximum, tuple(choices), change, number_as_text, check
-    )
+    about = Setting(description, minimum, maximum, tuple(choices), change, number_as_text, check)
     return dataclasses.field(default=default, metadata={"setting": about})
 
 
 class Parameters(Generic[SettingsT]):
-    """The parameters of a node, declared from a settings dataclass and kept as an instance of it."""
+    """The parameters of a node, declared from a settings dataclass and kept as one of it."""
 
     def __init__(self, node: Node, settings_class: type[SettingsT]) -> None:
         """Declare all parameters and read the values that the command line or a file gave.
@@ -177,12 +173,12 @@ class Parameters(Generic[SettingsT]):
         about, kind = self._settings[name], self._kinds[name]
         first = list(default) if isinstance(default, tuple) else default
         try:
-            declared = self._node.declare_parameter(name, first, about.descriptor(kind))
+            declared: Any = self._node.declare_parameter(name, first, about.descriptor(kind))
         except InvalidParameterValueException as error:
             raise SettingError(str(error)) from error
         return about.check(name, kind, declared.value)
 
-    def _on_set(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+    def _on_set(self, parameters: Sequence[Any]) -> SetParametersResult:
         try:
             changes = {p.name: self._checked(p) for p in parameters if p.name in self._settings}
             if changes:
@@ -196,7 +192,7 @@ class Parameters(Generic[SettingsT]):
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
-    def _checked(self, parameter: Parameter) -> Value:
+    def _checked(self, parameter: Any) -> Value:
         about = self._settings[parameter.name]
         value = about.check(parameter.name, self._kinds[parameter.name], parameter.value)
         if about.change == CONFIGURE and self.configured:

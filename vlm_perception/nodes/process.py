@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import rclpy
@@ -44,7 +44,7 @@ class RosLogHandler(logging.Handler):
             self._logger.debug(text)
 
 
-def run(create: Callable[[], Any], args: Sequence[str] | None = None) -> int:
+def run(create: Callable[[], Any], args: list[str] | None = None) -> int:
     """Create a node, spin it until a signal or until it shuts its context down, and clean up.
 
     Args:

@@ -87,9 +87,7 @@ class FusionNodeSettings(NodeSettings):
         choices=(RAW, COMPRESSED),
         change=CONFIGURE,
     )
-    overlay_hz: float = setting(
-        10.0, "Most overlay images in a second.", minimum=0.1, maximum=60.0
-    )
+    overlay_hz: float = setting(10.0, "Most overlay images in a second.", minimum=0.1, maximum=60.0)
     input_timeout: float = setting(
         1.0,
         "Seconds without an embedding after which the scene's status says so.",

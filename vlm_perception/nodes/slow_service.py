@@ -34,7 +34,7 @@ class SlowService:
         """
         if not self._places.acquire(blocking=False):
             raise BusyError(f"{self._waiting} requests wait already; try again in a moment")
-        future = Future(executor=self._node.executor)
+        future: Any = Future(executor=self._node.executor)
         self._thread.submit(self._run, work, future)
         return await future
 

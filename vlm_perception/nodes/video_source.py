@@ -48,9 +48,7 @@ class SourceSettings:
         change=FIXED,
         number_as_text=True,
     )
-    rate_hz: float = setting(
-        30.0, "Images a second.", minimum=0.1, maximum=240.0, change=FIXED
-    )
+    rate_hz: float = setting(30.0, "Images a second.", minimum=0.1, maximum=240.0, change=FIXED)
     width: int = setting(
         1280, "Width of the road world in pixels.", minimum=16, maximum=8192, change=FIXED
     )

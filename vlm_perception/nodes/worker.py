@@ -16,6 +16,7 @@ class Mailbox(Generic[ItemT]):
     """Room for one item: a newer one replaces it, so that work is always done on the newest."""
 
     def __init__(self) -> None:
+        """Start empty."""
         self._condition = threading.Condition()
         self._item: ItemT | None = None
         self._closed = False
