@@ -33,8 +33,8 @@ def require_ros() -> None:
         import rclpy  # noqa: F401, PLC0415
     except ImportError as error:
         raise GraphEnvironmentError(
-            f"ROS 2 cannot be imported ({error}): run `make setup` and use .venv/bin/vlm-perception,"
-            " or source a ROS 2 installation"
+            f"ROS 2 cannot be imported ({error}): run `make setup` and use "
+            ".venv/bin/vlm-perception, or source a ROS 2 installation"
         ) from error
     try:
         import vlm_perception.msg  # noqa: F401, PLC0415

@@ -48,11 +48,13 @@ class Graph:
         self._processes = processes
         self._observer = observer
         self.playing = False
-        bundle = {"bundle": options.bundle}
         processes.start(NodeSpec("scene_fusion"))
-        reasoner = {**bundle, "force_keyframes": options.force_keyframes}
+        reasoner: Mapping[str, Parameter] = {
+            "bundle": options.bundle,
+            "force_keyframes": options.force_keyframes,
+        }
         processes.start(NodeSpec("language_reasoner", reasoner))
-        encoder = {**bundle, "image_transport": options.transport}
+        encoder = {"bundle": options.bundle, "image_transport": options.transport}
         processes.start(NodeSpec("vision_encoder", encoder))
 
     def play_when_ready(self) -> None:

@@ -144,7 +144,7 @@ class _Writer:
         # MPEG-4 takes even sizes only.
         self._size = (max(2, width // 2 * 2), max(2, height // 2 * 2))
         self._rate = rate_hz
-        codec = cv2.VideoWriter_fourcc(*"mp4v")  # type: ignore[attr-defined]
+        codec = cv2.VideoWriter.fourcc(*"mp4v")
         self._writer = cv2.VideoWriter(str(self._part), codec, rate_hz, self._size)
         self._first_stamp: int | None = None
         self._written = 0

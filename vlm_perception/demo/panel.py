@@ -142,8 +142,8 @@ def node_rows(observer: Observer) -> list[NodeRow]:
             NodeRow(
                 name=name,
                 rate=f"{meter.rate_hz(now_ns):.1f}",
-                p50=_figure(latency and latency["p50"]),
-                p95=_figure(latency and latency["p95"]),
+                p50=_figure(latency["p50"] if latency else None),
+                p95=_figure(latency["p95"] if latency else None),
                 own_p50=_said(report, "latency_p50_ms"),
                 own_p95=_said(report, "latency_p95_ms"),
                 dropped=_said(report, "dropped", digits=0),

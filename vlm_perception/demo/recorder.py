@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
+from typing import Literal
 
 from rosbags.interfaces import (
     Connection,
@@ -27,7 +28,7 @@ from rosbags.typesys.store import Typestore
 from vlm_perception.demo.environment import share_folder
 from vlm_perception.demo.topics import Topic
 
-BAG_VERSION = 8
+BAG_VERSION: Literal[8] = 8
 """The newest that Iron and Jazzy both read; Jazzy's own, 9, says nothing more about our topics."""
 
 _Item = tuple[Topic, int, bytes] | None

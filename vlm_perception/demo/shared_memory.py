@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -16,6 +17,9 @@ NEEDED_BYTES = 512 * 2**20
 # Fast DDS 2 (Humble, Jazzy) says fastrtps, Fast DDS 3 (Kilted) fastdds. The owner of a segment or
 # a port holds a lock on the file that ends in _el or _sl for as long as it lives.
 _LOCK_FILE = re.compile(r"(?P<base>(?:fastdds|fastrtps)_(?:[0-9a-z]{16}|port\d{1,5}))_[es]l")
+_PORT = re.compile(r"(?:fastdds|fastrtps)_port\d{1,5}")
+_NEW_S = 2.0
+"""A port this young may be about to get its lock."""
 
 
 def shortage(folder: Path = SHARED_MEMORY) -> str:
@@ -37,7 +41,8 @@ def remove_leftovers(folder: Path = SHARED_MEMORY) -> int:
     """Delete the segments and ports of processes that were killed.
 
     Does what `fastdds shm clean` does, which is not installed everywhere: a lock file that nobody
-    holds belongs to nobody.
+    holds belongs to nobody. Ports without a lock file go, too: their reader is gone, and they are
+    there only because a killed process, which wrote to them, never said goodbye.
 
     Returns:
         The number of bytes that were freed.
@@ -49,7 +54,21 @@ def remove_leftovers(folder: Path = SHARED_MEMORY) -> int:
             base = match["base"]
             for name in (base, f"sem.{base}_mutex", lock_file.name):
                 freed += _remove(folder / name)
+    for port in sorted(folder.glob("fast*_port*")):
+        if _PORT.fullmatch(port.name) and not _has_lock_file(port) and _is_old(port):
+            freed += _remove(port) + _remove(folder / f"sem.{port.name}_mutex")
     return freed
+
+
+def _has_lock_file(port: Path) -> bool:
+    return any(port.with_name(port.name + ending).exists() for ending in ("_el", "_sl"))
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > _NEW_S
+    except OSError:
+        return False
 
 
 def _is_locked(path: Path) -> bool:

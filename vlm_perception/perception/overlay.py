@@ -126,12 +126,13 @@ def _text_mask(text: str, size: int) -> Picture:
 
 def _text_size(text: str, size: int) -> tuple[int, int]:
     mask = _text_mask(text, size)
-    return mask.shape[1], mask.shape[0]
+    return int(mask.shape[1]), int(mask.shape[0])
 
 
-def _paint(canvas: Picture, mask: Picture, x: int, y: int, colour: Colour) -> None:
+def _paint(canvas: Picture, mask: Picture, at: tuple[int, int], colour: Colour) -> None:
     """Blend a colour through a coverage mask whose upper left corner is at (x, y)."""
     height, width = canvas.shape[:2]
+    x, y = at
     x0, y0 = max(0, x), max(0, y)
     x1, y1 = min(width, x + mask.shape[1]), min(height, y + mask.shape[0])
     if x1 <= x0 or y1 <= y0:
@@ -141,13 +142,12 @@ def _paint(canvas: Picture, mask: Picture, x: int, y: int, colour: Colour) -> No
     part[:] = (part * (255 - cover) + np.asarray(colour, np.uint16) * cover) // 255
 
 
-def _write(canvas: Picture, text: str, x: int, y: int, size: int, colour: Colour = WHITE) -> int:
-    """Write one line and return the x at which it ends."""
-    if not text:
-        return x
-    mask = _text_mask(text, size)
-    _paint(canvas, mask, x, y, colour)
-    return x + mask.shape[1]
+def _write(
+    canvas: Picture, text: str, at: tuple[int, int], size: int, colour: Colour = WHITE
+) -> None:
+    """Write one line whose upper left corner is at (x, y)."""
+    if text:
+        _paint(canvas, _text_mask(text, size), at, colour)
 
 
 @lru_cache(maxsize=128)
@@ -166,20 +166,21 @@ def _veil(width: int, height: int, radius: int) -> Picture:
     return (_rounded(width, height, radius) * PANEL_OPACITY).astype(np.uint8)
 
 
-def _panel(canvas: Picture, x: int, y: int, width: int, height: int, layout: _Layout) -> None:
-    if width > 0 and height > 0:
-        _paint(canvas, _veil(width, height, layout.px(10)), x, y, DARK)
+def _panel(canvas: Picture, at: tuple[int, int], size: tuple[int, int], layout: _Layout) -> None:
+    """Darken a rectangle of this width and height."""
+    if min(size) > 0:
+        _paint(canvas, _veil(*size, layout.px(10)), at, DARK)
 
 
 def _chip(
-    canvas: Picture, text: str, x: int, y: int, layout: _Layout, colour: Colour
+    canvas: Picture, text: str, at: tuple[int, int], layout: _Layout, colour: Colour
 ) -> tuple[int, int]:
     """Write dark text on a coloured chip and return the chip's width and height."""
     width, height = _text_size(text, layout.small)
     pad_x, pad_y = layout.px(7), layout.px(3)
     size = (width + 2 * pad_x, height + 2 * pad_y)
-    _paint(canvas, _rounded(*size, layout.px(6)), x, y, colour)
-    _write(canvas, text, x + pad_x, y + pad_y, layout.small, DARK)
+    _paint(canvas, _rounded(*size, layout.px(6)), at, colour)
+    _write(canvas, text, (at[0] + pad_x, at[1] + pad_y), layout.small, DARK)
     return size
 
 
@@ -189,10 +190,10 @@ def _bar(
     """Draw a horizontal bar filled to `share` (0..1) in a box of x, y, width, height."""
     x, y, width, height = box
     radius = layout.px(3)
-    _paint(canvas, _rounded(width, height, radius), x, y, TRACK)
+    _paint(canvas, _rounded(width, height, radius), (x, y), TRACK)
     filled = round(width * min(1.0, max(0.0, share)))
     if filled > 0:
-        _paint(canvas, _rounded(filled, height, radius), x, y, colour)
+        _paint(canvas, _rounded(filled, height, radius), (x, y), colour)
 
 
 def _fit(text: str, size: int, width: int) -> str:
@@ -247,7 +248,8 @@ def _draw_region(
         return
     text = f"{region.label} {region.score:.2f}"
     chip_height = _text_size(text, layout.small)[1] + 2 * layout.px(3)
-    _chip(canvas, text, x0, y0 - chip_height if y0 >= chip_height else y0, layout, colour)
+    top = y0 - chip_height if y0 >= chip_height else y0
+    _chip(canvas, text, (x0, top), layout, colour)
 
 
 def _draw_tags(canvas: Picture, tags: tuple[Tag, ...], layout: _Layout, bottom: int) -> None:
@@ -256,10 +258,10 @@ def _draw_tags(canvas: Picture, tags: tuple[Tag, ...], layout: _Layout, bottom: 
     if rows <= 0:
         return
     x = y = layout.margin
-    _panel(canvas, x, y, layout.panel, _panel_height(rows, layout), layout)
+    _panel(canvas, (x, y), (layout.panel, _panel_height(rows, layout)), layout)
     x += layout.px(14)
     y += layout.px(10)
-    _write(canvas, "TAGS", x, y, layout.small, GREY)
+    _write(canvas, "TAGS", (x, y), layout.small, GREY)
     inner = layout.panel - 2 * layout.px(14)
     bar_width = round(inner * 0.30)
     for row, tag in enumerate(best[:rows]):
@@ -267,10 +269,11 @@ def _draw_tags(canvas: Picture, tags: tuple[Tag, ...], layout: _Layout, bottom: 
         score = f"{tag.score:.2f}"
         score_x = x + inner - _text_size(score, layout.text)[0]
         bar_x = x + inner - bar_width - _text_size("0.00", layout.text)[0] - layout.px(10)
-        _write(canvas, _fit(tag.label, layout.text, bar_x - x - layout.px(8)), x, top, layout.text)
+        label = _fit(tag.label, layout.text, bar_x - x - layout.px(8))
+        _write(canvas, label, (x, top), layout.text)
         bar = (bar_x, top + layout.px(7), bar_width, layout.px(8))
         _bar(canvas, tag.score, bar, layout, _label_colour(tag.label_index))
-        _write(canvas, score, score_x, top, layout.text, GREY)
+        _write(canvas, score, (score_x, top), layout.text, GREY)
 
 
 def _draw_attributes(
@@ -283,10 +286,10 @@ def _draw_attributes(
     if x < layout.margin + layout.panel:  # Too narrow for two panels side by side (portrait).
         return
     y = layout.margin
-    _panel(canvas, x, y, layout.panel, _panel_height(rows, layout), layout)
+    _panel(canvas, (x, y), (layout.panel, _panel_height(rows, layout)), layout)
     x += layout.px(14)
     y += layout.px(10)
-    _write(canvas, "ATTRIBUTES", x, y, layout.small, GREY)
+    _write(canvas, "ATTRIBUTES", (x, y), layout.small, GREY)
     inner = layout.panel - 2 * layout.px(14)
     for row, attribute in enumerate(attributes[:rows]):
         _draw_attribute(canvas, attribute, (x, y + layout.row * (row + 1)), inner, layout)
@@ -302,10 +305,10 @@ def _draw_attribute(
     colour = WHITE if probability >= 0.5 else GREY
     middle = x + round(inner * 0.44)
     name = _fit(attribute.name.replace("_", " "), layout.small, middle - x - layout.px(8))
-    _write(canvas, name, x, y + layout.px(2), layout.small, GREY)
+    _write(canvas, name, (x, y + layout.px(2)), layout.small, GREY)
     value = _fit(attribute.value, layout.text, score_x - middle - layout.px(8))
-    _write(canvas, value, middle, y, layout.text, colour)
-    _write(canvas, score, score_x, y, layout.text, GREY)
+    _write(canvas, value, (middle, y), layout.text, colour)
+    _write(canvas, score, (score_x, y), layout.text, GREY)
 
 
 def _panel_height(rows: int, layout: _Layout) -> int:
@@ -319,7 +322,7 @@ def _rows_that_fit(wanted: int, layout: _Layout, bottom: int) -> int:
 
 def _draw_footer(canvas: Picture, scene: Scene, layout: _Layout) -> int:
     """Draw caption, status and ages along the lower edge and return the y at which they begin."""
-    height, width = canvas.shape[:2]
+    height, width = int(canvas.shape[0]), int(canvas.shape[1])
     inner = width - 2 * layout.margin - 2 * layout.px(16)
     caption = scene.caption or "(no caption yet)"
     size = max(8, layout.px(22))
@@ -327,23 +330,23 @@ def _draw_footer(canvas: Picture, scene: Scene, layout: _Layout) -> int:
     line_height = round(size * 1.3)
     panel_height = len(lines) * line_height + layout.px(48)
     x, y = layout.margin, height - layout.margin - panel_height
-    _panel(canvas, x, y, width - 2 * layout.margin, panel_height, layout)
+    _panel(canvas, (x, y), (width - 2 * layout.margin, panel_height), layout)
     x += layout.px(16)
     text_y = y + layout.px(9)
     for line in lines:
-        _write(canvas, line, x, text_y, size, WHITE if scene.caption else GREY)
+        _write(canvas, line, (x, text_y), size, WHITE if scene.caption else GREY)
         text_y += line_height
     text_y += layout.px(5)
     pill = STATUS_COLOURS[scene.status]
-    chip_width, _ = _chip(canvas, scene.status.name.replace("_", " "), x, text_y, layout, pill)
+    chip_width, _ = _chip(canvas, scene.status.name.replace("_", " "), (x, text_y), layout, pill)
     facts = _facts(scene)
     facts_x = x + inner - _text_size(facts, layout.small)[0]
     reason_x = x + chip_width + layout.px(12)
     room = facts_x - reason_x - layout.px(16)
     if room > 0:
         reason = _fit(scene.reason, layout.small, room)
-        _write(canvas, reason, reason_x, text_y + layout.px(3), layout.small, GREY)
-        _write(canvas, facts, facts_x, text_y + layout.px(3), layout.small, GREY)
+        _write(canvas, reason, (reason_x, text_y + layout.px(3)), layout.small, GREY)
+        _write(canvas, facts, (facts_x, text_y + layout.px(3)), layout.small, GREY)
     return y
 
 
@@ -378,5 +381,5 @@ def _draw_warnings(canvas: Picture, scene: Scene, layout: _Layout) -> None:
             return
         shown = _fit(text, layout.small, room)
         width = _text_size(shown, layout.small)[0] + 2 * layout.px(7)
-        _, height = _chip(canvas, shown, (left + right - width) // 2, y, layout, colour)
+        _, height = _chip(canvas, shown, ((left + right - width) // 2, y), layout, colour)
         y += height + layout.px(6)
