@@ -9,7 +9,7 @@ rebuilds the messages that changed and copies the sources that changed.
 from __future__ import annotations
 
 import argparse
-import hashlib
+import json
 import os
 import platform
 import re
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
+from ctypes.util import find_library
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -29,33 +30,6 @@ VENV = ROOT / ".venv"
 BUILD = ROOT / "build" / "venv"
 PYTHON = VENV / "bin" / "python"
 CONSTRAINTS = ROOT / "constraints.txt"
-
-ROS_RUNTIME = ["ros-kilted-rclpy[fastrtps]", "ros-kilted-common-interfaces"]
-ROS_BUILD = [
-    "ros-kilted-rosidl-default-generators",
-    "ros-rosidl-core-generators",
-    "ros-ament-package",
-    "ros-ament-cmake",
-    "ros-ament-cmake-python",
-    "ros-ament-cmake-include-directories",
-    "ros-ament-cmake-ros-core",
-    "catkin-pkg",
-    "cmake",
-]
-
-RUNTIME = [
-    "numpy",
-    "onnxruntime",
-    "opencv-python",
-    "pyyaml",
-    "rich",
-    "rosbags",
-    "rosbags-image",
-    "tokenizers",
-    "typer",
-]
-DEV = ["import-linter", "mypy", "pytest", "ruff", "types-PyYAML"]
-TRAIN = ["onnx", "onnxscript", "transformers", "torch==2.13.0"]
 
 # Python calls this at each start. The libraries of the messages are found through the environment.
 BOOTSTRAP = '''\
@@ -100,7 +74,7 @@ def main() -> None:
 
 def find_ros() -> str:
     """Returns the name of the ROS 2 distribution that is sourced; empty: take it from PyPI."""
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 - whatever python3 is starts this script
         raise SetupError("Python 3.10 or newer is needed; name one with make PYTHON=python3.12")
     distro = os.environ.get("ROS_DISTRO", "")
     if distro:
@@ -141,32 +115,47 @@ def make_venv(sourced: str) -> None:
 
 def install_requirements(sourced: str, *, dev: bool, train: bool) -> None:
     """Runs pip for each group of requirements that changed since it was installed."""
-    groups = [("runtime", RUNTIME + ([] if sourced else ROS_RUNTIME + ROS_BUILD))]
-    groups += [("dev", DEV)] if dev else []
-    for name, requirements in groups:
-        if changed(name, requirements):
-            print(f"setup: installing the {name} requirements")
-            pip("install", *requirements)
-            remember(name, requirements)
-    if train and changed("train", TRAIN):
-        print("setup: installing the train requirements")
-        install_torch()
-        pip("install", *TRAIN)
-        remember("train", TRAIN)
+    known = read_requirements()
+    groups = ["runtime"] + ["ros"] * (not sourced) + ["dev"] * dev + ["train"] * train
+    for group in groups:
+        stamp = VENV / f"requirements-{group}"
+        wanted = "\n".join([*known[group], CONSTRAINTS.read_text()])
+        if stamp.exists() and stamp.read_text() == wanted:
+            continue
+        print(f"setup: installing the {group} requirements")
+        if group == "train":
+            install_torch(next(r for r in known[group] if r.startswith("torch==")))
+        pip("install", *known[group])
+        stamp.write_text(wanted)
     if not sourced:
         correct_exports()
 
 
-def install_torch() -> None:
+def read_requirements() -> dict[str, list[str]]:
+    """Returns the requirements of pyproject.toml by group."""
+    code = (
+        "import json, sys\n"
+        "try: import tomllib\n"
+        "except ImportError: from pip._vendor import tomli as tomllib\n"
+        "print(json.dumps(tomllib.load(open(sys.argv[1], 'rb'))['project']))"
+    )
+    project = json.loads(output([PYTHON, "-c", code, ROOT / "pyproject.toml"]))
+    runtime: list[str] = project["dependencies"]
+    if not (find_library("GL") and find_library("glib-2.0")):
+        # The usual wheel wants the libraries of a desktop, for windows that are never opened here.
+        runtime = [re.sub("^opencv-python", "opencv-python-headless", r) for r in runtime]
+    return {"runtime": runtime, **project["optional-dependencies"]}
+
+
+def install_torch(torch: str) -> None:
     """Installs the CPU build of torch; the usual one for x86-64 brings gigabytes of CUDA."""
-    torch = next(r for r in TRAIN if r.startswith("torch=="))
     try:
         pip("install", f"{torch}+cpu", quiet=True)
     except subprocess.CalledProcessError:
         # uv knows by itself where the CPU builds are; pip's configured sources have none.
         pip("install", "uv")
-        run([PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON, "-c", CONSTRAINTS,
-             "--torch-backend", "cpu", torch])
+        uv = [PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON]
+        run([*uv, "--constraint", CONSTRAINTS, "--torch-backend", "cpu", torch])
 
 
 def correct_exports() -> None:
@@ -176,7 +165,9 @@ def correct_exports() -> None:
     for file in (VENV / "share").rglob("*.cmake"):
         text = file.read_text()
         if "/opt/python/" in text:
-            text = re.sub(r"/opt/python/[^/;\"]+/lib/[^;\"]+/numpy/_core/include", numpy_include, text)
+            text = re.sub(
+                r"/opt/python/[^/;\"]+/lib/[^;\"]+/numpy/_core/include", numpy_include, text
+            )
             text = re.sub(r"/opt/python/[^/;\"]+/include/python3\.\d+", python_include, text)
             file.write_text(text)
 
@@ -192,8 +183,16 @@ def install_package(sourced: str) -> None:
     log.parent.mkdir(exist_ok=True)
     with log.open("w") as stream:
         for step in (
-            [cmake, "-S", ROOT, "-B", BUILD, f"-DCMAKE_INSTALL_PREFIX={VENV}",
-             f"-DPython3_EXECUTABLE={PYTHON}", "-DBUILD_TESTING=OFF"],
+            [
+                cmake,
+                "-S",
+                ROOT,
+                "-B",
+                BUILD,
+                f"-DCMAKE_INSTALL_PREFIX={VENV}",
+                f"-DPython3_EXECUTABLE={PYTHON}",
+                "-DBUILD_TESTING=OFF",
+            ],
             [cmake, "--build", BUILD, "--parallel", str(os.cpu_count() or 1)],
             [cmake, "--install", BUILD],
         ):
@@ -213,19 +212,6 @@ def remove_stale_sources() -> None:
         generated = path.parts[0] in {"msg", "srv", "action"}
         if not generated and not (ROOT / "vlm_perception" / path).exists():
             file.unlink()
-
-
-def changed(name: str, requirements: list[str]) -> bool:
-    stamp = VENV / f"requirements-{name}"
-    return not stamp.exists() or stamp.read_text() != fingerprint(requirements)
-
-
-def remember(name: str, requirements: list[str]) -> None:
-    (VENV / f"requirements-{name}").write_text(fingerprint(requirements))
-
-
-def fingerprint(requirements: list[str]) -> str:
-    return hashlib.sha256(CONSTRAINTS.read_bytes() + " ".join(requirements).encode()).hexdigest()
 
 
 def site_packages() -> Path:

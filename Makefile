@@ -1,0 +1,41 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+
+# The Python that .venv is made with: 3.10 or newer.
+PYTHON ?= python3
+# What make demo looks at: a video file, a folder of images or a webcam's index; empty: the road world.
+VIDEO ?=
+
+BIN := .venv/bin
+
+.PHONY: help setup demo test lint pytest clean
+
+help:
+	@echo "make demo               run the four nodes on the procedural road world, with a live panel"
+	@echo "make demo VIDEO=a.mp4   the same on a video file, a folder of images or a webcam's index"
+	@echo "make setup              make .venv: ROS 2 (from PyPI unless one is sourced) and this package"
+	@echo "make test               formatting, lint, types, layers and tests; adds torch to .venv"
+	@echo "make clean              remove .venv and everything that was built"
+
+setup:
+	@$(PYTHON) scripts/setup_venv.py
+
+demo: setup
+	@$(BIN)/vlm-perception demo $(if $(VIDEO),"$(VIDEO)")
+
+test: lint pytest
+
+lint:
+	@$(PYTHON) scripts/setup_venv.py --dev --train
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+pytest:
+	@$(PYTHON) scripts/setup_venv.py --dev --train
+	$(BIN)/pytest
+	ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/pytest test/test_messages.py
+
+clean:
+	rm -rf .venv build install log .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
