@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import yaml
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
@@ -59,7 +59,8 @@ def make_checkpoint(
         vlm = _llava(dual, tokenizer, family)
         for part in (vlm, tokenizer, processor):
             part.save_pretrained(path / "vlm")
-    write_spec(path)
+    # transformers' CLIP takes images of its own square only.
+    write_spec(path, **({} if family == "siglip" else {"geometry": None}))
     (path / "MODEL_CARD.md").write_text("# Random weights, for tests\n", encoding="utf-8")
     return path
 
@@ -96,6 +97,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", tokenizer.token_to_id("<eos>"))]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",

@@ -300,6 +300,12 @@ def _text_spec(source: Checkpoint, tokenizer: str, length: int) -> TextSpec:
     if pad is None:
         raise ExportError("dual/ names no padding token, neither in the tokenizer nor the config")
     siglip = source.family == "siglip"
+    end = source.dual.config.text_config.eos_token_id
+    if not siglip and end not in source.dual_tokenizer("text")["input_ids"]:
+        raise ExportError(
+            f"dual/ reads a text at its end token {end}, which its tokenizer does not add; "
+            "set the tokenizer's post-processor"
+        )
     return TextSpec(
         tokenizer=tokenizer,
         length=length,

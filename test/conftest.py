@@ -1,0 +1,69 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Random checkpoints and the bundles made of them, once for all tests of a run; DDS domains."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+# Modules that several tests share lie here; importlib mode does not look for them.
+sys.path.insert(0, str(Path(__file__).parent))
+
+# torch and rclpy are imported only by the tests that need them.
+if TYPE_CHECKING:
+    from ros_graph import Graph
+
+    from vlm_perception.bundle import ModelBundle
+
+_DOMAINS = itertools.count(os.getpid())
+
+
+@pytest.fixture(scope="session")
+def siglip_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SigLIP and LLaVA with random weights."""
+    from checkpoints import make_checkpoint
+
+    return make_checkpoint(tmp_path_factory.mktemp("siglip") / "random-nano")
+
+
+@pytest.fixture(scope="session")
+def clip_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CLIP and LLaVA with random weights."""
+    from checkpoints import make_checkpoint
+
+    return make_checkpoint(tmp_path_factory.mktemp("clip") / "random-clip", family="clip")
+
+
+@pytest.fixture(scope="session")
+def siglip_bundle(
+    siglip_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ModelBundle:
+    """The bundle of `siglip_checkpoint`."""
+    from vlm_perception.deploy.export import export_bundle
+
+    return export_bundle(siglip_checkpoint, tmp_path_factory.mktemp("bundles") / "siglip")
+
+
+@pytest.fixture(scope="session")
+def clip_bundle(clip_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    """The bundle of `clip_checkpoint`."""
+    from vlm_perception.deploy.export import export_bundle
+
+    return export_bundle(clip_checkpoint, tmp_path_factory.mktemp("bundles") / "clip")
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Iterator[Graph]:
+    """A DDS domain of the test's own."""
+    from ros_graph import Graph
+
+    graph = Graph(tmp_path, domain=1 + next(_DOMAINS) % 100)
+    yield graph
+    graph.close()
