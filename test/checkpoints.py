@@ -65,7 +65,7 @@ def make_checkpoint(
     return path
 
 
-def write_spec(path: Path, **changes: Any) -> None:  # noqa: ANN401 - whatever YAML holds
+def write_spec(path: Path, **changes: Any) -> None:
     """Write bundle.yaml, with changes on its upper level."""
     spec = {
         "name": "random-nano",
@@ -146,7 +146,7 @@ def _clip(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
 
 
 def _llava(
-    dual: Any,  # noqa: ANN401 - CLIPModel or SiglipModel
+    dual: Any,
     tokenizer: PreTrainedTokenizerFast,
     family: str,
 ) -> LlavaForConditionalGeneration:

@@ -17,6 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 # torch and rclpy are imported only by the tests that need them.
+# ruff: noqa: PLC0415
 if TYPE_CHECKING:
     from ros_graph import Graph
 
@@ -42,9 +43,7 @@ def clip_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def siglip_bundle(
-    siglip_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> ModelBundle:
+def siglip_bundle(siglip_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     """The bundle of `siglip_checkpoint`."""
     from vlm_perception.deploy.export import export_bundle
 

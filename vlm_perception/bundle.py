@@ -350,7 +350,7 @@ def find_bundle(name_or_path: str | Path) -> Path:
     directory = next((c for c in candidates if c.is_dir()), None)
     if directory is not None:
         raise BundleError(
-            f"{directory} holds no {MANIFEST_NAME}; it is no bundle or its export was not finished. "
+            f"{directory} holds no {MANIFEST_NAME}; it is no bundle, or its export did not end. "
             "Make one with `vlm-perception export CHECKPOINT --out BUNDLE`"
         )
     places = ", ".join(str(candidate.parent) for candidate in candidates[1:])
@@ -394,8 +394,8 @@ def _check_files(path: Path, manifest: Manifest) -> None:
         size = file.stat().st_size
         if size != entry.bytes:
             raise BundleError(
-                f"bundle {path}: {name} has {size} bytes instead of {entry.bytes}; it is truncated "
-                "or altered (or a Git LFS pointer). Copy or export it again"
+                f"bundle {path}: {name} has {size} bytes instead of {entry.bytes}; it is "
+                "truncated or altered (or a Git LFS pointer). Copy or export it again"
             )
         if file_sha256(file) != entry.sha256:
             raise BundleError(

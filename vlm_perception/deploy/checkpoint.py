@@ -189,7 +189,7 @@ def _load_normalisation(directory: Path) -> Normalisation:
             "save the processor beside the model"
         )
     factor = settings.get("rescale_factor", 1 / 255)
-    if not settings.get("do_rescale", True) or abs(factor - 1 / 255) > 1e-9:  # noqa: PLR2004
+    if not settings.get("do_rescale", True) or abs(factor - 1 / 255) > 1e-9:
         raise ExportError(f"{directory}: only processors that rescale by 1/255 are supported")
     if not settings.get("do_normalize", True):
         return Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

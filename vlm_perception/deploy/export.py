@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -131,7 +130,9 @@ def _fill(directory: Path, source: Checkpoint, spec: BundleSpec) -> None:
             _log.info("exporting %s", part.name)
             golden |= _golden(part)
             write_graph(part.module, part.inputs, part.outputs, directory / part.name, part.dynamic)
-    np.savez_compressed(directory / GOLDEN_NAME, **golden)
+    # Any: numpy's own types take the arrays for the function's switches.
+    arrays: Any = golden
+    np.savez_compressed(directory / GOLDEN_NAME, **arrays)
     files = _write_tokenizers(directory, tokenizers)
     if source.vlm is not None:
         language = _language_spec(source, spec, files["language"], golden)
@@ -368,7 +369,7 @@ def _made_by(source: Checkpoint) -> MadeBy:
     )
 
 
-def _write_manifest(directory: Path, **fields: Any) -> None:  # noqa: ANN401 - pydantic checks them
+def _write_manifest(directory: Path, **fields: Any) -> None:
     files = {
         path.name: FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
         for path in sorted(directory.iterdir())
@@ -393,9 +394,9 @@ def _replace(out: Path, finished: Path) -> None:
     """Put the finished bundle in its place; readers see the old one or the new one."""
     finished.chmod(0o755)
     if not out.exists():
-        os.rename(finished, out)
+        finished.rename(out)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-    os.rename(out, old / "bundle")
-    os.rename(finished, out)
+    out.rename(old / "bundle")
+    finished.rename(out)
     shutil.rmtree(old, ignore_errors=True)

@@ -134,7 +134,7 @@ class VisionGraph(nn.Module):
 
     def _clip_head(self, states: list[Tensor]) -> tuple[Tensor, Tensor]:
         pooled = self.projection(self.post_layernorm(states[-1][:, 0]))
-        last = self.layers.attentions[-1]
+        last: Module = self.layers.attentions[-1]
         width = states[-2].shape[-1]
         normed = self.layers.first_norms[-1](states[-2][:, 1:])
         values = functional.linear(normed, last.weight[2 * width :], last.bias[2 * width :])
@@ -201,7 +201,7 @@ class TextGraph(nn.Module):
 
     def _at_end(self, hidden: Tensor, input_ids: Tensor) -> Tensor:
         # Checkpoints from before transformers 4.31 say 2 and mean the highest id.
-        ends = input_ids if self.eos_token_id == 2 else (input_ids == self.eos_token_id).long()  # noqa: PLR2004
+        ends = input_ids if self.eos_token_id == 2 else (input_ids == self.eos_token_id).long()
         index = ends.argmax(dim=-1).reshape(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
         return hidden.gather(1, index)[:, 0]
 
@@ -294,7 +294,9 @@ class DecoderLayer(nn.Module):
         scores = (query * self.scale) @ keys.transpose(-1, -2) + mask
         mixed = scores.softmax(dim=-1) @ values
         hidden = hidden + self.out(mixed.transpose(1, 2).reshape(batch, length, -1))
-        gate, up = self.gate_up(rms_norm(hidden, self.second_norm)).split([self.inner, self.inner], dim=-1)
+        gate, up = self.gate_up(rms_norm(hidden, self.second_norm)).split(
+            [self.inner, self.inner], dim=-1
+        )
         return hidden + self.down(self.activation(gate) * up), key, value
 
     def _repeat(self, states: Tensor) -> Tensor:
@@ -318,7 +320,8 @@ def rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 def normalise(vectors: Tensor) -> Tensor:
     """L2-normalise the last dimension."""
-    return vectors / vectors.norm(dim=-1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / length
 
 
 def positions_for(embeddings: Module, size: tuple[int, int]) -> Tensor:
@@ -343,10 +346,10 @@ def positions_for(embeddings: Module, size: tuple[int, int]) -> Tensor:
 def _stack_linear(parts: Sequence[nn.Linear]) -> nn.Linear:
     """One linear layer that gives the outputs of several, one behind the other."""
     outputs = sum(part.out_features for part in parts)
-    biases = [part.bias for part in parts if part.bias is not None]
+    biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
     stacked = nn.Linear(parts[0].in_features, outputs, bias=bool(biases))
     with torch.no_grad():
-        stacked.weight.copy_(torch.cat([part.weight for part in parts]))
+        stacked.weight.copy_(torch.cat(tuple(part.weight for part in parts)))
         if biases:
             stacked.bias.copy_(torch.cat(biases))
     return stacked

@@ -88,7 +88,7 @@ class OnnxRuntimeEngine:
         return dict(zip(self._names, values, strict=True))
 
 
-def _spec(arg: Any) -> TensorSpec:  # noqa: ANN401 - the runtime has no public type for it
+def _spec(arg: Any) -> TensorSpec:
     dtype = _DTYPES.get(arg.type)
     if dtype is None:
         raise EngineError(f"tensor {arg.name} has the type {arg.type}, which no engine here takes")

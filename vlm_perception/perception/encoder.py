@@ -83,7 +83,7 @@ class VisionEncoder:
 
     def scores(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probability of every label of the vocabulary, [labels], for a pooled embedding [D]."""
-        return self._vocabulary.probabilities(pooled[np.newaxis])[0]
+        return self._vocabulary.probabilities(pooled[np.newaxis]).reshape(-1)
 
     def encode(self, frame: Frame, sequence: int) -> Embedding:
         """Encode one frame.

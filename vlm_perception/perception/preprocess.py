@@ -110,7 +110,7 @@ class Preprocessor:
 
 
 def _check(image: NDArray[np.uint8]) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:  # noqa: PLR2004
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise FrameError(
             f"an image must be uint8 [height, width, 3] and is {image.dtype} {list(image.shape)}; "
             "convert it to rgb8"

@@ -12,6 +12,18 @@ from tokenizers import Tokenizer
 from vlm_perception.bundle import BundleError
 
 
+def require_text(text: str) -> None:
+    """Refuse what is no text.
+
+    Raises:
+        ValueError: the string holds halves of characters, as undecodable bytes leave them.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the text is no valid UTF-8: {error.reason}") from error
+
+
 class TextTokenizer:
     """A tokenizer that takes a user's words for words and never for control tokens."""
 
@@ -50,10 +62,7 @@ class TextTokenizer:
         Raises:
             ValueError: the text is no valid Unicode.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(f"the text is no valid UTF-8: {error.reason}") from error
+        require_text(text)
         return list(self._tokenizer.encode(text, add_special_tokens=framed).ids)
 
     def encode_template(self, template: str, text: str = "") -> list[int]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vlm_perception.bundle import TEXT_GRAPH, LabelSpec, ModelBundle
 from vlm_perception.engines.base import Engine
-from vlm_perception.perception.text import TextTokenizer
+from vlm_perception.perception.text import TextTokenizer, require_text
 
 MOST_LABELS = 512
 LONGEST_LABEL = 200
@@ -107,10 +107,7 @@ class VocabularyBuilder:
 
     def _encode(self, prompt: str, label: str) -> list[int]:
         spec = self._manifest.text
-        try:
-            ids = self._tokenizer.encode(prompt, framed=True)
-        except ValueError as error:
-            raise VocabularyError(f"label {label!r}: {error}") from error
+        ids = self._tokenizer.encode(prompt, framed=True)
         if len(ids) > spec.length:
             raise VocabularyError(
                 f"label {label!r} makes a prompt of {len(ids)} tokens and the text tower takes "
@@ -137,6 +134,10 @@ def _check_labels(labels: Sequence[str]) -> None:
                 f"the label {label[:20]!r}... has {len(label)} characters; at most {LONGEST_LABEL} "
                 "are taken"
             )
+        try:
+            require_text(label)
+        except ValueError as error:
+            raise VocabularyError(f"label {label!r}: {error}") from error
         if label in seen:
             raise VocabularyError(f"the label {label!r} stands there twice")
         seen.add(label)

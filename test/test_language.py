@@ -1,0 +1,181 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The language model and the reasoner on a random bundle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vlm_perception.bundle import BundleError, ModelBundle, QuestionSpec
+from vlm_perception.perception.encoder import VisionEncoder
+from vlm_perception.perception.language import LanguageModel, PromptError
+from vlm_perception.perception.reasoner import (
+    BundleMismatchError,
+    InstructionError,
+    Reasoner,
+    ReasonerSettings,
+)
+from vlm_perception.perception.text import TextTokenizer
+from vlm_perception.types import Embedding, Frame, Reasoning
+
+SETTINGS = ReasonerSettings(drift_threshold=2.0, max_keyframe_age=1.0, max_caption_tokens=12)
+
+
+def embed(bundle: ModelBundle, seed: int = 0, at_s: float = 1.0) -> Embedding:
+    image = np.random.default_rng(seed).integers(0, 256, (36, 64, 3), np.uint8)
+    return VisionEncoder(bundle).encode(Frame(image, round(at_s * 1e9), "camera"), 0)
+
+
+@pytest.fixture
+def language(siglip_bundle: ModelBundle) -> LanguageModel:
+    return LanguageModel(siglip_bundle)
+
+
+def test_words_are_never_control_tokens(siglip_bundle: ModelBundle) -> None:
+    tokenizer = TextTokenizer(siglip_bundle.file("tokenizer.json"))
+    controls = {0, 1, 2, 3}
+    for text in ("<eos>", "stop <eos><image> now", "<bos>" * 50):
+        ids = tokenizer.encode_template("<bos>question: {text} answer:", text)
+        assert ids[0] == 1
+        assert not controls & set(ids[1:])
+        assert tokenizer.decode(ids) == f"question: {text} answer:"
+    with pytest.raises(ValueError, match="UTF-8"):
+        tokenizer.encode("\udcff")
+
+
+def test_a_partial_character_is_not_shown(siglip_bundle: ModelBundle) -> None:
+    tokenizer = TextTokenizer(siglip_bundle.file("tokenizer.json"))
+    ids = tokenizer.encode("aé")
+    assert tokenizer.decode(ids) == "aé"
+    assert tokenizer.decode(ids[:-1]) == "a"
+
+
+def test_one_question_does_not_see_another(
+    siglip_bundle: ModelBundle, language: LanguageModel
+) -> None:
+    prefix = language.prefill(embed(siglip_bundle).tokens)
+    questions = siglip_bundle.manifest.questions
+    together = language.answer(prefix, language.pack(questions))
+    alone = [language.answer(prefix, language.pack([question]))[0] for question in questions]
+    for one, other in zip(together, alone, strict=True):
+        assert (one.name, one.value) == (other.name, other.value)
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
+        assert sum(one.probabilities) == pytest.approx(1.0)
+
+
+def test_temperature_flattens(siglip_bundle: ModelBundle, language: LanguageModel) -> None:
+    prefix = language.prefill(embed(siglip_bundle).tokens)
+    question = siglip_bundle.manifest.questions[0]
+    sharp, flat = language.answer(
+        prefix, language.pack([question, question.model_copy(update={"temperature": 100.0})])
+    )
+    assert max(flat.probabilities) < max(sharp.probabilities)
+    assert flat.value == sharp.value
+
+
+def test_branches_of_a_prefix_do_not_disturb_each_other(
+    siglip_bundle: ModelBundle, language: LanguageModel
+) -> None:
+    prefix = language.prefill(embed(siglip_bundle).tokens)
+    packed = language.pack(siglip_bundle.manifest.questions)
+    first = language.generate(prefix, "describe the scene", max_tokens=20)
+    answers = language.answer(prefix, packed)
+    language.generate(prefix, "what is the weather", max_tokens=20)
+    assert language.generate(prefix, "describe the scene", max_tokens=20) == first
+    assert language.answer(prefix, packed) == answers
+
+
+def test_budgets_end_a_text_that_never_stops(siglip_bundle: ModelBundle) -> None:
+    ticks = iter(range(1000))
+    language = LanguageModel(siglip_bundle, clock=lambda: float(next(ticks)))
+    prefix = language.prefill(embed(siglip_bundle).tokens)
+    language._stops = frozenset()
+    assert len(language.generate(prefix, "describe", max_tokens=5).token_ids) == 5
+    timed = language.generate(prefix, "describe", max_tokens=50, budget_s=3.0)
+    assert len(timed.token_ids) == 3
+    assert not timed.finished
+    # And there is an end to the cache, whatever is asked for.
+    endless = language.generate(prefix, "describe", max_tokens=10_000)
+    assert len(endless.token_ids) <= 128
+
+
+def test_choices_that_are_the_same_tokens_are_refused(
+    siglip_bundle: ModelBundle, language: LanguageModel
+) -> None:
+    language.pack(siglip_bundle.manifest.questions)
+    alike = siglip_bundle.manifest.questions[0].model_copy(update={"choices": ("red", "red")})
+    with pytest.raises(PromptError, match="the same to the tokenizer"):
+        language.pack([alike])
+    with pytest.raises(ValueError, match="twice"):
+        QuestionSpec(name="x", question="y", choices=("red", "red"))
+    with pytest.raises(ValueError, match="at least 2"):
+        QuestionSpec(name="x", question="y", choices=("red",))
+
+
+def test_a_reasoner_analyses_key_frames_and_repeats_the_anchor(siglip_bundle: ModelBundle) -> None:
+    reasoner = Reasoner(siglip_bundle, SETTINGS, run_id="run")
+    reasoner.warm_up()
+    first = reasoner.reason(embed(siglip_bundle, 0, 1.0))
+    assert (first.trigger, first.is_keyframe, first.run_id) == ("first", True, "run")
+    assert [attribute.name for attribute in first.attributes] == ["weather", "light", "pedestrian"]
+    assert {"prefill", "questions", "caption", "total"} <= first.stages.keys()
+    second = reasoner.reason(embed(siglip_bundle, 1, 1.5))
+    assert (second.trigger, second.is_keyframe) == ("none", False)
+    assert second.drift > 0
+    assert (second.stamp_ns, second.keyframe_stamp_ns) == (1_500_000_000, 1_000_000_000)
+    assert said(second) == said(first)
+    third = reasoner.reason(embed(siglip_bundle, 1, 2.0))
+    assert (third.trigger, third.keyframe_stamp_ns) == ("age", 2_000_000_000)
+
+
+def said(reasoning: Reasoning) -> tuple[object, ...]:
+    return reasoning.caption, reasoning.attributes, reasoning.instruction
+
+
+def test_two_reasoners_say_the_same(siglip_bundle: ModelBundle) -> None:
+    seen = [embed(siglip_bundle, seed, 1.0 + seed) for seed in range(3)]
+    one, other = (Reasoner(siglip_bundle, SETTINGS) for _ in range(2))
+    for embedding in seen:
+        assert said(one.reason(embedding)) == said(other.reason(embedding))
+
+
+def test_an_instruction_makes_a_key_frame_and_is_carried_along(siglip_bundle: ModelBundle) -> None:
+    reasoner = Reasoner(siglip_bundle, SETTINGS)
+    reasoner.reason(embed(siglip_bundle, 0, 1.0))
+    version = reasoner.set_instruction("look for <eos> cones")
+    result = reasoner.reason(embed(siglip_bundle, 0, 1.1))
+    assert (result.trigger, result.instruction_version) == ("instruction", version)
+    assert result.instruction == "look for <eos> cones"
+    with pytest.raises(InstructionError, match="100000 characters"):
+        reasoner.set_instruction("x" * 100_000)
+    with pytest.raises(InstructionError, match="tokens"):
+        reasoner.set_instruction("zq" * 400)
+    with pytest.raises(InstructionError, match="UTF-8"):
+        reasoner.set_instruction("\udcff")
+    assert reasoner.reason(embed(siglip_bundle, 0, 1.2)).instruction_version == version
+
+
+def test_embeddings_of_another_bundle_are_refused(siglip_bundle: ModelBundle) -> None:
+    reasoner = Reasoner(siglip_bundle, SETTINGS)
+    good = embed(siglip_bundle)
+    with pytest.raises(BundleMismatchError, match="same bundle"):
+        reasoner.reason(replace(good, bundle_digest="f" * 64))
+    reasoner.reset("bundle")
+    assert reasoner.reason(good).trigger == "bundle"
+
+
+def test_a_bundle_without_language_says_so(siglip_bundle: ModelBundle) -> None:
+    dual = replace(
+        siglip_bundle,
+        manifest=siglip_bundle.manifest.model_copy(update={"language": None, "questions": ()}),
+    )
+    reasoner = Reasoner(dual, SETTINGS)
+    assert not reasoner.has_language
+    reasoner.warm_up()
+    with pytest.raises(PromptError, match="no language model"):
+        reasoner.reason(embed(dual))
+    with pytest.raises(BundleError, match="no language model"):
+        LanguageModel(dual)

@@ -1,0 +1,108 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Images of any size fit in whole, undistorted and centred."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from vlm_perception.bundle import ImageSpec
+from vlm_perception.perception.preprocess import FrameError, Preprocessor, place
+
+SPEC = ImageSpec(
+    width=320,
+    height=180,
+    patch=20,
+    columns=16,
+    rows=9,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    pad=(128, 127, 126),
+)
+SIZES = st.integers(min_value=1, max_value=5000)
+
+
+def noise(width: int, height: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def test_a_whole_factor_averages_blocks() -> None:
+    image = noise(1280, 720)
+    result, placement = Preprocessor(SPEC).run(image)
+    blocks = image.reshape(180, 4, 320, 4, 3).mean(axis=(1, 3))
+    assert np.abs(result[0] - blocks).max() <= 0.51
+    box = np.asarray(Image.fromarray(image).resize((320, 180), Image.Resampling.BOX), np.int16)
+    assert np.abs(result[0] - box).max() <= 1
+    assert (placement.left, placement.top, placement.width, placement.height) == (0, 0, 320, 180)
+
+
+@given(width=SIZES, height=SIZES)
+def test_nothing_is_cropped_or_distorted(width: int, height: int) -> None:
+    placement = place((width, height), (SPEC.width, SPEC.height))
+    assert placement.width in (SPEC.width,) or placement.height in (SPEC.height,)
+    assert 0 <= placement.left <= SPEC.width - placement.width
+    assert abs(SPEC.width - placement.width - 2 * placement.left) <= 1
+    # Half a pixel of rounding, and never less than one pixel.
+    scale = min(SPEC.width / width, SPEC.height / height)
+    assert abs(placement.width - max(1, width * scale)) <= 0.5
+    assert abs(placement.height - max(1, height * scale)) <= 0.5
+    whole = (placement.left, placement.top, placement.width, placement.height)
+    assert placement.to_source(whole) == (0, 0, width, height)
+
+
+@given(
+    x=st.floats(-50, 400), y=st.floats(-50, 300), width=st.floats(0, 400), height=st.floats(0, 300)
+)
+def test_boxes_stay_in_the_image(x: float, y: float, width: float, height: float) -> None:
+    placement = place((301, 777), (SPEC.width, SPEC.height))
+    left, top, across, down = placement.to_source((x, y, width, height))
+    assert left >= 0
+    assert top >= 0
+    assert across >= 0
+    assert down >= 0
+    assert left + across <= 301
+    assert top + down <= 777
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4096, 2160), (2160, 4096), (7, 3001), (320, 180)])
+def test_padding_is_the_mean_colour_and_does_not_outlive_its_frame(size: tuple[int, int]) -> None:
+    preprocessor = Preprocessor(SPEC)
+    preprocessor.run(np.full((720, 1280, 3), 255, np.uint8))
+    white = np.full((size[1], size[0], 3), 255, np.uint8)
+    result, placement = preprocessor.run(white)
+    inside = np.zeros((SPEC.height, SPEC.width), bool)
+    inside[
+        placement.top : placement.top + placement.height,
+        placement.left : placement.left + placement.width,
+    ] = True
+    assert (result[0][inside] == 255).all()
+    assert (result[0][~inside] == SPEC.pad).all()
+    fresh, _ = Preprocessor(SPEC).run(white)
+    assert np.array_equal(fresh, result)
+
+
+def test_a_view_of_a_padded_image_is_taken_as_it_is() -> None:
+    padded = noise(1400, 720)
+    view = padded[:, :1280]
+    result = Preprocessor(SPEC).run(view)[0].copy()
+    assert np.array_equal(result, Preprocessor(SPEC).run(np.ascontiguousarray(view))[0])
+    assert cv2.resize(view, (320, 180), interpolation=cv2.INTER_AREA).tobytes() == result.tobytes()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_what_is_no_image_is_refused(image: np.ndarray) -> None:
+    with pytest.raises(FrameError, match=r"image"):
+        Preprocessor(SPEC).run(image)
