@@ -71,7 +71,6 @@ def demo(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the bag and the video.")] = Path("out/demo"),
     bundle: BundleOption = "roadworld-nano",
-    transport: TransportOption = "compressed",
 ) -> None:
     """Run the whole graph on a video, four processes over DDS, and watch what it sees.
 
@@ -87,10 +86,9 @@ def demo(
     Exit code: 0 at the end or after Ctrl-C, 1 when a node failed, 2 when the video or the bundle
     cannot be used.
     """
-    _one_of("--transport", transport, ("compressed", "raw"))
     with _plain_errors():
         run = importlib.import_module("vlm_perception.demo.run")
-        options = run.DemoOptions(video, seconds, out, bundle, transport)
+        options = run.DemoOptions(video, seconds, out, bundle)
         code = run.run_demo(options, Console())
     raise typer.Exit(code)
 
@@ -126,6 +124,9 @@ def bench_graph(
     ] = False,
     transport: TransportOption = "compressed",
     bundle: BundleOption = "roadworld-nano",
+    video: Annotated[
+        str | None, typer.Option(help="Play this in a loop instead of the road world.")
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Measure the four processes at 1280x720 and 30 Hz on this machine.
@@ -139,7 +140,7 @@ def bench_graph(
     _one_of("--transport", transport, ("compressed", "raw"))
     with _plain_errors():
         module = importlib.import_module("vlm_perception.evaluation.graph")
-        options = module.BenchOptions(seconds, force_keyframes, transport, bundle)
+        options = module.BenchOptions(seconds, force_keyframes, transport, bundle, video)
         code = module.bench_graph(options, Console(), json_file)
     raise typer.Exit(code)
 
@@ -260,7 +261,8 @@ def _with_torch(module: str) -> Any:
             raise
         raise MissingExtraError(
             f"this needs {error.name}, which robots do without: "
-            "`pip install 'vlm-perception[train]'` or `make setup-train` installs it"
+            "`python3 scripts/setup_venv.py --train` in the repository installs it, elsewhere "
+            "`pip install 'vlm_perception[train]'`"
         ) from error
 
 

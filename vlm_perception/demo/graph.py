@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from vlm_perception.demo.observer import Observer
 from vlm_perception.demo.processes import NodeProcesses, NodeSpec, Parameter
 from vlm_perception.demo.source import Source
-from vlm_perception.demo.topics import EMBEDDING_INFO
+from vlm_perception.demo.topics import EMBEDDING_INFO, IMAGE
 
 DEFAULT_BUNDLE = "roadworld-nano"
 CAMERA_FRAME = "camera_optical_frame"
@@ -72,7 +72,7 @@ class Graph:
             "loop": options.loop,
             "frame_id": CAMERA_FRAME,
             "wait_for_subscriber_s": LISTENERS_WITHIN_S,
-            # The encoder and the observer, so that neither misses the first images.
-            "wait_for_subscribers": 2,
+            # The encoder, and the observer where it records: neither may miss the first images.
+            "wait_for_subscribers": 1 + (IMAGE in self._observer.meters),
         }
         return NodeSpec("video_source", parameters)

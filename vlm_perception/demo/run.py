@@ -43,7 +43,6 @@ class DemoOptions:
     seconds: float | None = None
     out: Path = Path("out/demo")
     bundle: str = DEFAULT_BUNDLE
-    transport: str = "compressed"
 
 
 class NodeFailedError(RuntimeError):
@@ -79,7 +78,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
                 stack.enter_context(recorder)
                 stack.enter_context(observer)
                 panel = stack.enter_context(Panel(observer, source.description, console))
-                graph = Graph(GraphOptions(source, bundle, options.transport), processes, observer)
+                graph = Graph(GraphOptions(source, bundle), processes, observer)
                 watch = _Watch(source, options.seconds, processes, observer, recorder)
                 while not interrupt and not watch.ended():
                     graph.play_when_ready()

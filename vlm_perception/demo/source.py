@@ -33,6 +33,8 @@ class Source:
     rate_hz: float
     seconds: float | None
     """How long it lasts; nothing for a webcam."""
+    size: tuple[int, int]
+    """Width and height of its first image."""
 
 
 def open_source(video: str | None, seconds: float | None = None, seed: int = 7) -> Source:
@@ -62,7 +64,7 @@ def _roadworld(seconds: float, seed: int) -> Source:
     from vlm_perception.datasets.roadworld.clip import cached_clip  # noqa: PLC0415
 
     clip = cached_clip(WIDTH, HEIGHT, round(RATE_HZ), seconds, seed)
-    return Source(f"road world, seed {seed}", str(clip), RATE_HZ, seconds)
+    return Source(f"road world, seed {seed}", str(clip), RATE_HZ, seconds, (WIDTH, HEIGHT))
 
 
 def _webcam(index: int) -> Source:
@@ -71,6 +73,7 @@ def _webcam(index: int) -> Source:
         try:
             playable = capture.isOpened() and capture.read()[0]
             rate = float(capture.get(cv2.CAP_PROP_FPS))
+            size = _size(capture)
         finally:
             capture.release()
     if not Path(f"/dev/video{index}").exists():
@@ -80,7 +83,7 @@ def _webcam(index: int) -> Source:
             f"webcam {index} gives no image: close the program that uses it, and check that you "
             "may read its device (group video)"
         )
-    return Source(f"webcam {index}", str(index), _sane_rate(rate), None)
+    return Source(f"webcam {index}", str(index), _sane_rate(rate), None, size)
 
 
 def _folder(path: Path) -> Source:
@@ -91,7 +94,9 @@ def _folder(path: Path) -> Source:
         first = cv2.imread(str(images[0]))
     if first is None:
         raise InputError(f"{images[0]} cannot be decoded: is it complete, and really an image?")
-    return Source(f"{len(images)} images of {path}", str(path), RATE_HZ, len(images) / RATE_HZ)
+    seconds = len(images) / RATE_HZ
+    size = (first.shape[1], first.shape[0])
+    return Source(f"{len(images)} images of {path}", str(path), RATE_HZ, seconds, size)
 
 
 def _file(path: Path) -> Source:
@@ -101,6 +106,7 @@ def _file(path: Path) -> Source:
             readable = capture.isOpened() and capture.read()[0]
             rate = _sane_rate(float(capture.get(cv2.CAP_PROP_FPS)))
             frames = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+            size = _size(capture)
         finally:
             capture.release()
     if not readable:
@@ -109,7 +115,11 @@ def _file(path: Path) -> Source:
             f"`ffmpeg -i {path.name} -c:v mjpeg clip.avi` makes one that plays"
         )
     # A stream whose length is not written down ends when the source does.
-    return Source(str(path), str(path), rate, frames / rate if frames > 0 else None)
+    return Source(str(path), str(path), rate, frames / rate if frames > 0 else None, size)
+
+
+def _size(capture: cv2.VideoCapture) -> tuple[int, int]:
+    return int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
 
 
 def _sane_rate(rate: float) -> float:

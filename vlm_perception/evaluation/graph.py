@@ -22,9 +22,10 @@ from vlm_perception.demo.graph import DEFAULT_BUNDLE, Graph, GraphOptions
 from vlm_perception.demo.interrupt import Interrupt
 from vlm_perception.demo.meter import percentiles
 from vlm_perception.demo.observer import Analysis, Observer, Report
+from vlm_perception.demo.panel import NODES
 from vlm_perception.demo.processes import NodeProcesses
 from vlm_perception.demo.shared_memory import shortage
-from vlm_perception.demo.source import HEIGHT, RATE_HZ, WIDTH, open_source
+from vlm_perception.demo.source import Source, open_source
 from vlm_perception.demo.topics import EMBEDDING, MEASURED, REASONING, SCENE
 from vlm_perception.demo.usage import Machine, Usage, cpu_percent, look_at_machine, usage_of
 
@@ -49,6 +50,8 @@ class BenchOptions:
     force_keyframes: bool = False
     transport: str = "compressed"
     bundle: str = DEFAULT_BUNDLE
+    video: str | None = None
+    """What to play instead of the road world."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,13 @@ def bench_graph(options: BenchOptions, console: Console, json_file: Path | None 
         The exit code: 0, or that of an interruption.
 
     Raises:
-        ValueError: The bundle cannot be used.
+        ValueError: The bundle or the video cannot be used.
         GraphEnvironmentError: ROS or the built messages are missing.
         BenchError: A node ended, or the graph did not come up.
     """
     require_ros()
     bundle = ModelBundle.load(options.bundle)
-    source = open_source(None)
+    source = open_source(options.video)
     if warning := shortage():
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     machine = look_at_machine()
@@ -118,11 +121,13 @@ def bench_graph(options: BenchOptions, console: Console, json_file: Path | None 
             figures = _measure(options.seconds, processes, observer, interrupt)
     if interrupt or figures is None:
         return interrupt.exit_code()
-    content = as_json(figures, machine, options, bundle.digest)
-    console.print(as_table(figures, machine, options))
+    setting = Setting(options, source, machine, bundle.digest)
+    console.print(as_table(figures, setting))
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        json_file.write_text(
+            json.dumps(as_json(figures, setting), indent=2) + "\n", encoding="utf-8"
+        )
     return 0
 
 
@@ -185,7 +190,8 @@ def _measure(
 
 
 def _usages(processes: NodeProcesses) -> dict[str, Usage]:
-    return {name: usage_of(pid) for name, pid in processes.pids.items()}
+    pids = processes.pids
+    return {name: usage_of(pids[name]) for name, _ in NODES}
 
 
 def _durations(analyses: Sequence[Analysis]) -> list[float]:
@@ -214,9 +220,17 @@ def _count(report: Report) -> int | None:
     return None if number is None else int(number)
 
 
-def as_json(
-    figures: GraphFigures, machine: Machine, options: BenchOptions, digest: str
-) -> dict[str, object]:
+@dataclass(frozen=True)
+class Setting:
+    """What the figures hold for."""
+
+    options: BenchOptions
+    source: Source
+    machine: Machine
+    bundle_digest: str
+
+
+def as_json(figures: GraphFigures, setting: Setting) -> dict[str, object]:
     """The figures under their fixed keys, and what they hold for."""
     return {
         "encoded_share": round(figures.encoded_share, 5),
@@ -233,12 +247,13 @@ def as_json(
         "published_frames": figures.published,
         "encoded_frames": figures.encoded,
         "seconds": round(figures.seconds, 2),
-        "image_size": [WIDTH, HEIGHT],
-        "rate_hz": RATE_HZ,
-        "transport": options.transport,
-        "force_keyframes": options.force_keyframes,
-        "bundle_digest": digest,
-        **machine.as_json(),
+        "source": setting.source.description,
+        "image_size": list(setting.source.size),
+        "rate_hz": setting.source.rate_hz,
+        "transport": setting.options.transport,
+        "force_keyframes": setting.options.force_keyframes,
+        "bundle_digest": setting.bundle_digest,
+        **setting.machine.as_json(),
     }
 
 
@@ -250,12 +265,14 @@ def _rounded_all(values: Mapping[str, float] | None) -> dict[str, float] | None:
     return None if values is None else {key: round(value, 2) for key, value in values.items()}
 
 
-def as_table(figures: GraphFigures, machine: Machine, options: BenchOptions) -> Table:
+def as_table(figures: GraphFigures, setting: Setting) -> Table:
     """The figures for people."""
+    options, machine = setting.options, setting.machine
+    width, height = setting.source.size
     forced = ", a full analysis on every tick" if options.force_keyframes else ""
     table = Table(
-        title=f"{WIDTH}x{HEIGHT} at {RATE_HZ:.0f} Hz, {options.transport} images, four processes, "
-        f"{figures.seconds:.0f} s{forced}",
+        title=f"{width}x{height} at {setting.source.rate_hz:.0f} Hz, {options.transport} images, "
+        f"four processes, {figures.seconds:.0f} s{forced}",
         caption=f"{machine.cpu_model}, {machine.cpu_count} cores, busy before the start: "
         f"{machine.busy_percent:.0f} % (load {machine.load_average:.1f})",
     )

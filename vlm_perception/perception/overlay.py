@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -65,7 +66,8 @@ class _Layout:
 
     @classmethod
     def of(cls, width: int, height: int) -> _Layout:
-        scale = min(width / 1280, height / 720)
+        # Two panels side by side need some 710 pixels of a scale of 1.
+        scale = min(width / 900, height / 720)
         return cls(
             scale=scale,
             margin=max(2, round(16 * scale)),
@@ -116,17 +118,16 @@ def _font(size: int) -> Font:
 @lru_cache(maxsize=1024)
 def _text_mask(text: str, size: int) -> Picture:
     """Coverage of a line of text, 0..255; cached, since labels and values repeat."""
-    font = _font(size)
-    left, _, right, _ = font.getbbox(text)
-    _, _, _, line_bottom = font.getbbox("Ápg|")
-    picture = Image.new("L", (max(1, int(right - min(0, left))), max(1, int(line_bottom))), 0)
-    ImageDraw.Draw(picture).text((-min(0, left), 0), text, fill=255, font=font)
+    picture = Image.new("L", _text_size(text, size), 0)
+    ImageDraw.Draw(picture).text((0, 0), text, fill=255, font=_font(size))
     return np.asarray(picture, dtype=np.uint8)
 
 
+@lru_cache(maxsize=4096)
 def _text_size(text: str, size: int) -> tuple[int, int]:
-    mask = _text_mask(text, size)
-    return int(mask.shape[1]), int(mask.shape[0])
+    """Width of a line of text and height of every line of that size."""
+    font = _font(size)
+    return max(1, round(font.getbbox(text)[2])), max(1, round(font.getbbox("Ápg|")[3]))
 
 
 def _paint(canvas: Picture, mask: Picture, at: tuple[int, int], colour: Colour) -> None:
@@ -198,26 +199,28 @@ def _bar(
 
 def _fit(text: str, size: int, width: int) -> str:
     """Shorten text with an ellipsis until it fits into `width` pixels."""
-    if _text_size(text or " ", size)[0] <= width:
+    if _text_size(text, size)[0] <= width:
         return text
-    while text and _text_size(text + "…", size)[0] > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
+    fits = bisect_left(
+        range(len(text)), True, key=lambda end: _text_size(text[:end] + "…", size)[0] > width
+    )
+    return text[: max(0, fits - 1)].rstrip() + "…"
 
 
 def _wrap(text: str, size: int, width: int, lines: int) -> list[str]:
     """Break text between words into at most `lines` lines of `width` pixels."""
-    rows: list[str] = []
+    rows = [""]
     words = text.split()
-    while words and len(rows) < lines:
-        count = len(words)
-        while count > 1 and _text_size(" ".join(words[:count]), size)[0] > width:
-            count -= 1
-        if len(rows) == lines - 1:
-            count = len(words)
-        rows.append(_fit(" ".join(words[:count]), size, width))
-        words = words[count:]
-    return rows
+    for position, word in enumerate(words):
+        longer = f"{rows[-1]} {word}".lstrip()
+        if _text_size(longer, size)[0] <= width:
+            rows[-1] = longer
+        elif len(rows) < lines:
+            rows.append(word)
+        else:
+            rows[-1] = f"{rows[-1]} {' '.join(words[position:])}"
+            break
+    return [_fit(row, size, width) for row in rows]
 
 
 def _label_colour(label_index: int) -> Colour:
@@ -243,7 +246,7 @@ def _draw_region(
     x1 = min(width - 1, round((region.x + region.width) * ratio[0]) - 1)
     y1 = min(height - 1, round((region.y + region.height) * ratio[1]) - 1)
     colour = _label_colour(region.label_index)
-    cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, max(1, layout.px(2)), cv2.LINE_AA)
+    cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, max(1, layout.px(2)))
     if min(width, height) < SMALLEST_READABLE:
         return
     text = f"{region.label} {region.score:.2f}"

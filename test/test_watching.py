@@ -1,0 +1,95 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo and the benchmark read off messages, processes and shared memory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+import pytest
+from rclpy.serialization import serialize_message
+from vlm_perception.msg import Attribute, Region, SemanticScene, StageTime, Tag
+
+from vlm_perception.demo.messages import scene_of, stamp_of_serialized
+from vlm_perception.demo.meter import Arrival, Meter, percentiles
+from vlm_perception.demo.recorder import message_types
+from vlm_perception.demo.shared_memory import remove_leftovers, shortage
+from vlm_perception.demo.usage import cpu_percent, usage_of
+from vlm_perception.types import Status
+
+
+def make_message() -> SemanticScene:
+    message = SemanticScene(
+        sequence=7,
+        image_width=1280,
+        image_height=720,
+        caption="a car",
+        status=SemanticScene.STATUS_STALE_REASONING,
+        embedding_age=-1.0,
+        tags=[Tag(label_index=2, label="car", score=0.5)],
+        regions=[Region(label="car")],
+        attributes=[Attribute(name="w", value="b", choices=["a", "b"], probabilities=[0.25, 0.75])],
+        latency=[StageTime(name="capture_to_scene", duration=0.5)],
+    )
+    message.header.stamp.sec, message.header.stamp.nanosec = 1_900_000_000, 123_456_789
+    message.regions[0].roi.x_offset = 5
+    return message
+
+
+def test_the_stamp_is_read_from_the_bytes() -> None:
+    assert stamp_of_serialized(serialize_message(make_message())) == 1_900_000_000_123_456_789
+
+
+def test_rclpy_and_rosbags_messages_give_the_same_scene() -> None:
+    message = make_message()
+    scene = scene_of(message)
+    decoded = message_types().deserialize_cdr(
+        serialize_message(message), "vlm_perception/msg/SemanticScene"
+    )
+    assert scene_of(decoded) == scene
+    assert scene.status is Status.STALE_REASONING
+    assert scene.attributes[0].probabilities == (0.25, 0.75)
+    assert scene.latency == {"capture_to_scene": 0.5}
+    assert (scene.regions[0].x, scene.embedding_age) == (5, -1.0)
+
+
+def test_rate_counts_the_last_seconds_only() -> None:
+    meter = Meter()
+    for index in range(100):
+        meter.add(Arrival(index * 100_000_000, index * 100_000_000 - 5_000_000))
+    assert meter.rate_hz(99 * 100_000_000) == pytest.approx(10.0)
+    assert meter.rate_hz(200 * 100_000_000) == 0
+    found = meter.between(0, 1_000_000_000)
+    assert [each.latency_ms for each in found] == [5.0] * 10
+    assert percentiles([]) is None
+
+
+def test_only_what_nobody_holds_is_deleted(tmp_path: Path) -> None:
+    dead, live = "fastdds_0123456789abcdef", "fastrtps_port7410"
+    orphan, young = "fastdds_port7000", "fastdds_port7001"
+    names = [dead, f"{dead}_el", live, f"{live}_el", f"sem.{live}_mutex", orphan, young, "other"]
+    for name in names:
+        (tmp_path / name).write_bytes(bytes(8192))
+    long_ago = time.time() - 60
+    os.utime(tmp_path / orphan, (long_ago, long_ago))
+    with (tmp_path / f"{live}_el").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert remove_leftovers(tmp_path) == 3 * 8192
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {live, f"{live}_el", f"sem.{live}_mutex", young, "other"}
+
+
+def test_missing_shared_memory_is_said(tmp_path: Path) -> None:
+    assert "mount" in shortage(tmp_path / "missing")
+
+
+def test_usage_of_this_process_rises_with_work() -> None:
+    before, started = usage_of(os.getpid()), time.monotonic()
+    while time.monotonic() - started < 0.3:
+        pass
+    after = usage_of(os.getpid())
+    assert cpu_percent(before, after, 0.3) > 10
+    assert 5 < after.rss_mb < 20_000
