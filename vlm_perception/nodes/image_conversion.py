@@ -57,6 +57,11 @@ ENCODINGS: dict[str, tuple[str, int, int]] = {
 class ImageError(ValueError):
     """An image message cannot be read; the text says why and what the sender should change."""
 
+    def __init__(self, kind: str, sentence: str) -> None:
+        """Keep what is wrong in a word (for counters) and in a sentence."""
+        super().__init__(sentence)
+        self.kind = kind
+
 
 @dataclass(frozen=True)
 class PackedImage:
@@ -87,7 +92,7 @@ def to_rgb(message: Any) -> Pixels:
     try:
         return np.ascontiguousarray(_CONVERT(packed), dtype=np.uint8)
     except cv2.error as error:
-        raise ImageError(f"{message.encoding} of this size cannot be converted: {error}") from error
+        raise ImageError("bad_size", f"{message.encoding} cannot be converted: {error}") from error
 
 
 def pack(message: Any) -> PackedImage:
@@ -99,8 +104,9 @@ def pack(message: Any) -> PackedImage:
     known = ENCODINGS.get(message.encoding)
     if known is None:
         raise ImageError(
+            "bad_encoding",
             f"its encoding {message.encoding!r} is not known; publish rgb8, bgr8, mono8, "
-            "yuv422 or bayer (8 or 16 bit), or convert it with image_proc"
+            "yuv422 or bayer (8 or 16 bit), or convert it with image_proc",
         )
     name, channels, bits = known
     height, width = int(message.height), int(message.width)
@@ -109,14 +115,16 @@ def pack(message: Any) -> PackedImage:
     row, step = width * channels * bits // 8, int(message.step)
     if step < row:
         raise ImageError(
+            "bad_step",
             f"its step is {step} bytes, but {width} pixels of {message.encoding} take {row}; "
-            "the driver must set step to the bytes of a row"
+            "the driver must set step to the bytes of a row",
         )
     data = np.frombuffer(message.data, dtype=np.uint8)
     if data.size not in (step * height, step * (height - 1) + row):
         raise ImageError(
+            "bad_data_length",
             f"its data has {data.size} bytes, but {height} rows of {step} bytes are "
-            f"{step * height}; the driver must fill data and step alike"
+            f"{step * height}; the driver must fill data and step alike",
         )
     if step != row:
         padded = np.lib.stride_tricks.as_strided(data, (height, row), (step, 1), writeable=False)
@@ -128,16 +136,24 @@ def pack(message: Any) -> PackedImage:
 
 def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
-        raise ImageError(f"its size is {width}x{height}; the driver must set width and height")
+        raise ImageError(
+            "bad_size", f"its size is {width}x{height}; the driver must set width and height"
+        )
     if width * height > MAX_PIXELS:
-        raise ImageError(f"its size {width}x{height} exceeds {MAX_PIXELS} pixels; send it smaller")
+        raise ImageError(
+            "bad_size", f"its size {width}x{height} exceeds {MAX_PIXELS} pixels; send it smaller"
+        )
 
 
 def _check_parity(name: str, width: int, height: int) -> None:
     if name.startswith("yuv422") and width % 2:
-        raise ImageError(f"its width {width} is odd, but two pixels share a colour in yuv422")
+        raise ImageError(
+            "bad_size", f"its width {width} is odd, but in yuv422 two pixels share a colour"
+        )
     if name.startswith("bayer") and (width < 3 or height < 3):
-        raise ImageError(f"its size {width}x{height} is too small for a bayer pattern; 3x3 or more")
+        raise ImageError(
+            "bad_size", f"its size {width}x{height} is too small for bayer; send 3x3 or more"
+        )
 
 
 def _to_8_bits(data: NDArray[np.uint16], big_endian: bool) -> Pixels:
@@ -175,7 +191,7 @@ _CONVERT = _choose()
 
 def _decode(message: Any) -> Pixels:
     if "compressedDepth" in message.format:
-        raise ImageError("it is a compressed depth image; subscribe to a colour camera")
+        raise ImageError("bad_format", "it is a depth image; subscribe to a colour camera")
     file = bytes(message.data)
     _check_file(file)
     try:
@@ -185,8 +201,9 @@ def _decode(message: Any) -> Pixels:
         decoded = None
     if decoded is None:
         raise ImageError(
+            "bad_format",
             f"its data (format {message.format!r}, {len(file)} bytes) is no image that OpenCV "
-            "reads; send JPEG or PNG"
+            "reads; send JPEG or PNG",
         )
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
@@ -194,7 +211,7 @@ def _decode(message: Any) -> Pixels:
 def _check_file(file: bytes) -> None:
     """Refuse what OpenCV would decode to half an image without a word, or to a giant one."""
     if not file:
-        raise ImageError("its data is empty; the driver sent no image")
+        raise ImageError("bad_data_length", "its data is empty; the driver sent no image")
     if file.startswith(b"\xff\xd8"):
         width, height, scan = _jpeg_header(file)
         complete = file.rfind(b"\xff\xd9") >= scan
@@ -205,7 +222,8 @@ def _check_file(file: bytes) -> None:
         return
     if not complete:
         raise ImageError(
-            f"its data ends in mid-image after {len(file)} bytes; the sender or the network cut it"
+            "truncated",
+            f"its data ends in mid-image after {len(file)} bytes; the sender or the network cut it",
         )
     _check_size(width, height)
 

@@ -195,7 +195,7 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
         self.unload()
         self.parameters.configured = False
 
-    def _transition(  # noqa: PLR0913 - the parts of a transition, each by name
+    def _transition(
         self,
         name: str,
         state: LifecycleState,

@@ -116,7 +116,7 @@ class Setting:
         return descriptor
 
 
-def setting(  # noqa: PLR0913 - one keyword for each thing that a descriptor says
+def setting(
     default: Value,
     description: str,
     *,

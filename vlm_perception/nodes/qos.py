@@ -51,7 +51,7 @@ def overridable() -> QoSOverridingOptions:
     return QoSOverridingOptions.with_default_policies()
 
 
-def subscribe(  # noqa: PLR0913 - what create_subscription takes
+def subscribe(
     node: Any,
     message_type: type,
     topic: str,

@@ -304,7 +304,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         try:
             self._overlays.publish(overlay(message, scene))
         except ImageError as error:
-            self.complaints.add("bad_image", f"no overlay: the image was skipped: {error}")
+            self.complaints.add(error.kind, f"no overlay: the image was skipped: {error}")
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.msg import EmbeddingInfo, VisionEmbedding
 from vlm_perception.nodes.conversions import embedding_message, stage_message, stamp_to_ns
-from vlm_perception.nodes.image_conversion import to_rgb
+from vlm_perception.nodes.image_conversion import ImageError, to_rgb
 from vlm_perception.nodes.image_input import COMPRESSED, RAW, ImageInput
 from vlm_perception.nodes.info import embedding_info
 from vlm_perception.nodes.lifecycle import NodeSettings, PerceptionNode
@@ -164,8 +164,8 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             converting = time.monotonic() - started
             frame = Frame(pixels, stamp_ns, message.header.frame_id, arrival.received_s)
             embedding = encoder.encode(frame, self._sequence)
-        except ValueError as error:
-            self.complaints.add("bad_image", f"image on {images.topic} was skipped: {error}")
+        except ImageError as error:
+            self.complaints.add(error.kind, f"image on {images.topic} was skipped: {error}")
             return
         result = embedding_message(embedding, time.monotonic() - arrival.received_s)
         result.stages.insert(0, stage_message("convert", converting))
