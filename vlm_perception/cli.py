@@ -279,7 +279,7 @@ def _plain_errors() -> Iterator[None]:
         # BundleError, InputError, ExportError and their like are ValueErrors by contract.
         _say(str(error))
         raise typer.Exit(BAD_INPUT) from error
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         _say(str(error))
         raise typer.Exit(FAILED) from error
 

@@ -4,11 +4,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +60,9 @@ def own_graph() -> Iterator[None]:
 def _defaults(environment: Mapping[str, str], domain: str) -> dict[str, str]:
     values = {"ROS_DOMAIN_ID": domain, "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp"}
     if not any(name in environment for name in PROFILE_VARIABLES):
-        values.update(dict.fromkeys(PROFILE_VARIABLES, str(dds_profile())))
+        # Fast DDS 3 (Kilted) renamed it, and warns of the older name.
+        older = environment.get("ROS_DISTRO") in ("humble", "jazzy")
+        values[PROFILE_VARIABLES[1 if older else 0]] = str(dds_profile())
     if not any(name in environment for name in DISCOVERY_VARIABLES):
         # Humble knows only the second; the others warn when they see it.
         humble = environment.get("ROS_DISTRO") == "humble"
@@ -99,26 +99,19 @@ def share_folder() -> Path:
 
 @contextmanager
 def _domain(environment: Mapping[str, str]) -> Iterator[str]:
-    """The user's domain, or a free one that is held by a lock so that two demos do not meet."""
+    """The user's domain, or a free one that no other demo takes meanwhile."""
     if environment.get("ROS_DOMAIN_ID"):
         yield environment["ROS_DOMAIN_ID"]
         return
     for domain in random.sample(DOMAINS, len(DOMAINS)):
-        path = Path(tempfile.gettempdir()) / f"vlm_perception-domain-{domain}.lock"
-        try:
-            file = path.open("a")
-        except OSError:  # Another user's.
-            continue
-        with file:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as claim:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # A name that is no file: it goes with the process, even if that is killed.
+                claim.bind(f"\0vlm_perception-domain-{domain}")
             except OSError:
                 continue
             if _is_silent(domain):
-                try:
-                    yield str(domain)
-                finally:
-                    path.unlink(missing_ok=True)
+                yield str(domain)
                 return
     raise GraphEnvironmentError("no ROS domain is free: set ROS_DOMAIN_ID to the one to use")
 

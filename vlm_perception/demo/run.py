@@ -22,7 +22,7 @@ from vlm_perception.demo.panel import Panel, node_rows
 from vlm_perception.demo.processes import NodeProcesses
 from vlm_perception.demo.recorder import Recorder
 from vlm_perception.demo.shared_memory import shortage
-from vlm_perception.demo.source import InputError, Source, open_source
+from vlm_perception.demo.source import ROADWORLD_SECONDS, InputError, Source, open_source
 from vlm_perception.demo.topics import IMAGE, RECORDED, SCENE
 
 FIRST_SCENE_WITHIN_S = 60.0
@@ -61,9 +61,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
     """
     require_ros()
     bundle = str(ModelBundle.load(options.bundle).path.resolve())
-    if options.video is None:
-        console.print("preparing the road world (rendered once, then kept)", style="dim")
-    source = open_source(options.video, options.seconds)
+    source = open_source(options.video)
     if warning := shortage():
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -78,7 +76,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
                 stack.enter_context(recorder)
                 stack.enter_context(observer)
                 panel = stack.enter_context(Panel(observer, source.description, console))
-                graph = Graph(GraphOptions(source, bundle), processes, observer)
+                graph = Graph(_graph_options(options, source, bundle), processes, observer)
                 watch = _Watch(source, options.seconds, processes, observer, recorder)
                 while not interrupt and not watch.ended():
                     graph.play_when_ready()
@@ -95,6 +93,12 @@ def run_demo(options: DemoOptions, console: Console) -> int:
         console.print(f"error: {failure}", style="red", soft_wrap=True, markup=False)
         return FAILED
     return interrupt.exit_code()
+
+
+def _graph_options(options: DemoOptions, source: Source, bundle: str) -> GraphOptions:
+    # The road world is a clip of fixed length: whoever wants more sees it again.
+    longer = options.video is None and (options.seconds or 0) > ROADWORLD_SECONDS
+    return GraphOptions(source, bundle, loop=longer)
 
 
 class _Watch:
@@ -145,8 +149,8 @@ class _Watch:
         if self._first_image is None:
             return False
         playing = now - self._first_image
-        if self._limit is not None and playing >= self._limit:
-            return True
+        if self._limit is not None:
+            return playing >= self._limit
         silent = not images.recent(time.time_ns(), SILENCE_AT_END_S)
         expected = self._source.seconds
         return silent and expected is not None and playing >= expected

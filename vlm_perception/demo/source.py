@@ -17,6 +17,7 @@ RATE_HZ = 30.0
 FASTEST_HZ = 60.0
 WIDTH, HEIGHT = 1280, 720
 ROADWORLD_SECONDS = 20.0
+ROADWORLD_SEED = 7
 
 
 class InputError(ValueError):
@@ -37,19 +38,17 @@ class Source:
     """Width and height of its first image."""
 
 
-def open_source(video: str | None, seconds: float | None = None, seed: int = 7) -> Source:
+def open_source(video: str | None) -> Source:
     """Find out what is to be played, and that it can be.
 
     Args:
         video: Path of a video or of a folder of images, a webcam's index, or nothing: road world.
-        seconds: How long a road world to make; 20 unless given.
-        seed: The road world's seed.
 
     Raises:
         InputError: It is missing, empty, cannot be decoded, or is in use by another program.
     """
     if video is None:
-        return _roadworld(seconds or ROADWORLD_SECONDS, seed)
+        return _roadworld()
     if video.isdecimal():
         return _webcam(int(video))
     path = Path(video).expanduser()
@@ -60,11 +59,11 @@ def open_source(video: str | None, seconds: float | None = None, seed: int = 7) 
     return _file(path.resolve())
 
 
-def _roadworld(seconds: float, seed: int) -> Source:
+def _roadworld() -> Source:
     from vlm_perception.datasets.roadworld.clip import cached_clip  # noqa: PLC0415
 
-    clip = cached_clip(WIDTH, HEIGHT, round(RATE_HZ), seconds, seed)
-    return Source(f"road world, seed {seed}", str(clip), RATE_HZ, seconds, (WIDTH, HEIGHT))
+    clip = cached_clip(WIDTH, HEIGHT, round(RATE_HZ), ROADWORLD_SECONDS, ROADWORLD_SEED)
+    return Source("road world", str(clip), RATE_HZ, ROADWORLD_SECONDS, (WIDTH, HEIGHT))
 
 
 def _webcam(index: int) -> Source:
