@@ -1,0 +1,93 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The package's own files agree with each other, and with the oldest ROS that it runs on."""
+
+import ast
+import re
+import xml.etree.ElementTree as ET
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+from ament_index_python.packages import get_package_share_directory
+
+from vlm_perception.nodes.language_reasoner import LanguageSettings
+from vlm_perception.nodes.scene_fusion import FusionNodeSettings
+from vlm_perception.nodes.vision_encoder import EncoderSettings
+
+ROOT = Path(__file__).parent.parent
+SHARE = Path(get_package_share_directory("vlm_perception"))
+CMAKE = (ROOT / "CMakeLists.txt").read_text()
+NODES = sorted((ROOT / "vlm_perception" / "nodes").glob("*.py"))
+
+NOT_IN_HUMBLE = {
+    "add_pre_set_parameters_callback",
+    "add_post_set_parameters_callback",
+    "ParameterEventHandler",
+    "BEST_AVAILABLE",
+}
+
+
+def names(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.alias):
+            yield node.name
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+@pytest.mark.parametrize("path", NODES, ids=lambda path: path.stem)
+def test_nodes_keep_to_what_humble_has(path):
+    tree = ast.parse(path.read_text())
+    used = set(names(tree))
+    assert not used & NOT_IN_HUMBLE
+    if "rclpy.event_handler" in used:
+        assert "rclpy.qos_event" in used, "rclpy.event_handler is called qos_event in Humble"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "create_timer":
+            assert "autostart" not in {keyword.arg for keyword in node.keywords}
+        if isinstance(node, ast.With):
+            assert "rclpy.init" not in {ast.unparse(item.context_expr)[:10] for item in node.items}
+
+
+def test_one_version():
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    declared = ET.parse(ROOT / "package.xml").findtext("version")
+    assert re.search(r'^version = "(.+)"$', pyproject, re.MULTILINE)[1] == declared
+    assert version("vlm_perception") == declared
+
+
+def test_cmake_names_every_interface_and_program():
+    for kind in ("msg", "srv", "action"):
+        on_disk = {f"{kind}/{path.name}" for path in (ROOT / kind).iterdir()}
+        assert set(re.findall(rf"^  ({kind}/\S+)$", CMAKE, re.MULTILINE)) == on_disk
+    programs = set(re.search(r"foreach\(node (.+)\)", CMAKE)[1].split())
+    assert programs == {path.stem for path in NODES if "\ndef main()" in path.read_text()}
+
+
+def test_every_requirement_is_pinned():
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    lists = re.findall(r"^(?:dependencies|train|dev|ros) = \[(.+?)^\]", pyproject, re.M | re.S)
+    wanted = {name.lower() for text in lists for name in re.findall(r'^  "([\w-]+)', text, re.M)}
+    pinned = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.M)
+    assert len(lists) == 4
+    assert wanted <= set(pinned)
+
+
+def test_parameter_file_names_parameters_that_exist():
+    settings = {
+        "/**/vision_encoder": EncoderSettings,
+        "/**/language_reasoner": LanguageSettings,
+        "/**/scene_fusion": FusionNodeSettings,
+    }
+    content = yaml.safe_load((SHARE / "config" / "perception.yaml").read_text())
+    everywhere = content.pop("/**")["ros__parameters"]
+    assert set(content) == set(settings)
+    for node, section in content.items():
+        for name, value in {**everywhere, **section["ros__parameters"]}.items():
+            assert getattr(settings[node], name) == value, f"{node} {name}"
