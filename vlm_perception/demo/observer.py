@@ -110,6 +110,10 @@ class Observer:
         data = self._newest_scene
         return scene_of(_decode(SCENE, data)) if data else None
 
+    def keyframes(self) -> int:
+        """How many frames were worked out in full."""
+        return sum(analysis.is_keyframe for analysis in self.analyses)
+
     def newest_report(self, node: str) -> Report | None:
         """What a node last said of itself."""
         reports = self.reports.get(node)

@@ -137,7 +137,6 @@ def node_rows(observer: Observer) -> list[NodeRow]:
         arrivals = meter.recent(now_ns, LATENCY_WINDOW_S)
         latency = percentiles([arrival.latency_ms for arrival in arrivals if arrival.stamp_ns > 0])
         report = observer.newest_report(name)
-        keyframes = sum(analysis.is_keyframe for analysis in observer.analyses)
         rows.append(
             NodeRow(
                 name=name,
@@ -147,7 +146,7 @@ def node_rows(observer: Observer) -> list[NodeRow]:
                 own_p50=_said(report, "latency_p50_ms"),
                 own_p95=_said(report, "latency_p95_ms"),
                 dropped=_said(report, "dropped", digits=0),
-                keyframes=str(keyframes) if topic == REASONING else NOTHING,
+                keyframes=str(observer.keyframes()) if topic == REASONING else NOTHING,
             )
         )
     return rows

@@ -62,6 +62,7 @@ class NodeProcesses:
         """
         self._folder = folder.resolve()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._asked_s: float | None = None
 
     def __enter__(self) -> NodeProcesses:
         """Make the folder, and delete what earlier, killed processes left in shared memory."""
@@ -95,23 +96,37 @@ class NodeProcesses:
                 return Exit(name, code, self._log_tail(name))
         return None
 
+    def ask_to_stop(self) -> None:
+        """Send the first signal and return at once: there may be something to do meanwhile."""
+        if self._asked_s is None:
+            self._asked_s = time.monotonic()
+            self._send(STOP_SIGNALS[0][0])
+
     def stop(self) -> None:
         """Stop every node, politely first, and delete the shared memory of those that were killed.
 
-        Takes at most the sum of the times in STOP_SIGNALS.
+        Ends at the latest when the times in STOP_SIGNALS are over, counted from the first signal.
         """
+        self.ask_to_stop()
+        deadline = self._asked_s or time.monotonic()
         for number, seconds in STOP_SIGNALS:
-            running = [process for process in self._processes.values() if process.poll() is None]
-            if not running:
+            if number != STOP_SIGNALS[0][0]:
+                self._send(number)
+            deadline += seconds
+            if _wait(self._running(), deadline):
                 break
-            for process in running:
-                _signal_group(process.pid, number)
-            _wait(running, seconds)
         if self._processes:
             # A node's own children, which have lost their parent.
             for process in self._processes.values():
                 _signal_group(process.pid, signal.SIGKILL)
             remove_leftovers()
+
+    def _running(self) -> list[subprocess.Popen[bytes]]:
+        return [process for process in self._processes.values() if process.poll() is None]
+
+    def _send(self, number: int) -> None:
+        for process in self._running():
+            _signal_group(process.pid, number)
 
     def _start(self, spec: NodeSpec) -> subprocess.Popen[bytes]:
         parameters = self._folder / f"{spec.name}.yaml"
@@ -149,10 +164,11 @@ def _signal_group(group: int, number: int) -> None:
         return
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+def _wait(processes: Sequence[subprocess.Popen[bytes]], deadline: float) -> bool:
+    """Wait for the end of all, and say whether it came in time."""
     for process in processes:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            return
+            return False
+    return True

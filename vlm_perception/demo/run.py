@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,22 +16,22 @@ from vlm_perception.demo.environment import own_graph, require_ros
 from vlm_perception.demo.graph import DEFAULT_BUNDLE, Graph, GraphOptions
 from vlm_perception.demo.interrupt import Interrupt
 from vlm_perception.demo.observer import Observer
-from vlm_perception.demo.overlay_video import Written, write_overlay
-from vlm_perception.demo.panel import Panel, node_rows
+from vlm_perception.demo.overlay_video import write_overlay
+from vlm_perception.demo.panel import Panel
 from vlm_perception.demo.processes import NodeProcesses
 from vlm_perception.demo.recorder import Recorder
 from vlm_perception.demo.shared_memory import shortage
-from vlm_perception.demo.source import ROADWORLD_SECONDS, InputError, Source, open_source
-from vlm_perception.demo.topics import IMAGE, RECORDED, SCENE
+from vlm_perception.demo.source import ROADWORLD_SECONDS, open_source
+from vlm_perception.demo.topics import EMBEDDING, IMAGE, REASONING, RECORDED, SCENE
+from vlm_perception.demo.watch import NodeFailedError, Watch
 
-FIRST_SCENE_WITHIN_S = 60.0
-SILENCE_AT_END_S = 1.5
 POLL_S = 0.1
-STOPPED_WITHIN_S = 1.75
+LAST_MESSAGES_S = 0.3
+STOPPED_WITHIN_S = 1.7
 """After Ctrl-C; two seconds are promised."""
+WORTH_DRAWING_S = 0.4
+"""With less time left a video is not begun."""
 FAILED = 1
-BAD_INPUT = 2
-"""With which video_source ends when what it plays turns out to be unreadable."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,6 @@ class DemoOptions:
     seconds: float | None = None
     out: Path = Path("out/demo")
     bundle: str = DEFAULT_BUNDLE
-
-
-class NodeFailedError(RuntimeError):
-    """A node ended early or no scene came; the message holds its last words."""
 
 
 def run_demo(options: DemoOptions, console: Console) -> int:
@@ -64,131 +59,95 @@ def run_demo(options: DemoOptions, console: Console) -> int:
     source = open_source(options.video)
     if warning := shortage():
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    bag, video = options.out / "scene.mcap", options.out / "overlay.mp4"
-    with Interrupt() as interrupt, own_graph():
-        recorder = Recorder(bag, RECORDED)
-        observer = Observer(RECORDED, recorder.put)
-        failure = None
-        try:
-            with ExitStack() as stack:
-                processes = stack.enter_context(NodeProcesses(options.out / "nodes"))
-                stack.enter_context(recorder)
-                stack.enter_context(observer)
-                panel = stack.enter_context(Panel(observer, source.description, console))
-                graph = Graph(_graph_options(options, source, bundle), processes, observer)
-                watch = _Watch(source, options.seconds, processes, observer, recorder)
-                while not interrupt and not watch.ended():
-                    graph.play_when_ready()
-                    panel.update()
-                    interrupt.sleep(POLL_S)
-                processes.stop()
-        except NodeFailedError as error:
-            failure = error
-        _summarise(observer, console)
-        if recorder.messages:
-            console.print(f"bag: {bag}  ({recorder.messages} messages)", soft_wrap=True)
-            _draw(bag, video, source, interrupt, console)
-    if failure is not None:
-        console.print(f"error: {failure}", style="red", soft_wrap=True, markup=False)
-        return FAILED
-    return interrupt.exit_code()
-
-
-def _graph_options(options: DemoOptions, source: Source, bundle: str) -> GraphOptions:
     # The road world is a clip of fixed length: whoever wants more sees it again.
     longer = options.video is None and (options.seconds or 0) > ROADWORLD_SECONDS
-    return GraphOptions(source, bundle, loop=longer)
+    with Interrupt() as interrupt, own_graph():
+        run = _Run(options, GraphOptions(source, bundle, loop=longer), interrupt, console)
+        try:
+            run.play()
+        except NodeFailedError as error:
+            console.print(f"error: {error}", style="red", soft_wrap=True, markup=False)
+            run.finish()
+            return FAILED
+        run.finish()
+        return interrupt.exit_code()
 
 
-class _Watch:
-    """Decides when the demo is over."""
+class _Run:
+    """One run of the demo."""
 
     def __init__(
-        self,
-        source: Source,
-        seconds: float | None,
-        processes: NodeProcesses,
-        observer: Observer,
-        recorder: Recorder,
+        self, options: DemoOptions, graph: GraphOptions, interrupt: Interrupt, console: Console
     ) -> None:
-        self._source = source
-        self._limit = seconds
-        self._processes = processes
-        self._observer = observer
-        self._recorder = recorder
-        self._started = time.monotonic()
-        self._first_image: float | None = None
+        self._options = options
+        self._graph = graph
+        self._interrupt = interrupt
+        self._console = console
+        self._bag, self._video = options.out / "scene.mcap", options.out / "overlay.mp4"
+        self._recorder = Recorder(self._bag, RECORDED)
+        self._observer = Observer(RECORDED, self._recorder.put)
 
-    def ended(self) -> bool:
-        """Whether the source or the time is over.
+    def play(self) -> None:
+        """Start the nodes, show what they do until it is over, and stop them.
 
         Raises:
             InputError: The source became unreadable on the way.
-            NodeFailedError: A node ended that should not have, or there is still no scene.
+            NodeFailedError: A node failed.
         """
-        self._observer.check()
-        self._recorder.check()
-        now = time.monotonic()
-        images = self._observer.meters[IMAGE]
-        scenes = self._observer.meters[SCENE]
-        if self._first_image is None and images.count:
-            self._first_image = now
-        gone = self._processes.first_exit()
-        if gone is not None:
-            if gone.name == "video_source" and gone.code == 0 and scenes.count:
-                return True
-            if gone.name == "video_source" and gone.code == BAD_INPUT:
-                raise InputError(gone.last_line)
-            raise NodeFailedError(str(gone))
-        if not scenes.count and now - self._started > FIRST_SCENE_WITHIN_S:
-            raise NodeFailedError(
-                f"no scene came within {FIRST_SCENE_WITHIN_S:.0f} s, though every node runs: "
-                "see their logs"
-            )
-        if self._first_image is None:
-            return False
-        playing = now - self._first_image
-        if self._limit is not None:
-            return playing >= self._limit
-        silent = not images.recent(time.time_ns(), SILENCE_AT_END_S)
-        expected = self._source.seconds
-        return silent and expected is not None and playing >= expected
+        self._options.out.mkdir(parents=True, exist_ok=True)
+        for earlier in (self._bag, self._video):
+            earlier.unlink(missing_ok=True)
+        observer, interrupt, source = self._observer, self._interrupt, self._graph.source
+        with ExitStack() as stack:
+            processes = stack.enter_context(NodeProcesses(self._options.out / "nodes"))
+            stack.enter_context(self._recorder)
+            stack.enter_context(observer)
+            graph = Graph(self._graph, processes, observer)
+            panel = stack.enter_context(Panel(observer, source.description, self._console))
+            watch = Watch(source, processes, observer, self._recorder, self._options.seconds)
+            while not interrupt and not watch.ended():
+                graph.play_when_ready()
+                panel.update()
+                interrupt.sleep(POLL_S)
+            interrupt.sleep(LAST_MESSAGES_S)
+            # Bag and panel are closed while the nodes end.
+            processes.ask_to_stop()
 
-
-def _summarise(observer: Observer, console: Console) -> None:
-    """Say at the end how many messages came and how old the scenes were."""
-    rows = node_rows(observer)
-    counts = ", ".join(
-        f"{meter.count} {topic.name}"
-        for topic, meter in observer.meters.items()
-        if topic.name in ("image/compressed", "embedding", "reasoning", "scene")
-    )
-    console.print(f"received {counts}; key frames: {rows[2].keyframes}", soft_wrap=True)
-
-
-def _draw(bag: Path, video: Path, source: Source, interrupt: Interrupt, console: Console) -> None:
-    """Write overlay.mp4: whole after a run to the end, thinned out when the user is leaving."""
-    limit = STOPPED_WITHIN_S - interrupt.seconds_since() if interrupt else None
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("drawing overlay.mp4", total=None)
-
-        def tell(done: int, total: int) -> bool:
-            progress.update(task, completed=done, total=total)
-            return limit is not None or not interrupt
-
-        written = write_overlay(
-            bag, video, rate_hz=source.rate_hz, seconds_to_spend=limit, progress=tell
+    def finish(self) -> None:
+        """Draw the video and say what there is and where."""
+        counts = ", ".join(
+            f"{self._observer.meters[topic].count} {topic.name}"
+            for topic in (IMAGE, EMBEDDING, REASONING, SCENE)
         )
-    console.print(_about(written, bag, video), soft_wrap=True)
+        self._say(f"received {counts}; {self._observer.keyframes()} key frames")
+        if self._recorder.messages:
+            self._say(f"bag: {self._bag}  ({self._recorder.messages} messages)")
+            self._say(f"video: {self._draw()}")
 
+    def _draw(self) -> str:
+        """Write overlay.mp4: whole after a run to the end, thinned out when the user leaves."""
+        again = f"`vlm-perception overlay {self._bag}` draws them all"
+        limit = STOPPED_WITHIN_S - self._interrupt.seconds_since() if self._interrupt else None
+        if limit is not None and limit < WORTH_DRAWING_S:
+            return f"none, since you ended the demo; {again}"
+        silent = not self._console.is_terminal
+        with Progress(console=self._console, transient=True, disable=silent) as progress:
+            task = progress.add_task("drawing overlay.mp4", total=None)
 
-def _about(written: Written, bag: Path, video: Path) -> str:
-    if not written.frames:
-        return f"video: none, since {bag} holds no image with a scene"
-    if not written.cut:
-        return f"video: {video}"
-    return (
-        f"video: {video}  (shortened to {written.frames} of {written.of_frames} images, since you "
-        f"ended the demo; `vlm-perception overlay {bag}` draws them all)"
-    )
+            def tell(done: int, total: int) -> bool:
+                progress.update(task, completed=done, total=total)
+                return limit is not None or not self._interrupt
+
+            rate = self._graph.source.rate_hz
+            written = write_overlay(
+                self._bag, self._video, rate_hz=rate, seconds_to_spend=limit, progress=tell
+            )
+        if not written.frames:
+            return f"none, since {self._bag} holds no image with a scene"
+        if not written.cut:
+            return str(self._video)
+        share = f"{written.frames} of {written.of_frames} images"
+        return f"{self._video}  (shortened to {share}, since you ended the demo; {again})"
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
