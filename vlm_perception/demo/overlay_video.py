@@ -45,7 +45,7 @@ def write_overlay(
     seconds_to_spend: float | None = None,
     progress: Progress | None = None,
 ) -> Written:
-    """Write a video of the bag's images with the scene of the same stamp drawn on each.
+    """Write a video of the bag's images with the scene of its stamp drawn on each.
 
     Args:
         bag: An mcap file that holds `image/compressed` and `scene`.
@@ -65,6 +65,7 @@ def write_overlay(
             return Written(0, total)
         every = 1
         writer: _Writer | None = None
+        scene: Scene | None = None
         drawn = 0
         cut = False
         try:
@@ -76,7 +77,9 @@ def write_overlay(
                 if picture is None:
                     continue
                 writer = writer or _Writer(video, picture.shape[1], picture.shape[0], rate_hz)
-                writer.add(stamp, _drawn(picture, scenes.get(stamp)))
+                # An image that was dropped shows what was known when it came.
+                scene = scenes.get(stamp, scene)
+                writer.add(stamp, _drawn(picture, scene))
                 drawn += 1
                 spent = time.monotonic() - started
                 if seconds_to_spend is not None:
