@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from vlm_perception.bundle import BundleError, ModelBundle, QuestionSpec
+from vlm_perception.engines.base import EngineError
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel, PromptError
 from vlm_perception.perception.reasoner import (
     BundleMismatchError,
+    EmbeddingError,
     InstructionError,
     Reasoner,
     ReasonerSettings,
@@ -109,6 +111,9 @@ def test_choices_that_are_the_same_tokens_are_refused(
     alike = siglip_bundle.manifest.questions[0].model_copy(update={"choices": ("red", "red")})
     with pytest.raises(PromptError, match="the same to the tokenizer"):
         language.pack([alike])
+    endless = alike.model_copy(update={"question": "?" * 2000, "choices": ("red", "green")})
+    with pytest.raises(PromptError, match="there is room for 367"):
+        language.pack([endless])
     with pytest.raises(ValueError, match="twice"):
         QuestionSpec(name="x", question="y", choices=("red", "red"))
     with pytest.raises(ValueError, match="at least 2"):
@@ -163,6 +168,13 @@ def test_embeddings_of_another_bundle_are_refused(siglip_bundle: ModelBundle) ->
     good = embed(siglip_bundle)
     with pytest.raises(BundleMismatchError, match="same bundle"):
         reasoner.reason(replace(good, bundle_digest="f" * 64))
+    broken = np.full_like(good.tokens, np.nan)
+    with pytest.raises(EmbeddingError, match="NaN"):
+        reasoner.reason(replace(good, tokens=broken))
+    with pytest.raises(PromptError, match="at most 144"):
+        reasoner.reason(replace(good, tokens=np.zeros((200, 48), np.float16)))
+    with pytest.raises(EngineError, match=r"float32 \[1, tokens, 48\] and is float32 \[1, 9, 7\]"):
+        reasoner.reason(replace(good, tokens=np.zeros((9, 7), np.float16)))
     reasoner.reset("bundle")
     assert reasoner.reason(good).trigger == "bundle"
 

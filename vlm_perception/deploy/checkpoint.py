@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer, CLIPModel, LlavaForConditionalGeneration, SiglipModel
+from transformers.utils import logging as transformers_logging
 
 from vlm_perception.bundle import file_sha256
 from vlm_perception.deploy.errors import ExportError
@@ -70,10 +72,10 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
         path=path,
         family=family,
         dual=dual,
-        dual_tokenizer=_load_tokenizer(path / "dual"),
+        dual_tokenizer=_load_tokenizer(path / "dual", dual),
         normalisation=_load_normalisation(path / "dual"),
         vlm=vlm,
-        vlm_tokenizer=_load_tokenizer(path / "vlm") if vlm is not None else None,
+        vlm_tokenizer=_load_tokenizer(path / "vlm", vlm) if vlm is not None else None,
         weights={
             str(file.relative_to(path)): file_sha256(file)
             for file in sorted(path.glob("*/*.safetensors"))
@@ -104,6 +106,8 @@ def _family(directory: Path, families: dict[str, Any]) -> str:
 def _load(model_class: Model, directory: Path) -> Model:
     if not list(directory.glob("*.safetensors")):
         raise ExportError(f"{directory} holds no .safetensors file with weights")
+    disable_progress_bar: Callable[[], None] = transformers_logging.disable_progress_bar
+    disable_progress_bar()
     try:
         model, info = model_class.from_pretrained(
             directory, dtype=torch.float32, output_loading_info=True, local_files_only=True
@@ -165,16 +169,23 @@ def _share_tower(dual: Model, vlm: Model, vision_tower: str) -> None:
             )
 
 
-def _load_tokenizer(directory: Path) -> Model:
+def _load_tokenizer(directory: Path, model: Model) -> Model:
     if not (directory / "tokenizer.json").is_file():
         raise ExportError(
             f"{directory} holds no tokenizer.json; save the fast tokenizer there "
             "(PreTrainedTokenizerFast.save_pretrained)"
         )
     try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except Exception as error:
         raise ExportError(f"the tokenizer in {directory} cannot be loaded: {error}") from error
+    rows = model.config.text_config.vocab_size
+    if len(tokenizer) > rows:
+        raise ExportError(
+            f"the tokenizer in {directory} has {len(tokenizer)} tokens and the model knows {rows}; "
+            "they do not belong together"
+        )
+    return tokenizer
 
 
 def _load_normalisation(directory: Path) -> Normalisation:

@@ -28,7 +28,6 @@ from vlm_perception.bundle import (
     PROJECTOR_GRAPH,
     TEXT_GRAPH,
     VISION_GRAPH,
-    BundleError,
     FileEntry,
     GoldenSpec,
     ImageSpec,
@@ -46,6 +45,8 @@ from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.graphs import DecoderGraph, ProjectorGraph, TextGraph, VisionGraph
 from vlm_perception.deploy.onnx_writer import write_graph
 from vlm_perception.deploy.spec import BundleSpec, load_spec
+from vlm_perception.perception.language import LanguageModel
+from vlm_perception.perception.vocabulary import VocabularyBuilder
 
 GOLDEN_NAME = "golden.npz"
 EMBEDDINGS_NAME = "token_embeddings.npy"
@@ -73,6 +74,7 @@ def export_bundle(checkpoint: Path, out: Path) -> ModelBundle:
     spec = load_spec(checkpoint)
     if out.exists() and not (out / MANIFEST_NAME).is_file():
         raise ExportError(f"{out} exists and is no bundle; it will not be overwritten")
+    card = _read_card(checkpoint, spec)
     source = load_checkpoint(checkpoint, spec.vision_tower)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -80,9 +82,12 @@ def export_bundle(checkpoint: Path, out: Path) -> ModelBundle:
     except OSError as error:
         raise ExportError(f"{out} cannot be written: {error}") from error
     try:
+        (scratch / CARD_NAME).write_text(card, encoding="utf-8")
         _fill(scratch, source, spec)
         _finish(scratch)
         _replace(out, scratch)
+    except OSError as error:
+        raise ExportError(f"{out} cannot be written: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return ModelBundle.load(out)
@@ -136,7 +141,6 @@ def _fill(directory: Path, source: Checkpoint, spec: BundleSpec) -> None:
     files = _write_tokenizers(directory, tokenizers)
     if source.vlm is not None:
         language = _language_spec(source, spec, files["language"], golden)
-    _copy_card(directory, source.path, spec)
     pooled, tokens_out = (golden[f"{VISION_GRAPH}/out/{name}"] for name in ("pooled", "tokens"))
     _write_manifest(
         directory,
@@ -348,12 +352,11 @@ def _language_spec(
     )
 
 
-def _copy_card(directory: Path, checkpoint: Path, spec: BundleSpec) -> None:
+def _read_card(checkpoint: Path, spec: BundleSpec) -> str:
     try:
-        text = (checkpoint / spec.model_card).read_text(encoding="utf-8")
-    except OSError as error:
+        return (checkpoint / spec.model_card).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise ExportError(f"the model card {spec.model_card} cannot be read: {error}") from error
-    (directory / CARD_NAME).write_text(text, encoding="utf-8")
 
 
 def _made_by(source: Checkpoint) -> MadeBy:
@@ -381,11 +384,15 @@ def _write_manifest(directory: Path, **fields: Any) -> None:
 
 
 def _finish(directory: Path) -> None:
-    """Load the bundle as a robot would, and hold it against what torch gave."""
+    """Load the bundle as a robot would, hold it against what torch gave, and put its questions."""
     try:
-        differences = ModelBundle.load(directory).verify_golden()
-    except BundleError as error:
-        raise ExportError(f"the exported graphs differ from the checkpoint: {error}") from error
+        bundle = ModelBundle.load(directory)
+        differences = bundle.verify_golden()
+        VocabularyBuilder(bundle).build(None, version=1)
+        if bundle.manifest.language is not None:
+            LanguageModel(bundle).pack(bundle.manifest.questions)
+    except ValueError as error:
+        raise ExportError(f"the finished bundle does not pass its own checks: {error}") from error
     for graph, difference in differences.items():
         _log.info("%s: largest difference from torch %.2g", graph, difference)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,8 @@ def write_graph(
         ExportError: the exporter could not make a graph of the module.
     """
     shapes = tuple(dict((dynamic or {}).get(name, {})) for name in inputs)
+    # Its warnings are about packages that are not needed here.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")

@@ -126,7 +126,8 @@ class LanguageModel:
         self._after = after
         self._stops = frozenset(spec.stop_token_ids)
         self._stop = spec.stop_token_ids[0]
-        self._room = min(room, spec.max_positions - len(self._before) - spec.image_tokens)
+        self._positions = spec.max_positions - len(self._before) - spec.image_tokens
+        self._room = min(room, self._positions)
         if self._room < 1:
             raise BundleError(
                 f"bundle {bundle.manifest.name}: the decoder's {spec.max_positions} positions "
@@ -160,7 +161,16 @@ class LanguageModel:
 
         Returns:
             The cached prefix that questions and captions branch from.
+
+        Raises:
+            PromptError: there are more tokens than the bundle was made for.
+            EngineError: the tokens have another width.
         """
+        if tokens.shape[0] > self._spec.image_tokens:
+            raise PromptError(
+                f"the image has {tokens.shape[0]} tokens and the decoder takes at most "
+                f"{self._spec.image_tokens}"
+            )
         features = tokens[np.newaxis].astype(np.float32)
         image = self._projector.run({"tokens": features})["embeds"][0]
         embeds = np.concatenate([self._before, image])[np.newaxis]
@@ -185,7 +195,14 @@ class LanguageModel:
         """
         packer = _Packer()
         for question in questions:
-            packer.add(self._prompt_ids(question.question), self._choice_ids(question), self._stop)
+            prompt, choices = self._prompt_ids(question.question), self._choice_ids(question)
+            count = len(prompt) + max(map(len, choices))
+            if count > self._positions:
+                raise PromptError(
+                    f"question {question.name!r} and an answer take {count} tokens and there is "
+                    f"room for {self._positions}; use a shorter one"
+                )
+            packer.add(prompt, choices, self._stop)
         return packer.finish(tuple(questions))
 
     def answer(self, prefix: Prefix, packed: PackedQuestions) -> tuple[Attribute, ...]:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from vlm_perception.bundle import ModelBundle, QuestionSpec
 from vlm_perception.perception.keyframes import KeyframePolicy, KeyframeSettings
 from vlm_perception.perception.language import LanguageModel, PromptError
@@ -19,6 +21,10 @@ LONGEST_INSTRUCTION = 1000
 
 class BundleMismatchError(ValueError):
     """An embedding was made by another bundle than the one that is to read it."""
+
+
+class EmbeddingError(ValueError):
+    """An embedding holds numbers that no encoder gives."""
 
 
 class InstructionError(ValueError):
@@ -143,6 +149,7 @@ class Reasoner:
 
         Raises:
             BundleMismatchError: the embedding comes from another bundle.
+            EmbeddingError: the embedding holds NaN or infinity.
             PromptError: the bundle has no language model.
         """
         if self._language is None:
@@ -155,6 +162,10 @@ class Reasoner:
                 f"the embedding was made by bundle {embedding.bundle_digest[:12]} and this node "
                 f"has {self._bundle.digest[:12]} ({self._bundle.manifest.name}); start both nodes "
                 "with the same bundle"
+            )
+        if not (np.isfinite(embedding.pooled).all() and np.isfinite(embedding.tokens).all()):
+            raise EmbeddingError(
+                "the embedding holds NaN or infinity; the encoder's engine or the message is broken"
             )
         started = self._clock()
         with self._lock:
