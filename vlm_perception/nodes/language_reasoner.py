@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from std_msgs.msg import String
 
@@ -263,9 +262,9 @@ def _reasoner_settings(settings: LanguageSettings) -> ReasonerSettings:
     return ReasonerSettings(**{name: getattr(settings, name) for name in names})
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the node as a process."""
-    sys.exit(run(LanguageReasonerNode))
+    run(LanguageReasonerNode)
 
 
 if __name__ == "__main__":

@@ -212,10 +212,12 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
                 result = entities(state)
                 after()
             except Exception as error:
-                if not isinstance(error, ValueError):
-                    self.get_logger().error(traceback.format_exc())
                 self.fault = f"cannot {name}: {error}"
-                self.get_logger().error(self.fault)
+                # After a signal nothing can be published any more: that is no fault.
+                if self.context.ok():
+                    if not isinstance(error, ValueError):
+                        self.get_logger().error(traceback.format_exc())
+                    self.get_logger().error(self.fault)
                 undo()
                 return TransitionCallbackReturn.FAILURE
         self.fault = ""
@@ -228,7 +230,7 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
             return
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
-        else:
+        elif self.context.ok():
             self.get_logger().error(
                 f"{self.get_name()} waits unconfigured; when the cause is mended, run "
                 f"`ros2 lifecycle set {self.get_fully_qualified_name()} configure` and `activate`"

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import MarkerArray
@@ -307,9 +306,9 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             self.complaints.add(error.kind, f"no overlay: the image was skipped: {error}")
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the node as a process."""
-    sys.exit(run(SceneFusionNode))
+    run(SceneFusionNode)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 import time
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
@@ -267,9 +266,9 @@ class VideoSource(Node):
         return Report(DiagnosticStatus.OK, "playing", values)
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the node as a process."""
-    sys.exit(run(VideoSource))
+    run(VideoSource)
 
 
 if __name__ == "__main__":

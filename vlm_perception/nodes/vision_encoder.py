@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.msg import EmbeddingInfo, VisionEmbedding
@@ -203,9 +202,9 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         return response
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the node as a process."""
-    sys.exit(run(VisionEncoderNode))
+    run(VisionEncoderNode)
 
 
 if __name__ == "__main__":
