@@ -78,6 +78,9 @@ class SourceSettings:
         maximum=3600.0,
         change=FIXED,
     )
+    wait_for_subscribers: int = setting(
+        1, "How many must listen for that.", minimum=1, maximum=100, change=FIXED
+    )
 
 
 @dataclass(frozen=True)
@@ -230,7 +233,7 @@ class VideoSource(Node):
         while (
             time.monotonic() < deadline
             and self.context.ok()
-            and self._publisher.get_subscription_count() == 0
+            and self._publisher.get_subscription_count() < self._settings.wait_for_subscribers
         ):
             self._stopping.wait(0.02)
 
