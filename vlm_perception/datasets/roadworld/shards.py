@@ -1,0 +1,147 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Renders training scenes once into shards of arrays that are then read in place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_perception.datasets.roadworld.renderer import Rendered, render
+from vlm_perception.datasets.roadworld.truth import QUESTIONS, captions, describe
+from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS, sample_scene
+
+RENDER_SIZE = (640, 360)
+SCENES_PER_SHARD = 2000
+NO_DISTANCE = 255
+_SAMPLES_PER_PATCH = 10
+
+Preprocess = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class ShardSpec:
+    """What one shard holds; equal specs give equal bytes."""
+
+    first_seed: int
+    scenes: int
+    small: float
+    """Share of small objects asked for: a curriculum starts with few."""
+    grid: tuple[int, int]
+    """Columns and rows of the patch grid."""
+
+    @property
+    def name(self) -> str:
+        """Directory name."""
+        return f"{self.first_seed:09d}-{self.scenes}-{self.small:.2f}-{self.grid[0]}x{self.grid[1]}"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Arrays of one shard, mapped from disk."""
+
+    images: NDArray[np.uint8]
+    """[N, H, W, 3] preprocessed pixels."""
+    coverage: NDArray[np.uint8]
+    """[N, patches, objects]: percent of the patch that an object label covers."""
+    distance: NDArray[np.uint8]
+    """[N, patches]: distance of the nearest object in half metres; NO_DISTANCE without one."""
+    labels: NDArray[np.bool_]
+    """[N, labels]."""
+    attributes: NDArray[np.uint8]
+    """[N, questions]: index of the true choice."""
+    captions: list[list[str]]
+
+
+def dense_truth(
+    rendered: Rendered, distances: Sequence[float], grid: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Coverage [patches, objects] in percent and nearest distance [patches] for a patch grid."""
+    columns, rows = grid
+    size = (columns * _SAMPLES_PER_PATCH, rows * _SAMPLES_PER_PATCH)
+    ids = cv2.resize(rendered.ids, size, interpolation=cv2.INTER_NEAREST)
+    count = len(OBJECT_LABELS)
+    to_label = np.full(256, count, np.int64)
+    to_distance = np.full(256, NO_DISTANCE, np.uint8)
+    for index, (actor, distance) in enumerate(zip(rendered.objects, distances, strict=True)):
+        to_label[index + 1] = OBJECT_LABELS.index(actor.label)
+        to_distance[index + 1] = int(np.clip(distance * 2, 0, NO_DISTANCE - 1))
+    n = _SAMPLES_PER_PATCH
+    patches = ids.reshape(rows, n, columns, n).swapaxes(1, 2).reshape(rows * columns, n * n)
+    flat = to_label[patches] + np.arange(rows * columns)[:, None] * (count + 1)
+    coverage = np.bincount(flat.ravel(), minlength=rows * columns * (count + 1))
+    return (
+        coverage.reshape(-1, count + 1)[:, :count].astype(np.uint8),
+        to_distance[patches].min(axis=1),
+    )
+
+
+def _write(spec: ShardSpec, directory: Path, preprocess: Preprocess) -> Path:
+    """Render one shard; a directory that exists is whole, for it is renamed into place."""
+    target = directory / spec.name
+    if target.exists():
+        return target
+    cv2.setNumThreads(1)
+    columns: list[list[NDArray[np.uint8]]] = [[], [], []]
+    labels, attributes, texts = [], [], []
+    for seed in range(spec.first_seed, spec.first_seed + spec.scenes):
+        world = sample_scene(seed, spec.small)
+        rendered = render(world, 0.0, *RENDER_SIZE)
+        truth = describe(world, rendered)
+        coverage, distance = dense_truth(
+            rendered, [actor.s for actor in rendered.objects], spec.grid
+        )
+        for column, value in zip(
+            columns, (preprocess(rendered.image), coverage, distance), strict=True
+        ):
+            column.append(value)
+        labels.append([label in truth.shares for label in LABELS])
+        attributes.append([QUESTIONS[name][1].index(truth.attributes[name]) for name in QUESTIONS])
+        texts.append(captions(truth, np.random.default_rng((seed, 5))))
+    partial_dir = directory / f".{spec.name}.{os.getpid()}"
+    partial_dir.mkdir(parents=True)
+    for name, column in zip(("images", "coverage", "distance"), columns, strict=True):
+        np.save(partial_dir / f"{name}.npy", np.stack(column))
+    np.save(partial_dir / "labels.npy", np.array(labels))
+    np.save(partial_dir / "attributes.npy", np.array(attributes, np.uint8))
+    (partial_dir / "captions.json").write_text(json.dumps(texts))
+    try:
+        partial_dir.rename(target)
+    except OSError:
+        shutil.rmtree(partial_dir)
+    return target
+
+
+def render_shards(
+    specs: Sequence[ShardSpec], directory: Path, preprocess: Preprocess, workers: int
+) -> Iterator[Path]:
+    """Render the shards that are missing, in order; yields each directory as it is ready."""
+    directory.mkdir(parents=True, exist_ok=True)
+    job = partial(_write, directory=directory, preprocess=preprocess)
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(job, specs)
+
+
+def open_shard(path: Path) -> Shard:
+    """Map a shard's arrays without reading them."""
+    images, coverage, distance = (
+        np.load(path / f"{name}.npy", mmap_mode="r") for name in ("images", "coverage", "distance")
+    )
+    return Shard(
+        images,
+        coverage,
+        distance,
+        np.load(path / "labels.npy"),
+        np.load(path / "attributes.npy"),
+        json.loads((path / "captions.json").read_text()),
+    )

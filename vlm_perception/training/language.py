@@ -1,0 +1,214 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Trains the projector and the decoder on the features of the finished, frozen vision tower.
+
+The caption and all questions of a scene are packed behind one image prefix with a block mask, so
+that each sees the image and itself only: just as they are answered on the robot, and at the price
+of one prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, SiglipModel
+
+from vlm_perception.datasets.roadworld.shards import Shard
+from vlm_perception.datasets.roadworld.truth import (
+    CAPTION_PROMPT,
+    QUESTIONS,
+    presence_question,
+)
+from vlm_perception.datasets.roadworld.world import LABELS
+from vlm_perception.training.student import GRID, PROMPT, WIDTH
+
+Segment = tuple[list[int], list[int]]
+"""Prompt ids, and answer ids that end with the stop token."""
+PRESENCE_QUESTIONS = 6
+_BLOCKED = float(torch.finfo(torch.float32).min)
+_IMAGE_TOKENS = GRID[0] * GRID[1]
+
+
+@torch.no_grad()
+def cache_features(model: SiglipModel, shards: Sequence[Shard], path: Path) -> NDArray[np.float16]:
+    """Last hidden states [N, tokens, D] of every scene, kept at `path`."""
+    if path.exists():
+        stored: NDArray[np.float16] = np.load(path, mmap_mode="r")
+        return stored
+    tower = model.vision_model.train(False)
+    chunks = [
+        shard.images[i : i + 100] for shard in shards for i in range(0, len(shard.labels), 100)
+    ]
+    features = []
+    for images in track(chunks, "Features of the vision tower"):
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = tower(pixel_values=pixels.div_(127.5).sub_(1.0)).last_hidden_state
+        features.append(hidden.to(torch.float16).numpy())
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, np.concatenate(features))
+    partial.rename(path)
+    result: NDArray[np.float16] = np.load(path, mmap_mode="r")
+    return result
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Dialogues of one batch behind their image prefixes."""
+
+    ids: Tensor
+    """[B, T] tokens behind the image."""
+    positions: Tensor
+    """[B, T], each segment beginning where the prefix ends."""
+    segments: Tensor
+    """[B, T] number of the segment, 0 for padding."""
+    targets: Tensor
+    """[B, T] the token that follows where an answer is being written, else -100."""
+    weights: Tensor
+    """[B, T] weight of each target: a caption's words count as much as a question's answer."""
+
+
+class Dialogues:
+    """Turns scenes into token segments; prompts are tokenized once."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Use `tokenizer` for prompts and answers alike."""
+        self._tokenizer = tokenizer
+        self._eos: int = tokenizer.eos_token_id
+        self._cache: dict[str, list[int]] = {}
+
+    def _ids(self, text: str) -> list[int]:
+        if text not in self._cache:
+            ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            if len(self._cache) > 50_000:
+                return ids
+            self._cache[text] = ids
+        return self._cache[text]
+
+    def segment(self, question: str, answer: str) -> Segment:
+        """Prompt ids and answer ids, the answer ended by the stop token."""
+        prompt = PROMPT.split("<image>")[1].format(text=question)
+        return self._ids(prompt), [*self._ids(" " + answer), self._eos]
+
+    def scene(self, shard: Shard, index: int, rng: np.random.Generator) -> list[Segment]:
+        """The caption, every typed question and some questions of presence."""
+        segments = [self.segment(CAPTION_PROMPT, shard.captions[index][0])]
+        for column, (question, choices) in enumerate(QUESTIONS.values()):
+            segments.append(self.segment(question, choices[shard.attributes[index, column]]))
+        present = np.flatnonzero(shard.labels[index])
+        absent = np.flatnonzero(~shard.labels[index])
+        half = PRESENCE_QUESTIONS // 2
+        asked = np.concatenate((rng.permutation(present)[:half], rng.permutation(absent)[:half]))
+        for label in asked:
+            answer = "yes" if shard.labels[index, label] else "no"
+            segments.append(self.segment(presence_question(LABELS[label]), answer))
+        return segments
+
+    def pack(self, scenes: Sequence[list[Segment]], prefix: int) -> Packed:
+        """Lay segments out one behind another; `prefix` tokens stand before them."""
+        length = max(sum(len(p) + len(a) - 1 for p, a in scene) for scene in scenes)
+        length = -(-length // 32) * 32
+        shape = (len(scenes), length)
+        ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        segments, targets = np.zeros(shape, np.int64), np.full(shape, -100, np.int64)
+        weights = np.zeros(shape, np.float32)
+        for row, scene in enumerate(scenes):
+            at = 0
+            for number, (prompt, answer) in enumerate(scene, start=1):
+                tokens = [*prompt, *answer[:-1]]
+                end, first = at + len(tokens), at + len(prompt) - 1
+                ids[row, at:end] = tokens
+                positions[row, at:end] = np.arange(prefix, prefix + len(tokens))
+                segments[row, at:end] = number
+                targets[row, first:end] = answer
+                weights[row, first:end] = 0.5 if number == 1 else 1.0
+                at = end
+        return Packed(*(torch.from_numpy(a) for a in (ids, positions, segments, targets, weights)))
+
+
+def block_mask(segments: Tensor, prefix: int) -> Tensor:
+    """Additive mask [B, 1, P + T, P + T]: causal, and blind to other segments."""
+    batch, length = segments.shape
+    total = prefix + length
+    whole = torch.cat((torch.zeros(batch, prefix, dtype=segments.dtype), segments), dim=1)
+    same = (whole[:, :, None] == whole[:, None, :]) | (torch.arange(total) < prefix)
+    causal = torch.ones(total, total, dtype=torch.bool).tril()
+    return torch.where(same & causal, 0.0, _BLOCKED)[:, None]
+
+
+class LanguageObjective(nn.Module):
+    """Projector and decoder with their losses."""
+
+    def __init__(self, model: LlavaForConditionalGeneration, bos: int) -> None:
+        """Wrap `model`; its vision tower takes no part."""
+        super().__init__()
+        self.projector = model.model.multi_modal_projector
+        self.decoder = model.model.language_model
+        self.head = model.lm_head
+        self._bos = bos
+        model.set_attn_implementation("eager")
+
+    def forward(self, features: Tensor, packed: Packed) -> dict[str, Tensor]:
+        """Losses by name from features [B, tokens, D]: caption and answers apart."""
+        prefix = _IMAGE_TOKENS + 1
+        with torch.autocast("cpu", torch.bfloat16):
+            embed = self.decoder.embed_tokens
+            bos = embed(torch.full((len(features), 1), self._bos))
+            image = self.projector(features)
+            inputs = torch.cat((bos, image.to(bos.dtype), embed(packed.ids)), dim=1)
+            places = torch.cat(
+                (torch.arange(prefix).expand(len(features), -1), packed.positions), 1
+            )
+            hidden = self.decoder(
+                inputs_embeds=inputs,
+                attention_mask=block_mask(packed.segments, prefix),
+                position_ids=places,
+                use_cache=False,
+            ).last_hidden_state[:, prefix:]
+            asked = packed.targets >= 0
+            logits = self.head(hidden[asked]).float()
+        loss = F.cross_entropy(logits, packed.targets[asked], reduction="none")
+        loss = loss * packed.weights[asked]
+        caption = packed.segments[asked] == 1
+        return {
+            "caption": loss[caption].sum() / len(features) / 10,
+            "answers": loss[~caption].mean(),
+        }
+
+
+class FeatureScenes:
+    """Shards beside the cached features of their scenes."""
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        features: NDArray[np.float16],
+        tokenizer: PreTrainedTokenizerFast,
+    ) -> None:
+        """Pair scene i of the concatenated shards with `features[i]`."""
+        self._features = features
+        self._places = [(s, i) for s in shards for i in range(len(s.labels))]
+        self._dialogues = Dialogues(tokenizer)
+
+    def __len__(self) -> int:
+        """Number of scenes."""
+        return len(self._places)
+
+    def _scene(self, index: int, rng: np.random.Generator) -> list[Segment]:
+        shard, place = self._places[index]
+        return self._dialogues.scene(shard, place, rng)
+
+    def batch(self, indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Packed]:
+        """Features [B, tokens, D] and packed dialogues."""
+        scenes = [self._scene(i, rng) for i in indices]
+        features = torch.from_numpy(np.stack([self._features[i] for i in indices])).float()
+        assert features.shape[-1] == WIDTH
+        return features, self._dialogues.pack(scenes, _IMAGE_TOKENS + 1)

@@ -1,0 +1,148 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Trains `roadworld-nano` from nothing: shards, dual encoder, language model, checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from transformers import LlavaForConditionalGeneration, SiglipModel
+
+from vlm_perception.datasets.roadworld.shards import (
+    SCENES_PER_SHARD,
+    Shard,
+    ShardSpec,
+    open_shard,
+    render_shards,
+)
+from vlm_perception.training.checkpoint import calibrate, save_checkpoint
+from vlm_perception.training.dual import LOSS_WEIGHTS, DualObjective, Scenes, order
+from vlm_perception.training.language import FeatureScenes, LanguageObjective, cache_features
+from vlm_perception.training.loop import Schedule, fit
+from vlm_perception.training.student import GRID, INPUT_SIZE, build_dual, build_tokenizer, build_vlm
+
+EASY_SHARDS = 5
+EASY_SMALL, FULL_SMALL = 0.05, 0.3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what the trained student is."""
+
+    seed: int = 0
+    dual_shards: int = 26
+    vlm_shards: int = 16
+    """Scenes that the vision tower was not trained on: on its own it knows more than it sees."""
+    calibration_seed: int = 5_000_000
+    dual: Schedule = field(default_factory=lambda: Schedule(steps=2500, batch=64))
+    vlm: Schedule = field(default_factory=lambda: Schedule(steps=2400, batch=64))
+
+
+RECIPE = Recipe()
+
+
+def preprocess(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A 16:9 render to the size of the network's input."""
+    return np.asarray(cv2.resize(image, INPUT_SIZE, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def dual_specs(recipe: Recipe) -> list[ShardSpec]:
+    """Shards for the dual encoder, the easy ones first."""
+    return [
+        ShardSpec(
+            i * SCENES_PER_SHARD,
+            SCENES_PER_SHARD,
+            EASY_SMALL if i < EASY_SHARDS else FULL_SMALL,
+            GRID,
+        )
+        for i in range(recipe.dual_shards)
+    ]
+
+
+def vlm_specs(recipe: Recipe) -> list[ShardSpec]:
+    """Shards for the language model."""
+    first = recipe.dual_shards
+    return [
+        ShardSpec(i * SCENES_PER_SHARD, SCENES_PER_SHARD, FULL_SMALL, GRID)
+        for i in range(first, first + recipe.vlm_shards)
+    ]
+
+
+def prepare(specs: Sequence[ShardSpec], work: Path, workers: int) -> list[Shard]:
+    """Render the shards that are missing and open all."""
+    paths = render_shards(specs, work / "shards", preprocess, workers)
+    return [open_shard(path) for path in track(paths, "Rendering scenes", total=len(specs))]
+
+
+def train_dual(recipe: Recipe, shards: list[Shard], work: Path) -> SiglipModel:
+    """Train (or resume) the dual encoder and return it."""
+    torch.manual_seed(recipe.seed)
+    tokenizer = build_tokenizer()
+    scenes = Scenes(shards)
+    objective = DualObjective(build_dual(tokenizer), tokenizer)
+    easy = sum(len(shard.labels) for shard in shards[:EASY_SHARDS])
+    plan = list(order(len(scenes), easy, recipe.dual.batch, recipe.dual.steps, recipe.seed))
+
+    def losses(step: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng((recipe.seed, 7, step))
+        result: dict[str, torch.Tensor] = objective(scenes.batch(plan[step], rng), rng)
+        return result
+
+    fit(objective, losses, LOSS_WEIGHTS, recipe.dual, work / "dual", "dual encoder")
+    return objective.model
+
+
+def train_vlm(
+    recipe: Recipe, shards: list[Shard], dual: SiglipModel, work: Path
+) -> LlavaForConditionalGeneration:
+    """Train (or resume) the language model on the features of `dual`'s vision tower."""
+    torch.manual_seed(recipe.seed + 1)
+    tokenizer = build_tokenizer()
+    model = build_vlm(tokenizer)
+    model.model.vision_tower.load_state_dict(dual.vision_model.state_dict())
+    features = cache_features(dual, shards, work / "features.npy")
+    scenes = FeatureScenes(shards, features, tokenizer)
+    objective = LanguageObjective(model, tokenizer.bos_token_id)
+    plan = list(order(len(scenes), len(scenes), recipe.vlm.batch, recipe.vlm.steps, recipe.seed))
+
+    def losses(step: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng((recipe.seed, 8, step))
+        result: dict[str, torch.Tensor] = objective(*scenes.batch(plan[step], rng))
+        return result
+
+    fit(
+        objective,
+        losses,
+        {"caption": 1.0, "answers": 1.0},
+        recipe.vlm,
+        work / "vlm",
+        "language model",
+    )
+    return model
+
+
+def train(out: Path, recipe: Recipe = RECIPE) -> Path:
+    """Train the student from nothing, or go on where an earlier run stopped.
+
+    Args:
+        out: takes the rendered scenes (some 20 GB), logs, checkpoints and the result.
+        recipe: what is trained on what, and for how long.
+
+    Returns:
+        The checkpoint directory, `out`/checkpoint, ready for `vlm-perception export`.
+    """
+    workers = os.cpu_count() or 1
+    dual = train_dual(recipe, prepare(dual_specs(recipe), out, workers), out)
+    vlm = train_vlm(recipe, prepare(vlm_specs(recipe), out, workers), dual, out)
+    held_out = [ShardSpec(recipe.calibration_seed, SCENES_PER_SHARD, FULL_SMALL, GRID)]
+    tokenizer = build_tokenizer()
+    labels = calibrate(dual, tokenizer, prepare(held_out, out, workers))
+    return save_checkpoint(dual, vlm, tokenizer, labels, out / "checkpoint")

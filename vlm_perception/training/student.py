@@ -1,0 +1,191 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The shape of `roadworld-nano`: one small vision tower, a text tower and a Llama decoder.
+
+SigLIP rather than CLIP, because a street holds many labels at once and a sigmoid for each does
+not make them compete as a softmax does (Zhai et al., Sigmoid Loss for Language Image Pre-Training,
+2023).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import (
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+)
+
+from vlm_perception.datasets.roadworld.truth import (
+    CAPTION_PROMPT,
+    QUESTIONS,
+    ObjectTruth,
+    SceneTruth,
+    captions,
+    presence_question,
+)
+from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
+
+INPUT_SIZE = (320, 180)
+PATCH = 20
+GRID = (16, 9)
+WIDTH = 192
+TEXT_LENGTH = 48
+VOCABULARY_SIZE = 1024
+IMAGE_TOKEN = "<image>"
+SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>", IMAGE_TOKEN)
+PROMPT = "<bos><image>question: {text} answer:"
+
+LABEL_TEMPLATES = (
+    "{label}",
+    "a photo of a {label}",
+    "a street with a {label}",
+    "there is a {label}",
+)
+SCENE_TEMPLATES = ("{label}", "a photo of {label}", "a street with {label}", "there is {label}")
+ATTRIBUTE_PHRASES: dict[tuple[str, str], str] = {
+    ("time_of_day", "day"): "daylight",
+    ("time_of_day", "dusk"): "dusk",
+    ("weather", "clear"): "clear weather",
+    ("road", "straight"): "a straight road",
+    ("road", "curve"): "a curved road",
+    ("road", "intersection"): "an intersection",
+    ("traffic_light", "none"): "no traffic light",
+    ("pedestrian_in_path", "yes"): "a pedestrian in the path",
+    ("lead_vehicle", "none"): "a free lane ahead",
+    ("lead_vehicle", "near"): "a vehicle near ahead in the lane",
+    ("lead_vehicle", "far"): "a vehicle far ahead in the lane",
+    ("construction", "yes"): "a construction zone",
+    ("traffic", "none"): "no traffic",
+    ("traffic", "heavy"): "heavy traffic",
+}
+
+
+def templates(label: str) -> tuple[str, ...]:
+    """Wordings around one label."""
+    return LABEL_TEMPLATES if label in OBJECT_LABELS else SCENE_TEMPLATES
+
+
+def _corpus() -> list[str]:
+    rng = np.random.default_rng(0)
+    lines = [CAPTION_PROMPT, *ATTRIBUTE_PHRASES.values()]
+    lines += [PROMPT.replace("<bos><image>", "").format(text=q) for q, _ in QUESTIONS.values()]
+    lines += [choice for _, choices in QUESTIONS.values() for choice in choices]
+    lines += [template.format(label=label) for label in LABELS for template in templates(label)]
+    lines += [presence_question(label) for label in LABELS]
+    for _ in range(2000):
+        chosen = [label for label in OBJECT_LABELS if rng.random() < 0.35]
+        objects = tuple(
+            ObjectTruth(label, (0, 0, 1, 1), 0.01, 1.0, 10.0, 0.0)
+            for label in chosen
+            for _ in range(int(rng.integers(1, 3)))
+        )
+        attributes = {name: str(rng.choice(choices)) for name, (_, choices) in QUESTIONS.items()}
+        lines += captions(SceneTruth(objects, dict.fromkeys(chosen, 0.01), attributes), rng)
+    return lines
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE trained on the world's captions and questions; it can spell any text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        additional_special_tokens=[IMAGE_TOKEN],
+        model_max_length=512,
+        padding_side="right",
+    )
+
+
+def vision_config() -> SiglipVisionConfig:
+    """Six layers over 16 x 9 patches of 20 px; `image_size` only sets the number of positions."""
+    return SiglipVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        image_size=PATCH * 12,
+        patch_size=PATCH,
+    )
+
+
+def build_dual(tokenizer: PreTrainedTokenizerFast) -> SiglipModel:
+    """A dual encoder with random weights."""
+    text = SiglipTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=3 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        max_position_embeddings=TEXT_LENGTH,
+        projection_size=WIDTH,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    model = SiglipModel(
+        SiglipConfig(text_config=text.to_dict(), vision_config=vision_config().to_dict())
+    )
+    with (
+        torch.no_grad()
+    ):  # a third of the labels hold in a scene, far more than one pair in a batch
+        model.logit_scale.fill_(np.log(10.0))
+        model.logit_bias.fill_(-3.0)
+    return model
+
+
+def build_vlm(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+    """A vision tower, an MLP projector and a four-layer Llama decoder with random weights."""
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=3 * WIDTH,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlavaForConditionalGeneration(
+        LlavaConfig(
+            vision_config=vision_config().to_dict(),
+            text_config=text.to_dict(),
+            image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
+            image_seq_length=GRID[0] * GRID[1],
+            tie_word_embeddings=True,
+        )
+    )

@@ -1,0 +1,161 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The words of the domain: what a camera frame becomes on its way to a scene.
+
+Stamps are integer nanoseconds of the source image's clock; 0 means unknown.
+Durations are seconds on a monotonic clock. An age that cannot be known is negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNKNOWN_AGE = -1.0
+FUSED_TOKEN = 65535
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One camera image: uint8 RGB [height, width, 3]."""
+
+    image: NDArray[np.uint8]
+    stamp_ns: int
+    frame_id: str = ""
+    received_s: float = 0.0
+    """Monotonic time at which the frame reached this process, in seconds."""
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A vocabulary label that holds for the whole image, with its probability."""
+
+    label_index: int
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box in pixels of the source image, from connected patches that agree with a label."""
+
+    label_index: int
+    label: str
+    score: float
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """The answer to a typed question: the likeliest choice and the probability of each."""
+
+    name: str
+    value: str
+    choices: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What the vision encoder knows of one frame."""
+
+    stamp_ns: int
+    frame_id: str
+    sequence: int
+    run_id: str
+    bundle_digest: str
+    image_size: tuple[int, int]
+    """Width and height of the source image in pixels."""
+    grid_size: tuple[int, int]
+    """Columns and rows of the patch grid."""
+    pooled: NDArray[np.float32]
+    """[D], L2-normalised."""
+    tokens: NDArray[np.float16]
+    """[K, D] patch tokens as the language model reads them."""
+    token_index: NDArray[np.uint16]
+    """[K] row-major position in the grid, rising; FUSED_TOKEN for a fused token."""
+    tags: tuple[Tag, ...]
+    regions: tuple[Region, ...]
+    vocabulary_version: int
+    stages: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that each stage took."""
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """What the language reasoner says of the frame with this stamp."""
+
+    stamp_ns: int
+    frame_id: str
+    run_id: str
+    bundle_digest: str
+    keyframe_stamp_ns: int
+    is_keyframe: bool
+    trigger: str
+    drift: float
+    caption: str
+    attributes: tuple[Attribute, ...]
+    instruction: str
+    instruction_version: int
+    rung: int
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+
+class Status(IntEnum):
+    """How far a scene may be trusted; the values are those of SemanticScene.msg."""
+
+    OK = 0
+    STALE_REASONING = 1
+    NO_REASONING = 2
+    NO_EMBEDDING = 3
+    NO_CAMERA = 4
+    DEGRADED = 5
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Both paths joined: what is known, how old it is and how far to trust it."""
+
+    stamp_ns: int
+    frame_id: str
+    run_id: str
+    sequence: int
+    bundle_digest: str
+    image_size: tuple[int, int]
+    vocabulary_version: int
+    instruction_version: int
+    tags: tuple[Tag, ...]
+    regions: tuple[Region, ...]
+    attributes: tuple[Attribute, ...]
+    hazards: tuple[str, ...]
+    conflicts: tuple[str, ...]
+    caption: str
+    keyframe_stamp_ns: int
+    embedding_age: float
+    reasoning_age: float
+    keyframe_age: float
+    latency: Mapping[str, float]
+    """Seconds from capture: `capture_to_embedding`, `capture_to_reasoning`, `capture_to_scene`."""
+    rung: int
+    status: Status
+    reason: str
+
+
+class Trigger(str, Enum):
+    """Why a frame became a key frame, or was not made one."""
+
+    NONE = "none"
+    FIRST = "first"
+    DRIFT = "drift"
+    AGE = "age"
+    INSTRUCTION = "instruction"
+    TIME_JUMP = "time_jump"
+    BUNDLE = "bundle"
+    FORCED = "forced"
