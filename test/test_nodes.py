@@ -17,11 +17,11 @@ from ros_graph import BEST_EFFORT, Graph, Inbox, wait_until
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
-from vlm_perception.msg import EmbeddingInfo, SceneReasoning, SemanticScene, VisionEmbedding
-from vlm_perception.srv import SetVocabulary
 
 from vlm_perception.bundle import ModelBundle
+from vlm_perception.msg import EmbeddingInfo, SceneReasoning, SemanticScene, VisionEmbedding
 from vlm_perception.nodes.qos import latched
+from vlm_perception.srv import SetVocabulary
 
 WIDTH, HEIGHT = 320, 180
 MS = 1_000_000
