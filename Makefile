@@ -29,7 +29,7 @@ lint:
 	@$(PYTHON) scripts/setup_venv.py --dev --train
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/mypy
+	$(if $(ROS_DISTRO),@echo "mypy is left out: it knows the pinned numpy, not that of ROS",$(BIN)/mypy)
 	$(BIN)/lint-imports
 
 pytest:

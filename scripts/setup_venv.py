@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 BUILD = ROOT / "build" / "venv"
 PYTHON = VENV / "bin" / "python"
-CONSTRAINTS = ROOT / "constraints.txt"
+CONSTRAINTS = VENV / "constraints.txt"
 
 # Python calls this at each start. The libraries of the messages are found through the environment.
 BOOTSTRAP = '''\
@@ -77,13 +77,16 @@ def find_ros() -> str:
     if sys.version_info < (3, 10):  # noqa: UP036 - whatever python3 is starts this script
         raise SetupError("Python 3.10 or newer is needed; name one with make PYTHON=python3.12")
     distro = os.environ.get("ROS_DISTRO", "")
+    if distro and find_spec("cv2") is None:
+        raise SetupError("OpenCV is missing: sudo apt install python3-opencv")
     if distro:
         return distro
     machine = f"{platform.system()} on {platform.machine()}"
     if machine != "Linux on x86_64" or sys.version_info >= (3, 14):
         raise SetupError(
             f"PyPI has no ROS 2 wheels for {machine} with Python {platform.python_version()}: "
-            "install ROS 2 (Humble, Jazzy or Kilted, docs.ros.org) and source its setup.bash first"
+            "install ROS 2 (Humble, Jazzy or Kilted, docs.ros.org) and source its setup.bash, or on "
+            "x86-64 name a Python from 3.10 to 3.13 with make PYTHON=..."
         )
     return ""
 
@@ -115,11 +118,13 @@ def make_venv(sourced: str) -> None:
 
 def install_requirements(sourced: str, *, dev: bool, train: bool) -> None:
     """Runs pip for each group of requirements that changed since it was installed."""
-    known = read_requirements()
+    known = read_requirements(sourced)
+    constraints = read_constraints(sourced)
+    CONSTRAINTS.write_text(constraints)
     groups = ["runtime"] + ["ros"] * (not sourced) + ["dev"] * dev + ["train"] * train
     for group in groups:
         stamp = VENV / f"requirements-{group}"
-        wanted = "\n".join([*known[group], CONSTRAINTS.read_text()])
+        wanted = "\n".join([*known[group], constraints])
         if stamp.exists() and stamp.read_text() == wanted:
             continue
         print(f"setup: installing the {group} requirements")
@@ -131,7 +136,14 @@ def install_requirements(sourced: str, *, dev: bool, train: bool) -> None:
         correct_exports()
 
 
-def read_requirements() -> dict[str, list[str]]:
+def read_constraints(sourced: str) -> str:
+    """Returns the pinned versions, without those that a ROS installation settles."""
+    text = (ROOT / "constraints.txt").read_text()
+    # cv_bridge and the messages of Humble, Jazzy and Kilted are built for apt's numpy.
+    return re.sub(r"(?m)^(numpy|opencv).*\n", "", text) + "numpy<2\n" if sourced else text
+
+
+def read_requirements(sourced: str) -> dict[str, list[str]]:
     """Returns the requirements of pyproject.toml by group."""
     code = (
         "import json, sys\n"
@@ -141,7 +153,9 @@ def read_requirements() -> dict[str, list[str]]:
     )
     project = json.loads(output([PYTHON, "-c", code, ROOT / "pyproject.toml"]))
     runtime: list[str] = project["dependencies"]
-    if not (find_library("GL") and find_library("glib-2.0")):
+    if sourced:
+        runtime = [r for r in runtime if not r.startswith("opencv")]
+    elif not (find_library("GL") and find_library("glib-2.0")):
         # The usual wheel wants the libraries of a desktop, for windows that are never opened here.
         runtime = [re.sub("^opencv-python", "opencv-python-headless", r) for r in runtime]
     return {"runtime": runtime, **project["optional-dependencies"]}
