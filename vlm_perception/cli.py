@@ -260,6 +260,23 @@ def roadworld_clip(
     Console().print(str(path), soft_wrap=True, highlight=False)
 
 
+@roadworld.command("sheet")
+def roadworld_sheet(
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene.")] = 0,
+    columns: Annotated[int, typer.Option(min=1, max=20)] = 4,
+    rows: Annotated[int, typer.Option(min=1, max=20)] = 5,
+) -> None:
+    """Render a contact sheet of scenes.
+
+    `vlm-perception roadworld sheet --out docs/img/roadworld.png`
+    """
+    with _plain_errors():
+        module = importlib.import_module("vlm_perception.datasets.roadworld.sheet")
+        path = module.write_sheet(out, seed, columns, rows)
+    Console().print(str(path), soft_wrap=True, highlight=False)
+
+
 def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise typer.BadParameter(f"{value!r} is none of {', '.join(choices)}", param_hint=option)

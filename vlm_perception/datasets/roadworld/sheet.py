@@ -1,0 +1,47 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""A contact sheet: what the road world looks like, on one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_perception.datasets.roadworld.renderer import render
+from vlm_perception.datasets.roadworld.world import sample_scene
+
+RENDER_SIZE = (640, 360)
+TILE_SIZE = (288, 162)
+"""Twenty tiles of this size stay below a megabyte, the sensor's noise included."""
+GAP = 4
+WHITE = (255, 255, 255)
+
+
+def write_sheet(path: Path, seed: int = 0, columns: int = 4, rows: int = 5) -> Path:
+    """Render the scenes from `seed` on, row by row, and write them as one PNG.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    tiles = [_tile(seed + index) for index in range(columns * rows)]
+    lines = [cv2.hconcat(tiles[at : at + columns]) for at in range(0, len(tiles), columns)]
+    sheet = cv2.vconcat(lines)[:-GAP, :-GAP]
+    encoded, file = cv2.imencode(".png", sheet, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    if not encoded:
+        raise OSError(f"cannot write {path}: this OpenCV cannot encode PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(file.tobytes())
+    return path
+
+
+def _tile(seed: int) -> NDArray[np.uint8]:
+    """One scene in BGR, with white to its right and below it."""
+    image = render(sample_scene(seed), 0.0, *RENDER_SIZE).image
+    small = cv2.resize(
+        cv2.cvtColor(image, cv2.COLOR_RGB2BGR), TILE_SIZE, interpolation=cv2.INTER_AREA
+    )
+    framed = cv2.copyMakeBorder(small, 0, GAP, 0, GAP, cv2.BORDER_CONSTANT, value=WHITE)
+    return np.asarray(framed, np.uint8)
