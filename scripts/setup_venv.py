@@ -85,8 +85,8 @@ def find_ros() -> str:
     if machine != "Linux on x86_64" or sys.version_info >= (3, 14):
         raise SetupError(
             f"PyPI has no ROS 2 wheels for {machine} with Python {platform.python_version()}: "
-            "install ROS 2 (Humble, Jazzy or Kilted, docs.ros.org) and source its setup.bash, or on "
-            "x86-64 name a Python from 3.10 to 3.13 with make PYTHON=..."
+            "install ROS 2 (Humble, Jazzy or Kilted, docs.ros.org) and source its setup.bash, "
+            "or on x86-64 name a Python from 3.10 to 3.13 with make PYTHON=..."
         )
     return ""
 
