@@ -16,6 +16,7 @@ from types import TracebackType
 
 import yaml
 
+from vlm_perception.demo.environment import share_folder
 from vlm_perception.demo.shared_memory import remove_leftovers
 
 Parameter = bool | int | float | str
@@ -130,11 +131,13 @@ class NodeProcesses:
 
     def _start(self, spec: NodeSpec) -> subprocess.Popen[bytes]:
         parameters = self._folder / f"{spec.name}.yaml"
-        content = {"/**": {"ros__parameters": dict(spec.parameters)}}
+        # Under the very key of the package's own file: a wider one would lose against it.
+        content = {f"/**/{spec.name}": {"ros__parameters": dict(spec.parameters)}}
         parameters.write_text(yaml.safe_dump(content), encoding="utf-8")
         command = [sys.executable, "-m", "vlm_perception.demo.child", str(os.getpid())]
         command += [f"vlm_perception.nodes.{spec.name}", "--ros-args"]
-        command += ["--params-file", str(parameters)]
+        for file in (share_folder() / "config" / "perception.yaml", parameters):
+            command += ["--params-file", str(file)]
         for old, new in spec.remappings.items():
             command += ["-r", f"{old}:={new}"]
         with self._log(spec.name).open("wb") as log:

@@ -81,7 +81,7 @@ def evaluate(
     _check_conditions(answers.truths)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+        json_file.write_text(json.dumps(_finite(figures), indent=2) + "\n")
         console.print(f"Written to {json_file}")
     return figures
 
@@ -141,14 +141,13 @@ def _average_precision(present: NDArray[np.bool_], scores: NDArray[np.float64]) 
 
 
 def _tags(answers: Answers) -> tuple[dict[str, object], Table]:
-    table = Table("label", "present", "AP", "chance", *SIZES, title="Tags: average precision")
+    table = Table("label", "AP", "chance", *SIZES, title="Tags: average precision")
     scores = np.array(answers.scores, np.float64)
     rows: list[list[float]] = []
     for column, label in enumerate(LABELS):
         shares = _shares(answers.truths, label)
         absent = shares == 0
         row = [
-            float((~absent).mean()),
             _average_precision(~absent, scores[:, column]),
             float((~absent).mean()),
         ]
@@ -163,12 +162,12 @@ def _tags(answers: Answers) -> tuple[dict[str, object], Table]:
     table.add_section()
     table.add_row("macro", *(f"{value:.3f}" for value in mean))
     return {
-        "tags_macro_ap": float(mean[1]),
-        "tags_macro_ap_chance": float(mean[2]),
-        "tags_small_macro_ap": float(mean[3]),
-        "tags_medium_macro_ap": float(mean[4]),
-        "tags_large_macro_ap": float(mean[5]),
-        "tags_ap": {label: row[1] for label, row in zip(LABELS, rows, strict=True)},
+        "tags_macro_ap": float(mean[0]),
+        "tags_macro_ap_chance": float(mean[1]),
+        "tags_small_macro_ap": float(mean[2]),
+        "tags_medium_macro_ap": float(mean[3]),
+        "tags_large_macro_ap": float(mean[4]),
+        "tags_ap": {label: row[0] for label, row in zip(LABELS, rows, strict=True)},
     }, table
 
 
@@ -283,6 +282,13 @@ def _captions(answers: Answers) -> tuple[dict[str, object], Table]:
 
 def _size(share: float) -> str:
     return next(size for size, (low, high) in SIZES.items() if low <= share < high)
+
+
+def _finite(value: object) -> object:
+    """The same figures with None for what could not be measured: JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def _flat(lists: Iterable[list[bool]]) -> list[bool]:

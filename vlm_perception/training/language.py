@@ -32,7 +32,10 @@ from vlm_perception.training.student import GRID, PROMPT, WIDTH
 
 Segment = tuple[list[int], list[int]]
 """Prompt ids, and answer ids that end with the stop token."""
-PRESENCE_QUESTIONS = 6
+TYPED_QUESTIONS, PRESENCE_QUESTIONS = 4, 4
+"""How many of a scene's questions are drawn for one step."""
+PACKED_LENGTH = 136
+"""Tokens behind the image: one length for all steps, so that they share one compiled graph."""
 _BLOCKED = float(torch.finfo(torch.float32).min)
 _IMAGE_TOKENS = GRID[0] * GRID[1]
 
@@ -99,9 +102,11 @@ class Dialogues:
         return self._ids(prompt), [*self._ids(" " + answer), self._eos]
 
     def scene(self, shard: Shard, index: int, rng: np.random.Generator) -> list[Segment]:
-        """The caption, every typed question and some questions of presence."""
+        """The caption, some typed questions and some questions of presence."""
         segments = [self.segment(CAPTION_PROMPT, shard.captions[index][0])]
-        for column, (question, choices) in enumerate(QUESTIONS.values()):
+        typed = list(QUESTIONS.values())
+        for column in rng.permutation(len(typed))[:TYPED_QUESTIONS]:
+            question, choices = typed[column]
             segments.append(self.segment(question, choices[shard.attributes[index, column]]))
         present = np.flatnonzero(shard.labels[index])
         absent = np.flatnonzero(~shard.labels[index])
@@ -113,10 +118,11 @@ class Dialogues:
         return segments
 
     def pack(self, scenes: Sequence[list[Segment]], prefix: int) -> Packed:
-        """Lay segments out one behind another; `prefix` tokens stand before them."""
-        length = max(sum(len(p) + len(a) - 1 for p, a in scene) for scene in scenes)
-        length = -(-length // 32) * 32
-        shape = (len(scenes), length)
+        """Lay segments out one behind another; `prefix` tokens stand before them.
+
+        A question that no longer fits behind a long caption is left for another step.
+        """
+        shape = (len(scenes), PACKED_LENGTH)
         ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         segments, targets = np.zeros(shape, np.int64), np.full(shape, -100, np.int64)
         weights = np.zeros(shape, np.float32)
@@ -125,6 +131,8 @@ class Dialogues:
             for number, (prompt, answer) in enumerate(scene, start=1):
                 tokens = [*prompt, *answer[:-1]]
                 end, first = at + len(tokens), at + len(prompt) - 1
+                if end > PACKED_LENGTH:
+                    break
                 ids[row, at:end] = tokens
                 positions[row, at:end] = np.arange(prefix, prefix + len(tokens))
                 segments[row, at:end] = number
@@ -155,6 +163,7 @@ class LanguageObjective(nn.Module):
         self.head = model.lm_head
         self._bos = bos
         model.set_attn_implementation("eager")
+        self.decoder.compile()
 
     def forward(self, features: Tensor, packed: Packed) -> dict[str, Tensor]:
         """Losses by name from features [B, tokens, D]: caption and answers apart."""

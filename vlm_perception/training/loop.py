@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 LOG_EVERY = 20
+SAVE_EVERY = 100
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,6 @@ class Schedule:
     final_rate: float = 1e-6
     warm_up_share: float = 0.06
     weight_decay: float = 0.05
-    save_every: int = 200
 
     def rate(self, step: int) -> float:
         """Learning rate at a step: linear warm-up, then a cosine."""
@@ -81,7 +81,7 @@ def fit(
             parts = losses(step)
             total = torch.stack([parts[name] * weight for name, weight in weights.items()]).sum()
             optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
             for name in weights:
@@ -104,7 +104,7 @@ def fit(
                 )
                 log.flush()
                 since, sums = time.monotonic(), dict.fromkeys(weights, 0.0)
-            if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
+            if (step + 1) % SAVE_EVERY == 0 or step + 1 == schedule.steps:
                 _save(module, optimizer, schedule, step + 1, directory / "last.pt")
 
 

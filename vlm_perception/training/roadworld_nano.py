@@ -39,11 +39,11 @@ class Recipe:
 
     seed: int = 0
     dual_shards: int = 26
-    vlm_shards: int = 16
+    vlm_shards: int = 12
     """Scenes that the vision tower was not trained on: on its own it knows more than it sees."""
     calibration_seed: int = 5_000_000
     dual: Schedule = field(default_factory=lambda: Schedule(steps=2500, batch=64))
-    vlm: Schedule = field(default_factory=lambda: Schedule(steps=2400, batch=64))
+    vlm: Schedule = field(default_factory=lambda: Schedule(steps=1000, batch=64))
 
 
 RECIPE = Recipe()
