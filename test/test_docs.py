@@ -124,6 +124,14 @@ def test_example_of_a_checkpoint_is_valid(tmp_path):
     assert load_spec(tmp_path).name == yaml.safe_load(example)["name"]
 
 
+def test_training_is_documented_as_it_is():
+    training = pytest.importorskip("vlm_perception.training.roadworld_nano")
+    recipe, text = training.RECIPE, TEXTS["roadworld.md"]
+    for shards, schedule in ((recipe.dual_shards, recipe.dual), (recipe.vlm_shards, recipe.vlm)):
+        assert f"| {shards * training.SCENES_PER_SHARD:,}" in text
+        assert f"| {schedule.steps:,} of {schedule.batch} scenes" in text
+
+
 def test_contact_sheet_is_repeatable(tmp_path):
     first = write_sheet(tmp_path / "deep" / "a.png", seed=3, columns=2, rows=1)
     again = write_sheet(tmp_path / "b.png", seed=3, columns=2, rows=1)
