@@ -9,6 +9,7 @@ rebuilds the messages that changed and copies the sources that changed.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -188,34 +189,49 @@ def correct_exports() -> None:
 
 def install_package(sourced: str) -> None:
     """Builds the messages and installs them with the sources, launch files and models."""
-    environment = dict(os.environ)
-    if not sourced:
-        environment["AMENT_PREFIX_PATH"] = str(VENV)
-        environment["CMAKE_PREFIX_PATH"] = str(VENV)
     cmake = "cmake" if sourced else str(VENV / "bin" / "cmake")
     log = BUILD.parent / "setup.log"
     log.parent.mkdir(exist_ok=True)
-    with log.open("w") as stream:
-        for step in (
-            [
-                cmake,
-                "-S",
-                ROOT,
-                "-B",
-                BUILD,
-                f"-DCMAKE_INSTALL_PREFIX={VENV}",
-                f"-DPython3_EXECUTABLE={PYTHON}",
-                "-DBUILD_TESTING=OFF",
-            ],
-            [cmake, "--build", BUILD, "--parallel", str(os.cpu_count() or 1)],
-            [cmake, "--install", BUILD],
-        ):
-            try:
-                run(step, environment=environment, stdout=stream, stderr=subprocess.STDOUT)
-            except subprocess.CalledProcessError as error:
-                print("".join(log.read_text().splitlines(keepends=True)[-30:]), file=sys.stderr)
-                raise error
+    stamp = BUILD / "built"
+    wanted = build_inputs()
+    try:
+        with log.open("w") as stream:
+            if not stamp.exists() or stamp.read_text() != wanted:
+                build(cmake, stream, sourced)
+                stamp.write_text(wanted)
+            run([cmake, "--install", BUILD], stdout=stream, stderr=subprocess.STDOUT)
+    except subprocess.CalledProcessError:
+        print("".join(log.read_text().splitlines(keepends=True)[-30:]), file=sys.stderr)
+        raise
     remove_stale_sources()
+
+
+def build_inputs() -> str:
+    """Returns what the build depends on: a digest of the interfaces and of the build files."""
+    digest = hashlib.sha256(CONSTRAINTS.read_bytes())
+    digest.update(b"models" if (ROOT / "models").exists() else b"")
+    for folder in ("msg", "srv", "action", "cmake"):
+        for file in sorted((ROOT / folder).iterdir()):
+            digest.update(file.name.encode() + file.read_bytes())
+    for name in ("CMakeLists.txt", "package.xml"):
+        digest.update((ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+def build(cmake: str, log: IO[str], sourced: str) -> None:
+    """Configures and builds with cmake against the sourced ROS, or that in the venv."""
+    print("setup: building the messages")
+    prefixes = ("AMENT_PREFIX_PATH", "CMAKE_PREFIX_PATH")
+    environment = {**os.environ, **({} if sourced else dict.fromkeys(prefixes, str(VENV)))}
+    options = {
+        "CMAKE_INSTALL_PREFIX": VENV,
+        "Python3_EXECUTABLE": PYTHON,
+        "BUILD_TESTING": "OFF",
+    }
+    define = [f"-D{name}={value}" for name, value in options.items()]
+    parallel = ["--parallel", str(os.cpu_count() or 1)]
+    for step in (["-S", ROOT, "-B", BUILD, *define], ["--build", BUILD, *parallel]):
+        run([cmake, *step], environment=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 def remove_stale_sources() -> None:
