@@ -139,13 +139,15 @@ def test_a_heartbeat_repeats_the_header_and_grows_older() -> None:
     assert "yet" in nothing.reason
     fusion.add_reasoning(reasoning(NOW - 200 * MS), 49.9)
     scene = fusion.fuse(embedding(NOW), 50.0, NOW)
+    early = fusion.heartbeat(50.9, camera_alive=False)
     late = fusion.heartbeat(52.5, camera_alive=True)
+    assert (early.status, early.reason) == (scene.status, scene.reason)
     assert late.status is Status.NO_EMBEDDING
     assert late.reason == "no embedding for 2.5 s"
     assert (late.stamp_ns, late.frame_id) == (scene.stamp_ns, scene.frame_id)
     assert late.embedding_age == pytest.approx(2.5)
     assert late.reasoning_age == pytest.approx(2.7)
     assert fusion.heartbeat(52.5, camera_alive=False).status is Status.NO_CAMERA
-    assert late.sequence == scene.sequence + 1
+    assert late.sequence == early.sequence + 1 == scene.sequence + 2
     fusion.reset()
     assert fusion.heartbeat(53.0, camera_alive=True).stamp_ns == 0

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,11 +154,11 @@ def export(
             help="Directory with `dual/` (CLIP or SigLIP), optionally `vlm/` (LLaVA), bundle.yaml."
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="The bundle directory to write.")],
+    out: Annotated[Path, typer.Option(help="The bundle directory to write.")],
 ) -> None:
     """Make a bundle of a Hugging Face checkpoint (needs torch and transformers).
 
-    `vlm-perception export checkpoints/roadworld-nano models/roadworld-nano`
+    `vlm-perception export checkpoints/roadworld-nano --out models/roadworld-nano`
     """
     with _plain_errors():
         module = _with_torch("vlm_perception.deploy.export")
@@ -214,17 +215,23 @@ def train_roadworld_nano(
 ) -> None:
     """Train the small student of the road world, or go on where an earlier run stopped.
 
-    Runs on a GPU where there is one, else on the CPU for some hours. The result is a checkpoint
-    directory of ordinary Hugging Face models, which `vlm-perception export` makes a bundle of.
+    Runs on the CPU for some hours. The result is a checkpoint directory of ordinary Hugging Face
+    models; `vlm-perception export` makes a bundle of it.
 
     `vlm-perception train roadworld-nano --out out/roadworld-nano`
 
-    `vlm-perception export out/roadworld-nano/checkpoint models/roadworld-nano`
+    `vlm-perception export out/roadworld-nano/checkpoint --out models/roadworld-nano`
     """
     with _plain_errors():
         module = _with_torch("vlm_perception.training.roadworld_nano")
         checkpoint = module.train(out, module.Recipe(seed=seed))
-    Console().print(f"checkpoint: {checkpoint}", soft_wrap=True)
+    console = Console()
+    console.print(f"checkpoint: {checkpoint}", soft_wrap=True, markup=False)
+    console.print(
+        f"next: vlm-perception export {shlex.quote(str(checkpoint))} --out models/roadworld-nano",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 @evaluate.command("roadworld-nano")
@@ -241,7 +248,7 @@ def evaluate_roadworld_nano(
     `vlm-perception evaluate roadworld-nano --scenes 1000 --json exam.json`
     """
     with _plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.roadworld_nano")
+        module = _with_torch("vlm_perception.evaluation.roadworld_nano")
         module.evaluate(bundle, scenes=scenes, json_file=json_file)
 
 
@@ -283,10 +290,10 @@ def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _with_torch(module: str) -> Any:
-    """Import a module that needs torch.
+    """Import a module that needs torch or what else comes with the extra `train`.
 
     Raises:
-        MissingExtra: torch, transformers or onnx is not installed.
+        MissingExtraError: torch, transformers, onnx or scikit-learn is not installed.
     """
     try:
         return importlib.import_module(module)

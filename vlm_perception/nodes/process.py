@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a node as a process: executor, signals, log, exit code."""
+"""Runs nodes as a process: executor, signals, log, exit code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import rclpy
@@ -20,7 +20,7 @@ from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from vlm_perception.nodes.errors import StartError
 
 THREADS = 4
-"""Transitions, services, input and timers must never wait for each other."""
+"""For each node: transitions, services, input and timers must never wait for each other."""
 BAD_INPUT = 2
 
 
@@ -46,16 +46,16 @@ class RosLogHandler(logging.Handler):
             self._logger.debug(text)
 
 
-def run(create: Callable[[], Any]) -> NoReturn:
-    """Create a node, spin it until a signal or until it shuts its context down, and exit.
+def run(*creators: Callable[[], Any]) -> NoReturn:
+    """Create nodes, spin them until a signal or until one shuts the context down, and exit.
 
-    The exit code is 0 after a signal, 2 when the node cannot do its work at all, else what the
-    node's exit_code says.
+    The exit code is 0 after a signal, 2 when a node cannot do its work at all, else what the
+    nodes' exit_code says.
 
     Args:
-        create: Makes the node; it has a method close() and may have an exit_code.
+        creators: Each makes a node; it has a method close() and may have an exit_code.
     """
-    code = _run(create)
+    code = _run(creators)
     rclpy.try_shutdown()
     # Fast DDS leaves 34 MB of shared memory behind unless its objects are destroyed in order.
     gc.collect()
@@ -66,7 +66,7 @@ def run(create: Callable[[], Any]) -> NoReturn:
     os._exit(code)
 
 
-def _run(create: Callable[[], Any]) -> int:
+def _run(creators: Sequence[Callable[[], Any]]) -> int:
     # rclpy's own handlers end the context; without these, Python's would raise KeyboardInterrupt
     # anywhere, also in the midst of the clean-up, and a SIGTERM before init would kill.
     early: list[int] = []
@@ -75,21 +75,25 @@ def _run(create: Callable[[], Any]) -> int:
     rclpy.init()
     if early:
         return 0
+    nodes: list[Any] = []
+    executor = MultiThreadedExecutor(num_threads=THREADS * len(creators))
     try:
-        node = create()
+        for create in creators:
+            nodes.append(create())
+            executor.add_node(nodes[-1])
+        logger = nodes[0].get_logger()
+        logging.getLogger("vlm_perception").addHandler(RosLogHandler(logger))
+        _spin(executor, logger)
     except StartError as error:
         print(f"cannot start: {error}", file=sys.stderr)
         return BAD_INPUT
-    logging.getLogger("vlm_perception").addHandler(RosLogHandler(node.get_logger()))
-    executor = MultiThreadedExecutor(num_threads=THREADS)
-    executor.add_node(node)
-    try:
-        _spin(executor, node.get_logger())
     finally:
-        node.close()
+        for node in nodes:
+            node.close()
         executor.shutdown(timeout_sec=0.2)
-        node.destroy_node()
-    return int(getattr(node, "exit_code", 0))
+        for node in nodes:
+            node.destroy_node()
+    return max(int(getattr(node, "exit_code", 0)) for node in nodes)
 
 
 def _spin(executor: MultiThreadedExecutor, logger: Any) -> None:

@@ -282,7 +282,8 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             if fusion is None:
                 return
             self._take_reasonings(fusion)
-            self._publish(fusion.heartbeat(now, tap.alive()))
+            timeout = self.settings.input_timeout
+            self._publish(fusion.heartbeat(now, tap.alive(), timeout))
             self._heartbeats += 1
 
     def _publish(self, scene: Scene) -> None:

@@ -132,12 +132,13 @@ class SceneFusion:
         self._last, self._last_at_s = scene, now_s
         return scene
 
-    def heartbeat(self, now_s: float, camera_alive: bool) -> Scene:
-        """The last scene again, older, with a status that says what is missing.
+    def heartbeat(self, now_s: float, camera_alive: bool, silent_after: float = 1.0) -> Scene:
+        """The last scene again, older; after `silent_after` the status says what is missing.
 
         Args:
             now_s: monotonic time.
             camera_alive: whether images still arrive, so that the encoder is at fault.
+            silent_after: seconds without an embedding from which something is missing.
         """
         status = Status.NO_EMBEDDING if camera_alive else Status.NO_CAMERA
         last = self._last
@@ -145,6 +146,9 @@ class SceneFusion:
         if last is None:
             return self._empty(status, f"no {missing} has arrived yet")
         silent = max(0.0, now_s - self._last_at_s)
+        reason = f"no {missing} for {silent:.1f} s"
+        if silent < silent_after:
+            status, reason = last.status, last.reason
         return replace(
             last,
             sequence=self._next_sequence(),
@@ -153,7 +157,7 @@ class SceneFusion:
             keyframe_age=_older(last.keyframe_age, silent),
             latency={},
             status=status,
-            reason=f"no {missing} for {silent:.1f} s",
+            reason=reason,
         )
 
     def _next_sequence(self) -> int:
