@@ -182,7 +182,7 @@ def build_vlm(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerati
         LlavaConfig(
             vision_config=vision_config().to_dict(),
             text_config=text.to_dict(),
-            image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+            image_token_index=tokenizer.get_vocab()[IMAGE_TOKEN],
             vision_feature_layer=-1,
             vision_feature_select_strategy="full",
             image_seq_length=GRID[0] * GRID[1],

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -61,7 +62,9 @@ def cached_clip(width: int, height: int, fps: int, seconds: float, seed: int) ->
     job = partial(frame, width=width, height=height, fps=fps, seconds=seconds, seed=seed)
     count = round(fps * seconds)
     try:
-        with Progress(transient=True) as progress, ProcessPoolExecutor() as pool:
+        # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
+        executor = ProcessPoolExecutor(mp_context=get_context("spawn"))
+        with Progress(transient=True) as progress, executor as pool:
             bar = progress.add_task("Rendering the road world (once)", total=count)
             for image in pool.map(job, range(count), chunksize=15):
                 writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -128,7 +129,8 @@ def render_shards(
     """Render the shards that are missing, in order; yields each directory as it is ready."""
     directory.mkdir(parents=True, exist_ok=True)
     job = partial(_write, directory=directory, preprocess=preprocess)
-    with ProcessPoolExecutor(workers) as pool:
+    # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield from pool.map(job, specs)
 
 

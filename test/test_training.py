@@ -1,0 +1,350 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the student is taught is what is true, and training can be broken off at any time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from streets import PROPERTY
+
+pytest.importorskip("torch")
+
+import torch
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, SiglipModel
+
+from vlm_perception.datasets.roadworld.renderer import render
+from vlm_perception.datasets.roadworld.shards import (
+    NO_DISTANCE,
+    RENDER_SIZE,
+    Shard,
+    ShardSpec,
+    open_shard,
+    render_shards,
+)
+from vlm_perception.datasets.roadworld.truth import (
+    CAPTION_PROMPT,
+    QUESTIONS,
+    describe,
+    presence_question,
+)
+from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS, sample_scene
+from vlm_perception.deploy.export import export_bundle
+from vlm_perception.evaluation.roadworld_nano import EXAM_SEED, evaluate
+from vlm_perception.training import checkpoint
+from vlm_perception.training.dual import POSITIVE_PERCENT, Scenes, order, patch_embeddings
+from vlm_perception.training.language import Dialogues, Packed, block_mask
+from vlm_perception.training.loop import SAVE_EVERY, Schedule, fit
+from vlm_perception.training.roadworld_nano import RECIPE, dual_specs, vlm_specs
+from vlm_perception.training.student import GRID, INPUT_SIZE, build_dual, build_tokenizer, build_vlm
+
+PATCHES = GRID[0] * GRID[1]
+PREFIX = 1 + PATCHES
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def student(
+    tokenizer: PreTrainedTokenizerFast,
+) -> tuple[SiglipModel, LlavaForConditionalGeneration]:
+    """Both models with random weights, large enough for every input to change the output."""
+    torch.manual_seed(0)
+    dual, vlm = build_dual(tokenizer).eval(), build_vlm(tokenizer).eval()
+    with torch.no_grad():
+        for model in (dual, vlm):
+            for weight in model.parameters():
+                if weight.ndim == 2:
+                    weight.normal_(std=1.2 * weight.shape[1] ** -0.5)
+    vlm.model.vision_tower.load_state_dict(dual.vision_model.state_dict())
+    return dual, vlm
+
+
+def invented_shard(scenes: int) -> Shard:
+    """Random truth; a patch is bright where the first label covers it, and black elsewhere."""
+    rng = np.random.default_rng(0)
+    coverage = np.zeros((scenes, PATCHES, len(OBJECT_LABELS)), np.uint8)
+    coverage[..., 0] = rng.choice((0, 60), (scenes, PATCHES))
+    coverage[..., 1] = rng.integers(0, 2 * POSITIVE_PERCENT, (scenes, PATCHES))
+    patch = INPUT_SIZE[0] // GRID[0]
+    bright = coverage[..., 0].reshape(scenes, GRID[1], GRID[0])
+    pixels = bright.repeat(patch, axis=1).repeat(patch, axis=2)[..., None].repeat(3, axis=3)
+    choices = [rng.integers(len(choices), size=scenes) for _, choices in QUESTIONS.values()]
+    return Shard(
+        pixels,
+        coverage,
+        np.where(coverage[..., 0] > 0, 20, NO_DISTANCE).astype(np.uint8),
+        rng.random((scenes, len(LABELS))) < 0.4,
+        np.stack(choices, axis=1).astype(np.uint8),
+        [[f"a clear day on a straight road with {'a car and ' * i}a bus"] for i in range(scenes)],
+    )
+
+
+def test_training_calibration_and_exam_share_no_scene() -> None:
+    specs = [*dual_specs(RECIPE), *vlm_specs(RECIPE)]
+    specs.append(ShardSpec(RECIPE.calibration_seed, specs[0].scenes, 0.3, GRID))
+    ends = [(spec.first_seed, spec.first_seed + spec.scenes) for spec in specs]
+    for (_, end), (start, _) in itertools.pairwise(sorted(ends)):
+        assert end <= start
+    assert max(end for _, end in ends) <= EXAM_SEED
+
+
+def test_a_shard_holds_the_scenes_of_its_seeds_and_is_rendered_once(tmp_path: Path) -> None:
+    spec = ShardSpec(40, 3, 0.3, GRID)
+    (path,) = render_shards([spec], tmp_path, np.flipud, workers=1)
+    shard = open_shard(path)
+    for index in range(3):
+        world = sample_scene(40 + index)
+        rendered = render(world, 0.0, *RENDER_SIZE)
+        truth = describe(world, rendered)
+        assert np.array_equal(shard.images[index], np.flipud(rendered.image))
+        assert [LABELS[i] for i in np.flatnonzero(shard.labels[index])] == list(truth.labels)
+        told = [c[shard.attributes[index, i]] for i, (_, c) in enumerate(QUESTIONS.values())]
+        assert told == list(truth.attributes.values())
+    made = (path / "images.npy").stat().st_mtime_ns
+    assert list(render_shards([spec], tmp_path, np.flipud, workers=1)) == [path]
+    assert (path / "images.npy").stat().st_mtime_ns == made
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_mirrored_image_has_a_mirrored_truth() -> None:
+    shard = invented_shard(32)
+    batch = Scenes([shard]).batch(np.arange(32), np.random.default_rng(0))
+    assert batch.images.shape == (32, 3, INPUT_SIZE[1], INPUT_SIZE[0])
+    patch = INPUT_SIZE[0] // GRID[0]
+    bright = (batch.images[:, 0, ::patch, ::patch] > -1).reshape(32, PATCHES)
+    assert torch.equal(batch.patches[..., 0] == 1, bright)
+    assert torch.equal(~batch.distance.isnan(), bright)
+    assert batch.distance[bright].exp().unique() == pytest.approx(10.5)
+    as_stored = torch.from_numpy(shard.coverage[..., 0] > 0)
+    mirrored = (as_stored != bright).any(dim=1)
+    assert 4 < mirrored.sum() < 28, "some are mirrored and some are not"
+    assert torch.equal(batch.labels, torch.from_numpy(shard.labels).float())
+    straight = int((~mirrored).nonzero()[0])
+    percent = shard.coverage[straight, :, 1]
+    expected = np.select([percent >= POSITIVE_PERCENT, percent > 0], [1, -1], 0)
+    assert np.array_equal(batch.patches[straight, :, 1].numpy(), expected)
+
+
+def test_scenes_are_found_across_shards() -> None:
+    shards = [invented_shard(count) for count in (3, 1, 4)]
+    scenes = Scenes(shards)
+    places = [(s, i) for s in shards for i in range(len(s.labels))]
+    assert len(scenes) == len(places)
+    for index, (shard, place) in enumerate(places):
+        found, at = scenes.locate(index)
+        assert found is shard
+        assert at == place
+
+
+def test_easy_scenes_come_first_and_each_scene_as_often_as_any() -> None:
+    plan = list(order(scenes=100, easy=30, batch=8, steps=50, seed=1))
+    assert np.array_equal(plan, list(order(scenes=100, easy=30, batch=8, steps=50, seed=1)))
+    assert len(plan) == 50
+    assert np.concatenate(plan[:5]).max() < 30
+    often = np.bincount(np.concatenate(plan[5:]), minlength=100)
+    assert often.max() - often.min() <= 1
+
+
+def test_a_patch_is_embedded_as_if_the_image_were_that_patch(
+    student: tuple[SiglipModel, LlavaForConditionalGeneration],
+) -> None:
+    dual, _ = student
+    hidden = torch.randn(2, 5, 192, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        together = patch_embeddings(dual, hidden)
+        for place in range(5):
+            alone = dual.vision_model.head(hidden[:, place : place + 1])
+            torch.testing.assert_close(together[:, place], nn.functional.normalize(alone, dim=-1))
+
+
+def test_packed_targets_are_the_answers(tokenizer: PreTrainedTokenizerFast) -> None:
+    # The longest captions leave no room for the last questions.
+    shard, rng = invented_shard(24), np.random.default_rng(0)
+    dialogues = Dialogues(tokenizer)
+    packed = dialogues.pack([dialogues.scene(shard, i, rng) for i in range(24)], PREFIX)
+    for row in range(24):
+        answers = {presence_question(LABELS[i]): "no" for i in range(len(LABELS))}
+        answers |= dict.fromkeys(
+            (presence_question(LABELS[i]) for i in np.flatnonzero(shard.labels[row])), "yes"
+        )
+        for column, (question, choices) in enumerate(QUESTIONS.values()):
+            answers[question] = choices[shard.attributes[row, column]]
+        answers[CAPTION_PROMPT] = shard.captions[row][0]
+        asked = [
+            dialogue(packed, row, number, tokenizer)
+            for number in range(1, int(packed.segments[row].max()) + 1)
+        ]
+        assert asked[0][0] == CAPTION_PROMPT
+        assert len(dict(asked)) == len(asked) >= 4
+        assert dict(asked).items() <= answers.items()
+    assert (packed.targets[packed.segments == 0] == -100).all()
+
+
+def dialogue(
+    packed: Packed, row: int, number: int, tokenizer: PreTrainedTokenizerFast
+) -> tuple[str, str]:
+    """Question and answer of a segment, as the model reads the one and is to write the other."""
+    here = packed.segments[row] == number
+    assert packed.positions[row, here].tolist() == list(range(PREFIX, PREFIX + int(here.sum())))
+    ids, targets = packed.ids[row, here], packed.targets[row, here]
+    asked = targets >= 0
+    # What is to be written next is what is read next; the last is the stop token.
+    assert torch.equal(targets[asked][:-1], ids[1:][asked[:-1]])
+    assert targets[-1] == tokenizer.eos_token_id
+    prompt = tokenizer.decode(ids[: int(asked.nonzero()[0]) + 1]).strip()
+    question = prompt.removeprefix("question: ").removesuffix(" answer:")
+    return question, tokenizer.decode(targets[asked][:-1]).strip()
+
+
+@torch.no_grad()
+def test_packed_dialogues_do_not_see_each_other(
+    student: tuple[SiglipModel, LlavaForConditionalGeneration], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    _, vlm = student
+    dialogues, rng = Dialogues(tokenizer), np.random.default_rng(0)
+    # Of different lengths, so that one row is padded.
+    scenes = [dialogues.scene(invented_shard(6), index, rng)[: 3 + index] for index in (1, 5)]
+    packed = dialogues.pack(scenes, PREFIX)
+    embed, decoder = vlm.model.language_model.embed_tokens, vlm.model.language_model
+    prefix = torch.randn(2, PREFIX, 192, generator=torch.Generator().manual_seed(0))
+    places = torch.cat((torch.arange(PREFIX).expand(2, -1), packed.positions), dim=1)
+    together = decoder(
+        inputs_embeds=torch.cat((prefix, embed(packed.ids)), dim=1),
+        attention_mask=block_mask(packed.segments, PREFIX),
+        position_ids=places,
+    ).last_hidden_state[:, PREFIX:]
+    spread = together.std()
+    for row, scene in enumerate(scenes):
+        for number in range(1, len(scene) + 1):
+            here = packed.segments[row] == number
+            inputs = torch.cat((prefix[row], embed(packed.ids[row, here])))[None]
+            alone = decoder(inputs_embeds=inputs).last_hidden_state[0, PREFIX:]
+            assert (together[row, here] - alone).abs().max() < 1e-4 * spread
+    all_seen = decoder(
+        inputs_embeds=torch.cat((prefix, embed(packed.ids)), dim=1), position_ids=places
+    ).last_hidden_state[:, PREFIX:]
+    assert (all_seen - together)[packed.segments > 1].abs().max() > 0.1 * spread
+
+
+class BrokenOff(Exception):  # noqa: N818 - no error
+    """Stands for Ctrl-C or a power cut."""
+
+
+def task(module: nn.Module, break_at: int | None = None) -> Callable[[int], dict[str, Tensor]]:
+    """Losses that depend on the step alone."""
+
+    def losses(step: int) -> dict[str, Tensor]:
+        if step == break_at:
+            raise BrokenOff
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        y = module(x)
+        return {"near": (y - x.sum(dim=1, keepdim=True)).square().mean(), "small": y.abs().mean()}
+
+    return losses
+
+
+def train(directory: Path, schedule: Schedule, break_at: int | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1))
+    fit(module, task(module, break_at), {"near": 1.0, "small": 0.1}, schedule, directory, "tiny")
+    return module
+
+
+def records(directory: Path) -> list[dict[str, float]]:
+    lines = (directory / "log.jsonl").read_text().splitlines()
+    return [{**json.loads(line), "images_per_second": 0.0} for line in lines]
+
+
+def test_a_resumed_run_is_an_unbroken_one_bit_for_bit(tmp_path: Path) -> None:
+    schedule = Schedule(steps=150, batch=8, peak_rate=0.02)
+    unbroken = train(tmp_path / "unbroken", schedule)
+    with pytest.raises(BrokenOff):
+        train(tmp_path / "broken", schedule, break_at=SAVE_EVERY + 13)
+    resumed = train(tmp_path / "broken", schedule)
+    for name, weight in unbroken.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
+    log = records(tmp_path / "broken")
+    assert log == records(tmp_path / "unbroken")
+    assert [record["step"] for record in log] == [20, 40, 60, 80, 100, 120, 140]
+    assert log[-1]["near"] < log[0]["near"]
+    # A finished run is not run again; another schedule is not taken for the same.
+    again = train(tmp_path / "broken", schedule, break_at=0)
+    assert torch.equal(again[0].weight, unbroken[0].weight)
+    with pytest.raises(ValueError, match="another schedule"):
+        train(tmp_path / "broken", Schedule(steps=60, batch=8))
+
+
+@PROPERTY
+@given(st.integers(2, 5000), st.floats(1e-5, 1.0), st.floats(0.001, 0.9), st.floats(0, 1))
+def test_the_rate_warms_up_and_then_falls_to_its_end(
+    steps: int, peak: float, share: float, part: float
+) -> None:
+    schedule = Schedule(steps, batch=1, peak_rate=peak, final_rate=peak * part, warm_up_share=share)
+    rates = np.array([schedule.rate(step) for step in range(steps + 1)])
+    top = int(np.flatnonzero(np.isclose(rates, peak))[0])
+    assert top == max(1, int(steps * share)) - 1
+    assert (np.diff(rates[: top + 1]) > 0).all()
+    assert (np.diff(rates[top:]) <= 1e-9 * peak).all()
+    assert rates[-1] == pytest.approx(peak * part)
+    assert rates.min() > 0 or part == 0
+
+
+def test_calibration_finds_the_slope_and_never_turns_a_score_around() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (4000, len(LABELS))).astype(np.float32)
+    slope = np.ones(len(LABELS))
+    slope[:3] = 2.0, 0.5, -1.0
+    truth = rng.random(logits.shape) < 1 / (1 + np.exp(-(slope * logits - 1)))
+    specs = checkpoint._label_specs(logits, truth)
+    assert [spec["label"] for spec in specs] == list(LABELS)
+    scales = [spec["calibration_scale"] for spec in specs]
+    assert scales[:2] == pytest.approx([2.0, 0.5], rel=0.15)
+    assert scales[2] == pytest.approx(0.05)
+    assert specs[0]["calibration_bias"] == pytest.approx(-1, abs=0.15)
+
+
+# Three scenes are too few for every class to occur.
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+def test_an_untrained_student_can_be_exported_and_examined(
+    student: tuple[SiglipModel, LlavaForConditionalGeneration],
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+) -> None:
+    # Compiling pays when there are thousands of steps.
+    with torch.compiler.set_stance("force_eager"):
+        labels = checkpoint.calibrate(student[0], tokenizer, [invented_shard(20)])
+    stale = tmp_path / "checkpoint" / "stale"
+    stale.mkdir(parents=True)
+    saved = checkpoint.save_checkpoint(*student, tokenizer, labels, tmp_path / "checkpoint")
+    assert not stale.exists()
+    bundle = export_bundle(saved, tmp_path / "bundle")
+    manifest = bundle.manifest
+    assert (manifest.image.width, manifest.image.height) == INPUT_SIZE
+    assert (manifest.image.columns, manifest.image.rows) == GRID
+    assert [spec.label for spec in manifest.vocabulary.labels] == list(LABELS)
+    assert [spec.calibration_bias for spec in manifest.vocabulary.labels] == [
+        spec["calibration_bias"] for spec in labels
+    ]
+    questions = {spec.name: (spec.question, spec.choices) for spec in manifest.questions}
+    assert questions == QUESTIONS
+    assert manifest.language is not None
+    assert manifest.language.caption_prompt == CAPTION_PROMPT
+    assert sum(file.bytes for file in manifest.files.values()) <= 20e6
+    assert "never seen" in (bundle.path / manifest.model_card).read_text()
+    written = tmp_path / "exam.json"
+    figures = evaluate(str(bundle.path), scenes=3, json_file=written)
+    assert figures["bundle_digest"] == bundle.digest
+    assert 0 <= figures["attributes_balanced_accuracy_mean"] < 0.9
+    assert json.loads(written.read_text()).keys() == figures.keys()
