@@ -215,8 +215,8 @@ def train_roadworld_nano(
 ) -> None:
     """Train the small student of the road world, or go on where an earlier run stopped.
 
-    Runs on the CPU for some hours. The result is a checkpoint directory of ordinary Hugging Face
-    models; `vlm-perception export` makes a bundle of it.
+    Runs on a CUDA GPU or, for some hours, on the CPU. The result is a checkpoint directory of
+    ordinary Hugging Face models; `vlm-perception export` makes a bundle of it.
 
     `vlm-perception train roadworld-nano --out out/roadworld-nano`
 

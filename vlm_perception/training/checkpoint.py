@@ -103,8 +103,8 @@ def save_checkpoint(
     vlm.generation_config.eos_token_id = tokenizer.eos_token_id
     vlm.generation_config.pad_token_id = tokenizer.pad_token_id
     for name, model in (("dual", dual), ("vlm", vlm)):
-        torch.nn.Module.half(model).save_pretrained(partial / name)
-        torch.nn.Module.float(model)
+        model.half().save_pretrained(partial / name)
+        model.float()
         tokenizer.save_pretrained(partial / name)
         processor.save_pretrained(partial / name)
     spec = {

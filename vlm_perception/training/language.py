@@ -53,9 +53,10 @@ def cache_features(model: SiglipModel, shards: Sequence[Shard], path: Path) -> N
     features = []
     for images in track(chunks, "Features of the vision tower"):
         pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden = tower(pixel_values=pixels.div_(127.5).sub_(1.0)).last_hidden_state
-        features.append(hidden.to(torch.float16).numpy())
+        pixels = pixels.div_(127.5).sub_(1.0).to(model.device)
+        with torch.autocast(model.device.type, torch.bfloat16):
+            hidden = tower(pixel_values=pixels).last_hidden_state
+        features.append(hidden.to("cpu", torch.float16).numpy())
     partial = path.with_suffix(".partial.npy")
     np.save(partial, np.concatenate(features))
     partial.rename(path)
@@ -76,7 +77,12 @@ class Packed:
     targets: Tensor
     """[B, T] the token that follows where an answer is being written, else -100."""
     weights: Tensor
-    """[B, T] weight of each target: a caption's words count as much as a question's answer."""
+    """[B, T] weight of each target: a caption's words count half of a question's answer."""
+
+    def to(self, device: torch.device) -> Packed:
+        """The same dialogues on `device`."""
+        tensors = (self.ids, self.positions, self.segments, self.targets, self.weights)
+        return Packed(*(tensor.to(device) for tensor in tensors))
 
 
 class Dialogues:
@@ -146,9 +152,10 @@ def block_mask(segments: Tensor, prefix: int) -> Tensor:
     """Additive mask [B, 1, P + T, P + T]: causal, and blind to other segments."""
     batch, length = segments.shape
     total = prefix + length
-    whole = torch.cat((torch.zeros(batch, prefix, dtype=segments.dtype), segments), dim=1)
-    same = (whole[:, :, None] == whole[:, None, :]) | (torch.arange(total) < prefix)
-    causal = torch.ones(total, total, dtype=torch.bool).tril()
+    whole = torch.cat((segments.new_zeros(batch, prefix), segments), dim=1)
+    in_prefix = torch.arange(total, device=segments.device) < prefix
+    same = (whole[:, :, None] == whole[:, None, :]) | in_prefix
+    causal = torch.ones(total, total, dtype=torch.bool, device=segments.device).tril()
     return torch.where(same & causal, 0.0, _BLOCKED)[:, None]
 
 
@@ -168,13 +175,15 @@ class LanguageObjective(nn.Module):
     def forward(self, features: Tensor, packed: Packed) -> dict[str, Tensor]:
         """Losses by name from features [B, tokens, D]: caption and answers apart."""
         prefix = _IMAGE_TOKENS + 1
-        with torch.autocast("cpu", torch.bfloat16):
+        device = self.head.weight.device
+        features, packed = features.to(device), packed.to(device)
+        with torch.autocast(device.type, torch.bfloat16):
             embed = self.decoder.embed_tokens
-            bos = embed(torch.full((len(features), 1), self._bos))
+            bos = embed(packed.ids.new_full((len(features), 1), self._bos))
             image = self.projector(features)
             inputs = torch.cat((bos, image.to(bos.dtype), embed(packed.ids)), dim=1)
             places = torch.cat(
-                (torch.arange(prefix).expand(len(features), -1), packed.positions), 1
+                (torch.arange(prefix, device=device).expand(len(features), -1), packed.positions), 1
             )
             hidden = self.decoder(
                 inputs_embeds=inputs,

@@ -82,12 +82,17 @@ def prepare(specs: Sequence[ShardSpec], work: Path, workers: int) -> list[Shard]
     return [open_shard(path) for path in track(paths, "Rendering scenes", total=len(specs))]
 
 
+def training_device() -> torch.device:
+    """A CUDA GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def train_dual(recipe: Recipe, shards: list[Shard], work: Path) -> SiglipModel:
     """Train (or resume) the dual encoder and return it."""
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
     scenes = Scenes(shards)
-    objective = DualObjective(build_dual(tokenizer), tokenizer)
+    objective = DualObjective(build_dual(tokenizer), tokenizer).to(training_device())
     easy = sum(len(shard.labels) for shard in shards[:EASY_SHARDS])
     plan = list(order(len(scenes), easy, recipe.dual.batch, recipe.dual.steps, recipe.seed))
 
@@ -108,6 +113,7 @@ def train_vlm(
     tokenizer = build_tokenizer()
     model = build_vlm(tokenizer)
     model.model.vision_tower.load_state_dict(dual.vision_model.state_dict())
+    model.to(training_device())
     features = cache_features(dual, shards, work / "features.npy")
     scenes = FeatureScenes(shards, features, tokenizer)
     objective = LanguageObjective(model, tokenizer.bos_token_id)
@@ -144,5 +150,7 @@ def train(out: Path, recipe: Recipe = RECIPE) -> Path:
     vlm = train_vlm(recipe, prepare(vlm_specs(recipe), out, workers), dual, out)
     held_out = [ShardSpec(recipe.calibration_seed, SCENES_PER_SHARD, FULL_SMALL, GRID)]
     tokenizer = build_tokenizer()
+    dual.to("cpu")
+    vlm.to("cpu")
     labels = calibrate(dual, tokenizer, prepare(held_out, out, workers))
     return save_checkpoint(dual, vlm, tokenizer, labels, out / "checkpoint")
