@@ -29,7 +29,11 @@ lint:
 	@$(PYTHON) scripts/setup_venv.py --dev --train
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(if $(ROS_DISTRO),@echo "mypy is left out: it knows the pinned numpy, not that of ROS",$(BIN)/mypy)
+ifdef ROS_DISTRO
+	@echo "mypy is left out: it is for the pinned numpy and not for that of the sourced ROS"
+else
+	$(BIN)/mypy
+endif
 	$(BIN)/lint-imports
 
 pytest:
