@@ -117,6 +117,19 @@ def test_camera_images_become_scenes(graph: Graph, siglip_bundle: ModelBundle) -
     assert "no image" in beats[-1].reason and beats[-1].reasoning_age > beats[0].reasoning_age
 
 
+def test_one_process_can_hold_all_three_nodes(graph: Graph, siglip_bundle: ModelBundle) -> None:
+    process = graph.start("perception", bundle=str(siglip_bundle.path))
+    scenes = graph.listen(SemanticScene, "scene", 10)
+    for name in ("vision_encoder", "language_reasoner", "scene_fusion"):
+        graph.wait_active(name)
+    camera = graph.publisher(Image, "image", BEST_EFFORT)
+    for _ in range(60):
+        camera.publish(rgb(now_ns()))
+        time.sleep(1 / 30)
+    assert scenes.wait(lambda message: message.status == SemanticScene.STATUS_OK).caption
+    assert process.stop() < 5.0
+
+
 def bad_images() -> list[tuple[str, Any]]:
     unknown = image(picture(8, 8), "rgb9")
     step = image(picture(8, 8), "rgb8")

@@ -41,7 +41,12 @@ from vlm_perception.deploy.export import export_bundle
 from vlm_perception.evaluation.roadworld_nano import EXAM_SEED, evaluate
 from vlm_perception.training import checkpoint
 from vlm_perception.training.dual import POSITIVE_PERCENT, Scenes, order, patch_embeddings
-from vlm_perception.training.language import Dialogues, Packed, block_mask
+from vlm_perception.training.language import (
+    Dialogues,
+    Packed,
+    balancing_weights,
+    block_mask,
+)
 from vlm_perception.training.loop import SAVE_EVERY, Schedule, fit
 from vlm_perception.training.roadworld_nano import RECIPE, dual_specs, vlm_specs
 from vlm_perception.training.student import GRID, INPUT_SIZE, build_dual, build_tokenizer, build_vlm
@@ -172,7 +177,7 @@ def test_a_patch_is_embedded_as_if_the_image_were_that_patch(
 def test_packed_targets_are_the_answers(tokenizer: PreTrainedTokenizerFast) -> None:
     # The longest captions leave no room for the last questions.
     shard, rng = invented_shard(24), np.random.default_rng(0)
-    dialogues = Dialogues(tokenizer)
+    dialogues = Dialogues(tokenizer, balancing_weights([shard]))
     packed = dialogues.pack([dialogues.scene(shard, i, rng) for i in range(24)], PREFIX)
     for row in range(24):
         answers = {presence_question(LABELS[i]): "no" for i in range(len(LABELS))}
@@ -213,9 +218,10 @@ def test_packed_dialogues_do_not_see_each_other(
     student: tuple[SiglipModel, LlavaForConditionalGeneration], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     _, vlm = student
-    dialogues, rng = Dialogues(tokenizer), np.random.default_rng(0)
+    shard, rng = invented_shard(6), np.random.default_rng(0)
+    dialogues = Dialogues(tokenizer, balancing_weights([shard]))
     # Of different lengths, so that one row is padded.
-    scenes = [dialogues.scene(invented_shard(6), index, rng)[: 3 + index] for index in (1, 5)]
+    scenes = [dialogues.scene(shard, index, rng)[: 3 + index] for index in (1, 5)]
     packed = dialogues.pack(scenes, PREFIX)
     embed, decoder = vlm.model.language_model.embed_tokens, vlm.model.language_model
     prefix = torch.randn(2, PREFIX, 192, generator=torch.Generator().manual_seed(0))

@@ -173,8 +173,6 @@ class DualObjective(nn.Module):
         known = len(LABELS) + len(ATTRIBUTE_PHRASES)
         scale, bias = self.model.logit_scale.exp(), self.model.logit_bias
         tags = pooled @ text[:known].T * scale + bias
-        weight = torch.tensor([1.0] * len(LABELS) + [*map(phrase_weight, ATTRIBUTE_PHRASES)])
-        weight = weight.to(self.device)
         truth = torch.cat((batch.labels, batch.phrases), dim=1)
         dense = patches @ text[: len(OBJECT_LABELS)].T * scale + bias
         sure = batch.patches >= 0
@@ -185,16 +183,11 @@ class DualObjective(nn.Module):
             dense, batch.patches.clamp(min=0), reduction="none"
         )
         return {
-            "tags": F.binary_cross_entropy_with_logits(tags, truth, weight),
+            "tags": F.binary_cross_entropy_with_logits(tags, truth),
             "patches": (per_patch * sure).sum() / sure.sum(),
             "distance": F.smooth_l1_loss(metres[here], batch.distance[here]),
             "text": -F.logsigmoid(match * pairs).sum(dim=1).mean(),
         }
-
-
-def phrase_weight(phrase: tuple[str, str]) -> float:
-    """What the road does shows in few pixels and belongs to no patch: it would be learned last."""
-    return 8.0 if phrase[0] == "road" else 1.0
 
 
 def patch_embeddings(model: SiglipModel, hidden: Tensor) -> Tensor:

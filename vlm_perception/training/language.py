@@ -30,10 +30,20 @@ from vlm_perception.datasets.roadworld.truth import (
 from vlm_perception.datasets.roadworld.world import LABELS
 from vlm_perception.training.student import GRID, PROMPT, WIDTH
 
-Segment = tuple[list[int], list[int]]
-"""Prompt ids, and answer ids that end with the stop token."""
+
+@dataclass(frozen=True)
+class Segment:
+    """One question to a scene with its answer."""
+
+    prompt: list[int]
+    answer: list[int]
+    """Ends with the stop token."""
+    weight: float = 1.0
+
+
 TYPED_QUESTIONS, PRESENCE_QUESTIONS = 4, 4
 """How many of a scene's questions are drawn for one step."""
+CAPTION_WEIGHT = 0.5
 PACKED_LENGTH = 136
 """Tokens behind the image: one length for all steps, so that they share one compiled graph."""
 _BLOCKED = float(torch.finfo(torch.float32).min)
@@ -77,7 +87,7 @@ class Packed:
     targets: Tensor
     """[B, T] the token that follows where an answer is being written, else -100."""
     weights: Tensor
-    """[B, T] weight of each target: a caption's words count half of a question's answer."""
+    """[B, T] weight of each target."""
 
     def to(self, device: torch.device) -> Packed:
         """The same dialogues on `device`."""
@@ -88,8 +98,11 @@ class Packed:
 class Dialogues:
     """Turns scenes into token segments; prompts are tokenized once."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Use `tokenizer` for prompts and answers alike."""
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, weights: Sequence[NDArray[np.float64]]
+    ) -> None:
+        """Use `tokenizer` for prompts and answers alike, and one weight a choice and question."""
+        self._weights = weights
         self._tokenizer = tokenizer
         self._eos: int = tokenizer.eos_token_id
         self._cache: dict[str, list[int]] = {}
@@ -102,18 +115,20 @@ class Dialogues:
             self._cache[text] = ids
         return self._cache[text]
 
-    def segment(self, question: str, answer: str) -> Segment:
-        """Prompt ids and answer ids, the answer ended by the stop token."""
+    def segment(self, question: str, answer: str, weight: float = 1.0) -> Segment:
+        """Tokenize a question and its answer."""
         prompt = PROMPT.split("<image>")[1].format(text=question)
-        return self._ids(prompt), [*self._ids(" " + answer), self._eos]
+        return Segment(self._ids(prompt), [*self._ids(" " + answer), self._eos], weight)
 
     def scene(self, shard: Shard, index: int, rng: np.random.Generator) -> list[Segment]:
         """The caption, some typed questions and some questions of presence."""
-        segments = [self.segment(CAPTION_PROMPT, shard.captions[index][0])]
+        segments = [self.segment(CAPTION_PROMPT, shard.captions[index][0], CAPTION_WEIGHT)]
         typed = list(QUESTIONS.values())
         for column in rng.permutation(len(typed))[:TYPED_QUESTIONS]:
             question, choices = typed[column]
-            segments.append(self.segment(question, choices[shard.attributes[index, column]]))
+            choice = shard.attributes[index, column]
+            weight = self._weights[column][choice]
+            segments.append(self.segment(question, choices[choice], weight))
         present = np.flatnonzero(shard.labels[index])
         absent = np.flatnonzero(~shard.labels[index])
         half = PRESENCE_QUESTIONS // 2
@@ -134,16 +149,16 @@ class Dialogues:
         weights = np.zeros(shape, np.float32)
         for row, scene in enumerate(scenes):
             at = 0
-            for number, (prompt, answer) in enumerate(scene, start=1):
-                tokens = [*prompt, *answer[:-1]]
-                end, first = at + len(tokens), at + len(prompt) - 1
+            for number, segment in enumerate(scene, start=1):
+                tokens = [*segment.prompt, *segment.answer[:-1]]
+                end, first = at + len(tokens), at + len(segment.prompt) - 1
                 if end > PACKED_LENGTH:
                     break
                 ids[row, at:end] = tokens
                 positions[row, at:end] = np.arange(prefix, prefix + len(tokens))
                 segments[row, at:end] = number
-                targets[row, first:end] = answer
-                weights[row, first:end] = 0.5 if number == 1 else 1.0
+                targets[row, first:end] = segment.answer
+                weights[row, first:end] = segment.weight
                 at = end
         return Packed(*(torch.from_numpy(a) for a in (ids, positions, segments, targets, weights)))
 
@@ -202,6 +217,16 @@ class LanguageObjective(nn.Module):
         }
 
 
+def balancing_weights(shards: Sequence[Shard]) -> list[NDArray[np.float64]]:
+    """For each question, weights of its choices that make a rare one count as a frequent one."""
+    attributes = np.concatenate([shard.attributes for shard in shards])
+    weights = []
+    for column, (_, choices) in enumerate(QUESTIONS.values()):
+        counts = np.bincount(attributes[:, column], minlength=len(choices))
+        weights.append(len(attributes) / (len(choices) * np.maximum(counts, 1)))
+    return weights
+
+
 class FeatureScenes:
     """Shards beside the cached features of their scenes."""
 
@@ -214,7 +239,7 @@ class FeatureScenes:
         """Pair scene i of the concatenated shards with `features[i]`."""
         self._features = features
         self._places = [(s, i) for s in shards for i in range(len(s.labels))]
-        self._dialogues = Dialogues(tokenizer)
+        self._dialogues = Dialogues(tokenizer, balancing_weights(shards))
 
     def __len__(self) -> int:
         """Number of scenes."""
