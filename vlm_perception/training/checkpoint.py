@@ -14,6 +14,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 from transformers import (
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
@@ -103,8 +104,8 @@ def save_checkpoint(
     vlm.generation_config.eos_token_id = tokenizer.eos_token_id
     vlm.generation_config.pad_token_id = tokenizer.pad_token_id
     for name, model in (("dual", dual), ("vlm", vlm)):
-        model.half().save_pretrained(partial / name)
-        model.float()
+        nn.Module.half(model).save_pretrained(partial / name)
+        nn.Module.float(model)
         tokenizer.save_pretrained(partial / name)
         processor.save_pretrained(partial / name)
     spec = {

@@ -52,8 +52,14 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same scenes with their tensors on `device`."""
-        tensors = (self.images, self.labels, self.phrases, self.patches, self.distance)
-        return Batch(*(tensor.to(device) for tensor in tensors), captions=self.captions)
+        return Batch(
+            self.images.to(device),
+            self.labels.to(device),
+            self.phrases.to(device),
+            self.patches.to(device),
+            self.distance.to(device),
+            self.captions,
+        )
 
 
 class Scenes:
@@ -117,7 +123,7 @@ def order(scenes: int, easy: int, batch: int, steps: int, seed: int) -> Iterator
     rng = np.random.default_rng((seed, 6))
     taught = 0
     for limit, until in ((easy, steps // 10), (scenes, steps)):
-        queue = np.empty(0, np.int64)
+        queue: NDArray[np.int64] = np.empty(0, np.int64)
         while taught < until:
             while len(queue) < batch:
                 queue = np.concatenate((queue, rng.permutation(limit)))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
+from torch import nn
 from transformers import LlavaForConditionalGeneration, SiglipModel
 
 from vlm_perception.datasets.roadworld.shards import (
@@ -113,7 +114,7 @@ def train_vlm(
     tokenizer = build_tokenizer()
     model = build_vlm(tokenizer)
     model.model.vision_tower.load_state_dict(dual.vision_model.state_dict())
-    model.to(training_device())
+    nn.Module.to(model, training_device())
     features = cache_features(dual, shards, work / "features.npy")
     scenes = FeatureScenes(shards, features, tokenizer)
     objective = LanguageObjective(model, tokenizer.bos_token_id)
@@ -150,7 +151,7 @@ def train(out: Path, recipe: Recipe = RECIPE) -> Path:
     vlm = train_vlm(recipe, prepare(vlm_specs(recipe), out, workers), dual, out)
     held_out = [ShardSpec(recipe.calibration_seed, SCENES_PER_SHARD, FULL_SMALL, GRID)]
     tokenizer = build_tokenizer()
-    dual.to("cpu")
-    vlm.to("cpu")
+    nn.Module.to(dual, "cpu")
+    nn.Module.to(vlm, "cpu")
     labels = calibrate(dual, tokenizer, prepare(held_out, out, workers))
     return save_checkpoint(dual, vlm, tokenizer, labels, out / "checkpoint")

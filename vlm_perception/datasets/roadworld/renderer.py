@@ -203,7 +203,8 @@ def _crosswalk(
     base = air.shade(np.full((1, 3), world.asphalt * 0.95), none, s - start)[0]
     canvas.ground(_ribbon(road, ends, -road.half_width, road.half_width), _rgb(base), identity)
     white = _rgb(air.shade(np.full((1, 3), 228.0), none, s - start)[0])
-    for d in np.arange(-road.half_width + 0.3, road.half_width - 0.4, 1.1):
+    for edge in np.arange(-road.half_width + 0.3, road.half_width - 0.4, 1.1):
+        d = float(edge)
         canvas.ground(_ribbon(road, ends, d, d + 0.55), white, identity)
 
 
