@@ -28,7 +28,9 @@ class ImageInput:
             CompressedImage if compressed else Image,
             "image/compressed" if compressed else "image",
             on_message,
-            newest(1),
+            # One alone is overwritten whenever the executor is late by a frame's time; the node
+            # itself still keeps the newest only.
+            newest(3),
             callback_group=node.input_group,
         )
 
