@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from checkpoints import LABELS
 
+from checkpoints import LABELS
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.preprocess import place

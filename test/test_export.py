@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from checkpoints import LABELS, make_checkpoint, write_spec
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
+from checkpoints import LABELS, make_checkpoint, write_spec
 from vlm_perception.bundle import ModelBundle, QuestionSpec
 from vlm_perception.deploy.checkpoint import round_to_half
 from vlm_perception.deploy.errors import ExportError
