@@ -70,8 +70,8 @@ def subscribe(
         node.complaints.add(
             "incompatible_qos",
             f"{event.total_count} publisher(s) on {name} offer a QoS that this subscription cannot "
-            f"take, nothing comes from them; set qos_overrides.{name}.subscription.reliability or "
-            ".durability to match, or the publisher's",
+            f"take, nothing comes from them; set qos_overrides.{name}.subscription.reliability to "
+            "match, or the publisher's QoS",
         )
 
     arguments: dict[str, Any] = {
