@@ -36,8 +36,9 @@ from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.types import Frame
 
-EXAM_SEED = 10_000_000
-"""First seed of the exam; training stays below it."""
+EXAM_SEED = 20_000_000
+"""First seed of the exam. Training and calibration stay below 10,000,000; the shipped student was
+chosen among candidates on scenes from there on, so the exam is held on others."""
 WIDTH, HEIGHT = 1280, 720
 MAX_CAPTION_TOKENS = 80
 NEGATIVES = ("random", "popular", "adversarial")
