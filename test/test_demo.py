@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from ament_index_python.packages import get_package_prefix
 from rosbags.highlevel import AnyReader
 
 from vlm_perception.bundle import ModelBundle
@@ -23,7 +23,7 @@ from vlm_perception.bundle import ModelBundle
 SECONDS = 3
 RATE = 30
 LONG = 60
-COMMAND = [sys.executable, "-m", "vlm_perception.cli"]
+COMMAND = [str(Path(get_package_prefix("vlm_perception")) / "bin" / "vlm-perception")]
 NODES = {"video_source", "vision_encoder", "language_reasoner", "scene_fusion"}
 
 
@@ -196,6 +196,15 @@ def test_unplayable_video_ends_with_a_sentence(
     assert complaint in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_road_world_is_rendered_into_an_empty_cache(tmp_path: Path) -> None:
+    command = [*COMMAND, "roadworld", "clip", "--width", "64", "--height", "36", "--seconds", "0.5"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    printed = subprocess.check_output(command, env=environment, cwd=tmp_path, text=True, timeout=60)
+    clip = Path(printed.strip())
+    assert clip.is_relative_to(tmp_path)
+    assert cv2.VideoCapture(str(clip)).get(cv2.CAP_PROP_FRAME_COUNT) == 15
 
 
 def test_bench_graph_writes_the_fixed_keys(

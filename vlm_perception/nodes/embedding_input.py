@@ -15,7 +15,7 @@ class EmbeddingInput:
     """A subscription of `embedding`."""
 
     def __init__(self, node: Any, on_message: Callable[[Any], None]) -> None:
-        """Subscribe; on_message is called in the node's input group and must be quick."""
+        """Subscribe; on_message is called in the executor's thread and must be quick."""
         self._node = node
         self._subscription = subscribe(
             node,
@@ -23,7 +23,6 @@ class EmbeddingInput:
             "embedding",
             on_message,
             newest(2),
-            callback_group=node.input_group,
         )
 
     @property

@@ -19,7 +19,7 @@ class ImageInput:
     """A subscription of `image` or `image/compressed` that only hands the message on."""
 
     def __init__(self, node: Any, transport: str, on_message: Callable[[Any], None]) -> None:
-        """Subscribe; on_message is called in the node's input group and must be quick."""
+        """Subscribe; on_message is called in the executor's thread and must be quick."""
         self._node = node
         self._transport = transport
         compressed = transport == COMPRESSED
@@ -28,10 +28,7 @@ class ImageInput:
             CompressedImage if compressed else Image,
             "image/compressed" if compressed else "image",
             on_message,
-            # One alone is overwritten whenever the executor is late by a frame's time; the node
-            # itself still keeps the newest only.
-            newest(3),
-            callback_group=node.input_group,
+            newest(1),
         )
 
     @property

@@ -158,7 +158,6 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             "instruction",
             self._on_instruction,
             results(),
-            callback_group=self.input_group,
         )
 
     def stop(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
@@ -56,8 +56,6 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
         self._reentrant = ReentrantCallbackGroup()
         super().__init__(name)
         self.parameters = Parameters(self, settings_class)
-        self.input_group = MutuallyExclusiveCallbackGroup()
-        """Keeps the messages of the input topics in order."""
         self.complaints = Complaints(self.get_logger())
         self.arrivals = Meter()
         self.results = Meter()
@@ -72,7 +70,7 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
         self._transitions = threading.RLock()
         self._diagnostics = DiagnosticsPublisher(self, self._report)
         if self.parameters.value.autostart:
-            self._autostart_timer = self.create_steady_timer(0.0, self._autostart)
+            self._autostart_timer = self.create_steady_timer(0.0, self._begin_autostart)
 
     @property
     def default_callback_group(self) -> ReentrantCallbackGroup:
@@ -223,8 +221,12 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
         self.fault = ""
         return result
 
-    def _autostart(self) -> None:
+    def _begin_autostart(self) -> None:
         self._autostart_timer.cancel()
+        # To load takes seconds, in which the executor has parameters to answer.
+        threading.Thread(target=self._autostart, name="autostart", daemon=True).start()
+
+    def _autostart(self) -> None:
         # A lifecycle manager may have been faster.
         if self._state_machine.current_state[1] != "unconfigured":
             return

@@ -16,12 +16,11 @@ from typing import Any, NoReturn
 
 import cv2
 import rclpy
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException
 
 from vlm_perception.nodes.errors import StartError
+from vlm_perception.nodes.executor import ServiceThreadsExecutor
 
-THREADS = 4
-"""For each node: transitions, services, input and timers must never wait for each other."""
 BAD_INPUT = 2
 
 
@@ -79,7 +78,7 @@ def _run(creators: Sequence[Callable[[], Any]]) -> int:
     if early:
         return 0
     nodes: list[Any] = []
-    executor = MultiThreadedExecutor(num_threads=THREADS * len(creators))
+    executor = ServiceThreadsExecutor()
     try:
         for create in creators:
             nodes.append(create())
@@ -99,7 +98,7 @@ def _run(creators: Sequence[Callable[[], Any]]) -> int:
     return max(int(getattr(node, "exit_code", 0)) for node in nodes)
 
 
-def _spin(executor: MultiThreadedExecutor, logger: Any) -> None:
+def _spin(executor: Executor, logger: Any) -> None:
     while rclpy.ok():
         try:
             executor.spin()

@@ -57,8 +57,6 @@ def subscribe(
     topic: str,
     callback: Callable[[Any], None],
     profile: QoSProfile,
-    *,
-    callback_group: Any,
 ) -> Any:
     """Subscribe with overridable QoS; a publisher that does not match is complained of.
 
@@ -74,10 +72,6 @@ def subscribe(
             "match, or the publisher's QoS",
         )
 
-    arguments: dict[str, Any] = {
-        "callback_group": callback_group,
-        "qos_overriding_options": overridable(),
-    }
     try:
         return node.create_subscription(
             message_type,
@@ -85,7 +79,9 @@ def subscribe(
             callback,
             profile,
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible),
-            **arguments,
+            qos_overriding_options=overridable(),
         )
     except UnsupportedEventTypeError:
-        return node.create_subscription(message_type, topic, callback, profile, **arguments)
+        return node.create_subscription(
+            message_type, topic, callback, profile, qos_overriding_options=overridable()
+        )

@@ -161,7 +161,6 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             "reasoning",
             self._on_reasoning,
             results(),
-            callback_group=self.input_group,
         )
         self._heartbeat_timer = self.create_steady_timer(
             1.0 / self.settings.heartbeat_hz, self._heartbeat

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,11 +21,13 @@ from vlm_perception.nodes.lifecycle import NodeSettings, PerceptionNode
 from vlm_perception.nodes.parameters import CONFIGURE, setting
 from vlm_perception.nodes.process import run
 from vlm_perception.nodes.qos import latched, newest, overridable
-from vlm_perception.nodes.slow_service import SlowService
 from vlm_perception.nodes.worker import Worker
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.srv import SetVocabulary
 from vlm_perception.types import Frame
+
+VOCABULARY_REQUESTS = 4
+"""So many may wait for the text network; a further one is refused."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         self._info = self.create_lifecycle_publisher(
             EmbeddingInfo, "embedding_info", latched(), qos_overriding_options=overridable()
         )
-        self._vocabulary_requests = SlowService(self, "set_vocabulary")
+        self._vocabulary_requests = threading.BoundedSemaphore(VOCABULARY_REQUESTS)
         self.create_service(SetVocabulary, "~/set_vocabulary", self._set_vocabulary)
 
     def load(self) -> None:
@@ -113,11 +116,6 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
     def unload(self) -> None:
         """Let go of the networks."""
         self._encoder = self._bundle = None
-
-    def close(self) -> None:
-        """End all threads."""
-        super().close()
-        self._vocabulary_requests.close()
 
     def dropped(self) -> int:
         """Return how many images were replaced by newer ones before they were encoded."""
@@ -185,19 +183,23 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         bundle = self._bundle
         return [spec.label for spec in bundle.manifest.vocabulary.labels] if bundle else []
 
-    async def _set_vocabulary(self, request: Any, response: Any) -> Any:
+    def _set_vocabulary(self, request: Any, response: Any) -> Any:
         encoder = self._encoder
         if encoder is None:
             response.message = "the node is not configured; configure it first"
             return response
+        if not self._vocabulary_requests.acquire(blocking=False):
+            response.message = f"{VOCABULARY_REQUESTS} requests wait already; try again in a moment"
+            return response
         try:
-            labels = list(request.labels) or self._own_labels()
-            await self._vocabulary_requests.call(lambda: encoder.set_vocabulary(labels))
+            encoder.set_vocabulary(list(request.labels) or self._own_labels())
             response.accepted = True
             self._publish_info()
         except ValueError as error:
             response.message = str(error)
             self.complaints.add("vocabulary_refused", f"vocabulary refused: {error}")
+        finally:
+            self._vocabulary_requests.release()
         response.vocabulary_version = int(encoder.vocabulary.version)
         return response
 

@@ -1,0 +1,42 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""An executor for nodes whose callbacks only store what came, but whose services may take long."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from typing import Any
+
+from rclpy.executors import Executor, ShutdownException, TimeoutException
+from rclpy.service import Service
+
+
+class ServiceThreadsExecutor(Executor):
+    """Runs services in threads of their own and everything else in the thread that spins.
+
+    rclpy's MultiThreadedExecutor hands the same message to its pool again and again until a thread
+    of the pool has got Python's lock (https://github.com/ros2/rclpy/pull/1547, not in Kilted): some
+    eighty times for each image here, which took a core from the network.
+    """
+
+    def spin_once(self, timeout_sec: float | None = None) -> None:
+        """Wait for one callback and run it, or start it if it is a service's."""
+        try:
+            task, entity, node = self.wait_for_ready_callbacks(timeout_sec=timeout_sec)
+        except (ShutdownException, TimeoutException):
+            return
+        if isinstance(entity, Service):
+            name = f"service {entity.srv_name}"
+            threading.Thread(target=_run, args=(task, node), name=name, daemon=True).start()
+        else:
+            task()
+            if (error := task.exception()) is not None:
+                raise error
+
+
+def _run(task: Any, node: Any) -> None:
+    task()
+    if (error := task.exception()) is not None and node.context.ok():
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        node.get_logger().error(f"a service failed, the node goes on: {trace}")
