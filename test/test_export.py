@@ -24,7 +24,7 @@ from vlm_perception.bundle import ModelBundle, QuestionSpec
 from vlm_perception.deploy.checkpoint import round_to_half
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.export import export_bundle
-from vlm_perception.deploy.graphs import VisionGraph
+from vlm_perception.deploy.vision_graph import VisionGraph
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.types import Frame

@@ -1,0 +1,138 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The language model as it is exported: a projector, and a decoder over a cache handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Modules of transformers carry no types.
+Module = Any
+
+
+class ProjectorGraph(nn.Module):
+    """Tokens [1, K, V] -> embeds [1, K, W], as the decoder reads them."""
+
+    def __init__(self, projector: Module) -> None:
+        """Take over LLaVA's projector."""
+        super().__init__()
+        self.projector = projector
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Project."""
+        return self.projector(tokens)  # type: ignore[no-any-return]
+
+
+class DecoderGraph(nn.Module):
+    """One graph for prefill, decoding and packed questions.
+
+    inputs_embeds [B, T, W], past [layers, 2, B, heads, P, D], position_ids [B, T],
+    mask [B, 1, T, P + T] (added to the scores), logit_rows [R] (which of the T rows need logits)
+    -> logits [B, R, vocabulary], new_kv [layers, 2, B, heads, T, D].
+    """
+
+    def __init__(self, model: Module, head: Module) -> None:
+        """Take over a Llama decoder and its output layer."""
+        super().__init__()
+        config = model.config
+        self.layers = nn.ModuleList(DecoderLayer(layer, config) for layer in model.layers)
+        self.norm, self.head = model.norm, head
+        self.inverse_frequencies = nn.Buffer(model.rotary_emb.inv_freq.detach().float())
+        self.rotary_scale = float(model.rotary_emb.attention_scaling)
+
+    def forward(
+        self,
+        inputs_embeds: Tensor,
+        past: Tensor,
+        position_ids: Tensor,
+        mask: Tensor,
+        logit_rows: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Run all layers."""
+        angles = position_ids.unsqueeze(-1).to(torch.float32) * self.inverse_frequencies
+        angles = torch.cat([angles, angles], dim=-1).unsqueeze(1)
+        cosine, sine = angles.cos() * self.rotary_scale, angles.sin() * self.rotary_scale
+        hidden, new = inputs_embeds, []
+        for index, layer in enumerate(self.layers):
+            hidden, key, value = layer(hidden, past[index, 0], past[index, 1], cosine, sine, mask)
+            new.append(torch.stack([key, value]))
+        hidden = rms_norm(hidden.index_select(1, logit_rows), self.norm)
+        return self.head(hidden), torch.stack(new)
+
+
+class DecoderLayer(nn.Module):
+    """A Llama layer over a cache that is handed in."""
+
+    def __init__(self, layer: Module, config: Module) -> None:
+        """Take over a layer; query, key and value, and gate and up, become one matrix each."""
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self.heads = config.num_attention_heads
+        self.kv_heads = config.num_key_value_heads
+        self.head_dim = attention.head_dim
+        self.scale = attention.scaling
+        self.qkv = _stack_linear([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.out = attention.o_proj
+        self.gate_up = _stack_linear([mlp.gate_proj, mlp.up_proj])
+        self.inner = mlp.gate_proj.out_features
+        self.down, self.activation = mlp.down_proj, mlp.act_fn
+        self.first_norm, self.second_norm = layer.input_layernorm, layer.post_attention_layernorm
+
+    def forward(
+        self,
+        hidden: Tensor,
+        past_key: Tensor,
+        past_value: Tensor,
+        cosine: Tensor,
+        sine: Tensor,
+        mask: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states [B, T, W] and this step's keys and values [B, heads, T, D]."""
+        batch, length = hidden.shape[0], hidden.shape[1]
+        fused = self.qkv(rms_norm(hidden, self.first_norm))
+        fused = fused.reshape(batch, length, -1, self.head_dim).transpose(1, 2)
+        query, key, value = fused.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+        query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
+        keys = self._repeat(torch.cat([past_key, key], dim=2))
+        values = self._repeat(torch.cat([past_value, value], dim=2))
+        scores = (query * self.scale) @ keys.transpose(-1, -2) + mask
+        mixed = scores.softmax(dim=-1) @ values
+        hidden = hidden + self.out(mixed.transpose(1, 2).reshape(batch, length, -1))
+        gate, up = self.gate_up(rms_norm(hidden, self.second_norm)).split(
+            [self.inner, self.inner], dim=-1
+        )
+        return hidden + self.down(self.activation(gate) * up), key, value
+
+    def _repeat(self, states: Tensor) -> Tensor:
+        if self.heads == self.kv_heads:
+            return states
+        return states.repeat_interleave(self.heads // self.kv_heads, dim=1)
+
+
+def rms_norm(hidden: Tensor, norm: Module) -> Tensor:
+    """Llama's norm with a division, the form that engines recognise and fuse."""
+    mean = hidden.pow(2).mean(-1, keepdim=True)
+    scaled: Tensor = norm.weight * (hidden / torch.sqrt(mean + norm.variance_epsilon))
+    return scaled
+
+
+def rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotary position embedding (https://arxiv.org/abs/2104.09864), halves rotated."""
+    first, second = states.chunk(2, dim=-1)
+    return states * cosine + torch.cat([-second, first], dim=-1) * sine
+
+
+def _stack_linear(parts: Sequence[nn.Linear]) -> nn.Linear:
+    """One linear layer that gives the outputs of several, one behind the other."""
+    outputs = sum(part.out_features for part in parts)
+    biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
+    stacked = nn.Linear(parts[0].in_features, outputs, bias=bool(biases))
+    with torch.no_grad():
+        stacked.weight.copy_(torch.cat(tuple(part.weight for part in parts)))
+        if biases:
+            stacked.bias.copy_(torch.cat(biases))
+    return stacked

@@ -1,0 +1,149 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the manifest says of a checkpoint: image, text tower, language model, origin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from vlm_perception.bundle import (
+    DECODER_GRAPH,
+    PROJECTOR_GRAPH,
+    ImageSpec,
+    LanguageSpec,
+    MadeBy,
+    TextSpec,
+)
+from vlm_perception.deploy.checkpoint import Checkpoint
+from vlm_perception.deploy.errors import ExportError
+from vlm_perception.deploy.spec import BundleSpec
+
+EMBEDDINGS_NAME = "token_embeddings.npy"
+
+
+def image_spec(source: Checkpoint, spec: BundleSpec) -> ImageSpec:
+    """The image that the tower takes.
+
+    Raises:
+        ExportError: the geometry is no whole number of patches.
+    """
+    tower = source.dual.config.vision_config
+    width, height = tower.image_size, tower.image_size
+    if spec.geometry is not None:
+        width, height = spec.geometry.width, spec.geometry.height
+    patch = tower.patch_size
+    if width % patch or height % patch:
+        raise ExportError(
+            f"the geometry {width}x{height} is no whole number of patches of {patch} pixels; "
+            f"the nearest is {round(width / patch) * patch}x{round(height / patch) * patch}"
+        )
+    red, green, blue = (min(255, max(0, round(255 * m))) for m in source.normalisation.mean)
+    return ImageSpec(
+        width=width,
+        height=height,
+        patch=patch,
+        columns=width // patch,
+        rows=height // patch,
+        mean=source.normalisation.mean,
+        std=source.normalisation.std,
+        pad=(red, green, blue),
+    )
+
+
+def feature_selection(source: Checkpoint) -> tuple[list[int], bool]:
+    """Which hidden states the projector reads, and whether without the class token."""
+    if source.vlm is None:
+        return [-1], True
+    config = source.vlm.config
+    chosen = config.vision_feature_layer
+    drop = config.vision_feature_select_strategy == "default"
+    if drop and source.family == "siglip":
+        raise ExportError(
+            "vlm/ selects features with the strategy `default`, which drops the first patch of a "
+            "tower without class token; set vision_feature_select_strategy to `full` and train so"
+        )
+    return ([chosen] if isinstance(chosen, int) else list(chosen)), drop
+
+
+def text_spec(source: Checkpoint, tokenizer: str, length: int) -> TextSpec:
+    """The text tower.
+
+    Raises:
+        ExportError: the tokenizer lacks a token that the tower needs.
+    """
+    pad = source.dual_tokenizer.pad_token_id
+    if pad is None:
+        pad = source.dual.config.text_config.pad_token_id
+    if pad is None:
+        raise ExportError("dual/ names no padding token, neither in the tokenizer nor the config")
+    siglip = source.family == "siglip"
+    end = source.dual.config.text_config.eos_token_id
+    if not siglip and end not in source.dual_tokenizer("text")["input_ids"]:
+        raise ExportError(
+            f"dual/ reads a text at its end token {end}, which its tokenizer does not add; "
+            "set the tokenizer's post-processor"
+        )
+    return TextSpec(
+        tokenizer=tokenizer,
+        length=length,
+        pad_token_id=pad,
+        score="sigmoid" if siglip else "softmax",
+        logit_scale=float(source.dual.logit_scale.exp()),
+        logit_bias=float(source.dual.logit_bias) if siglip else 0.0,
+    )
+
+
+def language_spec(
+    source: Checkpoint, spec: BundleSpec, tokenizer: str, golden: dict[str, NDArray[Any]]
+) -> LanguageSpec:
+    """The language model.
+
+    Raises:
+        ExportError: the checkpoint names no end token.
+    """
+    assert source.vlm is not None
+    assert source.vlm_tokenizer is not None
+    config = source.vlm.config.text_config
+    stops = source.vlm.generation_config.eos_token_id
+    stops = source.vlm_tokenizer.eos_token_id if stops is None else stops
+    if stops is None:
+        raise ExportError("vlm/ names no end token, neither in generation_config nor the tokenizer")
+    layers, pair, _, heads, _, head_dim = golden[f"{DECODER_GRAPH}/in/past"].shape
+    image_tokens = golden[f"{PROJECTOR_GRAPH}/in/tokens"].shape[1]
+    return LanguageSpec(
+        tokenizer=tokenizer,
+        embeddings=EMBEDDINGS_NAME,
+        prompt=spec.caption.template,
+        answer_separator=spec.caption.answer_separator,
+        caption_prompt=spec.caption.prompt,
+        stop_token_ids=tuple(stops) if isinstance(stops, Sequence) else (stops,),
+        width=config.hidden_size,
+        layers=layers,
+        kv_heads=heads,
+        head_dim=head_dim,
+        vocabulary_size=config.vocab_size,
+        max_positions=config.max_position_embeddings,
+        image_tokens=image_tokens,
+        max_images=1,
+        kv_bytes_per_token=layers * pair * heads * head_dim * 4,
+    )
+
+
+def made_by(source: Checkpoint) -> MadeBy:
+    """Where the weights come from and what exported them."""
+    return MadeBy(
+        command="vlm-perception export",
+        checkpoint=source.path.resolve().name,
+        weights=source.weights,
+        versions={
+            "onnx": onnx.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    )
