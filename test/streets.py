@@ -10,8 +10,9 @@ from functools import cache
 from hypothesis import settings
 
 from vlm_perception.datasets.roadworld.renderer import Rendered, render
+from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.truth import SceneTruth, describe
-from vlm_perception.datasets.roadworld.world import World, sample_scene
+from vlm_perception.datasets.roadworld.world import World
 
 WIDTH, HEIGHT = 160, 90
 # The same examples on each run, however busy the machine is.

@@ -19,6 +19,7 @@ from vlm_perception.datasets.roadworld import assets
 from vlm_perception.datasets.roadworld.clip import cached_clip, frame
 from vlm_perception.datasets.roadworld.geometry import NEAR, Camera, Route, clip_near
 from vlm_perception.datasets.roadworld.renderer import render
+from vlm_perception.datasets.roadworld.sampling import sample_drive, sample_scene
 from vlm_perception.datasets.roadworld.shards import NO_DISTANCE, dense_truth
 from vlm_perception.datasets.roadworld.truth import (
     PRESENT_SHARE,
@@ -36,8 +37,6 @@ from vlm_perception.datasets.roadworld.world import (
     Actor,
     Road,
     World,
-    sample_drive,
-    sample_scene,
     signal_state,
 )
 

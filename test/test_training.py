@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, SiglipModel
 
 from vlm_perception.datasets.roadworld.renderer import render
+from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.shards import (
     NO_DISTANCE,
     RENDER_SIZE,
@@ -36,7 +37,7 @@ from vlm_perception.datasets.roadworld.truth import (
     describe,
     presence_question,
 )
-from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS, sample_scene
+from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.deploy.export import export_bundle
 from vlm_perception.evaluation.roadworld_nano import EXAM_SEED, evaluate
 from vlm_perception.training import checkpoint

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -329,6 +330,7 @@ def bundle_directories() -> list[Path]:
     """Where bundles are looked for by name, first match wins."""
     directories = [Path(p) for p in os.environ.get(BUNDLES_VARIABLE, "").split(os.pathsep) if p]
     prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
+    prefixes.append(sys.prefix)  # of a plain `pip install`
     directories += [Path(p) / "share" / "vlm_perception" / "models" for p in prefixes if p]
     directories.append(Path(__file__).resolve().parent.parent / "models")
     return directories

@@ -146,6 +146,22 @@ def bench_graph(
     raise typer.Exit(code)
 
 
+@bench.command("roadworld")
+def bench_roadworld(
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to draw, for each row.")] = 5.0,
+    width: Annotated[int, typer.Option(min=16, max=7680)] = 448,
+    height: Annotated[int, typer.Option(min=16, max=4320)] = 252,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure how many frames of the road world one core draws in a second.
+
+    `vlm-perception bench roadworld`
+    """
+    with _plain_errors():
+        module = importlib.import_module("vlm_perception.evaluation.roadworld_speed")
+        module.bench_roadworld(width, height, seconds, Console(), json_file)
+
+
 @app.command()
 def export(
     checkpoint: Annotated[

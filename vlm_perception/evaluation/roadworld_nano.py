@@ -18,6 +18,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 
 from vlm_perception.bundle import ModelBundle, QuestionSpec
 from vlm_perception.datasets.roadworld.renderer import render
+from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.truth import (
     CAPTION_PROMPT,
     QUESTIONS,
@@ -27,11 +28,7 @@ from vlm_perception.datasets.roadworld.truth import (
     object_labels_in,
     presence_question,
 )
-from vlm_perception.datasets.roadworld.world import (
-    LABELS,
-    OBJECT_LABELS,
-    sample_scene,
-)
+from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.types import Frame

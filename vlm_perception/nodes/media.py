@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +50,14 @@ class Picture:
         return bytes(file)
 
 
-class Media:
+class Media(ABC):
     """Images in order; live ones have no end."""
 
     live = False
 
+    @abstractmethod
     def pictures(self) -> Iterator[Picture]:
         """Yield the images from the first on."""
-        raise NotImplementedError
 
 
 class VideoFile(Media):

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from vlm_perception.datasets.roadworld.renderer import render
-from vlm_perception.datasets.roadworld.world import World, sample_drive
+from vlm_perception.datasets.roadworld.sampling import sample_drive
+from vlm_perception.datasets.roadworld.world import World
 
 WORLD_VERSION = 1
 """Raise it when the same seed gives other pixels: clips in the cache are then rendered anew."""

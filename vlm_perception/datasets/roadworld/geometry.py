@@ -9,6 +9,7 @@ Axes follow REP 103: x forward, y left, z up, in metres; the road's own coordina
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class Camera:
     """Downwards, in radians."""
     horizontal_fov: float = np.deg2rad(70.0)
 
-    @property
+    @cached_property
     def focal(self) -> float:
         """Focal length in pixels."""
         return float(self.width / 2 / np.tan(self.horizontal_fov / 2))
@@ -41,23 +42,26 @@ class Camera:
         """Row of the horizon in pixels."""
         return self.height / 2 - self.focal * float(np.tan(self.pitch))
 
-    def to_camera(self, points: Array) -> Array:
-        """World points [N, 3] to the optical frame [N, 3] (x right, y down, z forward)."""
+    @cached_property
+    def rotation(self) -> Array:
+        """Turns directions of the world into the optical frame, [3, 3]."""
         cos_y, sin_y = np.cos(self.yaw), np.sin(self.yaw)
         cos_p, sin_p = np.cos(self.pitch), np.sin(self.pitch)
         forward = (cos_y * cos_p, sin_y * cos_p, -sin_p)
         right = (sin_y, -cos_y, 0.0)
         down = (-cos_y * sin_p, -sin_y * sin_p, -cos_p)
-        rotation = np.array((right, down, forward))
-        turned: Array = (points - np.asarray(self.position)) @ rotation.T
+        return np.array((right, down, forward))
+
+    def to_camera(self, points: Array) -> Array:
+        """World points [N, 3] to the optical frame [N, 3] (x right, y down, z forward)."""
+        turned: Array = (points - np.asarray(self.position)) @ self.rotation.T
         return turned
 
     def to_pixels(self, points: Array) -> Array:
         """Optical-frame points [N, 3] in front of the camera to pixels [N, 2]."""
         scale = self.focal / points[:, 2]
-        return np.stack(
-            (points[:, 0] * scale + self.width / 2, points[:, 1] * scale + self.height / 2), axis=1
-        )
+        pixels: Array = points[:, :2] * scale[:, None] + (self.width / 2, self.height / 2)
+        return pixels
 
 
 class Route:
@@ -82,15 +86,21 @@ class Route:
         """Heading of the road at `s`, in radians."""
         return float(np.interp(s, self._s, self._heading))
 
+    def headings(self, s: Array) -> Array:
+        """Headings of the road at `s` [N], in radians."""
+        return np.interp(s, self._s, self._heading)
+
     def points(self, s: Array, d: Array | float) -> Array:
         """Ground points [N, 3] at arc lengths `s` and offsets `d`; straight on past the ends."""
-        inside = np.clip(s, 0.0, self.length)
+        inside = np.minimum(np.maximum(s, 0.0), self.length)
         beyond = s - inside
         heading = np.interp(inside, self._s, self._heading)
         cos_h, sin_h = np.cos(heading), np.sin(heading)
         x = np.interp(inside, self._s, self._x) + beyond * cos_h - d * sin_h
         y = np.interp(inside, self._s, self._y) + beyond * sin_h + d * cos_h
-        return np.stack((x, y, np.zeros_like(x)), axis=1)
+        ground = np.zeros((len(x), 3))
+        ground[:, 0], ground[:, 1] = x, y
+        return ground
 
     def point(self, s: float, d: float) -> tuple[float, float]:
         """Ground position (x, y) at one place."""

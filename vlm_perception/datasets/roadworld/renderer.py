@@ -48,7 +48,8 @@ class Atmosphere:
     def shade(self, colours: Array, emissive: NDArray[np.bool_], distance: Array | float) -> Array:
         """Colours [N, 3] as seen from `distance` metres (one for all, or [N])."""
         away = np.atleast_1d(np.asarray(distance, dtype=np.float64))[:, None]
-        beam = self.headlights * np.clip(1.0 - away / 45.0, 0.0, 1.0)
+        # For a few numbers np.clip takes twice as long as its two halves.
+        beam = self.headlights * np.minimum(np.maximum(1.0 - away / 45.0, 0.0), 1.0)
         lit = np.where(emissive[:, None], colours, colours * np.minimum(self.ambient + beam, 1.05))
         clear = np.exp(-away / self.visibility)
         clear_lamp = np.sqrt(clear)
@@ -100,12 +101,12 @@ class _Canvas:
 
 
 def _fixed(pixels: Array) -> NDArray[np.int32]:
-    limited = np.clip(pixels, -20000, 20000)
-    return np.round(limited * (1 << SHIFT)).astype(np.int32)
+    limited = np.minimum(np.maximum(pixels, -20000), 20000)
+    return np.rint(limited * (1 << SHIFT)).astype(np.int32)
 
 
 def _rgb(colour: Array) -> tuple[float, float, float]:
-    red, green, blue = np.clip(colour, 0, 255).tolist()
+    red, green, blue = np.minimum(np.maximum(colour, 0), 255).tolist()
     return red, green, blue
 
 
@@ -236,11 +237,11 @@ def _draw_actor(
     if pixels[:, 0].max() < 0 or pixels[:, 0].min() > camera.width:
         return []
     normals = packed.normals @ turn.T
-    light = (
-        np.ones(len(normals)) if mesh.billboard else 0.72 + 0.28 * np.clip(normals @ _SUN, -0.6, 1)
-    )
+    facing = np.minimum(np.maximum(normals @ _SUN, -0.6), 1)
+    light = np.ones(len(normals)) if mesh.billboard else 0.72 + 0.28 * facing
     distance = float(np.hypot(to_eye[0], to_eye[1]))
-    colours = np.clip(air.shade(packed.colours * light[:, None], packed.emissive, distance), 0, 255)
+    shaded = air.shade(packed.colours * light[:, None], packed.emissive, distance)
+    colours = np.minimum(np.maximum(shaded, 0), 255)
     order = _drawing_order(camera, packed, local, normals, mesh.billboard)
     fixed, rgb = _fixed(pixels), colours.tolist()
     glow: list[tuple[float, float, float, Array]] = []
@@ -376,14 +377,14 @@ def render(world: World, time: float, width: int, height: int) -> Rendered:
 def _far_to_near(
     world: World, camera: Camera, time: float
 ) -> list[tuple[Actor, tuple[float, float], float]]:
-    placed = []
-    start = world.ego_s(time)
-    for fixed in world.actors:
-        actor = fixed.at(time)
-        if not -15.0 < actor.s - start < VIEW_DISTANCE:
-            continue
-        position = world.road.route.point(actor.s, actor.d)
-        distance = np.hypot(position[0] - camera.position[0], position[1] - camera.position[1])
-        placed.append((float(distance), actor, position, world.road.route.heading(actor.s)))
-    placed.sort(key=lambda item: -item[0])
-    return [(actor, position, heading) for _, actor, position, heading in placed]
+    start, route = world.ego_s(time), world.road.route
+    moved = (actor.at(time) for actor in world.actors)
+    near = [actor for actor in moved if -15.0 < actor.s - start < VIEW_DISTANCE]
+    s = np.array([actor.s for actor in near])
+    positions = route.points(s, np.array([actor.d for actor in near]))[:, :2]
+    distances = np.hypot(*(positions - np.asarray(camera.position[:2])).T)
+    headings, places = route.headings(s).tolist(), positions.tolist()
+    return [
+        (near[index], (places[index][0], places[index][1]), headings[index])
+        for index in np.argsort(-distances, kind="stable").tolist()
+    ]

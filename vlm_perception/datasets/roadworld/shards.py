@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.datasets.roadworld.renderer import Rendered, render
+from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.truth import QUESTIONS, captions, describe
-from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS, sample_scene
+from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 
 RENDER_SIZE = (640, 360)
 SCENES_PER_SHARD = 2000

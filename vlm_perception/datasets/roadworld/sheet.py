@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.datasets.roadworld.renderer import render
-from vlm_perception.datasets.roadworld.world import sample_scene
+from vlm_perception.datasets.roadworld.sampling import sample_scene
 
 RENDER_SIZE = (640, 360)
 TILE_SIZE = (288, 162)

@@ -1,0 +1,73 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""How fast the road world is drawn by one core."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+from rich.console import Console
+from rich.table import Table
+
+from vlm_perception.datasets.roadworld.renderer import render
+from vlm_perception.datasets.roadworld.sampling import sample_drive, sample_scene
+from vlm_perception.datasets.roadworld.truth import describe
+
+FIRST_SEED = 5_000_000
+DRIVE_S = 20.0
+FPS = 30
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Frames a second of processor time, which other programs do not change much."""
+
+    width: int
+    height: int
+    scenes_per_s_per_core: float
+    """Each another world: made up, drawn and described."""
+    drive_frames_per_s_per_core: float
+    """Frames of one drive, drawn."""
+
+
+def measure(width: int, height: int, seconds: float) -> Speed:
+    """Draw scenes and then a drive, each for so many seconds of one core."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        scenes, began = 0, time.process_time()
+        while (spent := time.process_time() - began) < seconds:
+            world = sample_scene(FIRST_SEED + scenes)
+            describe(world, render(world, 0.0, width, height))
+            scenes += 1
+        drive = sample_drive(FIRST_SEED, DRIVE_S)
+        frames, began = 0, time.process_time()
+        while (driven := time.process_time() - began) < seconds:
+            render(drive, frames / FPS % DRIVE_S, width, height)
+            frames += 1
+    finally:
+        cv2.setNumThreads(threads)
+    return Speed(width, height, scenes / spent, frames / driven)
+
+
+def bench_roadworld(
+    width: int, height: int, seconds: float, console: Console, json_file: Path | None = None
+) -> None:
+    """Measure and print a table."""
+    speed = measure(width, height, seconds)
+    table = Table(title=f"Road world at {width}x{height}, one core")
+    table.add_column("what")
+    table.add_column("a second", justify="right")
+    table.add_column("aim", justify="right")
+    table.add_row(
+        "scenes, made up, drawn and described", f"{speed.scenes_per_s_per_core:.0f}", ">= 100"
+    )
+    table.add_row("frames of a drive", f"{speed.drive_frames_per_s_per_core:.0f}", ">= 100")
+    console.print(table)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(asdict(speed), indent=2) + "\n", encoding="utf-8")
