@@ -178,6 +178,34 @@ class GoldenSpec(_Strict):
     relative: float = Field(ge=0.0)
 
 
+class Agreement(_Strict):
+    """How near a bundle comes to a reference on the same images."""
+
+    cosine_mean: float
+    cosine_min: float
+    """Of the pooled embedding, over the images."""
+    tag_top1: Probability
+    """Share of the images for which the likeliest label is the same."""
+    attributes: Probability | None = None
+    """Share of the typed questions that get the same answer; None without a language model."""
+    captions: Probability | None = None
+    """Mean similarity of the captions, word by word: 1 means the same words in the same order."""
+
+
+class ValidationSpec(_Strict):
+    """What the export measured on images that it was not calibrated on."""
+
+    images: Count
+    images_digest: Sha256
+    """Hash over the validation images' pixels."""
+    dense: Agreement
+    """Against the same checkpoint at the same geometry: all tokens, all heads, FP32."""
+    checkpoint: Agreement
+    """Against transformers behind the checkpoint's own processor, which may crop or distort."""
+    drift_accepted: bool
+    """Whether the tolerances were exceeded and the user accepted that."""
+
+
 class MadeBy(_Strict):
     """How the bundle came to be."""
 
@@ -204,6 +232,8 @@ class Manifest(_Strict):
     licences: Annotated[dict[str, str], Field(min_length=1)]
     model_card: Text
     made_by: MadeBy
+    validation: ValidationSpec | None = None
+    """None: the export was given no images."""
     files: Annotated[dict[str, FileEntry], Field(min_length=1)]
 
     @model_validator(mode="after")

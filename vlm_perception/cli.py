@@ -171,15 +171,82 @@ def export(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The bundle directory to write.")],
+    aspect: Annotated[
+        str | None,
+        typer.Option(
+            help="Aspect of the camera, W:H: the picture is fitted in without distortion or crop, "
+            "and patches that would be padding only are never computed."
+        ),
+    ] = None,
+    geometry: Annotated[
+        str,
+        typer.Option(
+            help="`bundle`: letterbox into the size that bundle.yaml or the tower gives. "
+            "`checkpoint`: resize and crop as the checkpoint's own processor does."
+        ),
+    ] = "bundle",
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="Token pruning: the share of patch tokens that each of these layers keeps, "
+            "`0.7@3,6,9`, or `auto` with --budget-ms."
+        ),
+    ] = None,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option(help="What the vision network may take on this machine, for --keep auto."),
+    ] = None,
+    heads: Annotated[
+        float, typer.Option(help="Share of the vision tower's attention heads that stay.")
+    ] = 1.0,
+    precision: Annotated[
+        str, typer.Option(help="`float16-weights`, or `int8-mixed` for INT8 feed-forward layers.")
+    ] = "float16-weights",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of at least 400 images such as the camera sees: one half calibrates, the "
+            "other half validates."
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="An edited precision.yaml of an earlier bundle, for int8-mixed."),
+    ] = None,
+    accept_drift: Annotated[
+        bool,
+        typer.Option("--accept-drift", help="Keep the bundle even when it drifts too far."),
+    ] = False,
 ) -> None:
     """Make a bundle of a Hugging Face checkpoint (needs torch and transformers).
 
-    `vlm-perception export checkpoints/roadworld-nano --out models/roadworld-nano`
+    With --calibration the bundle ends with a validation on images that it was not calibrated on;
+    the figures stay in its manifest.
+
+    `vlm-perception export my-model --out models/my-model`
+
+    `vlm-perception export my-model --out models/my-model --aspect 16:9 --keep 0.7@3,6,9
+    --precision int8-mixed --calibration drive-images`
     """
     with _plain_errors():
         module = _with_torch("vlm_perception.deploy.export")
-        made = module.export_bundle(checkpoint, out)
-    Console().print(f"bundle: {made.path}  (sha256 {made.digest})", soft_wrap=True)
+        options = importlib.import_module("vlm_perception.deploy.options").ExportOptions(
+            geometry=geometry,
+            aspect=aspect,
+            keep=keep,
+            budget_ms=budget_ms,
+            heads=heads,
+            precision=precision,
+            calibration=calibration,
+            plan=plan,
+            accept_drift=accept_drift,
+        )
+        made = module.export_bundle(checkpoint, out, options)
+    console = Console()
+    if made.manifest.validation is not None:
+        gate = importlib.import_module("vlm_perception.deploy.gate")
+        console.print(gate.as_table(made.manifest.validation))
+    console.print(f"bundle: {made.path}  (sha256 {made.digest})", soft_wrap=True)
 
 
 @bundle.command("show")

@@ -39,6 +39,7 @@ from vlm_perception.deploy.describe import (
 )
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.onnx_writer import write_graph
+from vlm_perception.deploy.options import ExportOptions
 from vlm_perception.deploy.parts import (
     decoder_part,
     golden_of,
@@ -59,12 +60,17 @@ GOLDEN_RELATIVE = 1e-3
 _log = logging.getLogger(__name__)
 
 
-def export_bundle(checkpoint: Path, out: Path) -> ModelBundle:
+def export_bundle(
+    checkpoint: Path,
+    out: Path,
+    options: ExportOptions = ExportOptions(),  # noqa: B008 - frozen
+) -> ModelBundle:
     """Make a bundle and check it against the checkpoint's own outputs.
 
     Args:
         checkpoint: directory with `dual/`, perhaps `vlm/`, and bundle.yaml.
         out: the bundle's directory; a bundle that stands there is replaced.
+        options: how the networks are laid out, thinned out and quantized.
 
     Returns:
         The finished bundle, loaded.
@@ -85,7 +91,7 @@ def export_bundle(checkpoint: Path, out: Path) -> ModelBundle:
         raise ExportError(f"{out} cannot be written: {error}") from error
     try:
         (scratch / CARD_NAME).write_text(card, encoding="utf-8")
-        _fill(scratch, source, spec)
+        _fill(scratch, source, spec, options)
         _finish(scratch)
         _replace(out, scratch)
     except OSError as error:
@@ -95,7 +101,7 @@ def export_bundle(checkpoint: Path, out: Path) -> ModelBundle:
     return ModelBundle.load(out)
 
 
-def _fill(directory: Path, source: Checkpoint, spec: BundleSpec) -> None:
+def _fill(directory: Path, source: Checkpoint, spec: BundleSpec, options: ExportOptions) -> None:
     """Write every file of the bundle."""
     round_to_half(source.dual)
     image = image_spec(source, spec)
