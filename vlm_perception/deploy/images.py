@@ -18,7 +18,7 @@ from vlm_perception.deploy.errors import ExportError
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 LEAST = 200
 """Images that a calibration and a validation need at least, each."""
-MOST = 512
+MOST = 256
 """More of them cost time and change nothing."""
 
 _log = logging.getLogger(__name__)
