@@ -350,6 +350,24 @@ def roadworld_clip(
     Console().print(str(path), soft_wrap=True, highlight=False)
 
 
+@roadworld.command("images")
+def roadworld_images(
+    out: Annotated[Path, typer.Option(help="The folder to write into.")],
+    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first.")] = 5_000_000,
+    width: Annotated[int, typer.Option(min=16, max=7680)] = 1280,
+    height: Annotated[int, typer.Option(min=16, max=4320)] = 720,
+) -> None:
+    """Render scenes into JPEG files, such as `vlm-perception export --calibration` takes.
+
+    `vlm-perception roadworld images --out out/calibration`
+    """
+    with _plain_errors():
+        module = importlib.import_module("vlm_perception.datasets.roadworld.images")
+        module.write_images(out, count, (width, height), seed)
+    Console().print(f"{count} images in {out}", soft_wrap=True, highlight=False)
+
+
 @roadworld.command("sheet")
 def roadworld_sheet(
     out: Annotated[Path, typer.Option(help="The PNG file to write.")],
