@@ -52,7 +52,7 @@ def make_checkpoint(
     tokenizer = make_tokenizer()
     dual = _siglip(len(tokenizer)) if family == "siglip" else _clip(tokenizer)
     _randomise(dual)
-    processor = SiglipImageProcessorPil() if family == "siglip" else CLIPImageProcessorPil()
+    processor = image_processor(family)
     for part in (dual, tokenizer, processor):
         part.save_pretrained(path / "dual")
     if language:
@@ -63,6 +63,14 @@ def make_checkpoint(
     write_spec(path, **({} if family == "siglip" else {"geometry": None}))
     (path / "MODEL_CARD.md").write_text("# Random weights, for tests\n", encoding="utf-8")
     return path
+
+
+def image_processor(family: str) -> Any:
+    """The processor of a tower for 48x48 pixels, with the family's own settings."""
+    square = {"height": 48, "width": 48}
+    if family == "siglip":
+        return SiglipImageProcessorPil(size=square)
+    return CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size=square)
 
 
 def write_spec(path: Path, **changes: Any) -> None:

@@ -24,6 +24,7 @@ from vlm_perception.bundle import ModelBundle, QuestionSpec
 from vlm_perception.deploy.checkpoint import round_to_half
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.export import export_bundle
+from vlm_perception.deploy.geometry import positions_for
 from vlm_perception.deploy.vision_graph import VisionGraph
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel
@@ -86,7 +87,7 @@ def test_positions_are_interpolated_as_transformers_does(pair: Pair) -> None:
     spec = pair.bundle.manifest.image
     graph = VisionGraph(
         pair.dual,
-        size=(80, 32),
+        positions=positions_for(pair.dual.vision_model.embeddings, columns=20, rows=8),
         mean=spec.mean,
         std=spec.std,
         feature_layers=[-1],

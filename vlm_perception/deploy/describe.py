@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from vlm_perception.bundle import (
     DECODER_GRAPH,
     PROJECTOR_GRAPH,
-    ImageSpec,
     LanguageSpec,
     MadeBy,
     TextSpec,
@@ -25,35 +24,6 @@ from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.spec import BundleSpec
 
 EMBEDDINGS_NAME = "token_embeddings.npy"
-
-
-def image_spec(source: Checkpoint, spec: BundleSpec) -> ImageSpec:
-    """The image that the tower takes.
-
-    Raises:
-        ExportError: the geometry is no whole number of patches.
-    """
-    tower = source.dual.config.vision_config
-    width, height = tower.image_size, tower.image_size
-    if spec.geometry is not None:
-        width, height = spec.geometry.width, spec.geometry.height
-    patch = tower.patch_size
-    if width % patch or height % patch:
-        raise ExportError(
-            f"the geometry {width}x{height} is no whole number of patches of {patch} pixels; "
-            f"the nearest is {round(width / patch) * patch}x{round(height / patch) * patch}"
-        )
-    red, green, blue = (min(255, max(0, round(255 * m))) for m in source.normalisation.mean)
-    return ImageSpec(
-        width=width,
-        height=height,
-        patch=patch,
-        columns=width // patch,
-        rows=height // patch,
-        mean=source.normalisation.mean,
-        std=source.normalisation.std,
-        pad=(red, green, blue),
-    )
 
 
 def feature_selection(source: Checkpoint) -> tuple[list[int], bool]:

@@ -32,12 +32,12 @@ from vlm_perception.deploy.checkpoint import Checkpoint, load_checkpoint, round_
 from vlm_perception.deploy.describe import (
     EMBEDDINGS_NAME,
     feature_selection,
-    image_spec,
     language_spec,
     made_by,
     text_spec,
 )
 from vlm_perception.deploy.errors import ExportError
+from vlm_perception.deploy.geometry import choose_geometry
 from vlm_perception.deploy.onnx_writer import write_graph
 from vlm_perception.deploy.options import ExportOptions
 from vlm_perception.deploy.parts import (
@@ -104,11 +104,12 @@ def export_bundle(
 def _fill(directory: Path, source: Checkpoint, spec: BundleSpec, options: ExportOptions) -> None:
     """Write every file of the bundle."""
     round_to_half(source.dual)
-    image = image_spec(source, spec)
+    geometry = choose_geometry(source, spec, options)
+    image = geometry.image
     layers, drop_class = feature_selection(source)
     vision = VisionGraph(
         source.dual,
-        size=(image.width, image.height),
+        positions=geometry.positions,
         mean=image.mean,
         std=image.std,
         feature_layers=layers,

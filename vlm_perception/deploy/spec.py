@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vlm_perception.bundle import QuestionSpec, VocabularySpec, describe_errors
 from vlm_perception.deploy.errors import ExportError
@@ -22,10 +23,26 @@ class _Strict(BaseModel):
 
 
 class Geometry(_Strict):
-    """Size of the image that the tower sees, in pixels."""
+    """The image that the tower sees: its size in pixels, or the camera's aspect."""
 
-    width: int = Field(ge=1)
-    height: int = Field(ge=1)
+    width: int | None = Field(default=None, ge=1)
+    height: int | None = Field(default=None, ge=1)
+    aspect: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Geometry:
+        if self.aspect is not None:
+            parse_aspect(self.aspect)
+        if [self.width is None, self.height is None] != [self.aspect is not None] * 2:
+            raise ValueError("give width and height, or aspect alone")
+        return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, where there is no aspect."""
+        assert self.width is not None
+        assert self.height is not None
+        return self.width, self.height
 
 
 class CaptionSpec(_Strict):
@@ -49,6 +66,18 @@ class BundleSpec(_Strict):
     """Whose vision tower is exported; `same` demands that both are equal."""
     caption: CaptionSpec = CaptionSpec()
     questions: tuple[QuestionSpec, ...] = ()
+
+
+def parse_aspect(text: str) -> tuple[int, int]:
+    """Width and height of an aspect written as `16:9`.
+
+    Raises:
+        ExportError: it is written otherwise.
+    """
+    found = re.fullmatch(r"([1-9]\d{0,4}):([1-9]\d{0,4})", text)
+    if found is None:
+        raise ExportError(f"the aspect {text!r} is not width:height in whole numbers, as 16:9")
+    return int(found[1]), int(found[2])
 
 
 def load_spec(checkpoint: Path) -> BundleSpec:

@@ -30,13 +30,13 @@ class VisionGraph(nn.Module):
         self,
         model: Module,
         *,
-        size: tuple[int, int],
+        positions: Tensor,
         mean: Sequence[float],
         std: Sequence[float],
         feature_layers: Sequence[int],
         drop_class_token: bool,
     ) -> None:
-        """Lay out a dual encoder's vision tower for one image size (width, height)."""
+        """Lay out a dual encoder's vision tower for the patches that have these positions."""
         super().__init__()
         tower = model.vision_model
         embeddings = tower.embeddings
@@ -50,7 +50,7 @@ class VisionGraph(nn.Module):
         shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
         self.scale = nn.Buffer(scale.reshape(1, 3, 1, 1))
         self.shift = nn.Buffer(shift.reshape(1, 3, 1, 1))
-        self.positions = nn.Buffer(positions_for(embeddings, size))
+        self.positions = nn.Buffer(positions.detach().clone())
         if self.clip:
             self.pre_layernorm = tower.pre_layrnorm
             self.class_token = nn.Buffer(embeddings.class_embedding.detach().reshape(1, 1, -1))
@@ -117,22 +117,3 @@ class PoolingHead(nn.Module):
         both = self.out(torch.cat([mixed, values], dim=1))
         both = both + self.mlp(self.layernorm(both))
         return both[:, 0], both[:, 1:]
-
-
-def positions_for(embeddings: Module, size: tuple[int, int]) -> Tensor:
-    """Position embeddings for an image size, [1, tokens, W].
-
-    As many patches as the tower has positions take them as they are, whatever the shape of
-    the grid: such a tower was trained so. Otherwise transformers' own interpolation applies.
-    """
-    width, height = size
-    weight: Tensor = embeddings.position_embedding.weight.detach()
-    patch = embeddings.patch_size
-    patches = (width // patch) * (height // patch)
-    class_tokens = 1 if hasattr(embeddings, "class_embedding") else 0
-    if patches + class_tokens == weight.shape[0]:
-        return weight.unsqueeze(0)
-    blank = torch.zeros(1, patches + class_tokens, weight.shape[1])
-    with torch.no_grad():
-        result: Tensor = embeddings.interpolate_pos_encoding(blank, height, width)
-    return result

@@ -1,0 +1,193 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""A geometry shows the tower what its checkpoint would see, and only computes what is needed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from checkpoints import write_spec
+from vlm_perception.deploy.checkpoint import Checkpoint, load_checkpoint, round_to_half
+from vlm_perception.deploy.errors import ExportError
+from vlm_perception.deploy.export import export_bundle
+from vlm_perception.deploy.geometry import aspect_grid, choose_geometry
+from vlm_perception.deploy.options import ExportOptions
+from vlm_perception.deploy.spec import load_spec
+from vlm_perception.deploy.vision_graph import VisionGraph
+from vlm_perception.perception.preprocess import place
+
+SIDE, PATCH = 12, 4
+
+
+@pytest.fixture(scope="module", params=["siglip", "clip"])
+def square(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint directory whose bundle.yaml leaves the geometry open."""
+    source = request.getfixturevalue(f"{request.param}_checkpoint")
+    copy: Path = shutil.copytree(source, tmp_path_factory.mktemp("square") / request.param)
+    write_spec(copy, geometry=None)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("side", "patch", "aspect", "grid"),
+    [
+        (14, 16, (16, 9), (14, 8)),
+        (16, 16, (16, 9), (16, 9)),
+        (27, 14, (4, 3), (27, 21)),
+        (14, 16, (9, 16), (8, 14)),
+        (14, 16, (1, 1), (14, 14)),
+        (14, 16, (99999, 1), (14, 1)),
+    ],
+)
+def test_a_band_of_the_square_holds_the_picture(
+    side: int, patch: int, aspect: tuple[int, int], grid: tuple[int, int]
+) -> None:
+    assert aspect_grid(side, patch, aspect) == grid
+
+
+@given(
+    st.integers(1, 32),
+    st.integers(8, 32),
+    st.tuples(st.integers(1, 99), st.integers(1, 99)),
+    st.integers(1, 40),
+)
+def test_no_row_is_padding_only_and_the_picture_is_as_large_as_in_the_square(
+    side: int, patch: int, aspect: tuple[int, int], factor: int
+) -> None:
+    columns, rows = aspect_grid(side, patch, aspect)
+    assert max(columns, rows) == side
+    place_of = place((aspect[0] * factor, aspect[1] * factor), (columns * patch, rows * patch))
+    shorter = side * patch * min(aspect) / max(aspect)
+    if shorter >= 1:
+        assert abs(min(place_of.width, place_of.height) - shorter) <= 0.5
+    for start, size, count in (
+        (place_of.left, place_of.width, columns),
+        (place_of.top, place_of.height, rows),
+    ):
+        assert start < patch
+        assert start + size > (count - 1) * patch
+
+
+@pytest.mark.parametrize(
+    ("aspect", "window"),
+    [("16:9", (slice(2, 9), slice(0, 12))), ("9:16", (slice(0, 12), slice(2, 9)))],
+)
+@torch.no_grad()
+def test_a_band_is_the_square_with_the_padding_masked(
+    square: Path, aspect: str, window: tuple[slice, slice]
+) -> None:
+    """Five of twelve rows are left out: two above, three below."""
+    source = load_checkpoint(square, "same")
+    geometry = choose_geometry(source, load_spec(square), ExportOptions(aspect=aspect))
+    image = geometry.image
+    layers = [-2, -1]
+    graph = VisionGraph(
+        source.dual,
+        positions=geometry.positions,
+        mean=image.mean,
+        std=image.std,
+        feature_layers=layers,
+        drop_class_token=True,
+    )
+    picture = noise(image.height, image.width)
+    pooled, tokens, _ = graph(torch.from_numpy(picture[np.newaxis]))
+    expected, states = masked(source, picture, window)
+    assert float((pooled - expected).abs().max()) <= 2e-5
+    features = torch.cat([states[layer] for layer in layers], dim=-1)
+    assert float((tokens - features).abs().max()) <= 2e-5
+
+
+@torch.no_grad()
+def test_a_bundle_for_an_aspect_gives_what_the_masked_square_gives(
+    square: Path, tmp_path: Path
+) -> None:
+    bundle = export_bundle(square, tmp_path / "wide", ExportOptions(aspect="16:9"))
+    spec = bundle.manifest
+    assert (spec.image.columns, spec.image.rows, spec.vision.tokens) == (12, 7, 84)
+    assert spec.language is not None
+    assert spec.language.image_tokens == 84
+    picture = noise(spec.image.height, spec.image.width)
+    outputs = bundle.engine("vision.onnx").run({"image": picture[np.newaxis]})
+    source = load_checkpoint(square, "same")
+    round_to_half(source.dual)
+    expected, states = masked(source, picture, (slice(2, 9), slice(0, 12)))
+    assert np.abs(outputs["pooled"] - expected.numpy()).max() <= 1e-3
+    layer = -2 if source.family == "clip" else -1
+    assert np.abs(outputs["tokens"] - states[layer].numpy()).max() <= 1e-3
+
+
+def noise(height: int, width: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(3).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def masked(
+    source: Checkpoint, picture: np.ndarray[Any, Any], window: tuple[slice, slice]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Transformers' own modules on the whole square, all but a window masked as keys.
+
+    Outside the window lies noise, which must not be seen. Returns the pooled embedding and, of
+    each hidden state, the patches in the window.
+    """
+    rows, columns = window
+    whole = noise(SIDE * PATCH + 1, SIDE * PATCH)[1:]
+    pixels_of = tuple(slice(part.start * PATCH, part.stop * PATCH) for part in window)
+    whole[pixels_of] = picture
+    mean, std = (torch.tensor(values) for values in vars(source.normalisation).values())
+    pixels = ((torch.from_numpy(whole).float() / 255 - mean) / std).permute(2, 0, 1)[None]
+    hidden_patches = torch.ones(SIDE, SIDE, dtype=torch.bool)
+    hidden_patches[rows, columns] = False
+    tower, clip = source.dual.vision_model, source.family == "clip"
+    hidden_keys = torch.cat([torch.zeros(int(clip), dtype=torch.bool), hidden_patches.flatten()])
+    hidden = tower.embeddings(pixels)
+    if clip:
+        hidden = tower.pre_layrnorm(hidden)
+    states = [hidden]
+    bias = torch.zeros(1, 1, len(hidden_keys), len(hidden_keys))
+    bias.masked_fill_(hidden_keys, float("-inf"))
+    for layer in tower.encoder.layers:
+        states.append(layer(states[-1], bias))
+    last = tower.post_layernorm(states[-1])
+    if clip:
+        pooled = source.dual.visual_projection(last[:, 0])
+    else:
+        head = tower.head
+        mixed, _ = head.attention(head.probe, last, last, key_padding_mask=hidden_keys[None])
+        pooled = (mixed + head.mlp(head.layernorm(mixed)))[:, 0]
+    return pooled / pooled.norm(dim=-1, keepdim=True), [
+        state[:, ~hidden_keys][:, int(clip) :] for state in states
+    ]
+
+
+@pytest.mark.parametrize(
+    ("geometry", "aspect", "message"),
+    [
+        (None, "16x9", "whole numbers, as 16:9"),
+        (None, "0:9", "whole numbers, as 16:9"),
+        ({"width": 64, "height": 36}, "16:9", "remove one"),
+        ({"aspect": "wide"}, None, "whole numbers, as 16:9"),
+        ({"aspect": "16:9", "width": 64}, None, "or aspect alone"),
+        ({"width": 64}, None, "or aspect alone"),
+    ],
+)
+def test_a_geometry_that_contradicts_itself_gets_a_sentence(
+    square: Path, tmp_path: Path, geometry: Any, aspect: str | None, message: str
+) -> None:
+    copy = shutil.copytree(square, tmp_path / "copy")
+    write_spec(copy, geometry=geometry)
+    with pytest.raises(ExportError, match=message):
+        export_bundle(copy, tmp_path / "out", ExportOptions(aspect=aspect))
+
+
+def test_bundle_yaml_may_give_the_aspect(square: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(square, tmp_path / "copy")
+    write_spec(copy, geometry={"aspect": "4:3"})
+    image = choose_geometry(load_checkpoint(copy, "same"), load_spec(copy), ExportOptions()).image
+    assert (image.width, image.height, image.columns, image.rows) == (48, 36, 12, 9)
