@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,9 @@ from vlm_perception.deploy.describe import (
     text_spec,
 )
 from vlm_perception.deploy.errors import ExportError
+from vlm_perception.deploy.gate import validate
 from vlm_perception.deploy.geometry import choose_geometry
+from vlm_perception.deploy.images import ImageSets, split_images
 from vlm_perception.deploy.onnx_writer import write_graph
 from vlm_perception.deploy.options import ExportOptions
 from vlm_perception.deploy.parts import (
@@ -83,25 +87,61 @@ def export_bundle(
     if out.exists() and not (out / MANIFEST_NAME).is_file():
         raise ExportError(f"{out} exists and is no bundle; it will not be overwritten")
     card = _read_card(checkpoint, spec)
+    images = None if options.calibration is None else split_images(options.calibration)
     source = load_checkpoint(checkpoint, spec.vision_tower)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+            export = _Export(source, spec, card, Path(scratch), images)
+            made = export.make("bundle", options)
+            if images is not None:
+                _validate(made, export, options, images)
+            _replace(out, made.path)
     except OSError as error:
         raise ExportError(f"{out} cannot be written: {error}") from error
-    try:
-        (scratch / CARD_NAME).write_text(card, encoding="utf-8")
-        _fill(scratch, source, spec, options)
-        _finish(scratch)
-        _replace(out, scratch)
-    except OSError as error:
-        raise ExportError(f"{out} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return ModelBundle.load(out)
 
 
-def _fill(directory: Path, source: Checkpoint, spec: BundleSpec, options: ExportOptions) -> None:
+@dataclass(frozen=True)
+class _Export:
+    """A checkpoint from which bundles are made in a folder that nobody else looks into."""
+
+    source: Checkpoint
+    spec: BundleSpec
+    card: str
+    scratch: Path
+    images: ImageSets | None
+
+    def make(self, name: str, options: ExportOptions) -> ModelBundle:
+        """Make a bundle and hold it against what torch gave."""
+        directory = self.scratch / name
+        directory.mkdir()
+        (directory / CARD_NAME).write_text(self.card, encoding="utf-8")
+        # What is thinned out for one bundle must be whole for the references.
+        source = self.source if self.images is None else copy.deepcopy(self.source)
+        _fill(directory, source, self.spec, options, self.images)
+        return _finish(directory)
+
+
+def _validate(
+    made: ModelBundle, export: _Export, options: ExportOptions, images: ImageSets
+) -> None:
+    """Measure a bundle beside what it was made of, and write the figures into its manifest."""
+    dense = made if not options.lossy else export.make("dense", options.without_losses())
+    own = export.make("checkpoint", ExportOptions(geometry="checkpoint"))
+    figures = validate(made, dense, own, images.validation, accept_drift=options.accept_drift)
+    path = made.path / MANIFEST_NAME
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    _write_content(made.path, content | {"validation": figures.model_dump()})
+
+
+def _fill(
+    directory: Path,
+    source: Checkpoint,
+    spec: BundleSpec,
+    options: ExportOptions,
+    images: ImageSets | None,
+) -> None:
     """Write every file of the bundle."""
     round_to_half(source.dual)
     geometry = choose_geometry(source, spec, options)
@@ -192,13 +232,17 @@ def _write_manifest(directory: Path, **fields: Any) -> None:
         path.name: FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
         for path in sorted(directory.iterdir())
     }
-    content = json.loads(Manifest(**fields, files=files).model_dump_json())
-    content["digest"] = manifest_digest(content)
+    _write_content(directory, json.loads(Manifest(**fields, files=files).model_dump_json()))
+
+
+def _write_content(directory: Path, content: dict[str, Any]) -> None:
+    """Write a manifest under the digest of its content."""
+    content = content | {"digest": manifest_digest(content)}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
     (directory / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
 
-def _finish(directory: Path) -> None:
+def _finish(directory: Path) -> ModelBundle:
     """Load the bundle as a robot would, hold it against what torch gave, and put its questions."""
     try:
         bundle = ModelBundle.load(directory)
@@ -210,6 +254,7 @@ def _finish(directory: Path) -> None:
         raise ExportError(f"the finished bundle does not pass its own checks: {error}") from error
     for graph, difference in differences.items():
         _log.info("%s: largest difference from torch %.2g", graph, difference)
+    return bundle
 
 
 def _replace(out: Path, finished: Path) -> None:

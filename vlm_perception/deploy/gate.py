@@ -3,9 +3,10 @@
 """The last step of an export: how far the bundle has drifted, on images that it never saw.
 
 Two references stand beside the bundle, both dense and in FP32: the checkpoint at the bundle's own
-geometry, and the checkpoint behind its own processor. The first tells what pruning and quantization
-cost, and past the tolerances the bundle is refused. The second also tells what another crop or shape
-of the image costs; only a bundle that claims the checkpoint's own geometry is judged by it.
+geometry, and the checkpoint behind its own processor. The first tells what pruning and
+quantization cost, and past the tolerances the bundle is refused. The second also tells what another
+crop or shape of the image costs; only a bundle that claims the checkpoint's own geometry is judged
+by it.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ def validate(
         faults += exceeded(to_checkpoint, "the checkpoint")
     if faults and not accept_drift:
         raise ExportError(
-            f"the bundle drifts too far from its checkpoint: {'; '.join(faults)}. Prune or quantize "
-            "less, calibrate on images like the camera's, or keep it with --accept-drift"
+            f"the bundle drifts too far from its checkpoint: {'; '.join(faults)}. Prune or "
+            "quantize less, calibrate on images like the camera's, or keep it with --accept-drift"
         )
     return ValidationSpec(
         images=len(images),

@@ -64,6 +64,10 @@ class ExportOptions:
                 "--calibration IMAGES, a folder of 400 images or more, to measure by how much"
             )
 
+    def without_losses(self) -> ExportOptions:
+        """The same geometry with all tokens and heads and in FP32."""
+        return ExportOptions(geometry=self.geometry, aspect=self.aspect)
+
     @property
     def lossy(self) -> bool:
         """Whether the network computes something else than the checkpoint does."""
