@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vlm_perception.engines.base import Engine
-from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
+from vlm_perception.engines.choose import AUTO, ONNXRUNTIME, Workload, choose, load_engine
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.yaml"
@@ -305,9 +305,43 @@ class ModelBundle:
             )
         return self.path / name
 
-    def engine(self, graph: str, *, threads: int = 1) -> Engine:
-        """Load one graph of the bundle into an engine."""
-        return OnnxRuntimeEngine(self.file(graph), threads=threads)
+    def engine(self, graph: str, *, threads: int = 1, engine: str = ONNXRUNTIME) -> Engine:
+        """Load one graph of the bundle into an engine.
+
+        Args:
+            graph: its name.
+            threads: threads that the engine may use.
+            engine: `onnxruntime`, `openvino`, or `auto` for what `choose_engine` says.
+
+        Raises:
+            EngineError: the engine is not installed, or does not take the graph.
+        """
+        name = self.choose_engine(graph, threads=threads) if engine == AUTO else engine
+        return load_engine(name, self.file(graph), threads=threads)
+
+    def choose_engine(
+        self, graph: str, *, threads: int = 1, workload: Workload | None = None
+    ) -> str:
+        """Name of the engine that runs a graph fastest on this machine, as was once measured.
+
+        An engine that gives other outputs than were stored takes no part.
+
+        Args:
+            graph: its name.
+            threads: threads that the engine may use.
+            workload: inputs to measure with; those that were stored when absent.
+
+        Raises:
+            EngineError: no engine takes the graph.
+        """
+
+        def load(name: str) -> Engine:
+            candidate = self.engine(graph, threads=threads, engine=name)
+            self.verify_golden({graph: candidate})
+            return candidate
+
+        subject = {"bundle": self.digest, "graph": graph, "threads": threads}
+        return choose(subject, load, workload or [self._golden_inputs(graph)])
 
     def graphs(self) -> tuple[str, ...]:
         """Names of the bundle's graphs."""
@@ -333,6 +367,12 @@ class ModelBundle:
                 graph: self._compare_golden(graph, engine, golden)
                 for graph, engine in engines.items()
             }
+
+    def _golden_inputs(self, graph: str) -> dict[str, NDArray[Any]]:
+        prefix = f"{graph}/in/"
+        with np.load(self.file(self.manifest.golden.file)) as golden:
+            names = [name for name in golden.files if name.startswith(prefix)]
+            return {name.removeprefix(prefix): golden[name] for name in names}
 
     def _compare_golden(
         self, graph: str, engine: Engine, golden: Mapping[str, NDArray[Any]]

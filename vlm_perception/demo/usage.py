@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlm_perception.engines.machine import cpu_count, cpu_model
+
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _IDLE_FIELDS = (3, 4)  # idle and iowait, in proc(5)
@@ -70,7 +72,7 @@ def look_at_machine(seconds: float = 1.0) -> Machine:
     idle_after, total_after = _processor_ticks()
     total = max(1, total_after - total_before)
     busy = 100 * (1 - (idle_after - idle_before) / total)
-    return Machine(_cpu_model(), len(os.sched_getaffinity(0)), busy, os.getloadavg()[0])
+    return Machine(cpu_model(), cpu_count(), busy, os.getloadavg()[0])
 
 
 def _processor_ticks() -> tuple[int, int]:
@@ -79,11 +81,3 @@ def _processor_ticks() -> tuple[int, int]:
     # guest times are part of user times already
     ticks = [int(field) for field in first.split()[1:9]]
     return sum(ticks[field] for field in _IDLE_FIELDS), sum(ticks)
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model"):
-            return value.strip()
-    return os.uname().machine

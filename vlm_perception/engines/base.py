@@ -82,3 +82,13 @@ def check_inputs(graph: str, specs: Mapping[str, TensorSpec], inputs: Mapping[st
                 f"{graph}: input {name} must be {spec.describe()} and is "
                 f"{describe(value.dtype, value.shape)}"
             )
+
+
+def check_threads(threads: int) -> None:
+    """Refuse a number of threads that no engine can work with.
+
+    Raises:
+        EngineError: it is below one.
+    """
+    if threads < 1:
+        raise EngineError(f"an engine needs at least one thread and was given {threads}")

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from vlm_perception.engines.base import Array, EngineError, TensorSpec, check_inputs
+from vlm_perception.engines.base import (
+    Array,
+    EngineError,
+    TensorSpec,
+    check_inputs,
+    check_threads,
+)
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -36,8 +42,7 @@ class OnnxRuntimeEngine:
         Raises:
             EngineError: the file is no graph that this version can run.
         """
-        if threads < 1:
-            raise EngineError(f"an engine needs at least one thread and was given {threads}")
+        check_threads(threads)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -18,7 +18,7 @@ from vlm_perception.msg import SceneReasoning
 from vlm_perception.nodes.conversions import MessageError, embedding_from, reasoning_message
 from vlm_perception.nodes.diagnostics import figure
 from vlm_perception.nodes.embedding_input import EmbeddingInput
-from vlm_perception.nodes.lifecycle import NodeSettings, PerceptionNode
+from vlm_perception.nodes.lifecycle import NetworkSettings, PerceptionNode
 from vlm_perception.nodes.parameters import CONFIGURE, setting
 from vlm_perception.nodes.process import run
 from vlm_perception.nodes.qos import overridable, results, subscribe
@@ -28,21 +28,9 @@ from vlm_perception.types import Reasoning, Trigger
 
 
 @dataclass(frozen=True)
-class LanguageSettings(NodeSettings):
+class LanguageSettings(NetworkSettings):
     """Parameters of language_reasoner."""
 
-    bundle: str = setting(
-        "roadworld-nano",
-        "Model bundle: its name or its directory; the one that vision_encoder uses.",
-        change=CONFIGURE,
-    )
-    threads: int = setting(
-        1,
-        "Threads that the language network may use.",
-        minimum=1,
-        maximum=64,
-        change=CONFIGURE,
-    )
     rate_hz: float = setting(
         10.0, "Most embeddings reasoned on in a second.", minimum=0.1, maximum=60.0
     )
@@ -133,7 +121,11 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         settings = self.settings
         bundle = ModelBundle.load(settings.bundle)
         reasoner = Reasoner(
-            bundle, _reasoner_settings(settings), threads=settings.threads, run_id=self.run_id
+            bundle,
+            _reasoner_settings(settings),
+            threads=settings.threads,
+            run_id=self.run_id,
+            engine=settings.engine,
         )
         if not reasoner.has_language:
             raise BundleError(
@@ -143,7 +135,9 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         reasoner.warm_up()
         self._bundle, self._reasoner = bundle, reasoner
         self._sequence = self._analyses = 0
-        self.get_logger().info(f"bundle {bundle.manifest.name} from {bundle.path} is ready")
+        self.get_logger().info(
+            f"bundle {bundle.manifest.name} from {bundle.path} is ready in {reasoner.engine_name}"
+        )
 
     def start(self) -> None:
         """Listen to the encoder and to instructions."""

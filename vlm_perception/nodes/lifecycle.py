@@ -16,9 +16,10 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
+from vlm_perception.engines.choose import AUTO, CHOICES
 from vlm_perception.nodes.complaints import Complaints
 from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report, milliseconds
-from vlm_perception.nodes.parameters import FIXED, Parameters, setting
+from vlm_perception.nodes.parameters import CONFIGURE, FIXED, Parameters, setting
 from vlm_perception.nodes.time_jump import TimeWatch
 
 
@@ -31,6 +32,32 @@ class NodeSettings:
         "Configure and activate the node when it starts. With false, a lifecycle manager or "
         "`ros2 lifecycle set` does it.",
         change=FIXED,
+    )
+
+
+@dataclass(frozen=True)
+class NetworkSettings(NodeSettings):
+    """Parameters of a lifecycle node that runs networks."""
+
+    bundle: str = setting(
+        "roadworld-nano",
+        "Model bundle: its name or its directory; the same for vision_encoder and "
+        "language_reasoner.",
+        change=CONFIGURE,
+    )
+    engine: str = setting(
+        AUTO,
+        "What runs the network. With auto, the faster of those that are installed: the first "
+        "configure measures them on this machine, and later ones know it from the cache.",
+        choices=CHOICES,
+        change=CONFIGURE,
+    )
+    threads: int = setting(
+        1,
+        "Threads that the network may use.",
+        minimum=1,
+        maximum=64,
+        change=CONFIGURE,
     )
 
 

@@ -17,7 +17,7 @@ from vlm_perception.nodes.conversions import embedding_message, stage_message, s
 from vlm_perception.nodes.image_conversion import ImageError, to_rgb
 from vlm_perception.nodes.image_input import COMPRESSED, RAW, ImageInput
 from vlm_perception.nodes.info import embedding_info
-from vlm_perception.nodes.lifecycle import NodeSettings, PerceptionNode
+from vlm_perception.nodes.lifecycle import NetworkSettings, PerceptionNode
 from vlm_perception.nodes.parameters import CONFIGURE, setting
 from vlm_perception.nodes.process import run
 from vlm_perception.nodes.qos import latched, newest, overridable
@@ -31,23 +31,13 @@ VOCABULARY_REQUESTS = 4
 
 
 @dataclass(frozen=True)
-class EncoderSettings(NodeSettings):
+class EncoderSettings(NetworkSettings):
     """Parameters of vision_encoder."""
 
-    bundle: str = setting(
-        "roadworld-nano", "Model bundle: its name or its directory.", change=CONFIGURE
-    )
     image_transport: str = setting(
         RAW,
         "Which camera topic to read: `image` (raw) or `image/compressed`.",
         choices=(RAW, COMPRESSED),
-        change=CONFIGURE,
-    )
-    threads: int = setting(
-        1,
-        "Threads that the vision network may use.",
-        minimum=1,
-        maximum=64,
         change=CONFIGURE,
     )
     input_timeout: float = setting(
@@ -91,10 +81,14 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         """Load the bundle, compare it with its golden outputs and warm the networks up."""
         settings = self.settings
         bundle = ModelBundle.load(settings.bundle)
-        encoder = VisionEncoder(bundle, threads=settings.threads, run_id=self.run_id)
+        encoder = VisionEncoder(
+            bundle, threads=settings.threads, run_id=self.run_id, engine=settings.engine
+        )
         encoder.warm_up()
         self._bundle, self._encoder, self._sequence = bundle, encoder, 0
-        self.get_logger().info(f"bundle {bundle.manifest.name} from {bundle.path} is ready")
+        self.get_logger().info(
+            f"bundle {bundle.manifest.name} from {bundle.path} is ready in {encoder.engine_name}"
+        )
 
     def start(self) -> None:
         """Tell what the embeddings are, and listen to the camera."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.bundle import TEXT_GRAPH, VISION_GRAPH, ModelBundle
+from vlm_perception.engines.choose import ONNXRUNTIME
 from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.perception.regions import find_regions
 from vlm_perception.perception.vocabulary import Vocabulary, VocabularyBuilder
@@ -24,13 +25,22 @@ class VisionEncoder:
     `encode` belongs to one thread; `set_vocabulary` may be called from any.
     """
 
-    def __init__(self, bundle: ModelBundle, *, threads: int = 1, run_id: str = "") -> None:
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        *,
+        threads: int = 1,
+        run_id: str = "",
+        engine: str = ONNXRUNTIME,
+    ) -> None:
         """Load the engines and embed the bundle's own vocabulary.
 
         Args:
             bundle: the model.
             threads: threads of the engine.
             run_id: is written into each embedding.
+            engine: of the vision graph: `onnxruntime`, `openvino` or `auto`. The text graph, which
+                runs only when the vocabulary changes, stays with ONNX Runtime.
 
         Raises:
             BundleError: the bundle lacks a file.
@@ -38,7 +48,7 @@ class VisionEncoder:
         """
         self._bundle = bundle
         self._run_id = run_id
-        self._engine = bundle.engine(VISION_GRAPH, threads=threads)
+        self._engine = bundle.engine(VISION_GRAPH, threads=threads, engine=engine)
         self._preprocessor = Preprocessor(bundle.manifest.image)
         self._builder = VocabularyBuilder(bundle)
         self._lock = threading.Lock()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +20,15 @@ from vlm_perception.bundle import (
     ModelBundle,
     QuestionSpec,
 )
+from vlm_perception.engines.choose import AUTO, ONNXRUNTIME, Workload
 from vlm_perception.perception.text import TextTokenizer
 from vlm_perception.types import Attribute
 
 # Added to the score of a token that must not be attended. Finite: a row of nothing but -inf
 # gives NaN, and TensorRT's FP16 stream clips it anyway.
 BLOCKED = np.float32(-1e9)
+TYPICAL_STEPS = 16
+"""Tokens that `engine="auto"` decodes to measure; a caption has as many or a few more."""
 
 
 class PromptError(ValueError):
@@ -97,6 +101,7 @@ class LanguageModel:
         threads: int = 1,
         room: int = 128,
         clock: Callable[[], float] = time.monotonic,
+        engine: str = ONNXRUNTIME,
     ) -> None:
         """Load the engines, the tokenizer and the token embeddings.
 
@@ -105,6 +110,8 @@ class LanguageModel:
             threads: threads of the engines.
             room: tokens that a prompt and its answer may take behind the image prefix.
             clock: seconds, for budgets of time.
+            engine: `onnxruntime`, `openvino`, or `auto` for the faster on a prefill and a short
+                caption.
 
         Raises:
             BundleError: the bundle has no language part, or its prompt leaves no room.
@@ -117,8 +124,6 @@ class LanguageModel:
             )
         self._bundle, self._spec, self._clock = bundle, spec, clock
         self._tokenizer = TextTokenizer(bundle.file(spec.tokenizer))
-        self._projector = bundle.engine(PROJECTOR_GRAPH, threads=threads)
-        self._decoder = bundle.engine(DECODER_GRAPH, threads=threads)
         table = np.load(bundle.file(spec.embeddings))
         self._table = np.asarray(table, np.float32)
         before, after = spec.prompt.split("{image}", 1)
@@ -133,6 +138,11 @@ class LanguageModel:
                 f"bundle {bundle.manifest.name}: the decoder's {spec.max_positions} positions "
                 f"leave no room behind {spec.image_tokens} image tokens"
             )
+        if engine == AUTO:
+            workload = self._typical_workload()
+            engine = bundle.choose_engine(DECODER_GRAPH, threads=threads, workload=workload)
+        self._projector = bundle.engine(PROJECTOR_GRAPH, threads=threads, engine=engine)
+        self._decoder = bundle.engine(DECODER_GRAPH, threads=threads, engine=engine)
 
     @property
     def spec(self) -> LanguageSpec:
@@ -174,17 +184,7 @@ class LanguageModel:
         features = tokens[np.newaxis].astype(np.float32)
         image = self._projector.run({"tokens": features})["embeds"][0]
         embeds = np.concatenate([self._before, image])[np.newaxis]
-        length = embeds.shape[1]
-        spec = self._spec
-        outputs = self._decoder.run(
-            {
-                "inputs_embeds": embeds,
-                "past": np.zeros((spec.layers, 2, 1, spec.kv_heads, 0, spec.head_dim), np.float32),
-                "position_ids": np.arange(length, dtype=np.int64)[np.newaxis],
-                "mask": causal_mask(length)[np.newaxis, np.newaxis],
-                "logit_rows": np.empty(0, np.int64),
-            }
-        )
+        outputs = self._decoder.run(_causal_inputs(embeds, self._past(0), rows=[]))
         return Prefix(outputs["new_kv"], self._room)
 
     def pack(self, questions: Sequence[QuestionSpec]) -> PackedQuestions:
@@ -310,23 +310,25 @@ class LanguageModel:
 
     def _next(self, prefix: Prefix, step: Sequence[int], length: int) -> int:
         """Feed tokens behind `length` cached ones and return the likeliest next."""
-        count = len(step)
-        mask = np.zeros((count, length + count), np.float32)
-        mask[:, length:] = causal_mask(count)
-        outputs = self._decoder.run(
-            {
-                "inputs_embeds": self._embed(step)[np.newaxis],
-                "past": prefix.past(length),
-                "position_ids": np.arange(length, length + count, dtype=np.int64)[np.newaxis],
-                "mask": mask[np.newaxis, np.newaxis],
-                "logit_rows": np.array([count - 1], np.int64),
-            }
-        )
+        embeds = self._embed(step)[np.newaxis]
+        inputs = _causal_inputs(embeds, prefix.past(length), rows=[len(step) - 1])
+        outputs = self._decoder.run(inputs)
         prefix.store(outputs["new_kv"], length)
         return int(outputs["logits"][0, 0].argmax())
 
     def _embed(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
         return self._table[np.asarray(ids, np.int64)]
+
+    def _past(self, length: int) -> NDArray[np.float32]:
+        spec = self._spec
+        return np.zeros((spec.layers, 2, 1, spec.kv_heads, length, spec.head_dim), np.float32)
+
+    def _typical_workload(self) -> Workload:
+        """Blank inputs of a prefill and of some tokens behind it, one at a time."""
+        length = len(self._before) + self._spec.image_tokens
+        blank = np.zeros((1, length, self._spec.width), np.float32)
+        step = _causal_inputs(blank[:, :1], self._past(length), rows=[0])
+        return [_causal_inputs(blank, self._past(0), rows=[]), *[step] * TYPICAL_STEPS]
 
     def _prompt_ids(self, text: str) -> list[int]:
         return self._tokenizer.encode_template(self._after, text)
@@ -352,6 +354,28 @@ class LanguageModel:
                     "the same to the tokenizer; word one of them differently"
                 )
         return result
+
+
+def _causal_inputs(
+    embeds: NDArray[np.float32], past: NDArray[np.float32], rows: Sequence[int]
+) -> dict[str, NDArray[Any]]:
+    """What the decoder takes for tokens [1, T, W] behind cached ones, [layers, 2, 1, heads, P, D].
+
+    Args:
+        embeds: the tokens; each sees the cached ones and those before it.
+        past: keys and values of the cached tokens.
+        rows: the tokens whose logits are wanted.
+    """
+    count, seen = embeds.shape[1], past.shape[4]
+    mask = np.zeros((count, seen + count), np.float32)
+    mask[:, seen:] = causal_mask(count)
+    return {
+        "inputs_embeds": embeds,
+        "past": past,
+        "position_ids": np.arange(seen, seen + count, dtype=np.int64)[np.newaxis],
+        "mask": mask[np.newaxis, np.newaxis],
+        "logit_rows": np.array(rows, np.int64),
+    }
 
 
 def causal_mask(length: int) -> NDArray[np.float32]:

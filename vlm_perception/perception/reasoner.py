@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlm_perception.bundle import ModelBundle, QuestionSpec
+from vlm_perception.engines.choose import ONNXRUNTIME
 from vlm_perception.perception.keyframes import KeyframePolicy, KeyframeSettings
 from vlm_perception.perception.language import LanguageModel, PromptError
 from vlm_perception.types import Attribute, Embedding, Reasoning, Trigger
@@ -75,6 +76,7 @@ class Reasoner:
         run_id: str = "",
         questions: Sequence[QuestionSpec] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        engine: str = ONNXRUNTIME,
     ) -> None:
         """Load the language model, if the bundle has one.
 
@@ -85,6 +87,7 @@ class Reasoner:
             run_id: is written into each reasoning.
             questions: the typed questions; the bundle's own when None.
             clock: seconds, for stage times and budgets.
+            engine: `onnxruntime`, `openvino` or `auto`.
 
         Raises:
             BundleError: the bundle lacks a file.
@@ -101,7 +104,7 @@ class Reasoner:
         self._analysis: _Analysis | None = None
         self._language: LanguageModel | None = None
         if bundle.manifest.language is not None:
-            self._language = LanguageModel(bundle, threads=threads, clock=clock)
+            self._language = LanguageModel(bundle, threads=threads, clock=clock, engine=engine)
             chosen = bundle.manifest.questions if questions is None else tuple(questions)
             self._packed = self._language.pack(chosen)
 

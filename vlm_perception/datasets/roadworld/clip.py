@@ -18,16 +18,11 @@ from rich.progress import Progress
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_drive
 from vlm_perception.datasets.roadworld.world import World
+from vlm_perception.engines.machine import cache_directory
 
 WORLD_VERSION = 1
 """Raise it when the same seed gives other pixels: clips in the cache are then rendered anew."""
 JPEG_QUALITY = 90
-
-
-def cache_directory() -> Path:
-    """Where clips are kept: `$XDG_CACHE_HOME/vlm_perception`, by default below `~/.cache`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "vlm_perception"
 
 
 @lru_cache(maxsize=2)

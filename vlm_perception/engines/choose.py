@@ -1,0 +1,195 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The engines by name, and `auto`: the one that was the fastest when they were measured here."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import onnxruntime
+from pydantic import BaseModel, TypeAdapter
+
+from vlm_perception.engines.base import Array, Engine, EngineError
+from vlm_perception.engines.machine import cache_directory, cpu_count, cpu_model
+from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
+from vlm_perception.engines.openvino import OpenVinoEngine
+
+ONNXRUNTIME = "onnxruntime"
+OPENVINO = "openvino"
+AUTO = "auto"
+CHOICES = (AUTO, ONNXRUNTIME, OPENVINO)
+
+CACHE_NAME = "engines.json"
+MOST_DECISIONS = 100
+WARM_UP_ROUNDS = 2
+LEAST_ROUNDS, MOST_ROUNDS = 3, 15
+LONGEST_S = 3.0
+MARGIN = 0.95
+"""Another engine than ONNX Runtime must take this share of its time at most: it is one more library
+in memory, and not worth a difference that the next measurement would turn round."""
+
+Workload = Sequence[Mapping[str, Array]]
+"""Inputs of the runs that count, one after the other, as a node makes them."""
+
+_log = logging.getLogger(__name__)
+
+
+class Decision(BaseModel):
+    """One line of the cache: what was asked and what the measurement said."""
+
+    question: dict[str, Any]
+    engine: str
+    median_ms: dict[str, float]
+
+
+_Decisions = TypeAdapter(list[Decision])
+
+
+def load_engine(name: str, path: Path, *, threads: int) -> Engine:
+    """Load a graph into the engine of that name.
+
+    Raises:
+        EngineError: there is no such engine, it is not installed, or it does not take the graph.
+    """
+    if name == ONNXRUNTIME:
+        return OnnxRuntimeEngine(path, threads=threads)
+    if name == OPENVINO:
+        return OpenVinoEngine(path, threads=threads)
+    raise EngineError(f"there is no engine {name!r}; choose one of {', '.join(CHOICES)}")
+
+
+def installed() -> dict[str, str]:
+    """Version of each engine that is installed; ONNX Runtime always is."""
+    versions = {ONNXRUNTIME: onnxruntime.__version__}
+    try:
+        versions[OPENVINO] = version(OPENVINO)
+    except PackageNotFoundError:
+        _log.debug("OpenVINO is not installed")
+    return versions
+
+
+def choose(
+    subject: Mapping[str, Any],
+    load: Callable[[str], Engine],
+    workload: Workload,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> str:
+    """Name of the engine that does a workload fastest on this machine.
+
+    The first call measures all engines in turn and keeps the decision in a file of the user's
+    cache; it holds for the same subject, engines and processor.
+
+    Args:
+        subject: what is run, and with how many threads; for JSON.
+        load: loads the engine of a name and checks its outputs; a ValueError leaves it out.
+        workload: what to measure with.
+        clock: seconds.
+
+    Raises:
+        EngineError: no engine could be loaded.
+    """
+    versions = installed()
+    if len(versions) == 1:
+        return next(iter(versions))
+    question = {**subject, "engines": versions, "cpu": cpu_model(), "cores": cpu_count()}
+    file = cache_directory() / CACHE_NAME
+    with _alone(file):
+        decisions = _read(file)
+        for decision in decisions:
+            if decision.question == question:
+                return decision.engine
+        medians = _measure(_load_all(versions, load), workload, clock)
+        made = Decision(question=question, engine=_fastest(medians), median_ms=medians)
+        _write(file, [*decisions, made][-MOST_DECISIONS:])
+    return made.engine
+
+
+def _load_all(names: Iterable[str], load: Callable[[str], Engine]) -> dict[str, Engine]:
+    """The engines that take part.
+
+    Raises:
+        EngineError: none does; with the reason of each.
+    """
+    engines, refused = {}, []
+    for name in names:
+        try:
+            engines[name] = load(name)
+        # EngineError, and BundleError for outputs that are not those that were stored.
+        except ValueError as error:
+            refused.append(str(error))
+            _log.warning("the engine %s takes no part in the choice: %s", name, error)
+    if not engines:
+        raise EngineError(f"no engine can be used: {'; '.join(refused)}")
+    return engines
+
+
+def _measure(
+    engines: Mapping[str, Engine], workload: Workload, clock: Callable[[], float]
+) -> dict[str, float]:
+    """Median milliseconds of the workload in each engine; they take turns."""
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    for engine in list(engines.values()) * WARM_UP_ROUNDS:
+        _run(engine, workload)
+    began = clock()
+    for done in range(MOST_ROUNDS):
+        if done >= LEAST_ROUNDS and clock() - began > LONGEST_S:
+            break
+        for name, engine in engines.items():
+            started = clock()
+            _run(engine, workload)
+            times[name].append(1e3 * (clock() - started))
+    return {name: median(each) for name, each in times.items()}
+
+
+def _run(engine: Engine, workload: Workload) -> None:
+    for inputs in workload:
+        engine.run(inputs)
+
+
+def _fastest(medians: Mapping[str, float]) -> str:
+    best = min(medians, key=medians.__getitem__)
+    usual = medians.get(ONNXRUNTIME)
+    return best if usual is None or medians[best] < MARGIN * usual else ONNXRUNTIME
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Hold a lock: nodes that start together would measure each other's load."""
+    with ExitStack() as stack:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(file.with_suffix(".lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            _log.warning("the measurement of engines cannot be kept for the next start: %s", error)
+        yield
+
+
+def _read(file: Path) -> list[Decision]:
+    try:
+        return _Decisions.validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        _log.warning("%s cannot be read and is made anew: %s", file, error)
+        return []
+
+
+def _write(file: Path, decisions: list[Decision]) -> None:
+    """Replace the cache in one step; where that is not possible, the next start measures again."""
+    try:
+        with NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as stream:
+            stream.write(_Decisions.dump_json(decisions, indent=2))
+        Path(stream.name).replace(file)
+    except OSError as error:
+        _log.warning("%s cannot be written: %s", file, error)

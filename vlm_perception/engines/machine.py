@@ -1,0 +1,28 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The machine that engines run on: its processor, and where its user's caches lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cpu_model() -> str:
+    """Name of the processor, as /proc/cpuinfo has it."""
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model"):
+            return value.strip()
+    return os.uname().machine
+
+
+def cpu_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def cache_directory() -> Path:
+    """Where caches are kept: `$XDG_CACHE_HOME/vlm_perception`, by default below `~/.cache`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "vlm_perception"

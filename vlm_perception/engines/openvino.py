@@ -1,0 +1,116 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a graph with OpenVINO on the CPU; the library is optional."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlm_perception.engines.base import (
+    Array,
+    EngineError,
+    TensorSpec,
+    check_inputs,
+    check_threads,
+)
+
+
+class OpenVinoEngine:
+    """One compiled model of OpenVINO, for one thread."""
+
+    def __init__(self, path: Path, *, threads: int = 1) -> None:
+        """Load a graph.
+
+        Args:
+            path: the .onnx file.
+            threads: threads that share the work inside one operator.
+
+        Raises:
+            EngineError: OpenVINO is not installed, or the file is no graph that it can run.
+        """
+        check_threads(threads)
+        core, self._version = _library()
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads,
+            # Without these two it computes in BF16, or FP16 on Arm, where the processor can.
+            "EXECUTION_MODE_HINT": "ACCURACY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            # Each process of the graph would pin its threads to the same first cores.
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            model = core.compile_model(path, "CPU", settings)
+        # What it raises is RuntimeError now and has been others before.
+        except Exception as error:
+            raise EngineError(f"OpenVINO {self._version} cannot load {path}: {error}") from error
+        self._graph = path.name
+        self._inputs = {port.any_name: _spec(port) for port in model.inputs}
+        self._outputs = {port.any_name: _spec(port) for port in model.outputs}
+        self._request = model.create_infer_request()
+
+    @property
+    def name(self) -> str:
+        """Engine and version, for diagnostics."""
+        return f"openvino {self._version}"
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """What the graph takes."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]:
+        """What the graph gives."""
+        return self._outputs
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the graph once.
+
+        Raises:
+            EngineError: an input does not fit, or the runtime failed.
+        """
+        check_inputs(self._graph, self._inputs, inputs)
+        try:
+            # share_outputs is off: the outputs are copies, which the next run leaves alone.
+            values = self._request.infer(dict(inputs))
+        except Exception as error:
+            raise EngineError(f"{self._graph} failed in {self.name}: {error}") from error
+        return {name: values[name] for name in self._outputs}
+
+
+@cache
+def _library() -> tuple[Any, str]:
+    """OpenVINO's core and its version.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    # An import of openvino reports to its makers over the network unless openvino_telemetry is
+    # missing (openvino/tools/ovc/telemetry_utils.py). A robot reports to nobody.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        openvino = importlib.import_module("openvino")
+    except ImportError as error:
+        raise EngineError(
+            f"OpenVINO cannot be imported ({error}): `pip install openvino`, or choose the engine "
+            "onnxruntime"
+        ) from error
+    return openvino.Core(), openvino.__version__.split("-")[0]
+
+
+def _spec(port: Any) -> TensorSpec:
+    """A port's tensor; OpenVINO keeps no names of free dimensions."""
+    shape = tuple(
+        size.get_length() if size.is_static else f"dim{axis}"
+        for axis, size in enumerate(port.partial_shape)
+    )
+    return TensorSpec(port.any_name, np.dtype(port.element_type.to_dtype()), shape)
