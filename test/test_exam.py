@@ -26,7 +26,7 @@ def truths() -> list[SceneTruth]:
 
 
 def marks(answers: Answers) -> dict[str, object]:
-    figures, tables = exam._figures(answers)
+    figures, tables = exam.marks(answers)
     assert len(tables) == 4
     return figures
 

@@ -335,6 +335,28 @@ def evaluate_roadworld_nano(
         module.evaluate(bundle, scenes=scenes, json_file=json_file)
 
 
+@evaluate.command("drift")
+def evaluate_drift(
+    checkpoint: Annotated[Path, typer.Option(help="The road world's checkpoint directory.")] = Path(
+        "checkpoints/roadworld-nano"
+    ),
+    keep: Annotated[str, typer.Option(help="The pruning schedule to examine.")] = "0.7@2,3,4",
+    out: Annotated[Path, typer.Option(help="Folder for the exported bundles.")] = Path("out/drift"),
+    scenes: Annotated[int, typer.Option(min=1, help="Scenes of the exam.")] = 1000,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure what quantization and token pruning cost the road world's student and what they save.
+
+    Exports it dense, in INT8, pruned, and with two controls that have as few tokens: drawn at
+    random, and of a smaller image. All sit the exam of `evaluate roadworld-nano` together.
+
+    `vlm-perception evaluate drift --json drift.json`
+    """
+    with _plain_errors():
+        module = _with_torch("vlm_perception.evaluation.drift")
+        module.evaluate_drift(checkpoint, keep, out, scenes, json_file)
+
+
 @roadworld.command("clip")
 def roadworld_clip(
     seconds: Annotated[float, typer.Option(min=0.1, help="How long.")] = 20.0,

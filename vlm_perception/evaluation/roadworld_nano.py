@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,8 +70,11 @@ def evaluate(
         ExamError: It lacks a label, a question or the language model that the exam asks for.
     """
     model = ModelBundle.load(bundle)
-    answers = _sit(model, scenes)
-    figures, tables = _figures(answers)
+    candidate = Candidate(model)
+    for image, truth in exam_scenes(scenes):
+        candidate.answer(image, truth)
+    answers = candidate.answers
+    figures, tables = marks(answers)
     figures |= {"scenes": scenes, "bundle_digest": model.digest}
     console = Console()
     for table in tables:
@@ -84,38 +87,58 @@ def evaluate(
     return figures
 
 
-def _sit(model: ModelBundle, scenes: int) -> Answers:
-    labels = tuple(spec.label for spec in model.manifest.vocabulary.labels)
-    if model.manifest.language is None or not set(LABELS) <= set(labels):
-        raise ExamError(
-            f"bundle {model.manifest.name} is no road-world bundle: the exam needs a language "
-            f"model and the labels {', '.join(LABELS)}"
-        )
-    encoder, language = VisionEncoder(model, threads=2), LanguageModel(model, threads=2)
-    columns = [labels.index(label) for label in LABELS]
-    typed = language.pack(
-        [QuestionSpec(name=n, question=q, choices=c) for n, (q, c) in QUESTIONS.items()]
-    )
-    exists = language.pack(
-        [QuestionSpec(name=n, question=presence_question(n), choices=("yes", "no")) for n in LABELS]
-    )
-    answers = Answers()
+class Candidate:
+    """A bundle that sits the exam."""
+
+    def __init__(self, bundle: ModelBundle) -> None:
+        """Load the bundle's networks and lay the questions out.
+
+        Raises:
+            ExamError: it lacks a label or the language model that the exam asks for.
+        """
+        labels = tuple(spec.label for spec in bundle.manifest.vocabulary.labels)
+        if bundle.manifest.language is None or not set(LABELS) <= set(labels):
+            raise ExamError(
+                f"bundle {bundle.manifest.name} is no road-world bundle: the exam needs a language "
+                f"model and the labels {', '.join(LABELS)}"
+            )
+        self.encoder = VisionEncoder(bundle, threads=2)
+        self.language = LanguageModel(bundle, threads=2)
+        self.answers = Answers()
+        self._columns = [labels.index(label) for label in LABELS]
+        typed = [QuestionSpec(name=n, question=q, choices=c) for n, (q, c) in QUESTIONS.items()]
+        exists = [
+            QuestionSpec(name=n, question=presence_question(n), choices=("yes", "no"))
+            for n in LABELS
+        ]
+        self._typed, self._exists = self.language.pack(typed), self.language.pack(exists)
+
+    def answer(self, image: NDArray[np.uint8], truth: SceneTruth) -> NDArray[np.float32]:
+        """Answer every question about one scene; returns the pooled embedding [D]."""
+        embedding = self.encoder.encode(Frame(image, 0), 0)
+        prefix, answers = self.language.prefill(embedding.tokens), self.answers
+        answers.truths.append(truth)
+        answers.scores.append(self.encoder.scores(embedding.pooled)[self._columns])
+        for answered, packed in (
+            (answers.attributes, self._typed),
+            (answers.presence, self._exists),
+        ):
+            answered.append({a.name: a.value for a in self.language.answer(prefix, packed)})
+        caption = self.language.generate(prefix, CAPTION_PROMPT, max_tokens=MAX_CAPTION_TOKENS)
+        answers.captions.append(caption.text)
+        return embedding.pooled
+
+
+def exam_scenes(scenes: int) -> Iterator[tuple[NDArray[np.uint8], SceneTruth]]:
+    """The exam's images and their truth, with a progress bar."""
     for seed in track(range(EXAM_SEED, EXAM_SEED + scenes), "Exam"):
         world = sample_scene(seed)
         rendered = render(world, 0.0, WIDTH, HEIGHT)
-        embedding = encoder.encode(Frame(rendered.image, 0), 0)
-        prefix = language.prefill(embedding.tokens)
-        answers.truths.append(describe(world, rendered))
-        answers.scores.append(encoder.scores(embedding.pooled)[columns])
-        for answered, packed in ((answers.attributes, typed), (answers.presence, exists)):
-            answered.append({a.name: a.value for a in language.answer(prefix, packed)})
-        answers.captions.append(
-            language.generate(prefix, CAPTION_PROMPT, max_tokens=MAX_CAPTION_TOKENS).text
-        )
-    return answers
+        yield rendered.image, describe(world, rendered)
 
 
-def _figures(answers: Answers) -> tuple[dict[str, object], list[Table]]:
+def marks(answers: Answers) -> tuple[dict[str, object], list[Table]]:
+    """Every figure by its key, and the tables for people."""
     tags, tag_table = _tags(answers)
     attributes, attribute_table = _attributes(answers)
     presence, presence_table = _presence(answers)
