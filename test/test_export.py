@@ -280,7 +280,7 @@ def other_family(checkpoint: Path) -> None:
     ("damage", "message"),
     [
         (truncate, "cannot be loaded"),
-        (other_family, "bert checkpoint; supported in dual/ are siglip, clip"),
+        (other_family, "bert checkpoint; supported in dual/ are clip, siglip, siglip2"),
         (lambda c: (c / "dual" / "config.json").unlink(), "config.json is missing"),
         (lambda c: (c / "dual" / "model.safetensors").unlink(), "no .safetensors file"),
         (lambda c: (c / "dual" / "tokenizer.json").unlink(), "no tokenizer.json"),

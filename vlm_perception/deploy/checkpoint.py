@@ -4,35 +4,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, CLIPModel, LlavaForConditionalGeneration, SiglipModel
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from vlm_perception.bundle import file_sha256
 from vlm_perception.deploy.errors import ExportError
-
-DUAL_FAMILIES = {"siglip": SiglipModel, "clip": CLIPModel}
-TOWER_FAMILIES = {"siglip_vision_model": "siglip", "clip_vision_model": "clip"}
-DECODER_FAMILIES = ("llama",)
-# Kinds of rotary embedding whose frequencies do not change with the length of the text.
-STATIC_ROTARY = ("default", "linear", "llama3")
+from vlm_perception.deploy.families import (
+    DECODERS,
+    DUAL_FAMILIES,
+    LANGUAGE_FAMILIES,
+    STATIC_ROTARY,
+    LanguageFamily,
+)
+from vlm_perception.deploy.normalisation import Normalisation, read_json, read_normalisation
+from vlm_perception.deploy.share_tower import share_tower
 
 # Modules and configurations of transformers carry no types.
 Model = Any
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Mean and standard deviation of a checkpoint's processor, for pixels of 0 to 1."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -41,13 +35,30 @@ class Checkpoint:
 
     path: Path
     family: str
+    """Layout of the towers, `clip` or `siglip`."""
     dual: Model
+    """A CLIPModel or a SiglipModel; its vision tower is the one that is exported."""
     dual_tokenizer: Model
+    processor_path: Path
+    """Directory with the image processor of the model whose tower that is."""
     normalisation: Normalisation
     vlm: Model | None
+    vlm_family: LanguageFamily | None
     vlm_tokenizer: Model | None
     weights: dict[str, str]
     """Hash of each weight file, by its path in the directory."""
+
+    @property
+    def decoder(self) -> Model:
+        """The language model's decoder, without its output layer."""
+        assert self.vlm is not None
+        assert self.vlm_family is not None
+        return getattr(self.vlm.model, self.vlm_family.decoder)
+
+    @property
+    def projector_needs_grid(self) -> bool:
+        """Whether the projector fails when tokens are missing."""
+        return self.vlm_family is not None and self.vlm_family.needs_grid
 
 
 def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
@@ -60,21 +71,28 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
     Raises:
         ExportError: a directory, key or file is missing, foreign or damaged.
     """
-    family = _family(path / "dual", DUAL_FAMILIES)
-    dual = _load(DUAL_FAMILIES[family], path / "dual")
-    vlm = None
+    family = DUAL_FAMILIES[_model_type(path / "dual", DUAL_FAMILIES)]
+    dual = family.convert(_load(family.model_class, path / "dual"))
+    _check_pooling(dual)
+    vlm, vlm_family = None, None
     if (path / "vlm").is_dir():
-        _family(path / "vlm", {"llava": LlavaForConditionalGeneration})
-        vlm = _load(LlavaForConditionalGeneration, path / "vlm")
-        _check_language(vlm, family)
-        _share_tower(dual, vlm, vision_tower)
+        vlm_family = LANGUAGE_FAMILIES[_model_type(path / "vlm", LANGUAGE_FAMILIES)]
+        vlm = _load(vlm_family.model_class, path / "vlm")
+        _check_decoder(getattr(vlm.model, vlm_family.decoder).config)
+        share_tower(dual, family.kind, vlm, vlm_family, vision_tower)
+    owner = path / ("vlm" if vlm is not None and vision_tower == "vlm" else "dual")
+    normalisation = read_normalisation(owner)
+    if vlm is not None and vision_tower == "same":
+        _check_same_normalisation(path / "vlm", normalisation)
     return Checkpoint(
         path=path,
-        family=family,
+        family=family.kind,
         dual=dual,
         dual_tokenizer=_load_tokenizer(path / "dual", dual),
-        normalisation=_load_normalisation(path / "dual"),
+        processor_path=owner,
+        normalisation=normalisation,
         vlm=vlm,
+        vlm_family=vlm_family,
         vlm_tokenizer=_load_tokenizer(path / "vlm", vlm) if vlm is not None else None,
         weights={
             str(file.relative_to(path)): file_sha256(file)
@@ -92,15 +110,15 @@ def round_to_half(model: Model) -> None:
                 weight.copy_(rounded)
 
 
-def _family(directory: Path, families: dict[str, Any]) -> str:
-    config = _read_json(directory / "config.json")
-    family = str(config.get("model_type"))
-    if family not in families:
+def _model_type(directory: Path, families: Mapping[str, Any]) -> str:
+    name = str(read_json(directory / "config.json").get("model_type"))
+    if name not in families:
+        decoders = f", with a decoder of {' or '.join(DECODERS)}" if directory.name == "vlm" else ""
         raise ExportError(
-            f"{directory} is a {family} checkpoint; supported in {directory.name}/ are "
-            f"{', '.join(families)}"
+            f"{directory} is a {name} checkpoint; supported in {directory.name}/ are "
+            f"{', '.join(families)}{decoders}"
         )
-    return family
+    return name
 
 
 def _load(model_class: Model, directory: Path) -> Model:
@@ -127,46 +145,39 @@ def _load(model_class: Model, directory: Path) -> Model:
     return model.eval().requires_grad_(False)
 
 
-def _check_language(vlm: Model, family: str) -> None:
-    tower = vlm.config.vision_config.model_type
-    if TOWER_FAMILIES.get(tower) != family:
-        raise ExportError(f"vlm/ has a {tower} tower and dual/ is a {family} model")
-    decoder = vlm.config.text_config
-    if decoder.model_type not in DECODER_FAMILIES:
+def _check_pooling(dual: Model) -> None:
+    if not getattr(dual.config.vision_config, "vision_use_head", True):
         raise ExportError(
-            f"vlm/ has a {decoder.model_type} decoder; supported are {', '.join(DECODER_FAMILIES)}"
+            "dual/ has a vision tower without pooling head (vision_use_head), which cannot be "
+            "compared with texts; use the checkpoint that it was cut from"
         )
-    rotary = decoder.rope_parameters["rope_type"]
+
+
+def _check_decoder(config: Model) -> None:
+    if config.model_type not in DECODERS:
+        raise ExportError(
+            f"vlm/ has a {config.model_type} decoder; supported are {', '.join(DECODERS)}"
+        )
+    rotary = config.rope_parameters["rope_type"]
     if rotary not in STATIC_ROTARY:
         raise ExportError(
             f"the decoder's rotary embedding is {rotary}; supported are {', '.join(STATIC_ROTARY)}"
         )
-
-
-def _share_tower(dual: Model, vlm: Model, vision_tower: str) -> None:
-    """Make the dual encoder's tower the one that is exported."""
-    ours, theirs = dual.vision_model.state_dict(), vlm.model.vision_tower.state_dict()
-    if vision_tower == "dual":
-        return
-    # LLaVA's tower may come without the pooling head, which it never reads.
-    foreign = sorted(theirs.keys() - ours.keys())
-    misfits = [k for k in theirs.keys() & ours.keys() if theirs[k].shape != ours[k].shape]
-    if foreign or misfits:
+    if getattr(config, "use_sliding_window", False):
         raise ExportError(
-            "the vision towers of dual/ and vlm/ are built differently, as in "
-            f"{(foreign + misfits)[0]}; set vision_tower: dual in bundle.yaml to drop vlm/'s, "
-            "if the language model can read the other's features"
+            "the decoder attends through a sliding window, which is not supported; where texts "
+            "stay shorter than the window set use_sliding_window to false in vlm/config.json"
         )
-    if vision_tower == "vlm":
-        dual.vision_model.load_state_dict(theirs, strict=False)
-        return
-    for key, value in theirs.items():
-        if not torch.equal(value, ours[key]):
-            raise ExportError(
-                "the vision towers of dual/ and vlm/ differ, by up to "
-                f"{float((value - ours[key]).abs().max()):.3g} in {key}; choose one with "
-                "vision_tower: dual or vision_tower: vlm in bundle.yaml"
-            )
+
+
+def _check_same_normalisation(directory: Path, normalisation: Normalisation) -> None:
+    other = read_normalisation(directory)
+    if other != normalisation:
+        raise ExportError(
+            f"dual/ and vlm/ share a tower but scale pixels differently (mean {normalisation.mean} "
+            f"and {other.mean}, std {normalisation.std} and {other.std}); set vision_tower to dual "
+            "or vlm in bundle.yaml to choose"
+        )
 
 
 def _load_tokenizer(directory: Path, model: Model) -> Model:
@@ -175,8 +186,13 @@ def _load_tokenizer(directory: Path, model: Model) -> Model:
             f"{directory} holds no tokenizer.json; save the fast tokenizer there "
             "(PreTrainedTokenizerFast.save_pretrained)"
         )
+    settings = directory / "tokenizer_config.json"
+    named = read_json(settings).get("tokenizer_class") if settings.is_file() else None
+    # SigLIP's own class reads a SentencePiece file, which the robot cannot; tokenizer.json says
+    # the same.
+    reader = PreTrainedTokenizerFast if named == "SiglipTokenizer" else AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = reader.from_pretrained(directory, local_files_only=True)
     except Exception as error:
         raise ExportError(f"the tokenizer in {directory} cannot be loaded: {error}") from error
     rows = model.config.text_config.vocab_size
@@ -186,34 +202,3 @@ def _load_tokenizer(directory: Path, model: Model) -> Model:
             "they do not belong together"
         )
     return tokenizer
-
-
-def _load_normalisation(directory: Path) -> Normalisation:
-    settings: dict[str, Any] = {}
-    if (directory / "preprocessor_config.json").is_file():
-        settings = _read_json(directory / "preprocessor_config.json")
-    elif (directory / "processor_config.json").is_file():
-        settings = _read_json(directory / "processor_config.json").get("image_processor", {})
-    if "image_mean" not in settings or "image_std" not in settings:
-        raise ExportError(
-            f"{directory} holds no preprocessor_config.json with image_mean and image_std; "
-            "save the processor beside the model"
-        )
-    factor = settings.get("rescale_factor", 1 / 255)
-    if not settings.get("do_rescale", True) or abs(factor - 1 / 255) > 1e-9:
-        raise ExportError(f"{directory}: only processors that rescale by 1/255 are supported")
-    if not settings.get("do_normalize", True):
-        return Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    return Normalisation(mean=tuple(settings["image_mean"]), std=tuple(settings["image_std"]))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ExportError(f"{path} is missing; is this a Hugging Face checkpoint?") from error
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ExportError(f"{path} holds no JSON object")
-    return content

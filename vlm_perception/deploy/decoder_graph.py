@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The language model as it is exported: a projector, and a decoder over a cache handed in."""
+"""The decoder as it is exported, over a cache that is handed in: Llama, and Qwen2 alike."""
 
 from __future__ import annotations
 
@@ -14,19 +14,6 @@ from torch import Tensor, nn
 Module = Any
 
 
-class ProjectorGraph(nn.Module):
-    """Tokens [1, K, V] -> embeds [1, K, W], as the decoder reads them."""
-
-    def __init__(self, projector: Module) -> None:
-        """Take over LLaVA's projector."""
-        super().__init__()
-        self.projector = projector
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Project."""
-        return self.projector(tokens)  # type: ignore[no-any-return]
-
-
 class DecoderGraph(nn.Module):
     """One graph for prefill, decoding and packed questions.
 
@@ -36,7 +23,7 @@ class DecoderGraph(nn.Module):
     """
 
     def __init__(self, model: Module, head: Module) -> None:
-        """Take over a Llama decoder and its output layer."""
+        """Take over a decoder and its output layer."""
         super().__init__()
         config = model.config
         self.layers = nn.ModuleList(DecoderLayer(layer, config) for layer in model.layers)
@@ -65,7 +52,7 @@ class DecoderGraph(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A Llama layer over a cache that is handed in."""
+    """A layer over a cache that is handed in; query, key and value may have biases, as in Qwen2."""
 
     def __init__(self, layer: Module, config: Module) -> None:
         """Take over a layer; query, key and value, and gate and up, become one matrix each."""

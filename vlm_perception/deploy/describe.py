@@ -27,18 +27,38 @@ EMBEDDINGS_NAME = "token_embeddings.npy"
 
 
 def feature_selection(source: Checkpoint) -> tuple[list[int], bool]:
-    """Which hidden states the projector reads, and whether without the class token."""
+    """Which hidden states the projector reads, and whether without the class token.
+
+    States are counted from the start: the language model's own tower may have fewer layers.
+
+    Raises:
+        ExportError: they are not those of the patches, or the tower has too few layers.
+    """
     if source.vlm is None:
         return [-1], True
     config = source.vlm.config
-    chosen = config.vision_feature_layer
-    drop = config.vision_feature_select_strategy == "default"
+    # Idefics3 has no choice: it reads the last.
+    chosen = getattr(config, "vision_feature_layer", -1)
+    drop = getattr(config, "vision_feature_select_strategy", "full") == "default"
     if drop and source.family == "siglip":
         raise ExportError(
             "vlm/ selects features with the strategy `default`, which drops the first patch of a "
             "tower without class token; set vision_feature_select_strategy to `full` and train so"
         )
-    return ([chosen] if isinstance(chosen, int) else list(chosen)), drop
+    if not drop and source.family == "clip":
+        raise ExportError(
+            "vlm/ reads the class token as well (vision_feature_select_strategy `full`), which "
+            "has no place in the image; only `default` is supported with a CLIP tower"
+        )
+    states = config.vision_config.num_hidden_layers + 1
+    layers = [chosen] if isinstance(chosen, int) else list(chosen)
+    most = source.dual.config.vision_config.num_hidden_layers
+    if not all(-states <= layer < states and layer % states <= most for layer in layers):
+        raise ExportError(
+            f"vlm/ reads the hidden states {layers} of a tower with {states - 1} layers, and the "
+            f"tower that is exported has {most}"
+        )
+    return [layer % states for layer in layers], drop
 
 
 def text_spec(source: Checkpoint, tokenizer: str, length: int) -> TextSpec:
@@ -85,7 +105,7 @@ def language_spec(
     if stops is None:
         raise ExportError("vlm/ names no end token, neither in generation_config nor the tokenizer")
     layers, pair, _, heads, _, head_dim = golden[f"{DECODER_GRAPH}/in/past"].shape
-    image_tokens = golden[f"{PROJECTOR_GRAPH}/in/tokens"].shape[1]
+    image_tokens = golden[f"{PROJECTOR_GRAPH}/out/embeds"].shape[1]
     return LanguageSpec(
         tokenizer=tokenizer,
         embeddings=EMBEDDINGS_NAME,

@@ -164,7 +164,7 @@ def _fill(
         tokenizers["language"] = source.vlm_tokenizer
         with torch.no_grad():
             tokens = vision(*parts[0].inputs.values())[1]
-        parts += [projector_part(source, tokens), decoder_part(source)]
+        parts += [projector_part(source, tokens, image), decoder_part(source)]
         table = source.vlm.get_input_embeddings().weight.detach().numpy().astype(np.float16)
         np.save(directory / EMBEDDINGS_NAME, table)
     golden: dict[str, NDArray[Any]] = {}

@@ -20,7 +20,7 @@ from vlm_perception.bundle import (
     ImageSpec,
 )
 from vlm_perception.deploy.checkpoint import Checkpoint
-from vlm_perception.deploy.decoder_graph import DecoderGraph, ProjectorGraph
+from vlm_perception.deploy.decoder_graph import DecoderGraph
 from vlm_perception.deploy.text_graph import TextGraph
 from vlm_perception.deploy.vision_graph import VisionGraph
 
@@ -67,18 +67,20 @@ def text_part(source: Checkpoint, length: int) -> Part:
     )
 
 
-def projector_part(source: Checkpoint, tokens: Tensor) -> Part:
+def projector_part(source: Checkpoint, tokens: Tensor, image: ImageSpec) -> Part:
     """The projector from image tokens to the decoder."""
     assert source.vlm is not None
-    module = ProjectorGraph(source.vlm.model.multi_modal_projector)
-    dynamic = {"tokens": {1: "tokens"}}
+    assert source.vlm_family is not None
+    grid = (image.columns, image.rows)
+    module = source.vlm_family.projector(source.vlm.model, source.dual.vision_model, grid)
+    dynamic = {} if source.projector_needs_grid else {"tokens": {1: "tokens"}}
     return Part(PROJECTOR_GRAPH, module, {"tokens": tokens}, ("embeds",), dynamic)
 
 
 def decoder_part(source: Checkpoint) -> Part:
     """The decoder, for prefill, decoding and packed questions."""
     assert source.vlm is not None
-    decoder = source.vlm.model.language_model
+    decoder = source.decoder
     config = decoder.config
     # Sizes that differ from each other and from one, or the exporter would take them as fixed.
     batch, new, past = 2, 5, 3

@@ -176,10 +176,10 @@ class LanguageModel:
             PromptError: there are more tokens than the bundle was made for.
             EngineError: the tokens have another width.
         """
-        if tokens.shape[0] > self._spec.image_tokens:
+        most = self._bundle.manifest.vision.tokens
+        if tokens.shape[0] > most:
             raise PromptError(
-                f"the image has {tokens.shape[0]} tokens and the decoder takes at most "
-                f"{self._spec.image_tokens}"
+                f"the image has {tokens.shape[0]} tokens and the projector takes at most {most}"
             )
         features = tokens[np.newaxis].astype(np.float32)
         image = self._projector.run({"tokens": features})["embeds"][0]
