@@ -42,6 +42,7 @@ app.add_typer(roadworld, name="roadworld")
 BundleOption = Annotated[
     str, typer.Option(help="The model: a bundle's name (`roadworld-nano`) or its directory.")
 ]
+BundleArgument = Annotated[str, typer.Argument(help="The bundle's name or its directory.")]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Write the figures to this file, too.")
 ]
@@ -249,9 +250,57 @@ def export(
     console.print(f"bundle: {made.path}  (sha256 {made.digest})", soft_wrap=True)
 
 
+@app.command("profile")
+def profile_bundle(
+    name: BundleArgument,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="`this`: measure here; or project by the datasheet of `agx-orin-64`, `orin-nx`, "
+            "`orin-nano`, `thor` or `h200`."
+        ),
+    ] = "this",
+    json_file: JsonOption = None,
+) -> None:
+    """Show what each layer of a bundle computes, moves and takes (needs onnx).
+
+    Prints FLOPs, bytes, FLOPs per byte and time of each layer of the encoder and of the language
+    model's prefill and decoding, which layers are bound by memory bandwidth, and each phase's share
+    of an image. On a named device times are projected by a roofline; its figures are printed, too.
+
+    `vlm-perception profile roadworld-nano`
+
+    `vlm-perception profile roadworld-nano --device agx-orin-64 --json profile.json`
+    """
+    with _plain_errors():
+        module = _with_torch("vlm_perception.deploy.profile_report")
+        module.report_profile(name, device, Console(), json_file)
+
+
+@app.command("coverage")
+def coverage_bundle(
+    name: BundleArgument,
+    target: Annotated[str, typer.Option(help="`tensorrt`, `dla` or `openvino-npu`.")],
+    json_file: JsonOption = None,
+) -> None:
+    """List what a target would send back to GPU or CPU, with the reason and a remedy (needs onnx).
+
+    Holds the graphs against the target's documented tables; the target itself need not be there.
+
+    `vlm-perception coverage roadworld-nano --target tensorrt`
+
+    Exit code: 0 when the target runs all of it, 1 when something falls back, 2 when the bundle or
+    the target cannot be used.
+    """
+    with _plain_errors():
+        module = _with_torch("vlm_perception.deploy.coverage_report")
+        code = module.report_coverage(name, target, Console(), json_file)
+    raise typer.Exit(code)
+
+
 @bundle.command("show")
 def bundle_show(
-    name: Annotated[str, typer.Argument(help="The bundle's name or its directory.")],
+    name: BundleArgument,
 ) -> None:
     """Verify a bundle, files and golden outputs, and print what it is.
 
