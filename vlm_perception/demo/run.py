@@ -27,7 +27,7 @@ from vlm_perception.demo.watch import NodeFailedError, Watch
 
 POLL_S = 0.1
 LAST_MESSAGES_S = 0.3
-STOPPED_WITHIN_S = 1.7
+STOPPED_WITHIN_S = 1.4
 """After Ctrl-C; two seconds are promised."""
 WORTH_DRAWING_S = 0.4
 """With less time left a video is not begun."""
