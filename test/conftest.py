@@ -58,6 +58,19 @@ def clip_bundle(clip_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     return export_bundle(clip_checkpoint, tmp_path_factory.mktemp("bundles") / "clip")
 
 
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small images, enough to calibrate and to validate with."""
+    import cv2
+    import numpy as np
+
+    folder = tmp_path_factory.mktemp("photos")
+    for index, colours in enumerate(np.random.default_rng(0).integers(0, 256, (480, 3, 4, 3))):
+        image = cv2.resize(colours.astype(np.uint8), (64, 36), interpolation=cv2.INTER_LINEAR)
+        cv2.imwrite(str(folder / f"{index:03d}.png"), image)
+    return folder
+
+
 @pytest.fixture
 def graph(tmp_path: Path) -> Iterator[Graph]:
     """A DDS domain of the test's own."""

@@ -15,7 +15,7 @@ from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.preprocess import place
 from vlm_perception.perception.regions import find_regions
 from vlm_perception.perception.vocabulary import Vocabulary, VocabularyError
-from vlm_perception.types import Frame
+from vlm_perception.types import FUSED_TOKEN, Frame
 
 
 def frame(seed: int = 0) -> Frame:
@@ -102,9 +102,8 @@ def test_an_impossible_vocabulary_is_refused_and_the_old_one_stays(
     assert encoder.vocabulary.labels == tuple(LABELS)
 
 
-def test_regions_are_boxes_of_neighbouring_patches(siglip_bundle: ModelBundle) -> None:
-    spec = siglip_bundle.manifest.image
-    vocabulary = Vocabulary(
+def two_labels() -> Vocabulary:
+    return Vocabulary(
         version=1,
         labels=("car", "truck"),
         embeddings=np.eye(2, dtype=np.float32),
@@ -114,6 +113,11 @@ def test_regions_are_boxes_of_neighbouring_patches(siglip_bundle: ModelBundle) -
         biases=np.full(2, -5.0, np.float32),
         exclusive=False,
     )
+
+
+def test_regions_are_boxes_of_neighbouring_patches(siglip_bundle: ModelBundle) -> None:
+    spec = siglip_bundle.manifest.image
+    vocabulary = two_labels()
     patches = np.zeros((9, 16, 2), np.float32)
     patches[2:4, 3:6, 0] = 1.0
     patches[3, 4, 0] = 1.2
@@ -121,10 +125,26 @@ def test_regions_are_boxes_of_neighbouring_patches(siglip_bundle: ModelBundle) -
     patches[5, 5, 1] = 1.0
     # A camera image four times as large as the graph's, in pixels of 16 a patch.
     placement = place((256, 144), (spec.width, spec.height))
-    found = find_regions(patches.reshape(-1, 2), [0], vocabulary, spec, placement)
+    everywhere = np.arange(9 * 16, dtype=np.uint16)
+    found = find_regions(patches.reshape(-1, 2), everywhere, [0], vocabulary, spec, placement)
     boxes = [(region.label, region.x, region.y, region.width, region.height) for region in found]
     assert boxes == [("car", 48, 32, 48, 32), ("car", 240, 128, 16, 16)]
     assert found[0].score > found[1].score > 0.5
-    assert not find_regions(patches.reshape(-1, 2), [], vocabulary, spec, placement)
+    assert not find_regions(patches.reshape(-1, 2), everywhere, [], vocabulary, spec, placement)
     stricter = replace(vocabulary, region_thresholds=np.full(2, 1.0, np.float32))
-    assert not find_regions(patches.reshape(-1, 2), [0], stricter, spec, placement)
+    assert not find_regions(patches.reshape(-1, 2), everywhere, [0], stricter, spec, placement)
+
+
+def test_regions_of_a_pruned_image_stand_where_their_patches_do(
+    siglip_bundle: ModelBundle,
+) -> None:
+    """A dropped patch parts what lies on both sides; the fused token is nowhere."""
+    spec = siglip_bundle.manifest.image
+    placement = place((256, 144), (spec.width, spec.height))
+    patches = np.tile(np.array([[1.0, 0.0]], np.float32), (5, 1))
+    index = np.array([16, 17, 19, 143, FUSED_TOKEN], np.uint16)
+    found = find_regions(patches, index, [0], two_labels(), spec, placement)
+    boxes = [(region.x, region.y, region.width, region.height) for region in found]
+    assert boxes == [(0, 16, 32, 16), (48, 16, 16, 16), (240, 128, 16, 16)]
+    lax = replace(two_labels(), region_thresholds=np.zeros(2, np.float32))
+    assert len(find_regions(patches, index, [1], lax, spec, placement)) == 3

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -74,6 +75,13 @@ class ImageSpec(_Strict):
         return self
 
 
+class KeepStep(_Strict):
+    """A step of token pruning: how many tokens come out of a layer, the fused one included."""
+
+    layer: int = Field(ge=0)
+    tokens: Annotated[int, Field(ge=2)]
+
+
 class VisionSpec(_Strict):
     """What the vision graph gives."""
 
@@ -81,6 +89,14 @@ class VisionSpec(_Strict):
     tokens: Count
     token_width: Count
     embedding_width: Count
+    keep: tuple[KeepStep, ...] = ()
+
+    @model_validator(mode="after")
+    def _steps_fall(self) -> VisionSpec:
+        for step, later in itertools.pairwise(self.keep):
+            if later.layer <= step.layer or later.tokens >= step.tokens:
+                raise ValueError("a later step of keep must have a later layer and fewer tokens")
+        return self
 
 
 class TextSpec(_Strict):

@@ -24,6 +24,7 @@ from vlm_perception.bundle import (
     VISION_GRAPH,
     FileEntry,
     GoldenSpec,
+    KeepStep,
     Manifest,
     ModelBundle,
     VisionSpec,
@@ -51,6 +52,7 @@ from vlm_perception.deploy.parts import (
     text_part,
     vision_part,
 )
+from vlm_perception.deploy.pruning import parse_schedule
 from vlm_perception.deploy.spec import BundleSpec, load_spec
 from vlm_perception.deploy.vision_graph import VisionGraph
 from vlm_perception.perception.language import LanguageModel
@@ -147,6 +149,10 @@ def _fill(
     geometry = choose_geometry(source, spec, options)
     image = geometry.image
     layers, drop_class = feature_selection(source)
+    keep: tuple[KeepStep, ...] = ()
+    if options.keep is not None:
+        depth = source.dual.config.vision_config.num_hidden_layers
+        keep = parse_schedule(options.keep, depth, image.columns * image.rows)
     vision = VisionGraph(
         source.dual,
         positions=geometry.positions,
@@ -154,6 +160,7 @@ def _fill(
         std=image.std,
         feature_layers=layers,
         drop_class_token=drop_class,
+        keep=keep,
     )
     length = source.dual.config.text_config.max_position_embeddings
     parts = [vision_part(vision, image), text_part(source, length)]
@@ -192,6 +199,7 @@ def _fill(
             tokens=tokens_out.shape[1],
             token_width=tokens_out.shape[2],
             embedding_width=pooled.shape[1],
+            keep=keep,
         ),
         text=text_spec(source, files["text"], length),
         vocabulary=spec.vocabulary,

@@ -39,7 +39,8 @@ class Part:
 def vision_part(vision: VisionGraph, image: ImageSpec) -> Part:
     """The vision tower."""
     pixels = torch.from_numpy(_golden_image(image.width, image.height))
-    return Part(VISION_GRAPH, vision, {"image": pixels}, ("pooled", "tokens", "patches"), {})
+    outputs = ("pooled", "tokens", "patches", *(["token_index"] if vision.keep else []))
+    return Part(VISION_GRAPH, vision, {"image": pixels}, outputs, {})
 
 
 def _golden_image(width: int, height: int) -> NDArray[np.uint8]:

@@ -36,7 +36,7 @@ class TextGraph(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         """Run the tower."""
         hidden = self.token_embedding(input_ids) + self.positions
-        hidden = self.layers(hidden, self.mask)[-1]
+        hidden = self.layers(hidden, self.mask)
         hidden = hidden[:, -1] if not self.clip else self._at_end(hidden, input_ids)
         return normalise(self.projection(self.final_norm(hidden)))
 

@@ -21,33 +21,66 @@ Module = Any
 
 
 class FusedAttention(nn.Module):
-    """Self-attention of a CLIP or SigLIP layer with one projection for query, key and value."""
+    """Self-attention of a CLIP or SigLIP layer with one projection for query, key and value.
+
+    A head whose columns of the output projection are zero adds nothing, and is left out.
+    """
 
     def __init__(self, attention: Module) -> None:
         """Take over the weights of a transformers attention."""
         super().__init__()
+        self.head_dim, self.scale = attention.head_dim, attention.head_dim**-0.5
+        live = live_heads(attention)
+        self.heads = len(live)
+        rows = (torch.tensor(live)[:, None] * self.head_dim + torch.arange(self.head_dim)).flatten()
         parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self.weight = nn.Parameter(torch.cat([part.weight for part in parts]).detach())
-        self.bias = nn.Parameter(torch.cat([part.bias for part in parts]).detach())
+        self.weight = nn.Parameter(torch.cat([part.weight[rows] for part in parts]).detach())
+        self.bias = nn.Parameter(torch.cat([part.bias[rows] for part in parts]).detach())
         self.out = attention.out_proj
-        self.heads = attention.num_heads
-        self.scale = attention.head_dim**-0.5
+        if self.heads < attention.num_heads:
+            self.out = nn.Linear(len(rows), attention.out_proj.out_features)
+            self.out.weight = nn.Parameter(attention.out_proj.weight[:, rows].detach())
+            self.out.bias = attention.out_proj.bias
 
-    def forward(self, hidden: Tensor, length: int, mask: Tensor | None) -> Tensor:
-        """Attend; hidden [B * T, W] with T = length, mask additive [T, T] or None."""
-        width = hidden.shape[1]
+    def forward(
+        self, hidden: Tensor, length: int, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attend; hidden [B * T, W] with T = length, mask additive [T, T] or None.
+
+        Returns:
+            What is read [B * T, W], and the queries (scaled) and keys [B, heads, T, head width].
+        """
         fused = functional.linear(hidden, self.weight, self.bias)
-        fused = fused.reshape(-1, length, 3, self.heads, width // self.heads)
+        fused = fused.reshape(-1, length, 3, self.heads, self.head_dim)
         query, key, value = fused.permute(2, 0, 3, 1, 4).unbind(0)
-        scores = (query * self.scale) @ key.transpose(-1, -2)
+        query = query * self.scale
+        scores = query @ key.transpose(-1, -2)
         if mask is not None:
             scores = scores + mask
         mixed = scores.softmax(dim=-1) @ value
-        return self.out(mixed.transpose(1, 2).reshape(-1, width))  # type: ignore[no-any-return]
+        read = self.out(mixed.transpose(1, 2).reshape(-1, self.heads * self.head_dim))
+        return read, query, key
+
+    def alone(self, hidden: Tensor) -> Tensor:
+        """What each token [..., W] reads when it attends to nothing but itself."""
+        inner = self.heads * self.head_dim
+        values = functional.linear(hidden, self.weight[2 * inner :], self.bias[2 * inner :])
+        return self.out(values)  # type: ignore[no-any-return]
+
+
+def live_heads(attention: Module) -> list[int]:
+    """The heads of a transformers attention whose output is not switched off; one at least."""
+    columns = attention.out_proj.weight.detach().unflatten(1, (attention.num_heads, -1))
+    live: list[int] = columns.abs().amax(dim=(0, 2)).nonzero().flatten().tolist()
+    return live or [0]
 
 
 class Layers(nn.Module):
-    """The transformer layers of a CLIP or SigLIP tower."""
+    """The transformer layers of a CLIP or SigLIP tower.
+
+    The hidden states are flat, [B * T, W]: with two dimensions engines make one matrix product
+    with bias of each linear layer.
+    """
 
     def __init__(self, layers: Sequence[Module]) -> None:
         """Take over the layers of a transformers encoder."""
@@ -57,19 +90,29 @@ class Layers(nn.Module):
         self.second_norms = nn.ModuleList(layer.layer_norm2 for layer in layers)
         self.mlps = nn.ModuleList(layer.mlp for layer in layers)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        """All hidden states, the input first, [B, T, W] each."""
-        states = [hidden]
+    def __len__(self) -> int:
+        """Number of layers."""
+        return len(self.mlps)
+
+    def attend(
+        self, layer: int, flat: Tensor, length: int, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A layer's first half, with its queries (scaled) and keys [B, heads, T, head width]."""
+        read, query, key = self.attentions[layer](self.first_norms[layer](flat), length, mask)
+        return flat + read, query, key
+
+    def feed_forward(self, layer: int, flat: Tensor) -> Tensor:
+        """A layer's second half."""
+        return flat + self.mlps[layer](self.second_norms[layer](flat))  # type: ignore[no-any-return]
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The last layer's output [B, T, W] for hidden states of that shape."""
         length, width = hidden.shape[1], hidden.shape[2]
-        # Two dimensions: engines make one matrix product with bias of each linear layer.
         flat = hidden.reshape(-1, width)
-        for attention, first_norm, second_norm, mlp in zip(
-            self.attentions, self.first_norms, self.second_norms, self.mlps, strict=True
-        ):
-            flat = flat + attention(first_norm(flat), length, mask)
-            flat = flat + mlp(second_norm(flat))
-            states.append(flat.reshape(-1, length, width))
-        return states
+        for layer in range(len(self)):
+            flat, _, _ = self.attend(layer, flat, length, mask)
+            flat = self.feed_forward(layer, flat)
+        return flat.reshape(-1, length, width)
 
 
 def normalise(vectors: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from vlm_perception.engines.choose import ONNXRUNTIME
 from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.perception.regions import find_regions
 from vlm_perception.perception.vocabulary import Vocabulary, VocabularyBuilder
-from vlm_perception.types import Embedding, Frame, Tag
+from vlm_perception.types import FUSED_TOKEN, Embedding, Frame, Tag
 
 
 class VisionEncoder:
@@ -53,7 +54,6 @@ class VisionEncoder:
         self._builder = VocabularyBuilder(bundle)
         self._lock = threading.Lock()
         self._vocabulary = self._builder.build(None, version=1)
-        self._token_index = np.arange(bundle.manifest.vision.tokens, dtype=np.uint16)
 
     @property
     def engine_name(self) -> str:
@@ -108,8 +108,10 @@ class VisionEncoder:
         outputs = self._engine.run({"image": image})
         encoded = time.monotonic()
         tags = _tags(vocabulary, outputs["pooled"])
+        token_index = self._token_index(outputs)
         regions = find_regions(
             outputs["patches"][0],
+            token_index,
             [tag.label_index for tag in tags],
             vocabulary,
             self._bundle.manifest.image,
@@ -128,7 +130,7 @@ class VisionEncoder:
             grid_size=(spec.columns, spec.rows),
             pooled=outputs["pooled"][0],
             tokens=tokens,
-            token_index=self._token_index.copy(),
+            token_index=token_index,
             tags=tags,
             regions=regions,
             vocabulary_version=vocabulary.version,
@@ -139,6 +141,13 @@ class VisionEncoder:
                 "total": finished - started,
             },
         )
+
+    def _token_index(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint16]:
+        """Place of each token in the grid; a graph that drops none does not tell."""
+        if "token_index" not in outputs:
+            return np.arange(self._bundle.manifest.vision.tokens, dtype=np.uint16)
+        index = outputs["token_index"]
+        return np.where(index < 0, FUSED_TOKEN, index).astype(np.uint16)
 
 
 def _tags(vocabulary: Vocabulary, pooled: NDArray[np.float32]) -> tuple[Tag, ...]:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from vlm_perception.bundle import ImageSpec
 from vlm_perception.perception.preprocess import Placement
 from vlm_perception.perception.vocabulary import Vocabulary
-from vlm_perception.types import Region
+from vlm_perception.types import FUSED_TOKEN, Region
 
 MOST_REGIONS_PER_LABEL = 8
 
 
 def find_regions(
     patches: NDArray[np.float32],
+    token_index: NDArray[np.uint16],
     labels: Sequence[int],
     vocabulary: Vocabulary,
     image: ImageSpec,
@@ -27,8 +28,12 @@ def find_regions(
 ) -> tuple[Region, ...]:
     """Group neighbouring patches that agree with a label.
 
+    A patch that the vision graph dropped counts as one that does not agree: where it lay between
+    two parts of an object, these become two regions. A fused token stands nowhere and is ignored.
+
     Args:
-        patches: [rows * columns, D], patch embeddings in text space, row-major.
+        patches: [K, D], patch embeddings in text space.
+        token_index: [K], place of each in the grid, row-major; FUSED_TOKEN for a fused one.
         labels: the labels to look for, those that the whole image shows.
         vocabulary: says how sure a patch must be.
         image: the graph's image and its grid.
@@ -39,18 +44,23 @@ def find_regions(
     """
     if not labels:
         return ()
-    scores = vocabulary.probabilities(patches).reshape(image.rows, image.columns, -1)
+    placed = token_index != FUSED_TOKEN
+    probabilities = vocabulary.probabilities(patches[placed])
+    # Below any threshold, which may be 0.
+    cells = np.full((image.rows * image.columns, len(vocabulary.labels)), -1.0, np.float32)
+    cells[token_index[placed]] = probabilities
+    scores = cells.reshape(image.rows, image.columns, -1)
     regions: list[Region] = []
     for label in labels:
         found = _components(scores[:, :, label], float(vocabulary.region_thresholds[label]))
         found.sort(key=lambda item: -item[0])
-        for score, cells in found[:MOST_REGIONS_PER_LABEL]:
+        for score, (left, top, across, down) in found[:MOST_REGIONS_PER_LABEL]:
             x, y, width, height = placement.to_source(
                 (
-                    cells[0] * image.patch,
-                    cells[1] * image.patch,
-                    cells[2] * image.patch,
-                    cells[3] * image.patch,
+                    left * image.patch,
+                    top * image.patch,
+                    across * image.patch,
+                    down * image.patch,
                 )
             )
             if width > 0 and height > 0:
