@@ -161,6 +161,7 @@ def _fill(
         feature_layers=layers,
         drop_class_token=drop_class,
         keep=keep,
+        random_seed=0 if options.random_tokens else None,
     )
     length = source.dual.config.text_config.max_position_embeddings
     parts = [vision_part(vision, image), text_part(source, length)]

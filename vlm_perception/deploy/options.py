@@ -25,6 +25,8 @@ class ExportOptions:
     """Token pruning: `0.7@3,6,9` (share kept at each of these layers), `auto`, or none."""
     budget_ms: float | None = None
     """What `keep="auto"` has to stay below on this machine, in milliseconds."""
+    random_tokens: bool = False
+    """Keep as many tokens as `keep` says, but random ones: what choosing them must beat."""
     heads: float = 1.0
     """Share of the vision tower's attention heads that stay."""
     precision: str = "float16-weights"
