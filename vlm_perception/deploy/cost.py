@@ -15,61 +15,23 @@ from vlm_perception.deploy.onnx_graph import OnnxGraph, attribute, node_inputs, 
 # Another name for the same bytes.
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 # Engines compute these in the pass that writes their input, or that reads their output.
-ELEMENTWISE = frozenset(
-    [
-        "Abs",
-        "Add",
-        "And",
-        "Cast",
-        "Clip",
-        "Cos",
-        "Div",
-        "Equal",
-        "Erf",
-        "Exp",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "LeakyRelu",
-        "Less",
-        "Log",
-        "Max",
-        "Min",
-        "Mul",
-        "Neg",
-        "Not",
-        "Or",
-        "Pow",
-        "QuantizeLinear",
-        "Reciprocal",
-        "Relu",
-        "Sigmoid",
-        "Sin",
-        "Sqrt",
-        "Sub",
-        "Tanh",
-        "Where",
-    ]
-)
-REDUCTIONS = frozenset(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceL2", "Softmax", "ArgMax"])
+# fmt: off
+ELEMENTWISE = frozenset({
+    "Abs", "Add", "And", "Cast", "Clip", "Cos", "Div", "Equal", "Erf", "Exp", "Gelu", "HardSigmoid",
+    "HardSwish", "LeakyRelu", "Less", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow",
+    "QuantizeLinear", "Reciprocal", "Relu", "Sigmoid", "Sin", "Sqrt", "Sub", "Tanh", "Where",
+})
+# fmt: on
+REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "ReduceMax", "ReduceL2", "Softmax", "ArgMax"})
 # They read as much of their first input as they write.
-SELECTIONS = frozenset(["Gather", "GatherElements", "GatherND", "Slice", "Split"])
+SELECTIONS = frozenset({"Gather", "GatherElements", "GatherND", "Slice", "Split"})
 # Products that no export of this package holds; to leave them out would be a wrong figure.
-UNCOUNTED = frozenset(
-    [
-        "Attention",
-        "ConvInteger",
-        "ConvTranspose",
-        "DeformConv",
-        "Einsum",
-        "GRU",
-        "LSTM",
-        "MatMulInteger",
-        "QLinearConv",
-        "QLinearMatMul",
-        "RNN",
-    ]
-)
+# fmt: off
+UNCOUNTED = frozenset({
+    "Attention", "ConvInteger", "ConvTranspose", "DeformConv", "Einsum", "GRU", "LSTM",
+    "MatMulInteger", "QLinearConv", "QLinearMatMul", "RNN",
+})
+# fmt: on
 FLOATS = frozenset(
     {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 )

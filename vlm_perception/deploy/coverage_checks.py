@@ -34,7 +34,7 @@ GraphCheck = Callable[..., Iterator[tuple[str, str]]]
 
 def operator_is_listed(graph: OnnxGraph, node: NodeProto, operators: Operators) -> Found:
     """The target's table has the operator."""
-    return None if _key(node) in operators else f"{node.op_type} is not in the table"
+    return None if _key(node) in operators else f"{node.op_type} is not listed"
 
 
 def domain_is_standard(graph: OnnxGraph, node: NodeProto, operators: Operators) -> Found:

@@ -72,13 +72,13 @@ def _findings(findings: Sequence[Finding]) -> Table:
     for finding in findings:
         groups[finding.graph, finding.operator, finding.rule].append(finding)
     table = Table(show_lines=True)
-    for column in ("graph", "operator", "nodes", "why", "remedy"):
-        table.add_column(column)
+    table.add_column("where")
+    table.add_column("why, and what to do")
     for (graph, operator, rule), found in groups.items():
         names = ", ".join(each.node or "(no name)" for each in found[:NODES_SHOWN])
         more = f" and {len(found) - NODES_SHOWN} more" if len(found) > NODES_SHOWN else ""
-        cells = (f"{operator} ({len(found)})", names + more, f"{rule}: {found[0].why}")
-        table.add_row(Text(graph), *map(Text, cells), Text(found[0].remedy))
+        where = f"{graph}: {operator} ({len(found)})\n{names}{more}"
+        table.add_row(Text(where), Text(f"{rule}: {found[0].why}\n{found[0].remedy}"))
     return table
 
 

@@ -107,7 +107,7 @@ def profile_bundle(bundle: ModelBundle, device: str) -> Profile:
     chosen = find_device(device, threads=THREADS)
     language = bundle.manifest.language
     prompt = _prompt_tokens(bundle, language) if language is not None else 0
-    image = bundle.manifest.vision.tokens
+    image = language.image_tokens if language is not None else bundle.manifest.vision.tokens
     cached = image + prompt + CAPTION_TOKENS
     return Profile(
         bundle=bundle.manifest.name,
@@ -132,7 +132,7 @@ def phases_of(bundle: ModelBundle, prompt: int) -> list[Phase]:
     vision, language = manifest.vision, manifest.language
     phases = [Phase("encoder", VISION_GRAPH, Names("patch embedding", "pooling head"), {})]
     if language is not None:
-        length = vision.tokens + prompt
+        length = language.image_tokens + prompt
         tokens = {"tokens": (1, vision.tokens, vision.token_width)}
         phases += [
             Phase("projector", PROJECTOR_GRAPH, Names("projector", "projector"), tokens),

@@ -142,8 +142,8 @@ def _say(console: Console, profile: Profile) -> None:
         )
     else:
         lines.append(
-            f"measured: medians of {RUNS} runs; of the layers under the profiler, whose own work is "
-            "in `unattributed`, of the phases without it"
+            f"measured: medians of {RUNS} runs; those of the layers under the profiler, whose own "
+            "work is in `unattributed`, those of the phases without it"
         )
     for line in lines:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
