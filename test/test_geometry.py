@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
 from checkpoints import write_spec
+from vlm_perception.bundle import ImageSpec
 from vlm_perception.deploy.checkpoint import Checkpoint, load_checkpoint, round_to_half
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.export import export_bundle
 from vlm_perception.deploy.geometry import aspect_grid, choose_geometry
 from vlm_perception.deploy.options import ExportOptions
+from vlm_perception.deploy.processor import processor_drift, processor_spec
 from vlm_perception.deploy.spec import load_spec
 from vlm_perception.deploy.vision_graph import VisionGraph
-from vlm_perception.perception.preprocess import place
+from vlm_perception.perception.preprocess import Preprocessor, place
 
 SIDE, PATCH = 12, 4
 
@@ -191,3 +196,108 @@ def test_bundle_yaml_may_give_the_aspect(square: Path, tmp_path: Path) -> None:
     write_spec(copy, geometry={"aspect": "4:3"})
     image = choose_geometry(load_checkpoint(copy, "same"), load_spec(copy), ExportOptions()).image
     assert (image.width, image.height, image.columns, image.rows) == (48, 36, 12, 9)
+
+
+# Odd, portrait, tiny, huge, as large as the target, and far longer than wide.
+AWKWARD = [(333, 777), (720, 1280), (1, 1), (3, 7), (7, 3), (4096, 2160), (224, 225), (2999, 9)]
+SQUARE = {"height": 224, "width": 224}
+
+
+@pytest.mark.parametrize(
+    ("processor", "side", "patch", "fit"),
+    [
+        (CLIPImageProcessorPil(), 224, 16, "crop"),
+        (CLIPImageProcessorPil(size={"shortest_edge": 256}, resample=2), 224, 16, "crop"),
+        (CLIPImageProcessorPil(size={"shortest_edge": 200}, resample=1), 224, 16, "crop"),
+        (CLIPImageProcessorPil(size={"height": 200, "width": 301}), 224, 16, "stretch_crop"),
+        (SiglipImageProcessorPil(), 224, 16, "stretch"),
+        # SigLIP so400m: 27 patches of 14 and 6 pixels that no patch covers.
+        (SiglipImageProcessorPil(size={"height": 384, "width": 384}), 378, 14, "stretch"),
+    ],
+)
+def test_images_are_processed_as_transformers_does(
+    processor: Any, side: int, patch: int, fit: str
+) -> None:
+    spec = image_spec(processor, side, patch)
+    assert spec.fit == fit
+    preprocessor = Preprocessor(spec)
+    for width, height in AWKWARD:
+        assert levels_apart(preprocessor, processor, noise(height, width)) <= 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 64), st.integers(1, 4))
+def test_images_of_any_size_are_processed_as_transformers_does(
+    width: int, height: int, edge: int, patches: int
+) -> None:
+    crop = {"height": 16 * patches, "width": 16 * patches}
+    processor = CLIPImageProcessorPil(size={"shortest_edge": edge}, crop_size=crop)
+    preprocessor = Preprocessor(image_spec(processor, 16 * patches, 16))
+    assert levels_apart(preprocessor, processor, noise(height, width)) <= 1
+
+
+def image_spec(processor: Any, side: int, patch: int) -> ImageSpec:
+    count = side // patch
+    return ImageSpec(
+        width=side,
+        height=side,
+        patch=patch,
+        columns=count,
+        rows=count,
+        mean=processor.image_mean,
+        std=processor.image_std,
+        pad=(0, 0, 0),
+        processor=processor_spec(processor),
+    )
+
+
+def levels_apart(preprocessor: Preprocessor, processor: Any, image: np.ndarray[Any, Any]) -> int:
+    """The largest difference of a pixel before normalisation, of 255 levels."""
+    ours = preprocessor.run(image)[0][0].astype(np.int16)
+    theirs = processor(
+        Image.fromarray(image), do_rescale=False, do_normalize=False, return_tensors="np"
+    )["pixel_values"][0].transpose(1, 2, 0)
+    return int(np.abs(ours - theirs[: ours.shape[0], : ours.shape[1]]).max())
+
+
+def test_a_bundle_with_the_checkpoints_geometry_is_transformers_from_file_to_embedding(
+    square: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(square / "vlm")
+    write_spec(square, geometry=None)
+    bundle = export_bundle(square, tmp_path / "own", ExportOptions(geometry="checkpoint"))
+    image = bundle.manifest.image
+    assert (image.width, image.height) == (48, 48)
+    assert image.fit == ("crop" if bundle.manifest.vision.family == "clip" else "stretch")
+    source = load_checkpoint(square, "same")
+    pictures = [noise(90, 160), noise(61, 47)]
+    own = processor_drift(bundle, source, pictures)
+    assert own.images == 2
+    assert own.worst > 0.999
+    assert own.mean >= own.worst
+    # A letterbox shows the tower another picture, and the drift says so.
+    letterbox = export_bundle(square, tmp_path / "letterbox")
+    assert processor_drift(letterbox, source, pictures[:1]).worst < own.worst - 0.01
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"size": SQUARE, "crop_size": SQUARE}, "224x224 pixels, and the tower takes 48x48"),
+        ({"do_resize": False}, "no images of one size"),
+        ({"do_center_crop": False, "size": {"shortest_edge": 48}}, "no images of one size"),
+        ({"do_pad": True}, "no images of one size"),
+        ({"resample": 0}, "resamples by nearest; supported are bilinear"),
+        ({"image_processor_type": "Idefics3ImageProcessor"}, "does more than resize"),
+        ({"image_processor_type": "NoSuchProcessor"}, "cannot be loaded"),
+    ],
+)
+def test_a_processor_that_cannot_be_followed_gets_a_sentence(
+    square: Path, tmp_path: Path, settings_: dict[str, Any], message: str
+) -> None:
+    copy = shutil.copytree(square, tmp_path / "copy")
+    file = copy / "dual" / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings_))
+    with pytest.raises(ExportError, match=message):
+        export_bundle(copy, tmp_path / "out", ExportOptions(geometry="checkpoint"))
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]

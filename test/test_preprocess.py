@@ -1,16 +1,24 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images of any size fit in whole, undistorted and centred."""
+"""Images of any size fit in: whole and undistorted, or as the checkpoint's processor does it."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from vlm_perception.bundle import ImageSpec
-from vlm_perception.perception.preprocess import FrameError, Preprocessor, place
+from vlm_perception.bundle import ImageSpec, ProcessorSpec
+from vlm_perception.perception.preprocess import (
+    FrameError,
+    Placement,
+    Preprocessor,
+    place,
+    place_as_processor,
+)
 
 SPEC = ImageSpec(
     width=320,
@@ -100,3 +108,87 @@ def test_a_view_of_a_padded_image_is_taken_as_it_is() -> None:
 def test_what_is_no_image_is_refused(image: np.ndarray) -> None:
     with pytest.raises(FrameError, match=r"image"):
         Preprocessor(SPEC).run(image)
+
+
+PROCESSORS = [
+    ProcessorSpec(resample="bicubic", resize=224, crop=(224, 224)),
+    ProcessorSpec(resample="bicubic", resize=256, crop=(224, 224)),
+    ProcessorSpec(resample="bicubic", resize=200, crop=(224, 224)),
+    ProcessorSpec(resample="bilinear", resize=(384, 384), crop=None),
+    ProcessorSpec(resample="bilinear", resize=(300, 200), crop=(224, 224)),
+]
+LENGTHS = st.integers(1, 5000)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([None, *PROCESSORS]),
+    LENGTHS,
+    LENGTHS,
+    st.tuples(*[st.floats(0, 1)] * 4),
+)
+def test_a_box_of_the_source_is_found_again(
+    processor: ProcessorSpec | None, width: int, height: int, corners: tuple[float, ...]
+) -> None:
+    """There and back, a box grows by the whole pixels that it touches and no more."""
+    source = (width, height)
+    target = (
+        place(source, (224, 224)) if processor is None else place_as_processor(source, processor)
+    )
+    left, right = sorted(width * part for part in corners[:2])
+    top, bottom = sorted(height * part for part in corners[2:])
+    x, y, across, down = target.to_source(in_graph(target, left, top, right, bottom))
+    slack = 1e-6 * max(source)
+    assert left - 1 - slack <= x <= left + slack
+    assert top - 1 - slack <= y <= top + slack
+    assert right - slack <= x + across <= right + 1 + slack
+    assert bottom - slack <= y + down <= bottom + 1 + slack
+    assert x + across <= width
+    assert y + down <= height
+
+
+def in_graph(
+    placement: Placement, left: float, top: float, right: float, bottom: float
+) -> tuple[float, float, float, float]:
+    """A box of the source in pixels of the graph's image, as x, y, width and height."""
+    across = placement.width / placement.source_width
+    down = placement.height / placement.source_height
+    return (
+        placement.left + left * across,
+        placement.top + top * down,
+        (right - left) * across,
+        (bottom - top) * down,
+    )
+
+
+def test_a_crop_and_a_distortion_show_what_they_should() -> None:
+    """White squares in black: each comes out where its placement says."""
+    for processor in PROCESSORS:
+        spec = spec_of(processor, processor.size[0], 16)
+        image = np.zeros((400, 600, 3), np.uint8)
+        image[150:250, 250:350] = 255
+        result, placement = Preprocessor(spec).run(image)
+        rows, columns = np.nonzero(result[0, :, :, 0] >= 128)
+        box = (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1)
+        assert np.abs(np.subtract(placement.to_source(box), (250, 150, 100, 100))).max() <= 2
+
+
+def spec_of(processor: ProcessorSpec, side: int, patch: int) -> ImageSpec:
+    return ImageSpec(
+        width=side,
+        height=side,
+        patch=patch,
+        columns=side // patch,
+        rows=side // patch,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        pad=(0, 0, 0),
+        processor=processor,
+    )
+
+
+def test_a_processor_must_give_one_size_and_enough_of_it() -> None:
+    with pytest.raises(ValueError, match="must crop to a size"):
+        ProcessorSpec(resample="bicubic", resize=224, crop=None)
+    with pytest.raises(ValueError, match="gives 224x224 pixels, the graph takes 240x240"):
+        spec_of(PROCESSORS[0], 240, 16)

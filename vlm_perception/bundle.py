@@ -53,8 +53,32 @@ class FileEntry(_Strict):
     bytes: int = Field(ge=0)
 
 
+class ProcessorSpec(_Strict):
+    """How the checkpoint's own image processor brings an image to the graph's size, with Pillow."""
+
+    resample: Literal["bilinear", "hamming", "bicubic", "lanczos"]
+    resize: Count | tuple[Count, Count]
+    """Length of the shorter edge, the aspect is kept; or width and height, whatever the aspect."""
+    crop: tuple[Count, Count] | None
+    """Width and height of the middle that is then cut out, black where there is no image."""
+
+    @model_validator(mode="after")
+    def _size_is_fixed(self) -> ProcessorSpec:
+        if isinstance(self.resize, int) and self.crop is None:
+            raise ValueError("a processor that keeps the aspect must crop to a size")
+        return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of what the processor gives."""
+        if self.crop is not None:
+            return self.crop
+        assert not isinstance(self.resize, int)
+        return self.resize
+
+
 class ImageSpec(_Strict):
-    """What the vision graph takes: uint8 RGB [1, height, width, 3], letterboxed."""
+    """What the vision graph takes: uint8 RGB [1, height, width, 3], and how images get there."""
 
     width: Count
     height: Count
@@ -64,6 +88,17 @@ class ImageSpec(_Strict):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     pad: tuple[Colour, Colour, Colour]
+    processor: ProcessorSpec | None = None
+    """None: letterbox, whole, centred and undistorted."""
+
+    @property
+    def fit(self) -> Literal["letterbox", "stretch", "crop", "stretch_crop"]:
+        """How an image is brought to this size, in a word."""
+        if self.processor is None:
+            return "letterbox"
+        if isinstance(self.processor.resize, int):
+            return "crop"
+        return "stretch" if self.processor.crop is None else "stretch_crop"
 
     @model_validator(mode="after")
     def _grid_fits(self) -> ImageSpec:
@@ -71,6 +106,12 @@ class ImageSpec(_Strict):
             raise ValueError(
                 f"a grid of {self.columns}x{self.rows} patches of {self.patch} pixels does not "
                 f"cover {self.width}x{self.height}"
+            )
+        made = self.processor.size if self.processor is not None else (self.width, self.height)
+        if made[0] < self.width or made[1] < self.height:
+            raise ValueError(
+                f"the processor gives {made[0]}x{made[1]} pixels, the graph takes "
+                f"{self.width}x{self.height}"
             )
         return self
 

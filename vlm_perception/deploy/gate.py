@@ -75,7 +75,7 @@ def validate(
     to_dense = agreement(answers, said[dense.path])
     to_checkpoint = agreement(answers, said[checkpoint.path])
     faults = exceeded(to_dense, "the dense model")
-    if made.manifest.image.fit == "processor":
+    if made.manifest.image.processor is not None:
         faults += exceeded(to_checkpoint, "the checkpoint")
     if faults and not accept_drift:
         raise ExportError(

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_perception.bundle import ImageSpec
+from vlm_perception.bundle import ImageSpec, ProcessorSpec
 from vlm_perception.deploy.checkpoint import Checkpoint
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.options import ExportOptions
+from vlm_perception.deploy.processor import load_processor, processor_spec
 from vlm_perception.deploy.spec import BundleSpec, parse_aspect
 
 # Modules of transformers carry no types.
@@ -30,7 +31,9 @@ class Geometry:
 
 
 def choose_geometry(source: Checkpoint, spec: BundleSpec, options: ExportOptions) -> Geometry:
-    """The geometry that bundle.yaml or the options ask for; the tower's own square by default.
+    """The geometry that the options or bundle.yaml ask for; the tower's own square by default.
+
+    The checkpoint's geometry goes before that of bundle.yaml.
 
     Raises:
         ExportError: it does not fit the tower, or two geometries are asked for.
@@ -38,18 +41,25 @@ def choose_geometry(source: Checkpoint, spec: BundleSpec, options: ExportOptions
     embeddings = source.dual.vision_model.embeddings
     patch: int = embeddings.patch_size
     side = native_side(embeddings)
+    processor = None
     aspect = options.aspect or (spec.geometry.aspect if spec.geometry is not None else None)
     if options.aspect is not None and spec.geometry is not None:
         raise ExportError(
             "--aspect and `geometry` in bundle.yaml both set the shape of the image; remove one"
         )
-    if aspect is not None:
+    if options.geometry == "checkpoint":
+        processor = processor_spec(load_processor(source.path / "dual"))
+        columns, rows = _grid_of_processor(processor, embeddings)
+        positions = positions_for(embeddings, columns, rows)
+    elif aspect is not None:
         columns, rows = aspect_grid(side, patch, parse_aspect(aspect))
         positions = window_of_positions(embeddings, columns, rows)
     else:
         columns, rows = _grid(spec, patch, side)
         positions = positions_for(embeddings, columns, rows)
     red, green, blue = (min(255, max(0, round(255 * m))) for m in source.normalisation.mean)
+    # transformers' processors pad with black.
+    pad = (red, green, blue) if processor is None else (0, 0, 0)
     image = ImageSpec(
         width=columns * patch,
         height=rows * patch,
@@ -58,7 +68,8 @@ def choose_geometry(source: Checkpoint, spec: BundleSpec, options: ExportOptions
         rows=rows,
         mean=source.normalisation.mean,
         std=source.normalisation.std,
-        pad=(red, green, blue),
+        pad=pad,
+        processor=processor,
     )
     return Geometry(image, positions)
 
@@ -127,3 +138,22 @@ def _grid(spec: BundleSpec, patch: int, side: int) -> tuple[int, int]:
             f"the nearest is {round(width / patch) * patch}x{round(height / patch) * patch}"
         )
     return width // patch, height // patch
+
+
+def _grid_of_processor(processor: ProcessorSpec, embeddings: Module) -> tuple[int, int]:
+    """Columns and rows that the tower reads of what the processor gives.
+
+    Pixels behind the last whole patch are cut off, as the patch embedding leaves them out.
+    """
+    width, height = processor.size
+    patch = embeddings.patch_size
+    columns, rows = width // patch, height // patch
+    class_tokens = 1 if hasattr(embeddings, "class_embedding") else 0
+    if columns * rows + class_tokens != embeddings.position_embedding.weight.shape[0]:
+        side = embeddings.image_size
+        raise ExportError(
+            f"the processor in dual/ does not fit the tower: it makes images of {width}x{height} "
+            f"pixels, and the tower takes {side}x{side} in patches of {patch}; set size and "
+            "crop_size in preprocessor_config.json"
+        )
+    return columns, rows

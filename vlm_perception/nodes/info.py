@@ -32,7 +32,7 @@ def embedding_info(bundle: ModelBundle, encoder: VisionEncoder, run_id: str, sta
         grid_height=image.rows,
         input_width=image.width,
         input_height=image.height,
-        resize="letterbox",
+        resize=image.fit,
         padding_color=np.array(image.pad, np.uint8),
         mean=np.array(image.mean, np.float32),
         standard_deviation=np.array(image.std, np.float32),

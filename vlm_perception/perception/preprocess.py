@@ -4,13 +4,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from vlm_perception.bundle import ImageSpec
+from vlm_perception.bundle import ImageSpec, ProcessorSpec
+
+# Pixels to each side that Pillow's Lanczos looks at, where nothing is shrunk.
+WIDEST_FILTER = 3
+
+# More pixels than a resized image may have before it is cropped: strips of hundreds to one.
+LARGEST_RESIZED = 1 << 24
 
 
 class FrameError(ValueError):
@@ -19,7 +27,10 @@ class FrameError(ValueError):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the source image lies in the graph's image, in the latter's pixels."""
+    """Where the whole source image lies in the graph's image, in the latter's pixels.
+
+    Left and top are negative where the graph's image is cut out of it.
+    """
 
     source_width: int
     source_height: int
@@ -64,8 +75,33 @@ def place(source: tuple[int, int], target: tuple[int, int]) -> Placement:
     )
 
 
+def place_as_processor(source: tuple[int, int], spec: ProcessorSpec) -> Placement:
+    """Where transformers' image processors put an image.
+
+    Args:
+        source: width and height of the camera image.
+        spec: the checkpoint's processor.
+    """
+    if isinstance(spec.resize, int):
+        shorter, longer = min(source), max(source)
+        # Rounded down, as in transformers' get_resize_output_image_size.
+        long = int(spec.resize * longer / shorter)
+        width, height = (long if side > shorter else spec.resize for side in source)
+    else:
+        width, height = spec.resize
+    across, down = (width, height) if spec.crop is None else spec.crop
+    return Placement(
+        source_width=source[0],
+        source_height=source[1],
+        left=-((width - across) // 2),
+        top=-((height - down) // 2),
+        width=width,
+        height=height,
+    )
+
+
 class Preprocessor:
-    """Letterboxes frames into one buffer, which the next frame overwrites."""
+    """Fits frames into one buffer, which the next frame overwrites."""
 
     def __init__(self, spec: ImageSpec) -> None:
         """Prepare a buffer for one bundle's image."""
@@ -87,6 +123,13 @@ class Preprocessor:
         """
         _check(image)
         placement = self._prepare(image.shape[1], image.shape[0])
+        if self._spec.processor is None:
+            self._letterbox(image, placement)
+        else:
+            self._process(image, placement, self._spec.processor)
+        return self._buffer, placement
+
+    def _letterbox(self, image: NDArray[np.uint8], placement: Placement) -> None:
         rows = slice(placement.top, placement.top + placement.height)
         columns = slice(placement.left, placement.left + placement.width)
         target = self._buffer[0, rows, columns]
@@ -97,7 +140,27 @@ class Preprocessor:
             dst=target,
             interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
         )
-        return self._buffer, placement
+
+    def _process(
+        self, image: NDArray[np.uint8], placement: Placement, processor: ProcessorSpec
+    ) -> None:
+        across = _part(placement.left, placement.width, self._spec.width, image.shape[1])
+        down = _part(placement.top, placement.height, self._spec.height, image.shape[0])
+        resample = Image.Resampling[processor.resample.upper()]
+        shrinks = placement.width <= image.shape[1] and placement.height <= image.shape[0]
+        area = placement.width * placement.height
+        if area > LARGEST_RESIZED or (shrinks and isinstance(processor.resize, int)):
+            # What the crop cuts away is not computed: half of it, for a wide image.
+            window = np.ascontiguousarray(image[down.needed, across.needed])
+            size = (across.seen.stop - across.seen.start, down.seen.stop - down.seen.start)
+            box = (across.low, down.low, across.high, down.high)
+            result = np.asarray(Image.fromarray(window).resize(size, resample, box))
+        else:
+            # The very pixels of transformers; enlarging multiplies Pillow's rounding errors.
+            size = (placement.width, placement.height)
+            resized = np.asarray(Image.fromarray(image).resize(size, resample))
+            result = resized[down.cut, across.cut]
+        self._buffer[0, down.seen, across.seen] = result
 
     def _prepare(self, width: int, height: int) -> Placement:
         """The place for this size; when the size is new the padding is painted again."""
@@ -105,8 +168,42 @@ class Preprocessor:
         if last is not None and (last.source_width, last.source_height) == (width, height):
             return last
         self._buffer[:] = self._spec.pad
-        self._placement = place((width, height), (self._spec.width, self._spec.height))
+        if self._spec.processor is None:
+            self._placement = place((width, height), (self._spec.width, self._spec.height))
+        else:
+            self._placement = place_as_processor((width, height), self._spec.processor)
         return self._placement
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a crop leaves of an image, along one axis."""
+
+    seen: slice
+    """The pixels of the graph's image that hold some of the image."""
+    cut: slice
+    """The same pixels, counted from the start of the resized image."""
+    needed: slice
+    """The pixels of the source that those are computed from."""
+    low: float
+    high: float
+    """The edges of `seen`, in pixels of the source from the start of `needed`."""
+
+
+def _part(start: int, length: int, end: int, source: int) -> _Part:
+    """The part of a resized axis that lies in 0 .. end.
+
+    Pillow takes the edges in single precision; counted from a near start they are exact enough
+    to give the same pixels as resizing everything and cropping then.
+    """
+    first, last = max(0, start), min(end, start + length)
+    # Multiplied before divided: the edges of the source come out exactly.
+    low, high = (first - start) * source / length, (last - start) * source / length
+    margin = math.ceil(WIDEST_FILTER * max(1.0, source / length)) + 1
+    begin = max(0, math.floor(low) - margin)
+    needed = slice(begin, min(source, math.ceil(high) + margin))
+    cut = slice(first - start, last - start)
+    return _Part(slice(first, last), cut, needed, low - begin, high - begin)
 
 
 def _check(image: NDArray[np.uint8]) -> None:
