@@ -15,16 +15,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    CLIPImageProcessorPil,
+    Siglip2Config,
+    Siglip2ImageProcessorPil,
+    Siglip2Model,
+    SiglipImageProcessorPil,
+)
 
 from checkpoints import write_spec
 from vlm_perception.bundle import ImageSpec
 from vlm_perception.deploy.checkpoint import Checkpoint, load_checkpoint, round_to_half
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.export import export_bundle
-from vlm_perception.deploy.geometry import aspect_grid, choose_geometry
+from vlm_perception.deploy.geometry import aspect_grid, choose_geometry, window_of_positions
+from vlm_perception.deploy.naflex import at_one_resolution
 from vlm_perception.deploy.options import ExportOptions
-from vlm_perception.deploy.processor import processor_drift, processor_spec
+from vlm_perception.deploy.processor import processor_spec
 from vlm_perception.deploy.spec import load_spec
 from vlm_perception.deploy.vision_graph import VisionGraph
 from vlm_perception.perception.preprocess import Preprocessor, place
@@ -37,6 +46,7 @@ def square(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A checkpoint directory whose bundle.yaml leaves the geometry open."""
     source = request.getfixturevalue(f"{request.param}_checkpoint")
     copy: Path = shutil.copytree(source, tmp_path_factory.mktemp("square") / request.param)
+    shutil.rmtree(copy / "vlm")
     write_spec(copy, geometry=None)
     return copy
 
@@ -117,16 +127,13 @@ def test_a_bundle_for_an_aspect_gives_what_the_masked_square_gives(
     bundle = export_bundle(square, tmp_path / "wide", ExportOptions(aspect="16:9"))
     spec = bundle.manifest
     assert (spec.image.columns, spec.image.rows, spec.vision.tokens) == (12, 7, 84)
-    assert spec.language is not None
-    assert spec.language.image_tokens == 84
     picture = noise(spec.image.height, spec.image.width)
     outputs = bundle.engine("vision.onnx").run({"image": picture[np.newaxis]})
     source = load_checkpoint(square, "same")
     round_to_half(source.dual)
     expected, states = masked(source, picture, (slice(2, 9), slice(0, 12)))
     assert np.abs(outputs["pooled"] - expected.numpy()).max() <= 1e-3
-    layer = -2 if source.family == "clip" else -1
-    assert np.abs(outputs["tokens"] - states[layer].numpy()).max() <= 1e-3
+    assert np.abs(outputs["tokens"] - states[-1].numpy()).max() <= 1e-3
 
 
 def noise(height: int, width: int) -> np.ndarray[Any, Any]:
@@ -169,6 +176,33 @@ def masked(
     return pooled / pooled.norm(dim=-1, keepdim=True), [
         state[:, ~hidden_keys][:, int(clip) :] for state in states
     ]
+
+
+@torch.no_grad()
+def test_naflex_takes_a_band_as_an_image_of_its_own() -> None:
+    """SigLIP 2 NaFlex interpolates its positions for each shape, and so does its bundle."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 3}
+    vision = {**shape, "num_hidden_layers": 2, "num_patches": SIDE * SIDE, "patch_size": PATCH}
+    text = {**shape, "num_hidden_layers": 1, "projection_size": 48}
+    model = Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)).eval()
+    columns, rows = aspect_grid(SIDE, PATCH, (16, 9))
+    fixed = at_one_resolution(model)
+    graph = VisionGraph(
+        fixed,
+        positions=window_of_positions(fixed.vision_model.embeddings, columns, rows),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        feature_layers=[-1],
+        drop_class_token=True,
+    )
+    picture = noise(rows * PATCH, columns * PATCH)
+    processor = Siglip2ImageProcessorPil(patch_size=PATCH, max_num_patches=columns * rows)
+    inputs = processor(Image.fromarray(picture), return_tensors="pt")
+    assert inputs["spatial_shapes"].tolist() == [[rows, columns]]
+    theirs = model.get_image_features(**inputs).pooler_output
+    pooled = graph(torch.from_numpy(picture[np.newaxis]))[0]
+    assert float((pooled - theirs / theirs.norm()).abs().max()) <= 2e-5
 
 
 @pytest.mark.parametrize(
@@ -260,30 +294,33 @@ def levels_apart(preprocessor: Preprocessor, processor: Any, image: np.ndarray[A
     return int(np.abs(ours - theirs[: ours.shape[0], : ours.shape[1]]).max())
 
 
+@torch.no_grad()
 def test_a_bundle_with_the_checkpoints_geometry_is_transformers_from_file_to_embedding(
     square: Path, tmp_path: Path
 ) -> None:
-    shutil.rmtree(square / "vlm")
-    write_spec(square, geometry=None)
     bundle = export_bundle(square, tmp_path / "own", ExportOptions(geometry="checkpoint"))
-    image = bundle.manifest.image
-    assert (image.width, image.height) == (48, 48)
-    assert image.fit == ("crop" if bundle.manifest.vision.family == "clip" else "stretch")
-    source = load_checkpoint(square, "same")
-    pictures = [noise(90, 160), noise(61, 47)]
-    own = processor_drift(bundle, source, pictures)
-    assert own.images == 2
-    assert own.worst > 0.999
-    assert own.mean >= own.worst
-    # A letterbox shows the tower another picture, and the drift says so.
-    letterbox = export_bundle(square, tmp_path / "letterbox")
-    assert processor_drift(letterbox, source, pictures[:1]).worst < own.worst - 0.01
+    spec = bundle.manifest.image
+    assert (spec.width, spec.height) == (48, 48)
+    assert spec.fit == ("crop" if bundle.manifest.vision.family == "clip" else "stretch")
+    model = AutoModel.from_pretrained(square / "dual", dtype=torch.float32).eval()
+    processor = AutoImageProcessor.from_pretrained(square / "dual", backend="pil")
+    engine = bundle.engine("vision.onnx")
+    letterbox = spec.model_copy(update={"processor": None})
+    for picture in (noise(90, 160), noise(61, 47)):
+        pixels = processor(Image.fromarray(picture), return_tensors="pt")["pixel_values"]
+        theirs = model.get_image_features(pixel_values=pixels).pooler_output[0].numpy()
+        theirs /= np.linalg.norm(theirs)
+        ours = engine.run({"image": Preprocessor(spec).run(picture)[0]})["pooled"][0]
+        assert ours @ theirs > 0.9999
+        # The comparison tells: a letterbox shows the tower another picture.
+        other = engine.run({"image": Preprocessor(letterbox).run(picture)[0]})["pooled"][0]
+        assert other @ theirs < 0.99
 
 
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"size": SQUARE, "crop_size": SQUARE}, "224x224 pixels, and the tower takes 48x48"),
+        ({"size": SQUARE, "crop_size": SQUARE}, "makes 224x224 pixels, and the tower takes 48x48"),
         ({"do_resize": False}, "no images of one size"),
         ({"do_center_crop": False, "size": {"shortest_edge": 48}}, "no images of one size"),
         ({"do_pad": True}, "no images of one size"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from vlm_perception.bundle import ImageSpec, ProcessorSpec
 from vlm_perception.deploy.checkpoint import Checkpoint
 from vlm_perception.deploy.errors import ExportError
+from vlm_perception.deploy.naflex import NaflexEmbeddings
 from vlm_perception.deploy.options import ExportOptions
 from vlm_perception.deploy.processor import load_processor, processor_spec
 from vlm_perception.deploy.spec import BundleSpec, parse_aspect
@@ -48,7 +49,7 @@ def choose_geometry(source: Checkpoint, spec: BundleSpec, options: ExportOptions
             "--aspect and `geometry` in bundle.yaml both set the shape of the image; remove one"
         )
     if options.geometry == "checkpoint":
-        processor = processor_spec(load_processor(source.path / "dual"))
+        processor = processor_spec(load_processor(source.processor_path))
         columns, rows = _grid_of_processor(processor, embeddings)
         positions = positions_for(embeddings, columns, rows)
     elif aspect is not None:
@@ -100,7 +101,10 @@ def window_of_positions(embeddings: Module, columns: int, rows: int) -> Tensor:
 
     Where an odd number of rows (columns) is left out, one more of them lies below (on the right).
     Without pruning the result is that of the whole square with all other patches masked as keys.
+    A NaFlex tower was trained on grids of any shape and gets what it has for this one.
     """
+    if isinstance(embeddings, NaflexEmbeddings):
+        return positions_for(embeddings, columns, rows)
     weight: Tensor = embeddings.position_embedding.weight.detach()
     side = native_side(embeddings)
     class_tokens = weight.shape[0] - side * side
@@ -114,12 +118,14 @@ def positions_for(embeddings: Module, columns: int, rows: int) -> Tensor:
     """Position embeddings for a grid of patches, [1, tokens, W].
 
     As many patches as the tower has positions take them as they are, whatever the shape of
-    the grid: such a tower was trained so. Otherwise transformers' own interpolation applies.
+    the grid: such a tower was trained so. Otherwise, and for NaFlex, transformers' own
+    interpolation applies.
     """
     weight: Tensor = embeddings.position_embedding.weight.detach()
     patch = embeddings.patch_size
     class_tokens = 1 if hasattr(embeddings, "class_embedding") else 0
-    if rows * columns + class_tokens == weight.shape[0]:
+    fits = rows * columns + class_tokens == weight.shape[0]
+    if fits and not isinstance(embeddings, NaflexEmbeddings):
         return weight.unsqueeze(0)
     blank = torch.zeros(1, rows * columns + class_tokens, weight.shape[1])
     with torch.no_grad():
@@ -152,7 +158,7 @@ def _grid_of_processor(processor: ProcessorSpec, embeddings: Module) -> tuple[in
     if columns * rows + class_tokens != embeddings.position_embedding.weight.shape[0]:
         side = embeddings.image_size
         raise ExportError(
-            f"the processor in dual/ does not fit the tower: it makes images of {width}x{height} "
+            f"the checkpoint's image processor does not fit the tower: it makes {width}x{height} "
             f"pixels, and the tower takes {side}x{side} in patches of {patch}; set size and "
             "crop_size in preprocessor_config.json"
         )
