@@ -14,15 +14,25 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
-    CLIPVisionConfig,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Siglip2Config,
+    Siglip2ImageProcessorPil,
+    Siglip2Model,
+    Siglip2Tokenizer,
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
-    SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
 
 SENTENCES = [
@@ -44,23 +54,40 @@ QUESTIONS = [
 ]
 
 
+DUAL_MODELS = {"siglip": SiglipModel, "siglip2": Siglip2Model, "clip": CLIPModel}
+LANGUAGE_MODELS = {
+    "llava": (LlavaConfig, LlavaForConditionalGeneration),
+    "llava_onevision": (LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration),
+    "idefics3": (Idefics3Config, Idefics3ForConditionalGeneration),
+    "smolvlm": (SmolVLMConfig, SmolVLMForConditionalGeneration),
+}
+DECODERS: dict[str, type[PreTrainedConfig]] = {"llama": LlamaConfig, "qwen2": Qwen2Config}
+
+
 def make_checkpoint(
-    path: Path, *, family: str = "siglip", language: bool = True, seed: int = 0
+    path: Path,
+    *,
+    family: str = "siglip",
+    language: str | None = "llava",
+    decoder: str = "llama",
+    dual_tokenizer: Any = None,
+    seed: int = 0,
 ) -> Path:
     """Write dual/, vlm/ and bundle.yaml with random weights that share one vision tower."""
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
-    dual = _siglip(len(tokenizer)) if family == "siglip" else _clip(tokenizer)
-    _randomise(dual)
+    dual_tokenizer = dual_tokenizer or tokenizer
+    dual = _dual(family, dual_tokenizer)
     processor = image_processor(family)
-    for part in (dual, tokenizer, processor):
+    for part in (dual, dual_tokenizer, processor):
         part.save_pretrained(path / "dual")
-    if language:
-        vlm = _llava(dual, tokenizer, family)
+    if language is not None:
+        vlm = _language_model(dual, tokenizer, family, language, decoder)
         for part in (vlm, tokenizer, processor):
             part.save_pretrained(path / "vlm")
-    # transformers' CLIP takes images of its own square only.
-    write_spec(path, **({} if family == "siglip" else {"geometry": None}))
+    # transformers' CLIP takes images of its own square only, and Idefics3 joins those of a square.
+    square = family == "clip" or language in ("idefics3", "smolvlm")
+    write_spec(path, **({"geometry": None} if square else {}))
     (path / "MODEL_CARD.md").write_text("# Random weights, for tests\n", encoding="utf-8")
     return path
 
@@ -70,6 +97,8 @@ def image_processor(family: str) -> Any:
     square = {"height": 48, "width": 48}
     if family == "siglip":
         return SiglipImageProcessorPil(size=square)
+    if family == "siglip2":
+        return Siglip2ImageProcessorPil(patch_size=4, max_num_patches=144)
     return CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size=square)
 
 
@@ -117,72 +146,92 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _siglip(vocabulary: int) -> SiglipModel:
+def make_siglip2_tokenizer() -> Siglip2Tokenizer:
+    """As published with SigLIP 2: Gemma's, in lower case, with an end token."""
+    words = [f"\u2581{word}" for label in (*LABELS, "there is on the road") for word in label.split()]
+    merges = dict.fromkeys((word[:end], word[end]) for word in words for end in range(1, len(word)))
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
+    pieces += [first + second for first, second in merges]
+    pieces += [f"<0x{byte:02X}>" for byte in range(256)]
+    return Siglip2Tokenizer(
+        vocab={piece: index for index, piece in enumerate(pieces)},
+        merges=list(merges),
+        add_bos_token=False,
+        add_eos_token=True,
+        padding_side="right",
+    )
+
+
+def _dual(family: str, tokenizer: Any) -> Any:
     # 144 positions of a 48x48 image; the bundle's 64x36 has as many patches of 4.
     shape = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 3}
-    config = SiglipConfig(
-        text_config={
-            **shape,
-            "num_hidden_layers": 2,
-            "vocab_size": vocabulary,
-            "max_position_embeddings": 24,
-            "projection_size": 48,
-            "pad_token_id": 0,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-        },
-        vision_config={**shape, "num_hidden_layers": 3, "image_size": 48, "patch_size": 4},
-    )
-    return SiglipModel(config)
+    text = {
+        **shape,
+        "num_hidden_layers": 2,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 24,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    vision = {**shape, "num_hidden_layers": 3, "patch_size": 4}
+    if family == "siglip2":
+        config = Siglip2Config(text_config=text, vision_config={**vision, "num_patches": 144})
+    elif family == "siglip":
+        config = SiglipConfig(text_config=text, vision_config={**vision, "image_size": 48})
+    else:
+        vision["image_size"] = 48
+        config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=32)
+    model = DUAL_MODELS[family](config)
+    _randomise(model)
+    return model
 
 
-def _clip(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
-    shape = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 3}
-    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": tokenizer.eos_token_id}
-    config = CLIPConfig(
-        text_config={
-            **shape,
-            **ids,
-            "num_hidden_layers": 2,
-            "vocab_size": len(tokenizer),
-            "max_position_embeddings": 24,
-        },
-        vision_config={**shape, "num_hidden_layers": 3, "image_size": 48, "patch_size": 4},
-        projection_dim=32,
-    )
-    return CLIPModel(config)
-
-
-def _llava(
-    dual: Any,
-    tokenizer: PreTrainedTokenizerFast,
-    family: str,
-) -> LlavaForConditionalGeneration:
-    tower = SiglipVisionConfig if family == "siglip" else CLIPVisionConfig
-    config = LlavaConfig(
-        vision_config=tower(**dual.config.vision_config.to_dict()),
-        text_config=LlamaConfig(
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            vocab_size=len(tokenizer),
-            max_position_embeddings=512,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            tie_word_embeddings=True,
-        ),
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-1 if family == "siglip" else -2,
-        vision_feature_select_strategy="full" if family == "siglip" else "default",
-        image_seq_length=144,
+def _language_model(
+    dual: Any, tokenizer: PreTrainedTokenizerFast, family: str, language: str, decoder: str
+) -> Any:
+    text = DECODERS[decoder](
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=True,
     )
-    model = LlavaForConditionalGeneration(config)
+    vision = dual.config.vision_config.to_dict()
+    config_class, model_class = LANGUAGE_MODELS[language]
+    own: dict[str, Any] = {"scale_factor": 2}
+    if language.startswith("llava"):
+        clip = family == "clip"
+        own = {
+            "vision_feature_layer": -2 if clip else -1,
+            "vision_feature_select_strategy": "default" if clip else "full",
+        }
+    else:
+        del vision["model_type"]
+    if language == "llava_onevision":
+        # As published: the tower without its last layer and its head, whose features are read.
+        vision |= {"num_hidden_layers": vision["num_hidden_layers"] - 1, "vision_use_head": False}
+        own["image_grid_pinpoints"] = [[48, 48]]
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    config = config_class(
+        vision_config=vision,
+        text_config=text.to_dict(),
+        image_token_id=image,
+        tie_word_embeddings=True,
+        **own,
+    )
+    model = model_class(config)
     _randomise(model)
-    model.model.vision_tower.load_state_dict(dual.vision_model.state_dict())
+    parts = model.model
+    tower = parts.vision_tower if language.startswith("llava") else parts.vision_model
+    weights = dual.vision_model.state_dict()
+    tower.load_state_dict({name: weights[name] for name in tower.state_dict()})
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
