@@ -148,7 +148,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_siglip2_tokenizer() -> Siglip2Tokenizer:
     """As published with SigLIP 2: Gemma's, in lower case, with an end token."""
-    words = [f"\u2581{word}" for label in (*LABELS, "there is on the road") for word in label.split()]
+    words = [
+        f"\u2581{word}" for label in (*LABELS, "there is on the road") for word in label.split()
+    ]
     merges = dict.fromkeys((word[:end], word[end]) for word in words for end in range(1, len(word)))
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
     pieces += [first + second for first, second in merges]

@@ -36,10 +36,11 @@ def siglip_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def clip_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CLIP and LLaVA with random weights."""
+    """CLIP and LLaVA with a Qwen2 decoder and random weights."""
     from checkpoints import make_checkpoint
 
-    return make_checkpoint(tmp_path_factory.mktemp("clip") / "random-clip", family="clip")
+    path = tmp_path_factory.mktemp("clip") / "random-clip"
+    return make_checkpoint(path, family="clip", decoder="qwen2")
 
 
 @pytest.fixture(scope="session")

@@ -91,6 +91,11 @@ def export_bundle(
     card = _read_card(checkpoint, spec)
     images = None if options.calibration is None else split_images(options.calibration)
     source = load_checkpoint(checkpoint, spec.vision_tower)
+    if options.keep is not None and source.projector_needs_grid:
+        raise ExportError(
+            f"{checkpoint / 'vlm'} joins squares of tokens (pixel shuffle), so none of them may be "
+            "pruned before it; export it without --keep"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
