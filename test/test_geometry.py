@@ -302,6 +302,11 @@ def test_a_bundle_with_the_checkpoints_geometry_is_transformers_from_file_to_emb
     spec = bundle.manifest.image
     assert (spec.width, spec.height) == (48, 48)
     assert spec.fit == ("crop" if bundle.manifest.vision.family == "clip" else "stretch")
+    source = load_checkpoint(square, "same")
+    fast = choose_geometry(source, load_spec(square), ExportOptions(geometry="checkpoint-fast"))
+    assert spec.processor is not None
+    averaged = spec.processor.model_copy(update={"resample": "area"})
+    assert fast.image == spec.model_copy(update={"processor": averaged})
     model = AutoModel.from_pretrained(square / "dual", dtype=torch.float32).eval()
     processor = AutoImageProcessor.from_pretrained(square / "dual", backend="pil")
     engine = bundle.engine("vision.onnx")
@@ -312,9 +317,10 @@ def test_a_bundle_with_the_checkpoints_geometry_is_transformers_from_file_to_emb
         theirs /= np.linalg.norm(theirs)
         ours = engine.run({"image": Preprocessor(spec).run(picture)[0]})["pooled"][0]
         assert ours @ theirs > 0.9999
-        # The comparison tells: a letterbox shows the tower another picture.
-        other = engine.run({"image": Preprocessor(letterbox).run(picture)[0]})["pooled"][0]
-        assert other @ theirs < 0.99
+        # The comparison tells: other averages and other crops show the tower another picture.
+        for other in (fast.image, letterbox):
+            off = engine.run({"image": Preprocessor(other).run(picture)[0]})["pooled"][0]
+            assert off @ theirs < 0.999
 
 
 @pytest.mark.parametrize(

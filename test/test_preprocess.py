@@ -116,6 +116,8 @@ PROCESSORS = [
     ProcessorSpec(resample="bicubic", resize=200, crop=(224, 224)),
     ProcessorSpec(resample="bilinear", resize=(384, 384), crop=None),
     ProcessorSpec(resample="bilinear", resize=(300, 200), crop=(224, 224)),
+    ProcessorSpec(resample="area", resize=224, crop=(224, 224)),
+    ProcessorSpec(resample="area", resize=(300, 200), crop=(224, 224)),
 ]
 LENGTHS = st.integers(1, 5000)
 
@@ -192,3 +194,17 @@ def test_a_processor_must_give_one_size_and_enough_of_it() -> None:
         ProcessorSpec(resample="bicubic", resize=224, crop=None)
     with pytest.raises(ValueError, match="gives 224x224 pixels, the graph takes 240x240"):
         spec_of(PROCESSORS[0], 240, 16)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (225, 224), (3, 7)])
+def test_the_fast_resize_takes_any_image(size: tuple[int, int]) -> None:
+    spec = spec_of(ProcessorSpec(resample="area", resize=224, crop=(224, 224)), 224, 16)
+    result, _ = Preprocessor(spec).run(np.full((size[1], size[0], 3), 77, np.uint8))
+    assert (result == 77).all()
+
+
+def test_the_fast_resize_averages_what_the_crop_leaves() -> None:
+    image = noise(1344, 672)
+    spec = spec_of(ProcessorSpec(resample="area", resize=224, crop=(224, 224)), 224, 16)
+    blocks = image[:, 336:1008].reshape(224, 3, 224, 3, 3).mean(axis=(1, 3))
+    assert np.abs(Preprocessor(spec).run(image)[0][0] - blocks).max() <= 0.51

@@ -54,9 +54,10 @@ class FileEntry(_Strict):
 
 
 class ProcessorSpec(_Strict):
-    """How the checkpoint's own image processor brings an image to the graph's size, with Pillow."""
+    """How the checkpoint's own image processor brings an image to the graph's size."""
 
-    resample: Literal["bilinear", "hamming", "bicubic", "lanczos"]
+    resample: Literal["bilinear", "hamming", "bicubic", "lanczos", "area"]
+    """Pillow's filter; `area`: OpenCV's averages, as a letterbox does it, fast and not the same."""
     resize: Count | tuple[Count, Count]
     """Length of the shorter edge, the aspect is kept; or width and height, whatever the aspect."""
     crop: tuple[Count, Count] | None

@@ -183,7 +183,8 @@ def export(
         str,
         typer.Option(
             help="`bundle`: letterbox into the size that bundle.yaml or the tower gives. "
-            "`checkpoint`: resize and crop as the checkpoint's own processor does."
+            "`checkpoint`: resize and crop as the checkpoint's own processor does. "
+            "`checkpoint-fast`: so, but with area averages in place of its filter."
         ),
     ] = "bundle",
     keep: Annotated[

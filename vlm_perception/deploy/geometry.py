@@ -48,8 +48,9 @@ def choose_geometry(source: Checkpoint, spec: BundleSpec, options: ExportOptions
         raise ExportError(
             "--aspect and `geometry` in bundle.yaml both set the shape of the image; remove one"
         )
-    if options.geometry == "checkpoint":
-        processor = processor_spec(load_processor(source.processor_path))
+    if options.geometry != "bundle":
+        fast = options.geometry == "checkpoint-fast"
+        processor = processor_spec(load_processor(source.processor_path), fast=fast)
         columns, rows = _grid_of_processor(processor, embeddings)
         positions = positions_for(embeddings, columns, rows)
     elif aspect is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vlm_perception.deploy.errors import ExportError
 
-GEOMETRIES = ("bundle", "checkpoint")
+GEOMETRIES = ("bundle", "checkpoint", "checkpoint-fast")
 PRECISIONS = ("float16-weights", "int8-mixed")
 
 
@@ -18,7 +18,8 @@ class ExportOptions:
     """How the networks are laid out, thinned out and quantized; the default changes nothing."""
 
     geometry: str = "bundle"
-    """`checkpoint`: resize and crop as the checkpoint's own processor does."""
+    """`checkpoint`: resize and crop as the checkpoint's own processor does; `checkpoint-fast`: the
+    same size and crop with area averages in place of its filter."""
     aspect: str | None = None
     """Aspect of the camera, `16:9`: patches that would be padding only are never computed."""
     keep: str | None = None
@@ -50,8 +51,10 @@ class ExportOptions:
         ):
             if value not in allowed:
                 raise ExportError(f"{name} is {value!r}; choose one of: {', '.join(allowed)}")
-        if self.aspect is not None and self.geometry == "checkpoint":
-            raise ExportError("--aspect and --geometry checkpoint exclude each other; give one")
+        if self.aspect is not None and self.geometry != "bundle":
+            raise ExportError(
+                f"--aspect and --geometry {self.geometry} exclude each other; give one"
+            )
         if not 0.0 < self.heads <= 1.0:
             raise ExportError(f"--heads is {self.heads:g}; give the share that stays, up to 1")
         if (self.keep == "auto") != (self.budget_ms is not None):

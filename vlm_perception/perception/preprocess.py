@@ -124,28 +124,22 @@ class Preprocessor:
         _check(image)
         placement = self._prepare(image.shape[1], image.shape[0])
         if self._spec.processor is None:
-            self._letterbox(image, placement)
+            rows = slice(placement.top, placement.top + placement.height)
+            columns = slice(placement.left, placement.left + placement.width)
+            _average(image, self._buffer[0, rows, columns])
         else:
             self._process(image, placement, self._spec.processor)
         return self._buffer, placement
-
-    def _letterbox(self, image: NDArray[np.uint8], placement: Placement) -> None:
-        rows = slice(placement.top, placement.top + placement.height)
-        columns = slice(placement.left, placement.left + placement.width)
-        target = self._buffer[0, rows, columns]
-        shrinks = image.shape[0] > placement.height or image.shape[1] > placement.width
-        cv2.resize(
-            image,
-            (placement.width, placement.height),
-            dst=target,
-            interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-        )
 
     def _process(
         self, image: NDArray[np.uint8], placement: Placement, processor: ProcessorSpec
     ) -> None:
         across = _part(placement.left, placement.width, self._spec.width, image.shape[1])
         down = _part(placement.top, placement.height, self._spec.height, image.shape[0])
+        target = self._buffer[0, down.seen, across.seen]
+        if processor.resample == "area":
+            _average(image[down.nearest, across.nearest], target)
+            return
         resample = Image.Resampling[processor.resample.upper()]
         shrinks = placement.width <= image.shape[1] and placement.height <= image.shape[0]
         area = placement.width * placement.height
@@ -160,7 +154,7 @@ class Preprocessor:
             size = (placement.width, placement.height)
             resized = np.asarray(Image.fromarray(image).resize(size, resample))
             result = resized[down.cut, across.cut]
-        self._buffer[0, down.seen, across.seen] = result
+        target[:] = result
 
     def _prepare(self, width: int, height: int) -> Placement:
         """The place for this size; when the size is new the padding is painted again."""
@@ -173,6 +167,14 @@ class Preprocessor:
         else:
             self._placement = place_as_processor((width, height), self._spec.processor)
         return self._placement
+
+
+def _average(image: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
+    """Fill a target with an image: area averages where it shrinks, else linear."""
+    height, width = target.shape[:2]
+    shrinks = image.shape[0] > height or image.shape[1] > width
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    cv2.resize(image, (width, height), dst=target, interpolation=interpolation)
 
 
 @dataclass(frozen=True)
@@ -189,12 +191,18 @@ class _Part:
     high: float
     """The edges of `seen`, in pixels of the source from the start of `needed`."""
 
+    @property
+    def nearest(self) -> slice:
+        """The whole pixels of the source that come nearest to those edges."""
+        low = self.needed.start + round(self.low)
+        return slice(low, max(low + 1, self.needed.start + round(self.high)))
+
 
 def _part(start: int, length: int, end: int, source: int) -> _Part:
     """The part of a resized axis that lies in 0 .. end.
 
-    Pillow takes the edges in single precision; counted from a near start they are exact enough
-    to give the same pixels as resizing everything and cropping then.
+    Pillow takes the edges in single precision: counted from the start of `needed` they are exact
+    enough to come within one level of resizing everything and cropping then.
     """
     first, last = max(0, start), min(end, start + length)
     # Multiplied before divided: the edges of the source come out exactly.
