@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from onnx import NodeProto
 
@@ -28,10 +28,10 @@ class Names:
 
 @dataclass
 class _Segment:
-    """The nodes from one norm to the next."""
+    """What stands between one norm and the next."""
 
-    nodes: list[NodeProto] = field(default_factory=list)
     attends: bool = False
+    selects: bool = False
 
 
 def layer_of_nodes(graph: OnnxGraph, names: Names) -> dict[int, str]:
@@ -39,8 +39,9 @@ def layer_of_nodes(graph: OnnxGraph, names: Names) -> dict[int, str]:
 
     Layers are found by structure, since quantizers and optimizers change names: in a transformer
     with norms before its blocks, a norm of the residual stream begins a block; a block with a
-    softmax over products of activations is an attention, the one behind it its feed-forward, and
-    what is left is the head. A node that the first output does not need belongs to the head, too.
+    softmax over products of activations is an attention, the one behind it its feed-forward, one
+    with a TopK in between chooses tokens, and what is left is the head. A node that the first output
+    does not need belongs to the head, too.
     """
     needed = _ancestors(graph, graph.outputs[0])
     segments: dict[int, _Segment] = {}
@@ -55,8 +56,8 @@ def layer_of_nodes(graph: OnnxGraph, names: Names) -> dict[int, str]:
         segment_of.update(dict.fromkeys(node.output, number))
         if not needed.isdisjoint(node.output):
             segment = segments.setdefault(number, _Segment())
-            segment.nodes.append(node)
             segment.attends |= node.op_type == "Softmax" and _is_attention(graph, node)
+            segment.selects |= node.op_type == "TopK"
             place[index] = number
     labels = _label(segments, names)
     return {
@@ -72,6 +73,10 @@ def _label(segments: dict[int, _Segment], names: Names) -> dict[int, str]:
         if segments[number].attends:
             layer += 1
             label = f"layer {layer} attention"
+        elif segments[number].selects:
+            # Between an attention and its feed-forward, with a norm of its own.
+            labels[number] = f"layer {layer} token selection"
+            continue
         elif label.endswith("attention"):
             label = f"layer {layer} feed-forward"
         elif label != names.before:
