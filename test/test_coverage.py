@@ -154,6 +154,61 @@ SEEDED = {
         (float[4097,3,4,4] x) => (float[4097,3,4,4] y) { [BAD] y = Relu (x) }""",
     ("dla", "large-dimension", "Relu"): """
         (float[1,1,1,8193] x) => (float[1,1,1,8193] y) { [BAD] y = Relu (x) }""",
+    ("dla", "two-spatial-dimensions", "MaxPool"): """
+        (float[1,3,8] x) => (float[1,3,7] y) { [BAD] y = MaxPool <kernel_shape = [2]> (x) }""",
+    ("dla", "large-kernel", "Conv"): """
+        (float[1,1,40,40] x) => (float[1,1,8,8] y) <float[1,1,33,33] w = {1}> {
+            [BAD] y = Conv (x, w) }""",
+    ("dla", "convolution-padding", "Conv"): """
+        (float[1,1,4,4] x) => (float[1,1,10,4] y) <float[1,1,1,1] w = {1}> {
+            [BAD] y = Conv <pads = [3,0,3,0]> (x, w) }""",
+    ("dla", "convolution-stride", "Conv"): """
+        (float[1,1,32,32] x) => (float[1,1,2,2] y) <float[1,1,16,16] w = {1}> {
+            [BAD] y = Conv <strides = [16,16]> (x, w) }""",
+    ("dla", "convolution-dilation", "Conv"): """
+        (float[1,1,40,40] x) => (float[1,1,7,7] y) <float[1,1,2,2] w = {1}> {
+            [BAD] y = Conv <dilations = [33,33]> (x, w) }""",
+    ("dla", "transposed-padding", "ConvTranspose"): """
+        (float[1,1,4,4] x) => (float[1,1,4,4] y) <float[1,1,3,3] w = {1}> {
+            [BAD] y = ConvTranspose <pads = [1,1,1,1]> (x, w) }""",
+    ("dla", "transposed-groups", "ConvTranspose"): """
+        (float[1,2,4,4] x) => (float[1,2,6,6] y) <float[2,1,3,3] w = {1}> {
+            [BAD] y = ConvTranspose <group = 2> (x, w) }""",
+    ("dla", "transposed-dilation", "ConvTranspose"): """
+        (float[1,1,4,4] x) => (float[1,1,8,8] y) <float[1,1,3,3] w = {1}> {
+            [BAD] y = ConvTranspose <dilations = [2,2]> (x, w) }""",
+    ("dla", "pooling-window", "AveragePool"): """
+        (float[1,1,9,9] x) => (float[1,1,1,1] y) {
+            [BAD] y = AveragePool <kernel_shape = [9,9]> (x) }""",
+    ("dla", "pooling-padding", "MaxPool"): """
+        (float[1,1,9,9] x) => (float[1,1,18,18] y) {
+            [BAD] y = MaxPool <kernel_shape = [8,8], pads = [8,8,8,8]> (x) }""",
+    ("dla", "pooling-stride", "MaxPool"): """
+        (float[1,1,19,19] x) => (float[1,1,2,2] y) {
+            [BAD] y = MaxPool <kernel_shape = [2,2], strides = [17,17]> (x) }""",
+    ("dla", "negative-slope", "LeakyRelu"): """
+        (float[4] x) => (float[4] y) { [BAD] y = LeakyRelu <alpha = -0.1> (x) }""",
+    ("dla", "clip-range", "Clip"): """
+        (float[4] x) => (float[4] y) <float low = {-1}, float high = {6}> {
+            [BAD] y = Clip (x, low, high) }""",
+    ("dla", "constant-slopes", "PRelu"): """
+        (float[4] x, float[4] slopes) => (float[4] y) { [BAD] y = PRelu (x, slopes) }""",
+    ("dla", "normalisation-window", "LRN"): """
+        (float[1,8,4,4] x) => (float[1,8,4,4] y) { [BAD] y = LRN <size = 4> (x) }""",
+    ("dla", "concat-axis", "Concat"): """
+        (float[1,3,4,4] x) => (float[1,3,8,4] y) { [BAD] y = Concat <axis = 2> (x, x) }""",
+    ("dla", "resize-scales", "Resize"): """
+        (float[1,1,4,4] x) => (float[1,1,6,6] y) <float[4] scales = {1,1,1.5,1.5}> {
+            [BAD] y = Resize (x, , scales) }""",
+    ("dla", "slice-rank", "Slice"): """
+        (float[1,1,2,4,4] x) => (float[1,1,2,4,2] y)
+        <int64[1] zero = {0}, int64[1] two = {2}, int64[1] axis = {4}> {
+            [BAD] y = Slice (x, zero, two, axis) }""",
+    ("dla", "slice-batch", "Split"): """
+        (float[2,3,4,4] x) => (float[1,3,4,4] y, float[1,3,4,4] z) {
+            [BAD] y, z = Split <axis = 0, num_outputs = 2> (x) }""",
+    ("dla", "softmax-axis", "Softmax"): """
+        (float[1,6,2000,2000] x) => (float[1,6,2000,2000] y) { [BAD] y = Softmax (x) }""",
     ("openvino-npu", "unsupported-operator", "Det"): """
         (float[2,2] x) => (float y) { [BAD] y = Det (x) }""",
     ("openvino-npu", "grid-sample-rank", "GridSample"): """
@@ -231,7 +286,8 @@ CLEAN = {
             c = Conv (x, w)
             r = Relu (c)
             s = Sigmoid (r)
-            y = Mul (r, s) }""",
+            p = Softmax (s)
+            y = Mul (r, p) }""",
     "openvino-npu": """
         (uint8[1,8] x) => (float[1,4] y, int64[1,4] i) <int64[1] k = {4}> {
             f = Cast <to = 1> (x)

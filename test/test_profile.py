@@ -25,6 +25,7 @@ from vlm_perception.cli import app
 from vlm_perception.deploy.cost import Cost, CostModel
 from vlm_perception.deploy.devices import THIS, datasheets, find_device
 from vlm_perception.deploy.errors import ExportError
+from vlm_perception.deploy.layers import Names, layer_of_nodes
 from vlm_perception.deploy.onnx_graph import OnnxGraph, load_graph
 from vlm_perception.deploy.profile import CAPTION_TOKENS, UNATTRIBUTED, Profile, profile_bundle
 
@@ -119,6 +120,44 @@ def test_a_decoded_token_follows_the_formula(siglip_bundle: ModelBundle) -> None
         assert costs[f"layer {index} feed-forward"].flops == 2 * 3 * width * inner
     assert costs["output head"].flops == 2 * width * spec.vocabulary_size
     assert profile.cache_bytes == spec.kv_bytes_per_token * (cached + CAPTION_TOKENS)
+
+
+PRUNED = """<ir_version: 9, opset_import: ["" : 20]> g
+    (float[8,4] x) => (float[3,4] y, int64[1,3] kept)
+    <float[4] one = {1,1,1,1}, float[4,4] w = {1}, float[4,1] probe = {1}, int64[1] k = {3},
+     int64[2] row = {1,8}, int64[1] flat = {3}> {
+        n1 = LayerNormalization (x, one)
+        q = MatMul (n1, w)
+        t = Transpose (q)
+        scores = MatMul (q, t)
+        weights = Softmax (scores)
+        mixed = MatMul (weights, q)
+        h1 = Add (x, mixed)
+        n2 = LayerNormalization (h1, one)
+        seen = MatMul (n2, probe)
+        line = Reshape (seen, row)
+        soft = Softmax (line)
+        best, kept = TopK (soft, k)
+        index = Reshape (kept, flat)
+        h2 = Gather (h1, index)
+        n3 = LayerNormalization (h2, one)
+        wide = MatMul (n3, w)
+        h3 = Add (h2, wide)
+        y = LayerNormalization (h3, one)
+    }"""
+
+
+def test_the_choice_of_tokens_is_a_layer_of_its_own() -> None:
+    graph = OnnxGraph(onnx.parser.parse_model(PRUNED), name="pruned.onnx")
+    named = layer_of_nodes(graph, Names("before", "behind"))
+    labels = {graph.nodes[index].output[0]: layer for index, layer in named.items()}
+    for layer, tensors in {
+        "layer 0 attention": ("n1", "scores", "weights", "h1"),
+        "layer 0 token selection": ("n2", "seen", "soft", "best", "h2"),
+        "layer 0 feed-forward": ("n3", "wide", "h3"),
+        "behind": ("y",),
+    }.items():
+        assert {labels[tensor] for tensor in tensors} == {layer}
 
 
 def quantized_linear() -> OnnxGraph:

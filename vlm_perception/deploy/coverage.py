@@ -14,12 +14,14 @@ from onnx import NodeProto
 from pydantic import BaseModel, ConfigDict, Field
 
 from vlm_perception.bundle import ModelBundle
-from vlm_perception.deploy.coverage_checks import GRAPH_CHECKS, NODE_CHECKS, Operators
+from vlm_perception.deploy import coverage_checks, dla_checks
+from vlm_perception.deploy.coverage_checks import GRAPH_CHECKS, Operators
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.onnx_graph import OnnxGraph, load_graph, node_inputs, subgraphs
 from vlm_perception.deploy.tables import read_table
 
 TARGETS = ("tensorrt", "dla", "openvino-npu")
+NODE_CHECKS = coverage_checks.NODE_CHECKS | dla_checks.NODE_CHECKS
 ISLANDS = "islands_are_within"
 # A node that breaks one of these is not there at all; what else is wrong with it says nothing.
 ABSENT = frozenset({"domain_is_standard", "never", "operator_is_listed"})

@@ -97,14 +97,20 @@ def attribute_is(
     return None if value in allowed else f"{name} is {value}"
 
 
-def attribute_is_all(
-    graph: OnnxGraph, node: NodeProto, operators: Operators, name: str, value: int
+def attribute_is_within(
+    graph: OnnxGraph,
+    node: NodeProto,
+    operators: Operators,
+    name: str,
+    least: float,
+    most: float,
 ) -> Found:
-    """All numbers of an attribute have this value; it may be absent."""
-    numbers = attribute(node, name, [])
-    if isinstance(numbers, list) and any(number != value for number in numbers):
-        return f"{name} is {numbers}"
-    return None
+    """All numbers of an attribute are within these limits; it may be absent."""
+    given: Any = attribute(node, name, [])
+    numbers = given if isinstance(given, list) else [given]
+    if all(least <= number <= most for number in numbers):
+        return None
+    return f"{name} is {given}"
 
 
 def attributes_are_absent(
@@ -238,7 +244,7 @@ NODE_CHECKS: dict[str, NodeCheck] = {
     check.__name__: check
     for check in (
         attribute_is,
-        attribute_is_all,
+        attribute_is_within,
         attributes_are_absent,
         batch_is_within,
         branches_agree,

@@ -40,8 +40,8 @@ def layer_of_nodes(graph: OnnxGraph, names: Names) -> dict[int, str]:
     Layers are found by structure, since quantizers and optimizers change names: in a transformer
     with norms before its blocks, a norm of the residual stream begins a block; a block with a
     softmax over products of activations is an attention, the one behind it its feed-forward, one
-    with a TopK in between chooses tokens, and what is left is the head. A node that the first output
-    does not need belongs to the head, too.
+    with a TopK in between chooses tokens, and what is left is the head. A node that the first
+    output does not need belongs to the head, too.
     """
     needed = _ancestors(graph, graph.outputs[0])
     segments: dict[int, _Segment] = {}
