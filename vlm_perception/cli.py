@@ -163,6 +163,38 @@ def bench_roadworld(
         module.bench_roadworld(width, height, seconds, Console(), json_file)
 
 
+@bench.command("encoder")
+def bench_encoder(
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="A case, as `vit-b16/int8-dense`; may be given again. All by default."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Of each contestant.")] = 2,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure a bundle's vision network against transformers and a dense FP32 graph.
+
+    Four contestants take turns in one process on one image: transformers in FP32 and in BF16, ONNX
+    Runtime in FP32 on the dense graph of the checkpoint's own size, and the bundle in the engine
+    that `auto` picks. Only the network is timed, on an image that is ready for it. CLIP ViT-B/16
+    with random weights is made and exported into the cache, which takes some minutes the first
+    time; `roadworld-nano/shipped` needs the sources' checkpoints/.
+
+    Needs torch and transformers. Exit code 1 when other processes took so much of the machine
+    that the ratios hold for nothing.
+
+    `vlm-perception bench encoder --json encoder.json`
+
+    `vlm-perception bench encoder --case roadworld-nano/shipped --threads 1`
+    """
+    with _plain_errors():
+        module = _with_torch("vlm_perception.evaluation.encoder")
+        code = module.bench_encoder(
+            case or [], threads=threads, console=Console(), json_file=json_file
+        )
+    raise typer.Exit(code)
+
+
 @app.command()
 def export(
     checkpoint: Annotated[

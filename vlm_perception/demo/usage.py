@@ -67,15 +67,15 @@ class Machine:
 
 def look_at_machine(seconds: float = 1.0) -> Machine:
     """Watch the machine for a while."""
-    idle_before, total_before = _processor_ticks()
+    idle_before, total_before = processor_ticks()
     time.sleep(seconds)
-    idle_after, total_after = _processor_ticks()
+    idle_after, total_after = processor_ticks()
     total = max(1, total_after - total_before)
     busy = 100 * (1 - (idle_after - idle_before) / total)
     return Machine(cpu_model(), cpu_count(), busy, os.getloadavg()[0])
 
 
-def _processor_ticks() -> tuple[int, int]:
+def processor_ticks() -> tuple[int, int]:
     """Idle and all ticks of all cores since the start."""
     first = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
     # guest times are part of user times already
