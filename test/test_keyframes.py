@@ -4,11 +4,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from vlm_perception.perception.keyframes import KeyframePolicy, KeyframeSettings
-from vlm_perception.types import Embedding, Trigger
+from vlm_perception.perception.keyframes import (
+    APPEARED_TICKS,
+    DRIFT_IN_SPREADS,
+    VANISHED_TICKS,
+    KeyframePolicy,
+    KeyframeSettings,
+)
+from vlm_perception.perception.spread import (
+    LEAST_SPREAD,
+    REMEMBERED_STEPS,
+    RunningSpread,
+    cosine_distance,
+)
+from vlm_perception.types import Embedding, Tag, Trigger
 
 SECOND = 1_000_000_000
 SETTINGS = KeyframeSettings(
@@ -16,7 +33,9 @@ SETTINGS = KeyframeSettings(
 )
 
 
-def embedding(at_s: float, angle: float = 0.0, digest: str = "a") -> Embedding:
+def embedding(
+    at_s: float, angle: float = 0.0, digest: str = "a", tags: str = "", vocabulary: int = 1
+) -> Embedding:
     return Embedding(
         stamp_ns=round(at_s * SECOND),
         frame_id="camera",
@@ -28,9 +47,9 @@ def embedding(at_s: float, angle: float = 0.0, digest: str = "a") -> Embedding:
         pooled=np.array([np.cos(angle), np.sin(angle)], np.float32),
         tokens=np.zeros((1, 1), np.float16),
         token_index=np.zeros(1, np.uint16),
-        tags=(),
+        tags=tuple(Tag(0, label, 0.9) for label in tags),
         regions=(),
-        vocabulary_version=1,
+        vocabulary_version=vocabulary,
     )
 
 
@@ -53,6 +72,7 @@ def anchored(settings: KeyframeSettings = SETTINGS) -> KeyframePolicy:
         (embedding(9.9), 0, Trigger.TIME_JUMP),
         (embedding(15.1), 0, Trigger.TIME_JUMP),
         (embedding(10.1, digest="b"), 0, Trigger.BUNDLE),
+        (replace(embedding(9.0, digest="b"), pooled=np.ones(1, np.float32)), 1, Trigger.BUNDLE),
         # Without stamps no age is known, and an unknown age may be any.
         (embedding(0.0), 0, Trigger.AGE),
     ],
@@ -99,3 +119,122 @@ def test_a_looping_bag_jumps_once_a_round() -> None:
         Trigger.TIME_JUMP,
         Trigger.TIME_JUMP,
     ]
+
+
+def run(policy: KeyframePolicy, frames: list[Embedding], version: int = 0) -> list[Trigger]:
+    """The trigger of each frame, as the reasoner drives the policy."""
+    triggers = []
+    for frame in frames:
+        decision = policy.decide(frame, version)
+        triggers.append(decision.trigger)
+        if decision.is_keyframe:
+            policy.set_anchor(frame, version)
+    return triggers
+
+
+def test_a_tag_counts_when_it_has_lasted() -> None:
+    def watch(tags: list[str]) -> list[Trigger]:
+        policy = KeyframePolicy(KeyframeSettings(max_age=100.0))
+        frames = [embedding(1 + tick / 10, tags=each) for tick, each in enumerate(tags)]
+        return run(policy, frames)
+
+    appears = watch(["c"] + ["cp"] * (APPEARED_TICKS + 3))
+    assert appears.index(Trigger.TAGS) == APPEARED_TICKS
+    assert appears.count(Trigger.TAGS) == 1
+    vanishes = watch(["cp"] + ["c"] * (VANISHED_TICKS + 3))
+    assert vanishes.index(Trigger.TAGS) == VANISHED_TICKS
+    flickers = watch(["c", *(["cp"] * (APPEARED_TICKS - 1) + ["c"]) * 9])
+    assert Trigger.TAGS not in flickers
+
+
+def test_tags_wait_for_the_shortest_interval_and_are_not_forgotten() -> None:
+    policy = anchored(KeyframeSettings(min_interval=1.0, max_age=100.0))
+    frames = [embedding(10 + tick / 10, tags="p") for tick in range(1, 12)]
+    assert run(policy, frames).index(Trigger.TAGS) == 9
+
+
+def test_a_new_vocabulary_is_no_event() -> None:
+    policy = anchored(KeyframeSettings(max_age=100.0))
+    frames = [embedding(10 + tick / 10, tags="xyz", vocabulary=2) for tick in range(1, 9)]
+    assert set(run(policy, frames)) == {Trigger.NONE}
+    frames = [embedding(11 + tick / 10, tags="xyzp", vocabulary=2) for tick in range(1, 9)]
+    assert Trigger.TAGS in run(policy, frames)
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.06, 0.2])
+def test_the_threshold_follows_what_is_usual(noise: float) -> None:
+    """The same policy on a quiet and on a noisy stream: still in the noise, awake at an event."""
+    angles = noise * np.random.default_rng(3).normal(size=100)
+    policy = KeyframePolicy(KeyframeSettings(max_age=100.0))
+    quiet = [embedding(1 + tick / 10, angle) for tick, angle in enumerate(angles)]
+    assert run(policy, quiet)[30:].count(Trigger.DRIFT) <= 2
+    assert policy.decide(embedding(11.0, 9 * noise), 0).trigger is Trigger.DRIFT
+
+
+def test_drift_about_its_threshold_does_not_make_each_frame_a_key_frame() -> None:
+    steps = np.resize([0.0, 0.1], 200)
+    frames = [embedding(1 + tick / 10, angle) for tick, angle in enumerate(steps)]
+    assert set(run(KeyframePolicy(KeyframeSettings(max_age=100.0)), frames[:64])[1:]) == {
+        Trigger.NONE
+    }
+    # Then a camera that pans without end: spread follows, and there are pauses between key frames.
+    panning = [embedding(21 + tick / 10, 0.1 * tick) for tick in range(100)]
+    policy = KeyframePolicy(KeyframeSettings(max_age=100.0))
+    at = [tick for tick, trigger in enumerate(run(policy, panning)) if trigger is Trigger.DRIFT]
+    assert at
+    assert min(later - earlier for earlier, later in pairwise(at)) >= 2
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from((0, 30, 100, 100, 100, 400, 900, 7000, -50, -3000)),
+            st.floats(-3.2, 3.2),
+            st.sampled_from(("", "p", "pc")),
+            st.booleans(),
+        ),
+        max_size=60,
+    ),
+    st.floats(0.0, 3.0),
+    st.sampled_from((0.0, 0.2, 2.0)),
+    st.floats(0.0, 5.0),
+)
+def test_the_anchor_never_grows_older_than_allowed(
+    steps: list[tuple[int, float, str, bool]], max_age: float, drift: float, min_interval: float
+) -> None:
+    """Whatever stamps, embeddings and tags arrive: old or unknown age means a key frame."""
+    policy = KeyframePolicy(
+        KeyframeSettings(drift_threshold=drift, max_age=max_age, min_interval=min_interval)
+    )
+    now, anchor_ns = 10_000, None
+    for step_ms, angle, tags, stamped in steps:
+        now = max(1, now + step_ms)
+        frame = embedding(now / 1000 if stamped else 0.0, angle, tags=tags)
+        if policy.decide(frame, 0).is_keyframe:
+            policy.set_anchor(frame, 0)
+            anchor_ns = frame.stamp_ns
+        assert anchor_ns is not None
+        if frame.stamp_ns != anchor_ns:
+            assert frame.stamp_ns
+            assert anchor_ns
+            assert 0 < frame.stamp_ns - anchor_ns < max_age * SECOND
+
+
+def test_the_spread_is_that_of_the_quiet_frames() -> None:
+    rng = np.random.default_rng(5)
+    spread, steps, previous = RunningSpread(), [], None
+    assert spread.value == LEAST_SPREAD
+    for tick in range(3 * REMEMBERED_STEPS):
+        vector = rng.normal(0, 1 if tick % 5 == 0 else 0.02, 16).astype(np.float32)
+        vector[0] += 1.0
+        vector /= np.linalg.norm(vector)
+        if previous is not None:
+            steps.append(cosine_distance(previous, vector))
+        spread.add(vector)
+        previous = vector
+    latest = steps[-REMEMBERED_STEPS:]
+    assert spread.value == pytest.approx(np.median(latest), rel=1e-5)
+    assert DRIFT_IN_SPREADS * spread.value < 0.1 < max(latest)
+    spread.reset()
+    assert spread.value == LEAST_SPREAD

@@ -154,6 +154,7 @@ class Trigger(str, Enum):
     NONE = "none"
     FIRST = "first"
     DRIFT = "drift"
+    TAGS = "tags"
     AGE = "age"
     INSTRUCTION = "instruction"
     TIME_JUMP = "time_jump"

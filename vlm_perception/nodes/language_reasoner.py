@@ -36,7 +36,8 @@ class LanguageSettings(NetworkSettings):
     )
     drift_threshold: float = setting(
         ReasonerSettings.drift_threshold,
-        "Cosine distance from the anchor's pooled embedding above which a frame is analysed anew.",
+        "Cosine distance from the anchor's pooled embedding above which a frame is analysed anew; "
+        "0 takes it from the running spread of the embeddings.",
         minimum=0.0,
         maximum=2.0,
         change=CONFIGURE,
@@ -50,7 +51,7 @@ class LanguageSettings(NetworkSettings):
     )
     min_keyframe_interval: float = setting(
         ReasonerSettings.min_keyframe_interval,
-        "Shortest time in seconds, by the stamps, from a key frame to one that drift makes.",
+        "Shortest time in seconds, by the stamps, from a key frame to one that drift or tags make.",
         minimum=0.0,
         maximum=3600.0,
         change=CONFIGURE,

@@ -4,14 +4,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.types import UNKNOWN_AGE, Embedding, Trigger
+from vlm_perception.perception.spread import RunningSpread, cosine_distance
+from vlm_perception.types import UNKNOWN_AGE, Embedding, Tag, Trigger
 
 NANOSECONDS = 1e-9
+
+DRIFT_IN_SPREADS = 6.0
+"""Drift that makes a key frame, in units of the running spread."""
+FRESH_FACTOR, FRESH_FOR = 1.5, 1.0
+"""A fresh anchor takes so many times the drift; the factor falls to 1 within so many seconds. So
+drift that hovers about its threshold does not make each frame a key frame."""
+APPEARED_TICKS, VANISHED_TICKS = 3, 5
+"""A tag counts when it has been there, or away, for so many frames in a row. What appears may be a
+danger and counts sooner."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +53,21 @@ class Decision:
 class KeyframeSettings:
     """When a full analysis is due; times in seconds, by the frames' stamps."""
 
-    drift_threshold: float = 0.15
+    drift_threshold: float = 0.0
+    """Cosine distance; 0 takes it from the running spread of the embeddings."""
     max_age: float = 2.0
     min_interval: float = 0.0
+    """Shortest time to a key frame that drift or tags make."""
     max_stamp_gap: float = 5.0
     """A longer leap of the stamps forwards is a time jump; a step backwards always is one."""
     force: bool = False
 
 
 class KeyframePolicy:
-    """Remembers the anchor and compares each frame with it."""
+    """Remembers the anchor and compares each frame with it.
+
+    Between two key frames the anchor is younger than `max_age`, whatever the frames show.
+    """
 
     def __init__(self, settings: KeyframeSettings) -> None:
         """Start without an anchor: the first frame is a key frame."""
@@ -59,22 +75,46 @@ class KeyframePolicy:
         self._anchor: Anchor | None = None
         self._last_stamp_ns = 0
         self._pending = Trigger.FIRST
+        self._spread = RunningSpread()
+        self._tags = _TagWatch()
 
     def reset(self, trigger: Trigger) -> None:
         """Drop the anchor; the next frame becomes a key frame for this reason."""
         self._anchor = None
         self._last_stamp_ns = 0
         self._pending = trigger
+        self._spread.reset()
 
     def decide(self, embedding: Embedding, instruction_version: int) -> Decision:
         """Say whether this frame is to be analysed; frames come in the order of arrival."""
         jumped = self._jumped(embedding.stamp_ns)
         self._last_stamp_ns = embedding.stamp_ns
         anchor = self._anchor
+        other_bundle = anchor is not None and embedding.bundle_digest != anchor.bundle_digest
+        if jumped or other_bundle:
+            self._spread.reset()
+        self._spread.add(embedding.pooled)
         if anchor is None:
             return Decision(self._pending, 0.0)
-        drift = max(0.0, 1.0 - float(np.dot(anchor.pooled, embedding.pooled)))
-        return Decision(self._trigger(anchor, embedding, instruction_version, drift, jumped), drift)
+        if other_bundle:
+            return Decision(Trigger.BUNDLE, 0.0)
+        tags_changed = self._tags.changed(embedding.tags, embedding.vocabulary_version)
+        drift = cosine_distance(anchor.pooled, embedding.pooled)
+        age = _age(anchor.stamp_ns, embedding.stamp_ns)
+        settings = self._settings
+        # An unknown age may be any age, so that the anchor cannot be relied upon.
+        too_old = age == UNKNOWN_AGE or age >= settings.max_age
+        may = age >= settings.min_interval
+        causes = (
+            (Trigger.FORCED, settings.force),
+            (Trigger.TIME_JUMP, jumped),
+            (Trigger.INSTRUCTION, instruction_version != anchor.instruction_version),
+            (Trigger.AGE, too_old),
+            (Trigger.TAGS, may and tags_changed),
+            (Trigger.DRIFT, may and drift > self._threshold(age)),
+        )
+        trigger = next((trigger for trigger, holds in causes if holds), Trigger.NONE)
+        return Decision(trigger, drift)
 
     def set_anchor(self, embedding: Embedding, instruction_version: int) -> None:
         """Remember the frame that was analysed."""
@@ -84,33 +124,44 @@ class KeyframePolicy:
             pooled=embedding.pooled,
             instruction_version=instruction_version,
         )
+        self._tags.set_anchor(embedding.tags, embedding.vocabulary_version)
 
-    def _trigger(
-        self,
-        anchor: Anchor,
-        embedding: Embedding,
-        instruction_version: int,
-        drift: float,
-        jumped: bool,
-    ) -> Trigger:
-        age = _age(anchor.stamp_ns, embedding.stamp_ns)
-        # An unknown age may be any age, so that the anchor cannot be relied upon.
-        settings, too_old = self._settings, age == UNKNOWN_AGE or age >= self._settings.max_age
-        causes = (
-            (Trigger.FORCED, settings.force),
-            (Trigger.BUNDLE, embedding.bundle_digest != anchor.bundle_digest),
-            (Trigger.TIME_JUMP, jumped),
-            (Trigger.INSTRUCTION, instruction_version != anchor.instruction_version),
-            (Trigger.AGE, too_old),
-            (Trigger.DRIFT, drift > settings.drift_threshold and age >= settings.min_interval),
-        )
-        return next((trigger for trigger, holds in causes if holds), Trigger.NONE)
+    def _threshold(self, age: float) -> float:
+        fixed = self._settings.drift_threshold
+        if fixed:
+            return fixed
+        freshness = max(0.0, 1.0 - age / FRESH_FOR)
+        factor = 1.0 + (FRESH_FACTOR - 1.0) * freshness
+        return DRIFT_IN_SPREADS * factor * self._spread.value
 
     def _jumped(self, stamp_ns: int) -> bool:
         if not stamp_ns or not self._last_stamp_ns:
             return False
         step = (stamp_ns - self._last_stamp_ns) * NANOSECONDS
         return step < 0.0 or step > self._settings.max_stamp_gap
+
+
+class _TagWatch:
+    """Counts for how many frames in a row the tags have differed from the anchor's."""
+
+    def __init__(self) -> None:
+        self.set_anchor((), 0)
+
+    def set_anchor(self, tags: Sequence[Tag], vocabulary_version: int) -> None:
+        self._anchors = {tag.label for tag in tags}
+        self._version = vocabulary_version
+        self._appeared = self._vanished = 0
+
+    def changed(self, tags: Sequence[Tag], vocabulary_version: int) -> bool:
+        """Whether a tag has appeared or vanished for long enough."""
+        if vocabulary_version != self._version:
+            # Other labels are looked for: the scene itself need not have changed.
+            self.set_anchor(tags, vocabulary_version)
+            return False
+        now = {tag.label for tag in tags}
+        self._appeared = self._appeared + 1 if now - self._anchors else 0
+        self._vanished = self._vanished + 1 if self._anchors - now else 0
+        return self._appeared >= APPEARED_TICKS or self._vanished >= VANISHED_TICKS
 
 
 def _age(since_ns: int, now_ns: int) -> float:

@@ -36,7 +36,7 @@ class InstructionError(ValueError):
 class ReasonerSettings:
     """How often and how much to analyse; times in seconds, those of key frames by stamps."""
 
-    drift_threshold: float = 0.15
+    drift_threshold: float = 0.0
     max_keyframe_age: float = 2.0
     min_keyframe_interval: float = 0.0
     max_caption_tokens: int = 40
