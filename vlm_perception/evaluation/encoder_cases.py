@@ -161,11 +161,12 @@ class Workshop:
         tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
             single="$A <eos>", special_tokens=[("<eos>", tokenizer.eos_token_id)]
         )
-        config = CLIPConfig.from_dict(self._tower.to_dict())
+        # Configurations of transformers carry no types.
+        config: Any = CLIPConfig.from_dict(self._tower.to_dict())
         config.text_config.vocab_size = len(tokenizer)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             setattr(config.text_config, name, getattr(tokenizer, name))
-        side = config.vision_config.image_size
+        side: int = config.vision_config.image_size
         torch.manual_seed(0)
         disable_progress_bar()
         # Half of the bytes; the export rounds to half anyway.
