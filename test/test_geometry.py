@@ -22,7 +22,9 @@ from transformers import (
     Siglip2Config,
     Siglip2ImageProcessorPil,
     Siglip2Model,
+    SiglipConfig,
     SiglipImageProcessorPil,
+    SiglipModel,
 )
 
 from checkpoints import write_spec
@@ -30,7 +32,13 @@ from vlm_perception.bundle import ImageSpec
 from vlm_perception.deploy.checkpoint import Checkpoint, load_checkpoint, round_to_half
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.export import export_bundle
-from vlm_perception.deploy.geometry import aspect_grid, choose_geometry, window_of_positions
+from vlm_perception.deploy.geometry import (
+    aspect_grid,
+    choose_geometry,
+    native_side,
+    positions_for,
+    window_of_positions,
+)
 from vlm_perception.deploy.naflex import at_one_resolution
 from vlm_perception.deploy.options import ExportOptions
 from vlm_perception.deploy.processor import processor_spec
@@ -176,6 +184,32 @@ def masked(
     return pooled / pooled.norm(dim=-1, keepdim=True), [
         state[:, ~hidden_keys][:, int(clip) :] for state in states
     ]
+
+
+@torch.no_grad()
+def test_pixels_behind_the_last_whole_patch_are_never_read() -> None:
+    """As in SigLIP so400m, whose 384 pixels are 27 patches of 14 and a rest."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 3}
+    vision = {**shape, "num_hidden_layers": 2, "image_size": SIDE * PATCH + 3, "patch_size": PATCH}
+    text = {**shape, "num_hidden_layers": 1, "projection_size": 48}
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
+    embeddings = model.vision_model.embeddings
+    assert native_side(embeddings) == SIDE
+    graph = VisionGraph(
+        model,
+        positions=positions_for(embeddings, SIDE, SIDE),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        feature_layers=[-1],
+        drop_class_token=True,
+    )
+    picture = noise(SIDE * PATCH + 3, SIDE * PATCH + 3)
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1
+    theirs = model.get_image_features(pixel_values=pixels).pooler_output
+    read = np.ascontiguousarray(picture[np.newaxis, : SIDE * PATCH, : SIDE * PATCH])
+    pooled = graph(torch.from_numpy(read))[0]
+    assert float((pooled - theirs / theirs.norm()).abs().max()) <= 2e-5
 
 
 @torch.no_grad()
