@@ -15,6 +15,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
 
 from checkpoints import make_checkpoint, write_spec
 from vlm_perception.bundle import ModelBundle
@@ -121,6 +122,17 @@ def other_family(checkpoint: Path) -> None:
     (checkpoint / "dual" / "config.json").write_text(json.dumps({"model_type": "bert"}))
 
 
+def add_token(checkpoint: Path) -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint / "vlm")
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(checkpoint / "vlm")
+
+
+def drop_vlm(checkpoint: Path) -> None:
+    shutil.rmtree(checkpoint / "vlm")
+    write_spec(checkpoint, vision_tower="vlm")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -129,6 +141,8 @@ def other_family(checkpoint: Path) -> None:
         (lambda c: (c / "dual" / "config.json").unlink(), "config.json is missing"),
         (lambda c: (c / "dual" / "model.safetensors").unlink(), "no .safetensors file"),
         (lambda c: (c / "dual" / "tokenizer.json").unlink(), "no tokenizer.json"),
+        (add_token, r"\d+ tokens and the model knows \d+"),
+        (drop_vlm, "holds no vlm/"),
         (lambda c: (c / "dual" / "preprocessor_config.json").unlink(), "image_mean"),
         (lambda c: (c / "bundle.yaml").unlink(), "no bundle.yaml"),
         (lambda c: write_spec(c, licences={}), "licences"),

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
@@ -23,15 +25,19 @@ from transformers import (
     PreTrainedTokenizerFast,
     Siglip2Model,
 )
-from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
+from transformers.models.idefics3.modeling_idefics3 import (
+    Idefics3Connector,
+    Idefics3VisionEmbeddings,
+)
 
 from checkpoints import LABELS, make_checkpoint, make_siglip2_tokenizer, write_spec
 from vlm_perception.bundle import ModelBundle, QuestionSpec
-from vlm_perception.deploy.checkpoint import round_to_half
+from vlm_perception.deploy.checkpoint import load_checkpoint, round_to_half
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.export import export_bundle
 from vlm_perception.deploy.options import ExportOptions
 from vlm_perception.deploy.projector_graph import ShuffleProjectorGraph
+from vlm_perception.deploy.share_tower import check_positions
 from vlm_perception.perception.language import LanguageModel, causal_mask
 from vlm_perception.perception.vocabulary import VocabularyBuilder
 
@@ -280,23 +286,106 @@ def test_idefics3_joins_squares_of_any_grid() -> None:
     torch.testing.assert_close(band, whole[:, :6])
 
 
-IDEFICS3 = pytest.mark.parametrize("pair", ["siglip-idefics3-llama"], indirect=True)
-
-
-@IDEFICS3
-def test_tokens_that_are_joined_cannot_be_pruned(pair: Pair, tmp_path: Path) -> None:
+def test_tokens_that_are_joined_cannot_be_pruned(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", language="idefics3")
     random = np.random.default_rng(0)
     for index in range(480):
         pixels = random.integers(0, 256, (2, 2, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{index}.bmp")
     options = ExportOptions(keep="0.5@1", calibration=tmp_path)
     with pytest.raises(ExportError, match=r"joins squares of tokens .* without --keep"):
-        export_bundle(pair.checkpoint, tmp_path / "out", options)
+        export_bundle(checkpoint, tmp_path / "out", options)
 
 
-@IDEFICS3
-def test_a_grid_that_cannot_be_joined_is_refused(pair: Pair, tmp_path: Path) -> None:
-    checkpoint = shutil.copytree(pair.checkpoint, tmp_path / "odd")
+def test_a_grid_that_cannot_be_joined_is_refused(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", language="smolvlm")
     write_spec(checkpoint, geometry={"width": 48, "height": 36})
     with pytest.raises(ExportError, match="12x9 patches are no whole number"):
         export_bundle(checkpoint, tmp_path / "out")
+
+
+def test_a_tower_with_doubled_positions_is_refused() -> None:
+    """With 25 patches along a side transformers' Idefics3 rounds some down to their neighbour's."""
+    config = Idefics3Config().vision_config
+    config.update({"hidden_size": 8, "num_attention_heads": 1, "image_size": 50, "patch_size": 2})
+    with pytest.raises(ExportError, match="25x25 patches"):
+        check_positions(Idefics3VisionEmbeddings(config))
+    config.image_size = 52
+    check_positions(Idefics3VisionEmbeddings(config))
+
+
+def test_a_tower_saved_in_half_is_the_same(siglip_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(siglip_checkpoint, tmp_path / "half")
+    file = checkpoint / "vlm" / "model.safetensors"
+    halves = {name: weight.half() for name, weight in load_file(file).items()}
+    save_file(halves, file, metadata={"format": "pt"})
+    assert load_checkpoint(checkpoint, "same").vlm is not None
+
+
+def test_siglips_own_tokenizer_is_read_from_tokenizer_json(
+    siglip_checkpoint: Path, tmp_path: Path
+) -> None:
+    """transformers has that class only with SentencePiece."""
+    checkpoint = shutil.copytree(siglip_checkpoint, tmp_path / "sentencepiece")
+    before = load_checkpoint(checkpoint, "same").dual_tokenizer("a red car")
+    set_config(checkpoint / "dual/tokenizer_config.json", tokenizer_class="SiglipTokenizer")
+    assert load_checkpoint(checkpoint, "same").dual_tokenizer("a red car") == before
+
+
+def set_config(path: Path, **changes: Any) -> None:
+    """Change a JSON file; `part__key` is a key of a part."""
+    content = json.loads(path.read_text())
+    for name, value in changes.items():
+        *parts, key = name.split("__")
+        place = content
+        for part in parts:
+            place = place[part]
+        place[key] = value
+    path.write_text(json.dumps(content))
+
+
+ROTARY = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("family", "file", "changes", "message"),
+    [
+        ("siglip", "vlm/config", {"model_type": "llava_next"}, "idefics3, smolvlm, with a decoder"),
+        ("siglip", "vlm/config", {"text_config__model_type": "mistral"}, "mistral decoder"),
+        ("siglip", "vlm/config", {"text_config__rope_parameters": ROTARY}, "rotary .* is dynamic"),
+        (
+            "siglip",
+            "vlm/config",
+            {"vision_config__model_type": "clip_vision_model"},
+            "clip.* tower",
+        ),
+        ("siglip", "vlm/config", {"vision_config__num_attention_heads": 4}, "num_attention_heads"),
+        ("siglip", "vlm/config", {"vision_feature_select_strategy": "default"}, "drops the first"),
+        ("siglip", "vlm/config", {"vision_feature_layer": -9}, r"hidden states \[-9\]"),
+        (
+            "siglip",
+            "dual/config",
+            {"vision_config__vision_use_head": False},
+            "without pooling head",
+        ),
+        ("siglip", "vlm/preprocessor_config", {"image_mean": [0, 0, 0]}, "pixels differently"),
+        ("siglip", "dual/preprocessor_config", {"image_mean": 0.5}, "of three colours"),
+        ("siglip", "dual/preprocessor_config", {"rescale_factor": 1.0}, "rescale by 1/255"),
+        ("clip", "vlm/config", {"vision_feature_select_strategy": "full"}, "the class token"),
+        ("clip", "vlm/config", {"text_config__use_sliding_window": True}, "a sliding window"),
+    ],
+)
+def test_what_cannot_be_exported_gets_a_sentence(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    family: str,
+    file: str,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    source = request.getfixturevalue(f"{family}_checkpoint")
+    checkpoint = shutil.copytree(source, tmp_path / "broken")
+    set_config(checkpoint / f"{file}.json", **changes)
+    with pytest.raises(ExportError, match=message):
+        export_bundle(checkpoint, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]

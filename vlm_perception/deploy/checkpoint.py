@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Checkpoint:
     """A CLIPModel or a SiglipModel; its vision tower is the one that is exported."""
     dual_tokenizer: Model
     processor_path: Path
-    """Directory with the image processor of the model whose tower that is."""
+    """Directory with the image processor that fits images to that tower."""
     normalisation: Normalisation
     vlm: Model | None
     vlm_family: LanguageFamily | None
@@ -72,15 +73,19 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
         ExportError: a directory, key or file is missing, foreign or damaged.
     """
     family = DUAL_FAMILIES[_model_type(path / "dual", DUAL_FAMILIES)]
-    dual = family.convert(_load(family.model_class, path / "dual"))
-    _check_pooling(dual)
+    dual = family.convert(_load(family.model_class, path / "dual", _check_dual))
+    owner = processor_path = path / "dual"
     vlm, vlm_family = None, None
     if (path / "vlm").is_dir():
         vlm_family = LANGUAGE_FAMILIES[_model_type(path / "vlm", LANGUAGE_FAMILIES)]
-        vlm = _load(vlm_family.model_class, path / "vlm")
-        _check_decoder(getattr(vlm.model, vlm_family.decoder).config)
-        share_tower(dual, family.kind, vlm, vlm_family, vision_tower)
-    owner = path / ("vlm" if vlm is not None and vision_tower == "vlm" else "dual")
+        check = partial(_check_language, kinds=vlm_family.kinds, kind=family.kind)
+        vlm = _load(vlm_family.model_class, path / "vlm", check)
+        share_tower(dual, getattr(vlm.model, vlm_family.tower), vision_tower)
+    if vision_tower == "vlm":
+        if vlm_family is None:
+            raise ExportError(f"bundle.yaml says vision_tower: vlm, and {path} holds no vlm/")
+        owner = path / "vlm"
+        processor_path = processor_path if vlm_family.tiles else owner
     normalisation = read_normalisation(owner)
     if vlm is not None and vision_tower == "same":
         _check_same_normalisation(path / "vlm", normalisation)
@@ -89,7 +94,7 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
         family=family.kind,
         dual=dual,
         dual_tokenizer=_load_tokenizer(path / "dual", dual),
-        processor_path=owner,
+        processor_path=processor_path,
         normalisation=normalisation,
         vlm=vlm,
         vlm_family=vlm_family,
@@ -121,15 +126,24 @@ def _model_type(directory: Path, families: Mapping[str, Any]) -> str:
     return name
 
 
-def _load(model_class: Model, directory: Path) -> Model:
+def _load(model_class: Model, directory: Path, check: Callable[[Model], None]) -> Model:
+    """Load a model whose configuration passes a check; weights may take minutes to read."""
     if not list(directory.glob("*.safetensors")):
         raise ExportError(f"{directory} holds no .safetensors file with weights")
     disable_progress_bar: Callable[[], None] = transformers_logging.disable_progress_bar
     disable_progress_bar()
     try:
+        config = model_class.config_class.from_pretrained(directory, local_files_only=True)
+        check(config)
         model, info = model_class.from_pretrained(
-            directory, dtype=torch.float32, output_loading_info=True, local_files_only=True
+            directory,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            local_files_only=True,
         )
+    except ExportError:
+        raise
     # transformers and safetensors raise many kinds for damaged files.
     except Exception as error:
         raise ExportError(f"{directory} cannot be loaded: {error}") from error
@@ -145,15 +159,20 @@ def _load(model_class: Model, directory: Path) -> Model:
     return model.eval().requires_grad_(False)
 
 
-def _check_pooling(dual: Model) -> None:
-    if not getattr(dual.config.vision_config, "vision_use_head", True):
+def _check_dual(config: Model) -> None:
+    if not getattr(config.vision_config, "vision_use_head", True):
         raise ExportError(
             "dual/ has a vision tower without pooling head (vision_use_head), which cannot be "
             "compared with texts; use the checkpoint that it was cut from"
         )
 
 
-def _check_decoder(config: Model) -> None:
+def _check_language(whole: Model, kinds: Mapping[str, str], kind: str) -> None:
+    tower, config = whole.vision_config.model_type, whole.text_config
+    if kinds.get(tower) != kind:
+        raise ExportError(
+            f"vlm/ has a {tower} tower and dual/ a {kind} tower; they must be of one family"
+        )
     if config.model_type not in DECODERS:
         raise ExportError(
             f"vlm/ has a {config.model_type} decoder; supported are {', '.join(DECODERS)}"

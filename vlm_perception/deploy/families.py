@@ -49,6 +49,8 @@ class LanguageFamily:
     """Kind of the dual encoder that has the same tower, by the tower's model type."""
     projector: Callable[[Model, Model, tuple[int, int]], nn.Module]
     """Projector of (`model.model`, the tower that is exported, columns and rows of its grid)."""
+    tiles: bool = False
+    """Its own processor cuts images into tiles: how to fit a whole image in, dual/ says."""
     needs_grid: bool = False
     """The projector reads the tokens as a grid: pruning them before it is impossible."""
 
@@ -89,6 +91,7 @@ LANGUAGE_FAMILIES = {
         decoder="language_model",
         kinds=_LLAVA_KINDS,
         projector=_single_tokens_and_newline,
+        tiles=True,
     ),
     # As transformers treats an image with do_image_splitting off.
     "idefics3": LanguageFamily(
@@ -97,6 +100,7 @@ LANGUAGE_FAMILIES = {
         decoder="text_model",
         kinds={"idefics3_vision": "siglip"},
         projector=_shuffled_tokens,
+        tiles=True,
         needs_grid=True,
     ),
     "smolvlm": LanguageFamily(
@@ -105,6 +109,7 @@ LANGUAGE_FAMILIES = {
         decoder="text_model",
         kinds={"smolvlm_vision": "siglip"},
         projector=_shuffled_tokens,
+        tiles=True,
         needs_grid=True,
     ),
 }

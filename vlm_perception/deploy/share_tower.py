@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from vlm_perception.deploy.errors import ExportError
-from vlm_perception.deploy.families import LanguageFamily
 
 # Modules and configurations of transformers carry no types.
 Model = Any
@@ -18,38 +17,27 @@ Model = Any
 _BUILD = ("hidden_act", "layer_norm_eps", "num_attention_heads", "patch_size")
 
 
-def share_tower(
-    dual: Model, kind: str, vlm: Model, family: LanguageFamily, vision_tower: str
-) -> None:
+def share_tower(dual: Model, tower: Model, vision_tower: str) -> None:
     """Make the dual encoder's tower the one that is exported.
-
-    The language model's may lack the pooling head and the last layers, which it does not read.
 
     Args:
         dual: the dual encoder, whose tower is changed where `vlm` is chosen.
-        kind: its layout, `clip` or `siglip`.
-        vlm: the language model.
-        family: its family.
+        tower: the language model's; it may lack the pooling head and the last layers, which the
+            language model does not read.
         vision_tower: `same`, `dual` or `vlm`: whose weights are meant.
 
     Raises:
         ExportError: the towers differ, and nobody has chosen between them or nobody could.
     """
-    theirs, name = vlm.config.vision_config, vlm.config.vision_config.model_type
-    if family.kinds.get(name) != kind:
-        raise ExportError(
-            f"vlm/ has a {name} tower and dual/ a {kind} tower; vlm/ must have the tower of dual/"
-        )
-    tower = getattr(vlm.model, family.tower)
-    _check_positions(tower.embeddings)
     if vision_tower == "dual":
         return
+    check_positions(tower.embeddings)
     ours = dual.vision_model.state_dict()
     weights = tower.state_dict()
     foreign = sorted(weights.keys() - ours.keys())
     misfits = [k for k in weights.keys() & ours.keys() if weights[k].shape != ours[k].shape]
     config = dual.config.vision_config
-    built = [name for name in _BUILD if getattr(theirs, name) != getattr(config, name)]
+    built = [name for name in _BUILD if getattr(tower.config, name) != getattr(config, name)]
     if foreign or misfits or built:
         raise ExportError(
             "the vision towers of dual/ and vlm/ are built differently, as in "
@@ -60,7 +48,8 @@ def share_tower(
         dual.vision_model.load_state_dict(weights, strict=False)
         return
     for key, value in weights.items():
-        if not torch.equal(value, ours[key]):
+        # As they will be stored: one of the checkpoints may have been saved in FP16.
+        if not torch.equal(value.half(), ours[key].half()):
             raise ExportError(
                 "the vision towers of dual/ and vlm/ differ, by up to "
                 f"{float((value - ours[key]).abs().max()):.3g} in {key}; choose one with "
@@ -69,11 +58,14 @@ def share_tower(
 
 
 @torch.no_grad()
-def _check_positions(embeddings: Model) -> None:
+def check_positions(embeddings: Model) -> None:
     """Refuse a tower that does not give each patch the position of its place.
 
     Idefics3 computes the places in FP32; in some grids (19, 25, 29 patches along a side and more)
     rounding then gives two neighbours the same position.
+
+    Raises:
+        ExportError: it does so in this tower's own square.
     """
     if hasattr(embeddings, "interpolate_pos_encoding"):
         return
