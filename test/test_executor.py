@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import rclpy
+from rclpy.action import ActionClient, ActionServer
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.context import Context
 from rclpy.node import Node
@@ -20,6 +21,7 @@ from ros_graph import Graph, wait_until
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from vlm_perception.action import Describe
 from vlm_perception.nodes.executor import ServiceThreadsExecutor
 
 MESSAGES = 20
@@ -135,6 +137,35 @@ def test_messages_and_services_go_on_while_a_service_works(
         assert not answer.done()
         release.set()
         assert answer.result().success
+
+
+def test_messages_go_on_while_a_goal_is_worked_on(graph: Graph, spinning: Spinning) -> None:
+    began, release = threading.Event(), threading.Event()
+    received: list[str] = []
+
+    def work(goal: Any) -> Any:
+        began.set()
+        result = Describe.Result(success=release.wait(20.0))
+        goal.succeed()
+        return result
+
+    server = ActionServer(spinning.node, Describe, "work", work)
+    spinning.listen(lambda message: received.append(message.data))
+    publisher = graph.publisher(String, "text")
+    client = ActionClient(graph.node, Describe, "work")
+    assert client.wait_for_server(20.0)
+    goal = client.send_goal_async(Describe.Goal())
+    wait_until("the acceptance", goal.done)
+    assert began.wait(20.0)
+    publisher.publish(String(data="now"))
+    wait_until("the message", lambda: received == ["now"])
+    result = goal.result().get_result_async()
+    assert not result.done()
+    release.set()
+    wait_until("the result", result.done)
+    assert result.result().result.success
+    client.destroy()
+    server.destroy()
 
 
 def test_callbacks_that_fail_are_told_and_end_nothing(

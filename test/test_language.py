@@ -13,13 +13,8 @@ from vlm_perception.bundle import BundleError, ModelBundle, QuestionSpec
 from vlm_perception.engines.base import EngineError
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel, PromptError
-from vlm_perception.perception.reasoner import (
-    BundleMismatchError,
-    EmbeddingError,
-    InstructionError,
-    Reasoner,
-    ReasonerSettings,
-)
+from vlm_perception.perception.prefixes import BundleMismatchError, EmbeddingError
+from vlm_perception.perception.reasoner import InstructionError, Reasoner, ReasonerSettings
 from vlm_perception.perception.text import TextTokenizer
 from vlm_perception.types import Embedding, Frame, Reasoning
 

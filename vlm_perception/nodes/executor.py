@@ -9,11 +9,12 @@ import traceback
 from typing import Any
 
 from rclpy.executors import Executor, ShutdownException, TimeoutException
+from rclpy.logging import get_logger
 from rclpy.service import Service
 
 
 class ServiceThreadsExecutor(Executor):
-    """Runs services in threads of their own and everything else in the thread that spins.
+    """Runs services and goals in threads of their own, the rest in the thread that spins.
 
     rclpy's MultiThreadedExecutor hands the same message to its pool again and again until a thread
     of the pool has got Python's lock (https://github.com/ros2/rclpy/pull/1547, not in Kilted): some
@@ -21,22 +22,26 @@ class ServiceThreadsExecutor(Executor):
     """
 
     def spin_once(self, timeout_sec: float | None = None) -> None:
-        """Wait for one callback and run it, or start it if it is a service's."""
+        """Wait for one callback and run it, or start it if it is a service's or a goal's."""
         try:
-            task, entity, node = self.wait_for_ready_callbacks(timeout_sec=timeout_sec)
+            task, entity, _ = self.wait_for_ready_callbacks(timeout_sec=timeout_sec)
         except (ShutdownException, TimeoutException):
             return
         if isinstance(entity, Service):
-            name = f"service {entity.srv_name}"
-            threading.Thread(target=_run, args=(task, node), name=name, daemon=True).start()
+            self._start(task, f"service {entity.srv_name}")
+        elif entity is None:
+            # What create_task was given: an action server has its goals executed so.
+            self._start(task, "goal")
         else:
             task()
             if (error := task.exception()) is not None:
                 raise error
 
+    def _start(self, task: Any, name: str) -> None:
+        threading.Thread(target=self._run, args=(task, name), name=name, daemon=True).start()
 
-def _run(task: Any, node: Any) -> None:
-    task()
-    if (error := task.exception()) is not None and node.context.ok():
-        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        node.get_logger().error(f"a service failed, the node goes on: {trace}")
+    def _run(self, task: Any, name: str) -> None:
+        task()
+        if (error := task.exception()) is not None and self.context.ok():
+            trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            get_logger("executor").error(f"{name} failed, the node goes on: {trace}")

@@ -15,6 +15,7 @@ from std_msgs.msg import String
 
 from vlm_perception.bundle import BundleError, ModelBundle
 from vlm_perception.msg import SceneReasoning
+from vlm_perception.nodes.asking import Asking
 from vlm_perception.nodes.conversions import MessageError, embedding_from, reasoning_message
 from vlm_perception.nodes.diagnostics import figure
 from vlm_perception.nodes.embedding_input import EmbeddingInput
@@ -23,8 +24,9 @@ from vlm_perception.nodes.parameters import CONFIGURE, setting
 from vlm_perception.nodes.process import run
 from vlm_perception.nodes.qos import overridable, results, subscribe
 from vlm_perception.nodes.worker import Worker
+from vlm_perception.perception.asking import AskError
 from vlm_perception.perception.reasoner import Reasoner, ReasonerSettings
-from vlm_perception.types import Reasoning, Trigger
+from vlm_perception.types import Embedding, Reasoning, Trigger
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class LanguageSettings(NetworkSettings):
     )
     max_caption_tokens: int = setting(
         ReasonerSettings.max_caption_tokens,
-        "Longest caption in tokens.",
+        "Longest caption or free answer in tokens.",
         minimum=1,
         maximum=1024,
         change=CONFIGURE,
@@ -76,6 +78,12 @@ class LanguageSettings(NetworkSettings):
         minimum=0.01,
         maximum=600.0,
         change=CONFIGURE,
+    )
+    answer_timeout: float = setting(
+        2.0,
+        "Longest wait for an answer of ~/ask in seconds, where the request names none.",
+        minimum=0.01,
+        maximum=600.0,
     )
     force_keyframes: bool = setting(
         ReasonerSettings.force_keyframes,
@@ -113,9 +121,11 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._sequence = 0
         self._analyses = 0
         self._newest: Reasoning | None = None
+        self._newest_arrival: Arrival | None = None
         self._reasonings = self.create_lifecycle_publisher(
             SceneReasoning, "reasoning", results(), qos_overriding_options=overridable()
         )
+        self._asking = Asking(self, self._newest_embedding)
 
     def load(self) -> None:
         """Load the bundle, compare it with its golden outputs and warm the networks up."""
@@ -154,9 +164,13 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             self._on_instruction,
             results(),
         )
+        bundle, reasoner = self._bundle, self._reasoner
+        if bundle is not None and reasoner is not None and reasoner.asker is not None:
+            self._asking.start(reasoner.asker, bundle.digest)
 
     def stop(self) -> None:
-        """Stop to listen and to reason."""
+        """Stop to listen, to reason and to answer."""
+        self._asking.stop()
         if self._embeddings is not None:
             self._embeddings.close()
             self._embeddings = None
@@ -167,10 +181,16 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             self._worker.stop()
             self._dropped_before += self._worker.mailbox.dropped
             self._worker = None
+        self._newest_arrival = None
 
     def unload(self) -> None:
         """Let go of the networks."""
         self._reasoner = self._bundle = None
+
+    def close(self) -> None:
+        """Stop, unload and take the action away, for the end of the process."""
+        super().close()
+        self._asking.close()
 
     def time_jumped(self) -> None:
         """Forget the anchor."""
@@ -203,13 +223,30 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             "keyframe_ratio": figure(self._analyses / max(1, self._sequence), 3),
             "drift": figure(newest.drift if newest else None, 4),
             "instruction_version": str(newest.instruction_version if newest else 0),
+            **self._asking.figures(),
         }
 
     def _on_embedding(self, message: Any) -> None:
         self.arrivals.add()
-        worker = self._worker
+        worker, arrival = self._worker, Arrival(message, time.monotonic())
         if worker is not None:
-            worker.mailbox.put(Arrival(message, time.monotonic()))
+            self._newest_arrival = arrival
+            worker.mailbox.put(arrival)
+
+    def _newest_embedding(self) -> Embedding:
+        """Return the newest frame, for a question about now.
+
+        Raises:
+            AskError: there is none, or it is no longer the present.
+            MessageError: it contradicts itself.
+        """
+        arrival, embeddings = self._newest_arrival, self._embeddings
+        if embeddings is None:
+            raise AskError("the node is not active; configure and activate it first")
+        silence = self.arrivals.silence()
+        if arrival is None or silence > self.settings.input_timeout:
+            raise AskError(f"there is no frame to ask about: {embeddings.silence(silence)}")
+        return embedding_from(arrival.message)
 
     def _on_instruction(self, message: Any) -> None:
         reasoner, topic = self._reasoner, self._instructions

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,10 @@ from vlm_perception.bundle import (
     ModelBundle,
     QuestionSpec,
 )
+from vlm_perception.engines.base import Engine
 from vlm_perception.engines.choose import AUTO, ONNXRUNTIME, Workload
 from vlm_perception.perception.text import TextTokenizer
+from vlm_perception.perception.turns import Turns
 from vlm_perception.types import Attribute
 
 # Added to the score of a token that must not be attended. Finite: a row of nothing but -inf
@@ -70,29 +73,62 @@ class PackedQuestions:
     """[choices], how many targets each choice has."""
 
 
-class Prefix:
-    """An image's keys and values, with room behind them for one branch at a time."""
+@dataclass(frozen=True)
+class Token:
+    """One token of a text as it is generated."""
 
-    def __init__(self, keys_values: NDArray[np.float32], room: int) -> None:
-        """Keep the keys and values of a prefill, [layers, 2, 1, heads, P, D]."""
-        shape = list(keys_values.shape)
+    index: int
+    stops: bool
+    """Whether it ends the text."""
+    logits: NDArray[np.float32]
+    """[vocabulary], the scores that it was chosen by."""
+
+    @property
+    def log_probability(self) -> float:
+        """Natural logarithm of the token's probability."""
+        top = float(self.logits.max())
+        total = float(np.exp(self.logits - top).sum(dtype=np.float64))
+        return float(self.logits[self.index]) - top - math.log(total)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """An image's keys and values; any number of branches may stand behind it."""
+
+    keys_values: NDArray[np.float32]
+    """[layers, 2, 1, heads, P, D]"""
+    room: int
+    """Tokens that a branch may hold."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prefix."""
+        return int(self.keys_values.shape[4])
+
+
+class _Branch:
+    """A prefix with the keys and values of what is written behind it."""
+
+    def __init__(self, prefix: Prefix, room: int) -> None:
+        shape = list(prefix.keys_values.shape)
         self.length = shape[4]
         shape[4] += room
-        self.cache = np.zeros(shape, np.float32)
-        self.cache[:, :, :, :, : self.length] = keys_values
-        self.room = room
+        self._cache = np.zeros(shape, np.float32)
+        self._cache[:, :, :, :, : self.length] = prefix.keys_values
 
-    def past(self, length: int) -> NDArray[np.float32]:
-        """The first `length` keys and values."""
-        return self.cache[:, :, :, :, :length]
+    def past(self) -> NDArray[np.float32]:
+        """What has been cached so far."""
+        return self._cache[:, :, :, :, : self.length]
 
-    def store(self, keys_values: NDArray[np.float32], at: int) -> None:
-        """Write keys and values of a branch behind those that are there."""
-        self.cache[:, :, :, :, at : at + keys_values.shape[4]] = keys_values
+    def append(self, keys_values: NDArray[np.float32]) -> None:
+        """Write keys and values behind those that are there."""
+        end = self.length + keys_values.shape[4]
+        self._cache[:, :, :, :, self.length : end] = keys_values
+        self.length = end
 
 
 class LanguageModel:
-    """A bundle's projector and decoder, for one thread."""
+    """A bundle's projector and decoder; threads that share it take turns, run by run."""
 
     def __init__(
         self,
@@ -143,6 +179,7 @@ class LanguageModel:
             engine = bundle.choose_engine(DECODER_GRAPH, threads=threads, workload=workload)
         self._projector = bundle.engine(PROJECTOR_GRAPH, threads=threads, engine=engine)
         self._decoder = bundle.engine(DECODER_GRAPH, threads=threads, engine=engine)
+        self._turns = Turns()
 
     @property
     def spec(self) -> LanguageSpec:
@@ -182,9 +219,9 @@ class LanguageModel:
                 f"the image has {tokens.shape[0]} tokens and the projector takes at most {most}"
             )
         features = tokens[np.newaxis].astype(np.float32)
-        image = self._projector.run({"tokens": features})["embeds"][0]
+        image = self._run(self._projector, {"tokens": features})["embeds"][0]
         embeds = np.concatenate([self._before, image])[np.newaxis]
-        outputs = self._decoder.run(_causal_inputs(embeds, self._past(0), rows=[]))
+        outputs = self._run(self._decoder, _causal_inputs(embeds, self._past(0), rows=[]))
         return Prefix(outputs["new_kv"], self._room)
 
     def pack(self, questions: Sequence[QuestionSpec]) -> PackedQuestions:
@@ -235,15 +272,14 @@ class LanguageModel:
         count = len(packed.ids)
         mask = np.zeros((count, prefix.length + count), np.float32)
         mask[:, prefix.length :] = packed.mask
-        logits = self._decoder.run(
-            {
-                "inputs_embeds": self._embed(packed.ids)[np.newaxis],
-                "past": prefix.past(prefix.length),
-                "position_ids": packed.positions[np.newaxis] + prefix.length,
-                "mask": mask[np.newaxis, np.newaxis],
-                "logit_rows": packed.rows,
-            }
-        )["logits"][0]
+        inputs: dict[str, NDArray[Any]] = {
+            "inputs_embeds": self._embed(packed.ids)[np.newaxis],
+            "past": prefix.keys_values,
+            "position_ids": packed.positions[np.newaxis] + prefix.length,
+            "mask": mask[np.newaxis, np.newaxis],
+            "logit_rows": packed.rows,
+        }
+        logits = self._run(self._decoder, inputs)["logits"][0]
         top = logits.max(axis=1, keepdims=True)
         totals = np.log(np.exp(logits - top).sum(axis=1, dtype=np.float64)) + top[:, 0]
         single = logits[packed.row_of_target, packed.targets] - totals[packed.row_of_target]
@@ -267,15 +303,19 @@ class LanguageModel:
         ids: list[int] = []
         deadline = None if budget_s is None else self._clock() + budget_s
         for token in self.stream(prefix, text, max_tokens=max_tokens):
-            if token in self._stops:
-                return Generation(self._tokenizer.decode(ids), tuple(ids), finished=True)
-            ids.append(token)
+            if token.stops:
+                return Generation(self.decode(ids), tuple(ids), finished=True)
+            ids.append(token.index)
             if deadline is not None and self._clock() >= deadline:
                 break
-        return Generation(self._tokenizer.decode(ids), tuple(ids), finished=False)
+        return Generation(self.decode(ids), tuple(ids), finished=False)
 
-    def stream(self, prefix: Prefix, text: str, *, max_tokens: int) -> Iterator[int]:
-        """Generate greedily token by token; a stop token comes out as the last one."""
+    def stream(self, prefix: Prefix, text: str, *, max_tokens: int) -> Iterator[Token]:
+        """Generate greedily token by token, each when it is asked for; a stop token comes last.
+
+        Raises:
+            PromptError: the text leaves no room for an answer.
+        """
         prompt = self._prompt_ids(text)
         limit = min(max_tokens, prefix.room - len(prompt))
         if limit < 1:
@@ -283,14 +323,17 @@ class LanguageModel:
                 f"the text has {len(prompt)} tokens and there is room for {prefix.room}; "
                 "use a shorter one"
             )
-        length, step = prefix.length, prompt
+        branch, step = _Branch(prefix, len(prompt) + limit), prompt
         for _ in range(limit):
-            token = self._next(prefix, step, length)
-            length += len(step)
-            step = [token]
+            token = self._next(branch, step)
             yield token
-            if token in self._stops:
+            if token.stops:
                 return
+            step = [token.index]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated tokens; an unfinished character at the end is left out."""
+        return self._tokenizer.decode(list(ids))
 
     def check_prompt(self, text: str, reserve: int) -> None:
         """Refuse a text that leaves no room for `reserve` tokens of answer.
@@ -308,13 +351,19 @@ class LanguageModel:
                 f"{self._room} fit. Use a shorter one"
             )
 
-    def _next(self, prefix: Prefix, step: Sequence[int], length: int) -> int:
-        """Feed tokens behind `length` cached ones and return the likeliest next."""
+    def _next(self, branch: _Branch, step: Sequence[int]) -> Token:
+        """Feed tokens behind those of the branch and choose the likeliest next."""
         embeds = self._embed(step)[np.newaxis]
-        inputs = _causal_inputs(embeds, prefix.past(length), rows=[len(step) - 1])
-        outputs = self._decoder.run(inputs)
-        prefix.store(outputs["new_kv"], length)
-        return int(outputs["logits"][0, 0].argmax())
+        inputs = _causal_inputs(embeds, branch.past(), rows=[len(step) - 1])
+        outputs = self._run(self._decoder, inputs)
+        branch.append(outputs["new_kv"])
+        logits = outputs["logits"][0, 0]
+        chosen = int(logits.argmax())
+        return Token(chosen, chosen in self._stops, logits)
+
+    def _run(self, engine: Engine, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        with self._turns:
+            return engine.run(inputs)
 
     def _embed(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
         return self._table[np.asarray(ids, np.int64)]

@@ -9,23 +9,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from vlm_perception.bundle import ModelBundle, QuestionSpec
 from vlm_perception.engines.choose import ONNXRUNTIME
+from vlm_perception.perception.asking import Asker
 from vlm_perception.perception.keyframes import KeyframePolicy, KeyframeSettings
 from vlm_perception.perception.language import LanguageModel, PromptError
+from vlm_perception.perception.prefixes import NewestPrefix, require_readable
 from vlm_perception.types import Attribute, Embedding, Reasoning, Trigger
 
 LONGEST_INSTRUCTION = 1000
-
-
-class BundleMismatchError(ValueError):
-    """An embedding was made by another bundle than the one that is to read it."""
-
-
-class EmbeddingError(ValueError):
-    """An embedding holds numbers that no encoder gives."""
+PROMPT_ROOM = 256
+"""Tokens that a question or an instruction may have, beside the longest answer to it."""
 
 
 class InstructionError(ValueError):
@@ -103,10 +97,17 @@ class Reasoner:
         self._pending_reset: Trigger | None = None
         self._analysis: _Analysis | None = None
         self._language: LanguageModel | None = None
+        self.asker: Asker | None = None
+        """Answers questions about now, from any thread; None without a language model."""
         if bundle.manifest.language is not None:
-            self._language = LanguageModel(bundle, threads=threads, clock=clock, engine=engine)
+            room = PROMPT_ROOM + self._settings.max_caption_tokens
+            self._language = LanguageModel(
+                bundle, threads=threads, room=room, clock=clock, engine=engine
+            )
             chosen = bundle.manifest.questions if questions is None else tuple(questions)
             self._packed = self._language.pack(chosen)
+            self._prefixes = NewestPrefix(self._language)
+            self.asker = Asker(bundle, self._language, self._prefixes, chosen, clock=clock)
 
     @property
     def has_language(self) -> bool:
@@ -160,16 +161,7 @@ class Reasoner:
                 f"bundle {self._bundle.manifest.name} holds no language model; run without the "
                 "language node, or use a bundle that was exported with vlm/"
             )
-        if embedding.bundle_digest != self._bundle.digest:
-            raise BundleMismatchError(
-                f"the embedding was made by bundle {embedding.bundle_digest[:12]} and this node "
-                f"has {self._bundle.digest[:12]} ({self._bundle.manifest.name}); start both nodes "
-                "with the same bundle"
-            )
-        if not (np.isfinite(embedding.pooled).all() and np.isfinite(embedding.tokens).all()):
-            raise EmbeddingError(
-                "the embedding holds NaN or infinity; the encoder's engine or the message is broken"
-            )
+        require_readable(embedding, self._bundle)
         started = self._clock()
         with self._lock:
             instruction, reset = self._instruction, self._pending_reset
@@ -210,7 +202,7 @@ class Reasoner:
         stages: dict[str, float],
     ) -> _Analysis:
         began = self._clock()
-        prefix = language.prefill(embedding.tokens)
+        prefix = self._prefixes.of(embedding)
         prefilled = self._clock()
         attributes = language.answer(prefix, self._packed)
         answered = self._clock()

@@ -1,0 +1,208 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""~/ask, ~/describe and instructions of the real language node over DDS."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from action_msgs.msg import GoalStatus
+from rclpy.action import ActionClient
+from ros_graph import BEST_EFFORT, Graph, wait_until
+from std_msgs.msg import String
+
+from vlm_perception.action import Describe
+from vlm_perception.bundle import ModelBundle
+from vlm_perception.msg import SceneReasoning, VisionEmbedding
+from vlm_perception.nodes.conversions import embedding_message, stamp_to_ns
+from vlm_perception.perception.asking import WAITING
+from vlm_perception.perception.encoder import VisionEncoder
+from vlm_perception.srv import Ask
+from vlm_perception.types import Embedding, Frame
+
+NODE = "language_reasoner"
+
+
+class Camera:
+    """Sends the embedding of one picture again and again, each time with a new stamp."""
+
+    def __init__(self, graph: Graph, bundle: ModelBundle) -> None:
+        image = np.random.default_rng(0).integers(0, 256, (36, 64, 3), np.uint8)
+        self._seen = VisionEncoder(bundle).encode(Frame(image, 1, "camera"), 0)
+        self._publisher = graph.publisher(VisionEmbedding, "front/embedding", BEST_EFFORT)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        for sequence in range(100_000):
+            if self._stop.wait(1 / 30):
+                return
+            seen: Embedding = replace(self._seen, stamp_ns=time.time_ns(), sequence=sequence)
+            self._publisher.publish(embedding_message(seen, 0.01))
+
+
+class Asking:
+    """The node under test, in the namespace /front, and what a client does with it."""
+
+    def __init__(self, graph: Graph, bundle: ModelBundle) -> None:
+        self.graph, self.bundle = graph, bundle
+        self.process = graph.start(
+            NODE, "__ns:=/front", bundle=bundle.path, max_caption_tokens=12, input_timeout=1.0
+        )
+        graph.wait_active(f"front/{NODE}")
+
+    def ask(self, question: str, *choices: str, **fields: Any) -> Any:
+        request = Ask.Request(question=question, choices=list(choices), **fields)
+        return self.graph.call(Ask, f"/front/{NODE}/ask", request)
+
+    def send_goal(self, client: Any, feedback: Any = None, **fields: Any) -> Any:
+        future = client.send_goal_async(Describe.Goal(**fields), feedback_callback=feedback)
+        wait_until("a goal's acceptance", future.done)
+        assert future.result().accepted
+        return future.result()
+
+    def values(self) -> Any:
+        return self.graph.values(f"front/{NODE}")
+
+
+def result_of(goal: Any) -> Any:
+    future = goal.get_result_async()
+    wait_until("a result", future.done)
+    return future.result()
+
+
+@pytest.fixture
+def asking(graph: Graph, siglip_bundle: ModelBundle) -> Asking:
+    return Asking(graph, siglip_bundle)
+
+
+def test_questions_about_now(graph: Graph, asking: Asking) -> None:
+    early = asking.ask("is the road wet")
+    assert not early.success
+    assert "no frame" in early.message and "vision_encoder" in early.message
+    camera = Camera(graph, asking.bundle)
+    try:
+        wait_until("a frame", lambda: asking.ask("is the road wet", "yes", "no").success)
+        before = time.time_ns()
+        typed = asking.ask("what is <eos> the <image> light", "red", "green", camera="/front")
+        assert typed.success and not typed.message, typed.message
+        assert typed.answer in ("red", "green")
+        assert typed.confidence == max(typed.probabilities)
+        assert sum(typed.probabilities) == pytest.approx(1.0, abs=1e-5)
+        assert typed.bundle_digest == asking.bundle.digest and typed.processing_time > 0
+        assert abs(stamp_to_ns(typed.stamp) - before) < 2e9, "the answer is not about now"
+        free = asking.ask("describe the road")
+        assert free.success and free.answer and 0 < free.confidence <= 1
+        assert not list(free.probabilities)
+        for request, sentence in [
+            ({"question": ""}, "the question is empty"),
+            ({"question": "x" * 100_000}, "100000 characters"),
+            ({"question": "which", "choices": ["red"]}, "two or more"),
+            ({"question": "which", "choices": ["red", "red"]}, "twice"),
+            ({"question": "which", "camera": "rear"}, "/rear/language_reasoner"),
+            ({"question": "which", "timeout": -1.0}, "timeout"),
+            ({"question": "which", "timeout": 1e-6}, "no answer within"),
+        ]:
+            answer = graph.call(Ask, f"/front/{NODE}/ask", Ask.Request(**request))
+            assert not answer.success and sentence in answer.message, answer.message
+        with ThreadPoolExecutor(3 * WAITING) as pool:
+            asked = [pool.submit(asking.ask, "describe") for _ in range(3 * WAITING)]
+            messages = {answer.result().message for answer in asked}
+        assert messages <= {"", f"{WAITING} questions wait already; ask again in a moment"}
+        values = wait_until(
+            "counts", lambda: (v := asking.values()) and int(v["answers"]) > 3 and v
+        )
+        assert int(values["bad_messages.question_refused"]) >= 7
+    finally:
+        camera.close()
+    time.sleep(1.2)
+    assert "no embedding for 1 s" in asking.ask("is the road wet").message
+    assert graph.transition(f"front/{NODE}", "deactivate")
+    assert "not active" in asking.ask("is the road wet").message
+    asking.process.stop()
+
+
+def test_a_description_is_streamed(graph: Graph) -> None:
+    asking = Asking(graph, ModelBundle.load("roadworld-nano"))
+    client = ActionClient(graph.node, Describe, f"/front/{NODE}/describe")
+    assert client.wait_for_server(20.0)
+    refused = result_of(asking.send_goal(client))
+    assert refused.status == GoalStatus.STATUS_ABORTED
+    assert not refused.result.success and "no frame" in refused.result.message
+    assert refused.result.time_to_first_token < 0
+    camera = Camera(graph, asking.bundle)
+    try:
+        wait_until("a frame", lambda: asking.ask("is it", "wet", "dry").success)
+        pieces: list[Any] = []
+        done = result_of(
+            asking.send_goal(client, lambda message: pieces.append(message.feedback), max_tokens=60)
+        )
+    finally:
+        camera.close()
+    result = done.result
+    assert done.status == GoalStatus.STATUS_SUCCEEDED and result.success and not result.message
+    assert 1 <= result.tokens < 60 and 0 < result.time_to_first_token < result.processing_time
+    assert result.bundle_digest == asking.bundle.digest
+    wait_until("all feedback", lambda: "".join(piece.delta for piece in pieces) == result.text)
+    assert len(pieces) > 3
+    assert [piece.tokens for piece in pieces] == sorted({piece.tokens for piece in pieces})
+    assert {stamp_to_ns(piece.stamp) for piece in pieces} == {stamp_to_ns(result.stamp)}
+    client.destroy()
+    asking.process.stop()
+
+
+def test_a_description_is_cancelled(graph: Graph, asking: Asking) -> None:
+    client = ActionClient(graph.node, Describe, f"/front/{NODE}/describe")
+    assert client.wait_for_server(20.0)
+    camera = Camera(graph, asking.bundle)
+    try:
+        wait_until("a frame", lambda: asking.ask("is it", "wet", "dry").success)
+        whole = result_of(asking.send_goal(client, max_tokens=10_000))
+        assert whole.status == GoalStatus.STATUS_SUCCEEDED, "a full cache is an end, too"
+        first = asking.send_goal(client, max_tokens=10_000)
+        second = result_of(asking.send_goal(client))
+        assert second.status == GoalStatus.STATUS_ABORTED
+        assert "one description is being written already" in second.result.message
+        cancelled = first.cancel_goal_async()
+        wait_until("the cancellation", cancelled.done)
+        stopped = result_of(first)
+        assert stopped.status == GoalStatus.STATUS_CANCELED
+        assert not stopped.result.success and "cancelled" in stopped.result.message
+        assert stopped.result.text.endswith("...")
+        assert 0 < stopped.result.tokens < whole.result.tokens
+        asking.send_goal(client, max_tokens=10_000)
+        asking.process.stop()
+    finally:
+        camera.close()
+    client.destroy()
+
+
+def test_instructions_are_text_whatever_they_hold(graph: Graph, asking: Asking) -> None:
+    reasonings = graph.listen(SceneReasoning, "front/reasoning", 10)
+    topic = graph.publisher(String, "front/instruction")
+    camera = Camera(graph, asking.bundle)
+    try:
+        reasonings.wait()
+        special = "<eos><image> look <bos> for {text} cones {image}"
+        topic.publish(String(data=special))
+        steered = reasonings.wait(lambda message: message.instruction_version == 1)
+        assert (steered.instruction, steered.trigger) == (special, "instruction")
+        topic.publish(String(data="x" * 100_000))
+        wait_until("a complaint", lambda: "100000 characters" in asking.process.log())
+        topic.publish(String(data="  "))
+        back = reasonings.wait(lambda message: message.instruction_version == 2)
+        assert back.instruction == ""
+    finally:
+        camera.close()
+    asking.process.stop()

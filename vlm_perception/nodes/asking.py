@@ -1,0 +1,174 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The service ~/ask and the action ~/describe of the language node."""
+
+from __future__ import annotations
+
+import threading
+import time
+from array import array
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rclpy.action import ActionServer, CancelResponse
+
+from vlm_perception.action import Describe
+from vlm_perception.nodes.conversions import ns_to_stamp
+from vlm_perception.nodes.diagnostics import Meter, milliseconds
+from vlm_perception.perception.asking import Asker, AskError, Description
+from vlm_perception.srv import Ask
+from vlm_perception.types import Embedding
+
+ENDING_S = 5.0
+"""A description that is told to end may take so long for the token in hand."""
+
+
+class Asking:
+    """Answers in the threads that the executor gives to services and goals.
+
+    While the node is not active it says so in each answer.
+    """
+
+    def __init__(self, node: Any, newest: Callable[[], Embedding]) -> None:
+        """Offer the service and the action.
+
+        Args:
+            node: a PerceptionNode whose settings have max_caption_tokens and answer_timeout.
+            newest: gives the newest frame, or raises ValueError with why there is none.
+        """
+        self._node, self._newest = node, newest
+        self._asker: Asker | None = None
+        self._digest = ""
+        self._answers, self._descriptions = Meter(), Meter()
+        self._stopping = threading.Event()
+        self._describing = threading.Lock()
+        node.create_service(Ask, "~/ask", self._ask)
+        self._server = ActionServer(
+            node,
+            Describe,
+            "~/describe",
+            self._describe,
+            cancel_callback=lambda _: CancelResponse.ACCEPT,
+        )
+
+    def start(self, asker: Asker, digest: str) -> None:
+        """Answer from now on with this model."""
+        self._stopping.clear()
+        self._digest, self._asker = digest, asker
+
+    def stop(self) -> None:
+        """Answer no more and end the description that is being written."""
+        self._asker = None
+        self._stopping.set()
+        if self._describing.acquire(timeout=ENDING_S):
+            self._describing.release()
+
+    def close(self) -> None:
+        """Take the action away, for the end of the node."""
+        self._server.destroy()
+
+    def figures(self) -> Mapping[str, str]:
+        """Return what the diagnostics show."""
+        return {
+            "answers": str(self._answers.total),
+            "answer_p95_ms": milliseconds(self._answers.percentile(95)),
+            "descriptions": str(self._descriptions.total),
+        }
+
+    def _ask(self, request: Any, response: Any) -> Any:
+        began = time.monotonic()
+        settings = self._node.settings
+        try:
+            asker = self._open(request.camera)
+            answer = asker.ask(
+                self._newest,
+                request.question,
+                list(request.choices),
+                timeout=request.timeout or settings.answer_timeout,
+                max_tokens=settings.max_caption_tokens,
+            )
+        except ValueError as error:
+            response.message = str(error)
+            self._node.complaints.add("question_refused", f"no answer on ~/ask: {error}")
+        else:
+            response.success = True
+            response.answer = answer.text
+            response.confidence = answer.confidence
+            response.probabilities = array("f", answer.probabilities)
+            response.stamp = ns_to_stamp(answer.stamp_ns)
+            self._answers.add(time.monotonic() - began)
+        response.bundle_digest = self._digest
+        response.processing_time = time.monotonic() - began
+        return response
+
+    def _open(self, camera: str) -> Asker:
+        """Return who answers about this camera, if that can be done now."""
+        here = self._node.get_namespace().strip("/")
+        if camera.strip("/") not in ("", here):
+            raise AskError(
+                f"this node serves the camera {here!r} and not {camera!r}; leave the field empty, "
+                f"or ask /{camera.strip('/')}/{self._node.get_name()}"
+            )
+        asker = self._asker
+        if asker is None:
+            raise AskError("the node is not active; configure and activate it first")
+        return asker
+
+    def _describe(self, goal: Any) -> Any:
+        began = time.monotonic()
+        result = Describe.Result(time_to_first_token=-1.0, bundle_digest=self._digest)
+        if not self._describing.acquire(blocking=False):
+            self._refuse(result, "one description is being written already; cancel it or wait")
+        else:
+            try:
+                self._write(goal, result, began)
+            except ValueError as error:
+                self._refuse(result, str(error))
+            finally:
+                self._describing.release()
+        result.processing_time = time.monotonic() - began
+        if not self._node.context.ok():
+            return result  # The process ends: there is nobody left to tell.
+        if goal.is_cancel_requested:
+            goal.canceled()
+        elif result.success:
+            goal.succeed()
+        else:
+            goal.abort()
+        return result
+
+    def _refuse(self, result: Any, sentence: str) -> None:
+        result.message = sentence
+        self._node.complaints.add("description_refused", f"no description: {sentence}")
+
+    def _write(self, goal: Any, result: Any, began: float) -> None:
+        """Write the text into the result, and its pieces as feedback, until somebody stops it."""
+        request = goal.request
+        asker, embedding = self._open(request.camera), self._newest()
+        most = int(request.max_tokens) or self._node.settings.max_caption_tokens
+        description = asker.describe(embedding, request.instruction, max_tokens=most)
+        stamp = ns_to_stamp(embedding.stamp_ns)
+        result.stamp = stamp
+        try:
+            for delta in description:
+                if description.tokens == 1:
+                    result.time_to_first_token = time.monotonic() - began
+                if delta:
+                    feedback = Describe.Feedback(
+                        delta=delta, tokens=description.tokens, stamp=stamp
+                    )
+                    goal.publish_feedback(feedback)
+                if reason := self._why_stop(goal, description):
+                    result.message = reason
+                    break
+        finally:
+            result.text, result.tokens = description.text, description.tokens
+        result.success = not result.message
+        self._descriptions.add()
+
+    def _why_stop(self, goal: Any, description: Description) -> str:
+        if description.finished:
+            return ""
+        if self._stopping.is_set():
+            return "the node was deactivated or is ending; ask again when it is active"
+        return "it was cancelled; send the goal again" if goal.is_cancel_requested else ""

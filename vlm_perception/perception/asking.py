@@ -1,0 +1,272 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Questions about now: answered beside the reasoner, from threads of their own."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from vlm_perception.bundle import ModelBundle, QuestionSpec
+from vlm_perception.perception.language import LanguageModel, Prefix
+from vlm_perception.perception.partial_text import UNFINISHED, PartialText
+from vlm_perception.perception.prefixes import NewestPrefix, require_readable
+from vlm_perception.perception.text import require_text
+from vlm_perception.types import Embedding
+
+LONGEST_TEXT = 1000
+"""Characters of a question, and of all its choices together."""
+MOST_CHOICES = 20
+WAITING = 4
+"""Questions that may wait for the one that is being answered; a further one is refused."""
+
+
+class AskError(ValueError):
+    """A question cannot be answered; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered, and about which frame."""
+
+    text: str
+    confidence: float
+    """Probability of the choice, or geometric mean of the probabilities of the text's tokens."""
+    probabilities: tuple[float, ...]
+    """Of each choice; empty for a free answer."""
+    stamp_ns: int
+
+
+class Description:
+    """A text about one frame; iterating writes it, token by token."""
+
+    def __init__(
+        self,
+        language: LanguageModel,
+        prefix: Prefix,
+        prompt: str,
+        *,
+        max_tokens: int,
+        untagged: Sequence[str],
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            language: writes the text.
+            prefix: the frame.
+            prompt: what to describe.
+            max_tokens: the most tokens to write.
+            untagged: labels that an unfinished text must not name.
+        """
+        self._tokens = language.stream(prefix, prompt, max_tokens=max_tokens)
+        self._partial = PartialText(language.decode, untagged)
+        self.tokens = 0
+        """Tokens written so far."""
+        self.finished = False
+        """Whether the model has ended the text itself."""
+
+    @property
+    def text(self) -> str:
+        """What has been shown; it ends in dots until the model has ended it."""
+        shown = self._partial.shown
+        return shown if self.finished else (shown + UNFINISHED).lstrip()
+
+    def __iter__(self) -> Iterator[str]:
+        """After each token yield what can be shown beyond the pieces before; often nothing.
+
+        Raises:
+            PromptError: the prompt leaves no room for an answer.
+        """
+        for token in self._tokens:
+            self.tokens += 1
+            self.finished = token.stops
+            yield self._partial.finish() if token.stops else self._partial.add(token.index)
+
+
+class Asker:
+    """Answers questions about a frame; its methods may be called from any thread.
+
+    It shares the engines with the reasoner, run by run: neither waits for more than one run of the
+    other's.
+    """
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        language: LanguageModel,
+        prefixes: NewestPrefix,
+        questions: Sequence[QuestionSpec] = (),
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Answer with this model.
+
+        Args:
+            bundle: the model.
+            language: its language part.
+            prefixes: the frame that was prefilled last.
+            questions: known questions; one that is asked again is answered at its temperature.
+            clock: seconds, for the limits of time.
+        """
+        self._bundle, self._language, self._prefixes = bundle, language, prefixes
+        self._known = {(spec.question, spec.choices): spec for spec in questions}
+        self._labels = tuple(spec.label for spec in bundle.manifest.vocabulary.labels)
+        self._clock = clock
+        self._places = threading.BoundedSemaphore(1 + WAITING)
+        self._turn = threading.Lock()
+
+    def ask(
+        self,
+        newest: Callable[[], Embedding],
+        question: str,
+        choices: Sequence[str] = (),
+        *,
+        timeout: float,
+        max_tokens: int,
+    ) -> Answer:
+        """Answer a question about the frame that is the newest when its turn comes.
+
+        Args:
+            newest: gives that frame; it may raise ValueError.
+            question: taken literally, whatever it holds.
+            choices: the allowed answers; without them the answer is free.
+            timeout: the longest time to take in seconds.
+            max_tokens: the most tokens of a free answer.
+
+        Raises:
+            AskError: the question is none, too many wait, or the time is over.
+            PromptError: the question or a choice cannot be put to the model.
+            ValueError: `newest` has no frame, or one that cannot be read.
+        """
+        deadline = self._clock() + _checked_timeout(timeout)
+        asked = self._question(question, choices)
+        with self._line(timeout):
+            embedding = newest()
+            prefix = self._prefix(embedding)
+            self._check_time(deadline, timeout)
+            if isinstance(asked, QuestionSpec):
+                answer = self._choose(prefix, asked)
+            else:
+                answer = self._write(prefix, asked, max_tokens, deadline, timeout)
+            self._check_time(deadline, timeout)
+        text, confidence, probabilities = answer
+        return Answer(text, confidence, probabilities, embedding.stamp_ns)
+
+    def describe(self, embedding: Embedding, instruction: str, *, max_tokens: int) -> Description:
+        """Begin a description of a frame.
+
+        Args:
+            embedding: the frame.
+            instruction: what to describe; empty: the bundle's own prompt.
+            max_tokens: the most tokens to write.
+
+        Raises:
+            AskError: the instruction is too long.
+            ValueError: the frame cannot be read.
+        """
+        instruction = instruction.strip()
+        if instruction:
+            _check_length(instruction, "instruction")
+        tagged = {tag.label for tag in embedding.tags}
+        return Description(
+            self._language,
+            self._prefix(embedding),
+            instruction or self._language.spec.caption_prompt,
+            max_tokens=max_tokens,
+            untagged=[label for label in self._labels if label not in tagged],
+        )
+
+    def _prefix(self, embedding: Embedding) -> Prefix:
+        require_readable(embedding, self._bundle)
+        return self._prefixes.of(embedding)
+
+    def _question(self, question: str, choices: Sequence[str]) -> QuestionSpec | str:
+        """Check what is asked; a typed question comes back with its choices."""
+        question = question.strip()
+        for text in (question, *choices):
+            require_text(text)
+        if not question:
+            raise AskError("the question is empty; ask one")
+        _check_length(question, "question")
+        if not choices:
+            return question
+        _check_choices(choices)
+        known = self._known.get((question, tuple(choices)))
+        return known or QuestionSpec(name="asked", question=question, choices=tuple(choices))
+
+    def _choose(
+        self, prefix: Prefix, question: QuestionSpec
+    ) -> tuple[str, float, tuple[float, ...]]:
+        attribute = self._language.answer(prefix, self._language.pack([question]))[0]
+        return attribute.value, max(attribute.probabilities), attribute.probabilities
+
+    def _write(
+        self, prefix: Prefix, question: str, max_tokens: int, deadline: float, timeout: float
+    ) -> tuple[str, float, tuple[float, ...]]:
+        ids: list[int] = []
+        total, end = 0.0, UNFINISHED
+        for token in self._language.stream(prefix, question, max_tokens=max_tokens):
+            total += token.log_probability
+            if token.stops:
+                end = ""
+                break
+            ids.append(token.index)
+            self._check_time(deadline, timeout)
+        confidence = math.exp(total / (len(ids) + (not end)))
+        return (self._language.decode(ids) + end).strip(), confidence, ()
+
+    @contextmanager
+    def _line(self, timeout: float) -> Iterator[None]:
+        """Let one question in at a time and a few wait."""
+        if not self._places.acquire(blocking=False):
+            raise AskError(f"{WAITING} questions wait already; ask again in a moment")
+        try:
+            if not self._turn.acquire(timeout=timeout):
+                raise _late(timeout)
+            try:
+                yield
+            finally:
+                self._turn.release()
+        finally:
+            self._places.release()
+
+    def _check_time(self, deadline: float, timeout: float) -> None:
+        if self._clock() > deadline:
+            raise _late(timeout)
+
+
+def _late(timeout: float) -> AskError:
+    return AskError(
+        f"there was no answer within {timeout:g} s; allow more time, or ask for a shorter one"
+    )
+
+
+def _checked_timeout(timeout: float) -> float:
+    if not 0.0 < timeout <= threading.TIMEOUT_MAX:
+        raise AskError(f"the timeout is {timeout:g} s; give a finite one above 0")
+    return timeout
+
+
+def _check_length(text: str, what: str) -> None:
+    if len(text) > LONGEST_TEXT:
+        raise AskError(
+            f"the {what} has {len(text)} characters and at most {LONGEST_TEXT} are taken; "
+            "use a shorter one"
+        )
+
+
+def _check_choices(choices: Sequence[str]) -> None:
+    if len(choices) == 1:
+        raise AskError("one choice is no question; give two or more, or none for a free answer")
+    if len(choices) > MOST_CHOICES:
+        raise AskError(f"there are {len(choices)} choices and at most {MOST_CHOICES} are taken")
+    if not all(choice.strip() for choice in choices):
+        raise AskError("a choice is empty; give each one a word")
+    _check_length("".join(choices), "list of choices")
+    twice = next((choice for choice in choices if choices.count(choice) > 1), None)
+    if twice is not None:
+        raise AskError(f"the choice {twice!r} stands there twice; give it once")
