@@ -171,7 +171,7 @@ def test_the_graph_holds_static_nodes_only(graph_file: Path) -> None:
 def test_a_robot_with_a_pruned_bundle_knows_where_its_tokens_stand(
     photos: Path, tmp_path: Path
 ) -> None:
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", language=False)
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", language=None)
     options = ExportOptions(keep=SCHEDULE, calibration=photos, accept_drift=True)
     bundle = export_bundle(checkpoint, tmp_path / "bundle", options)
     assert bundle.manifest.vision.keep == tuple(
