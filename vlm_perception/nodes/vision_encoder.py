@@ -40,6 +40,12 @@ class EncoderSettings(NetworkSettings):
         choices=(RAW, COMPRESSED),
         change=CONFIGURE,
     )
+    temporal: bool = setting(
+        True,
+        "Read the tags from what the last moments have in common, so that they do not flicker; "
+        "with false, from each image alone.",
+        change=CONFIGURE,
+    )
     input_timeout: float = setting(
         2.0,
         "Seconds without an image after which the diagnostics call it an error.",
@@ -82,7 +88,11 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         settings = self.settings
         bundle = ModelBundle.load(settings.bundle)
         encoder = VisionEncoder(
-            bundle, threads=settings.threads, run_id=self.run_id, engine=settings.engine
+            bundle,
+            threads=settings.threads,
+            run_id=self.run_id,
+            engine=settings.engine,
+            temporal=settings.temporal,
         )
         encoder.warm_up()
         self._bundle, self._encoder, self._sequence = bundle, encoder, 0

@@ -16,6 +16,7 @@ from vlm_perception.bundle import TEXT_GRAPH, VISION_GRAPH, ModelBundle
 from vlm_perception.engines.choose import ONNXRUNTIME
 from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.perception.regions import find_regions
+from vlm_perception.perception.temporal import TemporalState
 from vlm_perception.perception.vocabulary import Vocabulary, VocabularyBuilder
 from vlm_perception.types import FUSED_TOKEN, Embedding, Frame, Tag
 
@@ -33,6 +34,7 @@ class VisionEncoder:
         threads: int = 1,
         run_id: str = "",
         engine: str = ONNXRUNTIME,
+        temporal: bool = True,
     ) -> None:
         """Load the engines and embed the bundle's own vocabulary.
 
@@ -42,6 +44,8 @@ class VisionEncoder:
             run_id: is written into each embedding.
             engine: of the vision graph: `onnxruntime`, `openvino` or `auto`. The text graph, which
                 runs only when the vocabulary changes, stays with ONNX Runtime.
+            temporal: read the tags from what the last moments have in common; else from each frame
+                alone.
 
         Raises:
             BundleError: the bundle lacks a file.
@@ -54,6 +58,8 @@ class VisionEncoder:
         self._builder = VocabularyBuilder(bundle)
         self._lock = threading.Lock()
         self._vocabulary = self._builder.build(None, version=1)
+        width = bundle.manifest.vision.embedding_width
+        self._temporal = TemporalState(width) if temporal else None
 
     @property
     def engine_name(self) -> str:
@@ -107,7 +113,7 @@ class VisionEncoder:
         prepared = time.monotonic()
         outputs = self._engine.run({"image": image})
         encoded = time.monotonic()
-        tags = _tags(vocabulary, outputs["pooled"])
+        tags = self._tags(vocabulary, outputs["pooled"][0], frame.stamp_ns)
         token_index = self._token_index(outputs)
         regions = find_regions(
             outputs["patches"][0],
@@ -149,12 +155,18 @@ class VisionEncoder:
         index = outputs["token_index"]
         return np.where(index < 0, FUSED_TOKEN, index).astype(np.uint16)
 
-
-def _tags(vocabulary: Vocabulary, pooled: NDArray[np.float32]) -> tuple[Tag, ...]:
-    """Labels that hold, the likeliest first."""
-    scores = vocabulary.probabilities(pooled)[0]
-    present = np.flatnonzero(scores >= vocabulary.thresholds)
-    return tuple(
-        Tag(int(index), vocabulary.labels[index], float(scores[index]))
-        for index in present[np.argsort(-scores[present], kind="stable")]
-    )
+    def _tags(
+        self, vocabulary: Vocabulary, pooled: NDArray[np.float32], stamp_ns: int
+    ) -> tuple[Tag, ...]:
+        """Labels that hold, the likeliest first."""
+        temporal = self._temporal
+        state = pooled if temporal is None else temporal.attend(pooled, stamp_ns)
+        scores = vocabulary.probabilities(state[np.newaxis])[0]
+        holds = scores >= vocabulary.thresholds
+        if temporal is not None:
+            holds = temporal.present(scores, vocabulary)
+        present = np.flatnonzero(holds)
+        return tuple(
+            Tag(int(index), vocabulary.labels[index], float(scores[index]))
+            for index in present[np.argsort(-scores[present], kind="stable")]
+        )
