@@ -27,6 +27,8 @@ MANIFEST_NAME = "manifest.yaml"
 BUNDLES_VARIABLE = "VLM_PERCEPTION_BUNDLES"
 
 VISION_GRAPH = "vision.onnx"
+VISION_FP16_GRAPH = "vision.fp16.onnx"
+"""The same network in FP16, for TensorRT; only where it is quantized."""
 TEXT_GRAPH = "text.onnx"
 PROJECTOR_GRAPH = "projector.onnx"
 DECODER_GRAPH = "decoder.onnx"

@@ -11,7 +11,6 @@ by it.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from rich.table import Table
 
 from vlm_perception.bundle import Agreement, ModelBundle, ValidationSpec
 from vlm_perception.deploy.errors import ExportError
-from vlm_perception.deploy.images import read_image
+from vlm_perception.deploy.images import images_digest, read_image
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.types import Frame
@@ -84,7 +83,7 @@ def validate(
         )
     return ValidationSpec(
         images=len(images),
-        images_digest=_digest(images),
+        images_digest=images_digest(images),
         dense=to_dense,
         checkpoint=to_checkpoint,
         drift_accepted=bool(faults),
@@ -162,10 +161,3 @@ def as_table(validation: ValidationSpec) -> Table:
     if validation.drift_accepted:
         table.caption = "below tolerance, accepted with --accept-drift"
     return table
-
-
-def _digest(images: Sequence[Path]) -> str:
-    whole = hashlib.sha256()
-    for path in images:
-        whole.update(hashlib.sha256(read_image(path).tobytes()).digest())
-    return whole.hexdigest()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,14 @@ def split_images(folder: Path, *, least: int = LEAST, most: int = MOST) -> Image
             f"{least} of each are needed: put some {3 * least} different images there"
         )
     return ImageSets(calibration, validation, skipped, duplicates)
+
+
+def images_digest(images: Sequence[Path]) -> str:
+    """Hash over the pixels of images, in their order."""
+    whole = hashlib.sha256()
+    for path in images:
+        whole.update(hashlib.sha256(read_image(path).tobytes()).digest())
+    return whole.hexdigest()
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +29,9 @@ SMALLEST_HALF = 256
 LARGEST_INLINE = 1 << 30
 # The exporter does not see that an output's name is also that of a value inside the graph.
 OUTPUT_PREFIX = "output."
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+# Where the exporter writes the modules that a node lies in, outermost first.
+SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def write_graph(
@@ -72,11 +77,20 @@ def write_graph(
         raise ExportError(f"{path.name} cannot be exported: torch gave no program")
     model = program.model_proto
     _rename_outputs(model)
-    store_half(model)
+    _name_nodes(model)
     _forget_sources(model)
+    save_graph(model, path)
+
+
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Check a graph and write it; FP32 weights that FP16 can hold are stored so."""
+    store_half(model)
     onnx.checker.check_model(model)
     large = model.ByteSize() > LARGEST_INLINE
-    onnx.save(model, path, save_as_external_data=large, location=f"{path.name}.data")
+    data = path.with_name(f"{path.name}.data")
+    # onnx would append to a file that is there.
+    data.unlink(missing_ok=True)
+    onnx.save(model, path, save_as_external_data=large, location=data.name)
 
 
 def store_half(model: onnx.ModelProto) -> None:
@@ -86,8 +100,10 @@ def store_half(model: onnx.ModelProto) -> None:
     """
     graph = model.graph
     casts = []
+    # TensorRT takes the steps of Q/DQ as constants only.
+    steps = {node.input[1] for node in graph.node if node.op_type in QUANTIZERS}
     for tensor in graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT:
+        if tensor.data_type != onnx.TensorProto.FLOAT or tensor.name in steps:
             continue
         values = numpy_helper.to_array(tensor)
         with np.errstate(over="ignore"):
@@ -116,6 +132,23 @@ def _rename_outputs(model: onnx.ModelProto) -> None:
         node.output[:] = [renamed(name) for name in node.output]
     for value in (*model.graph.output, *model.graph.value_info, *model.graph.initializer):
         value.name = renamed(value.name)
+
+
+def layer_of(node: onnx.NodeProto) -> str:
+    """Path of the module that a node comes from, as `layers.mlps.0.fc1`; empty for none."""
+    return str(node.name).partition("/")[0]
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Name each node after its module, as `layers.mlps.0.fc1/Gemm`, with a number behind twins."""
+    counts: Counter[str] = Counter()
+    for node in model.graph.node:
+        scopes = {entry.key: entry.value for entry in node.metadata_props}.get(SCOPES)
+        # The module's path stands before the name of the call.
+        module = ast.literal_eval(scopes)[-2] if scopes else ""
+        name = f"{module}/{node.op_type}"
+        counts[name] += 1
+        node.name = name if counts[name] == 1 else f"{name}_{counts[name]}"
 
 
 def _forget_sources(model: onnx.ModelProto) -> None:
