@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -21,7 +23,7 @@ def to_half_stream(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ExportError: a constant is too large for FP16.
     """
-    half = onnx.ModelProto.FromString(model.SerializeToString())
+    half = copy.deepcopy(model)
     graph = half.graph
     for tensor in graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
@@ -31,7 +33,7 @@ def to_half_stream(model: onnx.ModelProto) -> onnx.ModelProto:
                     f"{tensor.name} holds {largest:g}, which FP16 cannot; this tower can only be "
                     "exported with --precision float16-weights"
                 )
-    outputs = list(map(_copy_value, graph.output))
+    outputs = [copy.deepcopy(value) for value in graph.output]
     norms = _final_norms(graph)
     inner = {name for node in norms for name in node.output}
     ends = sorted({node.input[0] for node in norms})
@@ -46,11 +48,11 @@ def to_half_stream(model: onnx.ModelProto) -> onnx.ModelProto:
         graph.output.append(value)
     graph.output.extend(whole)
     # Any operator: the library's own list of exceptions gives graphs that are not valid.
-    half = convert_float_to_float16(half, keep_io_types=True, op_block_list=[])
-    half.graph.node.extend(norms)
-    del half.graph.output[:]
-    half.graph.output.extend(outputs)
-    return half
+    result: onnx.ModelProto = convert_float_to_float16(half, keep_io_types=True, op_block_list=[])
+    result.graph.node.extend(norms)
+    del result.graph.output[:]
+    result.graph.output.extend(outputs)
+    return result
 
 
 def _final_norms(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -64,8 +66,4 @@ def _final_norms(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
         length = producers.get(division.input[1])
         if length is not None and length.op_type == "ReduceL2":
             norms += [length, division]
-    return [onnx.NodeProto.FromString(node.SerializeToString()) for node in norms]
-
-
-def _copy_value(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    return onnx.ValueInfoProto.FromString(value.SerializeToString())
+    return [copy.deepcopy(node) for node in norms]

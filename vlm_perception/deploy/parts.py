@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from vlm_perception.deploy.checkpoint import Checkpoint
 from vlm_perception.deploy.decoder_graph import DecoderGraph
 from vlm_perception.deploy.text_graph import TextGraph
 from vlm_perception.deploy.vision_graph import VisionGraph
+from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
 
 
 @dataclass(frozen=True)
@@ -118,3 +121,10 @@ def golden_of(part: Part) -> dict[str, NDArray[Any]]:
         f"{part.name}/out/{name}": value.numpy()
         for name, value in zip(part.outputs, outputs, strict=True)
     }
+
+
+def golden_of_engine(graph: Path, golden: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """What ONNX Runtime gives for a graph's stored inputs: PyTorch cannot compute INT8."""
+    engine = OnnxRuntimeEngine(graph)
+    outputs = engine.run({name: golden[f"{graph.name}/in/{name}"] for name in engine.inputs})
+    return {f"{graph.name}/out/{name}": value for name, value in outputs.items()}

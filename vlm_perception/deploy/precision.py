@@ -10,6 +10,7 @@ holds, so that both files quantize to the same integers.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import (
     CalibrationMethod,
     QDQQuantizer,
@@ -50,21 +51,34 @@ LARGEST_INT8 = 127
 LEAST_STEP = 2.0**-14
 
 
-def quantize_vision(
+def quantize_graphs(
     directory: Path, images: Sequence[Path], spec: ImageSpec, plan_file: Path | None
-) -> PrecisionPlan:
-    """Quantize the vision graph of a bundle; write both streams and the plan beside it.
+) -> tuple[str, ...]:
+    """Quantize the graphs of a bundle, and write the plan beside them.
 
     Args:
-        directory: holds the vision graph in float, which is replaced.
+        directory: holds the graphs in float; those that are quantized are replaced, and the vision
+            graph with an FP16 stream is added.
         images: files to calibrate with.
         spec: how they are preprocessed.
         plan_file: an edited plan; absent for the default.
+
+    Returns:
+        Names of the graphs that were replaced.
 
     Raises:
         ExportError: the plan does not fit the tower, or the tower gives infinite values.
     """
     plan = None if plan_file is None else read_plan(plan_file)
+    plan = quantize_vision(directory, images, spec, plan)
+    write_plan(plan, directory / PLAN_NAME)
+    return (VISION_GRAPH,)
+
+
+def quantize_vision(
+    directory: Path, images: Sequence[Path], spec: ImageSpec, plan: PrecisionPlan | None
+) -> PrecisionPlan:
+    """Write both streams of the vision graph, and return the plan with what was measured."""
     with tempfile.TemporaryDirectory() as scratch:
         flat = Path(scratch) / VISION_GRAPH
         _flatten(directory / VISION_GRAPH, flat)
@@ -90,9 +104,7 @@ def quantize_vision(
         for layer in plan.quantized
     }
     measured = Measured(images=len(images), images_digest=images_digest(images), layers=scales)
-    plan = plan.model_copy(update={"measured": measured})
-    write_plan(plan, directory / PLAN_NAME)
-    return plan
+    return plan.model_copy(update={"measured": measured})
 
 
 def _flatten(graph: Path, flat: Path) -> None:
@@ -157,7 +169,7 @@ def _free_biases(model: onnx.ModelProto, names: set[str]) -> None:
             nodes.append(
                 helper.make_node("Add", [product, bias], [output], f"{layer_of(node)}/bias")
             )
-    ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    ordered = [copy.deepcopy(node) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(ordered)
 

@@ -13,7 +13,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vlm_perception.bundle import Sha256, describe_errors
+from vlm_perception.bundle import VISION_FP16_GRAPH, VISION_GRAPH, Sha256, describe_errors
 from vlm_perception.deploy.errors import ExportError
 
 PLAN_NAME = "precision.yaml"
@@ -38,7 +38,7 @@ PERCENTILE = 99.999
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
 class GroupPlan(_Strict):
@@ -98,10 +98,7 @@ class PrecisionPlan(_Strict):
     def quantized(self) -> tuple[str, ...]:
         """The layers that compute in INT8."""
         return tuple(
-            layer
-            for group in self.groups.values()
-            if group.cpu == "int8"
-            for layer in group.layers
+            layer for group in self.groups.values() if group.cpu == "int8" for layer in group.layers
         )
 
     @model_validator(mode="after")
@@ -118,16 +115,15 @@ def default_plan(layers: Sequence[str]) -> PrecisionPlan:
     members: dict[str, list[str]] = {group: [] for group in (*GROUPS, HEADS)}
     for layer in layers:
         members[_group_of(layer)].append(layer)
-    return PrecisionPlan(
-        groups={
-            group: GroupPlan(
-                cpu="int8" if group in QUANTIZED_GROUPS else "float32",
-                tensorrt="int8" if group in QUANTIZED_GROUPS else "float16",
-                layers=tuple(inside),
-            )
-            for group, inside in members.items()
+    groups = {}
+    for group, inside in members.items():
+        int8 = group in QUANTIZED_GROUPS
+        groups[group] = {
+            VISION_GRAPH: "int8" if int8 else "float32",
+            VISION_FP16_GRAPH: "int8" if int8 else "float16",
+            "layers": tuple(inside),
         }
-    )
+    return PrecisionPlan.model_validate({"groups": groups})
 
 
 def read_plan(path: Path) -> PrecisionPlan:
