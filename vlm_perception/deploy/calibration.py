@@ -77,7 +77,6 @@ class _Observer(PercentileCalibrater):  # type: ignore[misc]
             graph,
             augmented_model_path=str(observed),
             use_external_data_format=large,
-            symmetric=True,
             percentile=percentile,
         )
         self._chosen = set(tensors)

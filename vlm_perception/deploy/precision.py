@@ -166,9 +166,7 @@ def _free_biases(model: onnx.ModelProto, names: set[str]) -> None:
             product, output, bias = f"{node.output[0]}.product", node.output[0], node.input[2]
             del node.input[2:]
             node.output[0] = product
-            nodes.append(
-                helper.make_node("Add", [product, bias], [output], f"{layer_of(node)}/bias")
-            )
+            nodes.append(helper.make_node("Add", [product, bias], [output], f"{node.name}/bias"))
     ordered = [copy.deepcopy(node) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(ordered)

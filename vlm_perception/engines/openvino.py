@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,15 @@ class OpenVinoEngine:
             "ENABLE_CPU_PINNING": False,
         }
         try:
-            model = core.compile_model(path, "CPU", settings)
+            graph = core.read_model(path)
+            model = core.compile_model(graph, "CPU", settings)
         # What it raises is RuntimeError now and has been others before.
         except Exception as error:
             raise EngineError(f"OpenVINO {self._version} cannot load {path}: {error}") from error
         self._graph = path.name
-        self._inputs = {port.any_name: _spec(port) for port in model.inputs}
-        self._outputs = {port.any_name: _spec(port) for port in model.outputs}
+        # Where it folds a cast away, a compiled output has names of inner values, too.
+        self._inputs = _specs(graph.inputs, model.inputs)
+        self._outputs = _specs(graph.outputs, model.outputs)
         self._request = model.create_infer_request()
 
     @property
@@ -107,10 +109,16 @@ def _library() -> tuple[Any, str]:
     return openvino.Core(), openvino.__version__.split("-")[0]
 
 
-def _spec(port: Any) -> TensorSpec:
+def _specs(named: Sequence[Any], compiled: Sequence[Any]) -> dict[str, TensorSpec]:
+    """The tensors of a compiled model's ports by their names in the graph."""
+    names = (port.any_name for port in named)
+    return {name: _spec(name, port) for name, port in zip(names, compiled, strict=True)}
+
+
+def _spec(name: str, port: Any) -> TensorSpec:
     """A port's tensor; OpenVINO keeps no names of free dimensions."""
     shape = tuple(
         size.get_length() if size.is_static else f"dim{axis}"
         for axis, size in enumerate(port.partial_shape)
     )
-    return TensorSpec(port.any_name, np.dtype(port.element_type.to_dtype()), shape)
+    return TensorSpec(name, np.dtype(port.element_type.to_dtype()), shape)
