@@ -455,9 +455,9 @@ class ModelBundle:
             return check_close(outputs, stored, absolute=spec.absolute, relative=spec.relative)
         except GoldenError as error:
             raise BundleError(
-                f"bundle {self.path}: {engine.name} gives {error} of {graph} than was stored when "
-                "it was exported. Use another version of the engine, or export the bundle again "
-                "on this machine"
+                f"bundle {self.path}: {engine.name} gives another {error.output} of {graph} than "
+                f"was stored when it was exported ({error}). Use another version of the engine, or "
+                "export the bundle again on this machine"
             ) from error
 
 

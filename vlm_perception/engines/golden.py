@@ -17,7 +17,12 @@ nearly the same may change places when an engine rounds otherwise."""
 
 
 class GoldenError(ValueError):
-    """An output is not what was stored; the message says which, and by how much."""
+    """An output is not what was stored; the message says by how much."""
+
+    def __init__(self, output: str, detail: str) -> None:
+        """Say which output it is, and what was found and allowed."""
+        super().__init__(detail)
+        self.output = output
 
 
 def check_close(
@@ -39,8 +44,9 @@ def check_close(
         # Written so that NaN fails.
         if not bool(np.all(difference <= absolute + relative * np.abs(stored[name]))):
             raise GoldenError(
-                f"another {name} (largest difference {difference.max():.3g}, allowed {absolute:g} "
-                f"+ {relative:g} of the value)"
+                name,
+                f"largest difference {difference.max():.3g}, allowed {absolute:g} + {relative:g} "
+                "of the value",
             )
     return worst
 
@@ -69,7 +75,7 @@ def check_alike(outputs: Mapping[str, Array], stored: Mapping[str, Array], cosin
         index = stored[TOKEN_INDEX]
         common, ours, theirs = np.intersect1d(outputs[TOKEN_INDEX], index, return_indices=True)
         if len(common) < LEAST_COMMON * len(index):
-            raise GoldenError(f"other tokens ({len(common)} of {len(index)} are the stored ones)")
+            raise GoldenError(TOKEN_INDEX, f"{len(common)} of {len(index)} are the stored ones")
     worst = 0.0
     for name in (name for name in stored if name != TOKEN_INDEX):
         value, expected = outputs[name], stored[name]
@@ -80,6 +86,6 @@ def check_alike(outputs: Mapping[str, Array], stored: Mapping[str, Array], cosin
         found = float(((value * expected).sum(axis=-1) / lengths).mean())
         # Written so that NaN fails.
         if not found >= cosine:
-            raise GoldenError(f"another {name} (mean cosine {found:.4f}, at least {cosine:g})")
+            raise GoldenError(name, f"mean cosine {found:.4f}, at least {cosine:g}")
         worst = max(worst, float(np.abs(value - expected).max(initial=0.0)))
     return worst
