@@ -16,11 +16,14 @@ from transformers import (
     CLIPModel,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessorPil,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessorPil,
+    LlavaProcessor,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -33,6 +36,7 @@ from transformers import (
     SiglipModel,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
+    SmolVLMImageProcessorPil,
 )
 
 SENTENCES = [
@@ -83,7 +87,7 @@ def make_checkpoint(
         part.save_pretrained(path / "dual")
     if language is not None:
         vlm = _language_model(dual, tokenizer, family, language, decoder)
-        for part in (vlm, tokenizer, processor):
+        for part in (vlm, tokenizer, language_processor(language, processor, tokenizer)):
             part.save_pretrained(path / "vlm")
     # transformers' CLIP takes images of its own square only, and Idefics3 joins those of a square.
     square = family == "clip" or language in ("idefics3", "smolvlm")
@@ -100,6 +104,18 @@ def image_processor(family: str) -> Any:
     if family == "siglip2":
         return Siglip2ImageProcessorPil(patch_size=4, max_num_patches=144)
     return CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size=square)
+
+
+def language_processor(language: str, processor: Any, tokenizer: PreTrainedTokenizerFast) -> Any:
+    """The processor of the same tower, as it is saved with the language model."""
+    scale = {"image_mean": processor.image_mean, "image_std": processor.image_std}
+    if language == "llava_onevision":
+        return LlavaOnevisionImageProcessorPil(size={"height": 48, "width": 48}, **scale)
+    if language == "idefics3":
+        return Idefics3ImageProcessorPil(max_image_size={"longest_edge": 48}, **scale)
+    if language == "smolvlm":
+        return SmolVLMImageProcessorPil(max_image_size={"longest_edge": 48}, **scale)
+    return LlavaProcessor(processor, tokenizer, patch_size=4)
 
 
 def write_spec(path: Path, **changes: Any) -> None:

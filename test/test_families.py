@@ -368,7 +368,12 @@ ROTARY = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
             {"vision_config__vision_use_head": False},
             "without pooling head",
         ),
-        ("siglip", "vlm/preprocessor_config", {"image_mean": [0, 0, 0]}, "pixels differently"),
+        (
+            "siglip",
+            "vlm/processor_config",
+            {"image_processor__image_mean": [0, 0, 0]},
+            "scale pixels differently",
+        ),
         ("siglip", "dual/preprocessor_config", {"image_mean": 0.5}, "of three colours"),
         ("siglip", "dual/preprocessor_config", {"rescale_factor": 1.0}, "rescale by 1/255"),
         ("clip", "vlm/config", {"vision_feature_select_strategy": "full"}, "the class token"),
