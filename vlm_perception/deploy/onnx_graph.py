@@ -19,6 +19,9 @@ from vlm_perception.deploy.errors import ExportError
 # Their outputs differ although their inputs, if any, are constant.
 RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"})
 
+# Bytes of a weight from which on its values are not kept: only shapes and scales are looked at.
+LARGE_WEIGHT = 1 << 16
+
 
 @dataclass(frozen=True)
 class TensorType:
@@ -108,7 +111,7 @@ class OnnxGraph:
 
 
 def load_graph(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> OnnxGraph:
-    """Read a graph from a file, without weights that lie in files of their own.
+    """Read a graph from a file, without the values of large weights.
 
     Args:
         path: the .onnx file.
@@ -122,6 +125,10 @@ def load_graph(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) ->
     # protobuf's exceptions share no base class but Exception.
     except Exception as error:
         raise ExportError(f"{path} is no ONNX graph that can be read: {error}") from error
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) > LARGE_WEIGHT:
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
     for value in model.graph.input:
         if shapes is not None and value.name in shapes:
             _bind(path, value, shapes[value.name])
