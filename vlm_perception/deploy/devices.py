@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from vlm_perception.deploy.cost import Cost
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.tables import read_table
+from vlm_perception.engines.machine import cpu_count, cpu_model
 
 THIS = "this"
 # Side of the matrices, and bytes that are copied, to find this machine's limits; the copy must not
@@ -117,12 +119,13 @@ def find_device(name: str, *, threads: int) -> Device:
 
 def _measure_this(threads: int) -> Device:
     """The rates of ONNX Runtime's own matrix products and of a copy in memory."""
+    load = os.getloadavg()[0]
     block = np.ones(COPIED_BYTES // 8)
     target = np.empty_like(block)
     # A copy reads and writes.
     bandwidth = 2 * COPIED_BYTES / _best_seconds(lambda: np.copyto(target, block))
     return Device(
-        name=f"this machine, ONNX Runtime {onnxruntime.__version__}, threads: {threads}",
+        name=f"{cpu_model()}, ONNX Runtime {onnxruntime.__version__}, threads: {threads}",
         float_flops=_product_rate("MatMul", np.float32, threads),
         int8_flops=_product_rate("MatMulInteger", np.int8, threads),
         bandwidth=bandwidth,
@@ -131,6 +134,7 @@ def _measure_this(threads: int) -> Device:
         remarks=(
             f"rates: the best of {TRIALS} products of {SIDE}x{SIDE} matrices, FP32 and INT8",
             f"bandwidth: the best of {TRIALS} copies of {COPIED_BYTES >> 20} MiB in one thread",
+            f"load before: {load:.2f} on {cpu_count()} cores; a loaded machine gives longer times",
         ),
     )
 

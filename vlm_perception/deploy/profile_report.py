@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -79,12 +80,13 @@ def _layer_json(layer: LayerProfile) -> dict[str, Any]:
 
 def _phase_table(profile: Profile, phase: PhaseProfile) -> Table:
     sizes = ", ".join(f"{name} {list(shape)}" for name, shape in phase.phase.shapes.items())
-    table = Table(title=f"{phase.phase.name}: {phase.phase.graph}  {sizes}".rstrip())
+    title = f"{phase.phase.name}: {phase.phase.graph}, times {_kind(profile)}\n{sizes}".rstrip()
+    # As narrow as it can be: it is to fit into 80 columns.
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("layer", no_wrap=True)
-    for column in ("MFLOP", "of it INT8", "weights kB", "activ. kB", "FLOP/byte"):
-        table.add_column(column, justify="right")
-    table.add_column(f"ms, {_kind(profile)}", justify="right")
-    table.add_column("bound")
+    for column in ("MFLOP", "INT8\nMFLOP", "weights\nkB", "activ.\nkB", "FLOP/\nbyte", "ms"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("bound", no_wrap=True)
     for layer in phase.layers:
         cost = layer.cost
         figures = (
@@ -95,14 +97,15 @@ def _phase_table(profile: Profile, phase: PhaseProfile) -> Table:
             f"{cost.intensity:.1f}",
         )
         counted = figures if layer.bound is not None else ("",) * len(figures)
-        table.add_row(layer.name, *counted, f"{1e3 * layer.seconds:.3f}", layer.bound or "")
+        table.add_row(layer.name, *counted, f"{1e3 * layer.seconds:.3g}", layer.bound or "")
     return table
 
 
 def _sums(profile: Profile) -> Table:
-    table = Table(title=f"{profile.bundle} on {profile.device.name}")
+    title = f"{profile.bundle} on {profile.device.name}, times {_kind(profile)}"
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("phase")
-    for column in ("GFLOP", "MB", f"ms, {_kind(profile)}", "runs per image", "ms per image"):
+    for column in ("GFLOP", "MB", "ms", "runs per image", "ms per image"):
         table.add_column(column, justify="right")
     table.add_column("share", justify="right")
     for each in profile.phases:
@@ -111,9 +114,9 @@ def _sums(profile: Profile) -> Table:
             each.phase.name,
             f"{each.cost.flops / 1e9:.3f}",
             f"{each.cost.bytes / 1e6:.2f}",
-            f"{1e3 * each.seconds:.3f}",
+            f"{1e3 * each.seconds:.3g}",
             str(repeats) if repeats else "labels only",
-            f"{1e3 * each.seconds * repeats:.3f}" if repeats else "",
+            f"{1e3 * each.seconds * repeats:.3g}" if repeats else "",
             f"{profile.share(each):.1%}" if repeats else "",
         )
     return table
@@ -124,12 +127,10 @@ def _say(console: Console, profile: Profile) -> None:
     bound = sum(layer.bound == "memory" for each in profile.phases for layer in each.layers)
     layers = sum(layer.bound is not None for each in profile.phases for layer in each.layers)
     lines = [
-        f"{1e3 * profile.seconds:.2f} ms an image, {_kind(profile)}; memory bandwidth bounds "
+        f"{1e3 * profile.seconds:.3g} ms an image, {_kind(profile)}; memory bandwidth bounds "
         f"{bound} of {layers} layers",
-        f"tokens: {profile.image_tokens} of the image, {profile.prompt_tokens} of the prompt; "
-        f"caption: {profile.caption_tokens}, each decoded with the prefill's cache",
-        f"model: {profile.model_bytes / 1e6:.1f} MB in files; cache at the end of a caption: "
-        f"{profile.cache_bytes / 1e6:.2f} MB",
+        f"tokens of the image: {profile.image_tokens}",
+        f"model: {profile.model_bytes / 1e6:.1f} MB in files",
         f"{device.origin} limits: {device.float_flops / 1e12:.4g} TFLOPS in "
         f"FP{8 * device.float_bytes}, {device.int8_flops / 1e12:.4g} TOPS in INT8, "
         f"{device.bandwidth / 1e9:.4g} GB/s",
@@ -144,6 +145,13 @@ def _say(console: Console, profile: Profile) -> None:
         lines.append(
             f"measured: medians of {RUNS} runs; those of the layers under the profiler, whose own "
             "work is in `unattributed`, those of the phases without it"
+        )
+    if profile.caption_tokens:
+        lines.insert(
+            2,
+            f"prompt: {profile.prompt_tokens} tokens; caption: {profile.caption_tokens} tokens, "
+            "each decoded behind the prefill's cache; cache at the caption's end: "
+            f"{profile.cache_bytes / 1e6:.2f} MB",
         )
     for line in lines:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
