@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModel
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils import logging as transformers_logging
 
 from vlm_perception.bundle import VISION_GRAPH, ImageSpec
 from vlm_perception.engines.choose import ONNXRUNTIME
@@ -138,7 +138,9 @@ def prepare_runs(contestants: Contestants, engine: str, threads: int) -> dict[st
     torch.set_num_threads(threads)
     dense, bundle = contestants.dense, contestants.bundle
     runs: dict[str, Run] = {}
-    disable_progress_bar()
+    # It complains of defaults in the configuration that no model uses.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     image = _image(dense.manifest.image)
     for name, dtype in ((FP32, torch.float32), (BF16, torch.bfloat16)):
         model = AutoModel.from_pretrained(contestants.checkpoint, dtype=dtype).eval()
