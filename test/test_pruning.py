@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,14 @@ from vlm_perception.deploy.onnx_writer import write_graph
 from vlm_perception.deploy.options import ExportOptions
 from vlm_perception.deploy.parts import vision_part
 from vlm_perception.deploy.pruning import parse_schedule, prune
+from vlm_perception.deploy.staircase import (
+    choose,
+    fit_to_device,
+    lower_edges,
+    predict_gain,
+    prunable_places,
+    schedules,
+)
 from vlm_perception.deploy.vision_graph import VisionGraph
 from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
 from vlm_perception.perception.encoder import VisionEncoder
@@ -62,10 +72,7 @@ def load_dual(checkpoint: Path) -> Any:
 def graph_file(dual: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pruned vision graph of a square image."""
     graph = graph_of(dual, keep=parse_schedule(SCHEDULE, 3, 144))
-    spec = ImageSpec(
-        width=48, height=48, patch=4, columns=12, rows=12, mean=HALF, std=HALF, pad=(0, 0, 0)
-    )
-    part = vision_part(graph, spec)
+    part = vision_part(graph, square())
     path: Path = tmp_path_factory.mktemp("graph") / "vision.onnx"
     with torch.no_grad():
         write_graph(part.module, part.inputs, part.outputs, path)
@@ -82,6 +89,12 @@ def graph_of(dual: Any, **options: Any) -> VisionGraph:
         std=HALF,
         drop_class_token=clip,
         **(defaults | options),
+    )
+
+
+def square() -> ImageSpec:
+    return ImageSpec(
+        width=48, height=48, patch=4, columns=12, rows=12, mean=HALF, std=HALF, pad=(0, 0, 0)
     )
 
 
@@ -284,6 +297,68 @@ def test_a_schedule_always_saves_tokens(percent: int, layers: set[int], tokens: 
 def test_a_bad_schedule_gets_a_sentence(text: str, message: str) -> None:
     with pytest.raises(ExportError, match=message):
         parse_schedule(text, layers=6, tokens=144)
+
+
+def predicted(block_ms: dict[int, float], keep: Sequence[KeepStep]) -> float:
+    return sum(block_ms.values()) - predict_gain(block_ms, 6, 32, tuple(keep))
+
+
+@given(
+    width=st.integers(1, 12),
+    overhead=st.floats(0.0, 3.0),
+    share=st.floats(0.1, 1.2),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_schedule_that_is_fitted_is_the_largest_that_meets_the_budget(
+    width: int, overhead: float, share: float
+) -> None:
+    """A device that works in tiles, and on which each pruned graph has a price of its own."""
+    block_ms = {count: float(math.ceil(count / width)) for count in range(32, 7, -1)}
+    dense_ms = predicted(block_ms, ())
+    budget = share * dense_ms
+
+    def measure(keep: Sequence[KeepStep]) -> tuple[float, float]:
+        return dense_ms, predicted(block_ms, keep) + (overhead if keep else 0.0)
+
+    places = prunable_places(layers=6, prunable=5)
+    assert places == [1, 3, 4]
+    found = choose(block_ms, 6, places, 32, budget, measure)
+    meeting = [
+        keep
+        for keep in schedules(lower_edges(block_ms), places, 32)
+        if measure(keep)[1] <= min(budget, dense_ms * 0.97)
+    ]
+    if share >= 1.0:
+        assert found == ()
+    elif meeting:
+        assert measure(found)[1] <= budget
+        assert tokens(found) == max(tokens(keep) for keep in meeting)
+    else:
+        assert found == () or measure(found)[1] < dense_ms
+
+
+def tokens(keep: Sequence[KeepStep]) -> int:
+    """Tokens of all six layers together."""
+    left = {step.layer: step.tokens for step in keep}
+    counts = [32]
+    for layer in range(6):
+        counts.append(left.get(layer, counts[-1]))
+    return sum(counts[1:])
+
+
+def test_lower_edges_are_where_fewer_tokens_begin_to_pay() -> None:
+    block_ms = {64: 4.0, 60: 4.0, 48: 3.0, 47: 2.99, 40: 3.1, 32: 2.0}
+    assert lower_edges(block_ms) == [64, 48, 32]
+
+
+def test_a_budget_that_no_device_meets_still_gives_a_schedule_that_can_be_built(
+    siglip_checkpoint: Path,
+) -> None:
+    """On this machine's own clock: the fastest schedule found, or none."""
+    build = partial(graph_of, load_dual(siglip_checkpoint))
+    keep = fit_to_device(build, square(), budget_ms=1e-6)
+    assert all(18 <= step.tokens < 144 for step in keep)
+    assert build(keep=keep).keep == {step.layer: step.tokens - 1 for step in keep}
 
 
 def test_the_manifest_takes_falling_steps_only() -> None:

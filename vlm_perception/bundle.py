@@ -127,6 +127,15 @@ class KeepStep(_Strict):
     tokens: Annotated[int, Field(ge=2)]
 
 
+class HeadStep(_Strict):
+    """What a step of head pruning cost: the pooled embedding beside that of all heads."""
+
+    heads: Annotated[tuple[Count, ...], Field(min_length=1)]
+    """Left in each layer."""
+    cosine_mean: float
+    cosine_min: float
+
+
 class VisionSpec(_Strict):
     """What the vision graph gives."""
 
@@ -135,6 +144,7 @@ class VisionSpec(_Strict):
     token_width: Count
     embedding_width: Count
     keep: tuple[KeepStep, ...] = ()
+    head_steps: tuple[HeadStep, ...] = ()
 
     @model_validator(mode="after")
     def _steps_fall(self) -> VisionSpec:

@@ -24,7 +24,6 @@ from vlm_perception.bundle import (
     VISION_GRAPH,
     FileEntry,
     GoldenSpec,
-    KeepStep,
     Manifest,
     ModelBundle,
     VisionSpec,
@@ -34,7 +33,6 @@ from vlm_perception.bundle import (
 from vlm_perception.deploy.checkpoint import Checkpoint, load_checkpoint, round_to_half
 from vlm_perception.deploy.describe import (
     EMBEDDINGS_NAME,
-    feature_selection,
     language_spec,
     made_by,
     text_spec,
@@ -55,9 +53,8 @@ from vlm_perception.deploy.parts import (
 )
 from vlm_perception.deploy.precision import quantize_graphs
 from vlm_perception.deploy.precision_plan import PLAN_NAME
-from vlm_perception.deploy.pruning import parse_schedule
 from vlm_perception.deploy.spec import BundleSpec, load_spec
-from vlm_perception.deploy.vision_graph import VisionGraph
+from vlm_perception.deploy.thinning import lay_out_vision
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.perception.vocabulary import VocabularyBuilder
 
@@ -158,30 +155,16 @@ def _fill(
     round_to_half(source.dual)
     geometry = choose_geometry(source, spec, options)
     image = geometry.image
-    layers, drop_class = feature_selection(source)
-    keep: tuple[KeepStep, ...] = ()
-    if options.keep is not None:
-        depth = source.dual.config.vision_config.num_hidden_layers
-        keep = parse_schedule(options.keep, depth, image.columns * image.rows)
-    vision = VisionGraph(
-        source.dual,
-        positions=geometry.positions,
-        mean=image.mean,
-        std=image.std,
-        feature_layers=layers,
-        drop_class_token=drop_class,
-        keep=keep,
-        random_seed=0 if options.random_tokens else None,
-    )
+    vision = lay_out_vision(source, geometry, options, images)
     length = source.dual.config.text_config.max_position_embeddings
-    parts = [vision_part(vision, image), text_part(source, length)]
+    parts = [vision_part(vision.graph, image), text_part(source, length)]
     tokenizers = {"text": source.dual_tokenizer}
     language = None
     if source.vlm is not None:
         round_to_half(source.vlm)
         tokenizers["language"] = source.vlm_tokenizer
         with torch.no_grad():
-            tokens = vision(*parts[0].inputs.values())[1]
+            tokens = vision.graph(*parts[0].inputs.values())[1]
         parts += [projector_part(source, tokens, image), decoder_part(source)]
         table = source.vlm.get_input_embeddings().weight.detach().numpy().astype(np.float16)
         np.save(directory / EMBEDDINGS_NAME, table)
@@ -216,7 +199,8 @@ def _fill(
             tokens=tokens_out.shape[1],
             token_width=tokens_out.shape[2],
             embedding_width=pooled.shape[1],
-            keep=keep,
+            keep=vision.keep,
+            head_steps=vision.head_steps,
         ),
         text=text_spec(source, files["text"], length),
         vocabulary=spec.vocabulary,

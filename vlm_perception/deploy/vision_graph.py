@@ -80,7 +80,8 @@ class VisionGraph(nn.Module):
             self.projection = model.visual_projection
         else:
             self.head = PoolingHead(tower.head)
-        check_layers(keep, prunable_layers(len(self.layers), feature_layers, clip=self.clip))
+        self.prunable = prunable_layers(len(self.layers), feature_layers, clip=self.clip)
+        check_layers(keep, self.prunable)
         self.keep = {step.layer: step.tokens - 1 for step in keep}
         self.orders: dict[int, Tensor] = {}
         if random_seed is not None:
@@ -92,7 +93,7 @@ class VisionGraph(nn.Module):
         pixels = image.to(torch.float32).permute(0, 3, 1, 2) * self.scale + self.shift
         hidden = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
         if self.clip:
-            hidden = torch.cat([self.class_token, hidden], dim=1)
+            hidden = torch.cat([self.class_token.expand(len(hidden), -1, -1), hidden], dim=1)
         hidden = hidden + self.positions
         if self.clip:
             hidden = self.pre_layernorm(hidden)
@@ -106,9 +107,9 @@ class VisionGraph(nn.Module):
         return *outputs, torch.cat([index[0], torch.full_like(index[0, :1], FUSED_INDEX)])
 
     def _run_layers(self, hidden: Tensor) -> tuple[list[Tensor], Tensor]:
-        """All hidden states, the input first, [1, T, W] each, and the index of the patches left."""
+        """All hidden states, the input first, [B, T, W] each, and the index of the patches left."""
         states = [hidden]
-        index = torch.arange(hidden.shape[1] - self.leading).unsqueeze(0)
+        index = torch.arange(hidden.shape[1] - self.leading).expand(len(hidden), -1)
         for layer in range(len(self.layers)):
             length, width = hidden.shape[1:]
             flat, query, key = self.layers.attend(layer, hidden.reshape(-1, width), length)
@@ -116,7 +117,7 @@ class VisionGraph(nn.Module):
                 hidden = flat.reshape(-1, length, width)
                 hidden, index = self._prune(layer, hidden, index, query, key)
                 flat = hidden.reshape(-1, width)
-            hidden = self.layers.feed_forward(layer, flat).reshape(1, -1, width)
+            hidden = self.layers.feed_forward(layer, flat).reshape(hidden.shape)
             states.append(hidden)
         return states, index
 
