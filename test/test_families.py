@@ -140,22 +140,19 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     if shared := SHARED.get(request.param):
         parts = (f"{shared}_checkpoint", f"{shared}_bundle")
         return Pair(*(request.getfixturevalue(part) for part in parts))
-    return make_pair(tmp_path_factory.mktemp(request.param), **FAMILIES[request.param])
+    folder = tmp_path_factory.mktemp(request.param)
+    checkpoint = make_checkpoint(folder / "checkpoint", **FAMILIES[request.param])
+    return Pair(checkpoint, export_bundle(checkpoint, folder / "bundle"))
 
 
 @pytest.fixture(scope="module")
-def naflex(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return make_pair(
-        tmp_path_factory.mktemp("naflex"),
-        family="siglip2",
-        language=None,
-        dual_tokenizer=make_siglip2_tokenizer(),
-    )
-
-
-def make_pair(folder: Path, **kind: Any) -> Pair:
-    checkpoint = make_checkpoint(folder / "checkpoint", **kind)
-    return Pair(checkpoint, export_bundle(checkpoint, folder / "bundle"))
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As many different images as a calibration takes."""
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for index in range(480):
+        pixels = random.integers(0, 256, (2, 2, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.bmp")
+    return folder
 
 
 def normalised(features: torch.Tensor) -> NDArray[np.float32]:
@@ -264,11 +261,18 @@ def test_a_patch_alone_is_pooled_as_siglip_pools_it(pair: Pair) -> None:
 
 
 @torch.no_grad()
-def test_naflex_is_exported_at_one_resolution(naflex: Pair) -> None:
+def test_naflex_is_exported_at_one_resolution(tmp_path: Path, images: Path) -> None:
     """16x9 patches, as many as the 12x12 whose positions it was trained with."""
+    kind = {"family": "siglip2", "language": None, "dual_tokenizer": make_siglip2_tokenizer()}
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", **kind)
+    options = ExportOptions(calibration=images)
+    naflex = Pair(checkpoint, export_bundle(checkpoint, tmp_path / "bundle", options))
     theirs = naflex.dual.get_image_features(**naflex.dual_inputs(naflex.image)).pooler_output
     assert naflex.image.shape == (1, 36, 64, 3)
     assert np.abs(naflex.run_vision()["pooled"] - normalised(theirs)).max() <= TOLERANCE
+    validation = naflex.bundle.manifest.validation
+    assert validation is not None
+    assert validation.checkpoint is None, "its own processor makes images of many shapes"
 
 
 def test_idefics3_joins_squares_of_any_grid() -> None:
@@ -286,13 +290,9 @@ def test_idefics3_joins_squares_of_any_grid() -> None:
     torch.testing.assert_close(band, whole[:, :6])
 
 
-def test_tokens_that_are_joined_cannot_be_pruned(tmp_path: Path) -> None:
+def test_tokens_that_are_joined_cannot_be_pruned(tmp_path: Path, images: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", language="idefics3")
-    random = np.random.default_rng(0)
-    for index in range(480):
-        pixels = random.integers(0, 256, (2, 2, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{index}.bmp")
-    options = ExportOptions(keep="0.5@1", calibration=tmp_path)
+    options = ExportOptions(keep="0.5@1", calibration=images)
     with pytest.raises(ExportError, match=r"joins squares of tokens .* without --keep"):
         export_bundle(checkpoint, tmp_path / "out", options)
 

@@ -276,8 +276,11 @@ class ValidationSpec(_Strict):
     """Hash over the validation images' pixels."""
     dense: Agreement
     """Against the same checkpoint at the same geometry: all tokens, all heads, FP32."""
-    checkpoint: Agreement
-    """Against transformers behind the checkpoint's own processor, which may crop or distort."""
+    checkpoint: Agreement | None
+    """Against transformers behind the checkpoint's own processor, which may crop or distort.
+
+    None: that processor makes images of various sizes or cuts them up, as NaFlex's does.
+    """
     drift_accepted: bool
     """Whether the tolerances were exceeded and the user accepted that."""
 

@@ -53,6 +53,7 @@ from vlm_perception.deploy.parts import (
 )
 from vlm_perception.deploy.precision import quantize_graphs
 from vlm_perception.deploy.precision_plan import PLAN_NAME
+from vlm_perception.deploy.processor import load_processor, processor_spec
 from vlm_perception.deploy.spec import BundleSpec, load_spec
 from vlm_perception.deploy.thinning import lay_out_vision
 from vlm_perception.perception.language import LanguageModel
@@ -137,11 +138,23 @@ def _validate(
 ) -> None:
     """Measure a bundle beside what it was made of, and write the figures into its manifest."""
     dense = made if not options.lossy else export.make("dense", options.without_losses())
-    own = export.make("checkpoint", ExportOptions(geometry="checkpoint"))
+    own = None
+    if _follows_processor(export.source):
+        own = export.make("checkpoint", ExportOptions(geometry="checkpoint"))
     figures = validate(made, dense, own, images.validation, accept_drift=options.accept_drift)
     path = made.path / MANIFEST_NAME
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     _write_content(made.path, content | {"validation": figures.model_dump()})
+
+
+def _follows_processor(source: Checkpoint) -> bool:
+    """Whether a graph can take what the checkpoint's own processor makes."""
+    try:
+        processor_spec(load_processor(source.processor_path))
+    except ExportError as error:
+        _log.warning("not compared with the checkpoint's own processor: %s", error)
+        return False
+    return True
 
 
 def _fill(

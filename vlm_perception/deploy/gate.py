@@ -52,7 +52,7 @@ class Answers:
 def validate(
     made: ModelBundle,
     dense: ModelBundle,
-    checkpoint: ModelBundle,
+    checkpoint: ModelBundle | None,
     images: Sequence[Path],
     *,
     accept_drift: bool,
@@ -62,19 +62,22 @@ def validate(
     Args:
         made: the bundle.
         dense: the checkpoint at the same geometry, with all tokens and heads and in FP32.
-        checkpoint: the same behind the checkpoint's own processor.
+        checkpoint: the same behind the checkpoint's own processor, where a graph can follow it.
         images: files that took no part in the calibration.
         accept_drift: keep the bundle whatever is found.
 
     Raises:
         ExportError: the drift is past the tolerances; the message says where and by how much.
     """
-    said = {bundle.path: ask(bundle, images) for bundle in (made, dense, checkpoint)}
+    references = [bundle for bundle in (made, dense, checkpoint) if bundle is not None]
+    said = {bundle.path: ask(bundle, images) for bundle in references}
     answers = said[made.path]
     to_dense = agreement(answers, said[dense.path])
-    to_checkpoint = agreement(answers, said[checkpoint.path])
+    to_checkpoint = None
+    if checkpoint is not None:
+        to_checkpoint = agreement(answers, said[checkpoint.path])
     faults = exceeded(to_dense, "the dense model")
-    if made.manifest.image.processor is not None:
+    if to_checkpoint is not None and made.manifest.image.processor is not None:
         faults += exceeded(to_checkpoint, "the checkpoint")
     if faults and not accept_drift:
         raise ExportError(
@@ -156,6 +159,8 @@ def as_table(validation: ValidationSpec) -> Table:
         "tolerance": TOLERANCES,
     }
     for name, found in rows.items():
+        if found is None:
+            continue
         shown = ("-" if value is None else f"{value:.4f}" for value in found.model_dump().values())
         table.add_row(name, *shown)
     if validation.drift_accepted:
