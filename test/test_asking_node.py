@@ -8,12 +8,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
+from rclpy.qos import QoSProfile
 from ros_graph import BEST_EFFORT, Graph, wait_until
 from std_msgs.msg import String
 
@@ -55,11 +57,10 @@ class Camera:
 class Asking:
     """The node under test, in the namespace /front, and what a client does with it."""
 
-    def __init__(self, graph: Graph, bundle: ModelBundle) -> None:
+    def __init__(self, graph: Graph, bundle: ModelBundle, **parameters: Any) -> None:
         self.graph, self.bundle = graph, bundle
-        self.process = graph.start(
-            NODE, "__ns:=/front", bundle=bundle.path, max_caption_tokens=12, input_timeout=1.0
-        )
+        settings = {"max_caption_tokens": 12, "input_timeout": 1.0, **parameters}
+        self.process = graph.start(NODE, "__ns:=/front", bundle=bundle.path, **settings)
         graph.wait_active(f"front/{NODE}")
 
     def ask(self, question: str, *choices: str, **fields: Any) -> Any:
@@ -74,6 +75,15 @@ class Asking:
 
     def values(self) -> Any:
         return self.graph.values(f"front/{NODE}")
+
+
+def describer(graph: Graph) -> Any:
+    """A client that loses no feedback, however busy the machine is."""
+    deep = QoSProfile(depth=100)
+    name = f"/front/{NODE}/describe"
+    client = ActionClient(graph.node, Describe, name, feedback_sub_qos_profile=deep)
+    assert client.wait_for_server(20.0)
+    return client
 
 
 def result_of(goal: Any) -> Any:
@@ -135,8 +145,7 @@ def test_questions_about_now(graph: Graph, asking: Asking) -> None:
 
 def test_a_description_is_streamed(graph: Graph) -> None:
     asking = Asking(graph, ModelBundle.load("roadworld-nano"))
-    client = ActionClient(graph.node, Describe, f"/front/{NODE}/describe")
-    assert client.wait_for_server(20.0)
+    client = describer(graph)
     refused = result_of(asking.send_goal(client))
     assert refused.status == GoalStatus.STATUS_ABORTED
     assert not refused.result.success and "no frame" in refused.result.message
@@ -163,8 +172,7 @@ def test_a_description_is_streamed(graph: Graph) -> None:
 
 
 def test_a_description_is_cancelled(graph: Graph, asking: Asking) -> None:
-    client = ActionClient(graph.node, Describe, f"/front/{NODE}/describe")
-    assert client.wait_for_server(20.0)
+    client = describer(graph)
     camera = Camera(graph, asking.bundle)
     try:
         wait_until("a frame", lambda: asking.ask("is it", "wet", "dry").success)
@@ -206,3 +214,43 @@ def test_instructions_are_text_whatever_they_hold(graph: Graph, asking: Asking) 
     finally:
         camera.close()
     asking.process.stop()
+
+
+def test_a_node_that_cannot_hold_its_rate_saves_work(
+    graph: Graph, siglip_bundle: ModelBundle
+) -> None:
+    reasonings = graph.listen(SceneReasoning, "front/reasoning", 10)
+    asking = Asking(
+        graph, siglip_bundle, rate_hz=30.0, max_caption_tokens=300, force_keyframes=True
+    )
+    camera = Camera(graph, siglip_bundle)
+    try:
+        full = reasonings.wait()
+        assert full.rung == 0 and len(full.attributes) == 3
+        shorter = reasonings.wait(lambda message: message.rung == 1)
+        assert len(shorter.caption) < len(full.caption) and len(shorter.attributes) == 3
+        fewer = reasonings.wait(lambda message: message.rung == 2)
+        assert len(fewer.attributes) == 2
+    finally:
+        camera.close()
+    asking.process.stop()
+
+
+def test_questions_that_cannot_be_used_keep_the_node_unconfigured(
+    graph: Graph, tmp_path: Path
+) -> None:
+    path = tmp_path / "questions.yaml"
+    process = graph.start(NODE, bundle="roadworld-nano", questions=path)
+    assert "questions cannot be read" in graph.wait_error(NODE)
+    question = "questions: [{name: wet, question: is it wet, choices: %s}]"
+    for choices, sentence in [
+        ("[yes, no]", "Put yes, no"),
+        ("['yes']", "at least 2"),
+        ("['Yes', 'yes']", "'Yes' and 'yes' are the same to the tokenizer"),
+    ]:
+        path.write_text(question % choices)
+        assert not graph.transition(NODE, "configure")
+        wait_until(sentence, lambda words=sentence: words in graph.status(NODE).message)
+    path.write_text(question % "['yes', 'no']")
+    assert graph.transition(NODE, "configure")
+    process.stop()

@@ -15,10 +15,13 @@ from rclpy.action import ActionServer, CancelResponse
 from vlm_perception.action import Describe
 from vlm_perception.nodes.conversions import ns_to_stamp
 from vlm_perception.nodes.diagnostics import Meter, milliseconds
+from vlm_perception.nodes.qos import results
 from vlm_perception.perception.asking import Asker, AskError, Description
 from vlm_perception.srv import Ask
 from vlm_perception.types import Embedding
 
+FEEDBACK_KEPT = 100
+"""Pieces of a text that wait for a slow client; by default ten would, less than a sentence."""
 ENDING_S = 5.0
 """A description that is told to end may take so long for the token in hand."""
 
@@ -49,6 +52,7 @@ class Asking:
             "~/describe",
             self._describe,
             cancel_callback=lambda _: CancelResponse.ACCEPT,
+            feedback_pub_qos_profile=results(FEEDBACK_KEPT),
         )
 
     def start(self, asker: Asker, digest: str) -> None:

@@ -9,6 +9,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from std_msgs.msg import String
@@ -25,6 +26,8 @@ from vlm_perception.nodes.process import run
 from vlm_perception.nodes.qos import overridable, results, subscribe
 from vlm_perception.nodes.worker import Worker
 from vlm_perception.perception.asking import AskError
+from vlm_perception.perception.ladder import Ladder
+from vlm_perception.perception.questions import load_questions
 from vlm_perception.perception.reasoner import Reasoner, ReasonerSettings
 from vlm_perception.types import Embedding, Reasoning, Trigger
 
@@ -79,6 +82,25 @@ class LanguageSettings(NetworkSettings):
         maximum=600.0,
         change=CONFIGURE,
     )
+    questions: str = setting(
+        "",
+        "YAML file with the typed questions, such as config/questions/road.yaml; empty: the "
+        "bundle's own.",
+        change=CONFIGURE,
+    )
+    keep_questions: tuple[str, ...] = setting(
+        ReasonerSettings.keep_questions,
+        "Names of the questions that are still asked when the node must save work; empty: the "
+        "first half.",
+        change=CONFIGURE,
+    )
+    confidence_floor: float = setting(
+        ReasonerSettings.confidence_floor,
+        "Probability below which an attribute's value is given as `unknown`; 0: never.",
+        minimum=0.0,
+        maximum=1.0,
+        change=CONFIGURE,
+    )
     answer_timeout: float = setting(
         2.0,
         "Longest wait for an answer of ~/ask in seconds, where the request names none.",
@@ -120,6 +142,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._dropped_before = 0
         self._sequence = 0
         self._analyses = 0
+        self._ladder = Ladder()
         self._newest: Reasoning | None = None
         self._newest_arrival: Arrival | None = None
         self._reasonings = self.create_lifecycle_publisher(
@@ -131,11 +154,14 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         """Load the bundle, compare it with its golden outputs and warm the networks up."""
         settings = self.settings
         bundle = ModelBundle.load(settings.bundle)
+        own = load_questions(Path(settings.questions)) if settings.questions else None
+        questions = bundle.manifest.questions if own is None else own
         reasoner = Reasoner(
             bundle,
             _reasoner_settings(settings),
             threads=settings.threads,
             run_id=self.run_id,
+            questions=questions,
             engine=settings.engine,
         )
         if not reasoner.has_language:
@@ -146,15 +172,20 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         reasoner.warm_up()
         self._bundle, self._reasoner = bundle, reasoner
         self._sequence = self._analyses = 0
+        known = {question.name for question in questions}
+        if foreign := set(settings.keep_questions) - known:
+            self.get_logger().warning(
+                f"keep_questions: nobody asks {', '.join(sorted(foreign))}; the questions are "
+                f"{', '.join(sorted(known))}"
+            )
         self.get_logger().info(
             f"bundle {bundle.manifest.name} from {bundle.path} is ready in {reasoner.engine_name}"
         )
 
     def start(self) -> None:
         """Listen to the encoder and to instructions."""
-        self._worker = Worker(
-            "reason", self._reason, self.worker_failed, lambda: 1.0 / self.settings.rate_hz
-        )
+        self._ladder = Ladder()
+        self._worker = Worker("reason", self._reason, self.worker_failed, self._interval)
         self._worker.start()
         self._embeddings = EmbeddingInput(self, self._on_embedding)
         self._instructions = subscribe(
@@ -223,6 +254,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             "keyframe_ratio": figure(self._analyses / max(1, self._sequence), 3),
             "drift": figure(newest.drift if newest else None, 4),
             "instruction_version": str(newest.instruction_version if newest else 0),
+            "rung": str(self._ladder.rung),
             **self._asking.figures(),
         }
 
@@ -260,7 +292,11 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
                 "bad_instruction", f"instruction on {topic.topic_name} was refused: {error}"
             )
 
+    def _interval(self) -> float:
+        return 1.0 / (self.settings.rate_hz * self._ladder.effort.rate)
+
     def _reason(self, arrival: Arrival) -> None:
+        began = time.monotonic()
         message, reasoner, embeddings = arrival.message, self._reasoner, self._embeddings
         if reasoner is None or embeddings is None:
             return
@@ -269,7 +305,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             embedding = embedding_from(message)
             if not self.time_watch.accepts(embedding.stamp_ns, topic):
                 return
-            reasoning = reasoner.reason(embedding)
+            reasoning = reasoner.reason(embedding, self._ladder.rung)
         except MessageError as error:
             self.complaints.add("bad_embedding", f"embedding on {topic} was skipped: {error}")
             return
@@ -285,6 +321,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         age = self.age_of(embedding.stamp_ns)
         if age is not None:
             self.ages.add(age)
+        self._ladder.record(time.monotonic() - began, 1.0 / self.settings.rate_hz)
 
 
 def _reasoner_settings(settings: LanguageSettings) -> ReasonerSettings:

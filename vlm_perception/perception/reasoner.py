@@ -4,20 +4,26 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vlm_perception.bundle import ModelBundle, QuestionSpec
 from vlm_perception.engines.choose import ONNXRUNTIME
 from vlm_perception.perception.asking import Asker
 from vlm_perception.perception.keyframes import KeyframePolicy, KeyframeSettings
+from vlm_perception.perception.ladder import RUNGS
 from vlm_perception.perception.language import LanguageModel, PromptError
+from vlm_perception.perception.partial_text import UNFINISHED
 from vlm_perception.perception.prefixes import NewestPrefix, require_readable
+from vlm_perception.perception.questions import kept_questions
 from vlm_perception.types import Attribute, Embedding, Reasoning, Trigger
 
 LONGEST_INSTRUCTION = 1000
+UNKNOWN = "unknown"
+"""Value of an attribute whose likeliest choice is not likely enough."""
 PROMPT_ROOM = 256
 """Tokens that a question or an instruction may have, beside the longest answer to it."""
 
@@ -37,6 +43,10 @@ class ReasonerSettings:
     max_caption_s: float = 1.0
     max_stamp_gap: float = 5.0
     force_keyframes: bool = False
+    confidence_floor: float = 0.0
+    """Probability below which the likeliest choice is not given as an attribute's value."""
+    keep_questions: tuple[str, ...] = ()
+    """Names of those that a rung with fewer questions asks; none: the first half."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,7 @@ class _Analysis:
     caption: str
     attributes: tuple[Attribute, ...]
     instruction: _Instruction
+    rung: int
 
 
 class Reasoner:
@@ -105,7 +116,8 @@ class Reasoner:
                 bundle, threads=threads, room=room, clock=clock, engine=engine
             )
             chosen = bundle.manifest.questions if questions is None else tuple(questions)
-            self._packed = self._language.pack(chosen)
+            few = kept_questions(chosen, self._settings.keep_questions)
+            self._packed, self._packed_few = map(self._language.pack, (chosen, few))
             self._prefixes = NewestPrefix(self._language)
             self.asker = Asker(bundle, self._language, self._prefixes, chosen, clock=clock)
 
@@ -148,8 +160,12 @@ class Reasoner:
         with self._lock:
             self._pending_reset = Trigger(reason)
 
-    def reason(self, embedding: Embedding) -> Reasoning:
+    def reason(self, embedding: Embedding, rung: int = 0) -> Reasoning:
         """Analyse a frame if it is a key frame, else repeat what was said of the anchor.
+
+        Args:
+            embedding: the frame.
+            rung: the effort of an analysis, an index into RUNGS.
 
         Raises:
             BundleMismatchError: the embedding comes from another bundle.
@@ -173,7 +189,7 @@ class Reasoner:
         stages: dict[str, float] = {}
         analysis = self._analysis
         if decision.is_keyframe or analysis is None:
-            analysis = self._analyse(self._language, embedding, instruction, stages)
+            analysis = self._analyse(self._language, embedding, instruction, rung, stages)
             self._analysis = analysis
             self._policy.set_anchor(embedding, instruction.version)
         stages["total"] = self._clock() - started
@@ -187,10 +203,10 @@ class Reasoner:
             trigger=decision.trigger.value,
             drift=decision.drift,
             caption=analysis.caption,
-            attributes=analysis.attributes,
+            attributes=_confident(analysis.attributes, self._settings.confidence_floor),
             instruction=analysis.instruction.text,
             instruction_version=analysis.instruction.version,
-            rung=0,
+            rung=max(rung, analysis.rung),
             stages=stages,
         )
 
@@ -199,27 +215,32 @@ class Reasoner:
         language: LanguageModel,
         embedding: Embedding,
         instruction: _Instruction,
+        rung: int,
         stages: dict[str, float],
     ) -> _Analysis:
+        effort, settings = RUNGS[rung], self._settings
         began = self._clock()
         prefix = self._prefixes.of(embedding)
         prefilled = self._clock()
-        attributes = language.answer(prefix, self._packed)
+        attributes = language.answer(
+            prefix, self._packed if effort.all_questions else self._packed_few
+        )
         answered = self._clock()
         caption = language.generate(
             prefix,
             instruction.text or language.spec.caption_prompt,
-            max_tokens=self._settings.max_caption_tokens,
-            budget_s=self._settings.max_caption_s,
+            max_tokens=math.ceil(settings.max_caption_tokens * effort.caption),
+            budget_s=settings.max_caption_s * effort.caption,
         )
         stages["prefill"] = prefilled - began
         stages["questions"] = answered - prefilled
         stages["caption"] = self._clock() - answered
         return _Analysis(
             stamp_ns=embedding.stamp_ns,
-            caption=caption.text if caption.finished else f"{caption.text} ...".lstrip(),
+            caption=caption.text if caption.finished else (caption.text + UNFINISHED).lstrip(),
             attributes=attributes,
             instruction=instruction,
+            rung=rung,
         )
 
     def _check_instruction(self, text: str) -> None:
@@ -233,6 +254,14 @@ class Reasoner:
                 self._language.check_prompt(text, reserve=self._settings.max_caption_tokens)
             except PromptError as error:
                 raise InstructionError(str(error)) from error
+
+
+def _confident(attributes: tuple[Attribute, ...], floor: float) -> tuple[Attribute, ...]:
+    """Call a value unknown where its probability is below the floor."""
+    return tuple(
+        replace(attribute, value=UNKNOWN) if max(attribute.probabilities) < floor else attribute
+        for attribute in attributes
+    )
 
 
 def _keyframe_settings(settings: ReasonerSettings) -> KeyframeSettings:
