@@ -19,6 +19,7 @@ pytest.importorskip("torch")
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, SiglipModel
 
 from vlm_perception.datasets.roadworld.renderer import render
@@ -39,6 +40,8 @@ from vlm_perception.datasets.roadworld.truth import (
 )
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.deploy.export import export_bundle
+from vlm_perception.deploy.pruning import parse_schedule
+from vlm_perception.deploy.vision_graph import VisionGraph
 from vlm_perception.evaluation.roadworld_nano import EXAM_SEED, evaluate
 from vlm_perception.training import checkpoint
 from vlm_perception.training.dual import POSITIVE_PERCENT, Scenes, order, patch_embeddings
@@ -51,6 +54,7 @@ from vlm_perception.training.language import (
 from vlm_perception.training.loop import SAVE_EVERY, Schedule, fit
 from vlm_perception.training.roadworld_nano import RECIPE, dual_specs, vlm_specs
 from vlm_perception.training.student import GRID, INPUT_SIZE, build_dual, build_tokenizer, build_vlm
+from vlm_perception.training.tower import see
 
 PATCHES = GRID[0] * GRID[1]
 PREFIX = 1 + PATCHES
@@ -95,6 +99,37 @@ def invented_shard(scenes: int) -> Shard:
         np.stack(choices, axis=1).astype(np.uint8),
         [[f"a clear day on a straight road with {'a car and ' * i}a bus"] for i in range(scenes)],
     )
+
+
+@torch.no_grad()
+def test_the_student_is_trained_on_what_the_exported_tower_gives(
+    student: tuple[SiglipModel, LlavaForConditionalGeneration],
+) -> None:
+    """With pruning and without; and LLaVA's projector is trained on what LLaVA reads."""
+    dual, vlm = student
+    image = torch.randint(0, 256, (1, INPUT_SIZE[1], INPUT_SIZE[0], 3), dtype=torch.uint8)
+    pixels = image.permute(0, 3, 1, 2).float() / 127.5 - 1
+    for keep in ((), parse_schedule("0.5@1,3", 6, PATCHES)):
+        graph = VisionGraph(
+            dual,
+            positions=dual.vision_model.embeddings.position_embedding.weight[None],
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            feature_layers=[-1],
+            drop_class_token=True,
+            keep=keep,
+        )
+        exported, seen = graph(image), see(dual.vision_model, pixels, keep)
+        torch.testing.assert_close(
+            functional.normalize(seen.pooled), exported[0], atol=1e-4, rtol=0
+        )
+        torch.testing.assert_close(seen.features, exported[1], atol=1e-3, rtol=1e-3)
+        places = exported[3][:-1] if keep else torch.arange(PATCHES)
+        assert torch.equal(seen.index[0], places)
+    features = see(vlm.model.vision_tower, pixels).features
+    theirs = vlm.get_image_features(pixel_values=pixels).pooler_output[0]
+    projected = vlm.model.multi_modal_projector(features)[0]
+    torch.testing.assert_close(projected, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_training_calibration_and_exam_share_no_scene() -> None:

@@ -22,11 +22,13 @@ from transformers import (
     SiglipModel,
 )
 
+from vlm_perception.bundle import KeepStep
 from vlm_perception.datasets.roadworld.shards import Shard
 from vlm_perception.datasets.roadworld.truth import CAPTION_PROMPT, QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS
 from vlm_perception.training.dual import DualObjective
 from vlm_perception.training.student import INPUT_SIZE, PATCH, PROMPT, templates
+from vlm_perception.training.tower import see
 
 MODEL_CARD = """# roadworld-nano
 
@@ -50,7 +52,10 @@ package, to test it and to measure it. For a robot, export a model of your own.
 
 @torch.no_grad()
 def calibrate(
-    model: SiglipModel, tokenizer: PreTrainedTokenizerFast, shards: Sequence[Shard]
+    model: SiglipModel,
+    tokenizer: PreTrainedTokenizerFast,
+    shards: Sequence[Shard],
+    keep: Sequence[KeepStep] = (),
 ) -> list[dict[str, Any]]:
     """Fit each label's probability on scenes that were not trained on (Platt scaling).
 
@@ -66,7 +71,7 @@ def calibrate(
         for first in range(0, len(shard.labels), 50):
             images = torch.from_numpy(np.array(shard.images[first : first + 50]))
             pixels = images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-            pooled = model.vision_model(pixel_values=pixels).pooler_output
+            pooled = see(model.vision_model, pixels, keep).pooled
             cosine = torch.nn.functional.normalize(pooled, dim=-1) @ text.T
             logits.append((cosine * model.logit_scale.exp() + model.logit_bias).numpy())
         truth.append(shard.labels)

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, SiglipModel
 
+from vlm_perception.bundle import KeepStep
 from vlm_perception.datasets.roadworld.shards import NO_DISTANCE, Shard
 from vlm_perception.datasets.roadworld.truth import QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
+from vlm_perception.deploy.pruning import take
 from vlm_perception.training.student import (
     ATTRIBUTE_PHRASES,
     GRID,
@@ -29,7 +31,10 @@ from vlm_perception.training.student import (
     WIDTH,
     templates,
 )
+from vlm_perception.training.tower import see
 
+PRUNED_SHARE = 2 / 3
+"""Of the batches, where the student is trained for token pruning."""
 POSITIVE_PERCENT = 3
 """A patch counts as showing a label from this coverage on; below it, down to 1, as unknown."""
 
@@ -135,15 +140,25 @@ def order(scenes: int, easy: int, batch: int, steps: int, seed: int) -> Iterator
 class DualObjective(nn.Module):
     """The model with its losses; the distance head is dropped after training."""
 
-    def __init__(self, model: SiglipModel, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Wrap `model`; its text tower reads ids of `tokenizer`."""
+    def __init__(
+        self,
+        model: SiglipModel,
+        tokenizer: PreTrainedTokenizerFast,
+        keep: Sequence[KeepStep] = (),
+    ) -> None:
+        """Wrap `model`; its text tower reads ids of `tokenizer`.
+
+        With steps of pruning in `keep` most batches are seen with it, and the rest with all
+        tokens, so that the student remains good at both.
+        """
         super().__init__()
+        self._keep = tuple(keep)
         self.model = model
         self.distance = nn.Linear(WIDTH, 1)
         self._tokenizer = tokenizer
         # The fused attention's backward pass in bfloat16 takes half of a step on a CPU.
         model.set_attn_implementation("eager")
-        model.vision_model.compile()
+        self._see = torch.compile(see)
 
     def ids(self, texts: Sequence[str]) -> Tensor:
         """Token ids [N, TEXT_LENGTH], padded as SigLIP's text tower expects."""
@@ -171,27 +186,29 @@ class DualObjective(nn.Module):
         batch = batch.to(self.device)
         names = [str(rng.choice(templates(label))).format(label=label) for label in LABELS]
         with torch.autocast(self.device.type, torch.bfloat16):
-            vision = self.model.vision_model(pixel_values=batch.images)
+            pruned = self._keep and rng.random() < PRUNED_SHARE
+            seen = self._see(self.model.vision_model, batch.images, self._keep if pruned else ())
             text = self.embed([*names, *ATTRIBUTE_PHRASES.values(), *batch.captions])
-            patches = patch_embeddings(self.model, vision.last_hidden_state)
-            metres = self.distance(vision.last_hidden_state)[..., 0].float()
-        pooled = F.normalize(vision.pooler_output.float(), dim=-1)
+            # A fused token stands behind those that have a place, and a truth, in the grid.
+            placed = seen.normed[:, : seen.index.shape[1]]
+            patches = patch_embeddings(self.model, placed)
+            metres = self.distance(placed)[..., 0].float()
+        pooled = F.normalize(seen.pooled.float(), dim=-1)
         known = len(LABELS) + len(ATTRIBUTE_PHRASES)
         scale, bias = self.model.logit_scale.exp(), self.model.logit_bias
         tags = pooled @ text[:known].T * scale + bias
         truth = torch.cat((batch.labels, batch.phrases), dim=1)
         dense = patches @ text[: len(OBJECT_LABELS)].T * scale + bias
-        sure = batch.patches >= 0
-        here = ~batch.distance.isnan()
+        shown, log_metres = take(batch.patches, seen.index), take(batch.distance, seen.index)
+        sure = shown >= 0
+        here = ~log_metres.isnan()
         pairs = pooled @ text[known:].T * scale + bias
         match = 2 * torch.eye(len(pairs), device=self.device) - 1
-        per_patch = F.binary_cross_entropy_with_logits(
-            dense, batch.patches.clamp(min=0), reduction="none"
-        )
+        per_patch = F.binary_cross_entropy_with_logits(dense, shown.clamp(min=0), reduction="none")
         return {
             "tags": F.binary_cross_entropy_with_logits(tags, truth),
             "patches": (per_patch * sure).sum() / sure.sum(),
-            "distance": F.smooth_l1_loss(metres[here], batch.distance[here]),
+            "distance": F.smooth_l1_loss(metres[here], log_metres[here]),
             "text": -F.logsigmoid(match * pairs).sum(dim=1).mean(),
         }
 

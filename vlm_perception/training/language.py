@@ -21,6 +21,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, SiglipModel
 
+from vlm_perception.bundle import KeepStep
 from vlm_perception.datasets.roadworld.shards import Shard
 from vlm_perception.datasets.roadworld.truth import (
     CAPTION_PROMPT,
@@ -28,7 +29,8 @@ from vlm_perception.datasets.roadworld.truth import (
     presence_question,
 )
 from vlm_perception.datasets.roadworld.world import LABELS
-from vlm_perception.training.student import GRID, PROMPT, WIDTH
+from vlm_perception.training.student import PROMPT, WIDTH
+from vlm_perception.training.tower import see
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,13 @@ CAPTION_WEIGHT = 0.5
 PACKED_LENGTH = 136
 """Tokens behind the image: one length for all steps, so that they share one compiled graph."""
 _BLOCKED = float(torch.finfo(torch.float32).min)
-_IMAGE_TOKENS = GRID[0] * GRID[1]
 
 
 @torch.no_grad()
-def cache_features(model: SiglipModel, shards: Sequence[Shard], path: Path) -> NDArray[np.float16]:
-    """Last hidden states [N, tokens, D] of every scene, kept at `path`."""
+def cache_features(
+    model: SiglipModel, shards: Sequence[Shard], path: Path, keep: Sequence[KeepStep] = ()
+) -> NDArray[np.float16]:
+    """What LLaVA reads, [N, tokens, D], of every scene, kept at `path`."""
     if path.exists():
         stored: NDArray[np.float16] = np.load(path, mmap_mode="r")
         return stored
@@ -65,8 +68,8 @@ def cache_features(model: SiglipModel, shards: Sequence[Shard], path: Path) -> N
         pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
         pixels = pixels.div_(127.5).sub_(1.0).to(model.device)
         with torch.autocast(model.device.type, torch.bfloat16):
-            hidden = tower(pixel_values=pixels).last_hidden_state
-        features.append(hidden.to("cpu", torch.float16).numpy())
+            seen = see(tower, pixels, keep)
+        features.append(seen.features.to("cpu", torch.float16).numpy())
     partial = path.with_suffix(".partial.npy")
     np.save(partial, np.concatenate(features))
     partial.rename(path)
@@ -189,7 +192,7 @@ class LanguageObjective(nn.Module):
 
     def forward(self, features: Tensor, packed: Packed) -> dict[str, Tensor]:
         """Losses by name from features [B, tokens, D]: caption and answers apart."""
-        prefix = _IMAGE_TOKENS + 1
+        prefix = features.shape[1] + 1
         device = self.head.weight.device
         features, packed = features.to(device), packed.to(device)
         with torch.autocast(device.type, torch.bfloat16):
@@ -254,4 +257,4 @@ class FeatureScenes:
         scenes = [self._scene(i, rng) for i in indices]
         features = torch.from_numpy(np.stack([self._features[i] for i in indices])).float()
         assert features.shape[-1] == WIDTH
-        return features, self._dialogues.pack(scenes, _IMAGE_TOKENS + 1)
+        return features, self._dialogues.pack(scenes, features.shape[1] + 1)

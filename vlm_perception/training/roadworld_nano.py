@@ -17,6 +17,7 @@ from rich.progress import track
 from torch import nn
 from transformers import LlavaForConditionalGeneration, SiglipModel
 
+from vlm_perception.bundle import KeepStep
 from vlm_perception.datasets.roadworld.shards import (
     SCENES_PER_SHARD,
     Shard,
@@ -43,6 +44,10 @@ class Recipe:
     vlm_shards: int = 12
     """Scenes that the vision tower was not trained on: on its own it knows more than it sees."""
     calibration_seed: int = 5_000_000
+    start: Path | None = None
+    """A checkpoint directory to go on from; without it everything begins with random weights."""
+    keep: tuple[KeepStep, ...] = ()
+    """Steps of token pruning that the student is to live with."""
     dual: Schedule = field(default_factory=lambda: Schedule(steps=2500, batch=64))
     vlm: Schedule = field(default_factory=lambda: Schedule(steps=1000, batch=64))
 
@@ -93,7 +98,11 @@ def train_dual(recipe: Recipe, shards: list[Shard], work: Path) -> SiglipModel:
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
     scenes = Scenes(shards)
-    objective = DualObjective(build_dual(tokenizer), tokenizer).to(training_device())
+    if recipe.start is None:
+        model = build_dual(tokenizer)
+    else:
+        model = SiglipModel.from_pretrained(recipe.start / "dual", dtype=torch.float32)
+    objective = DualObjective(model, tokenizer, recipe.keep).to(training_device())
     easy = sum(len(shard.labels) for shard in shards[:EASY_SHARDS])
     plan = list(order(len(scenes), easy, recipe.dual.batch, recipe.dual.steps, recipe.seed))
 
@@ -112,10 +121,15 @@ def train_vlm(
     """Train (or resume) the language model on the features of `dual`'s vision tower."""
     torch.manual_seed(recipe.seed + 1)
     tokenizer = build_tokenizer()
-    model = build_vlm(tokenizer)
+    if recipe.start is None:
+        model = build_vlm(tokenizer)
+    else:
+        model = LlavaForConditionalGeneration.from_pretrained(
+            recipe.start / "vlm", dtype=torch.float32
+        )
     model.model.vision_tower.load_state_dict(dual.vision_model.state_dict())
     nn.Module.to(model, training_device())
-    features = cache_features(dual, shards, work / "features.npy")
+    features = cache_features(dual, shards, work / "image_tokens.npy", recipe.keep)
     scenes = FeatureScenes(shards, features, tokenizer)
     objective = LanguageObjective(model, tokenizer.bos_token_id)
     plan = list(order(len(scenes), len(scenes), recipe.vlm.batch, recipe.vlm.steps, recipe.seed))
@@ -153,5 +167,5 @@ def train(out: Path, recipe: Recipe = RECIPE) -> Path:
     tokenizer = build_tokenizer()
     nn.Module.to(dual, "cpu")
     nn.Module.to(vlm, "cpu")
-    labels = calibrate(dual, tokenizer, prepare(held_out, out, workers))
+    labels = calibrate(dual, tokenizer, prepare(held_out, out, workers), recipe.keep)
     return save_checkpoint(dual, vlm, tokenizer, labels, out / "checkpoint")

@@ -1,0 +1,62 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The vision tower as it is trained: over transformers' modules, with token pruning or without.
+
+With pruning it drops the same tokens as the exported graph, so that a student learns to do without
+them (EViT, https://arxiv.org/abs/2202.07800, trains so). What is chosen has no gradient, but the
+fused token has one, through its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm_perception.bundle import KeepStep
+from vlm_perception.deploy.pruning import prune
+
+# Modules of transformers carry no types.
+Module = Any
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a SigLIP tower makes of a batch of images."""
+
+    features: Tensor
+    """[B, K, D], output of the last layer: what LLaVA's projector reads."""
+    normed: Tensor
+    """[B, K, D], the same behind the last norm: what the pooling head reads."""
+    pooled: Tensor
+    """[B, D], not normalised."""
+    index: Tensor
+    """[B, P], place in the grid of each patch that is left; a fused token stands behind them."""
+
+
+def see(tower: Module, pixels: Tensor, keep: Sequence[KeepStep] = ()) -> Seen:
+    """Run a SiglipVisionModel on pixels [B, 3, H, W], with the steps of pruning in `keep`."""
+    hidden = tower.embeddings(pixels)
+    index = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
+    counts = {step.layer: step.tokens - 1 for step in keep}
+    for number, layer in enumerate(tower.encoder.layers):
+        hidden = hidden + layer.self_attn(layer.layer_norm1(hidden))[0]
+        if number in counts:
+            weights = probe_attention(tower, hidden)
+            hidden, index = prune(hidden, index, weights, counts[number])
+        hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
+    normed = tower.post_layernorm(hidden)
+    return Seen(hidden, normed, tower.head(normed), index)
+
+
+def probe_attention(tower: Module, hidden: Tensor) -> Tensor:
+    """How much the pooling head's probe attends to each token [B, K], averaged over heads."""
+    # In half precision tokens tie, and others would be chosen than in the exported graph.
+    with torch.autocast(hidden.device.type, enabled=False):
+        normed = tower.post_layernorm(hidden.float())
+        probe = tower.head.probe.expand(len(hidden), -1, -1)
+        _, weights = tower.head.attention(probe, normed, normed)
+    return weights[:, 0]  # type: ignore[no-any-return]
