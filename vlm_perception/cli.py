@@ -280,6 +280,8 @@ def export(
     if made.manifest.validation is not None:
         gate = importlib.import_module("vlm_perception.deploy.gate")
         console.print(gate.as_table(made.manifest.validation))
+    else:
+        console.print("not validated: --calibration IMAGES measures how far it has drifted")
     console.print(f"bundle: {made.path}  (sha256 {made.digest})", soft_wrap=True)
 
 

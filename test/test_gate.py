@@ -1,0 +1,81 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The gate: a bundle that says something else than its checkpoint is measured and refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import make_checkpoint
+from PIL import Image
+
+from vlm_perception.bundle import ModelBundle
+from vlm_perception.deploy import images
+from vlm_perception.deploy.errors import ExportError
+from vlm_perception.deploy.export import export_bundle
+from vlm_perception.deploy.gate import TOLERANCES, agreement, as_table, ask, exceeded
+from vlm_perception.deploy.options import ExportOptions
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Blocks of colour, each picture another."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(5)
+    for index in range(COUNT):
+        blocks = Image.fromarray(rng.integers(0, 255, (4, 7, 3), np.uint8))
+        blocks.resize((96, 54), Image.Resampling.NEAREST).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images.split_images, "__kwdefaults__", {"least": 5, "most": 12})
+
+
+def test_a_bundle_agrees_with_itself_in_full(siglip_bundle: ModelBundle, pictures: Path) -> None:
+    paths = sorted(pictures.iterdir())[:6]
+    answers = ask(siglip_bundle, paths)
+    same = agreement(answers, answers)
+    assert same.cosine_min == pytest.approx(1.0, abs=1e-5)
+    assert (same.tag_top1, same.attributes, same.captions) == (1.0, 1.0, 1.0)
+    assert not exceeded(same, "itself")
+    shifted = dataclasses.replace(answers, pooled=-answers.pooled, top=answers.top + 1)
+    faults = exceeded(agreement(answers, shifted), "its opposite")
+    assert [fault.split()[0] for fault in faults] == ["cosine_mean", "cosine_min", "tag_top1"]
+
+
+def test_figures_stand_in_the_manifest(
+    siglip_checkpoint: Path, pictures: Path, tmp_path: Path
+) -> None:
+    made = export_bundle(siglip_checkpoint, tmp_path / "b", ExportOptions(calibration=pictures))
+    validation = made.manifest.validation
+    assert validation is not None
+    assert 5 <= validation.images <= 12
+    # Nothing was pruned or quantized; the square processor sees another picture.
+    assert validation.dense.cosine_min == pytest.approx(1.0, abs=1e-5)
+    assert validation.checkpoint is not None
+    assert validation.checkpoint.cosine_mean < 0.9999
+    assert not validation.drift_accepted
+    assert as_table(validation).row_count == 3
+
+
+def test_too_much_drift_is_refused_unless_accepted(
+    pictures: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    checkpoint = make_checkpoint(tmp_path_factory.mktemp("dual") / "checkpoint", language=None)
+    out = tmp_path / "pruned"
+    options = ExportOptions(keep="0.2@0", calibration=pictures)
+    with pytest.raises(ExportError, match=r"drifts too far.*cosine_mean against the dense model"):
+        export_bundle(checkpoint, out, options)
+    assert not list(tmp_path.iterdir()), "neither a bundle nor half of one is left"
+    accepted = dataclasses.replace(options, accept_drift=True)
+    validation = export_bundle(checkpoint, out, accepted).manifest.validation
+    assert validation is not None
+    assert validation.drift_accepted
+    assert validation.dense.cosine_mean < TOLERANCES.cosine_mean
