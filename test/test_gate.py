@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import make_checkpoint
 from PIL import Image
 
+from checkpoints import make_checkpoint
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.deploy import images
 from vlm_perception.deploy.errors import ExportError
