@@ -17,6 +17,8 @@ from transformers import CLIPConfig, CLIPModel
 from typer.testing import CliRunner
 
 from vlm_perception.cli import app
+from vlm_perception.deploy.options import ExportOptions
+from vlm_perception.deploy.pruning import parse_schedule
 from vlm_perception.evaluation import encoder, encoder_cases
 from vlm_perception.evaluation.encoder import BF16, BUNDLE, FP32, ORT_FP32
 from vlm_perception.evaluation.encoder_cases import CASES, Aim, Case, Contestants, Workshop
@@ -175,6 +177,19 @@ def test_figures_of_a_loaded_machine_are_not_called_valid() -> None:
     assert loaded["valid"] is False
     assert "NOT valid" in encoder._verdict(Load(50.0, 0.0))
     assert encoder.as_json([], 2, Load(1.0, 1.0))["valid"] is True
+
+
+def test_every_case_is_something_that_can_be_exported(tmp_path: Path) -> None:
+    options = {case.name: ExportOptions(**case.options, calibration=tmp_path) for case in CASES}
+    assert all(each.lossy for name, each in options.items() if name != encoder_cases.NANO)
+    for name, each in options.items():
+        if each.keep is not None:
+            share, _, layers = each.keep.partition("@")
+            assert f"keep{share}" in name
+            assert layers == "3,6,9"
+            layer_count = encoder_cases.VIT_B16.vision_config.num_hidden_layers
+            assert parse_schedule(each.keep, layer_count, 196)
+        assert (each.aspect == "16:9") == name.endswith("16x9")
 
 
 def test_cases_that_are_not_there_are_refused(
