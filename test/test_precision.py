@@ -22,7 +22,13 @@ from onnx import numpy_helper
 from PIL import Image
 
 from checkpoints import make_checkpoint
-from vlm_perception.bundle import VISION_FP16_GRAPH, VISION_GRAPH, ImageSpec, ModelBundle
+from vlm_perception.bundle import (
+    DECODER_GRAPH,
+    VISION_FP16_GRAPH,
+    VISION_GRAPH,
+    ImageSpec,
+    ModelBundle,
+)
 from vlm_perception.deploy import export
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.export import export_bundle
@@ -249,6 +255,29 @@ def test_a_plan_that_cannot_be_gets_a_sentence(
     edit(plan)
     with pytest.raises(ExportError, match=message):
         requantize(siglip_bundle, tmp_path, plan)
+
+
+def test_a_decoder_in_int4_is_small_and_says_nearly_the_same(
+    siglip_bundle: ModelBundle, plan: dict[str, Any], tmp_path: Path
+) -> None:
+    plan["decoder"] = "int4-weights"
+    whole = siglip_bundle.file(DECODER_GRAPH)
+    with pytest.raises(ExportError, match="there is no vlm/"):
+        requantize(siglip_bundle, tmp_path, plan)
+    small = Path(shutil.copy(whole, tmp_path))
+    requantize(siglip_bundle, tmp_path, plan)
+    kinds = {node.name.partition("/")[0]: node.op_type for node in onnx.load(small).graph.node}
+    assert kinds["layers.0.gate_up"] == "MatMulNBits"
+    assert kinds["head"] == "MatMul"
+    assert small.stat().st_size < 0.7 * whole.stat().st_size
+    with np.load(siglip_bundle.file("golden.npz")) as golden:
+        prefix = f"{DECODER_GRAPH}/in/"
+        names = [name for name in golden.files if name.startswith(prefix)]
+        inputs = {name.removeprefix(prefix): golden[name] for name in names}
+    ours, theirs = (
+        load_engine("onnxruntime", path, threads=1).run(inputs) for path in (small, whole)
+    )
+    check_alike(ours, theirs, 0.9)
 
 
 def test_a_plan_that_is_no_yaml_gets_a_sentence(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -120,6 +121,22 @@ def store_half(model: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
+def restore_float(model: onnx.ModelProto) -> None:
+    """Undo `store_half`: weights as FP32, without casts behind them."""
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        half = tensors.get(node.input[0]) if node.op_type == "Cast" else None
+        if half is None:
+            nodes.append(copy.deepcopy(node))
+            continue
+        values = numpy_helper.to_array(half).astype(np.float32)
+        half.CopyFrom(numpy_helper.from_array(values, node.output[0]))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
 def _rename_outputs(model: onnx.ModelProto) -> None:
     """Give the outputs their names, and values inside the graph that have them another."""
     names = {value.name.removeprefix(OUTPUT_PREFIX) for value in model.graph.output}
@@ -146,6 +163,8 @@ def _name_nodes(model: onnx.ModelProto) -> None:
         scopes = {entry.key: entry.value for entry in node.metadata_props}.get(SCOPES)
         # The module's path stands before the name of the call.
         module = ast.literal_eval(scopes)[-2] if scopes else ""
+        # What the exporter itself adds has a name that is no module's.
+        module = "" if module.startswith("_") else module
         name = f"{module}/{node.op_type}"
         counts[name] += 1
         node.name = name if counts[name] == 1 else f"{name}_{counts[name]}"

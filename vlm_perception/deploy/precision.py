@@ -28,8 +28,10 @@ from onnxruntime.quantization import (
     quant_pre_process,
 )
 
-from vlm_perception.bundle import VISION_FP16_GRAPH, VISION_GRAPH, ImageSpec
+from vlm_perception.bundle import DECODER_GRAPH, VISION_FP16_GRAPH, VISION_GRAPH, ImageSpec
 from vlm_perception.deploy.calibration import measure_ranges
+from vlm_perception.deploy.decoder_int4 import quantize_decoder
+from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.half_stream import to_half_stream
 from vlm_perception.deploy.images import images_digest
 from vlm_perception.deploy.onnx_writer import LARGEST_INLINE, layer_of, save_graph
@@ -72,7 +74,16 @@ def quantize_graphs(
     plan = None if plan_file is None else read_plan(plan_file)
     plan = quantize_vision(directory, images, spec, plan)
     write_plan(plan, directory / PLAN_NAME)
-    return (VISION_GRAPH,)
+    decoder = directory / DECODER_GRAPH
+    if plan.decoder == "float16-weights":
+        return (VISION_GRAPH,)
+    if not decoder.is_file():
+        raise ExportError(
+            f"the precision plan sets decoder to {plan.decoder}, and there is no vlm/ in the "
+            "checkpoint; leave it at float16-weights"
+        )
+    quantize_decoder(decoder)
+    return (VISION_GRAPH, DECODER_GRAPH)
 
 
 def quantize_vision(
