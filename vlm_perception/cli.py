@@ -441,6 +441,32 @@ def evaluate_drift(
         module.evaluate_drift(checkpoint, keep, out, scenes, json_file)
 
 
+@evaluate.command("temporal")
+def evaluate_temporal(
+    bundle: BundleOption = "roadworld-nano",
+    drives: Annotated[int, typer.Option(min=1, help="Drives through the road world.")] = 100,
+    scenes: Annotated[
+        int, typer.Option(min=1, help="Scenes that stand still while the exposure hunts.")
+    ] = 20,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of each.")] = 20.0,
+    out: Annotated[
+        Path, typer.Option(help="Folder that keeps what the networks said; a second run is quick.")
+    ] = Path("out/temporal"),
+    json_file: JsonOption = None,
+) -> None:
+    """Measure what the key-frame gate saves and misses, and how steady the tags are.
+
+    Plays drives and scenes that were never trained on, ten ticks a second, with a full analysis at
+    each; then compares the gate with that, and the temporal state with each frame alone, with an
+    exponential average and with hysteresis.
+
+    `vlm-perception evaluate temporal --json temporal.json`
+    """
+    with _plain_errors():
+        module = importlib.import_module("vlm_perception.evaluation.temporal")
+        module.evaluate_temporal(bundle, drives, scenes, seconds, out, json_file)
+
+
 @roadworld.command("clip")
 def roadworld_clip(
     seconds: Annotated[float, typer.Option(min=0.1, help="How long.")] = 20.0,

@@ -103,7 +103,7 @@ class TemporalState:
         Returns:
             [labels]
         """
-        margins = _log_odds(scores) - _log_odds(vocabulary.thresholds)
+        margins = vocabulary.margins(scores)
         before = self._present
         if before is None or vocabulary.version != self._vocabulary_version:
             self._present = margins >= 0.0
@@ -111,8 +111,3 @@ class TemporalState:
             self._present = margins >= np.where(before, -DEAD_BAND, DEAD_BAND)
         self._vocabulary_version = vocabulary.version
         return self._present
-
-
-def _log_odds(probability: NDArray[np.float32]) -> NDArray[np.float32]:
-    inner = np.clip(probability, 1e-7, 1.0 - 1e-7)
-    return np.asarray(np.log(inner / (1.0 - inner)), np.float32)

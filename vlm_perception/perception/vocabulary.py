@@ -52,6 +52,10 @@ class Vocabulary:
             return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -60.0, 60.0))), np.float32)
 
+    def margins(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Log-odds by which probabilities, [..., labels], lie above the labels' thresholds."""
+        return _log_odds(probabilities) - _log_odds(self.thresholds)
+
 
 class VocabularyBuilder:
     """Turns labels into a vocabulary with the bundle's text tower."""
@@ -114,6 +118,11 @@ class VocabularyBuilder:
                 f"{spec.length}; use a shorter label"
             )
         return ids + [spec.pad_token_id] * (spec.length - len(ids))
+
+
+def _log_odds(probability: NDArray[np.float32]) -> NDArray[np.float32]:
+    inner = np.clip(probability, 1e-7, 1.0 - 1e-7)
+    return np.asarray(np.log(inner / (1.0 - inner)), np.float32)
 
 
 def _either(value: float | None, default: float) -> float:
