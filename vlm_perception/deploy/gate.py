@@ -69,8 +69,9 @@ def validate(
     Raises:
         ExportError: the drift is past the tolerances; the message says where and by how much.
     """
-    references = [bundle for bundle in (made, dense, checkpoint) if bundle is not None]
-    said = {bundle.path: ask(bundle, images) for bundle in references}
+    # A bundle that lost nothing is its own dense reference.
+    asked = {bundle.path: bundle for bundle in (made, dense, checkpoint) if bundle is not None}
+    said = {path: ask(bundle, images) for path, bundle in asked.items()}
     answers = said[made.path]
     to_dense = agreement(answers, said[dense.path])
     to_checkpoint = None

@@ -44,7 +44,7 @@ package, to test it and to measure it. For a robot, export a model of your own.
 - Typed questions: {questions}.
 - Languages: the English of the world's own captions. Other words can be spelled, not understood.
 - Training: `vlm-perception train roadworld-nano`; scenes with seeds below 10,000,000.
-- Examination: `vlm-perception evaluate roadworld-nano`; scenes with seeds from 10,000,000 on.
+- Examination: `vlm-perception evaluate roadworld-nano`; scenes with seeds from 20,000,000 on.
 - Not for: any decision about the safety of people.
 - Licence: Apache-2.0, weights and world alike.
 """

@@ -25,12 +25,28 @@ from vlm_perception.datasets.roadworld.shards import (
     open_shard,
     render_shards,
 )
+from vlm_perception.deploy.pruning import parse_schedule
 from vlm_perception.training.checkpoint import calibrate, save_checkpoint
-from vlm_perception.training.dual import LOSS_WEIGHTS, DualObjective, Scenes, order
+from vlm_perception.training.dual import (
+    LOSS_WEIGHTS,
+    PRUNED_SHARE,
+    DualObjective,
+    Scenes,
+    order,
+)
 from vlm_perception.training.language import FeatureScenes, LanguageObjective, cache_features
 from vlm_perception.training.loop import Schedule, fit
-from vlm_perception.training.student import GRID, INPUT_SIZE, build_dual, build_tokenizer, build_vlm
+from vlm_perception.training.student import (
+    GRID,
+    INPUT_SIZE,
+    LAYERS,
+    build_dual,
+    build_tokenizer,
+    build_vlm,
+)
 
+KEEP = parse_schedule("0.7@2,3,4", LAYERS, GRID[0] * GRID[1])
+"""The pruning that the shipped bundle is exported with."""
 EASY_SHARDS = 5
 EASY_SMALL, FULL_SMALL = 0.05, 0.3
 
@@ -46,13 +62,20 @@ class Recipe:
     calibration_seed: int = 5_000_000
     start: Path | None = None
     """A checkpoint directory to go on from; without it everything begins with random weights."""
-    keep: tuple[KeepStep, ...] = ()
+    keep: tuple[KeepStep, ...] = KEEP
     """Steps of token pruning that the student is to live with."""
     dual: Schedule = field(default_factory=lambda: Schedule(steps=2500, batch=64))
     vlm: Schedule = field(default_factory=lambda: Schedule(steps=1000, batch=64))
 
 
 RECIPE = Recipe()
+FINE_TUNE = Recipe(
+    dual_shards=12,
+    vlm_shards=8,
+    dual=Schedule(steps=600, batch=64, peak_rate=2.5e-4),
+    vlm=Schedule(steps=320, batch=64, peak_rate=4e-4),
+)
+"""To go on from a student that was trained already, for another schedule of pruning, say."""
 
 
 def preprocess(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -129,13 +152,16 @@ def train_vlm(
         )
     model.model.vision_tower.load_state_dict(dual.vision_model.state_dict())
     nn.Module.to(model, training_device())
-    features = cache_features(dual, shards, work / "image_tokens.npy", recipe.keep)
-    scenes = FeatureScenes(shards, features, tokenizer)
+    whole, pruned = (
+        FeatureScenes(shards, cache_features(dual, shards, work / name, keep), tokenizer)
+        for name, keep in (("image_tokens.npy", ()), ("kept_tokens.npy", recipe.keep))
+    )
     objective = LanguageObjective(model, tokenizer.bos_token_id)
-    plan = list(order(len(scenes), len(scenes), recipe.vlm.batch, recipe.vlm.steps, recipe.seed))
+    plan = list(order(len(whole), len(whole), recipe.vlm.batch, recipe.vlm.steps, recipe.seed))
 
     def losses(step: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((recipe.seed, 8, step))
+        scenes = pruned if rng.random() < PRUNED_SHARE else whole
         result: dict[str, torch.Tensor] = objective(*scenes.batch(plan[step], rng))
         return result
 

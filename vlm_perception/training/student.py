@@ -45,6 +45,7 @@ INPUT_SIZE = (320, 180)
 PATCH = 20
 GRID = (16, 9)
 WIDTH = 192
+LAYERS = 6
 TEXT_LENGTH = 48
 VOCABULARY_SIZE = 1024
 IMAGE_TOKEN = "<image>"
@@ -131,7 +132,7 @@ def vision_config() -> SiglipVisionConfig:
     return SiglipVisionConfig(
         hidden_size=WIDTH,
         intermediate_size=4 * WIDTH,
-        num_hidden_layers=6,
+        num_hidden_layers=LAYERS,
         num_attention_heads=6,
         image_size=PATCH * 12,
         patch_size=PATCH,
