@@ -175,7 +175,7 @@ def test_own_work_is_no_load_of_others() -> None:
 def test_figures_of_a_loaded_machine_are_not_called_valid() -> None:
     loaded = encoder.as_json([], 2, Load(before=0.0, during=50.0))
     assert loaded["valid"] is False
-    assert "NOT valid" in encoder._verdict(Load(50.0, 0.0))
+    assert "NOT valid" in Load(50.0, 0.0).verdict()
     assert encoder.as_json([], 2, Load(1.0, 1.0))["valid"] is True
 
 

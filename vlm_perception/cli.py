@@ -196,6 +196,28 @@ def bench_encoder(
     raise typer.Exit(code)
 
 
+@bench.command("language")
+def bench_language(
+    scenes: Annotated[int, typer.Option(min=1, help="Frames of the road world.")] = 30,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Of the engine.")] = 1,
+    bundle: BundleOption = "roadworld-nano",
+    json_file: JsonOption = None,
+) -> None:
+    """Measure what a bundle's language model takes for a frame on this machine.
+
+    Prints the times of the prefill, of all typed questions together and of the caption, the time to
+    the first token, and what one more question costs. Close other programs first.
+
+    `vlm-perception bench language --json language.json`
+    """
+    with _plain_errors():
+        module = importlib.import_module("vlm_perception.evaluation.language")
+        code = module.bench_language(
+            bundle, scenes=scenes, threads=threads, console=Console(), json_file=json_file
+        )
+    raise typer.Exit(code)
+
+
 @app.command()
 def export(
     checkpoint: Annotated[

@@ -26,7 +26,7 @@ from vlm_perception.engines.choose import ONNXRUNTIME
 from vlm_perception.engines.machine import cpu_count, cpu_model
 from vlm_perception.evaluation.encoder_cases import Aim, Contestants, select, workshop
 from vlm_perception.evaluation.encoder_memory import peak_rss_mb
-from vlm_perception.evaluation.load import MOST_PERCENT, Load, LoadMeter
+from vlm_perception.evaluation.load import Load, LoadMeter
 
 ROUNDS = 12
 RUNS = 5
@@ -102,7 +102,7 @@ def bench_encoder(
             rows.append(measure_case(case.name, contestants, threads=threads, aim=case.aim))
     load = meter.load()
     console.print(as_table(rows, threads))
-    console.print(_verdict(load), style="green" if load.quiet else "red")
+    console.print(load.verdict(), style="green" if load.quiet else "red")
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         content = as_json(rows, threads, load)
@@ -278,16 +278,3 @@ def _cells(row: Row) -> tuple[str, str, str]:
 def _shown(found: Ratio, aim: float | None) -> str:
     wanted = f", aim {aim:g}x" if aim else ""
     return f"{found.value:.2f}x ({found.least:.2f}-{found.largest:.2f}){wanted}"
-
-
-def _verdict(load: Load) -> str:
-    measured = (
-        f"other processes took {load.before:.1f} % of all cores before and {load.during:.1f} % "
-        f"during the measurement"
-    )
-    if load.quiet:
-        return f"valid: {measured}"
-    return (
-        f"NOT valid: {measured}, and {MOST_PERCENT:g} % is the most at which the ratios hold; "
-        "close other programs and measure again"
-    )

@@ -32,6 +32,19 @@ class Load:
         """Whether figures that were measured under this load may be believed."""
         return max(self.before, self.during) <= MOST_PERCENT
 
+    def verdict(self) -> str:
+        """Whether the figures hold, in one sentence."""
+        measured = (
+            f"other processes took {self.before:.1f} % of all cores before and {self.during:.1f} % "
+            f"during the measurement"
+        )
+        if self.quiet:
+            return f"valid: {measured}"
+        return (
+            f"NOT valid: {measured}, and {MOST_PERCENT:g} % is the most at which the figures hold; "
+            "close other programs and measure again"
+        )
+
     def as_json(self) -> dict[str, float]:
         """The same as JSON keys."""
         return {
