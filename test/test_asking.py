@@ -182,6 +182,27 @@ def test_few_questions_wait_and_the_next_is_refused(asker: Asker, seen: Embeddin
         assert answer.result(30.0).text in COLOURS
 
 
+def test_an_answer_does_not_wait_for_a_caption(siglip_bundle: ModelBundle, seen: Embedding) -> None:
+    language = LanguageModel(siglip_bundle, room=360)
+    asker = Asker(siglip_bundle, language, NewestPrefix(language))
+    ids, begun = [], threading.Event()
+
+    def write() -> None:
+        for token in language.stream(language.prefill(seen.tokens), "describe", max_tokens=300):
+            ids.append(token.index)
+            begun.set()
+
+    caption = threading.Thread(target=write)
+    caption.start()
+    assert begun.wait(30.0)
+    assert ask(asker, seen, "which", COLOURS)
+    written_meanwhile = len(ids)
+    caption.join(60.0)
+    alone = list(language.stream(language.prefill(seen.tokens), "describe", max_tokens=300))
+    assert written_meanwhile < len(ids) == 300
+    assert ids == [token.index for token in alone], "sharing the engine changed the text"
+
+
 def test_a_description_streams_what_it_ends_with(
     language: LanguageModel, asker: Asker, seen: Embedding
 ) -> None:

@@ -109,9 +109,10 @@ class Asking:
         """Return who answers about this camera, if that can be done now."""
         here = self._node.get_namespace().strip("/")
         if camera.strip("/") not in ("", here):
+            served = f"the camera {here!r}" if here else "a camera without a name"
             raise AskError(
-                f"this node serves the camera {here!r} and not {camera!r}; leave the field empty, "
-                f"or ask /{camera.strip('/')}/{self._node.get_name()}"
+                f"this node serves {served} and not {camera!r}; leave the field empty, or ask "
+                f"/{camera.strip('/')}/{self._node.get_name()}"
             )
         asker = self._asker
         if asker is None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import fmean
 
 from vlm_perception.bundle import ModelBundle, QuestionSpec
 from vlm_perception.perception.language import LanguageModel, Prefix
@@ -39,6 +40,28 @@ class Answer:
     probabilities: tuple[float, ...]
     """Of each choice; empty for a free answer."""
     stamp_ns: int
+
+
+class _Deadline:
+    """The end of the time that an answer may take."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        if not 0.0 < seconds <= threading.TIMEOUT_MAX:
+            raise AskError(f"the timeout is {seconds:g} s; give a finite one above 0")
+        self.seconds, self._clock = seconds, clock
+        self._end = clock() + seconds
+
+    def check(self) -> None:
+        """Raise AskError once the time is over."""
+        if self._clock() > self._end:
+            raise self.missed()
+
+    def missed(self) -> AskError:
+        """What to raise when the time is over."""
+        return AskError(
+            f"there was no answer within {self.seconds:g} s; allow more time, or ask for a shorter "
+            "one"
+        )
 
 
 class Description:
@@ -142,18 +165,18 @@ class Asker:
             PromptError: the question or a choice cannot be put to the model.
             ValueError: `newest` has no frame, or one that cannot be read.
         """
-        deadline = self._clock() + _checked_timeout(timeout)
+        deadline = _Deadline(timeout, self._clock)
         asked = self._question(question, choices)
-        with self._line(timeout):
+        with self._line(deadline):
             embedding = newest()
             prefix = self._prefix(embedding)
-            self._check_time(deadline, timeout)
+            deadline.check()
             if isinstance(asked, QuestionSpec):
-                answer = self._choose(prefix, asked)
+                text, confidence, probabilities = self._choose(prefix, asked)
             else:
-                answer = self._write(prefix, asked, max_tokens, deadline, timeout)
-            self._check_time(deadline, timeout)
-        text, confidence, probabilities = answer
+                text, confidence = self._write(prefix, asked, max_tokens, deadline)
+                probabilities = ()
+            deadline.check()
         return Answer(text, confidence, probabilities, embedding.stamp_ns)
 
     def describe(self, embedding: Embedding, instruction: str, *, max_tokens: int) -> Description:
@@ -205,50 +228,34 @@ class Asker:
         return attribute.value, max(attribute.probabilities), attribute.probabilities
 
     def _write(
-        self, prefix: Prefix, question: str, max_tokens: int, deadline: float, timeout: float
-    ) -> tuple[str, float, tuple[float, ...]]:
+        self, prefix: Prefix, question: str, max_tokens: int, deadline: _Deadline
+    ) -> tuple[str, float]:
         ids: list[int] = []
-        total, end = 0.0, UNFINISHED
+        logarithms: list[float] = []
+        end = UNFINISHED
         for token in self._language.stream(prefix, question, max_tokens=max_tokens):
-            total += token.log_probability
+            logarithms.append(token.log_probability)
             if token.stops:
                 end = ""
                 break
             ids.append(token.index)
-            self._check_time(deadline, timeout)
-        confidence = math.exp(total / (len(ids) + (not end)))
-        return (self._language.decode(ids) + end).strip(), confidence, ()
+            deadline.check()
+        return (self._language.decode(ids) + end).strip(), math.exp(fmean(logarithms))
 
     @contextmanager
-    def _line(self, timeout: float) -> Iterator[None]:
+    def _line(self, deadline: _Deadline) -> Iterator[None]:
         """Let one question in at a time and a few wait."""
         if not self._places.acquire(blocking=False):
             raise AskError(f"{WAITING} questions wait already; ask again in a moment")
         try:
-            if not self._turn.acquire(timeout=timeout):
-                raise _late(timeout)
+            if not self._turn.acquire(timeout=deadline.seconds):
+                raise deadline.missed()
             try:
                 yield
             finally:
                 self._turn.release()
         finally:
             self._places.release()
-
-    def _check_time(self, deadline: float, timeout: float) -> None:
-        if self._clock() > deadline:
-            raise _late(timeout)
-
-
-def _late(timeout: float) -> AskError:
-    return AskError(
-        f"there was no answer within {timeout:g} s; allow more time, or ask for a shorter one"
-    )
-
-
-def _checked_timeout(timeout: float) -> float:
-    if not 0.0 < timeout <= threading.TIMEOUT_MAX:
-        raise AskError(f"the timeout is {timeout:g} s; give a finite one above 0")
-    return timeout
 
 
 def _check_length(text: str, what: str) -> None:
