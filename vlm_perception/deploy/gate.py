@@ -30,9 +30,14 @@ from vlm_perception.perception.language import LanguageModel
 from vlm_perception.types import Frame
 
 TOLERANCES = Agreement(
-    cosine_mean=0.98, cosine_min=0.90, tag_top1=0.95, attributes=0.95, captions=0.80
+    cosine_mean=0.97, cosine_min=0.85, tag_top1=0.90, attributes=0.90, captions=0.70
 )
-"""A bundle that agrees less with its reference is refused unless the drift is accepted."""
+"""A bundle that agrees less with its reference is refused unless the drift is accepted.
+
+They find an export that went wrong, and let a schedule pass that is known to be good: the road
+world's student with a third of its tokens, which loses a few tenths of a point of average precision,
+still calls another of several certain labels the likeliest in every fifteenth image.
+"""
 CAPTION_TOKENS = 48
 
 
