@@ -91,7 +91,8 @@ def key_frames(
 def held(recording: Recording, chosen: Flags) -> NDArray[np.int64]:
     """The answers of the newest key frame at each tick, [T, questions]."""
     newest = np.maximum.accumulate(np.where(chosen, np.arange(len(chosen)), 0))
-    return recording.answers[newest]
+    answers: NDArray[np.int64] = recording.answers[newest]
+    return answers
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class KeyframeSettings:
 
     drift_threshold: float = 0.0
     """Cosine distance; 0 takes it from the running spread of the embeddings."""
-    max_age: float = 2.0
+    max_age: float = 1.0
     min_interval: float = 0.0
     """Shortest time to a key frame that drift or tags make."""
     max_stamp_gap: float = 5.0

@@ -37,7 +37,7 @@ class ReasonerSettings:
     """How often and how much to analyse; times in seconds, those of key frames by stamps."""
 
     drift_threshold: float = 0.0
-    max_keyframe_age: float = 2.0
+    max_keyframe_age: float = 1.0
     min_keyframe_interval: float = 0.0
     max_caption_tokens: int = 40
     max_caption_s: float = 1.0
