@@ -35,8 +35,8 @@ TOLERANCES = Agreement(
 """A bundle that agrees less with its reference is refused unless the drift is accepted.
 
 They find an export that went wrong, and let a schedule pass that is known to be good: the road
-world's student with a third of its tokens, which loses a few tenths of a point of average precision,
-still calls another of several certain labels the likeliest in every fifteenth image.
+world's student with a third of its tokens, which loses a few tenths of a point of average
+precision, still calls another of several certain labels the likeliest in every fifteenth image.
 """
 CAPTION_TOKENS = 48
 

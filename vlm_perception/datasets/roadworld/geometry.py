@@ -88,7 +88,8 @@ class Route:
 
     def headings(self, s: Array) -> Array:
         """Headings of the road at `s` [N], in radians."""
-        return np.interp(s, self._s, self._heading)
+        headings: Array = np.interp(s, self._s, self._heading)
+        return headings
 
     def points(self, s: Array, d: Array | float) -> Array:
         """Ground points [N, 3] at arc lengths `s` and offsets `d`; straight on past the ends."""

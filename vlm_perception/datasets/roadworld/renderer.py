@@ -102,7 +102,8 @@ class _Canvas:
 
 def _fixed(pixels: Array) -> NDArray[np.int32]:
     limited = np.minimum(np.maximum(pixels, -20000), 20000)
-    return np.rint(limited * (1 << SHIFT)).astype(np.int32)
+    fixed: NDArray[np.int32] = np.rint(limited * (1 << SHIFT)).astype(np.int32)
+    return fixed
 
 
 def _rgb(colour: Array) -> tuple[float, float, float]:
