@@ -163,7 +163,7 @@ def test_a_description_is_streamed(graph: Graph) -> None:
     assert done.status == GoalStatus.STATUS_SUCCEEDED and result.success and not result.message
     assert 1 <= result.tokens < 60 and 0 < result.time_to_first_token < result.processing_time
     assert result.bundle_digest == asking.bundle.digest
-    # rclpy's client lets go of a goal whose status says that it has ended, also of pieces on the way.
+    # rclpy's client lets go of a goal when its status says that it has ended.
     assert result.text.startswith("".join(piece.delta for piece in pieces))
     assert len(pieces) > 3
     assert [piece.tokens for piece in pieces] == sorted({piece.tokens for piece in pieces})
