@@ -116,8 +116,12 @@ def measure_case(
     """Let the four contestants of a case take turns, and weigh two processes."""
     bundle, dense = contestants.bundle, contestants.dense
     engine = bundle.choose_engine(VISION_GRAPH, threads=threads)
-    runs = prepare_runs(contestants, engine, threads)
-    times = take_turns(runs)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        times = take_turns(prepare_runs(contestants, engine, threads))
+    finally:
+        torch.set_num_threads(before)
     best = min((FP32, BF16), key=lambda each: _median(times[each]))
     return Row(
         case=name,
@@ -135,7 +139,6 @@ def measure_case(
 
 def prepare_runs(contestants: Contestants, engine: str, threads: int) -> dict[str, Run]:
     """One run of each contestant: the network alone, on an image that is ready for it."""
-    torch.set_num_threads(threads)
     dense, bundle = contestants.dense, contestants.bundle
     runs: dict[str, Run] = {}
     # It complains of defaults in the configuration that no model uses.
