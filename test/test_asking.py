@@ -20,6 +20,7 @@ from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel, PromptError
 from vlm_perception.perception.partial_text import PartialText
 from vlm_perception.perception.prefixes import BundleMismatchError, NewestPrefix
+from vlm_perception.perception.reasoner import Reasoner, ReasonerSettings
 from vlm_perception.perception.text import TextTokenizer
 from vlm_perception.perception.turns import Turns
 from vlm_perception.types import Embedding, Frame, Tag
@@ -313,3 +314,15 @@ def test_turns_are_taken_in_the_order_of_arrival() -> None:
     for thread in threads:
         thread.join(10.0)
     assert order == ["first", "a", "b", "c"]
+
+
+def test_a_lower_rung_asks_and_writes_less(siglip_bundle: ModelBundle) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (36, 64, 3), np.uint8)
+    seen = VisionEncoder(siglip_bundle).encode(Frame(image, 1, "camera"), 0)
+    settings = ReasonerSettings(force_keyframes=True, max_caption_tokens=40)
+    reasoner = Reasoner(siglip_bundle, settings)
+    full, less = reasoner.reason(seen), reasoner.reason(seen, rung=2)
+    assert (full.rung, less.rung) == (0, 2)
+    assert len(full.attributes) == 3
+    assert [each.name for each in less.attributes] == [each.name for each in full.attributes[:2]]
+    assert len(less.caption) < len(full.caption)
