@@ -1,0 +1,121 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""`vlm-perception bench`: how fast it is, here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vlm_perception.cli.common import (
+    BundleOption,
+    JsonOption,
+    TransportOption,
+    one_of,
+    plain_errors,
+    with_torch,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Measure speed: a table, and JSON with --json.")
+
+
+@app.command("graph")
+def bench_graph(
+    seconds: Annotated[float, typer.Option(min=3, help="How long to measure.")] = 60.0,
+    force_keyframes: Annotated[
+        bool, typer.Option("--force-keyframes", help="A full analysis on every tick, no repeats.")
+    ] = False,
+    transport: TransportOption = "compressed",
+    bundle: BundleOption = "roadworld-nano",
+    video: Annotated[
+        str | None, typer.Option(help="Play this in a loop instead of the road world.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure the four processes at 1280x720 and 30 Hz on this machine.
+
+    Prints the share of frames encoded, the rates of analyses and scenes, latencies from capture to
+    arrival in another process (p50, p95, p99), memory and processor time of each node, and what the
+    machine was doing before. Close other programs first: their load is measured, too.
+
+    `vlm-perception bench graph --seconds 60 --json graph.json`
+    """
+    one_of("--transport", transport, ("compressed", "raw"))
+    with plain_errors():
+        module = importlib.import_module("vlm_perception.evaluation.graph")
+        options = module.BenchOptions(seconds, force_keyframes, transport, bundle, video)
+        code = module.bench_graph(options, Console(), json_file)
+    raise typer.Exit(code)
+
+
+@app.command("roadworld")
+def bench_roadworld(
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to draw, for each row.")] = 5.0,
+    width: Annotated[int, typer.Option(min=16, max=7680)] = 448,
+    height: Annotated[int, typer.Option(min=16, max=4320)] = 252,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure how many frames of the road world one core draws in a second.
+
+    `vlm-perception bench roadworld`
+    """
+    with plain_errors():
+        module = importlib.import_module("vlm_perception.evaluation.roadworld_speed")
+        module.bench_roadworld(width, height, seconds, Console(), json_file)
+
+
+@app.command("encoder")
+def bench_encoder(
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="A case, as `vit-b16/int8-dense`; may be given again. All by default."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Of each contestant.")] = 2,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure a bundle's vision network against transformers and a dense FP32 graph.
+
+    Four contestants take turns in one process on one image: transformers in FP32 and in BF16, ONNX
+    Runtime in FP32 on the dense graph of the checkpoint's own size, and the bundle in the engine
+    that `auto` picks. Only the network is timed, on an image that is ready for it. CLIP ViT-B/16
+    with random weights is made and exported into the cache, which takes some minutes the first
+    time; `roadworld-nano/shipped` needs the sources' checkpoints/.
+
+    Needs torch and transformers. Exit code 1 when other processes took so much of the machine
+    that the ratios hold for nothing.
+
+    `vlm-perception bench encoder --json encoder.json`
+
+    `vlm-perception bench encoder --case roadworld-nano/shipped --threads 1`
+    """
+    with plain_errors():
+        module = with_torch("vlm_perception.evaluation.encoder")
+        code = module.bench_encoder(
+            case or [], threads=threads, console=Console(), json_file=json_file
+        )
+    raise typer.Exit(code)
+
+
+@app.command("language")
+def bench_language(
+    scenes: Annotated[int, typer.Option(min=1, help="Frames of the road world.")] = 30,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Of the engine.")] = 1,
+    bundle: BundleOption = "roadworld-nano",
+    json_file: JsonOption = None,
+) -> None:
+    """Measure what a bundle's language model takes for a frame on this machine.
+
+    Prints the times of the prefill, of all typed questions together and of the caption, the time to
+    the first token, and what one more question costs. Close other programs first.
+
+    `vlm-perception bench language --json language.json`
+    """
+    with plain_errors():
+        module = importlib.import_module("vlm_perception.evaluation.language")
+        code = module.bench_language(
+            bundle, scenes=scenes, threads=threads, console=Console(), json_file=json_file
+        )
+    raise typer.Exit(code)

@@ -1,0 +1,57 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""`vlm-perception bundle`: what a bundle is."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vlm_perception.cli.common import BundleArgument, plain_errors
+
+app = typer.Typer(no_args_is_help=True, help="Look into model bundles.")
+
+
+@app.command("show")
+def bundle_show(
+    name: BundleArgument,
+) -> None:
+    """Verify a bundle, files and golden outputs, and print what it is.
+
+    `vlm-perception bundle show roadworld-nano`
+    """
+    with plain_errors():
+        loaded = importlib.import_module("vlm_perception.bundle").ModelBundle.load(name)
+        loaded.verify_golden()
+    Console().print(_bundle_table(loaded))
+
+
+def _bundle_table(loaded: Any) -> Table:
+    """What a bundle's manifest says, for people."""
+    manifest = loaded.manifest
+    image, language = manifest.image, manifest.language
+    megabytes = sum(entry.bytes for entry in manifest.files.values()) / 1e6
+    licences = ", ".join(f"{part}: {licence}" for part, licence in manifest.licences.items())
+    questions = (f"{each.name}: {', '.join(each.choices)}" for each in manifest.questions)
+    rows = {
+        "path": str(loaded.path),
+        "digest": f"{loaded.digest} (files and golden outputs verified)",
+        "size": f"{megabytes:.1f} MB in {len(manifest.files)} files, {manifest.precision}",
+        "image": f"{image.width}x{image.height}, {image.columns}x{image.rows} patches",
+        "vision": f"{manifest.vision.family}, {manifest.vision.tokens} tokens, "
+        f"embedding {manifest.vision.embedding_width}",
+        "language": f"{language.layers} layers of {language.width}" if language else "none",
+        "vocabulary": ", ".join(spec.label for spec in manifest.vocabulary.labels),
+        "questions": "\n".join(questions) or "none",
+        "licences": licences,
+        "model card": str(loaded.path / manifest.model_card),
+    }
+    table = Table(title=manifest.name, show_header=False)
+    for name, text in rows.items():
+        table.add_row(name, Text(text))
+    return table

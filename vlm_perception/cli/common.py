@@ -1,0 +1,80 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the verbs share: options, and errors of one sentence."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+BAD_INPUT = 2
+FAILED = 1
+
+BundleOption = Annotated[
+    str, typer.Option(help="The model: a bundle's name (`roadworld-nano`) or its directory.")
+]
+BundleArgument = Annotated[str, typer.Argument(help="The bundle's name or its directory.")]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Write the figures to this file, too.")
+]
+TransportOption = Annotated[
+    str, typer.Option(help="How images travel between the processes: `compressed` or `raw`.")
+]
+
+
+def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is none of the choices.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    if value not in choices:
+        raise typer.BadParameter(f"{value!r} is none of {', '.join(choices)}", param_hint=option)
+
+
+def with_torch(module: str) -> Any:
+    """Import a module that needs torch or what else comes with the extra `train`.
+
+    Raises:
+        MissingExtraError: torch, transformers, onnx or scikit-learn is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "vlm_perception":
+            raise
+        raise MissingExtraError(
+            f"this needs {error.name}, which robots do without: "
+            "`python3 scripts/setup_venv.py --train` in the repository installs it, elsewhere "
+            "`pip install 'vlm_perception[train]'`"
+        ) from error
+
+
+class MissingExtraError(ValueError):
+    """A library that only some verbs need is not installed."""
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """End with one sentence: exit code 2 for bad input, 1 for what failed while running."""
+    try:
+        yield
+    except ValueError as error:
+        # BundleError, InputError, ExportError and their like are ValueErrors by contract.
+        _say(str(error))
+        raise typer.Exit(BAD_INPUT) from error
+    except (RuntimeError, OSError) as error:
+        _say(str(error))
+        raise typer.Exit(FAILED) from error
+
+
+def _say(sentence: str) -> None:
+    Console(stderr=True).print(
+        f"error: {sentence}", style="red", soft_wrap=True, markup=False, highlight=False
+    )

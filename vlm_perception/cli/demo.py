@@ -1,0 +1,78 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""`vlm-perception demo` and what draws its recordings."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vlm_perception.cli.common import BundleOption, plain_errors
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(
+    video: Annotated[
+        str | None,
+        typer.Argument(
+            help="A video file, a folder of images or a webcam's index; without it the procedural "
+            "road world, 1280x720 at 30 Hz."
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="End after so long; without it at the end of the video (road world: 20 s)."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the bag and the video.")] = Path("out/demo"),
+    bundle: BundleOption = "roadworld-nano",
+) -> None:
+    """Run the whole graph on a video, four processes over DDS, and watch what it sees.
+
+    Shows a live panel (a line a second when there is no terminal) and leaves `scene.mcap`, a bag
+    for `ros2 bag`, Foxglove and rosbags, and `overlay.mp4`. Ctrl-C ends it early.
+
+    `vlm-perception demo`
+
+    `vlm-perception demo drive.mp4`
+
+    `vlm-perception demo 0 --seconds 30`
+
+    Exit code: 0 at the end or after Ctrl-C, 1 when a node failed, 2 when the video or the bundle
+    cannot be used.
+    """
+    with plain_errors():
+        run = importlib.import_module("vlm_perception.demo.run")
+        options = run.DemoOptions(video, seconds, out, bundle)
+        code = run.run_demo(options, Console())
+    raise typer.Exit(code)
+
+
+@app.command()
+def overlay(
+    bag: Annotated[Path, typer.Argument(help="A bag that the demo recorded: scene.mcap.")],
+    video: Annotated[
+        Path | None, typer.Option(help="The video to write; overlay.mp4 beside the bag.")
+    ] = None,
+    rate: Annotated[float, typer.Option(min=1, max=240, help="Frames a second.")] = 30.0,
+) -> None:
+    """Draw the scenes of a recorded bag onto its images and write a video.
+
+    `vlm-perception overlay out/demo/scene.mcap`
+    """
+    with plain_errors():
+        if not bag.exists():
+            raise ValueError(f"{bag} does not exist: `vlm-perception demo` records one")
+        module = importlib.import_module("vlm_perception.demo.overlay_video")
+        target = video or bag.parent / "overlay.mp4"
+        written = module.write_overlay(bag, target, rate_hz=rate)
+        if not written.frames:
+            raise ValueError(f"{bag} holds no images with scenes, so there is nothing to draw")
+    Console().print(f"video: {target}  ({written.frames} images)", soft_wrap=True)

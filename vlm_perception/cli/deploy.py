@@ -1,0 +1,154 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""`vlm-perception export` and what looks into its graphs."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vlm_perception.cli.common import BundleArgument, JsonOption, plain_errors, with_torch
+
+app = typer.Typer()
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="Directory with `dual/` (CLIP or SigLIP), optionally `vlm/` (LLaVA), bundle.yaml."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The bundle directory to write.")],
+    aspect: Annotated[
+        str | None,
+        typer.Option(
+            help="Aspect of the camera, W:H: the picture is fitted in without distortion or crop, "
+            "and patches that would be padding only are never computed."
+        ),
+    ] = None,
+    geometry: Annotated[
+        str,
+        typer.Option(
+            help="`bundle`: letterbox into the size that bundle.yaml or the tower gives. "
+            "`checkpoint`: resize and crop as the checkpoint's own processor does. "
+            "`checkpoint-fast`: so, but with area averages in place of its filter."
+        ),
+    ] = "bundle",
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="Token pruning: the share of patch tokens that each of these layers keeps, "
+            "`0.7@3,6,9`, or `auto` with --budget-ms."
+        ),
+    ] = None,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option(help="What the vision network may take on this machine, for --keep auto."),
+    ] = None,
+    heads: Annotated[
+        float, typer.Option(help="Share of the vision tower's attention heads that stay.")
+    ] = 1.0,
+    precision: Annotated[
+        str, typer.Option(help="`float16-weights`, or `int8-mixed` for INT8 feed-forward layers.")
+    ] = "float16-weights",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of at least 400 images such as the camera sees: one half calibrates, the "
+            "other half validates."
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="An edited precision.yaml of an earlier bundle, for int8-mixed."),
+    ] = None,
+    accept_drift: Annotated[
+        bool,
+        typer.Option("--accept-drift", help="Keep the bundle even when it drifts too far."),
+    ] = False,
+) -> None:
+    """Make a bundle of a Hugging Face checkpoint (needs torch and transformers).
+
+    With --calibration the bundle ends with a validation on images that it was not calibrated on;
+    the figures stay in its manifest.
+
+    `vlm-perception export my-model --out models/my-model`
+
+    `vlm-perception export my-model --out models/my-model --aspect 16:9 --keep 0.7@3,6,9
+    --precision int8-mixed --calibration drive-images`
+    """
+    with plain_errors():
+        module = with_torch("vlm_perception.deploy.export")
+        options = importlib.import_module("vlm_perception.deploy.options").ExportOptions(
+            geometry=geometry,
+            aspect=aspect,
+            keep=keep,
+            budget_ms=budget_ms,
+            heads=heads,
+            precision=precision,
+            calibration=calibration,
+            plan=plan,
+            accept_drift=accept_drift,
+        )
+        made = module.export_bundle(checkpoint, out, options)
+    console = Console()
+    if made.manifest.validation is not None:
+        gate = importlib.import_module("vlm_perception.deploy.gate")
+        console.print(gate.as_table(made.manifest.validation))
+    else:
+        console.print("not validated: --calibration IMAGES measures how far it has drifted")
+    console.print(f"bundle: {made.path}  (sha256 {made.digest})", soft_wrap=True)
+
+
+@app.command("profile")
+def profile_bundle(
+    name: BundleArgument,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="`this`: measure here; or project by the datasheet of `agx-orin-64`, `orin-nx`, "
+            "`orin-nano`, `thor` or `h200`."
+        ),
+    ] = "this",
+    json_file: JsonOption = None,
+) -> None:
+    """Show what each layer of a bundle computes, moves and takes (needs onnx).
+
+    Prints FLOPs, bytes, FLOPs per byte and time of each layer of the encoder and of the language
+    model's prefill and decoding, which layers are bound by memory bandwidth, and each phase's share
+    of an image. On a named device times are projected by a roofline; its figures are printed, too.
+
+    `vlm-perception profile roadworld-nano`
+
+    `vlm-perception profile roadworld-nano --device agx-orin-64 --json profile.json`
+    """
+    with plain_errors():
+        module = with_torch("vlm_perception.deploy.profile_report")
+        module.report_profile(name, device, Console(), json_file)
+
+
+@app.command("coverage")
+def coverage_bundle(
+    name: BundleArgument,
+    target: Annotated[str, typer.Option(help="`tensorrt`, `dla` or `openvino-npu`.")],
+    json_file: JsonOption = None,
+) -> None:
+    """List what a target would send back to GPU or CPU, with the reason and a remedy (needs onnx).
+
+    Holds the graphs against the target's documented tables; the target itself need not be there.
+
+    `vlm-perception coverage roadworld-nano --target tensorrt`
+
+    Exit code: 0 when the target runs all of it, 1 when something falls back, 2 when the bundle or
+    the target cannot be used.
+    """
+    with plain_errors():
+        module = with_torch("vlm_perception.deploy.coverage_report")
+        code = module.report_coverage(name, target, Console(), json_file)
+    raise typer.Exit(code)

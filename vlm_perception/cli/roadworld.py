@@ -1,0 +1,66 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""`vlm-perception roadworld`: pictures of the road world."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vlm_perception.cli.common import plain_errors
+
+app = typer.Typer(no_args_is_help=True, help="Render the procedural road world.")
+
+
+@app.command("clip")
+def roadworld_clip(
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long.")] = 20.0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pixels.")] = 7,
+    width: Annotated[int, typer.Option(min=16, max=7680)] = 1280,
+    height: Annotated[int, typer.Option(min=16, max=4320)] = 720,
+    fps: Annotated[int, typer.Option(min=1, max=240)] = 30,
+) -> None:
+    """Render a drive through the road world into the cache, once, and say where it is."""
+    with plain_errors():
+        module = importlib.import_module("vlm_perception.datasets.roadworld.clip")
+        path = module.cached_clip(width, height, fps, seconds, seed)
+    Console().print(str(path), soft_wrap=True, highlight=False)
+
+
+@app.command("images")
+def roadworld_images(
+    out: Annotated[Path, typer.Option(help="The folder to write into.")],
+    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first.")] = 5_000_000,
+    width: Annotated[int, typer.Option(min=16, max=7680)] = 1280,
+    height: Annotated[int, typer.Option(min=16, max=4320)] = 720,
+) -> None:
+    """Render scenes into JPEG files, such as `vlm-perception export --calibration` takes.
+
+    `vlm-perception roadworld images --out out/calibration`
+    """
+    with plain_errors():
+        module = importlib.import_module("vlm_perception.datasets.roadworld.images")
+        module.write_images(out, count, (width, height), seed)
+    Console().print(f"{count} images in {out}", soft_wrap=True, highlight=False)
+
+
+@app.command("sheet")
+def roadworld_sheet(
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene.")] = 0,
+    columns: Annotated[int, typer.Option(min=1, max=20)] = 4,
+    rows: Annotated[int, typer.Option(min=1, max=20)] = 5,
+) -> None:
+    """Render a contact sheet of scenes.
+
+    `vlm-perception roadworld sheet --out docs/img/roadworld.png`
+    """
+    with plain_errors():
+        module = importlib.import_module("vlm_perception.datasets.roadworld.sheet")
+        path = module.write_sheet(out, seed, columns, rows)
+    Console().print(str(path), soft_wrap=True, highlight=False)
