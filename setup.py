@@ -1,12 +1,12 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Installs the parts that need no ROS with pip; pyproject.toml says what, this adds the models."""
+"""Installs the parts that need no ROS with pip; this adds models, settings, message definitions."""
 
 from pathlib import Path
 
 from setuptools import setup
 
-SHARED = [path for folder in ("models", "config") for path in Path(folder).rglob("*")]
+SHARED = [path for folder in ("models", "config", "msg") for path in Path(folder).rglob("*")]
 
 setup(
     data_files=[

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from camera import compressed, image, picture, to_bayer, to_yuv422
 
-from vlm_perception.nodes.image_conversion import (
+from vlm_perception.perception.image_conversion import (
     ENCODINGS,
     ImageError,
     convert_with_cv_bridge,

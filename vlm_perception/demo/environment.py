@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from vlm_perception.share import share_folder
+
 DOMAINS = range(1, 101)
 """Domains whose ports lie below Linux's range of short-lived ports; 0 is everybody's default."""
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
@@ -82,19 +84,6 @@ def dds_profile() -> Path:
     if not profile.is_file():
         raise GraphEnvironmentError(f"{profile} is missing: run `make setup` again")
     return profile
-
-
-def share_folder() -> Path:
-    """The folder that holds config/, msg/ and models/: the installed package's, or the repository.
-
-    Where the package is not installed as a ROS package, the repository has them.
-    """
-    try:
-        from ament_index_python.packages import get_package_share_directory  # noqa: PLC0415
-
-        return Path(get_package_share_directory("vlm_perception"))
-    except (ImportError, LookupError):
-        return Path(__file__).resolve().parents[2]
 
 
 @contextmanager

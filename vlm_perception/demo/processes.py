@@ -16,8 +16,8 @@ from types import TracebackType
 
 import yaml
 
-from vlm_perception.demo.environment import share_folder
 from vlm_perception.demo.shared_memory import remove_leftovers
+from vlm_perception.share import share_folder
 
 Parameter = bool | int | float | str
 STOP_SIGNALS = ((signal.SIGINT, 0.8), (signal.SIGTERM, 0.3), (signal.SIGKILL, 0.5))

@@ -25,8 +25,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from vlm_perception.demo.environment import share_folder
 from vlm_perception.demo.topics import Topic
+from vlm_perception.share import share_folder
 
 BAG_VERSION: Literal[8] = 8
 """The newest that Iron and Jazzy both read; Jazzy's own, 9, says nothing more about our topics."""

@@ -25,7 +25,6 @@ from vlm_perception.nodes.conversions import (
 )
 from vlm_perception.nodes.diagnostics import figure
 from vlm_perception.nodes.embedding_input import EmbeddingInput
-from vlm_perception.nodes.image_conversion import ImageError
 from vlm_perception.nodes.image_input import COMPRESSED, RAW
 from vlm_perception.nodes.lifecycle import NodeSettings, PerceptionNode
 from vlm_perception.nodes.parameters import CONFIGURE, setting
@@ -34,20 +33,8 @@ from vlm_perception.nodes.qos import newest, overridable, results, subscribe
 from vlm_perception.nodes.visualization import markers, overlay
 from vlm_perception.nodes.worker import Worker
 from vlm_perception.perception.fusion import Contradiction, FusionSettings, SceneFusion
+from vlm_perception.perception.image_conversion import ImageError
 from vlm_perception.types import Scene
-
-
-def contradiction(line: str) -> Contradiction:
-    """Read 'attribute=value | label'.
-
-    Raises:
-        ValueError: It is written otherwise.
-    """
-    answer, _, label = (part.strip() for part in line.partition("|"))
-    attribute, _, value = (part.strip() for part in answer.partition("="))
-    if not (attribute and value and label):
-        raise ValueError(f"{line!r} is not written as 'attribute=value | label'")
-    return Contradiction(attribute, value, label)
 
 
 @dataclass(frozen=True)
@@ -70,7 +57,7 @@ class FusionNodeSettings(NodeSettings):
         (),
         "What the two paths cannot both say: a list of 'attribute=value | label'.",
         change=CONFIGURE,
-        check=lambda lines: [contradiction(line) for line in lines],
+        check=lambda lines: [Contradiction.parse(line) for line in lines],
     )
     heartbeat_hz: float = setting(
         4.0,
@@ -139,7 +126,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             FusionSettings(
                 stale_after=settings.stale_after,
                 hazards=settings.hazards,
-                contradictions=tuple(contradiction(line) for line in settings.contradictions),
+                contradictions=tuple(Contradiction.parse(line) for line in settings.contradictions),
             ),
             run_id=self.run_id,
         )

@@ -13,9 +13,8 @@ from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 
 from vlm_perception.nodes.complaints import Complaints
+from vlm_perception.perception.stamps import Order, StampOrder
 
-OUT_OF_ORDER_NS = 100_000_000
-"""A stamp that lies back by less than this is a late message; by more, time has jumped."""
 ONCE_S = 2.0
 """A jump of the clock and the jump of the stamps that goes with it are told once."""
 
@@ -29,7 +28,7 @@ class TimeWatch:
         self._complaints = complaints
         self._on_jump = on_jump
         self._lock = threading.Lock()
-        self._newest_ns = 0
+        self._stamps = StampOrder()
         self._told_s = float("-inf")
         self.jumps = 0
         threshold = JumpThreshold(
@@ -44,25 +43,23 @@ class TimeWatch:
 
         A stamp of 0 is taken (ages are then unknown) and complained of.
         """
-        if stamp_ns == 0:
+        with self._lock:
+            judgement = self._stamps.judge(stamp_ns)
+        if judgement.order is Order.UNKNOWN:
             self._complaints.add(
                 "stamp_zero",
                 f"a message on {topic} has stamp 0: its age is unknown and scenes are DEGRADED; "
                 "the driver must set header.stamp",
             )
-            return True
-        with self._lock:
-            back_ns = self._newest_ns - stamp_ns
-            if 0 < back_ns <= OUT_OF_ORDER_NS:
-                self._complaints.add(
-                    "out_of_order",
-                    f"a message on {topic} is {back_ns / 1e6:.0f} ms older than the one before and "
-                    "was skipped; is there more than one publisher?",
-                )
-                return False
-            self._newest_ns = stamp_ns
-        if back_ns > OUT_OF_ORDER_NS:
-            self._jumped(f"stamps on {topic} went back by {back_ns / 1e9:.1f} s")
+        elif judgement.order is Order.LATE:
+            self._complaints.add(
+                "out_of_order",
+                f"a message on {topic} is {judgement.back_ns / 1e6:.0f} ms older than the one "
+                "before and was skipped; is there more than one publisher?",
+            )
+            return False
+        elif judgement.order is Order.JUMPED:
+            self._jumped(f"stamps on {topic} went back by {judgement.back_ns / 1e9:.1f} s")
         return True
 
     def close(self) -> None:
@@ -71,7 +68,7 @@ class TimeWatch:
 
     def _clock_jumped(self, jump: Any) -> None:
         with self._lock:
-            self._newest_ns = 0
+            self._stamps.reset()
         self._jumped(f"the ROS clock went back by {-jump.delta.nanoseconds / 1e9:.1f} s")
 
     def _jumped(self, what: str) -> None:

@@ -20,18 +20,12 @@ from sensor_msgs.msg import CompressedImage, Image
 from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report, milliseconds
 from vlm_perception.nodes.errors import StartError
 from vlm_perception.nodes.image_input import COMPRESSED, RAW
-from vlm_perception.nodes.media import (
-    CACHE_BYTES,
-    ROADWORLD,
-    Media,
-    Picture,
-    open_media,
-    roadworld_clip,
-)
 from vlm_perception.nodes.parameters import FIXED, Parameters, setting
 from vlm_perception.nodes.process import BAD_INPUT, run
 from vlm_perception.nodes.qos import newest, overridable
+from vlm_perception.perception.media import CACHE_BYTES, Media, MediaError, Picture, open_media
 
+ROADWORLD = "roadworld"
 AHEAD = 8
 """Images that are decoded ahead of time."""
 ROADWORLD_SECONDS = 20.0
@@ -137,21 +131,24 @@ class VideoSource(Node):
         source = settings.source
         if source == ROADWORLD:
             seconds = settings.duration_s if not settings.loop else 0.0
-            source = roadworld_clip(
+            source = _roadworld_clip(
                 settings.width,
                 settings.height,
                 settings.rate_hz,
                 seconds or ROADWORLD_SECONDS,
                 settings.seed,
             )
-        return open_media(source, packets=self._compressed)
+        try:
+            return open_media(source, packets=self._compressed)
+        except MediaError as error:
+            raise StartError(str(error)) from error
 
     def _prepare(self) -> None:
         try:
             for prepared in self._images():
                 if not self._hand_over(prepared):
                     return
-        except StartError as error:
+        except MediaError as error:
             self.get_logger().error(str(error))
             self.exit_code = BAD_INPUT
         self._hand_over(None)
@@ -267,6 +264,13 @@ class VideoSource(Node):
             "transport": self._settings.transport,
         }
         return Report(DiagnosticStatus.OK, "playing", values)
+
+
+def _roadworld_clip(width: int, height: int, rate_hz: float, seconds: float, seed: int) -> str:
+    """Path of a rendered clip of the road world; the first call takes its time."""
+    from vlm_perception.datasets.roadworld.clip import cached_clip  # noqa: PLC0415 - heavy
+
+    return str(cached_clip(width, height, round(rate_hz), seconds, seed))
 
 
 def main() -> NoReturn:

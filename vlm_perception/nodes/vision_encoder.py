@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.msg import EmbeddingInfo, VisionEmbedding
 from vlm_perception.nodes.conversions import embedding_message, stage_message, stamp_to_ns
-from vlm_perception.nodes.image_conversion import ImageError, to_rgb
 from vlm_perception.nodes.image_input import COMPRESSED, RAW, ImageInput
 from vlm_perception.nodes.info import embedding_info
 from vlm_perception.nodes.lifecycle import NetworkSettings, PerceptionNode
@@ -23,6 +22,7 @@ from vlm_perception.nodes.process import run
 from vlm_perception.nodes.qos import latched, newest, overridable
 from vlm_perception.nodes.worker import Worker
 from vlm_perception.perception.encoder import VisionEncoder
+from vlm_perception.perception.image_conversion import ImageError, to_rgb
 from vlm_perception.srv import SetVocabulary
 from vlm_perception.types import Frame
 

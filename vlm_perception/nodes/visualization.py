@@ -10,7 +10,7 @@ from sensor_msgs.msg import Image
 from visualization_msgs.msg import Marker, MarkerArray
 
 from vlm_perception.nodes.conversions import bytes_of, header
-from vlm_perception.nodes.image_conversion import to_rgb
+from vlm_perception.perception.image_conversion import to_rgb
 from vlm_perception.perception.overlay import draw_scene
 from vlm_perception.types import Scene, Status
 

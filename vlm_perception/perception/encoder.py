@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class VisionEncoder:
         run_id: str = "",
         engine: str = ONNXRUNTIME,
         temporal: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Load the engines and embed the bundle's own vocabulary.
 
@@ -46,6 +47,7 @@ class VisionEncoder:
                 runs only when the vocabulary changes, stays with ONNX Runtime.
             temporal: read the tags from what the last moments have in common; else from each frame
                 alone.
+            clock: seconds, for stage times.
 
         Raises:
             BundleError: the bundle lacks a file.
@@ -53,6 +55,7 @@ class VisionEncoder:
         """
         self._bundle = bundle
         self._run_id = run_id
+        self._clock = clock
         self._engine = bundle.engine(VISION_GRAPH, threads=threads, engine=engine)
         self._preprocessor = Preprocessor(bundle.manifest.image)
         self._builder = VocabularyBuilder(bundle)
@@ -108,11 +111,11 @@ class VisionEncoder:
             FrameError: the frame holds no RGB image.
         """
         vocabulary = self._vocabulary
-        started = time.monotonic()
+        started = self._clock()
         image, placement = self._preprocessor.run(frame.image)
-        prepared = time.monotonic()
+        prepared = self._clock()
         outputs = self._engine.run({"image": image})
-        encoded = time.monotonic()
+        encoded = self._clock()
         tags = self._tags(vocabulary, outputs["pooled"][0], frame.stamp_ns)
         token_index = self._token_index(outputs)
         regions = find_regions(
@@ -124,7 +127,7 @@ class VisionEncoder:
             placement,
         )
         tokens = outputs["tokens"][0].astype(np.float16)
-        finished = time.monotonic()
+        finished = self._clock()
         spec = self._bundle.manifest.image
         return Embedding(
             stamp_ns=frame.stamp_ns,

@@ -31,6 +31,19 @@ class Contradiction:
     value: str
     label: str
 
+    @classmethod
+    def parse(cls, line: str) -> Contradiction:
+        """Read 'attribute=value | label'.
+
+        Raises:
+            ValueError: it is written otherwise.
+        """
+        answer, _, label = (part.strip() for part in line.partition("|"))
+        attribute, _, value = (part.strip() for part in answer.partition("="))
+        if not (attribute and value and label):
+            raise ValueError(f"{line!r} is not written as 'attribute=value | label'")
+        return cls(attribute, value, label)
+
 
 @dataclass(frozen=True)
 class FusionSettings:

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Camera images from elsewhere: a video file, a folder of images, a webcam, the road world."""
+"""Camera images from elsewhere: a video file, a folder of images, a webcam."""
 
 from __future__ import annotations
 
@@ -15,14 +15,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.nodes.errors import StartError
-
-ROADWORLD = "roadworld"
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 CACHE_BYTES = 512 * 1024 * 1024
 
 
-class MediaError(StartError):
+class MediaError(ValueError):
     """There is nothing to play; the text says why and what to give instead."""
 
 
@@ -54,6 +51,8 @@ class Media(ABC):
     """Images in order; live ones have no end."""
 
     live = False
+    rate_hz: float | None = None
+    """Images a second, where the source itself says so."""
 
     @abstractmethod
     def pictures(self) -> Iterator[Picture]:
@@ -75,6 +74,7 @@ class VideoFile(Media):
         """
         self._path = path
         self._packets = packets and self._is_motion_jpeg()
+        self.rate_hz = self._stated_rate()
         if next(self.pictures(), None) is None:
             raise MediaError(
                 f"{path} cannot be decoded: it is no video, it is damaged, or this OpenCV lacks "
@@ -92,6 +92,15 @@ class VideoFile(Media):
                 if not found:
                     return
                 yield _picture(np.asarray(image, dtype=np.uint8), self._packets)
+        finally:
+            capture.release()
+
+    def _stated_rate(self) -> float | None:
+        """Frame rate that the file states; some state none, or nonsense."""
+        capture = cv2.VideoCapture(str(self._path))
+        try:
+            rate = float(capture.get(cv2.CAP_PROP_FPS))
+            return rate if 0.1 <= rate <= 1000.0 else None
         finally:
             capture.release()
 
@@ -182,16 +191,9 @@ def open_media(source: str, *, packets: bool) -> Media:
     if not path.is_file():
         raise MediaError(
             f"{source!r} does not exist; give a video file, a folder of images, a webcam's index "
-            f"or {ROADWORLD}"
+            "or roadworld"
         )
     return VideoFile(path, packets=packets)
-
-
-def roadworld_clip(width: int, height: int, rate_hz: float, seconds: float, seed: int) -> str:
-    """Return the path of a rendered clip of the road world; the first call takes its time."""
-    from vlm_perception.datasets.roadworld.clip import cached_clip  # noqa: PLC0415 - heavy
-
-    return str(cached_clip(width, height, round(rate_hz), seconds, seed))
 
 
 def _silence_opencv() -> None:
