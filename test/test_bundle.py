@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import yaml
 
-from vlm_perception.bundle import BundleError, ModelBundle, manifest_digest
+from vlm_perception.bundle import BundleError, ModelBundle
 from vlm_perception.engines.base import EngineError
+from vlm_perception.manifest import manifest_digest
 
 
 @pytest.fixture

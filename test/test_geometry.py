@@ -28,7 +28,6 @@ from transformers import (
 )
 
 from checkpoints import write_spec
-from vlm_perception.bundle import ImageSpec
 from vlm_perception.deploy.checkpoint import Checkpoint, load_checkpoint, round_to_half
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.export import export_bundle
@@ -44,6 +43,7 @@ from vlm_perception.deploy.options import ExportOptions
 from vlm_perception.deploy.processor import processor_spec
 from vlm_perception.deploy.spec import load_spec
 from vlm_perception.deploy.vision_graph import VisionGraph
+from vlm_perception.manifest import ImageSpec
 from vlm_perception.perception.preprocess import Preprocessor, place
 
 SIDE, PATCH = 12, 4

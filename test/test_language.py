@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vlm_perception.bundle import BundleError, ModelBundle, QuestionSpec
+from vlm_perception.bundle import BundleError, ModelBundle
 from vlm_perception.engines.base import EngineError
+from vlm_perception.manifest import QuestionSpec
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel, PromptError
 from vlm_perception.perception.prefixes import BundleMismatchError, EmbeddingError

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vlm_perception.bundle import ImageSpec, ProcessorSpec
+from vlm_perception.manifest import ImageSpec, ProcessorSpec
 from vlm_perception.perception.preprocess import (
     FrameError,
     Placement,

@@ -24,7 +24,6 @@ from torch import Tensor
 from transformers import AutoModel
 
 from checkpoints import make_checkpoint
-from vlm_perception.bundle import ImageSpec, KeepStep, VisionSpec
 from vlm_perception.deploy.checkpoint import round_to_half
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.export import export_bundle
@@ -42,6 +41,7 @@ from vlm_perception.deploy.staircase import (
 )
 from vlm_perception.deploy.vision_graph import VisionGraph
 from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
+from vlm_perception.manifest import ImageSpec, KeepStep, VisionSpec
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.types import FUSED_TOKEN, Frame
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from vlm_perception.bundle import ModelBundle, QuestionSpec
+from vlm_perception.bundle import ModelBundle
+from vlm_perception.manifest import QuestionSpec
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import PromptError
 from vlm_perception.perception.questions import QuestionsError, kept_questions, load_questions

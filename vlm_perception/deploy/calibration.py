@@ -18,9 +18,9 @@ from onnxruntime.quantization import CalibrationDataReader
 from onnxruntime.quantization.calibrate import PercentileCalibrater
 from rich.progress import track
 
-from vlm_perception.bundle import ImageSpec
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.images import read_image
+from vlm_perception.manifest import ImageSpec
 from vlm_perception.perception.preprocess import Preprocessor
 
 # The calibrator keeps the observed values of so many images before it counts them: ViT-B/16 has

@@ -12,16 +12,11 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from vlm_perception.bundle import (
-    DECODER_GRAPH,
-    PROJECTOR_GRAPH,
-    LanguageSpec,
-    MadeBy,
-    TextSpec,
-)
+from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH
 from vlm_perception.deploy.checkpoint import Checkpoint
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.spec import BundleSpec
+from vlm_perception.manifest import LanguageSpec, MadeBy, TextSpec
 
 EMBEDDINGS_NAME = "token_embeddings.npy"
 

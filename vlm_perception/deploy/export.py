@@ -18,18 +18,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from vlm_perception.bundle import (
-    FORMAT_VERSION,
-    MANIFEST_NAME,
-    VISION_GRAPH,
-    FileEntry,
-    GoldenSpec,
-    Manifest,
-    ModelBundle,
-    VisionSpec,
-    file_sha256,
-    manifest_digest,
-)
+from vlm_perception.bundle import MANIFEST_NAME, VISION_GRAPH, ModelBundle, file_sha256
 from vlm_perception.deploy.checkpoint import Checkpoint, load_checkpoint, round_to_half
 from vlm_perception.deploy.describe import (
     EMBEDDINGS_NAME,
@@ -56,6 +45,14 @@ from vlm_perception.deploy.precision_plan import PLAN_NAME
 from vlm_perception.deploy.processor import load_processor, processor_spec
 from vlm_perception.deploy.spec import BundleSpec, load_spec
 from vlm_perception.deploy.thinning import lay_out_vision
+from vlm_perception.manifest import (
+    FORMAT_VERSION,
+    FileEntry,
+    GoldenSpec,
+    Manifest,
+    VisionSpec,
+    manifest_digest,
+)
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.perception.vocabulary import VocabularyBuilder
 

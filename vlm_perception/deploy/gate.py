@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from rich.progress import track
 from rich.table import Table
 
-from vlm_perception.bundle import Agreement, ModelBundle, ValidationSpec
+from vlm_perception.bundle import ModelBundle
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.images import images_digest, read_image
+from vlm_perception.manifest import Agreement, ValidationSpec
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.types import Frame

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_perception.bundle import ImageSpec, ProcessorSpec
 from vlm_perception.deploy.checkpoint import Checkpoint
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.naflex import NaflexEmbeddings
 from vlm_perception.deploy.options import ExportOptions
 from vlm_perception.deploy.processor import load_processor, processor_spec
 from vlm_perception.deploy.spec import BundleSpec, parse_aspect
+from vlm_perception.manifest import ImageSpec, ProcessorSpec
 
 # Modules of transformers carry no types.
 Module = Any

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_perception.bundle import HeadStep
 from vlm_perception.deploy.towers import live_heads, normalise
 from vlm_perception.deploy.vision_graph import VisionGraph
+from vlm_perception.manifest import HeadStep
 
 IMAGES = 64
 """More of them change the ranking little."""

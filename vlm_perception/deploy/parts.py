@@ -14,18 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vlm_perception.bundle import (
-    DECODER_GRAPH,
-    PROJECTOR_GRAPH,
-    TEXT_GRAPH,
-    VISION_GRAPH,
-    ImageSpec,
-)
+from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, TEXT_GRAPH, VISION_GRAPH
 from vlm_perception.deploy.checkpoint import Checkpoint
 from vlm_perception.deploy.decoder_graph import DecoderGraph
 from vlm_perception.deploy.text_graph import TextGraph
 from vlm_perception.deploy.vision_graph import VisionGraph
 from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
+from vlm_perception.manifest import ImageSpec
 
 
 @dataclass(frozen=True)

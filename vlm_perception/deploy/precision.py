@@ -28,7 +28,7 @@ from onnxruntime.quantization import (
     quant_pre_process,
 )
 
-from vlm_perception.bundle import DECODER_GRAPH, VISION_FP16_GRAPH, VISION_GRAPH, ImageSpec
+from vlm_perception.bundle import DECODER_GRAPH, VISION_FP16_GRAPH, VISION_GRAPH
 from vlm_perception.deploy.calibration import measure_ranges
 from vlm_perception.deploy.decoder_int4 import quantize_decoder
 from vlm_perception.deploy.errors import ExportError
@@ -45,6 +45,7 @@ from vlm_perception.deploy.precision_plan import (
     read_plan,
     write_plan,
 )
+from vlm_perception.manifest import ImageSpec
 
 LINEAR = ("Gemm", "MatMul")
 WEIGHTED = (*LINEAR, "Conv")

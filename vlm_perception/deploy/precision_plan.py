@@ -13,8 +13,9 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vlm_perception.bundle import VISION_FP16_GRAPH, VISION_GRAPH, Sha256, describe_errors
+from vlm_perception.bundle import VISION_FP16_GRAPH, VISION_GRAPH
 from vlm_perception.deploy.errors import ExportError
+from vlm_perception.manifest import Sha256, describe_errors
 
 PLAN_NAME = "precision.yaml"
 HEADER = """\

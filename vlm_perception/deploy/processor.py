@@ -11,8 +11,8 @@ from PIL import Image
 from transformers import AutoImageProcessor
 from transformers.image_processing_backends import PilBackend
 
-from vlm_perception.bundle import ProcessorSpec
 from vlm_perception.deploy.errors import ExportError
+from vlm_perception.manifest import ProcessorSpec
 
 RESAMPLES = ("bilinear", "hamming", "bicubic", "lanczos")
 # Processors of transformers carry no types.

@@ -13,7 +13,6 @@ from vlm_perception.bundle import (
     PROJECTOR_GRAPH,
     TEXT_GRAPH,
     VISION_GRAPH,
-    LanguageSpec,
     ModelBundle,
 )
 from vlm_perception.deploy.cost import Cost, CostModel
@@ -25,6 +24,7 @@ from vlm_perception.deploy.layer_times import (
 )
 from vlm_perception.deploy.layers import Names, layer_of_nodes
 from vlm_perception.deploy.onnx_graph import load_graph
+from vlm_perception.manifest import LanguageSpec
 from vlm_perception.perception.text import TextTokenizer
 
 # A caption of a sentence; the nodes' limit is 40.

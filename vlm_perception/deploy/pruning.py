@@ -15,8 +15,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from vlm_perception.bundle import KeepStep
 from vlm_perception.deploy.errors import ExportError
+from vlm_perception.manifest import KeepStep
 
 FUSED_INDEX = -1
 """Place in the grid of the token that the dropped patches were fused into."""

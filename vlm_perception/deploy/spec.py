@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vlm_perception.bundle import QuestionSpec, VocabularySpec, describe_errors
 from vlm_perception.deploy.errors import ExportError
+from vlm_perception.manifest import QuestionSpec, VocabularySpec, describe_errors
 
 SPEC_NAME = "bundle.yaml"
 

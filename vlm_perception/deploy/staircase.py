@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlm_perception.bundle import ImageSpec, KeepStep
 from vlm_perception.deploy.onnx_writer import write_graph
 from vlm_perception.deploy.towers import Layers
 from vlm_perception.deploy.vision_graph import VisionGraph
 from vlm_perception.engines.base import Array, Engine
 from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
+from vlm_perception.manifest import ImageSpec, KeepStep
 
 LEAST_SHARE = 1 / 8
 """Of the patches; with fewer no tower says what it said before."""

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlm_perception.bundle import HeadStep, ImageSpec, KeepStep
 from vlm_perception.deploy.checkpoint import Checkpoint
 from vlm_perception.deploy.describe import feature_selection
 from vlm_perception.deploy.geometry import Geometry
@@ -23,6 +22,7 @@ from vlm_perception.deploy.options import ExportOptions
 from vlm_perception.deploy.pruning import parse_schedule
 from vlm_perception.deploy.staircase import fit_to_device
 from vlm_perception.deploy.vision_graph import VisionGraph
+from vlm_perception.manifest import HeadStep, ImageSpec, KeepStep
 from vlm_perception.perception.preprocess import Preprocessor
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vlm_perception.bundle import KeepStep
 from vlm_perception.deploy.pruning import FUSED_INDEX, check_layers, class_attention, prune
 from vlm_perception.deploy.towers import Layers, normalise
+from vlm_perception.manifest import KeepStep
 
 # Modules of transformers carry no types.
 Module = Any

@@ -21,12 +21,13 @@ from rich.table import Table
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
-from vlm_perception.bundle import VISION_GRAPH, ImageSpec
+from vlm_perception.bundle import VISION_GRAPH
 from vlm_perception.engines.choose import ONNXRUNTIME
 from vlm_perception.engines.machine import cpu_count, cpu_model
 from vlm_perception.evaluation.encoder_cases import Aim, Contestants, select, workshop
 from vlm_perception.evaluation.encoder_memory import peak_rss_mb
 from vlm_perception.evaluation.load import Load, LoadMeter
+from vlm_perception.manifest import ImageSpec
 
 ROUNDS = 12
 RUNS = 5

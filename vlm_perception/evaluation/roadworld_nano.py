@@ -16,7 +16,7 @@ from rich.progress import track
 from rich.table import Table
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
 
-from vlm_perception.bundle import ModelBundle, QuestionSpec
+from vlm_perception.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.truth import (
@@ -29,6 +29,7 @@ from vlm_perception.datasets.roadworld.truth import (
     presence_question,
 )
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
+from vlm_perception.manifest import QuestionSpec
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.types import Frame

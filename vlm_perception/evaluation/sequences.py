@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from vlm_perception.bundle import ModelBundle, QuestionSpec
+from vlm_perception.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_drive, sample_scene
 from vlm_perception.datasets.roadworld.truth import (
@@ -32,6 +32,7 @@ from vlm_perception.datasets.roadworld.truth import (
     describe,
 )
 from vlm_perception.datasets.roadworld.world import LABELS, World
+from vlm_perception.manifest import QuestionSpec
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.types import Frame

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
 
-from vlm_perception.bundle import ModelBundle, QuestionSpec
+from vlm_perception.bundle import ModelBundle
+from vlm_perception.manifest import QuestionSpec
 from vlm_perception.perception.language import LanguageModel, Prefix
 from vlm_perception.perception.partial_text import UNFINISHED, PartialText
 from vlm_perception.perception.prefixes import NewestPrefix, require_readable

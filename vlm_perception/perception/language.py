@@ -13,16 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.bundle import (
-    DECODER_GRAPH,
-    PROJECTOR_GRAPH,
-    BundleError,
-    LanguageSpec,
-    ModelBundle,
-    QuestionSpec,
-)
+from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, ModelBundle
 from vlm_perception.engines.base import Engine
 from vlm_perception.engines.choose import AUTO, ONNXRUNTIME, Workload
+from vlm_perception.manifest import LanguageSpec, QuestionSpec
 from vlm_perception.perception.text import TextTokenizer
 from vlm_perception.perception.turns import Turns
 from vlm_perception.types import Attribute

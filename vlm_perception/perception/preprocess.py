@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vlm_perception.bundle import ImageSpec, ProcessorSpec
+from vlm_perception.manifest import ImageSpec, ProcessorSpec
 
 # Pixels to each side that Pillow's Lanczos looks at, where nothing is shrunk.
 WIDEST_FILTER = 3

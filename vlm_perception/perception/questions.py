@@ -12,7 +12,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vlm_perception.bundle import QuestionSpec, describe_errors
+from vlm_perception.manifest import QuestionSpec, describe_errors
 
 
 class QuestionsError(ValueError):

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from vlm_perception.bundle import ModelBundle, QuestionSpec
+from vlm_perception.bundle import ModelBundle
 from vlm_perception.engines.choose import ONNXRUNTIME
+from vlm_perception.manifest import QuestionSpec
 from vlm_perception.perception.asking import Asker
 from vlm_perception.perception.keyframes import KeyframePolicy, KeyframeSettings
 from vlm_perception.perception.ladder import RUNGS

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.bundle import ImageSpec
+from vlm_perception.manifest import ImageSpec
 from vlm_perception.perception.preprocess import Placement
 from vlm_perception.perception.vocabulary import Vocabulary
 from vlm_perception.types import FUSED_TOKEN, Region

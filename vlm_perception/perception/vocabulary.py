@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.bundle import TEXT_GRAPH, LabelSpec, ModelBundle
+from vlm_perception.bundle import TEXT_GRAPH, ModelBundle
 from vlm_perception.engines.base import Engine
+from vlm_perception.manifest import LabelSpec
 from vlm_perception.perception.text import TextTokenizer, require_text
 
 MOST_LABELS = 512

@@ -22,10 +22,10 @@ from transformers import (
     SiglipModel,
 )
 
-from vlm_perception.bundle import KeepStep
 from vlm_perception.datasets.roadworld.shards import Shard
 from vlm_perception.datasets.roadworld.truth import CAPTION_PROMPT, QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS
+from vlm_perception.manifest import KeepStep
 from vlm_perception.training.dual import DualObjective
 from vlm_perception.training.student import INPUT_SIZE, PATCH, PROMPT, templates
 from vlm_perception.training.tower import see

@@ -21,7 +21,6 @@ from rich.progress import track
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, SiglipModel
 
-from vlm_perception.bundle import KeepStep
 from vlm_perception.datasets.roadworld.shards import Shard
 from vlm_perception.datasets.roadworld.truth import (
     CAPTION_PROMPT,
@@ -29,6 +28,7 @@ from vlm_perception.datasets.roadworld.truth import (
     presence_question,
 )
 from vlm_perception.datasets.roadworld.world import LABELS
+from vlm_perception.manifest import KeepStep
 from vlm_perception.training.student import PROMPT, WIDTH
 from vlm_perception.training.tower import see
 

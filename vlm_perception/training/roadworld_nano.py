@@ -17,7 +17,6 @@ from rich.progress import track
 from torch import nn
 from transformers import LlavaForConditionalGeneration, SiglipModel
 
-from vlm_perception.bundle import KeepStep
 from vlm_perception.datasets.roadworld.shards import (
     SCENES_PER_SHARD,
     Shard,
@@ -26,6 +25,7 @@ from vlm_perception.datasets.roadworld.shards import (
     render_shards,
 )
 from vlm_perception.deploy.pruning import parse_schedule
+from vlm_perception.manifest import KeepStep
 from vlm_perception.training.checkpoint import calibrate, save_checkpoint
 from vlm_perception.training.dual import (
     LOSS_WEIGHTS,

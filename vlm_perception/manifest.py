@@ -1,0 +1,321 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The manifest of a model bundle: everything that must be known about a model."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+FORMAT_VERSION = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Text = Annotated[str, Field(min_length=1)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+Colour = Annotated[int, Field(ge=0, le=255)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class FileEntry(_Strict):
+    """One file of the bundle and what it must hash to."""
+
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+
+
+class ProcessorSpec(_Strict):
+    """How the checkpoint's own image processor brings an image to the graph's size."""
+
+    resample: Literal["bilinear", "hamming", "bicubic", "lanczos", "area"]
+    """Pillow's filter; `area`: OpenCV's averages, as a letterbox does it, fast and not the same."""
+    resize: Count | tuple[Count, Count]
+    """Length of the shorter edge, the aspect is kept; or width and height, whatever the aspect."""
+    crop: tuple[Count, Count] | None
+    """Width and height of the middle that is then cut out, black where there is no image."""
+
+    @model_validator(mode="after")
+    def _size_is_fixed(self) -> ProcessorSpec:
+        if isinstance(self.resize, int) and self.crop is None:
+            raise ValueError("a processor that keeps the aspect must crop to a size")
+        return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of what the processor gives."""
+        if self.crop is not None:
+            return self.crop
+        assert not isinstance(self.resize, int)
+        return self.resize
+
+
+class ImageSpec(_Strict):
+    """What the vision graph takes: uint8 RGB [1, height, width, 3], and how images get there."""
+
+    width: Count
+    height: Count
+    patch: Count
+    columns: Count
+    rows: Count
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    pad: tuple[Colour, Colour, Colour]
+    processor: ProcessorSpec | None = None
+    """None: letterbox, whole, centred and undistorted."""
+
+    @property
+    def fit(self) -> Literal["letterbox", "stretch", "crop", "stretch_crop"]:
+        """How an image is brought to this size, in a word."""
+        if self.processor is None:
+            return "letterbox"
+        if isinstance(self.processor.resize, int):
+            return "crop"
+        return "stretch" if self.processor.crop is None else "stretch_crop"
+
+    @model_validator(mode="after")
+    def _grid_fits(self) -> ImageSpec:
+        if (self.columns * self.patch, self.rows * self.patch) != (self.width, self.height):
+            raise ValueError(
+                f"a grid of {self.columns}x{self.rows} patches of {self.patch} pixels does not "
+                f"cover {self.width}x{self.height}"
+            )
+        made = self.processor.size if self.processor is not None else (self.width, self.height)
+        if made[0] < self.width or made[1] < self.height:
+            raise ValueError(
+                f"the processor gives {made[0]}x{made[1]} pixels, the graph takes "
+                f"{self.width}x{self.height}"
+            )
+        return self
+
+
+class KeepStep(_Strict):
+    """A step of token pruning: how many tokens come out of a layer, the fused one included."""
+
+    layer: int = Field(ge=0)
+    tokens: Annotated[int, Field(ge=2)]
+
+
+class HeadStep(_Strict):
+    """What a step of head pruning cost: the pooled embedding beside that of all heads."""
+
+    heads: Annotated[tuple[Count, ...], Field(min_length=1)]
+    """Left in each layer."""
+    cosine_mean: float
+    cosine_min: float
+
+
+class VisionSpec(_Strict):
+    """What the vision graph gives."""
+
+    family: Literal["siglip", "clip"]
+    tokens: Count
+    token_width: Count
+    embedding_width: Count
+    keep: tuple[KeepStep, ...] = ()
+    head_steps: tuple[HeadStep, ...] = ()
+
+    @model_validator(mode="after")
+    def _steps_fall(self) -> VisionSpec:
+        for step, later in itertools.pairwise(self.keep):
+            if later.layer <= step.layer or later.tokens >= step.tokens:
+                raise ValueError("a later step of keep must have a later layer and fewer tokens")
+        return self
+
+
+class TextSpec(_Strict):
+    """The text tower, and how a text and an image are compared."""
+
+    tokenizer: Text
+    length: Count
+    pad_token_id: int = Field(ge=0)
+    score: Literal["sigmoid", "softmax"]
+    logit_scale: float
+    logit_bias: float
+
+
+class LabelSpec(_Strict):
+    """One label of a vocabulary, its prompts, and where its scores begin to mean yes.
+
+    A probability is sigmoid(calibration_scale * logit + calibration_bias).
+    """
+
+    label: Text
+    templates: tuple[Text, ...] = ()
+    threshold: Probability | None = None
+    region_threshold: Probability | None = None
+    calibration_scale: float = Field(default=1.0, gt=0.0)
+    calibration_bias: float = 0.0
+
+
+class VocabularySpec(_Strict):
+    """The labels that a bundle starts with, and what holds for labels set later."""
+
+    labels: Annotated[tuple[LabelSpec, ...], Field(min_length=1)]
+    templates: Annotated[tuple[Text, ...], Field(min_length=1)] = ("{label}",)
+    threshold: Probability = 0.5
+    region_threshold: Probability = 0.5
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> VocabularySpec:
+        _require_unique([spec.label for spec in self.labels], "label")
+        for template in self.templates:
+            if "{label}" not in template:
+                raise ValueError(f"the template {template!r} does not hold {{label}}")
+        return self
+
+
+class QuestionSpec(_Strict):
+    """A typed question: its wording and the closed list of its answers."""
+
+    name: Text
+    question: Text
+    choices: Annotated[tuple[Text, ...], Field(min_length=2)]
+    temperature: float = Field(default=1.0, gt=0.0)
+
+    @model_validator(mode="after")
+    def _choices_differ(self) -> QuestionSpec:
+        _require_unique(list(self.choices), f"choice of question {self.name!r}")
+        return self
+
+
+class LanguageSpec(_Strict):
+    """The language model: projector, decoder and how a prompt is put together.
+
+    `prompt` holds `{image}` and behind it `{text}`; special tokens are written as they
+    stand in the tokenizer.
+    """
+
+    tokenizer: Text
+    embeddings: Text
+    prompt: Text
+    answer_separator: str
+    caption_prompt: Text
+    stop_token_ids: Annotated[tuple[int, ...], Field(min_length=1)]
+    width: Count
+    layers: Count
+    kv_heads: Count
+    head_dim: Count
+    vocabulary_size: Count
+    max_positions: Count
+    image_tokens: Count
+    max_images: Count
+    kv_bytes_per_token: Count
+
+    @model_validator(mode="after")
+    def _prompt_has_places(self) -> LanguageSpec:
+        image, text = self.prompt.find("{image}"), self.prompt.find("{text}")
+        if image < 0 or text < image:
+            raise ValueError(f"the prompt {self.prompt!r} must hold {{image}} and then {{text}}")
+        return self
+
+
+class GoldenSpec(_Strict):
+    """Stored inputs and outputs, and how far an engine may be from them."""
+
+    file: Text
+    absolute: float = Field(gt=0.0)
+    relative: float = Field(ge=0.0)
+    cosine: dict[str, Probability] = {}
+    """For each quantized graph the mean cosine that an output's vectors must reach, instead of
+    `absolute` and `relative`. PyTorch cannot compute such a graph, so its stored outputs are those
+    of ONNX Runtime on the machine that exported it; other engines and processors round INT8
+    products otherwise. The graph for TensorRT is held against the outputs of vision.onnx."""
+
+
+class Agreement(_Strict):
+    """How near a bundle comes to a reference on the same images."""
+
+    cosine_mean: float
+    cosine_min: float
+    """Of the pooled embedding, over the images."""
+    tag_top1: Probability
+    """Share of the images for which the likeliest label is the same."""
+    attributes: Probability | None = None
+    """Share of the typed questions that get the same answer; None without a language model."""
+    captions: Probability | None = None
+    """Mean similarity of the captions, word by word: 1 means the same words in the same order."""
+
+
+class ValidationSpec(_Strict):
+    """What the export measured on images that it was not calibrated on."""
+
+    images: Count
+    images_digest: Sha256
+    """Hash over the validation images' pixels."""
+    dense: Agreement
+    """Against the same checkpoint at the same geometry: all tokens, all heads, FP32."""
+    checkpoint: Agreement | None
+    """Against transformers behind the checkpoint's own processor, which may crop or distort.
+
+    None: that processor makes images of various sizes or cuts them up, as NaFlex's does.
+    """
+    drift_accepted: bool
+    """Whether the tolerances were exceeded and the user accepted that."""
+
+
+class MadeBy(_Strict):
+    """How the bundle came to be."""
+
+    command: Text
+    checkpoint: Text
+    weights: dict[str, Sha256]
+    versions: dict[str, str]
+
+
+class Manifest(_Strict):
+    """Everything that a node must know about a model."""
+
+    format_version: Literal[1]
+    name: Text
+    digest: Sha256
+    precision: Literal["float16-weights", "int8-mixed"]
+    precision_plan: Text | None = None
+    """File that says which layers compute in INT8."""
+    image: ImageSpec
+    vision: VisionSpec
+    text: TextSpec
+    vocabulary: VocabularySpec
+    language: LanguageSpec | None
+    questions: tuple[QuestionSpec, ...]
+    golden: GoldenSpec
+    licences: Annotated[dict[str, str], Field(min_length=1)]
+    model_card: Text
+    made_by: MadeBy
+    validation: ValidationSpec | None = None
+    """None: the export was given no images."""
+    files: Annotated[dict[str, FileEntry], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _questions_differ(self) -> Manifest:
+        _require_unique([question.name for question in self.questions], "question")
+        return self
+
+
+def _require_unique(names: list[str], what: str) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{what} {twice[0]!r} stands there twice")
+
+
+def manifest_digest(content: Mapping[str, Any]) -> str:
+    """Hash of a manifest's content without its own digest; it holds every file's hash."""
+    body = {key: value for key, value in content.items() if key != "digest"}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def describe_errors(error: ValidationError) -> str:
+    """The faults that pydantic found, each with its place, on one line."""
+    faults = error.errors(include_url=False)
+    return "; ".join(
+        f"{'.'.join(str(part) for part in fault['loc']) or 'the whole'}: {fault['msg']}"
+        for fault in faults
+    )
