@@ -39,7 +39,8 @@ from vlm_perception.deploy.options import ExportOptions
 from vlm_perception.deploy.projector_graph import ShuffleProjectorGraph
 from vlm_perception.deploy.share_tower import check_positions
 from vlm_perception.manifest import QuestionSpec
-from vlm_perception.perception.language import LanguageModel, causal_mask
+from vlm_perception.perception.kv_cache import causal_mask
+from vlm_perception.perception.language import LanguageModel
 from vlm_perception.perception.vocabulary import VocabularyBuilder
 
 TOLERANCE = 1e-3

@@ -82,6 +82,29 @@ class LanguageSettings(NetworkSettings):
         maximum=600.0,
         change=CONFIGURE,
     )
+    temperature: float = setting(
+        ReasonerSettings.temperature,
+        "Temperature at which captions, descriptions and free answers are drawn at random; 0: the "
+        "likeliest token each time.",
+        minimum=0.0,
+        maximum=10.0,
+        change=CONFIGURE,
+    )
+    top_p: float = setting(
+        ReasonerSettings.top_p,
+        "Of the tokens to draw from, only the likeliest that together have this probability; 1: "
+        "all.",
+        minimum=0.0,
+        maximum=1.0,
+        change=CONFIGURE,
+    )
+    seed: int = setting(
+        ReasonerSettings.seed,
+        "Where each text's chance begins: the same frame, prompt and seed give the same text.",
+        minimum=0,
+        maximum=2**31,
+        change=CONFIGURE,
+    )
     questions: str = setting(
         "",
         "YAML file with the typed questions, such as config/questions/road.yaml; empty: the "

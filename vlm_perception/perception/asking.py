@@ -14,9 +14,11 @@ from statistics import fmean
 
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.manifest import QuestionSpec
-from vlm_perception.perception.language import LanguageModel, Prefix
+from vlm_perception.perception.kv_cache import Prefix
+from vlm_perception.perception.language import LanguageModel
 from vlm_perception.perception.partial_text import UNFINISHED, PartialText
 from vlm_perception.perception.prefixes import NewestPrefix, require_readable
+from vlm_perception.perception.sampling import GREEDY, Sampling
 from vlm_perception.perception.text import require_text
 from vlm_perception.types import Embedding
 
@@ -76,6 +78,7 @@ class Description:
         *,
         max_tokens: int,
         untagged: Sequence[str],
+        sampling: Sampling = GREEDY,
     ) -> None:
         """Prepare it.
 
@@ -85,8 +88,9 @@ class Description:
             prompt: what to describe.
             max_tokens: the most tokens to write.
             untagged: labels that an unfinished text must not name.
+            sampling: how tokens are chosen.
         """
-        self._tokens = language.stream(prefix, prompt, max_tokens=max_tokens)
+        self._tokens = language.stream(prefix, prompt, max_tokens=max_tokens, sampling=sampling)
         self._partial = PartialText(language.decode, untagged)
         self.tokens = 0
         """Tokens written so far."""
@@ -125,6 +129,7 @@ class Asker:
         prefixes: NewestPrefix,
         questions: Sequence[QuestionSpec] = (),
         *,
+        sampling: Sampling = GREEDY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Answer with this model.
@@ -134,9 +139,11 @@ class Asker:
             language: its language part.
             prefixes: the frame that was prefilled last.
             questions: known questions; one that is asked again is answered at its temperature.
+            sampling: how the tokens of free answers and descriptions are chosen.
             clock: seconds, for the limits of time.
         """
         self._bundle, self._language, self._prefixes = bundle, language, prefixes
+        self._sampling = sampling
         self._known = {(spec.question, spec.choices): spec for spec in questions}
         self._labels = tuple(spec.label for spec in bundle.manifest.vocabulary.labels)
         self._clock = clock
@@ -202,6 +209,7 @@ class Asker:
             instruction or self._language.spec.caption_prompt,
             max_tokens=max_tokens,
             untagged=[label for label in self._labels if label not in tagged],
+            sampling=self._sampling,
         )
 
     def _prefix(self, embedding: Embedding) -> Prefix:
@@ -234,7 +242,10 @@ class Asker:
         ids: list[int] = []
         logarithms: list[float] = []
         end = UNFINISHED
-        for token in self._language.stream(prefix, question, max_tokens=max_tokens):
+        tokens = self._language.stream(
+            prefix, question, max_tokens=max_tokens, sampling=self._sampling
+        )
+        for token in tokens:
             logarithms.append(token.log_probability)
             if token.stops:
                 end = ""

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, M
 from vlm_perception.engines.base import Engine
 from vlm_perception.engines.choose import AUTO, ONNXRUNTIME, Workload
 from vlm_perception.manifest import LanguageSpec, QuestionSpec
+from vlm_perception.perception.kv_cache import Branch, Prefix, causal_inputs
+from vlm_perception.perception.packing import PackedQuestions, Packer
+from vlm_perception.perception.sampling import GREEDY, Sampling, Token, TokenChooser
 from vlm_perception.perception.text import TextTokenizer
 from vlm_perception.perception.turns import Turns
 from vlm_perception.types import Attribute
 
-# Added to the score of a token that must not be attended. Finite: a row of nothing but -inf
-# gives NaN, and TensorRT's FP16 stream clips it anyway.
-BLOCKED = np.float32(-1e9)
 TYPICAL_STEPS = 16
 """Tokens that `engine="auto"` decodes to measure; a caption has as many or a few more."""
 
@@ -39,86 +38,6 @@ class Generation:
     text: str
     token_ids: tuple[int, ...]
     finished: bool
-
-
-@dataclass(frozen=True)
-class PackedQuestions:
-    """Questions with all their choices as one sequence behind the image prefix.
-
-    A token sees the prefix, its own question and its own choice up to itself, nothing else.
-    """
-
-    questions: tuple[QuestionSpec, ...]
-    ids: NDArray[np.int64]
-    """[T]"""
-    positions: NDArray[np.int64]
-    """[T], counted from the end of the prefix."""
-    mask: NDArray[np.float32]
-    """[T, T], added to the scores."""
-    rows: NDArray[np.int64]
-    """[R], the tokens whose next token is asked for."""
-    row_of_target: NDArray[np.int64]
-    """[N], for each token to be judged its index in `rows`."""
-    targets: NDArray[np.int64]
-    """[N], the tokens to be judged, choice by choice, each ended by the stop token."""
-    starts: NDArray[np.int64]
-    """[choices], where in `targets` each choice begins."""
-    lengths: NDArray[np.int64]
-    """[choices], how many targets each choice has."""
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token of a text as it is generated."""
-
-    index: int
-    stops: bool
-    """Whether it ends the text."""
-    logits: NDArray[np.float32]
-    """[vocabulary], the scores that it was chosen by."""
-
-    @property
-    def log_probability(self) -> float:
-        """Natural logarithm of the token's probability."""
-        top = float(self.logits.max())
-        total = float(np.exp(self.logits - top).sum(dtype=np.float64))
-        return float(self.logits[self.index]) - top - math.log(total)
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """An image's keys and values; any number of branches may stand behind it."""
-
-    keys_values: NDArray[np.float32]
-    """[layers, 2, 1, heads, P, D]"""
-    room: int
-    """Tokens that a branch may hold."""
-
-    @property
-    def length(self) -> int:
-        """Tokens of the prefix."""
-        return int(self.keys_values.shape[4])
-
-
-class _Branch:
-    """A prefix with the keys and values of what is written behind it."""
-
-    def __init__(self, prefix: Prefix, room: int) -> None:
-        shape = list(prefix.keys_values.shape)
-        self.length = shape[4]
-        shape[4] += room
-        self._cache = np.zeros(shape, np.float32)
-        self._cache[:, :, :, :, : self.length] = prefix.keys_values
-
-    def past(self) -> NDArray[np.float32]:
-        """What has been cached so far."""
-        return self._cache[:, :, :, :, : self.length]
-
-    def append(self, keys_values: NDArray[np.float32]) -> None:
-        """Write keys and values behind those that are there."""
-        end = self.length + keys_values.shape[4]
-        self._cache[:, :, :, :, self.length : end] = keys_values
-        self.length = end
 
 
 class LanguageModel:
@@ -215,7 +134,7 @@ class LanguageModel:
         features = tokens[np.newaxis].astype(np.float32)
         image = self._run(self._projector, {"tokens": features})["embeds"][0]
         embeds = np.concatenate([self._before, image])[np.newaxis]
-        outputs = self._run(self._decoder, _causal_inputs(embeds, self._past(0), rows=[]))
+        outputs = self._run(self._decoder, causal_inputs(embeds, self._past(0), rows=[]))
         return Prefix(outputs["new_kv"], self._room)
 
     def pack(self, questions: Sequence[QuestionSpec]) -> PackedQuestions:
@@ -224,7 +143,7 @@ class LanguageModel:
         Raises:
             PromptError: two choices of a question are the same tokens, or there is no room.
         """
-        packer = _Packer()
+        packer = Packer()
         for question in questions:
             prompt, choices = self._prompt_ids(question.question), self._choice_ids(question)
             count = len(prompt) + max(map(len, choices))
@@ -281,22 +200,29 @@ class LanguageModel:
         return np.asarray(sums / packed.lengths, np.float64)
 
     def generate(
-        self, prefix: Prefix, text: str, *, max_tokens: int, budget_s: float | None = None
+        self,
+        prefix: Prefix,
+        text: str,
+        *,
+        max_tokens: int,
+        budget_s: float | None = None,
+        sampling: Sampling = GREEDY,
     ) -> Generation:
-        """Answer a text greedily.
+        """Answer a text.
 
         Args:
             prefix: the image.
             text: the question or instruction, taken literally.
             max_tokens: the most tokens to generate.
             budget_s: the most seconds to take; no limit when None.
+            sampling: how tokens are chosen.
 
         Raises:
             PromptError: the text leaves no room for an answer.
         """
         ids: list[int] = []
         deadline = None if budget_s is None else self._clock() + budget_s
-        for token in self.stream(prefix, text, max_tokens=max_tokens):
+        for token in self.stream(prefix, text, max_tokens=max_tokens, sampling=sampling):
             if token.stops:
                 return Generation(self.decode(ids), tuple(ids), finished=True)
             ids.append(token.index)
@@ -304,8 +230,10 @@ class LanguageModel:
                 break
         return Generation(self.decode(ids), tuple(ids), finished=False)
 
-    def stream(self, prefix: Prefix, text: str, *, max_tokens: int) -> Iterator[Token]:
-        """Generate greedily token by token, each when it is asked for; a stop token comes last.
+    def stream(
+        self, prefix: Prefix, text: str, *, max_tokens: int, sampling: Sampling = GREEDY
+    ) -> Iterator[Token]:
+        """Generate token by token, each when it is asked for; a stop token comes last.
 
         Raises:
             PromptError: the text leaves no room for an answer.
@@ -317,9 +245,11 @@ class LanguageModel:
                 f"the text has {len(prompt)} tokens and there is room for {prefix.room}; "
                 "use a shorter one"
             )
-        branch, step = _Branch(prefix, len(prompt) + limit), prompt
+        branch, step, chooser = Branch(prefix, len(prompt) + limit), prompt, TokenChooser(sampling)
         for _ in range(limit):
-            token = self._next(branch, step)
+            logits = self._next(branch, step)
+            chosen = chooser.choose(logits)
+            token = Token(chosen, chosen in self._stops, logits)
             yield token
             if token.stops:
                 return
@@ -345,15 +275,13 @@ class LanguageModel:
                 f"{self._room} fit. Use a shorter one"
             )
 
-    def _next(self, branch: _Branch, step: Sequence[int]) -> Token:
-        """Feed tokens behind those of the branch and choose the likeliest next."""
+    def _next(self, branch: Branch, step: Sequence[int]) -> NDArray[np.float32]:
+        """Feed tokens behind the branch and return the scores of the next one, [vocabulary]."""
         embeds = self._embed(step)[np.newaxis]
-        inputs = _causal_inputs(embeds, branch.past(), rows=[len(step) - 1])
+        inputs = causal_inputs(embeds, branch.past(), rows=[len(step) - 1])
         outputs = self._run(self._decoder, inputs)
         branch.append(outputs["new_kv"])
-        logits = outputs["logits"][0, 0]
-        chosen = int(logits.argmax())
-        return Token(chosen, chosen in self._stops, logits)
+        return np.asarray(outputs["logits"][0, 0], np.float32)
 
     def _run(self, engine: Engine, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         with self._turns:
@@ -370,8 +298,8 @@ class LanguageModel:
         """Blank inputs of a prefill and of some tokens behind it, one at a time."""
         length = len(self._before) + self._spec.image_tokens
         blank = np.zeros((1, length, self._spec.width), np.float32)
-        step = _causal_inputs(blank[:, :1], self._past(length), rows=[0])
-        return [_causal_inputs(blank, self._past(0), rows=[]), *[step] * TYPICAL_STEPS]
+        step = causal_inputs(blank[:, :1], self._past(length), rows=[0])
+        return [causal_inputs(blank, self._past(0), rows=[]), *[step] * TYPICAL_STEPS]
 
     def _prompt_ids(self, text: str) -> list[int]:
         return self._tokenizer.encode_template(self._after, text)
@@ -397,85 +325,3 @@ class LanguageModel:
                     "the same to the tokenizer; word one of them differently"
                 )
         return result
-
-
-def _causal_inputs(
-    embeds: NDArray[np.float32], past: NDArray[np.float32], rows: Sequence[int]
-) -> dict[str, NDArray[Any]]:
-    """What the decoder takes for tokens [1, T, W] behind cached ones, [layers, 2, 1, heads, P, D].
-
-    Args:
-        embeds: the tokens; each sees the cached ones and those before it.
-        past: keys and values of the cached tokens.
-        rows: the tokens whose logits are wanted.
-    """
-    count, seen = embeds.shape[1], past.shape[4]
-    mask = np.zeros((count, seen + count), np.float32)
-    mask[:, seen:] = causal_mask(count)
-    return {
-        "inputs_embeds": embeds,
-        "past": past,
-        "position_ids": np.arange(seen, seen + count, dtype=np.int64)[np.newaxis],
-        "mask": mask[np.newaxis, np.newaxis],
-        "logit_rows": np.array(rows, np.int64),
-    }
-
-
-def causal_mask(length: int) -> NDArray[np.float32]:
-    """[length, length]: each token sees itself and those before it."""
-    return np.triu(np.full((length, length), BLOCKED, np.float32), 1)
-
-
-class _Packer:
-    """Collects questions into one sequence."""
-
-    def __init__(self) -> None:
-        self._ids: list[int] = []
-        self._positions: list[int] = []
-        self._owners: list[tuple[int, int]] = []
-        self._rows: list[int] = []
-        self._row_of_target: list[int] = []
-        self._targets: list[int] = []
-        self._lengths: list[int] = []
-        self._questions = 0
-
-    def add(self, prompt: list[int], choices: list[list[int]], stop: int) -> None:
-        """Append a question and its choices; -1 owns what all choices share."""
-        self._append(prompt, 0, -1)
-        self._rows.append(len(self._ids) - 1)
-        end_of_prompt = len(self._rows) - 1
-        for choice, ids in enumerate(choices):
-            first = len(self._ids)
-            self._append(ids, len(prompt), choice)
-            self._row_of_target += [
-                end_of_prompt,
-                *range(len(self._rows), len(self._rows) + len(ids)),
-            ]
-            self._rows += range(first, first + len(ids))
-            self._targets += [*ids, stop]
-            self._lengths.append(len(ids) + 1)
-        self._questions += 1
-
-    def _append(self, ids: list[int], position: int, choice: int) -> None:
-        self._ids += ids
-        self._positions += range(position, position + len(ids))
-        self._owners += [(self._questions, choice)] * len(ids)
-
-    def finish(self, questions: tuple[QuestionSpec, ...]) -> PackedQuestions:
-        count = len(self._ids)
-        owner = np.array(self._owners, np.int64).reshape(count, 2)
-        same_question = owner[:, None, 0] == owner[None, :, 0]
-        same_branch = (owner[:, None, 1] == owner[None, :, 1]) | (owner[None, :, 1] == -1)
-        seen = same_question & same_branch & np.tri(count, dtype=bool)
-        lengths = np.array(self._lengths, np.int64)
-        return PackedQuestions(
-            questions=questions,
-            ids=np.array(self._ids, np.int64),
-            positions=np.array(self._positions, np.int64),
-            mask=np.where(seen, np.float32(0.0), BLOCKED),
-            rows=np.array(self._rows, np.int64),
-            row_of_target=np.array(self._row_of_target, np.int64),
-            targets=np.array(self._targets, np.int64),
-            starts=np.cumsum(lengths) - lengths,
-            lengths=lengths,
-        )

@@ -9,7 +9,8 @@ import threading
 import numpy as np
 
 from vlm_perception.bundle import ModelBundle
-from vlm_perception.perception.language import LanguageModel, Prefix
+from vlm_perception.perception.kv_cache import Prefix
+from vlm_perception.perception.language import LanguageModel
 from vlm_perception.types import Embedding
 
 Frame = tuple[str, int, int]

@@ -20,6 +20,7 @@ from vlm_perception.perception.language import LanguageModel, PromptError
 from vlm_perception.perception.partial_text import UNFINISHED
 from vlm_perception.perception.prefixes import NewestPrefix, require_readable
 from vlm_perception.perception.questions import kept_questions
+from vlm_perception.perception.sampling import Sampling
 from vlm_perception.types import Attribute, Embedding, Reasoning, Trigger
 
 LONGEST_INSTRUCTION = 1000
@@ -42,6 +43,10 @@ class ReasonerSettings:
     min_keyframe_interval: float = 0.0
     max_caption_tokens: int = 40
     max_caption_s: float = 1.0
+    temperature: float = 0.0
+    """Of captions, free answers and descriptions, as `top_p` and `seed` are; 0 is greedy."""
+    top_p: float = 1.0
+    seed: int = 0
     max_stamp_gap: float = 5.0
     force_keyframes: bool = False
     confidence_floor: float = 0.0
@@ -120,7 +125,14 @@ class Reasoner:
             few = kept_questions(chosen, self._settings.keep_questions)
             self._packed, self._packed_few = map(self._language.pack, (chosen, few))
             self._prefixes = NewestPrefix(self._language)
-            self.asker = Asker(bundle, self._language, self._prefixes, chosen, clock=clock)
+            self.asker = Asker(
+                bundle,
+                self._language,
+                self._prefixes,
+                chosen,
+                sampling=_sampling(self._settings),
+                clock=clock,
+            )
 
     @property
     def has_language(self) -> bool:
@@ -232,6 +244,7 @@ class Reasoner:
             instruction.text or language.spec.caption_prompt,
             max_tokens=math.ceil(settings.max_caption_tokens * effort.caption),
             budget_s=settings.max_caption_s * effort.caption,
+            sampling=_sampling(settings),
         )
         stages["prefill"] = prefilled - began
         stages["questions"] = answered - prefilled
@@ -263,6 +276,10 @@ def _confident(attributes: tuple[Attribute, ...], floor: float) -> tuple[Attribu
         replace(attribute, value=UNKNOWN) if max(attribute.probabilities) < floor else attribute
         for attribute in attributes
     )
+
+
+def _sampling(settings: ReasonerSettings) -> Sampling:
+    return Sampling(settings.temperature, settings.top_p, settings.seed)
 
 
 def _keyframe_settings(settings: ReasonerSettings) -> KeyframeSettings:
