@@ -161,6 +161,25 @@ def test_a_broken_checkpoint_gets_a_sentence_and_no_bundle(
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
+def test_a_checkpoint_in_the_wrong_place_is_told_where_it_belongs(
+    siglip_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=r"is a checkpoint itself; put it .* as dual/"):
+        export_bundle(siglip_checkpoint / "dual", tmp_path / "out")
+
+
+def test_a_processor_that_does_not_fit_the_tower_is_refused_before_any_work(
+    siglip_checkpoint: Path, tmp_path: Path
+) -> None:
+    checkpoint = shutil.copytree(siglip_checkpoint, tmp_path / "misfit")
+    file = checkpoint / "dual" / "preprocessor_config.json"
+    settings = json.loads(file.read_text()) | {"size": {"height": 224, "width": 224}}
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ExportError, match="makes 224x224 pixels, and the tower takes 48x48"):
+        export_bundle(checkpoint, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["misfit"]
+
+
 def test_a_folder_that_is_no_bundle_is_left_alone(siglip_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.jpg").write_bytes(b"x")

@@ -238,8 +238,15 @@ class Agreement(_Strict):
     """Of the pooled embedding, over the images."""
     tag_top1: Probability
     """Share of the images for which the likeliest label is the same."""
+    tag_top1_tied: Probability | None = None
+    """The same, and labels count that the reference holds for as likely, within 0.1."""
+    tags_f1: Probability | None = None
+    """F1 of the labels that hold, over all images, taking the reference's as the truth; None where
+    no label holds."""
     attributes: Probability | None = None
     """Share of the typed questions that get the same answer; None without a language model."""
+    attributes_tied: Probability | None = None
+    """The same, and answers count that the reference holds for as likely, within 0.1."""
     captions: Probability | None = None
     """Mean similarity of the captions, word by word: 1 means the same words in the same order."""
 
@@ -253,7 +260,7 @@ class ValidationSpec(_Strict):
     dense: Agreement
     """Against the same checkpoint at the same geometry: all tokens, all heads, FP32."""
     checkpoint: Agreement | None
-    """Against transformers behind the checkpoint's own processor, which may crop or distort.
+    """Against transformers itself behind the checkpoint's own processor, which may crop or distort.
 
     None: that processor makes images of various sizes or cuts them up, as NaFlex's does.
     """

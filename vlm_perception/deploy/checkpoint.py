@@ -57,6 +57,12 @@ class Checkpoint:
         return getattr(self.vlm.model, self.vlm_family.decoder)
 
     @property
+    def language_processor_path(self) -> Path:
+        """Directory with the image processor for the language model's whole images."""
+        own = self.vlm_family is not None and not self.vlm_family.tiles
+        return self.path / "vlm" if own else self.processor_path
+
+    @property
     def projector_needs_grid(self) -> bool:
         """Whether the projector fails when tokens are missing."""
         return self.vlm_family is not None and self.vlm_family.needs_grid

@@ -28,7 +28,7 @@ from vlm_perception.deploy.describe import (
 )
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.gate import validate
-from vlm_perception.deploy.geometry import choose_geometry
+from vlm_perception.deploy.geometry import choose_geometry, grid_of_processor
 from vlm_perception.deploy.images import ImageSets, split_images
 from vlm_perception.deploy.onnx_writer import write_graph
 from vlm_perception.deploy.options import ExportOptions
@@ -43,6 +43,7 @@ from vlm_perception.deploy.parts import (
 from vlm_perception.deploy.precision import quantize_graphs
 from vlm_perception.deploy.precision_plan import PLAN_NAME
 from vlm_perception.deploy.processor import load_processor, processor_spec
+from vlm_perception.deploy.reference import TransformersModel
 from vlm_perception.deploy.spec import BundleSpec, load_spec
 from vlm_perception.deploy.thinning import lay_out_vision
 from vlm_perception.manifest import (
@@ -91,6 +92,12 @@ def export_bundle(
     card = _read_card(checkpoint, spec)
     images = None if options.calibration is None else split_images(options.calibration)
     source = load_checkpoint(checkpoint, spec.vision_tower)
+    own_size = _processors_fit(source)
+    if images is not None and not own_size:
+        _log.warning(
+            "not compared with the checkpoint's own processor: it cuts images up or makes them of "
+            "several sizes"
+        )
     if options.keep is not None and source.projector_needs_grid:
         raise ExportError(
             f"{checkpoint / 'vlm'} joins squares of tokens (pixel shuffle), so none of them may be "
@@ -101,8 +108,9 @@ def export_bundle(
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
             export = _Export(source, spec, card, Path(scratch), images)
             made = export.make("bundle", options)
-            if images is not None:
-                _validate(made, export, options, images)
+            if images is not None and options.validate:
+                own = TransformersModel(source, made) if own_size else None
+                _validate(made, own, export, options, images)
             _replace(out, made.path)
     except OSError as error:
         raise ExportError(f"{out} cannot be written: {error}") from error
@@ -130,28 +138,35 @@ class _Export:
         return _finish(directory)
 
 
+def _processors_fit(source: Checkpoint) -> bool:
+    """Whether the checkpoint's own processors make images of one size.
+
+    Raises:
+        ExportError: the tower takes none of that size.
+    """
+    paths = (source.processor_path, source.language_processor_path)
+    try:
+        sizes = [processor_spec(load_processor(path)) for path in dict.fromkeys(paths)]
+    except ExportError as error:
+        _log.debug("%s", error)
+        return False
+    grid_of_processor(sizes[0], source.dual.vision_model.embeddings)
+    return True
+
+
 def _validate(
-    made: ModelBundle, export: _Export, options: ExportOptions, images: ImageSets
+    made: ModelBundle,
+    own: TransformersModel | None,
+    export: _Export,
+    options: ExportOptions,
+    images: ImageSets,
 ) -> None:
     """Measure a bundle beside what it was made of, and write the figures into its manifest."""
     dense = made if not options.lossy else export.make("dense", options.without_losses())
-    own = None
-    if _follows_processor(export.source):
-        own = export.make("checkpoint", ExportOptions(geometry="checkpoint"))
     figures = validate(made, dense, own, images.validation, accept_drift=options.accept_drift)
     path = made.path / MANIFEST_NAME
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     _write_content(made.path, content | {"validation": figures.model_dump()})
-
-
-def _follows_processor(source: Checkpoint) -> bool:
-    """Whether a graph can take what the checkpoint's own processor makes."""
-    try:
-        processor_spec(load_processor(source.processor_path))
-    except ExportError as error:
-        _log.warning("not compared with the checkpoint's own processor: %s", error)
-        return False
-    return True
 
 
 def _fill(

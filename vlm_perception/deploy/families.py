@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import (
     CLIPModel,
     Idefics3ForConditionalGeneration,
@@ -49,6 +50,9 @@ class LanguageFamily:
     """Kind of the dual encoder that has the same tower, by the tower's model type."""
     projector: Callable[[Model, Model, tuple[int, int]], nn.Module]
     """Projector of (`model.model`, the tower that is exported, columns and rows of its grid)."""
+    features: Callable[[Model, Tensor], Tensor]
+    """What the decoder reads, [tokens, W], of (the model, an image [1, 3, H, W]), by transformers'
+    own code."""
     tiles: bool = False
     """Its own processor cuts images into tiles: how to fit a whole image in, dual/ says."""
     needs_grid: bool = False
@@ -67,6 +71,25 @@ def _shuffled_tokens(model: Model, tower: Model, grid: tuple[int, int]) -> nn.Mo
     return ShuffleProjectorGraph(model.connector, tower.post_layernorm, grid)
 
 
+def _features(model: Model, pixels: Tensor) -> Tensor:
+    features: Tensor = model.get_image_features(pixel_values=pixels).pooler_output[0]
+    return features
+
+
+def _features_of_one_tile(model: Model, pixels: Tensor) -> Tensor:
+    # transformers cuts an image into tiles only where it is the only one of its prompt.
+    several = {
+        "image_sizes": torch.tensor([pixels.shape[2:]]),
+        "batch_num_images": torch.tensor([2]),
+    }
+    features: Tensor = model.get_image_features(pixel_values=pixels, **several).pooler_output[0]
+    return features
+
+
+def _features_of_tiles(model: Model, pixels: Tensor) -> Tensor:
+    return _features(model, pixels[:, None])
+
+
 _LLAVA_KINDS = {"clip_vision_model": "clip", "siglip_vision_model": "siglip"}
 
 # By model_type in config.json. SigLIP 2 with a fixed resolution says `siglip`; `siglip2` is NaFlex.
@@ -83,6 +106,7 @@ LANGUAGE_FAMILIES = {
         decoder="language_model",
         kinds=_LLAVA_KINDS,
         projector=_single_tokens,
+        features=_features,
     ),
     # As transformers treats each of several images: the tile's tokens and one newline.
     "llava_onevision": LanguageFamily(
@@ -91,6 +115,7 @@ LANGUAGE_FAMILIES = {
         decoder="language_model",
         kinds=_LLAVA_KINDS,
         projector=_single_tokens_and_newline,
+        features=_features_of_one_tile,
         tiles=True,
     ),
     # As transformers treats an image with do_image_splitting off.
@@ -100,6 +125,7 @@ LANGUAGE_FAMILIES = {
         decoder="text_model",
         kinds={"idefics3_vision": "siglip"},
         projector=_shuffled_tokens,
+        features=_features_of_tiles,
         tiles=True,
         needs_grid=True,
     ),
@@ -109,6 +135,7 @@ LANGUAGE_FAMILIES = {
         decoder="text_model",
         kinds={"smolvlm_vision": "siglip"},
         projector=_shuffled_tokens,
+        features=_features_of_tiles,
         tiles=True,
         needs_grid=True,
     ),

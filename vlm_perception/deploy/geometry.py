@@ -51,7 +51,7 @@ def choose_geometry(source: Checkpoint, spec: BundleSpec, options: ExportOptions
     if options.geometry != "bundle":
         fast = options.geometry == "checkpoint-fast"
         processor = processor_spec(load_processor(source.processor_path), fast=fast)
-        columns, rows = _grid_of_processor(processor, embeddings)
+        columns, rows = grid_of_processor(processor, embeddings)
         positions = positions_for(embeddings, columns, rows)
     elif aspect is not None:
         columns, rows = aspect_grid(side, patch, parse_aspect(aspect))
@@ -147,10 +147,13 @@ def _grid(spec: BundleSpec, patch: int, side: int) -> tuple[int, int]:
     return width // patch, height // patch
 
 
-def _grid_of_processor(processor: ProcessorSpec, embeddings: Module) -> tuple[int, int]:
+def grid_of_processor(processor: ProcessorSpec, embeddings: Module) -> tuple[int, int]:
     """Columns and rows that the tower reads of what the processor gives.
 
     Pixels behind the last whole patch are cut off, as the patch embedding leaves them out.
+
+    Raises:
+        ExportError: the tower has no positions for so many patches.
     """
     width, height = processor.size
     patch = embeddings.patch_size

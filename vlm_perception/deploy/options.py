@@ -38,6 +38,8 @@ class ExportOptions:
     """An edited precision plan to use in place of the default."""
     accept_drift: bool = False
     """Keep the bundle even when the validation finds more drift than is tolerated."""
+    validate: bool = True
+    """Compare the bundle with its references at the end; off where something else examines it."""
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself.

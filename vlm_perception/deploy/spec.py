@@ -93,6 +93,12 @@ def load_spec(checkpoint: Path) -> BundleSpec:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return BundleSpec.model_validate_json(json.dumps(content, ensure_ascii=False))
     except FileNotFoundError as error:
+        if (checkpoint / "config.json").is_file():
+            raise ExportError(
+                f"{checkpoint} is a checkpoint itself; put it into a directory of its own as dual/ "
+                f"(a language model as vlm/), beside a {SPEC_NAME} with name, vocabulary and "
+                "licences"
+            ) from error
         raise ExportError(
             f"{checkpoint} holds no {SPEC_NAME}; it must give name, vocabulary and licences"
         ) from error

@@ -1,41 +1,39 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What quantization and token pruning cost the road world's student, and what they save.
+"""What quantization and pruning cost the road world's student, and what they save.
 
 Every case is exported from the checkpoint and sits the same exam, scene by scene beside the others.
-Pruning is held against two controls at about the same number of tokens, as a method must be that
-claims to choose well: tokens drawn at random, and simply a smaller image (UniPruneBench,
+Token pruning is held against two controls at about the same number of tokens, as a method must be
+that claims to choose well: tokens drawn at random, and simply a smaller image (UniPruneBench,
 https://arxiv.org/abs/2511.02650, and FastVLM, https://arxiv.org/abs/2412.13303, table 5).
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
-from statistics import median
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from vlm_perception.bundle import VISION_GRAPH, ModelBundle
-from vlm_perception.datasets.roadworld.images import write_images
-from vlm_perception.deploy.export import export_bundle
-from vlm_perception.deploy.options import ExportOptions
-from vlm_perception.deploy.spec import SPEC_NAME
-from vlm_perception.evaluation.roadworld_nano import Candidate, exam_scenes, marks
+from vlm_perception.bundle import DECODER_GRAPH
+from vlm_perception.engines.machine import cpu_count, cpu_model
+from vlm_perception.evaluation.drift_cases import DENSE, INT8, Case, make_cases
+from vlm_perception.evaluation.drift_times import Times, take_times
+from vlm_perception.evaluation.load import Load
+from vlm_perception.evaluation.roadworld_nano import Answers, Candidate, exam_scenes, marks
 
-DENSE, INT8, PRUNED = "dense", "int8", "pruned"
-RANDOM, LOW_RESOLUTION = "random-k", "low-resolution"
-CALIBRATION_IMAGES = 600
-CALIBRATION_SIZE = (1280, 720)
-TIMED_RUNS = 200
+KEPT = {
+    "captions": "caption_object_f1",
+    "attributes": "attributes_balanced_accuracy_mean",
+    "presence": "presence_f1",
+}
+"""What is asked of the decoder, by the exam's keys."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,8 @@ class DriftRow:
     """One case beside its reference: dense for int8, int8 for all others."""
 
     case: str
+    setting: str
+    """Schedule of the pruning, or share of the attention heads that stay."""
     reference: str
     tokens: int
     cosine_mean: float
@@ -52,190 +52,217 @@ class DriftRow:
     macro_ap: float
     macro_ap_loss: float
     """In points (hundredths), against the reference."""
+    captions: float
+    attributes: float
+    presence: float
+    captions_kept: float
+    """Share of the reference's figure."""
+    attributes_kept: float
+    presence_kept: float
+    decoder_retention: float
+    """The smaller of the shares that captions and answers keep."""
+    same_answers: float
+    """Share of the typed questions that get the reference's answer."""
+    same_captions: float
+    """Mean similarity with the reference's captions, word by word."""
+    decoder_mb: float
+    """The decoder's file."""
     vision_ms: float
     latency_cut_percent: float
     """Of the vision network's median, against the reference."""
     prefill_ms: float
     prefill_cut_percent: float
-    caption_object_f1: float
-    attributes_mean: float
-    decoder_retention: float
-    """The smaller of the shares that captions and answers keep of the reference's figures."""
+    decode_ms: float
+    """One token of a caption."""
+    analysis_ms: float
+    """Prefill, all typed questions and the caption."""
+    analysis_cut_percent: float
 
 
 def evaluate_drift(
-    checkpoint: Path, keep: str, out: Path, scenes: int, json_file: Path | None = None
+    checkpoint: Path,
+    keeps: Sequence[str],
+    heads: Sequence[float],
+    out: Path,
+    *,
+    scenes: int,
+    timed: int,
+    json_file: Path | None = None,
 ) -> list[DriftRow]:
-    """Export every case, hold the exam, print a table and return its rows.
+    """Export every case, hold the exam, measure times, print tables and return the rows.
 
     Args:
         checkpoint: the road world's checkpoint directory.
-        keep: the pruning schedule, as `vlm-perception export --keep` takes it.
-        out: folder for the exported bundles and the calibration images.
+        keeps: pruning schedules, as `vlm-perception export --keep` takes them.
+        heads: shares of the attention heads, as `--heads` takes them.
+        out: folder for the exported bundles and the calibration images; a second run uses them.
         scenes: scenes of the exam.
+        timed: scenes to take times with.
         json_file: takes the rows, too.
 
     Raises:
-        ExportError: the checkpoint or the schedule cannot be used.
+        ExportError: the checkpoint or a schedule cannot be used.
     """
-    calibration = out / "calibration"
-    write_images(calibration, CALIBRATION_IMAGES, CALIBRATION_SIZE)
-    bundles = _export(checkpoint, keep, out, calibration)
-    candidates = {case: Candidate(bundle) for case, bundle in bundles.items()}
-    pooled: dict[str, list[NDArray[np.float32]]] = {case: [] for case in candidates}
+    cases = make_cases(checkpoint, keeps, heads, out)
+    candidates = {case.name: Candidate(case.bundle) for case in cases}
+    pooled: dict[str, list[NDArray[np.float32]]] = {name: [] for name in candidates}
     for image, truth in exam_scenes(scenes):
-        for case, candidate in candidates.items():
-            pooled[case].append(candidate.answer(image, truth))
-    rows = _rows(bundles, candidates, {case: np.stack(p) for case, p in pooled.items()})
-    Console().print(_table(rows, scenes))
+        for name, candidate in candidates.items():
+            pooled[name].append(candidate.answer(image, truth))
+    sat = {
+        name: Sat(np.stack(pooled[name]), candidate.answers, marks(candidate.answers)[0])
+        for name, candidate in candidates.items()
+    }
+    candidates.clear()
+    times, load = take_times({case.name: case.bundle for case in cases}, timed)
+    rows = [compare(case, sat, times) for case in cases]
+    console = Console()
+    for table in (_kept_table(rows, scenes), _times_table(rows, timed)):
+        console.print(table)
+    console.print(f"times: {load.verdict()}", style="green" if load.quiet else "red")
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        content = {"scenes": scenes, "keep": keep, "rows": [asdict(row) for row in rows]}
+        content = _as_json(rows, scenes, timed, load)
         json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return rows
 
 
-def _export(checkpoint: Path, keep: str, out: Path, calibration: Path) -> dict[str, ModelBundle]:
-    int8 = ExportOptions(precision="int8-mixed", calibration=calibration, accept_drift=True)
-    pruned = replace(int8, keep=keep)
-    bundles = {
-        DENSE: export_bundle(checkpoint, out / DENSE),
-        INT8: export_bundle(checkpoint, out / INT8, int8),
-        PRUNED: export_bundle(checkpoint, out / PRUNED, pruned),
-        RANDOM: export_bundle(checkpoint, out / RANDOM, replace(pruned, random_tokens=True)),
-    }
-    tokens = bundles[PRUNED].manifest.vision.tokens
-    smaller = _with_smaller_image(checkpoint, bundles[DENSE], tokens, out / "smaller")
-    bundles[LOW_RESOLUTION] = export_bundle(smaller, out / LOW_RESOLUTION, int8)
-    return bundles
+@dataclass(frozen=True)
+class Sat:
+    """What a case said in the exam, and its marks."""
 
+    pooled: NDArray[np.float32]
+    """[scenes, D]"""
+    answers: Answers
+    figures: Mapping[str, object]
 
-def _with_smaller_image(checkpoint: Path, dense: ModelBundle, tokens: int, directory: Path) -> Path:
-    """The same checkpoint with the largest grid of the image's shape that has so few patches."""
-    image = dense.manifest.image
-    columns = next(
-        c
-        for c in range(image.columns, 0, -1)
-        if c * _rows_for(c, image.columns, image.rows) <= tokens
-    )
-    rows = _rows_for(columns, image.columns, image.rows)
-    directory.mkdir(parents=True, exist_ok=True)
-    for entry in checkpoint.iterdir():
-        link = directory / entry.name
-        link.unlink(missing_ok=True)
-        if entry.name != SPEC_NAME:
-            link.symlink_to(entry.resolve())
-    spec = yaml.safe_load((checkpoint / SPEC_NAME).read_text(encoding="utf-8"))
-    spec["geometry"] = {"width": columns * image.patch, "height": rows * image.patch}
-    (directory / SPEC_NAME).write_text(yaml.safe_dump(spec), encoding="utf-8")
-    return directory
-
-
-def _rows_for(columns: int, all_columns: int, all_rows: int) -> int:
-    return max(1, round(columns * all_rows / all_columns))
-
-
-def _rows(
-    bundles: Mapping[str, ModelBundle],
-    candidates: Mapping[str, Candidate],
-    pooled: Mapping[str, NDArray[np.float32]],
-) -> list[DriftRow]:
-    vision, prefill = _vision_ms(bundles), _prefill_ms(bundles, candidates)
-    figures = {case: marks(candidate.answers)[0] for case, candidate in candidates.items()}
-    top = {case: np.argmax(candidates[case].answers.scores, axis=1) for case in candidates}
-
-    def figure(case: str, key: str) -> float:
-        value = figures[case][key]
+    def figure(self, key: str) -> float:
+        """One of the marks."""
+        value = self.figures[key]
         assert isinstance(value, float)
         return value
 
-    rows = []
-    for case, bundle in bundles.items():
-        reference = DENSE if case in (DENSE, INT8) else INT8
-        cosines = (pooled[case] * pooled[DENSE]).sum(axis=1)
-        keys = ("caption_object_f1", "attributes_balanced_accuracy_mean")
-        kept = [figure(case, key) / figure(reference, key) for key in keys]
-        loss = figure(reference, "tags_macro_ap") - figure(case, "tags_macro_ap")
-        rows.append(
-            DriftRow(
-                case=case,
-                reference=reference,
-                tokens=bundle.manifest.vision.tokens,
-                cosine_mean=float(cosines.mean()),
-                cosine_min=float(cosines.min()),
-                tag_top1_agreement=float((top[case] == top[DENSE]).mean()),
-                macro_ap=figure(case, "tags_macro_ap"),
-                macro_ap_loss=100 * loss,
-                vision_ms=vision[case],
-                latency_cut_percent=100 * (1 - vision[case] / vision[reference]),
-                prefill_ms=prefill[case],
-                prefill_cut_percent=100 * (1 - prefill[case] / prefill[reference]),
-                caption_object_f1=figure(case, keys[0]),
-                attributes_mean=figure(case, keys[1]),
-                decoder_retention=min(kept),
-            )
-        )
-    return rows
 
+def compare(case: Case, sat: Mapping[str, Sat], times: Mapping[str, Times]) -> DriftRow:
+    """One case beside its reference."""
+    reference = DENSE if case.case in (DENSE, INT8) else INT8
+    ours, theirs, dense = sat[case.name], sat[reference], sat[DENSE]
+    cosines = (ours.pooled * dense.pooled).sum(axis=1)
+    top = [np.argmax(each.answers.scores, axis=1) for each in (ours, dense)]
+    kept = {name: ours.figure(key) / theirs.figure(key) for name, key in KEPT.items()}
+    took, reference_took = times[case.name], times[reference]
 
-def _vision_ms(bundles: Mapping[str, ModelBundle]) -> dict[str, float]:
-    """Median time of each vision network on one thread, taken in turn."""
-    runs: dict[str, Callable[[], object]] = {}
-    for case, bundle in bundles.items():
-        image = bundle.manifest.image
-        grey = np.full((1, image.height, image.width, 3), 127, np.uint8)
-        runs[case] = partial(bundle.engine(VISION_GRAPH).run, {"image": grey})
-    return _medians(runs)
+    def cut(time: Callable[[Times], float]) -> float:
+        return 100 * (1 - time(took) / time(reference_took))
 
-
-def _prefill_ms(
-    bundles: Mapping[str, ModelBundle], candidates: Mapping[str, Candidate]
-) -> dict[str, float]:
-    """Median time to read each image's tokens into the decoder, taken in turn."""
-    runs: dict[str, Callable[[], object]] = {}
-    for case, bundle in bundles.items():
-        spec = bundle.manifest.vision
-        tokens = np.zeros((spec.tokens, spec.token_width), np.float16)
-        runs[case] = partial(candidates[case].language.prefill, tokens)
-    return _medians(runs)
-
-
-def _medians(runs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    times: dict[str, list[float]] = {case: [] for case in runs}
-    for _ in range(TIMED_RUNS):
-        for case, run in runs.items():
-            began = time.perf_counter()
-            run()
-            times[case].append(time.perf_counter() - began)
-    return {case: 1e3 * median(values) for case, values in times.items()}
-
-
-def _table(rows: list[DriftRow], scenes: int) -> Table:
-    table = Table(
-        title=f"Drift on {scenes} unseen scenes",
-        caption="cosine and top tag: against dense; the rest against dense for int8, against int8 "
-        "for all below it",
+    return DriftRow(
+        case=case.case,
+        setting=case.setting,
+        reference=reference,
+        tokens=case.bundle.manifest.vision.tokens,
+        cosine_mean=float(cosines.mean()),
+        cosine_min=float(cosines.min()),
+        tag_top1_agreement=float((top[0] == top[1]).mean()),
+        macro_ap=ours.figure("tags_macro_ap"),
+        macro_ap_loss=100 * (theirs.figure("tags_macro_ap") - ours.figure("tags_macro_ap")),
+        **{name: ours.figure(key) for name, key in KEPT.items()},
+        **{f"{name}_kept": share for name, share in kept.items()},
+        decoder_retention=min(kept["captions"], kept["attributes"]),
+        same_answers=same_answers(ours.answers, theirs.answers),
+        same_captions=same_captions(ours.answers, theirs.answers),
+        decoder_mb=case.bundle.file(DECODER_GRAPH).stat().st_size / 1e6,
+        vision_ms=took.vision,
+        latency_cut_percent=cut(lambda each: each.vision),
+        prefill_ms=took.prefill,
+        prefill_cut_percent=cut(lambda each: each.prefill),
+        decode_ms=took.decode,
+        analysis_ms=took.analysis,
+        analysis_cut_percent=cut(lambda each: each.analysis),
     )
-    for heading in (
-        "case", "tokens", "cosine mean", "worst", "top tag", "macro AP", "loss, points",
-        "vision ms", "cut", "prefill ms", "cut", "captions", "answers", "kept by the decoder",
-    ):  # fmt: skip
-        table.add_column(heading, justify="left" if heading == "case" else "right")
+
+
+def same_answers(ours: Answers, theirs: Answers) -> float:
+    """Share of the typed questions that get the same answer."""
+    pairs = zip(ours.attributes, theirs.attributes, strict=True)
+    return float(np.mean([a[name] == b[name] for a, b in pairs for name in a]))
+
+
+def same_captions(ours: Answers, theirs: Answers) -> float:
+    """Mean similarity of the captions, word by word."""
+    pairs = zip(ours.captions, theirs.captions, strict=True)
+    words = ((a.split(), b.split()) for a, b in pairs)
+    return float(np.mean([SequenceMatcher(None, a, b, autojunk=False).ratio() for a, b in words]))
+
+
+def _as_json(rows: Sequence[DriftRow], scenes: int, timed: int, load: Load) -> dict[str, object]:
+    return {
+        "scenes": scenes,
+        "timed_scenes": timed,
+        "times_valid": load.quiet,
+        "load": load.as_json(),
+        "cpu_model": cpu_model(),
+        "cpu_count": cpu_count(),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def _kept_table(rows: Sequence[DriftRow], scenes: int) -> Table:
+    table = Table(
+        title=f"What is kept, on {scenes} unseen scenes",
+        caption="Cosine and top tag: against dense. Loss in points, shares in brackets and what is "
+        "the same: against dense for int8, against int8 for all below it. captions: F1 of the "
+        "objects named; answers: balanced accuracy; presence: F1",
+    )
+    headings = (
+        "tokens", "cosine, mean", "worst", "top tag", "macro AP", "loss", "captions", "answers",
+        "presence", "same answers", "same captions",
+    )  # fmt: skip
+    _add_columns(table, headings)
     for row in rows:
         table.add_row(
-            row.case,
+            *_name(row),
             str(row.tokens),
             f"{row.cosine_mean:.4f}",
-            f"{row.cosine_min:.4f}",
+            f"{row.cosine_min:.3f}",
             f"{row.tag_top1_agreement:.3f}",
             f"{row.macro_ap:.4f}",
             f"{row.macro_ap_loss:+.2f}",
-            f"{row.vision_ms:.2f}",
-            f"{row.latency_cut_percent:.0f} %",
-            f"{row.prefill_ms:.2f}",
-            f"{row.prefill_cut_percent:.0f} %",
-            f"{row.caption_object_f1:.3f}",
-            f"{row.attributes_mean:.3f}",
-            f"{row.decoder_retention:.3f}",
+            f"{row.captions:.3f} ({row.captions_kept:.1%})",
+            f"{row.attributes:.3f} ({row.attributes_kept:.1%})",
+            f"{row.presence:.3f} ({row.presence_kept:.1%})",
+            f"{row.same_answers:.3f}",
+            f"{row.same_captions:.3f}",
         )
     return table
+
+
+def _times_table(rows: Sequence[DriftRow], timed: int) -> Table:
+    table = Table(
+        title=f"What it takes, medians over {timed} scenes, in milliseconds",
+        caption=f"{cpu_model()}, {cpu_count()} cores, one thread, ONNX Runtime; in brackets the "
+        "cut against dense for int8, against int8 for all below it. analysis: prefill, all typed "
+        "questions and the caption",
+    )
+    _add_columns(table, ("tokens", "vision", "prefill", "a token", "analysis", "decoder, MB"))
+    for row in rows:
+        table.add_row(
+            *_name(row),
+            str(row.tokens),
+            f"{row.vision_ms:.2f} ({row.latency_cut_percent:+.0f} %)",
+            f"{row.prefill_ms:.2f} ({row.prefill_cut_percent:+.0f} %)",
+            f"{row.decode_ms:.2f}",
+            f"{row.analysis_ms:.1f} ({row.analysis_cut_percent:+.0f} %)",
+            f"{row.decoder_mb:.2f}",
+        )
+    return table
+
+
+def _add_columns(table: Table, headings: Sequence[str]) -> None:
+    table.add_column("case")
+    table.add_column("setting")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+
+
+def _name(row: DriftRow) -> tuple[str, str]:
+    return row.case, row.setting
