@@ -12,15 +12,20 @@ import numpy as np
 import pytest
 
 from checkpoints import make_checkpoint, write_spec
+from vlm_perception.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.truth import QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS
+from vlm_perception.deploy.export import export_bundle
 from vlm_perception.deploy.options import ExportOptions
+from vlm_perception.deploy.precision_plan import read_plan
+from vlm_perception.deploy.spec import load_spec
 from vlm_perception.evaluation import drift, drift_cases
 from vlm_perception.evaluation.drift import same_answers, same_captions
+from vlm_perception.evaluation.drift_cases import Case
 from vlm_perception.evaluation.exported import exported
 from vlm_perception.evaluation.roadworld_nano import Answers
 
-CASES = ["dense", "int8", "pruned", "random-k", "low-resolution", "heads", "int4-decoder"]
+KEEP = "0.5@0,1"
 
 
 @pytest.fixture(scope="module")
@@ -36,43 +41,91 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint
 
 
-def test_every_case_sits_the_exam_and_is_timed(
-    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def dense(student: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    return export_bundle(student, tmp_path_factory.mktemp("dense") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def pruned(student: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    """In INT8, with 36 patches and the fused token."""
+    options = ExportOptions(keep=KEEP, precision="int8-mixed", calibration=photos, validate=False)
+    return export_bundle(student, tmp_path_factory.mktemp("pruned") / "bundle", options)
+
+
+def test_the_cases_differ_in_one_thing_each(
+    student: Path,
+    dense: ModelBundle,
+    pruned: ModelBundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(drift_cases, "CALIBRATION_SIZE", (64, 36))
+    asked: list[tuple[Path, ExportOptions]] = []
+
+    def record(checkpoint: Path, path: Path, options: ExportOptions) -> ModelBundle:
+        asked.append((checkpoint, options))
+        return pruned if options.lossy else dense
+
+    monkeypatch.setattr(drift_cases, "exported", record)
+    monkeypatch.setattr(drift_cases, "CALIBRATION_IMAGES", 1)
+    cases = drift_cases.make_cases(student, [KEEP], [0.5], tmp_path)
+    assert [case.name for case in cases] == [
+        "dense", "int8", f"pruned {KEEP}", f"random-k {KEEP}", f"low-resolution {KEEP}",
+        "heads 0.5", "int4-decoder",
+    ]  # fmt: skip
+    options = [each for _, each in asked]
+    assert [each.keep for each in options] == [None, None, KEEP, KEEP, None, None, None]
+    assert [each.random_tokens for each in options] == [False] * 3 + [True] + [False] * 3
+    assert [each.heads for each in options] == [1.0] * 5 + [0.5, 1.0]
+    assert not any(each.lossy for each in options[:1])
+    assert {each.precision for each in options[1:]} == {"int8-mixed"}
+    plan = options[-1].plan
+    assert plan is not None
+    assert read_plan(plan).decoder == "int4-weights"
+    smaller = load_spec(asked[4][0]).geometry
+    assert smaller is not None
+    width, height = smaller.size
+    assert width // 4 * (height // 4) <= pruned.manifest.vision.tokens == 37
+    assert abs(width / height - 16 / 9) < 0.4
+
+
+def test_every_case_sits_the_exam_and_is_timed(
+    dense: ModelBundle, pruned: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = [Case("dense", dense), Case("int8", dense), Case("pruned", pruned, KEEP)]
+    monkeypatch.setattr(drift, "make_cases", lambda *arguments: cases)
     path = tmp_path / "drift.json"
-    rows = drift.evaluate_drift(
-        student, ["0.5@0,1"], [0.5], tmp_path, scenes=4, timed=1, json_file=path
-    )
-    assert [row.case for row in rows] == CASES
-    by_case = {row.case: row for row in rows}
-    assert {row.case: row.reference for row in rows} == dict.fromkeys(CASES, "int8") | {
-        "dense": "dense", "int8": "dense",
-    }  # fmt: skip
-    assert by_case["pruned"].tokens == by_case["random-k"].tokens == 37
-    assert by_case["low-resolution"].tokens <= 37
-    assert by_case["heads"].tokens == by_case["int8"].tokens == 144
-    dense = by_case["dense"]
-    assert dense.cosine_min == pytest.approx(1.0, abs=1e-5)
-    assert (dense.macro_ap_loss, dense.same_answers, dense.same_captions) == (0.0, 1.0, 1.0)
-    assert by_case["int4-decoder"].cosine_min == pytest.approx(by_case["int8"].cosine_min)
-    assert by_case["int4-decoder"].decoder_mb < 0.7 * by_case["int8"].decoder_mb
+    rows = drift.evaluate_drift(Path(), [KEEP], [], tmp_path, scenes=3, timed=1, json_file=path)
+    assert [(row.case, row.reference) for row in rows] == [
+        ("dense", "dense"),
+        ("int8", "dense"),
+        ("pruned", "int8"),
+    ]
+    same, fewer = rows[0], rows[2]
+    assert same.cosine_min == pytest.approx(1.0, abs=1e-5)
+    assert (same.macro_ap_loss, same.decoder_retention) == (0.0, 1.0)
+    assert (same.same_answers, same.same_captions) == (1.0, 1.0)
+    assert (same.tokens, fewer.tokens) == (144, 37)
+    assert fewer.cosine_min < 0.99
+    assert fewer.same_captions < 1.0
+    assert min(fewer.vision_ms, fewer.prefill_ms, fewer.decode_ms) > 0
+    assert fewer.analysis_ms > fewer.prefill_ms + fewer.decode_ms
     content = json.loads(path.read_text())
-    assert content["scenes"] == 4
-    assert [row["case"] for row in content["rows"]] == CASES
-    assert content["rows"][2]["setting"] == "0.5@0,1"
+    assert content["scenes"] == 3
+    assert content["rows"][2]["setting"] == KEEP
 
 
-def test_a_bundle_is_made_again_when_it_would_come_out_other(student: Path, tmp_path: Path) -> None:
-    first = exported(student, tmp_path / "bundle", ExportOptions())
+def test_a_bundle_is_made_again_only_when_it_would_come_out_other(
+    tmp_path: Path,
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", language=None)
+    first = exported(checkpoint, tmp_path / "bundle", ExportOptions())
     made = (first.path / "manifest.yaml").stat().st_mtime_ns
-    again = exported(student, tmp_path / "bundle", ExportOptions())
+    again = exported(checkpoint, tmp_path / "bundle", ExportOptions())
     assert (again.path / "manifest.yaml").stat().st_mtime_ns == made
-    other = exported(student, tmp_path / "bundle", ExportOptions(geometry="checkpoint"))
+    write_spec(checkpoint, vocabulary={"labels": [{"label": "boat"}], "templates": ["{label}"]})
+    other = exported(checkpoint, tmp_path / "bundle", ExportOptions())
     assert other.digest != first.digest
-    (other.path / "vision.onnx").write_bytes(b"broken")
-    mended = exported(student, tmp_path / "bundle", ExportOptions(geometry="checkpoint"))
-    assert mended.digest == other.digest
 
 
 def test_agreement_counts_answers_and_words() -> None:
