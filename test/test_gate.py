@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from checkpoints import make_checkpoint
 from vlm_perception.bundle import ModelBundle
@@ -96,7 +97,12 @@ def test_figures_stand_in_the_manifest(
     assert validation.checkpoint is not None
     assert validation.checkpoint.cosine_mean < 0.9999
     assert not validation.drift_accepted
-    assert as_table(validation).row_count == 3
+    console = Console(record=True, width=80)
+    console.print(as_table(validation))
+    text = console.export_text()
+    assert "own processor" in text
+    assert f"{validation.dense.tags_f1:.4f}" in text
+    assert "…" not in text, "it fits into a terminal"
 
 
 def test_too_much_drift_is_refused_unless_accepted(

@@ -136,33 +136,35 @@ def exceeded(found: Agreement, reference: str) -> list[str]:
     return faults
 
 
-COLUMNS = {
-    "cosine_mean": "cosine, mean",
-    "cosine_min": "worst",
-    "tag_top1": "top tag",
-    "tag_top1_tied": "or tied",
-    "tags_f1": "all tags, F1",
-    "attributes": "answers",
-    "attributes_tied": "or tied",
-    "captions": "captions",
+FIGURES = {
+    "cosine_mean": "cosine of the embedding, mean",
+    "cosine_min": "the same, worst image",
+    "tag_top1": "same likeliest label",
+    "tag_top1_tied": "the same, or one as likely",
+    "tags_f1": "labels above their thresholds, F1",
+    "attributes": "same answers",
+    "attributes_tied": "the same, or one as likely",
+    "captions": "captions, likeness",
 }
 
 
 def as_table(validation: ValidationSpec) -> Table:
     """The figures for people."""
-    table = Table(title=f"Validation on {validation.images} images that were not calibrated on")
-    table.add_column("against")
-    for heading in COLUMNS.values():
-        table.add_column(heading, justify="right")
-    rows: dict[str, Mapping[str, float | None]] = {
-        "dense FP32, same geometry": validation.dense.model_dump(),
-        "tolerance": TOLERANCES,
+    table = Table(
+        "against",
+        title=f"Validation on {validation.images} images that were not calibrated on",
+    )
+    columns: dict[str, Mapping[str, float | None]] = {
+        "dense FP32,\nsame geometry": validation.dense.model_dump(),
     }
     if validation.checkpoint is not None:
-        rows["transformers, own processor"] = validation.checkpoint.model_dump()
-    for name, found in rows.items():
-        values = (found.get(column) for column in COLUMNS)
-        table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in values))
+        columns["transformers,\nown processor"] = validation.checkpoint.model_dump()
+    columns["least"] = TOLERANCES
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for figure, words in FIGURES.items():
+        values = (found.get(figure) for found in columns.values())
+        table.add_row(words, *("-" if value is None else f"{value:.4f}" for value in values))
     if validation.drift_accepted:
-        table.caption = "below tolerance, accepted with --accept-drift"
+        table.caption = "below the least, accepted with --accept-drift"
     return table
