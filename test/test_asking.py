@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.perception.asking import WAITING, Asker, AskError
+from vlm_perception.perception.decoder import HostDecoder
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel, PromptError
 from vlm_perception.perception.partial_text import PartialText
@@ -93,7 +94,7 @@ def test_one_frame_is_prefilled_once(language: LanguageModel, seen: Embedding) -
     assert prefixes.of(seen) is first
     other = prefixes.of(replace(seen, sequence=1))
     assert other is not first
-    np.testing.assert_array_equal(other.keys_values, first.keys_values)
+    np.testing.assert_array_equal(other.cache.keys_values, first.cache.keys_values)
 
 
 @pytest.mark.parametrize(
@@ -222,9 +223,9 @@ def test_a_description_that_is_left_writes_no_further(
     language: LanguageModel, asker: Asker, seen: Embedding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = []
-    run = LanguageModel._run
+    append = HostDecoder.append
     monkeypatch.setattr(
-        LanguageModel, "_run", lambda self, *inputs: (runs.append(1), run(self, *inputs))[1]
+        HostDecoder, "append", lambda self, *inputs: (runs.append(1), append(self, *inputs))[1]
     )
     description = asker.describe(seen, "describe", max_tokens=40)
     before = len(runs)

@@ -25,8 +25,10 @@ from vlm_perception.engines.openvino import OpenVinoEngine
 
 ONNXRUNTIME = "onnxruntime"
 OPENVINO = "openvino"
+TENSORRT = "tensorrt"
+"""Runs plans that were built for this GPU, and not graphs: the bundle finds and loads them."""
 AUTO = "auto"
-CHOICES = (AUTO, ONNXRUNTIME, OPENVINO)
+CHOICES = (AUTO, ONNXRUNTIME, OPENVINO, TENSORRT)
 
 CACHE_NAME = "engines.json"
 MOST_DECISIONS = 100

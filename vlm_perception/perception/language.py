@@ -16,7 +16,8 @@ from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, M
 from vlm_perception.engines.base import Engine
 from vlm_perception.engines.choose import AUTO, ONNXRUNTIME, Workload
 from vlm_perception.manifest import LanguageSpec, QuestionSpec
-from vlm_perception.perception.kv_cache import Branch, Prefix, causal_inputs
+from vlm_perception.perception.decoder import load_decoder
+from vlm_perception.perception.kv_cache import Cache, Prefix, causal_inputs
 from vlm_perception.perception.packing import PackedQuestions, Packer
 from vlm_perception.perception.sampling import GREEDY, Sampling, Token, TokenChooser
 from vlm_perception.perception.text import TextTokenizer
@@ -59,8 +60,8 @@ class LanguageModel:
             threads: threads of the engines.
             room: tokens that a prompt and its answer may take behind the image prefix.
             clock: seconds, for budgets of time.
-            engine: `onnxruntime`, `openvino`, or `auto` for the faster on a prefill and a short
-                caption.
+            engine: `onnxruntime`, `openvino`, `tensorrt`, or `auto` for the faster on a prefill
+                and a short caption.
 
         Raises:
             BundleError: the bundle has no language part, or its prompt leaves no room.
@@ -91,7 +92,11 @@ class LanguageModel:
             workload = self._typical_workload()
             engine = bundle.choose_engine(DECODER_GRAPH, threads=threads, workload=workload)
         self._projector = bundle.engine(PROJECTOR_GRAPH, threads=threads, engine=engine)
-        self._decoder = bundle.engine(DECODER_GRAPH, threads=threads, engine=engine)
+        self._decoder = load_decoder(bundle, threads=threads, engine=engine)
+        held = self._decoder.capacity
+        if held is not None:
+            self._positions = min(self._positions, held - len(self._before) - spec.image_tokens)
+            self._room = min(self._room, self._positions)
         self._turns = Turns()
 
     @property
@@ -110,7 +115,7 @@ class LanguageModel:
         Raises:
             BundleError: an engine gives other outputs than were stored.
         """
-        engines = {PROJECTOR_GRAPH: self._projector, DECODER_GRAPH: self._decoder}
+        engines = {PROJECTOR_GRAPH: self._projector, DECODER_GRAPH: self._decoder.engine}
         self._bundle.verify_golden(engines)
 
     def prefill(self, tokens: NDArray[np.float16]) -> Prefix:
@@ -133,9 +138,10 @@ class LanguageModel:
             )
         features = tokens[np.newaxis].astype(np.float32)
         image = self._run(self._projector, {"tokens": features})["embeds"][0]
-        embeds = np.concatenate([self._before, image])[np.newaxis]
-        outputs = self._run(self._decoder, causal_inputs(embeds, self._past(0), rows=[]))
-        return Prefix(outputs["new_kv"], self._room)
+        embeds = np.concatenate([self._before, image])
+        with self._turns:
+            cache = self._decoder.prefill(embeds)
+        return Prefix(cache, self._room)
 
     def pack(self, questions: Sequence[QuestionSpec]) -> PackedQuestions:
         """Lay questions out for `answer`; do it once for questions that stay.
@@ -153,7 +159,13 @@ class LanguageModel:
                     f"room for {self._positions}; use a shorter one"
                 )
             packer.add(prompt, choices, self._stop)
-        return packer.finish(tuple(questions))
+        packed = packer.finish(tuple(questions))
+        if self._decoder.capacity is not None and len(packed.ids) > self._positions:
+            raise PromptError(
+                f"all questions together take {len(packed.ids)} tokens and {self.engine_name} has "
+                f"room for {self._positions}; ask fewer or shorter ones"
+            )
+        return packed
 
     def answer(self, prefix: Prefix, packed: PackedQuestions) -> tuple[Attribute, ...]:
         """Probability of each choice of each question.
@@ -182,17 +194,10 @@ class LanguageModel:
 
     def log_likelihoods(self, prefix: Prefix, packed: PackedQuestions) -> NDArray[np.float64]:
         """Mean log-likelihood per token of every choice, stop token included, [choices]."""
-        count = len(packed.ids)
-        mask = np.zeros((count, prefix.length + count), np.float32)
-        mask[:, prefix.length :] = packed.mask
-        inputs: dict[str, NDArray[Any]] = {
-            "inputs_embeds": self._embed(packed.ids)[np.newaxis],
-            "past": prefix.keys_values,
-            "position_ids": packed.positions[np.newaxis] + prefix.length,
-            "mask": mask[np.newaxis, np.newaxis],
-            "logit_rows": packed.rows,
-        }
-        logits = self._run(self._decoder, inputs)["logits"][0]
+        positions = packed.positions + prefix.length
+        embeds = self._embed(packed.ids)
+        with self._turns:
+            logits = self._decoder.read(prefix.cache, embeds, positions, packed.mask, packed.rows)
         top = logits.max(axis=1, keepdims=True)
         totals = np.log(np.exp(logits - top).sum(axis=1, dtype=np.float64)) + top[:, 0]
         single = logits[packed.row_of_target, packed.targets] - totals[packed.row_of_target]
@@ -245,7 +250,9 @@ class LanguageModel:
                 f"the text has {len(prompt)} tokens and there is room for {prefix.room}; "
                 "use a shorter one"
             )
-        branch, step, chooser = Branch(prefix, len(prompt) + limit), prompt, TokenChooser(sampling)
+        with self._turns:
+            branch = self._decoder.branch(prefix.cache, len(prompt) + limit)
+        step, chooser = prompt, TokenChooser(sampling)
         for _ in range(limit):
             logits = self._next(branch, step)
             chosen = chooser.choose(logits)
@@ -275,13 +282,10 @@ class LanguageModel:
                 f"{self._room} fit. Use a shorter one"
             )
 
-    def _next(self, branch: Branch, step: Sequence[int]) -> NDArray[np.float32]:
+    def _next(self, branch: Cache, step: Sequence[int]) -> NDArray[np.float32]:
         """Feed tokens behind the branch and return the scores of the next one, [vocabulary]."""
-        embeds = self._embed(step)[np.newaxis]
-        inputs = causal_inputs(embeds, branch.past(), rows=[len(step) - 1])
-        outputs = self._run(self._decoder, inputs)
-        branch.append(outputs["new_kv"])
-        return np.asarray(outputs["logits"][0, 0], np.float32)
+        with self._turns:
+            return self._decoder.append(branch, self._embed(step))
 
     def _run(self, engine: Engine, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         with self._turns:
@@ -297,8 +301,8 @@ class LanguageModel:
     def _typical_workload(self) -> Workload:
         """Blank inputs of a prefill and of some tokens behind it, one at a time."""
         length = len(self._before) + self._spec.image_tokens
-        blank = np.zeros((1, length, self._spec.width), np.float32)
-        step = causal_inputs(blank[:, :1], self._past(length), rows=[0])
+        blank = np.zeros((length, self._spec.width), np.float32)
+        step = causal_inputs(blank[:1], self._past(length), rows=[0])
         return [causal_inputs(blank, self._past(0), rows=[]), *[step] * TYPICAL_STEPS]
 
     def _prompt_ids(self, text: str) -> list[int]:
