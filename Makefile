@@ -8,13 +8,14 @@ VIDEO ?=
 
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint pytest clean
+.PHONY: help setup demo test lint pytest check-tensorrt clean
 
 help:
 	@echo "make demo               run the four nodes on the procedural road world, with a live panel"
 	@echo "make demo VIDEO=a.mp4   the same on a video file, a folder of images or a webcam's index"
 	@echo "make setup              make .venv: ROS 2 (from PyPI unless one is sourced) and this package"
 	@echo "make test               formatting, lint, types, layers and tests; adds torch to .venv"
+	@echo "make check-tensorrt     hold the TensorRT code against the real APIs of three versions"
 	@echo "make clean              remove .venv and everything that was built"
 
 setup:
@@ -40,6 +41,10 @@ pytest:
 	@$(PYTHON) scripts/setup_venv.py --dev --train
 	$(BIN)/pytest
 	ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/pytest test/test_messages.py
+
+check-tensorrt:
+	@$(PYTHON) scripts/setup_venv.py --dev --train
+	$(BIN)/python scripts/check_tensorrt.py
 
 clean:
 	rm -rf .venv build install log .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -18,9 +19,17 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from vlm_perception.engines.base import Engine
-from vlm_perception.engines.choose import AUTO, ONNXRUNTIME, Workload, choose, load_engine
+from vlm_perception.engines.base import Engine, EngineError
+from vlm_perception.engines.choose import (
+    AUTO,
+    ONNXRUNTIME,
+    TENSORRT,
+    Workload,
+    choose,
+    load_engine,
+)
 from vlm_perception.engines.golden import GoldenError, check_alike, check_close
+from vlm_perception.engines.load_tensorrt import fitting_plan, load_plan, tensorrt_installed
 from vlm_perception.manifest import Manifest, describe_errors, manifest_digest
 
 MANIFEST_NAME = "manifest.yaml"
@@ -32,6 +41,11 @@ VISION_FP16_GRAPH = "vision.fp16.onnx"
 TEXT_GRAPH = "text.onnx"
 PROJECTOR_GRAPH = "projector.onnx"
 DECODER_GRAPH = "decoder.onnx"
+LANGUAGE_GRAPHS = (PROJECTOR_GRAPH, DECODER_GRAPH)
+HALF_COSINE = 0.999
+"""What the mean cosine to the stored outputs must reach where products are computed in FP16."""
+
+_log = logging.getLogger(__name__)
 
 
 class BundleError(ValueError):
@@ -94,20 +108,23 @@ class ModelBundle:
         Args:
             graph: its name.
             threads: threads that the engine may use.
-            engine: `onnxruntime`, `openvino`, or `auto` for what `choose_engine` says.
+            engine: `onnxruntime`, `openvino`, `tensorrt`, or `auto` for what `choose_engine` says.
 
         Raises:
-            EngineError: the engine is not installed, or does not take the graph.
+            EngineError: the engine is not installed, does not take the graph, or has no plan of it.
         """
         name = self.choose_engine(graph, threads=threads) if engine == AUTO else engine
+        if name == TENSORRT:
+            return self._load_plan(graph)
         return load_engine(name, self.file(graph), threads=threads)
 
     def choose_engine(
         self, graph: str, *, threads: int = 1, workload: Workload | None = None
     ) -> str:
-        """Name of the engine that runs a graph fastest on this machine, as was once measured.
+        """Name of the engine that runs a graph fastest on this machine.
 
-        An engine that gives other outputs than were stored takes no part.
+        TensorRT, where it has a plan for this machine; else the faster of the others, as was once
+        measured. Of those, one that gives other outputs than were stored takes no part.
 
         Args:
             graph: its name.
@@ -117,6 +134,12 @@ class ModelBundle:
         Raises:
             EngineError: no engine takes the graph.
         """
+        if tensorrt_installed():
+            together = LANGUAGE_GRAPHS if graph in LANGUAGE_GRAPHS else (graph,)
+            obstacle = next(filter(None, map(self.tensorrt_obstacle, together)), "")
+            if not obstacle:
+                return TENSORRT
+            _log.warning("TensorRT is not used: %s", obstacle)
 
         def load(name: str) -> Engine:
             candidate = self.engine(graph, threads=threads, engine=name)
@@ -124,7 +147,34 @@ class ModelBundle:
             return candidate
 
         subject = {"bundle": self.digest, "graph": graph, "threads": threads}
-        return choose(subject, load, workload or [self._golden_inputs(graph)])
+        return choose(subject, load, workload or [self.golden_inputs(graph)])
+
+    def tensorrt_obstacle(self, graph: str) -> str:
+        """Why TensorRT cannot run a graph here, in one sentence; empty: it can."""
+        try:
+            self._fitting_plan(graph)
+        except EngineError as error:
+            return str(error)
+        return ""
+
+    def plan_source(self, graph: str) -> str:
+        """The file that a graph's plan is made of."""
+        half = VISION_FP16_GRAPH
+        return half if graph == VISION_GRAPH and half in self.manifest.files else graph
+
+    def _fitting_plan(self, graph: str) -> Path:
+        digest = self.manifest.files[self.plan_source(graph)].sha256
+        path, _ = fitting_plan(self.path, self.digest, graph, digest)
+        return path
+
+    def _load_plan(self, graph: str) -> Engine:
+        """Load the plan of a graph; the vision tower's work goes before that of the others."""
+        engine: Engine = load_plan(
+            self._fitting_plan(graph),
+            decoder=graph == DECODER_GRAPH,
+            urgent=graph == VISION_GRAPH,
+        )
+        return engine
 
     def graphs(self) -> tuple[str, ...]:
         """Names of the bundle's graphs."""
@@ -151,7 +201,8 @@ class ModelBundle:
                 for graph, engine in engines.items()
             }
 
-    def _golden_inputs(self, graph: str) -> dict[str, NDArray[Any]]:
+    def golden_inputs(self, graph: str) -> dict[str, NDArray[Any]]:
+        """The stored inputs of a graph, by name."""
         prefix = f"{_golden_name(graph)}/in/"
         with np.load(self.file(self.manifest.golden.file)) as golden:
             names = [name for name in golden.files if name.startswith(prefix)]
@@ -167,6 +218,8 @@ class ModelBundle:
         try:
             if source in spec.cosine:
                 return check_alike(outputs, stored, spec.cosine[source])
+            if engine.name.startswith(TENSORRT):
+                return check_alike(outputs, stored, HALF_COSINE)
             return check_close(outputs, stored, absolute=spec.absolute, relative=spec.relative)
         except GoldenError as error:
             raise BundleError(

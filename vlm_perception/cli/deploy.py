@@ -11,7 +11,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.common import BundleArgument, JsonOption, plain_errors, with_torch
+from vlm_perception.cli.common import (
+    BundleArgument,
+    JsonOption,
+    one_of,
+    plain_errors,
+    with_torch,
+)
 
 app = typer.Typer()
 
@@ -152,3 +158,67 @@ def coverage_bundle(
         module = with_torch("vlm_perception.deploy.coverage_report")
         code = module.report_coverage(name, target, Console(), json_file)
     raise typer.Exit(code)
+
+
+@app.command("build")
+def build_plans(
+    name: BundleArgument,
+    level: Annotated[
+        int,
+        typer.Option(min=0, max=5, help="How long TensorRT looks for the fastest kernels, 0 to 5."),
+    ] = 3,
+    workspace_mib: Annotated[
+        int, typer.Option(min=1, help="The most memory that one kernel may work with, in MiB.")
+    ] = 1024,
+    hardware: Annotated[
+        str,
+        typer.Option(
+            help="Which GPUs can load the plans: `none` but this one, `same-capability`, or "
+            "`ampere` and newer; the wider, the slower."
+        ),
+    ] = "none",
+    any_version: Annotated[
+        bool, typer.Option("--any-version", help="Newer versions of TensorRT can load them, too.")
+    ] = False,
+    dla: Annotated[
+        bool,
+        typer.Option("--dla", help="For the deep learning accelerator of a Jetson AGX or NX Orin."),
+    ] = False,
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="Run the plans and print each layer's precision and time."),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Build nothing: check the graphs, and compute them on the CPU.",
+        ),
+    ] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Build a bundle's TensorRT plans, on the machine that will run them (needs TensorRT, onnx).
+
+    Plans lie in the bundle's folder tensorrt/, or in the user's cache where that is read-only. One
+    that fits bundle, TensorRT, GPU and options already is left as it is.
+
+    `vlm-perception build roadworld-nano`
+
+    `vlm-perception build roadworld-nano --layers --json layers.json`
+
+    `vlm-perception build roadworld-nano --dry-run` (on any machine)
+    """
+    one_of("--hardware", hardware, ("none", "same-capability", "ampere"))
+    with plain_errors():
+        module = with_torch("vlm_perception.deploy.tensorrt_report")
+        options = importlib.import_module("vlm_perception.engines.plans").BuildOptions(
+            optimization_level=level,
+            workspace_mib=workspace_mib,
+            hardware=hardware,
+            any_version=any_version,
+            dla=dla,
+        )
+        if dry_run:
+            module.report_dry_run(name, options, Console(), json_file)
+        else:
+            module.report_build(name, options, Console(), layers=layers, json_file=json_file)

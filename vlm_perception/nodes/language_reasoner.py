@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from std_msgs.msg import String
 
-from vlm_perception.bundle import BundleError, ModelBundle
+from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, ModelBundle
 from vlm_perception.msg import SceneReasoning
 from vlm_perception.nodes.asking import Asking
 from vlm_perception.nodes.conversions import MessageError, embedding_from, reasoning_message
@@ -22,6 +22,7 @@ from vlm_perception.nodes.diagnostics import figure
 from vlm_perception.nodes.embedding_input import EmbeddingInput
 from vlm_perception.nodes.lifecycle import NetworkSettings, PerceptionNode
 from vlm_perception.nodes.parameters import CONFIGURE, setting
+from vlm_perception.nodes.plans import prepare_plans, why_not_tensorrt
 from vlm_perception.nodes.process import run
 from vlm_perception.nodes.qos import overridable, results, subscribe
 from vlm_perception.nodes.worker import Worker
@@ -162,6 +163,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._embeddings: EmbeddingInput | None = None
         self._instructions: Any = None
         self._worker: Worker[Arrival] | None = None
+        self._notes: dict[str, str] = {}
         self._dropped_before = 0
         self._sequence = 0
         self._analyses = 0
@@ -177,6 +179,14 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         """Load the bundle, compare it with its golden outputs and warm the networks up."""
         settings = self.settings
         bundle = ModelBundle.load(settings.bundle)
+        prepare_plans(
+            bundle,
+            (PROJECTOR_GRAPH, DECODER_GRAPH),
+            engine=settings.engine,
+            mode=settings.plans,
+            logger=self.get_logger(),
+        )
+        self._notes = why_not_tensorrt(bundle, DECODER_GRAPH, settings.engine)
         own = load_questions(Path(settings.questions)) if settings.questions else None
         questions = bundle.manifest.questions if own is None else own
         reasoner = Reasoner(
@@ -273,6 +283,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             "bundle": bundle.manifest.name,
             "bundle_digest": bundle.digest,
             "engine": reasoner.engine_name,
+            **self._notes,
             "analyses": str(self._analyses),
             "keyframe_ratio": figure(self._analyses / max(1, self._sequence), 3),
             "drift": figure(newest.drift if newest else None, 4),

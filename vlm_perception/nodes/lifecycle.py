@@ -20,6 +20,7 @@ from vlm_perception.engines.choose import AUTO, CHOICES
 from vlm_perception.nodes.complaints import Complaints
 from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report, milliseconds
 from vlm_perception.nodes.parameters import CONFIGURE, FIXED, Parameters, setting
+from vlm_perception.nodes.plans import MODES, REFUSE, OnlyBuiltError
 from vlm_perception.nodes.time_jump import TimeWatch
 
 
@@ -47,9 +48,17 @@ class NetworkSettings(NodeSettings):
     )
     engine: str = setting(
         AUTO,
-        "What runs the network. With auto, the faster of those that are installed: the first "
-        "configure measures them on this machine, and later ones know it from the cache.",
+        "What runs the network. With auto, TensorRT where it has plans for this machine, else the "
+        "faster of the others: the first configure measures them, and later ones know it from the "
+        "cache.",
         choices=CHOICES,
+        change=CONFIGURE,
+    )
+    plans: str = setting(
+        REFUSE,
+        "Where TensorRT has no plan that fits: `refuse` it, `build` it while the node configures, "
+        "which takes minutes, or `build_only`: build all plans of the bundle and end the process.",
+        choices=MODES,
         change=CONFIGURE,
     )
     threads: int = setting(
@@ -238,6 +247,9 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
                 after()
             except Exception as error:
                 self.fault = f"cannot {name}: {error}"
+                if isinstance(error, OnlyBuiltError):
+                    self.get_logger().info(str(error))
+                    self.context.try_shutdown()
                 # After a signal nothing can be published any more: that is no fault.
                 if self.context.ok():
                     if not isinstance(error, ValueError):

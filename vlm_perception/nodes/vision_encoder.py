@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle import VISION_GRAPH, ModelBundle
 from vlm_perception.msg import EmbeddingInfo, VisionEmbedding
 from vlm_perception.nodes.conversions import embedding_message, stage_message, stamp_to_ns
 from vlm_perception.nodes.image_input import COMPRESSED, RAW, ImageInput
 from vlm_perception.nodes.info import embedding_info
 from vlm_perception.nodes.lifecycle import NetworkSettings, PerceptionNode
 from vlm_perception.nodes.parameters import CONFIGURE, setting
+from vlm_perception.nodes.plans import prepare_plans, why_not_tensorrt
 from vlm_perception.nodes.process import run
 from vlm_perception.nodes.qos import latched, newest, overridable
 from vlm_perception.nodes.worker import Worker
@@ -72,6 +73,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         self._bundle: ModelBundle | None = None
         self._images: ImageInput | None = None
         self._worker: Worker[Arrival] | None = None
+        self._notes: dict[str, str] = {}
         self._dropped_before = 0
         self._sequence = 0
         self._embeddings = self.create_lifecycle_publisher(
@@ -87,6 +89,14 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         """Load the bundle, compare it with its golden outputs and warm the networks up."""
         settings = self.settings
         bundle = ModelBundle.load(settings.bundle)
+        prepare_plans(
+            bundle,
+            (VISION_GRAPH,),
+            engine=settings.engine,
+            mode=settings.plans,
+            logger=self.get_logger(),
+        )
+        self._notes = why_not_tensorrt(bundle, VISION_GRAPH, settings.engine)
         encoder = VisionEncoder(
             bundle,
             threads=settings.threads,
@@ -142,6 +152,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             "bundle": bundle.manifest.name,
             "bundle_digest": bundle.digest,
             "engine": encoder.engine_name,
+            **self._notes,
             "vocabulary_version": str(encoder.vocabulary.version),
             "labels": str(len(encoder.vocabulary.labels)),
         }

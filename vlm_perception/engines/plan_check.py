@@ -1,0 +1,75 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Loads a plan in a process of its own: `python -m vlm_perception.engines.plan_check PLAN`.
+
+TensorRT trusts what it is given: a plan that it does not understand, or a driver that is missing,
+can end the process that asks. A node must not end so.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vlm_perception.engines.base import EngineError
+
+REFUSED = 2
+LONGEST_S = 600.0
+COMMAND = (sys.executable, "-m", "vlm_perception.engines.plan_check")
+
+
+def require_loadable(path: Path, command: Sequence[str] = COMMAND) -> None:
+    """Load a plan in another process.
+
+    Args:
+        path: the plan.
+        command: what loads it; the path is added.
+
+    Raises:
+        EngineError: it does not load, or the process crashed.
+    """
+    try:
+        result = subprocess.run(
+            [*command, str(path)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=LONGEST_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(f"{path} did not load in {LONGEST_S:.0f} s; build it again") from error
+    if result.returncode == 0:
+        return
+    said = result.stderr.strip().splitlines()
+    if result.returncode == REFUSED and said:
+        raise EngineError(said[-1])
+    code = -result.returncode
+    how = signal.Signals(code).name if code > 0 else f"exit code {result.returncode}"
+    raise EngineError(
+        f"a process that loaded {path} ended with {how}{f' ({said[-1]})' if said else ''}: it is "
+        "no plan of this TensorRT, or the driver is missing or too old. Build it again with "
+        "`vlm-perception build BUNDLE`, or choose another engine"
+    )
+
+
+def main() -> None:
+    """Load the plan that the command line names."""
+    # The packages may be missing on a machine that only asks.
+    from vlm_perception.engines.cuda import open_device  # noqa: PLC0415
+    from vlm_perception.engines.tensorrt import LoadedPlan  # noqa: PLC0415
+
+    try:
+        device = open_device()
+        with device.entered():
+            LoadedPlan(Path(sys.argv[1]), device)
+    except EngineError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(REFUSED) from error
+
+
+if __name__ == "__main__":
+    main()
