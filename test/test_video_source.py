@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from camera import picture
-from ros_graph import BEST_EFFORT, Graph, Inbox
+from ros_graph import BEST_EFFORT, Graph, Inbox, wait_until
 from sensor_msgs.msg import CompressedImage, Image
 
 WIDTH, HEIGHT, FRAMES = 320, 180, 30
@@ -114,3 +114,14 @@ def test_signals_end_it(graph: Graph, tmp_path: Path, number: signal.Signals) ->
     source = graph.start("video_source", source=make_video(tmp_path / "a.avi", "MJPG"), loop=True)
     inbox.wait()
     assert source.stop(number) < 1.0
+
+
+def test_it_ends_while_the_road_world_is_rendered(
+    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache = tmp_path / "vlm_perception"
+    source = graph.start("video_source", source="roadworld", width=320, height=180, seed=1)
+    wait_until("a begun clip", lambda: cache.is_dir() and [*cache.glob(".*.avi")])
+    source.stop(signal.SIGINT)
+    assert not [*cache.iterdir()], "half a clip was left"

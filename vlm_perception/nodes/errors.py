@@ -1,8 +1,12 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps a node from starting at all."""
+"""What keeps a node from starting."""
 
 from __future__ import annotations
+
+
+class EndedError(Exception):
+    """The process was told to end before the node was ready: that is no failure."""
 
 
 class StartError(ValueError):

@@ -18,7 +18,7 @@ import cv2
 import rclpy
 from rclpy.executors import Executor, ExternalShutdownException
 
-from vlm_perception.nodes.errors import StartError
+from vlm_perception.nodes.errors import EndedError, StartError
 from vlm_perception.nodes.executor import ServiceThreadsExecutor
 
 BAD_INPUT = 2
@@ -89,6 +89,8 @@ def _run(creators: Sequence[Callable[[], Any]]) -> int:
     except StartError as error:
         print(f"cannot start: {error}", file=sys.stderr)
         return BAD_INPUT
+    except EndedError:
+        return 0
     finally:
         for node in nodes:
             node.close()

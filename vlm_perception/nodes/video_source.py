@@ -18,7 +18,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
 from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report, milliseconds
-from vlm_perception.nodes.errors import StartError
+from vlm_perception.nodes.errors import EndedError, StartError
 from vlm_perception.nodes.image_input import COMPRESSED, RAW
 from vlm_perception.nodes.parameters import FIXED, Parameters, setting
 from vlm_perception.nodes.process import BAD_INPUT, run
@@ -94,6 +94,7 @@ class VideoSource(Node):
 
         Raises:
             StartError: There is nothing to play, or a parameter is refused.
+            EndedError: The process is to end.
         """
         super().__init__("video_source")
         self.exit_code = 0
@@ -131,17 +132,32 @@ class VideoSource(Node):
         source = settings.source
         if source == ROADWORLD:
             seconds = settings.duration_s if not settings.loop else 0.0
-            source = _roadworld_clip(
-                settings.width,
-                settings.height,
-                settings.rate_hz,
-                seconds or ROADWORLD_SECONDS,
-                settings.seed,
-            )
+            source = self._roadworld_clip(seconds or ROADWORLD_SECONDS)
         try:
             return open_media(source, packets=self._compressed)
         except MediaError as error:
             raise StartError(str(error)) from error
+
+    def _roadworld_clip(self, seconds: float) -> str:
+        """Path of a rendered clip of the road world; the first call takes its time."""
+        from vlm_perception.datasets.roadworld.clip import (  # noqa: PLC0415 - heavy
+            RenderingStoppedError,
+            cached_clip,
+        )
+
+        settings = self._settings
+        try:
+            path = cached_clip(
+                settings.width,
+                settings.height,
+                round(settings.rate_hz),
+                seconds,
+                settings.seed,
+                stopped=lambda: not self.context.ok(),
+            )
+        except RenderingStoppedError as error:
+            raise EndedError(str(error)) from error
+        return str(path)
 
     def _prepare(self) -> None:
         try:
@@ -264,13 +280,6 @@ class VideoSource(Node):
             "transport": self._settings.transport,
         }
         return Report(DiagnosticStatus.OK, "playing", values)
-
-
-def _roadworld_clip(width: int, height: int, rate_hz: float, seconds: float, seed: int) -> str:
-    """Path of a rendered clip of the road world; the first call takes its time."""
-    from vlm_perception.datasets.roadworld.clip import cached_clip  # noqa: PLC0415 - heavy
-
-    return str(cached_clip(width, height, round(rate_hz), seconds, seed))
 
 
 def main() -> NoReturn:

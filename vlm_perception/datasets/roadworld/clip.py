@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from multiprocessing import get_context
@@ -25,6 +27,10 @@ WORLD_VERSION = 1
 JPEG_QUALITY = 90
 
 
+class RenderingStoppedError(RuntimeError):
+    """A clip was left unfinished because the program is to end."""
+
+
 @lru_cache(maxsize=2)
 def _drive(seed: int, seconds: float) -> World:
     return sample_drive(seed, seconds)
@@ -38,11 +44,28 @@ def frame(
     return render(_drive(seed, seconds), index / fps, width, height).image
 
 
-def cached_clip(width: int, height: int, fps: int, seconds: float, seed: int) -> Path:
+def cached_clip(
+    width: int,
+    height: int,
+    fps: int,
+    seconds: float,
+    seed: int,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Path:
     """Path of a Motion-JPEG file of the drive; renders it with a progress bar if it is missing.
+
+    Args:
+        width: Of the frames, in pixels.
+        height: Of the frames, in pixels.
+        fps: Frames a second.
+        seconds: Length of the drive.
+        seed: Of the drive.
+        stopped: Asked after each frame: whether to end without a clip.
 
     Raises:
         OSError: The cache cannot be written.
+        RenderingStoppedError: It was stopped.
     """
     name = f"roadworld-v{WORLD_VERSION}-{seed}-{width}x{height}-{fps}fps-{seconds:g}s.avi"
     path = cache_directory() / name
@@ -57,17 +80,25 @@ def cached_clip(width: int, height: int, fps: int, seconds: float, seed: int) ->
     writer.set(cv2.VIDEOWRITER_PROP_QUALITY, JPEG_QUALITY)
     job = partial(frame, width=width, height=height, fps=fps, seconds=seconds, seed=seed)
     count = round(fps * seconds)
+    # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
+    pool = ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_ignore_interrupts)
     try:
-        # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
-        executor = ProcessPoolExecutor(mp_context=get_context("spawn"))
-        with Progress(transient=True) as progress, executor as pool:
+        with Progress(transient=True) as progress:
             bar = progress.add_task("Rendering the road world (once)", total=count)
-            for image in pool.map(job, range(count), chunksize=15):
+            for image in pool.map(job, range(count), chunksize=5):
+                if stopped():
+                    raise RenderingStoppedError(f"{path} was not finished")
                 writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
                 progress.advance(bar)
         writer.release()
         partial_path.rename(path)
     finally:
+        pool.shutdown(cancel_futures=True)
         writer.release()
         partial_path.unlink(missing_ok=True)
     return path
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C, which a terminal sends to all processes, to the one that waits for the rest."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
