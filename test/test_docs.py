@@ -18,7 +18,7 @@ from vlm_perception.cli import app
 from vlm_perception.datasets.roadworld.sheet import write_sheet
 from vlm_perception.deploy.spec import SPEC_NAME, load_spec
 from vlm_perception.manifest import Manifest
-from vlm_perception.nodes.language_reasoner import LanguageSettings
+from vlm_perception.nodes.language_settings import LanguageSettings
 from vlm_perception.nodes.parameters import CONFIGURE, FIXED, LIVE
 from vlm_perception.nodes.scene_fusion import FusionNodeSettings
 from vlm_perception.nodes.video_source import SourceSettings

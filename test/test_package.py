@@ -13,7 +13,7 @@ import pytest
 import yaml
 from ament_index_python.packages import get_package_share_directory
 
-from vlm_perception.nodes.language_reasoner import LanguageSettings
+from vlm_perception.nodes.language_settings import LanguageSettings
 from vlm_perception.nodes.scene_fusion import FusionNodeSettings
 from vlm_perception.nodes.vision_encoder import EncoderSettings
 

@@ -15,6 +15,7 @@ from rclpy.action import ActionServer, CancelResponse
 from vlm_perception.action import Describe
 from vlm_perception.nodes.conversions import ns_to_stamp
 from vlm_perception.nodes.diagnostics import Meter, milliseconds
+from vlm_perception.nodes.priority import give_way
 from vlm_perception.nodes.qos import results
 from vlm_perception.perception.asking import Asker, AskError, Description
 from vlm_perception.srv import Ask
@@ -36,7 +37,8 @@ class Asking:
         """Offer the service and the action.
 
         Args:
-            node: a PerceptionNode whose settings have max_caption_tokens and answer_timeout.
+            node: a PerceptionNode whose settings have max_caption_tokens, answer_timeout and
+                niceness.
             newest: gives the newest frame, or raises ValueError with why there is none.
         """
         self._node, self._newest = node, newest
@@ -82,6 +84,7 @@ class Asking:
     def _ask(self, request: Any, response: Any) -> Any:
         began = time.monotonic()
         settings = self._node.settings
+        give_way(settings.niceness)  # This thread ends with the answer.
         try:
             asker = self._open(request.camera)
             answer = asker.ask(
@@ -121,6 +124,7 @@ class Asking:
 
     def _describe(self, goal: Any) -> Any:
         began = time.monotonic()
+        give_way(self._node.settings.niceness)
         result = Describe.Result(time_to_first_token=-1.0, bundle_digest=self._digest)
         if not self._describing.acquire(blocking=False):
             self._refuse(result, "one description is being written already; cancel it or wait")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,128 +19,18 @@ from vlm_perception.nodes.asking import Asking
 from vlm_perception.nodes.conversions import MessageError, embedding_from, reasoning_message
 from vlm_perception.nodes.diagnostics import figure
 from vlm_perception.nodes.embedding_input import EmbeddingInput
-from vlm_perception.nodes.lifecycle import NetworkSettings, PerceptionNode
-from vlm_perception.nodes.parameters import CONFIGURE, setting
+from vlm_perception.nodes.language_settings import LanguageSettings
+from vlm_perception.nodes.lifecycle import PerceptionNode
 from vlm_perception.nodes.plans import prepare_plans, why_not_tensorrt
+from vlm_perception.nodes.priority import give_way, session_gives_way
 from vlm_perception.nodes.process import run
 from vlm_perception.nodes.qos import overridable, results, subscribe
 from vlm_perception.nodes.worker import Worker
 from vlm_perception.perception.asking import AskError
 from vlm_perception.perception.ladder import Ladder
 from vlm_perception.perception.questions import load_questions
-from vlm_perception.perception.reasoner import Reasoner, ReasonerSettings
+from vlm_perception.perception.reasoner import Reasoner
 from vlm_perception.types import Embedding, Reasoning, Trigger
-
-
-@dataclass(frozen=True)
-class LanguageSettings(NetworkSettings):
-    """Parameters of language_reasoner."""
-
-    rate_hz: float = setting(
-        10.0, "Most embeddings reasoned on in a second.", minimum=0.1, maximum=60.0
-    )
-    drift_threshold: float = setting(
-        ReasonerSettings.drift_threshold,
-        "Cosine distance from the anchor's pooled embedding above which a frame is analysed anew; "
-        "0 takes it from the running spread of the embeddings.",
-        minimum=0.0,
-        maximum=2.0,
-        change=CONFIGURE,
-    )
-    max_keyframe_age: float = setting(
-        ReasonerSettings.max_keyframe_age,
-        "Age of the anchor in seconds, by the stamps, from which a frame is analysed anew.",
-        minimum=0.0,
-        maximum=3600.0,
-        change=CONFIGURE,
-    )
-    min_keyframe_interval: float = setting(
-        ReasonerSettings.min_keyframe_interval,
-        "Shortest time in seconds, by the stamps, from a key frame to one that drift or tags make.",
-        minimum=0.0,
-        maximum=3600.0,
-        change=CONFIGURE,
-    )
-    max_stamp_gap: float = setting(
-        ReasonerSettings.max_stamp_gap,
-        "A longer step of the stamps in seconds is a jump of time: the anchor is dropped.",
-        minimum=0.1,
-        maximum=1e6,
-        change=CONFIGURE,
-    )
-    max_caption_tokens: int = setting(
-        ReasonerSettings.max_caption_tokens,
-        "Longest caption or free answer in tokens.",
-        minimum=1,
-        maximum=1024,
-        change=CONFIGURE,
-    )
-    max_caption_s: float = setting(
-        ReasonerSettings.max_caption_s,
-        "Longest time that a caption may take in seconds; it is cut short then.",
-        minimum=0.01,
-        maximum=600.0,
-        change=CONFIGURE,
-    )
-    temperature: float = setting(
-        ReasonerSettings.temperature,
-        "Temperature at which captions, descriptions and free answers are drawn at random; 0: the "
-        "likeliest token each time.",
-        minimum=0.0,
-        maximum=10.0,
-        change=CONFIGURE,
-    )
-    top_p: float = setting(
-        ReasonerSettings.top_p,
-        "Of the tokens to draw from, only the likeliest that together have this probability; 1: "
-        "all.",
-        minimum=0.0,
-        maximum=1.0,
-        change=CONFIGURE,
-    )
-    seed: int = setting(
-        ReasonerSettings.seed,
-        "Where each text's chance begins: the same frame, prompt and seed give the same text.",
-        minimum=0,
-        maximum=2**31,
-        change=CONFIGURE,
-    )
-    questions: str = setting(
-        "",
-        "YAML file with the typed questions, such as config/questions/road.yaml; empty: the "
-        "bundle's own.",
-        change=CONFIGURE,
-    )
-    keep_questions: tuple[str, ...] = setting(
-        ReasonerSettings.keep_questions,
-        "Names of the questions that are still asked when the node must save work; empty: the "
-        "first half.",
-        change=CONFIGURE,
-    )
-    confidence_floor: float = setting(
-        ReasonerSettings.confidence_floor,
-        "Probability below which an attribute's value is given as `unknown`; 0: never.",
-        minimum=0.0,
-        maximum=1.0,
-        change=CONFIGURE,
-    )
-    answer_timeout: float = setting(
-        2.0,
-        "Longest wait for an answer of ~/ask in seconds, where the request names none.",
-        minimum=0.01,
-        maximum=600.0,
-    )
-    force_keyframes: bool = setting(
-        ReasonerSettings.force_keyframes,
-        "Analyse each frame in full, for measurements.",
-        change=CONFIGURE,
-    )
-    input_timeout: float = setting(
-        2.0,
-        "Seconds without an embedding after which the diagnostics call it an error.",
-        minimum=0.1,
-        maximum=3600.0,
-    )
 
 
 @dataclass(frozen=True)
@@ -155,9 +44,14 @@ class Arrival:
 class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
     """Reasons on the newest embedding, rate_hz times a second at most."""
 
-    def __init__(self) -> None:
-        """Declare parameters and the publisher."""
+    def __init__(self, *, alone: bool = False) -> None:
+        """Declare parameters and the publisher.
+
+        Args:
+            alone: whether the process holds no other node, so that all of it may give way.
+        """
         super().__init__("language_reasoner", LanguageSettings)
+        self._alone = alone
         self._reasoner: Reasoner | None = None
         self._bundle: ModelBundle | None = None
         self._embeddings: EmbeddingInput | None = None
@@ -178,6 +72,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
     def load(self) -> None:
         """Load the bundle, compare it with its golden outputs and warm the networks up."""
         settings = self.settings
+        self._give_way(settings.niceness)
         bundle = ModelBundle.load(settings.bundle)
         prepare_plans(
             bundle,
@@ -191,7 +86,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         questions = bundle.manifest.questions if own is None else own
         reasoner = Reasoner(
             bundle,
-            _reasoner_settings(settings),
+            settings.reasoner_settings(),
             threads=settings.threads,
             run_id=self.run_id,
             questions=questions,
@@ -218,7 +113,13 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
     def start(self) -> None:
         """Listen to the encoder and to instructions."""
         self._ladder = Ladder()
-        self._worker = Worker("reason", self._reason, self.worker_failed, self._interval)
+        self._worker = Worker(
+            "reason",
+            self._reason,
+            self.worker_failed,
+            self._interval,
+            niceness=self.settings.niceness,
+        )
         self._worker.start()
         self._embeddings = EmbeddingInput(self, self._on_embedding)
         self._instructions = subscribe(
@@ -292,6 +193,17 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             **self._asking.figures(),
         }
 
+    def _give_way(self, niceness: int) -> None:
+        give_way(niceness)  # The engines' own threads inherit it.
+        if self._alone:
+            try:
+                session_gives_way(niceness)
+            except OSError as error:
+                self.get_logger().warning(
+                    f"the session cannot give way to others ({error}); the encoder may lose pace "
+                    "where cores are few"
+                )
+
     def _on_embedding(self, message: Any) -> None:
         self.arrivals.add()
         worker, arrival = self._worker, Arrival(message, time.monotonic())
@@ -358,15 +270,9 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._ladder.record(time.monotonic() - began, 1.0 / self.settings.rate_hz)
 
 
-def _reasoner_settings(settings: LanguageSettings) -> ReasonerSettings:
-    """Take over the parameters that have the name of a setting."""
-    names = (field.name for field in dataclasses.fields(ReasonerSettings))
-    return ReasonerSettings(**{name: getattr(settings, name) for name in names})
-
-
 def main() -> NoReturn:
     """Run the node as a process."""
-    run(LanguageReasonerNode)
+    run(lambda: LanguageReasonerNode(alone=True))
 
 
 if __name__ == "__main__":

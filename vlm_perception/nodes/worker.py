@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from vlm_perception.nodes.priority import give_way
+
 ItemT = TypeVar("ItemT")
 
 
@@ -54,6 +56,7 @@ class Worker(Generic[ItemT]):
         handle: Callable[[ItemT], None],
         on_error: Callable[[Exception], None],
         interval: Callable[[], float] = lambda: 0.0,
+        niceness: int = 0,
     ) -> None:
         """Prepare the thread.
 
@@ -62,11 +65,13 @@ class Worker(Generic[ItemT]):
             handle: Called with each item, in the thread.
             on_error: Called with what handle raised; the thread goes on.
             interval: Shortest time between two calls of handle, in seconds.
+            niceness: How far the thread gives way to others, 0 to 19.
         """
         self.mailbox: Mailbox[ItemT] = Mailbox()
         self._handle = handle
         self._on_error = on_error
         self._interval = interval
+        self._niceness = niceness
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -82,6 +87,7 @@ class Worker(Generic[ItemT]):
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        give_way(self._niceness)
         due = time.monotonic()
         while not self._stopping.wait(max(0.0, due - time.monotonic())):
             item = self.mailbox.take()

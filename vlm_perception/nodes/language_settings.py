@@ -1,0 +1,136 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters of language_reasoner."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from vlm_perception.nodes.lifecycle import NetworkSettings
+from vlm_perception.nodes.parameters import CONFIGURE, setting
+from vlm_perception.perception.reasoner import ReasonerSettings
+
+
+@dataclass(frozen=True)
+class LanguageSettings(NetworkSettings):
+    """Parameters of language_reasoner."""
+
+    niceness: int = setting(
+        10,
+        "How far the threads that reason and answer give way to others, as `nice` does: 0 not at "
+        "all, 19 most. So the encoder keeps its pace where cores are few.",
+        minimum=0,
+        maximum=19,
+        change=CONFIGURE,
+    )
+    rate_hz: float = setting(
+        10.0, "Most embeddings reasoned on in a second.", minimum=0.1, maximum=60.0
+    )
+    drift_threshold: float = setting(
+        ReasonerSettings.drift_threshold,
+        "Cosine distance from the anchor's pooled embedding above which a frame is analysed anew; "
+        "0 takes it from the running spread of the embeddings.",
+        minimum=0.0,
+        maximum=2.0,
+        change=CONFIGURE,
+    )
+    max_keyframe_age: float = setting(
+        ReasonerSettings.max_keyframe_age,
+        "Age of the anchor in seconds, by the stamps, from which a frame is analysed anew.",
+        minimum=0.0,
+        maximum=3600.0,
+        change=CONFIGURE,
+    )
+    min_keyframe_interval: float = setting(
+        ReasonerSettings.min_keyframe_interval,
+        "Shortest time in seconds, by the stamps, from a key frame to one that drift or tags make.",
+        minimum=0.0,
+        maximum=3600.0,
+        change=CONFIGURE,
+    )
+    max_stamp_gap: float = setting(
+        ReasonerSettings.max_stamp_gap,
+        "A longer step of the stamps in seconds is a jump of time: the anchor is dropped.",
+        minimum=0.1,
+        maximum=1e6,
+        change=CONFIGURE,
+    )
+    max_caption_tokens: int = setting(
+        ReasonerSettings.max_caption_tokens,
+        "Longest caption or free answer in tokens.",
+        minimum=1,
+        maximum=1024,
+        change=CONFIGURE,
+    )
+    max_caption_s: float = setting(
+        ReasonerSettings.max_caption_s,
+        "Longest time that a caption may take in seconds; it is cut short then.",
+        minimum=0.01,
+        maximum=600.0,
+        change=CONFIGURE,
+    )
+    temperature: float = setting(
+        ReasonerSettings.temperature,
+        "Temperature at which captions, descriptions and free answers are drawn at random; 0: the "
+        "likeliest token each time.",
+        minimum=0.0,
+        maximum=10.0,
+        change=CONFIGURE,
+    )
+    top_p: float = setting(
+        ReasonerSettings.top_p,
+        "Of the tokens to draw from, only the likeliest that together have this probability; 1: "
+        "all.",
+        minimum=0.0,
+        maximum=1.0,
+        change=CONFIGURE,
+    )
+    seed: int = setting(
+        ReasonerSettings.seed,
+        "Where each text's chance begins: the same frame, prompt and seed give the same text.",
+        minimum=0,
+        maximum=2**31,
+        change=CONFIGURE,
+    )
+    questions: str = setting(
+        "",
+        "YAML file with the typed questions, such as config/questions/road.yaml; empty: the "
+        "bundle's own.",
+        change=CONFIGURE,
+    )
+    keep_questions: tuple[str, ...] = setting(
+        ReasonerSettings.keep_questions,
+        "Names of the questions that are still asked when the node must save work; empty: the "
+        "first half.",
+        change=CONFIGURE,
+    )
+    confidence_floor: float = setting(
+        ReasonerSettings.confidence_floor,
+        "Probability below which an attribute's value is given as `unknown`; 0: never.",
+        minimum=0.0,
+        maximum=1.0,
+        change=CONFIGURE,
+    )
+    answer_timeout: float = setting(
+        2.0,
+        "Longest wait for an answer of ~/ask in seconds, where the request names none.",
+        minimum=0.01,
+        maximum=600.0,
+    )
+    force_keyframes: bool = setting(
+        ReasonerSettings.force_keyframes,
+        "Analyse each frame in full, for measurements.",
+        change=CONFIGURE,
+    )
+    input_timeout: float = setting(
+        2.0,
+        "Seconds without an embedding after which the diagnostics call it an error.",
+        minimum=0.1,
+        maximum=3600.0,
+    )
+
+    def reasoner_settings(self) -> ReasonerSettings:
+        """Take over the parameters that have the name of a setting."""
+        names = (field.name for field in dataclasses.fields(ReasonerSettings))
+        return ReasonerSettings(**{name: getattr(self, name) for name in names})

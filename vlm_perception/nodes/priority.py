@@ -1,0 +1,44 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Who is served first when there are fewer cores than work."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+AUTOGROUP = Path("/proc/self/autogroup")
+"""Nice value of this process's session, see sched(7); absent where the kernel has none."""
+
+
+def give_way(niceness: int) -> None:
+    """Let the calling thread, and those that it starts from now on, give way to others.
+
+    Linux has a nice value for each thread, so this works beside other nodes in one process, too.
+
+    Args:
+        niceness: 0 to 19; a thread that gives way more already is left so, and only an
+            administrator can take it back.
+    """
+    thread = threading.get_native_id()
+    current = os.getpriority(os.PRIO_PROCESS, thread)
+    os.setpriority(os.PRIO_PROCESS, thread, max(current, niceness))
+
+
+def session_gives_way(niceness: int) -> None:
+    """Let the session that this process leads give way to other sessions; else do nothing.
+
+    Where the kernel groups processes by session, it shares the cores among the sessions first, and
+    the nice value of a thread counts within its own only. Several nodes that one `ros2 launch`
+    started are one session; a node that leads a session of its own needs this.
+
+    Args:
+        niceness: 0 to 19; a session that gives way more already is left so.
+
+    Raises:
+        OSError: the kernel does not let it.
+    """
+    if os.getsid(0) == os.getpid() and AUTOGROUP.exists():
+        current = int(AUTOGROUP.read_text(encoding="ascii").rsplit(maxsplit=1)[-1])
+        AUTOGROUP.write_text(str(max(current, niceness)), encoding="ascii")
