@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,15 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
 from rclpy.qos import QoSProfile
+from rclpy.serialization import serialize_message
 from ros_graph import BEST_EFFORT, Graph, wait_until
 from std_msgs.msg import String
 
 from vlm_perception.action import Describe
 from vlm_perception.bundle import ModelBundle
-from vlm_perception.msg import SceneReasoning, VisionEmbedding
+from vlm_perception.manifest import manifest_digest
+from vlm_perception.msg import SceneReasoning, SemanticScene, VisionEmbedding
 from vlm_perception.nodes.conversions import embedding_message, stamp_to_ns
 from vlm_perception.perception.asking import WAITING
 from vlm_perception.perception.encoder import VisionEncoder
@@ -37,7 +41,7 @@ class Camera:
     def __init__(self, graph: Graph, bundle: ModelBundle, rate_hz: float = 30.0) -> None:
         self._period = 1.0 / rate_hz
         image = np.random.default_rng(0).integers(0, 256, (36, 64, 3), np.uint8)
-        self._seen = VisionEncoder(bundle).encode(Frame(image, 1, "camera"), 0)
+        self.seen = VisionEncoder(bundle).encode(Frame(image, 1, "camera"), 0)
         self._publisher = graph.publisher(VisionEmbedding, "front/embedding", BEST_EFFORT)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -51,7 +55,7 @@ class Camera:
         for sequence in range(100_000):
             if self._stop.wait(self._period):
                 return
-            seen: Embedding = replace(self._seen, stamp_ns=time.time_ns(), sequence=sequence)
+            seen: Embedding = replace(self.seen, stamp_ns=time.time_ns(), sequence=sequence)
             self._publisher.publish(embedding_message(seen, 0.01))
 
 
@@ -210,6 +214,9 @@ def test_instructions_are_text_whatever_they_hold(graph: Graph, asking: Asking) 
         assert (steered.instruction, steered.trigger) == (special, "instruction")
         topic.publish(String(data="x" * 100_000))
         wait_until("a complaint", lambda: "100000 characters" in asking.process.log())
+        topic.publish(serialize_message(String(data="ab")).replace(b"ab", b"\xff\xfe"))
+        refused = "bad_messages.bad_instruction"
+        wait_until("a second complaint", lambda: asking.values().get(refused) == "2")
         topic.publish(String(data="  "))
         back = reasonings.wait(lambda message: message.instruction_version == 2)
         assert back.instruction == ""
@@ -254,3 +261,31 @@ def test_questions_that_cannot_be_used_keep_the_node_unconfigured(
     path.write_text(question % "['yes', 'no']")
     assert graph.transition(NODE, "configure")
     process.stop()
+
+
+def test_without_a_decoder_there_are_tags_and_nothing_else(
+    graph: Graph, siglip_bundle: ModelBundle, tmp_path: Path
+) -> None:
+    path = shutil.copytree(siglip_bundle.path, tmp_path / "dual")
+    content = yaml.safe_load((path / "manifest.yaml").read_text()) | {
+        "language": None,
+        "questions": [],
+    }
+    content["digest"] = manifest_digest(content)
+    (path / "manifest.yaml").write_text(yaml.safe_dump(content))
+    scenes = graph.listen(SemanticScene, "front/scene")
+    fusion = graph.start("scene_fusion", "__ns:=/front")
+    graph.wait_active("front/scene_fusion")
+    process = graph.start(NODE, "__ns:=/front", bundle=path)
+    assert "has no language model; run without this node" in graph.wait_error(f"front/{NODE}")
+    answer = graph.call(Ask, f"/front/{NODE}/ask", Ask.Request(question="is the road wet"))
+    assert not answer.success and "not active" in answer.message
+    camera = Camera(graph, ModelBundle.load(path))
+    try:
+        scene = scenes.wait(lambda message: message.status == SemanticScene.STATUS_NO_REASONING)
+    finally:
+        camera.close()
+    assert [tag.label for tag in scene.tags] == [tag.label for tag in camera.seen.tags]
+    assert scene.embedding_age >= 0 and not scene.caption and not scene.attributes
+    process.stop()
+    fusion.stop()

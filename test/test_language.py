@@ -159,6 +159,36 @@ def test_an_instruction_makes_a_key_frame_and_is_carried_along(siglip_bundle: Mo
     assert reasoner.reason(embed(siglip_bundle, 0, 1.2)).instruction_version == version
 
 
+def test_an_instruction_that_comes_during_an_analysis_waits_for_the_next_frame(
+    siglip_bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, force_keyframes=True)
+    captions = {}
+    for text in ("look for cones", "is the road wet"):
+        alone = Reasoner(siglip_bundle, settings)
+        alone.set_instruction(text)
+        captions[text] = alone.reason(embed(siglip_bundle)).caption
+    assert len(set(captions.values())) == 2
+    reasoner = Reasoner(siglip_bundle, settings)
+    assert reasoner.set_instruction("look for cones") == 1
+    answer = LanguageModel.answer
+
+    monkeypatch.setattr(
+        LanguageModel,
+        "answer",
+        lambda self, *arguments: (
+            reasoner.set_instruction("is the road wet"),
+            answer(self, *arguments),
+        )[1],
+    )
+    during = reasoner.reason(embed(siglip_bundle, 0, 1.0))
+    monkeypatch.undo()
+    after = reasoner.reason(embed(siglip_bundle, 0, 1.1))
+    assert (during.instruction, during.instruction_version) == ("look for cones", 1)
+    assert (after.instruction, after.instruction_version) == ("is the road wet", 2)
+    assert (during.caption, after.caption) == tuple(captions.values())
+
+
 def test_embeddings_of_another_bundle_are_refused(siglip_bundle: ModelBundle) -> None:
     reasoner = Reasoner(siglip_bundle, SETTINGS)
     good = embed(siglip_bundle)

@@ -16,8 +16,11 @@ def require_text(text: str) -> None:
     """Refuse what is no text.
 
     Raises:
-        ValueError: the string holds halves of characters, as undecodable bytes leave them.
+        ValueError: the string holds what undecodable bytes leave: halves of characters, or U+FFFD,
+            which ROS puts in their place.
     """
+    if "\ufffd" in text:
+        raise ValueError("the text is no valid UTF-8: some of its bytes could not be decoded")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
