@@ -102,20 +102,46 @@ def bench_encoder(
 @app.command("language")
 def bench_language(
     scenes: Annotated[int, typer.Option(min=1, help="Frames of the road world.")] = 30,
-    threads: Annotated[int, typer.Option(min=1, max=64, help="Of the engine.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, max=64, help="Of the engine, outside the graph.")
+    ] = 1,
+    pairs: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=100,
+            help="How often the graph's language node is turned off and on; 0: never.",
+        ),
+    ] = 5,
+    seconds: Annotated[float, typer.Option(min=2, help="Length of each of these phases.")] = 8.0,
     bundle: BundleOption = "roadworld-nano",
+    video: Annotated[
+        str | None, typer.Option(help="Let the graph play this instead of the road world.")
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure what a bundle's language model takes for a frame on this machine.
+    """Measure what a bundle's language model takes, and what it costs the encoder beside it.
 
-    Prints the times of the prefill, of all typed questions together and of the caption, the time to
-    the first token, and what one more question costs. Close other programs first.
+    First the model alone: the times of the prefill, of all typed questions together and of the
+    caption, the time to the first token, and what one more question costs. Then the four processes
+    of the demo: the encoder's p95 with the language node off and with a full analysis on every
+    tick, in turn, the rate of analyses, and how long an answer of ~/ask takes meanwhile. Close
+    other programs first: exit code 1 when they took so much that the figures hold for nothing.
 
     `vlm-perception bench language --json language.json`
+
+    `vlm-perception bench language --pairs 0`  (without ROS: the model alone)
     """
     with plain_errors():
         module = importlib.import_module("vlm_perception.evaluation.language")
         code = module.bench_language(
-            bundle, scenes=scenes, threads=threads, console=Console(), json_file=json_file
+            bundle,
+            scenes=scenes,
+            threads=threads,
+            pairs=pairs,
+            seconds=seconds,
+            video=video,
+            console=Console(),
+            json_file=json_file,
         )
     raise typer.Exit(code)

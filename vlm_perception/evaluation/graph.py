@@ -116,7 +116,7 @@ def bench_graph(options: BenchOptions, console: Console, json_file: Path | None 
         )
         with console.status("starting four nodes"):
             graph = Graph(wanted, processes, observer)
-            _wait_until_running(graph, processes, observer, interrupt)
+            wait_until_running(graph, processes, observer, interrupt)
         with console.status(f"measuring for {options.seconds:.0f} s"):
             figures = _measure(options.seconds, processes, observer, interrupt)
     if interrupt or figures is None:
@@ -131,13 +131,17 @@ def bench_graph(options: BenchOptions, console: Console, json_file: Path | None 
     return 0
 
 
-def _wait_until_running(
+def wait_until_running(
     graph: Graph, processes: NodeProcesses, observer: Observer, interrupt: Interrupt
 ) -> None:
-    """Wait for the first analysis and for rates to settle."""
+    """Start the source, wait for the first analysis and let rates settle.
+
+    Raises:
+        BenchError: a node ended, or no analysis came.
+    """
     started = time.monotonic()
     while not interrupt and not (observer.analyses and observer.meters[SCENE].count):
-        _check(processes, observer)
+        check_running(processes, observer)
         graph.play_when_ready()
         if time.monotonic() - started > START_WITHIN_S:
             raise BenchError(f"no scene with an analysis came within {START_WITHIN_S:.0f} s")
@@ -145,7 +149,8 @@ def _wait_until_running(
     interrupt.sleep(SETTLE_S)
 
 
-def _check(processes: NodeProcesses, observer: Observer) -> None:
+def check_running(processes: NodeProcesses, observer: Observer) -> None:
+    """Raise BenchError when a node has ended, and what went wrong in the observer's thread."""
     observer.check()
     gone = processes.first_exit()
     if gone is not None:
@@ -158,12 +163,12 @@ def _measure(
     before = _usages(processes)
     start_ns, start = time.time_ns(), time.monotonic()
     while not interrupt and time.monotonic() - start < seconds:
-        _check(processes, observer)
+        check_running(processes, observer)
         interrupt.sleep(min(POLL_S, max(0.0, start + seconds - time.monotonic())))
     end_ns, elapsed = time.time_ns(), time.monotonic() - start
     if interrupt:
         return None
-    _check(processes, observer)
+    check_running(processes, observer)
     after = _usages(processes)
     embeddings = observer.meters[EMBEDDING].between(start_ns, end_ns)
     scenes = observer.meters[SCENE].between(start_ns, end_ns)

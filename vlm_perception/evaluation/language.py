@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a bundle's language model takes for a frame, and for one more typed question."""
+"""What a bundle's language model takes for a frame, and what it costs the encoder beside it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.engines.choose import AUTO
 from vlm_perception.engines.machine import cpu_count, cpu_model
+from vlm_perception.evaluation.interference import Interference, measure_interference
 from vlm_perception.evaluation.load import Load, LoadMeter
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel
@@ -31,6 +32,11 @@ WARM_UP = 2
 """Scenes that are analysed before it is timed."""
 MOST_SHARE = 0.15
 """Aim for the cost of one more question."""
+MOST_RATIO = 1.10
+"""Aim for the encoder's p95 beside a busy language node, against that beside an idle one."""
+LEAST_HZ = 5.0
+TICK_MS = 1e3 / 10.0
+"""At the language node's own rate."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,9 @@ def bench_language(
     *,
     scenes: int,
     threads: int,
+    pairs: int,
+    seconds: float,
+    video: str | None = None,
     console: Console,
     json_file: Path | None = None,
 ) -> int:
@@ -80,16 +89,23 @@ def bench_language(
     Args:
         bundle_name: name or directory of the model.
         scenes: frames of the road world.
-        threads: of the engines.
+        threads: of the engines, outside the graph.
+        pairs: how often the language node of the running graph is switched off and on; 0: the graph
+            is not measured.
+        seconds: length of each of these phases.
+        video: what the graph plays; the road world when None.
         console: where the table goes.
         json_file: where the figures go, too.
 
     Returns:
-        The exit code: 0, or 1 when the machine was loaded and the figures hold for nothing.
+        The exit code: 0, or 1 when the machine was loaded and the figures hold for nothing, or when
+        it was interrupted.
 
     Raises:
         BundleError: the bundle cannot be used, or it has no language model.
-        ValueError: it asks fewer than two questions.
+        ValueError: it asks fewer than two questions, or the video cannot be played.
+        GraphEnvironmentError: ROS or the built messages are missing.
+        BenchError: the graph could not be measured.
     """
     bundle = ModelBundle.load(bundle_name)
     if len(bundle.manifest.questions) < 2:
@@ -105,13 +121,24 @@ def bench_language(
             time_scene(bundle, language, _embedding(encoder, FIRST_SEED + index))
             for index in range(WARM_UP + scenes)
         ][WARM_UP:]
+    graph = None
+    if pairs:
+        graph = measure_interference(
+            bundle, pairs=pairs, seconds=seconds, video=video, console=console
+        )
+        if graph is None:
+            return 1
     load = meter.load()
     figures = summarise(times, len(bundle.manifest.questions))
     console.print(as_table(figures, bundle.manifest.name, language.engine_name, threads))
+    if graph is not None:
+        console.print(graph_table(graph))
     console.print(load.verdict(), style="green" if load.quiet else "red")
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         content = as_json(figures, bundle, language.engine_name, threads, load)
+        if graph is not None:
+            content |= graph_json(graph)
         json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return 0 if load.quiet else 1
 
@@ -219,4 +246,53 @@ def as_json(
         "time_to_first_token_ms": round(figures.time_to_first_token_ms, 3),
         "extra_question_ms": round(figures.extra_question_ms, 4),
         "extra_question_cost_share": round(figures.extra_question_cost_share, 4),
+    }
+
+
+def graph_table(graph: Interference) -> Table:
+    """The figures of the running graph for people."""
+    table = Table(
+        title=f"Four processes, {cpu_count()} cores: language node off, and analysing every tick",
+        caption="The encoder's time of a frame is the sum of its stages, as its messages tell them",
+    )
+    for name in ("what", "off", "on", "on / off", "aim"):
+        table.add_column(name, justify="left" if name == "what" else "right")
+    for number, pair in enumerate(graph.pairs, 1):
+        idle, busy = f"{pair.idle_ms:.2f} ms", f"{pair.busy_ms:.2f} ms"
+        table.add_row(f"encoder p95, pair {number}", idle, busy, f"{pair.ratio:.3f}", "")
+    table.add_row("median of the pairs", "", "", f"{graph.ratio:.3f}", f"<= {MOST_RATIO:.2f}")
+    idle, busy = f"{graph.encoder_idle_p50_ms:.2f} ms", f"{graph.encoder_busy_p50_ms:.2f} ms"
+    table.add_row("encoder p50, all frames", idle, busy, "", "")
+    table.add_section()
+    table.add_row("frames encoded", "", f"{graph.encoded_hz:.2f} Hz", "", "30 Hz")
+    table.add_row(
+        "reasoning messages", "", f"{graph.language_hz:.2f} Hz", "", f">= {LEAST_HZ:g} Hz"
+    )
+    table.add_row("full analyses", "", f"{graph.analyses_hz:.2f} Hz", "", f">= {LEAST_HZ:g} Hz")
+    table.add_row("a full analysis, median", "", f"{graph.analysis_ms:.1f} ms", "", "")
+    for name, milliseconds in graph.ask_ms.items():
+        aim = f"<= {TICK_MS:.0f} ms" if name == "p95" else ""
+        table.add_row(f"an answer of ~/ask, {name}", "", f"{milliseconds:.1f} ms", "", aim)
+    return table
+
+
+def graph_json(graph: Interference) -> dict[str, object]:
+    """The figures of the running graph under their fixed keys."""
+    return {
+        "encoder_p95_ratio_busy_idle": round(graph.ratio, 4),
+        "encoder_p95_pairs_ms": [
+            {
+                "idle": round(pair.idle_ms, 3),
+                "busy": round(pair.busy_ms, 3),
+                "ratio": round(pair.ratio, 4),
+            }
+            for pair in graph.pairs
+        ],
+        "encoder_p50_idle_ms": round(graph.encoder_idle_p50_ms, 3),
+        "encoder_p50_busy_ms": round(graph.encoder_busy_p50_ms, 3),
+        "encoded_hz": round(graph.encoded_hz, 3),
+        "language_hz": round(graph.language_hz, 3),
+        "analyses_hz": round(graph.analyses_hz, 3),
+        "graph_analysis_ms": round(graph.analysis_ms, 3),
+        "ask_ms": {name: round(value, 2) for name, value in graph.ask_ms.items()},
     }
