@@ -17,7 +17,7 @@ class LanguageSettings(NetworkSettings):
     """Parameters of language_reasoner."""
 
     niceness: int = setting(
-        10,
+        19,
         "How far the threads that reason and answer give way to others, as `nice` does: 0 not at "
         "all, 19 most. So the encoder keeps its pace where cores are few.",
         minimum=0,
