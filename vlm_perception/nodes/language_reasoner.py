@@ -22,7 +22,7 @@ from vlm_perception.nodes.embedding_input import EmbeddingInput
 from vlm_perception.nodes.language_settings import LanguageSettings
 from vlm_perception.nodes.lifecycle import PerceptionNode
 from vlm_perception.nodes.plans import prepare_plans, why_not_tensorrt
-from vlm_perception.nodes.priority import give_way, session_gives_way
+from vlm_perception.nodes.priority import session_gives_way
 from vlm_perception.nodes.process import run
 from vlm_perception.nodes.qos import overridable, results, subscribe
 from vlm_perception.nodes.worker import Worker
@@ -72,7 +72,6 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
     def load(self) -> None:
         """Load the bundle, compare it with its golden outputs and warm the networks up."""
         settings = self.settings
-        self._give_way(settings.niceness)
         bundle = ModelBundle.load(settings.bundle)
         prepare_plans(
             bundle,
@@ -112,6 +111,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
 
     def start(self) -> None:
         """Listen to the encoder and to instructions."""
+        self._give_way(self.settings.niceness)
         self._ladder = Ladder()
         self._worker = Worker(
             "reason",
@@ -194,7 +194,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         }
 
     def _give_way(self, niceness: int) -> None:
-        give_way(niceness)  # The engines' own threads inherit it.
+        """Let the session do so; the threads that work do it themselves."""
         if self._alone:
             try:
                 session_gives_way(niceness)
