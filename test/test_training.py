@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, SiglipModel
 
+from vlm_perception.datasets.roadworld.instructions import AFTER, BEFORE, INSTRUCTIONS
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.shards import (
@@ -35,6 +36,8 @@ from vlm_perception.datasets.roadworld.shards import (
 from vlm_perception.datasets.roadworld.truth import (
     CAPTION_PROMPT,
     QUESTIONS,
+    ObjectTruth,
+    SceneTruth,
     describe,
     presence_question,
 )
@@ -46,13 +49,15 @@ from vlm_perception.evaluation.roadworld_nano import EXAM_SEED, evaluate
 from vlm_perception.training import checkpoint
 from vlm_perception.training.dual import POSITIVE_PERCENT, Scenes, order, patch_embeddings
 from vlm_perception.training.language import (
+    INSTRUCTION,
     Dialogues,
+    LanguageObjective,
     Packed,
     balancing_weights,
     block_mask,
 )
 from vlm_perception.training.loop import SAVE_EVERY, Schedule, fit
-from vlm_perception.training.roadworld_nano import RECIPE, dual_specs, vlm_specs
+from vlm_perception.training.roadworld_nano import LANGUAGE, RECIPE, dual_specs, vlm_specs
 from vlm_perception.training.student import GRID, INPUT_SIZE, build_dual, build_tokenizer, build_vlm
 from vlm_perception.training.tower import see
 
@@ -90,14 +95,26 @@ def invented_shard(scenes: int) -> Shard:
     patch = INPUT_SIZE[0] // GRID[0]
     bright = coverage[..., 0].reshape(scenes, GRID[1], GRID[0])
     pixels = bright.repeat(patch, axis=1).repeat(patch, axis=2)[..., None].repeat(3, axis=3)
-    choices = [rng.integers(len(choices), size=scenes) for _, choices in QUESTIONS.values()]
+    drawn = [rng.integers(len(choices), size=scenes) for _, choices in QUESTIONS.values()]
+    truths = [
+        SceneTruth(
+            (ObjectTruth("cone", (0, 0, 1, 1), 0.01, 1.0, 9.0, 2.0 if i % 2 else -2.0),),
+            {"cone": 0.01},
+            {
+                name: choices[column[i]]
+                for column, (name, (_, choices)) in zip(drawn, QUESTIONS.items(), strict=True)
+            },
+        )
+        for i in range(scenes)
+    ]
     return Shard(
         pixels,
         coverage,
         np.where(coverage[..., 0] > 0, 20, NO_DISTANCE).astype(np.uint8),
         rng.random((scenes, len(LABELS))) < 0.4,
-        np.stack(choices, axis=1).astype(np.uint8),
+        np.stack(drawn, axis=1).astype(np.uint8),
         [[f"a clear day on a straight road with {'a car and ' * i}a bus"] for i in range(scenes)],
+        truths,
     )
 
 
@@ -133,7 +150,7 @@ def test_the_student_is_trained_on_what_the_exported_tower_gives(
 
 
 def test_training_calibration_and_exam_share_no_scene() -> None:
-    specs = [*dual_specs(RECIPE), *vlm_specs(RECIPE)]
+    specs = [*dual_specs(RECIPE), *vlm_specs(RECIPE), *vlm_specs(LANGUAGE)]
     specs.append(ShardSpec(RECIPE.calibration_seed, specs[0].scenes, 0.3, GRID))
     ends = [(spec.first_seed, spec.first_seed + spec.scenes) for spec in specs]
     for (_, end), (start, _) in itertools.pairwise(sorted(ends)):
@@ -153,6 +170,7 @@ def test_a_shard_holds_the_scenes_of_its_seeds_and_is_rendered_once(tmp_path: Pa
         assert [LABELS[i] for i in np.flatnonzero(shard.labels[index])] == list(truth.labels)
         told = [c[shard.attributes[index, i]] for i, (_, c) in enumerate(QUESTIONS.values())]
         assert told == list(truth.attributes.values())
+        assert shard.truths[index] == truth
     made = (path / "images.npy").stat().st_mtime_ns
     assert list(render_shards([spec], tmp_path, np.flipud, workers=1)) == [path]
     assert (path / "images.npy").stat().st_mtime_ns == made
@@ -223,6 +241,13 @@ def test_packed_targets_are_the_answers(tokenizer: PreTrainedTokenizerFast) -> N
         for column, (question, choices) in enumerate(QUESTIONS.values()):
             answers[question] = choices[shard.attributes[row, column]]
         answers[CAPTION_PROMPT] = shard.captions[row][0]
+        answers |= {
+            before + wording + after: instruction.answer(shard.truths[row])
+            for instruction in INSTRUCTIONS
+            for wording in instruction.wordings
+            for before in set(BEFORE)
+            for after in set(AFTER)
+        }
         asked = [
             dialogue(packed, row, number, tokenizer)
             for number in range(1, int(packed.segments[row].max()) + 1)
@@ -278,6 +303,36 @@ def test_packed_dialogues_do_not_see_each_other(
         inputs_embeds=torch.cat((prefix, embed(packed.ids)), dim=1), position_ids=places
     ).last_hidden_state[:, PREFIX:]
     assert (all_seen - together)[packed.segments > 1].abs().max() > 0.1 * spread
+
+
+def test_an_instruction_is_learned(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """Two scenes that differ in where the cone stands, told apart by what is seen."""
+    torch.manual_seed(0)
+    objective = LanguageObjective(build_vlm(tokenizer), tokenizer.bos_token_id)
+    shard = invented_shard(2)
+    cones = next(kind for kind in INSTRUCTIONS if kind.name == "cones")
+    dialogues = Dialogues(tokenizer, balancing_weights([shard]))
+    features = 3 * torch.randn(2, 4, 192)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=2e-3)
+
+    def loss(answers: list[str], wording: str) -> Tensor:
+        scenes = [[dialogues.segment(wording, answer, INSTRUCTION)] for answer in answers]
+        packed = dialogues.pack(scenes, 5)
+        with torch.compiler.set_stance("force_eager"):
+            result: Tensor = objective(features, packed)["instructions"]
+        return result
+
+    true = [cones.answer(truth) for truth in shard.truths]
+    assert true == [f"cones on the {side}, about 10 metres." for side in ("right", "left")]
+    for step in range(40):
+        optimizer.zero_grad()
+        loss(true, cones.wordings[step % 2]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert float(loss(true, cones.wordings[0])) < 0.1
+        assert float(loss(true[::-1], cones.wordings[0])) > 0.5
 
 
 class BrokenOff(Exception):  # noqa: N818 - no error

@@ -112,6 +112,38 @@ def export(
     console.print(f"bundle: {made.path}  (sha256 {made.digest})", soft_wrap=True)
 
 
+@app.command()
+def calibrate(
+    bundle: BundleArgument,
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of images with an `answers.jsonl`: a line for each image, such as "
+            '`{"image": "0001.jpg", "answers": {"weather": "rain"}}`.'
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The file of questions to write.")],
+    questions: Annotated[
+        Path | None,
+        typer.Option(help="A file of questions to calibrate; the bundle's own without it."),
+    ] = None,
+) -> None:
+    """Fit a temperature to each typed question, so that its probabilities mean what they say.
+
+    Prints the negative log-likelihood and the expected calibration error before and after. Give
+    the written file to the language node as its parameter `questions`, or copy the temperatures
+    into the checkpoint's bundle.yaml. At least 100 answers to a question are needed; 1000 are
+    better.
+
+    `vlm-perception roadworld images --out out/answered --count 1000`
+
+    `vlm-perception calibrate roadworld-nano --data out/answered --out out/questions.yaml`
+    """
+    with plain_errors():
+        module = importlib.import_module("vlm_perception.evaluation.calibration")
+        module.calibrate(bundle, data, out, questions)
+
+
 @app.command("profile")
 def profile_bundle(
     name: BundleArgument,

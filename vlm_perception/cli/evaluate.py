@@ -33,6 +33,24 @@ def evaluate_roadworld_nano(
         module.evaluate(bundle, scenes=scenes, json_file=json_file)
 
 
+@app.command("instructions")
+def evaluate_instructions(
+    bundle: BundleOption = "roadworld-nano",
+    scenes: Annotated[int, typer.Option(min=2, help="Scenes of the examination.")] = 500,
+    json_file: JsonOption = None,
+) -> None:
+    """Give a bundle a navigation system's instructions, in words and on scenes it never saw.
+
+    Prints how often each kind is answered rightly, beside what a reader of the bundle's captions
+    would get right and what the commonest answer would.
+
+    `vlm-perception evaluate instructions --scenes 500 --json instructions.json`
+    """
+    with plain_errors():
+        module = with_torch("vlm_perception.evaluation.instructions")
+        module.evaluate(bundle, scenes=scenes, json_file=json_file)
+
+
 @app.command("drift")
 def evaluate_drift(
     checkpoint: Annotated[Path, typer.Option(help="The road world's checkpoint directory.")] = Path(

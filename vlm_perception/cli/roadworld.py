@@ -41,6 +41,8 @@ def roadworld_images(
 ) -> None:
     """Render scenes into JPEG files, such as `vlm-perception export --calibration` takes.
 
+    Beside them it writes answers.jsonl, which `vlm-perception calibrate` reads.
+
     `vlm-perception roadworld images --out out/calibration`
     """
     with plain_errors():

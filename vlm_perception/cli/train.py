@@ -27,6 +27,13 @@ def train_roadworld_nano(
         Path | None,
         typer.Option(help="Fine-tune this checkpoint directory, in a quarter of the time."),
     ] = None,
+    language_only: Annotated[
+        bool,
+        typer.Option(
+            "--language-only",
+            help="With --start: teach its language model only; the tags stay as they are.",
+        ),
+    ] = False,
 ) -> None:
     """Train the small student of the road world, or go on where an earlier run stopped.
 
@@ -39,7 +46,12 @@ def train_roadworld_nano(
     """
     with plain_errors():
         module = with_torch("vlm_perception.training.roadworld_nano")
+        if language_only and start is None:
+            raise typer.BadParameter(
+                "--language-only teaches a student that is there; name its checkpoint with --start"
+            )
         recipe = module.RECIPE if start is None else module.FINE_TUNE
+        recipe = module.LANGUAGE if language_only else recipe
         checkpoint = module.train(out, replace(recipe, seed=seed, start=start))
     console = Console()
     console.print(f"checkpoint: {checkpoint}", soft_wrap=True, markup=False)

@@ -22,6 +22,7 @@ from transformers import (
     SiglipModel,
 )
 
+from vlm_perception.datasets.roadworld.instructions import INSTRUCTIONS
 from vlm_perception.datasets.roadworld.shards import Shard
 from vlm_perception.datasets.roadworld.truth import CAPTION_PROMPT, QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS
@@ -42,7 +43,9 @@ package, to test it and to measure it. For a robot, export a model of your own.
 - Input: {width} x {height} pixels, 16:9 without distortion, {patch} px patches.
 - Labels: {labels}.
 - Typed questions: {questions}.
-- Languages: the English of the world's own captions. Other words can be spelled, not understood.
+- Instructions: {instructions}.
+- Languages: the English of the world's own captions and of these instructions. Other words can be
+  spelled, not understood.
 - Training: `vlm-perception train roadworld-nano`; scenes with seeds below 10,000,000.
 - Examination: `vlm-perception evaluate roadworld-nano`; scenes with seeds from 20,000,000 on.
 - Not for: any decision about the safety of people.
@@ -134,6 +137,7 @@ def save_checkpoint(
             patch=PATCH,
             labels=", ".join(LABELS),
             questions="; ".join(question for question, _ in QUESTIONS.values()),
+            instructions="; ".join(kind.wordings[0] for kind in INSTRUCTIONS),
         )
     )
     shutil.rmtree(directory, ignore_errors=True)

@@ -10,7 +10,7 @@ of one prefix.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, SiglipModel
 
+from vlm_perception.datasets.roadworld.instructions import INSTRUCTIONS, worded
 from vlm_perception.datasets.roadworld.shards import Shard
 from vlm_perception.datasets.roadworld.truth import (
     CAPTION_PROMPT,
@@ -32,6 +33,9 @@ from vlm_perception.manifest import KeepStep
 from vlm_perception.training.student import PROMPT, WIDTH
 from vlm_perception.training.tower import see
 
+CAPTION, ANSWER, INSTRUCTION = range(3)
+"""What a segment teaches: each has a loss of its own."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -40,13 +44,14 @@ class Segment:
     prompt: list[int]
     answer: list[int]
     """Ends with the stop token."""
+    group: int
     weight: float = 1.0
 
 
-TYPED_QUESTIONS, PRESENCE_QUESTIONS = 4, 4
-"""How many of a scene's questions are drawn for one step."""
+TYPED_QUESTIONS, PRESENCE_QUESTIONS, SCENE_INSTRUCTIONS = 4, 2, 4
+"""How many of a scene's questions and of all instructions are drawn for one step."""
 CAPTION_WEIGHT = 0.5
-PACKED_LENGTH = 136
+PACKED_LENGTH = 208
 """Tokens behind the image: one length for all steps, so that they share one compiled graph."""
 _BLOCKED = float(torch.finfo(torch.float32).min)
 
@@ -91,11 +96,12 @@ class Packed:
     """[B, T] the token that follows where an answer is being written, else -100."""
     weights: Tensor
     """[B, T] weight of each target."""
+    groups: Tensor
+    """[B, T] CAPTION, ANSWER or INSTRUCTION."""
 
     def to(self, device: torch.device) -> Packed:
         """The same dialogues on `device`."""
-        tensors = (self.ids, self.positions, self.segments, self.targets, self.weights)
-        return Packed(*(tensor.to(device) for tensor in tensors))
+        return Packed(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 class Dialogues:
@@ -118,28 +124,33 @@ class Dialogues:
             self._cache[text] = ids
         return self._cache[text]
 
-    def segment(self, question: str, answer: str, weight: float = 1.0) -> Segment:
+    def segment(self, question: str, answer: str, group: int, weight: float = 1.0) -> Segment:
         """Tokenize a question and its answer."""
         prompt = PROMPT.split("<image>")[1].format(text=question)
-        return Segment(self._ids(prompt), [*self._ids(" " + answer), self._eos], weight)
+        return Segment(self._ids(prompt), [*self._ids(" " + answer), self._eos], group, weight)
 
     def scene(self, shard: Shard, index: int, rng: np.random.Generator) -> list[Segment]:
-        """The caption, some typed questions and some questions of presence."""
-        segments = [self.segment(CAPTION_PROMPT, shard.captions[index][0], CAPTION_WEIGHT)]
+        """The caption, then some typed questions, questions of presence and instructions."""
+        caption = self.segment(CAPTION_PROMPT, shard.captions[index][0], CAPTION, CAPTION_WEIGHT)
+        segments = []
         typed = list(QUESTIONS.values())
         for column in rng.permutation(len(typed))[:TYPED_QUESTIONS]:
             question, choices = typed[column]
             choice = shard.attributes[index, column]
             weight = self._weights[column][choice]
-            segments.append(self.segment(question, choices[choice], weight))
+            segments.append(self.segment(question, choices[choice], ANSWER, weight))
         present = np.flatnonzero(shard.labels[index])
         absent = np.flatnonzero(~shard.labels[index])
         half = PRESENCE_QUESTIONS // 2
         asked = np.concatenate((rng.permutation(present)[:half], rng.permutation(absent)[:half]))
         for label in asked:
             answer = "yes" if shard.labels[index, label] else "no"
-            segments.append(self.segment(presence_question(LABELS[label]), answer))
-        return segments
+            segments.append(self.segment(presence_question(LABELS[label]), answer, ANSWER))
+        for kind in rng.permutation(len(INSTRUCTIONS))[:SCENE_INSTRUCTIONS]:
+            instruction = INSTRUCTIONS[kind]
+            answer = instruction.answer(shard.truths[index])
+            segments.append(self.segment(worded(instruction, rng), answer, INSTRUCTION))
+        return [caption, *(segments[i] for i in rng.permutation(len(segments)))]
 
     def pack(self, scenes: Sequence[list[Segment]], prefix: int) -> Packed:
         """Lay segments out one behind another; `prefix` tokens stand before them.
@@ -149,7 +160,7 @@ class Dialogues:
         shape = (len(scenes), PACKED_LENGTH)
         ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         segments, targets = np.zeros(shape, np.int64), np.full(shape, -100, np.int64)
-        weights = np.zeros(shape, np.float32)
+        weights, groups = np.zeros(shape, np.float32), np.zeros(shape, np.int64)
         for row, scene in enumerate(scenes):
             at = 0
             for number, segment in enumerate(scene, start=1):
@@ -162,8 +173,10 @@ class Dialogues:
                 segments[row, at:end] = number
                 targets[row, first:end] = segment.answer
                 weights[row, first:end] = segment.weight
+                groups[row, first:end] = segment.group
                 at = end
-        return Packed(*(torch.from_numpy(a) for a in (ids, positions, segments, targets, weights)))
+        arrays = (ids, positions, segments, targets, weights, groups)
+        return Packed(*map(torch.from_numpy, arrays))
 
 
 def block_mask(segments: Tensor, prefix: int) -> Tensor:
@@ -191,7 +204,7 @@ class LanguageObjective(nn.Module):
         self.decoder.compile()
 
     def forward(self, features: Tensor, packed: Packed) -> dict[str, Tensor]:
-        """Losses by name from features [B, tokens, D]: caption and answers apart."""
+        """Losses by name from features [B, tokens, D]: captions, answers, instructions apart."""
         prefix = features.shape[1] + 1
         device = self.head.weight.device
         features, packed = features.to(device), packed.to(device)
@@ -213,10 +226,11 @@ class LanguageObjective(nn.Module):
             logits = self.head(hidden[asked]).float()
         loss = F.cross_entropy(logits, packed.targets[asked], reduction="none")
         loss = loss * packed.weights[asked]
-        caption = packed.segments[asked] == 1
+        groups = packed.groups[asked]
         return {
-            "caption": loss[caption].sum() / len(features) / 10,
-            "answers": loss[~caption].mean(),
+            "caption": loss[groups == CAPTION].sum() / len(features) / 10,
+            "answers": loss[groups == ANSWER].mean(),
+            "instructions": loss[groups == INSTRUCTION].sum() / len(features) / 10,
         }
 
 

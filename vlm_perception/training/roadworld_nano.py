@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 from rich.progress import track
 from torch import nn
@@ -57,8 +58,10 @@ class Recipe:
 
     seed: int = 0
     dual_shards: int = 26
-    vlm_shards: int = 12
+    """0: the dual encoder and its calibration stay as they are in `start`."""
+    vlm_first_shard: int = 26
     """Scenes that the vision tower was not trained on: on its own it knows more than it sees."""
+    vlm_shards: int = 12
     calibration_seed: int = 5_000_000
     start: Path | None = None
     """A checkpoint directory to go on from; without it everything begins with random weights."""
@@ -71,11 +74,19 @@ class Recipe:
 RECIPE = Recipe()
 FINE_TUNE = Recipe(
     dual_shards=12,
+    vlm_first_shard=12,
     vlm_shards=8,
     dual=Schedule(steps=600, batch=64, peak_rate=2.5e-4),
     vlm=Schedule(steps=320, batch=64, peak_rate=4e-4),
 )
 """To go on from a student that was trained already, for another schedule of pruning, say."""
+LANGUAGE = Recipe(
+    dual_shards=0,
+    vlm_first_shard=500,
+    vlm_shards=7,
+    vlm=Schedule(steps=900, batch=32, peak_rate=8e-4),
+)
+"""To teach the language model of a trained student something new; its tags stay as they are."""
 
 
 def preprocess(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -98,7 +109,7 @@ def dual_specs(recipe: Recipe) -> list[ShardSpec]:
 
 def vlm_specs(recipe: Recipe) -> list[ShardSpec]:
     """Shards for the language model."""
-    first = recipe.dual_shards
+    first = recipe.vlm_first_shard
     return [
         ShardSpec(i * SCENES_PER_SHARD, SCENES_PER_SHARD, FULL_SMALL, GRID)
         for i in range(first, first + recipe.vlm_shards)
@@ -168,7 +179,7 @@ def train_vlm(
     fit(
         objective,
         losses,
-        {"caption": 1.0, "answers": 1.0},
+        {"caption": 1.0, "answers": 1.0, "instructions": 1.0},
         recipe.vlm,
         work / "vlm",
         "language model",
@@ -187,11 +198,17 @@ def train(out: Path, recipe: Recipe = RECIPE) -> Path:
         The checkpoint directory, `out`/checkpoint, ready for `vlm-perception export`.
     """
     workers = os.cpu_count() or 1
-    dual = train_dual(recipe, prepare(dual_specs(recipe), out, workers), out)
-    vlm = train_vlm(recipe, prepare(vlm_specs(recipe), out, workers), dual, out)
-    held_out = [ShardSpec(recipe.calibration_seed, SCENES_PER_SHARD, FULL_SMALL, GRID)]
     tokenizer = build_tokenizer()
-    nn.Module.to(dual, "cpu")
+    if recipe.start is not None and not recipe.dual_shards:
+        dual = SiglipModel.from_pretrained(recipe.start / "dual", dtype=torch.float32)
+        spec = yaml.safe_load((recipe.start / "bundle.yaml").read_text())
+        labels = spec["vocabulary"]["labels"]
+        vlm = train_vlm(recipe, prepare(vlm_specs(recipe), out, workers), dual, out)
+    else:
+        dual = train_dual(recipe, prepare(dual_specs(recipe), out, workers), out)
+        vlm = train_vlm(recipe, prepare(vlm_specs(recipe), out, workers), dual, out)
+        nn.Module.to(dual, "cpu")
+        held_out = [ShardSpec(recipe.calibration_seed, SCENES_PER_SHARD, FULL_SMALL, GRID)]
+        labels = calibrate(dual, tokenizer, prepare(held_out, out, workers), recipe.keep)
     nn.Module.to(vlm, "cpu")
-    labels = calibrate(dual, tokenizer, prepare(held_out, out, workers), recipe.keep)
     return save_checkpoint(dual, vlm, tokenizer, labels, out / "checkpoint")

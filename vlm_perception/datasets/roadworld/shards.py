@@ -9,10 +9,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +21,13 @@ from numpy.typing import NDArray
 
 from vlm_perception.datasets.roadworld.renderer import Rendered, render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
-from vlm_perception.datasets.roadworld.truth import QUESTIONS, captions, describe
+from vlm_perception.datasets.roadworld.truth import (
+    QUESTIONS,
+    ObjectTruth,
+    SceneTruth,
+    captions,
+    describe,
+)
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 
 RENDER_SIZE = (640, 360)
@@ -45,7 +52,8 @@ class ShardSpec:
     @property
     def name(self) -> str:
         """Directory name."""
-        return f"{self.first_seed:09d}-{self.scenes}-{self.small:.2f}-{self.grid[0]}x{self.grid[1]}"
+        grid = f"{self.grid[0]}x{self.grid[1]}"
+        return f"{self.first_seed:09d}-{self.scenes}-{self.small:.2f}-{grid}-truths"
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ class Shard:
     attributes: NDArray[np.uint8]
     """[N, questions]: index of the true choice."""
     captions: list[list[str]]
+    truths: list[SceneTruth]
 
 
 def dense_truth(
@@ -95,7 +104,7 @@ def _write(spec: ShardSpec, directory: Path, preprocess: Preprocess) -> Path:
         return target
     cv2.setNumThreads(1)
     columns: list[list[NDArray[np.uint8]]] = [[], [], []]
-    labels, attributes, texts = [], [], []
+    labels, attributes, texts, truths = [], [], [], []
     for seed in range(spec.first_seed, spec.first_seed + spec.scenes):
         world = sample_scene(seed, spec.small)
         rendered = render(world, 0.0, *RENDER_SIZE)
@@ -110,6 +119,7 @@ def _write(spec: ShardSpec, directory: Path, preprocess: Preprocess) -> Path:
         labels.append([label in truth.shares for label in LABELS])
         attributes.append([QUESTIONS[name][1].index(truth.attributes[name]) for name in QUESTIONS])
         texts.append(captions(truth, np.random.default_rng((seed, 5))))
+        truths.append(asdict(truth))
     partial_dir = directory / f".{spec.name}.{os.getpid()}"
     partial_dir.mkdir(parents=True)
     for name, column in zip(("images", "coverage", "distance"), columns, strict=True):
@@ -117,6 +127,7 @@ def _write(spec: ShardSpec, directory: Path, preprocess: Preprocess) -> Path:
     np.save(partial_dir / "labels.npy", np.array(labels))
     np.save(partial_dir / "attributes.npy", np.array(attributes, np.uint8))
     (partial_dir / "captions.json").write_text(json.dumps(texts))
+    (partial_dir / "truths.json").write_text(json.dumps(truths))
     try:
         partial_dir.rename(target)
     except OSError:
@@ -147,4 +158,12 @@ def open_shard(path: Path) -> Shard:
         np.load(path / "labels.npy"),
         np.load(path / "attributes.npy"),
         json.loads((path / "captions.json").read_text()),
+        [_truth(stored) for stored in json.loads((path / "truths.json").read_text())],
     )
+
+
+def _truth(stored: dict[str, Any]) -> SceneTruth:
+    objects = tuple(
+        ObjectTruth(**{**thing, "box": tuple(thing["box"])}) for thing in stored["objects"]
+    )
+    return SceneTruth(objects, stored["shares"], stored["attributes"])
