@@ -161,4 +161,4 @@ def test_the_shipped_bundle_obeys(tmp_path: Path) -> None:
     for name in ("instructions_right_mean", "instructions_exact_mean"):
         mean = figures[name]
         assert isinstance(mean, float)
-        assert mean > 0.6
+        assert mean > 0.5
