@@ -25,7 +25,9 @@ def _each(pattern: str, *choices: Iterable[str]) -> tuple[str, ...]:
 
 _FOR = ("look for", "watch for", "watch out for", "search for", "check for", "look out for")
 _WARN = ("warn me of", "warn me about", "tell me about", "tell me if you see", "say if there are")
-_SEE = ("do you see", "can you see", "are there")
+_SEE = ("do you see", "can you see", "are there", "are there any", "let me know if you see")
+_BRIEF = ("keep an eye out for", "any", "where are", "let me know about")
+_ONE = ("is there a", "where is the", "is there any")
 
 
 def _search(names: Sequence[str], tail: str = "") -> tuple[str, ...]:
@@ -43,6 +45,12 @@ WORDINGS: dict[str, Wordings] = {
             *_each("{} the traffic light", ("watch", "check", "keep an eye on", "look at")),
             *_each("{} for the green light", ("wait", "watch", "look")),
             "watch the light and tell me when to go",
+            *_each("let me know when the {}light {}", ("", "traffic "), ("is green", "is red")),
+            *_each("{} the light is red", ("wait while", "say if", "tell me if")),
+            *_each("tell me as soon as the {} green", ("light is", "light turns", "light shows")),
+            *_each("wait until the light {}", ("turns green", "shows green")),
+            "is the light green now",
+            "is the traffic light green",
             "is the light green yet",
             "has the light turned green",
             "warn me of a red light",
@@ -60,6 +68,10 @@ WORDINGS: dict[str, Wordings] = {
             *_each("say only whether i {} {}", ("can", "may"), ("drive on", "go on", "go")),
             *_each("{} i drive on", ("can", "may", "should")),
             *_each("is it {} to {}", ("clear", "free"), ("go", "drive on")),
+            *_each("just say if i {}", ("can go", "may drive on", "may go on")),
+            *_each("can i {} now", ("drive on", "drive", "go on")),
+            *_each("tell me whether {}", ("i can go", "i may drive on", "it is clear to go")),
+            "say yes or no, may i go",
             "say yes or no, can i go on",
             "tell me only if i can drive on",
             "yes or no, may i drive",
@@ -77,6 +89,10 @@ WORDINGS: dict[str, Wordings] = {
             *_each("what {} me from {}", ("keeps", "stops", "holds"), ("driving on", "going on")),
             *_each("why {} i {}", ("must", "should", "do"), ("stop", "wait", "not drive on")),
             *_each("tell me what {}", ("stops me", "i wait for", "i must stop for")),
+            *_each("what {} waiting for", ("are we", "is it that i am")),
+            *_each("tell me why i {}", ("must stop", "wait", "cannot go")),
+            *_each("say what {}", ("stops me", "i wait for", "keeps me here")),
+            *_each("what is there {}", ("to wait for", "that stops me")),
             "what must i stop for",
             "what do we wait for",
             "is there something to stop for",
@@ -94,6 +110,10 @@ WORDINGS: dict[str, Wordings] = {
             *_each("{} i {} to the left lane", ("can", "may", "should"), ("change", "move")),
             *_each("is {} free", ("the left lane", "the lane on the left", "the left side")),
             *_each("tell me when {} is free", ("the left lane", "the lane on the left")),
+            *_each("find a gap {}", ("on the left", "in the left lane")),
+            *_each("tell me if {}", ("the left lane is free", "there is a gap on the left")),
+            *_each("i want to {} left", ("change to the", "go", "turn into the lane on the")),
+            *_each("say {} the left lane is free", ("if", "whether")),
             "what is in the left lane",
             "is there a gap on the left",
             "i want to move to the left",
@@ -111,6 +131,10 @@ WORDINGS: dict[str, Wordings] = {
             *_each("is there {} in {}", ("something", "a thing"), ("my lane", "the lane ahead")),
             *_each("tell me if {} is free", ("my lane", "the lane ahead", "our lane")),
             *_each("{} the lane ahead", ("check", "watch", "look at", "keep an eye on")),
+            *_each("is the {} in front free", ("lane", "road", "way")),
+            *_each("say {} is free", ("if my lane", "whether the lane ahead", "if the lane ahead")),
+            *_each("check if {} is free", ("my lane", "the road ahead", "our lane")),
+            *_each("what is in {}", ("the lane ahead", "front of me", "our lane")),
             "is the way free",
             "what is in my lane",
             "what stands in the lane ahead",
@@ -127,7 +151,10 @@ WORDINGS: dict[str, Wordings] = {
             *_each("how {} is the {} ahead", ("far", "near", "far away"), ("car", "vehicle")),
             *_each("tell me the distance to the {} ahead", ("car", "vehicle")),
             *_each("{} the distance to the vehicle ahead", ("watch", "check", "say", "give me")),
-            "what is the distance to the next vehicle",
+            *_each("how far ahead is the {}", ("car", "vehicle", "next vehicle")),
+            *_each("say how {} the car ahead is", ("far", "near", "far away")),
+            *_each("is the {} near or far", ("vehicle ahead", "next car")),
+            *_each("what is the distance to the {}", ("next car", "vehicle ahead")),
             "how far is it to the car ahead",
             "is the car ahead near or far",
             "how much room is there to the car ahead",
@@ -140,13 +167,23 @@ WORDINGS: dict[str, Wordings] = {
         ),
     ),
     "cones": Wordings(
-        _search(("cones", "traffic cones", "a cone")),
+        (
+            *_search(("cones", "traffic cones", "a cone")),
+            *_each("{} {}", _BRIEF, ("traffic cones", "cones ahead", "cones on the road")),
+            *_each("{} {}", _ONE, ("traffic cone", "cone ahead", "cone on the road")),
+        ),
         ("keep an eye out for cones", "any cones", "where are the cones", "is there a cone"),
     ),
     **{
         f"pedestrians_{side}": Wordings(
             (
                 *_search(("pedestrians", "people", "a pedestrian"), f" on the {side}"),
+                *_each("{} {} on the " + side, _BRIEF, ("walking people", "persons", "walkers")),
+                *_each("check the {} for {}", (side,), ("people", "pedestrians", "walkers")),
+                *_each("is a {} on the {} side", ("pedestrian", "person"), (side,)),
+                f"is anyone on the {side}",
+                f"does anyone walk on the {side}",
+                f"check the {side} side for people",
                 f"is there a pedestrian on the {side}",
                 f"watch the {side} side for pedestrians",
             ),
@@ -160,11 +197,19 @@ WORDINGS: dict[str, Wordings] = {
         for side in ("left", "right")
     },
     "cyclists": Wordings(
-        _search(("cyclists", "bicycles", "a cyclist", "bikes")),
+        (
+            *_search(("cyclists", "bicycles", "a cyclist", "bikes")),
+            *_each("{} {}", _BRIEF, ("bikes", "cyclists ahead", "bicycles ahead")),
+            *_each("{} {}", _ONE, ("bicycle", "cyclist ahead", "bike ahead")),
+        ),
         ("keep an eye out for cyclists", "any bicycles", "where is the cyclist", "is there a bike"),
     ),
     "heavy": Wordings(
-        _search(("trucks and buses", "trucks or buses", "heavy vehicles", "a truck or a bus")),
+        (
+            *_search(("trucks and buses", "trucks or buses", "heavy vehicles", "a truck or a bus")),
+            *_each("{} {}", _BRIEF, ("trucks or buses", "heavy vehicles ahead", "big vehicles")),
+            *_each("{} {}", _ONE, ("truck or bus", "heavy vehicle ahead", "big vehicle")),
+        ),
         (
             "keep an eye out for trucks and buses",
             "any heavy vehicles",
@@ -173,7 +218,14 @@ WORDINGS: dict[str, Wordings] = {
         ),
     ),
     "works": Wordings(
-        _search(("road works", "a construction zone", "road construction", "a work zone")),
+        (
+            *_search(("road works", "a construction zone", "road construction", "a work zone")),
+            *_each("{} {}", _BRIEF, ("work zones", "road construction", "construction zones")),
+            *_each("{} {}", _ONE, ("work zone", "construction zone", "construction zone ahead")),
+            "is there construction",
+            "any road works ahead",
+            "is construction ahead",
+        ),
         (
             "keep an eye out for road works",
             "any construction ahead",
@@ -186,6 +238,11 @@ WORDINGS: dict[str, Wordings] = {
             *_search(("a crosswalk", "crosswalks")),
             *_each("tell me when {} comes", ("a crosswalk", "the next crosswalk")),
             *_each("how far is the {}crosswalk", ("", "next ")),
+            *_each("{} {}", _BRIEF, ("a crosswalk", "the next crosswalk", "crosswalks ahead")),
+            *_each("let me know when {}", ("the next crosswalk comes", "there is a crosswalk")),
+            *_each("how far {} to the crosswalk", ("is it", "is it still")),
+            "how far away is the next crosswalk",
+            "is there any crosswalk",
             "is a crosswalk ahead",
         ),
         (
@@ -200,6 +257,10 @@ WORDINGS: dict[str, Wordings] = {
             *_each("{} the signs", ("read", "watch", "look at", "check", "tell me", "name")),
             *_each("{} signs {}", ("which", "what"), ("are there", "do you see", "stand here")),
             *_each("{} signs", ("look for", "watch for", "search for", "tell me about")),
+            *_each("any {}", ("traffic signs", "signs ahead", "road signs")),
+            *_each("say which signs {}", ("there are", "you see")),
+            *_each("read {}", ("me the traffic signs", "the traffic signs to me", "signs")),
+            "which signs are ahead",
             "what do the signs say",
             "is there a sign",
         ),
@@ -211,6 +272,10 @@ WORDINGS: dict[str, Wordings] = {
             *_each("tell me {} the weather", ("about", "how is")),
             *_each("{} the weather", ("check", "watch", "look at", "say how is")),
             *_each("is it {}", ("dry or wet", "clear or foggy", "raining or clear")),
+            *_each("what {} is {}", ("kind of weather", "weather"), ("there", "it now", "ahead")),
+            *_each("give me the weather {}", ("now", "ahead", "please")),
+            *_each("say {}", ("how the weather is now", "what the weather is like", "the weather")),
+            *_each("is the weather {}", ("clear", "clear or rainy", "foggy", "foggy or clear")),
             "may the road be wet",
             "does it rain",
         ),
@@ -226,6 +291,12 @@ WORDINGS: dict[str, Wordings] = {
             *_each("{} i need {}lights", ("do", "will"), ("head", "my ", "the ", "my head")),
             *_each("{} i {} my headlights on", ("should", "must"), ("turn", "switch")),
             *_each("tell me {} i need {}", ("if", "whether", "when"), ("my lights", "headlights")),
+            *_each(
+                "say {} i need {}", ("if", "when"), ("headlights", "my lights", "the headlights")
+            ),
+            *_each("do we need {}", ("headlights", "lights", "our lights")),
+            *_each("must i {} the lights", ("switch on", "turn on")),
+            *_each("should {} be on", ("the lights", "the headlights", "headlights")),
             "are headlights needed",
             "lights on or off",
         ),
@@ -244,6 +315,10 @@ WORDINGS: dict[str, Wordings] = {
                 "tell me {}", ("how the road goes on", "what comes next", "where the road goes")
             ),
             *_each("is a {} ahead", ("curve", "bend", "crossing")),
+            *_each("does {} come next", ("a bend", "a crossing", "an intersection")),
+            *_each("say {}", ("how the road goes on", "what comes next", "where the road goes")),
+            *_each("let me know when {} comes", ("a curve", "a crossing", "a bend")),
+            *_each("how does the road {}", ("continue", "go on ahead", "go now")),
             "does the road go straight on",
             "warn me of a curve",
             "tell me when an intersection comes",
@@ -262,6 +337,10 @@ WORDINGS: dict[str, Wordings] = {
             *_each("how {} is there", ("much traffic", "many cars")),
             *_each("{} the traffic", ("check", "tell me about", "watch", "say how is")),
             *_each("is {} busy", ("the road", "the street", "it")),
+            *_each("how {} is the {}", ("heavy", "dense"), ("traffic now", "traffic ahead")),
+            *_each("is there {} traffic", ("heavy", "any", "dense", "a lot of")),
+            *_each("give me the traffic {}", ("now", "ahead", "please")),
+            *_each("say how {} is", ("busy the street", "heavy the traffic", "full the road")),
             "how is the traffic",
         ),
         (
