@@ -8,16 +8,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from vlm_perception.perception.fusion import Contradiction, FusionSettings, SceneFusion
+from vlm_perception.perception.cadence import Cadence
+from vlm_perception.perception.fusion import FusionSettings, SceneFusion
+from vlm_perception.perception.hazards import Contradiction, Hazard, RuleError
 from vlm_perception.types import Attribute, Embedding, Reasoning, Scene, Status, Tag
 
 MS = 1_000_000
 NOW = 1_000_000 * MS
 SETTINGS = FusionSettings(
     stale_after=1.0,
-    hazards=("pedestrian",),
-    contradictions=(Contradiction("pedestrian", "no", "pedestrian"),),
+    hazards=(Hazard.parse("pedestrian"), Hazard.parse("works | construction=yes")),
+    contradictions=(Contradiction.parse("pedestrian=no | pedestrian"),),
+    conflict_frames=2,
 )
 
 
@@ -83,7 +88,7 @@ def test_both_paths_are_joined_with_their_ages() -> None:
     assert (scene.vocabulary_version, scene.instruction_version) == (3, 2)
     assert (scene.stamp_ns, scene.frame_id, scene.run_id) == (NOW - 30 * MS, "camera", "fusion")
     assert scene.hazards == ("pedestrian",)
-    assert scene.conflicts == ("pedestrian is tagged, and pedestrian is said to be no",)
+    assert scene.conflicts == ()
     assert scene.latency["capture_to_scene"] == pytest.approx(0.03)
     assert scene.latency["capture_to_embedding"] == pytest.approx(0.02)
     assert scene.latency["capture_to_reasoning"] == pytest.approx(0.15)
@@ -97,6 +102,8 @@ def test_both_paths_are_joined_with_their_ages() -> None:
         (reasoning(NOW, "b"), embedding(NOW), Status.NO_REASONING, "bundle b"),
         (reasoning(0), embedding(0), Status.DEGRADED, "no time stamps"),
         (replace(reasoning(NOW), rung=2), embedding(NOW), Status.DEGRADED, "rung 2"),
+        (reasoning(NOW), embedding(NOW + 3000 * MS), Status.DEGRADED, "3.0 s in the future"),
+        (reasoning(NOW - 9000 * MS), embedding(NOW - 9000 * MS), Status.DEGRADED, "9.0 s old"),
     ],
 )
 def test_status_and_why(slow: Reasoning | None, fast: Embedding, status: Status, word: str) -> None:
@@ -117,7 +124,7 @@ def test_ages_are_clamped_and_unknown_ones_negative() -> None:
 
 def test_the_newest_reasoning_that_is_not_from_the_future_is_joined() -> None:
     fusion = SceneFusion(SETTINGS, clock=Clock())
-    for age, caption in ((300, "old"), (200, "right"), (50, "later")):
+    for age, caption in ((200, "right"), (50, "later"), (300, "old and late")):
         fusion.add_reasoning(reasoning(NOW - age * MS, caption=caption), 49.0)
     assert fusion.fuse(embedding(NOW - 100 * MS), 49.0, NOW).caption == "right"
 
@@ -132,6 +139,71 @@ def test_after_a_jump_back_the_old_future_is_forgotten() -> None:
     assert fusion.fuse(embedding(NOW), 49.0, NOW).status is Status.NO_REASONING
 
 
+def test_a_contradiction_that_lasts_is_a_conflict_and_the_tag_counts() -> None:
+    fusion = SceneFusion(SETTINGS, clock=Clock())
+    fusion.add_reasoning(reasoning(NOW), 49.9)
+    untagged = replace(embedding(NOW), tags=())
+    frames = [embedding(NOW), untagged, embedding(NOW), embedding(NOW), embedding(NOW), untagged]
+    scenes = [fusion.fuse(frame, 50.0, NOW) for frame in frames]
+    assert [len(scene.conflicts) for scene in scenes] == [0, 0, 0, 1, 1, 0]
+    assert scenes[3].conflicts == scenes[4].conflicts, "the same sentence, to be told once"
+    assert "pedestrian is said to be no" in scenes[3].conflicts[0]
+    assert [scene.hazards for scene in scenes[3:]] == [("pedestrian",), ("pedestrian",), ()]
+
+
+def test_a_fresh_answer_adds_a_hazard_and_a_stale_one_does_not() -> None:
+    works = (Attribute("construction", "yes", ("yes", "no"), (0.9, 0.1)),)
+    for age_ms, hazards in ((200, ("pedestrian", "works")), (1200, ("pedestrian",))):
+        slow = replace(reasoning(NOW - age_ms * MS), attributes=works)
+        assert fuse(slow, embedding(NOW)).hazards == hazards
+
+
+@pytest.mark.parametrize("line", ["", "| a=b", "car |", "car | near", "car | =near"])
+def test_a_rule_that_says_nothing_is_refused(line: str) -> None:
+    with pytest.raises(RuleError):
+        Hazard.parse(line)
+    with pytest.raises(RuleError):
+        Contradiction.parse(line)
+
+
+def test_a_slow_path_that_falls_silent_is_noticed_by_its_own_rhythm() -> None:
+    clock = Clock()
+    fusion = SceneFusion(SETTINGS, clock=clock)
+    for tick in range(10):
+        fusion.add_reasoning(reasoning(NOW + 100 * tick * MS), 50.0 + 0.1 * tick)
+    statuses = []
+    for seconds in (0.3, 0.5):
+        clock.now = 50.9 + seconds
+        now_ns = NOW + round((0.9 + seconds) * 1000) * MS
+        statuses.append(fusion.fuse(embedding(now_ns), clock.now, now_ns).status)
+    assert statuses == [Status.OK, Status.STALE_REASONING]
+
+
+@given(st.permutations(range(6)), st.integers(0, 6))
+def test_the_order_of_arrival_does_not_matter(order: list[int], at: int) -> None:
+    fusion = SceneFusion(SETTINGS, clock=Clock())
+    for tick in order:
+        fusion.add_reasoning(reasoning(NOW + tick * MS, caption=str(tick)), 49.9)
+    scene = fusion.fuse(embedding(NOW + at * MS), 49.9, NOW + at * MS)
+    assert scene.caption == str(min(at, 5))
+
+
+def test_cadence_learns_the_rate_and_forgets_it_after_a_silence() -> None:
+    cadence = Cadence()
+    assert cadence.silence(0.0) == float("inf")
+    for tick in range(20):
+        cadence.beat(tick / 30)
+    last = 19 / 30
+    assert cadence.missing_after(2.0) == pytest.approx(0.3)
+    assert not cadence.missing(last + 0.29, 2.0) and cadence.missing(last + 0.31, 2.0)
+    assert cadence.missing_after(0.1) == 0.1, "never later than it was told"
+    cadence.beat(last + 1.0)
+    assert cadence.missing_after(2.0) == 2.0, "another rate may have begun"
+    for tick in range(2, 30):
+        cadence.beat(last + tick)
+    assert cadence.missing_after(9.0) == pytest.approx(4.0)
+
+
 def test_a_heartbeat_repeats_the_header_and_grows_older() -> None:
     fusion = SceneFusion(SETTINGS, "fusion", clock=Clock())
     nothing = fusion.heartbeat(50.0, camera_alive=False)
@@ -139,7 +211,7 @@ def test_a_heartbeat_repeats_the_header_and_grows_older() -> None:
     assert "yet" in nothing.reason
     fusion.add_reasoning(reasoning(NOW - 200 * MS), 49.9)
     scene = fusion.fuse(embedding(NOW), 50.0, NOW)
-    early = fusion.heartbeat(50.9, camera_alive=False)
+    early = fusion.heartbeat(50.7, camera_alive=False)
     late = fusion.heartbeat(52.5, camera_alive=True)
     assert (early.status, early.reason) == (scene.status, scene.reason)
     assert late.status is Status.NO_EMBEDDING
@@ -147,6 +219,8 @@ def test_a_heartbeat_repeats_the_header_and_grows_older() -> None:
     assert (late.stamp_ns, late.frame_id) == (scene.stamp_ns, scene.frame_id)
     assert late.embedding_age == pytest.approx(2.5)
     assert late.reasoning_age == pytest.approx(2.7)
+    fusion.add_reasoning(reasoning(NOW, caption="the same image"), 50.8)
+    assert fusion.heartbeat(50.9, camera_alive=True).caption == "the same image"
     assert fusion.heartbeat(52.5, camera_alive=False).status is Status.NO_CAMERA
     assert late.sequence == early.sequence + 1 == scene.sequence + 2
     fusion.reset()

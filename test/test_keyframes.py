@@ -105,6 +105,15 @@ def test_forced_and_reset() -> None:
     assert policy.decide(embedding(3.0), 0).trigger is Trigger.TIME_JUMP
 
 
+def test_a_conflict_asks_for_one_key_frame_when_the_anchor_is_old_enough() -> None:
+    policy = anchored()
+    policy.ask()
+    assert policy.decide(embedding(10.1), 0).trigger is Trigger.NONE
+    assert policy.decide(embedding(10.6), 0).trigger is Trigger.CONFLICT
+    policy.set_anchor(embedding(10.6), 0)
+    assert policy.decide(embedding(11.2), 0).trigger is Trigger.NONE
+
+
 def test_a_looping_bag_jumps_once_a_round() -> None:
     policy = KeyframePolicy(KeyframeSettings(max_age=100.0))
     triggers = []

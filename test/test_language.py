@@ -217,3 +217,14 @@ def test_a_bundle_without_language_says_so(siglip_bundle: ModelBundle) -> None:
         reasoner.reason(embed(dual))
     with pytest.raises(BundleError, match="no language model"):
         LanguageModel(dual)
+
+
+def test_each_new_conflict_is_looked_at_once(siglip_bundle: ModelBundle) -> None:
+    reasoner = Reasoner(siglip_bundle, replace(SETTINGS, max_keyframe_age=100.0))
+    frame = embed(siglip_bundle)
+    triggers = []
+    for conflicts in ([], ["a"], ["a"], ["a", "b"], [], ["a"]):
+        triggers.append(reasoner.reason(frame).trigger)
+        reasoner.note_conflicts(conflicts)
+    triggers.append(reasoner.reason(frame).trigger)
+    assert triggers == ["first", "none", "conflict", "none", "conflict", "none", "conflict"]

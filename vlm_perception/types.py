@@ -156,6 +156,7 @@ class Trigger(str, Enum):
     DRIFT = "drift"
     TAGS = "tags"
     AGE = "age"
+    CONFLICT = "conflict"
     INSTRUCTION = "instruction"
     TIME_JUMP = "time_jump"
     BUNDLE = "bundle"

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from std_msgs.msg import String
 
 from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, ModelBundle
-from vlm_perception.msg import SceneReasoning
+from vlm_perception.msg import SceneReasoning, SemanticScene
 from vlm_perception.nodes.asking import Asking
 from vlm_perception.nodes.conversions import MessageError, embedding_from, reasoning_message
 from vlm_perception.nodes.diagnostics import figure
@@ -24,7 +24,7 @@ from vlm_perception.nodes.lifecycle import PerceptionNode
 from vlm_perception.nodes.plans import prepare_plans, why_not_tensorrt
 from vlm_perception.nodes.priority import session_gives_way
 from vlm_perception.nodes.process import run
-from vlm_perception.nodes.qos import overridable, results, subscribe
+from vlm_perception.nodes.qos import newest, overridable, results, subscribe
 from vlm_perception.nodes.worker import Worker
 from vlm_perception.perception.asking import AskError
 from vlm_perception.perception.ladder import Ladder
@@ -56,6 +56,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._bundle: ModelBundle | None = None
         self._embeddings: EmbeddingInput | None = None
         self._instructions: Any = None
+        self._scenes: Any = None
         self._worker: Worker[Arrival] | None = None
         self._notes: dict[str, str] = {}
         self._dropped_before = 0
@@ -129,6 +130,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             self._on_instruction,
             results(),
         )
+        self._scenes = subscribe(self, SemanticScene, "scene", self._on_scene, newest(1))
         bundle, reasoner = self._bundle, self._reasoner
         if bundle is not None and reasoner is not None and reasoner.asker is not None:
             self._asking.start(reasoner.asker, bundle.digest)
@@ -142,6 +144,9 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         if self._instructions is not None:
             self.destroy_subscription(self._instructions)
             self._instructions = None
+        if self._scenes is not None:
+            self.destroy_subscription(self._scenes)
+            self._scenes = None
         if self._worker is not None:
             self._worker.stop()
             self._dropped_before += self._worker.mailbox.dropped
@@ -237,6 +242,12 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             self.complaints.add(
                 "bad_instruction", f"instruction on {topic.topic_name} was refused: {error}"
             )
+
+    def _on_scene(self, message: Any) -> None:
+        """Where the scene says that the paths disagree, the slow one looks again."""
+        reasoner = self._reasoner
+        if reasoner is not None:
+            reasoner.note_conflicts(message.conflicts)
 
     def _interval(self) -> float:
         return 1.0 / (self.settings.rate_hz * self._ladder.effort.rate)

@@ -44,7 +44,8 @@ class LanguageSettings(NetworkSettings):
     )
     min_keyframe_interval: float = setting(
         ReasonerSettings.min_keyframe_interval,
-        "Shortest time in seconds, by the stamps, from a key frame to one that drift or tags make.",
+        "Shortest time in seconds, by the stamps, from a key frame to one that drift, tags or a "
+        "conflict make.",
         minimum=0.0,
         maximum=3600.0,
         change=CONFIGURE,

@@ -271,6 +271,8 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
             return
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
+            if self.context.ok():
+                self._diagnostics.publish()  # Who waits for the node learns it now.
         elif self.context.ok():
             self.get_logger().error(
                 f"{self.get_name()} waits unconfigured; when the cause is mended, run "

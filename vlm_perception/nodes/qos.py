@@ -7,7 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.duration import Duration
+from rclpy.qos import (
+    QoSDurabilityPolicy,
+    QoSHistoryPolicy,
+    QoSLivelinessPolicy,
+    QoSProfile,
+    QoSReliabilityPolicy,
+)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 try:
@@ -34,6 +41,14 @@ def results(depth: int = 10) -> QoSProfile:
         reliability=QoSReliabilityPolicy.RELIABLE,
         durability=QoSDurabilityPolicy.VOLATILE,
     )
+
+
+def watched(lease_s: float, depth: int = 10) -> QoSProfile:
+    """As results, and whoever asks for liveliness learns within the lease that the node is gone."""
+    profile = results(depth)
+    profile.liveliness = QoSLivelinessPolicy.AUTOMATIC
+    profile.liveliness_lease_duration = Duration(nanoseconds=round(lease_s * 1e9))
+    return profile
 
 
 def latched() -> QoSProfile:
@@ -85,3 +100,21 @@ def subscribe(
         return node.create_subscription(
             message_type, topic, callback, profile, qos_overriding_options=overridable()
         )
+
+
+def subscribe_alive(
+    node: Any,
+    message_type: type,
+    topic: str,
+    callback: Callable[[Any], None],
+    on_liveliness: Callable[[Any], None],
+    lease_s: float,
+) -> Any:
+    """Subscribe, and hear when the publisher is gone for as long as the lease."""
+    return node.create_subscription(
+        message_type,
+        topic,
+        callback,
+        watched(lease_s, depth=100),
+        event_callbacks=SubscriptionEventCallbacks(liveliness=on_liveliness),
+    )

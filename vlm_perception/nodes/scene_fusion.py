@@ -23,18 +23,25 @@ from vlm_perception.nodes.conversions import (
     reasoning_from,
     scene_message,
 )
-from vlm_perception.nodes.diagnostics import figure
+from vlm_perception.nodes.diagnostics import Meter, figure, milliseconds
 from vlm_perception.nodes.embedding_input import EmbeddingInput
 from vlm_perception.nodes.image_input import COMPRESSED, RAW
 from vlm_perception.nodes.lifecycle import NodeSettings, PerceptionNode
 from vlm_perception.nodes.parameters import CONFIGURE, setting
 from vlm_perception.nodes.process import run
-from vlm_perception.nodes.qos import newest, overridable, results, subscribe
+from vlm_perception.nodes.qos import newest, overridable, results, subscribe, watched
 from vlm_perception.nodes.visualization import markers, overlay
 from vlm_perception.nodes.worker import Worker
-from vlm_perception.perception.fusion import Contradiction, FusionSettings, SceneFusion
+from vlm_perception.perception.fusion import FusionSettings, SceneFusion
+from vlm_perception.perception.hazards import Contradiction, Hazard
 from vlm_perception.perception.image_conversion import ImageError
-from vlm_perception.types import Scene
+from vlm_perception.types import Scene, Status
+
+LOOK_S = 0.05
+"""Between two looks at whether something is missing."""
+LEASE_S = 0.4
+"""A subscriber of the scene that asks for liveliness learns so soon that the node is gone."""
+SILENT = (Status.NO_CAMERA, Status.NO_EMBEDDING)
 
 
 @dataclass(frozen=True)
@@ -43,21 +50,32 @@ class FusionNodeSettings(NodeSettings):
 
     stale_after: float = setting(
         FusionSettings.stale_after,
-        "Age of the newest reasoning in seconds from which a scene is STALE_REASONING.",
+        "Age of the newest reasoning in seconds from which a scene is STALE_REASONING; sooner when "
+        "reasonings that used to come often stay away.",
         minimum=0.05,
         maximum=3600.0,
         change=CONFIGURE,
     )
     hazards: tuple[str, ...] = setting(
-        FusionSettings.hazards,
-        "Labels that are repeated as hazards while they are tagged.",
+        (),
+        "What is a hazard: a list of 'label' or 'label | attribute=value'. It is present while the "
+        "label is tagged or a fresh answer says so.",
         change=CONFIGURE,
+        check=lambda lines: [Hazard.parse(line) for line in lines],
     )
     contradictions: tuple[str, ...] = setting(
         (),
         "What the two paths cannot both say: a list of 'attribute=value | label'.",
         change=CONFIGURE,
         check=lambda lines: [Contradiction.parse(line) for line in lines],
+    )
+    conflict_frames: int = setting(
+        FusionSettings.conflict_frames,
+        "Embeddings in a row that must contradict an answer to make a conflict, which asks for a "
+        "key frame.",
+        minimum=1,
+        maximum=1000,
+        change=CONFIGURE,
     )
     heartbeat_hz: float = setting(
         4.0,
@@ -75,8 +93,9 @@ class FusionNodeSettings(NodeSettings):
     )
     overlay_hz: float = setting(10.0, "Most overlay images in a second.", minimum=0.1, maximum=60.0)
     input_timeout: float = setting(
-        1.0,
-        "Seconds without an embedding after which the scene's status says so.",
+        2.0,
+        "Seconds without an embedding after which the scene's status says so; sooner when "
+        "embeddings that used to come often stay away.",
         minimum=0.1,
         maximum=3600.0,
     )
@@ -109,8 +128,9 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         self._heartbeats = 0
         self._newest: Scene | None = None
         self._published_s = 0.0
+        self._latencies: dict[str, Meter] = {}
         self._scenes = self.create_lifecycle_publisher(
-            SemanticScene, "scene", results(), qos_overriding_options=overridable()
+            SemanticScene, "scene", watched(LEASE_S), qos_overriding_options=overridable()
         )
         self._markers = self.create_lifecycle_publisher(
             MarkerArray, "scene/markers", results(), qos_overriding_options=overridable()
@@ -125,8 +145,9 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         self._fusion = SceneFusion(
             FusionSettings(
                 stale_after=settings.stale_after,
-                hazards=settings.hazards,
+                hazards=tuple(Hazard.parse(line) for line in settings.hazards),
                 contradictions=tuple(Contradiction.parse(line) for line in settings.contradictions),
+                conflict_frames=settings.conflict_frames,
             ),
             run_id=self.run_id,
         )
@@ -149,9 +170,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             self._on_reasoning,
             results(),
         )
-        self._heartbeat_timer = self.create_steady_timer(
-            1.0 / self.settings.heartbeat_hz, self._heartbeat
-        )
+        self._heartbeat_timer = self.create_steady_timer(LOOK_S, self._heartbeat)
 
     def stop(self) -> None:
         """Stop to listen and to publish."""
@@ -208,6 +227,11 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             "reasoning_age_s": figure(scene.reasoning_age, 3),
             "keyframe_age_s": figure(scene.keyframe_age, 3),
             "heartbeats": str(self._heartbeats),
+            **{
+                f"{link}_p{percent}_ms": milliseconds(meter.percentile(percent))
+                for link, meter in sorted(self._latencies.items())
+                for percent in (50, 95, 99)
+            },
         }
 
     def _on_embedding(self, message: Any) -> None:
@@ -240,6 +264,8 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             now_ns = self.get_clock().now().nanoseconds
             scene = fusion.fuse(embedding, arrival.received_s, now_ns)
             self._publish(scene)
+        for link, seconds in scene.latency.items():
+            self._latencies.setdefault(link, Meter()).add(seconds)
         self.results.add(time.monotonic() - arrival.received_s)
         age = self.age_of(embedding.stamp_ns)
         if age is not None:
@@ -255,21 +281,22 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
                 self.complaints.add("bad_reasoning", f"reasoning on {topic} was skipped: {error}")
 
     def _heartbeat(self) -> None:
-        tap, now = self._tap, time.monotonic()
+        """Publish when nothing else did for a while, and at once when something is missing."""
+        tap, now, settings = self._tap, time.monotonic(), self.settings
         if tap is None or not self.active:
-            return
-        silent = self.arrivals.silence() > self.settings.input_timeout
-        tap.listen(silent or self._overlays.get_subscription_count() > 0)
-        # A beat only where nothing was published for most of an interval.
-        if now - self._published_s < 0.75 / self.settings.heartbeat_hz:
             return
         with self._lock:
             fusion = self._fusion
             if fusion is None:
                 return
+            missing = fusion.fast.missing(now, settings.input_timeout)
+            tap.listen(missing or self._overlays.get_subscription_count() > 0)
+            told = self._newest is not None and self._newest.status in SILENT
+            due = now - self._published_s >= 1.0 / settings.heartbeat_hz
+            if not due and (told or not missing or self._newest is None):
+                return
             self._take_reasonings(fusion)
-            timeout = self.settings.input_timeout
-            self._publish(fusion.heartbeat(now, tap.alive(), timeout))
+            self._publish(fusion.heartbeat(now, tap.alive(), settings.input_timeout))
             self._heartbeats += 1
 
     def _publish(self, scene: Scene) -> None:

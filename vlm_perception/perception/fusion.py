@@ -9,40 +9,21 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from vlm_perception.types import (
-    UNKNOWN_AGE,
-    Attribute,
-    Embedding,
-    Reasoning,
-    Scene,
-    Status,
-    Tag,
+from vlm_perception.perception.cadence import Cadence
+from vlm_perception.perception.hazards import (
+    ConflictWatch,
+    Contradiction,
+    Hazard,
+    present_hazards,
 )
+from vlm_perception.types import UNKNOWN_AGE, Embedding, Reasoning, Scene, Status
 
 NANOSECONDS = 1e-9
 REMEMBERED_REASONINGS = 32
-
-
-@dataclass(frozen=True)
-class Contradiction:
-    """A tag of the fast path that cannot hold while the slow path gives this answer."""
-
-    attribute: str
-    value: str
-    label: str
-
-    @classmethod
-    def parse(cls, line: str) -> Contradiction:
-        """Read 'attribute=value | label'.
-
-        Raises:
-            ValueError: it is written otherwise.
-        """
-        answer, _, label = (part.strip() for part in line.partition("|"))
-        attribute, _, value = (part.strip() for part in answer.partition("="))
-        if not (attribute and value and label):
-            raise ValueError(f"{line!r} is not written as 'attribute=value | label'")
-        return cls(attribute, value, label)
+CLOCKS_APART_S = 0.1
+"""Stamps further ahead of the clock than this come from a clock of their own."""
+LATE_S = 2.0
+"""An image that is older than this when its embedding arrives is not the present."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +32,26 @@ class FusionSettings:
 
     stale_after: float = 1.0
     """Seconds."""
-    hazards: tuple[str, ...] = ()
-    """Labels that are repeated as hazards while they are tagged."""
+    hazards: tuple[Hazard, ...] = ()
     contradictions: tuple[Contradiction, ...] = ()
+    conflict_frames: int = 3
+    """Frames in a row that a contradiction must last to be called a conflict."""
 
 
 @dataclass(frozen=True)
 class _Received:
     reasoning: Reasoning
     at_s: float
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """The embedding of the last scene, and when that was made on either clock."""
+
+    embedding: Embedding
+    now_ns: int
+    at_s: float
+    conflicts: tuple[str, ...]
 
 
 class SceneFusion:
@@ -83,13 +75,18 @@ class SceneFusion:
         self._clock = clock
         self._sequence = 0
         self._reasonings: deque[_Received] = deque(maxlen=REMEMBERED_REASONINGS)
-        self._last: Scene | None = None
-        self._last_at_s = 0.0
+        self._conflicts = ConflictWatch(
+            self._settings.contradictions, self._settings.conflict_frames
+        )
+        self.fast, self.slow = Cadence(), Cadence()
+        """How often embeddings and reasonings arrive."""
+        self._last: _Joined | None = None
         self._last_embedding_ns = 0
 
     def reset(self) -> None:
         """Forget all that was received, as when time has jumped."""
         self._reasonings.clear()
+        self._conflicts.reset()
         self._last = None
         self._last_embedding_ns = 0
 
@@ -101,6 +98,7 @@ class SceneFusion:
             received_s: monotonic time of arrival.
         """
         self._reasonings.append(_Received(reasoning, received_s))
+        self.slow.beat(received_s)
 
     def fuse(self, embedding: Embedding, received_s: float, now_ns: int) -> Scene:
         """Make the scene of an embedding.
@@ -111,14 +109,55 @@ class SceneFusion:
             now_ns: time on the clock of the stamps; 0 when unknown.
         """
         self._forget_future(embedding.stamp_ns)
+        self.fast.beat(received_s)
         now_s = self._clock()
         received = self._match(embedding)
         reasoning = received.reasoning if received is not None else None
-        embedding_age = _age(embedding.stamp_ns, now_ns)
-        reasoning_age = _age(reasoning.stamp_ns, now_ns) if reasoning else UNKNOWN_AGE
-        status, reason = self._judge(embedding, reasoning, reasoning_age)
-        conflicts = _conflicts(self._settings, embedding.tags, reasoning)
-        scene = Scene(
+        attributes = reasoning.attributes if reasoning else ()
+        conflicts = self._conflicts.look(embedding.tags, attributes)
+        self._last = _Joined(embedding, now_ns, now_s, conflicts)
+        scene = self._scene(embedding, reasoning, conflicts, now_ns, now_s)
+        latency = _latency(embedding.stamp_ns, received_s, received, now_s, now_ns)
+        return replace(scene, latency=latency)
+
+    def heartbeat(self, now_s: float, camera_alive: bool, longest_silence: float = 1.0) -> Scene:
+        """The last frame again, older, with the reasoning that has come for it meanwhile.
+
+        Once embeddings are missing, the status says so.
+
+        Args:
+            now_s: monotonic time.
+            camera_alive: whether images still arrive, so that the encoder is at fault.
+            longest_silence: seconds without an embedding from which they are missing; sooner
+                where they used to come often.
+        """
+        status = Status.NO_EMBEDDING if camera_alive else Status.NO_CAMERA
+        last = self._last
+        missing = "embedding" if camera_alive else "image"
+        if last is None:
+            return self._empty(status, f"no {missing} has arrived yet")
+        silent = max(0.0, now_s - last.at_s)
+        # Not by the ROS clock, which may stand still together with the camera.
+        now_ns = last.now_ns + round(silent / NANOSECONDS) if last.now_ns else 0
+        received = self._match(last.embedding)
+        reasoning = received.reasoning if received is not None else None
+        scene = self._scene(last.embedding, reasoning, last.conflicts, now_ns, now_s)
+        if silent < self.fast.missing_after(longest_silence):
+            return scene
+        return replace(scene, status=status, reason=f"no {missing} for {silent:.1f} s")
+
+    def _scene(
+        self,
+        embedding: Embedding,
+        reasoning: Reasoning | None,
+        conflicts: tuple[str, ...],
+        now_ns: int,
+        now_s: float,
+    ) -> Scene:
+        status, reason = self._judge(embedding, reasoning, now_ns, now_s)
+        attributes = reasoning.attributes if reasoning else ()
+        fresh = attributes if status is not Status.STALE_REASONING else ()
+        return Scene(
             stamp_ns=embedding.stamp_ns,
             frame_id=embedding.frame_id,
             run_id=self._run_id,
@@ -129,46 +168,16 @@ class SceneFusion:
             instruction_version=reasoning.instruction_version if reasoning else 0,
             tags=embedding.tags,
             regions=embedding.regions,
-            attributes=reasoning.attributes if reasoning else (),
-            hazards=_hazards(self._settings, embedding.tags),
+            attributes=attributes,
+            hazards=present_hazards(self._settings.hazards, embedding.tags, fresh),
             conflicts=conflicts,
             caption=reasoning.caption if reasoning else "",
             keyframe_stamp_ns=reasoning.keyframe_stamp_ns if reasoning else 0,
-            embedding_age=embedding_age,
-            reasoning_age=reasoning_age,
+            embedding_age=_age(embedding.stamp_ns, now_ns),
+            reasoning_age=_age(reasoning.stamp_ns, now_ns) if reasoning else UNKNOWN_AGE,
             keyframe_age=_age(reasoning.keyframe_stamp_ns, now_ns) if reasoning else UNKNOWN_AGE,
-            latency=_latency(embedding.stamp_ns, received_s, received, now_s, now_ns),
-            rung=reasoning.rung if reasoning else 0,
-            status=status,
-            reason=reason,
-        )
-        self._last, self._last_at_s = scene, now_s
-        return scene
-
-    def heartbeat(self, now_s: float, camera_alive: bool, silent_after: float = 1.0) -> Scene:
-        """The last scene again, older; after `silent_after` the status says what is missing.
-
-        Args:
-            now_s: monotonic time.
-            camera_alive: whether images still arrive, so that the encoder is at fault.
-            silent_after: seconds without an embedding from which something is missing.
-        """
-        status = Status.NO_EMBEDDING if camera_alive else Status.NO_CAMERA
-        last = self._last
-        missing = "embedding" if camera_alive else "image"
-        if last is None:
-            return self._empty(status, f"no {missing} has arrived yet")
-        silent = max(0.0, now_s - self._last_at_s)
-        reason = f"no {missing} for {silent:.1f} s"
-        if silent < silent_after:
-            status, reason = last.status, last.reason
-        return replace(
-            last,
-            sequence=self._next_sequence(),
-            embedding_age=_older(last.embedding_age, silent),
-            reasoning_age=_older(last.reasoning_age, silent),
-            keyframe_age=_older(last.keyframe_age, silent),
             latency={},
+            rung=reasoning.rung if reasoning else 0,
             status=status,
             reason=reason,
         )
@@ -185,35 +194,55 @@ class SceneFusion:
         self._last_embedding_ns = stamp_ns
 
     def _match(self, embedding: Embedding) -> _Received | None:
-        """The newest reasoning of this bundle that is not newer than the embedding."""
-        for item in reversed(self._reasonings):
-            same_bundle = item.reasoning.bundle_digest == embedding.bundle_digest
-            unknown = not embedding.stamp_ns or not item.reasoning.stamp_ns
-            if same_bundle and (unknown or item.reasoning.stamp_ns <= embedding.stamp_ns):
-                return item
-        return None
+        """The newest reasoning of this bundle, by its stamp, that is not newer than the embedding.
+
+        Without a stamp the one that arrived last has to do.
+        """
+        stamp_ns = embedding.stamp_ns
+        fitting = [
+            item
+            for item in self._reasonings
+            if item.reasoning.bundle_digest == embedding.bundle_digest
+            and (not stamp_ns or item.reasoning.stamp_ns <= stamp_ns)
+        ]
+        if not stamp_ns:
+            return fitting[-1] if fitting else None
+        return max(fitting, key=lambda item: (item.reasoning.stamp_ns, item.at_s), default=None)
 
     def _judge(
-        self, embedding: Embedding, reasoning: Reasoning | None, reasoning_age: float
+        self, embedding: Embedding, reasoning: Reasoning | None, now_ns: int, now_s: float
     ) -> tuple[Status, str]:
         if reasoning is None:
-            newest = self._reasonings[-1].reasoning if self._reasonings else None
-            if newest is not None and newest.bundle_digest != embedding.bundle_digest:
-                return Status.NO_REASONING, (
-                    f"the reasoning is from bundle {newest.bundle_digest[:12]} and the embedding "
-                    f"from {embedding.bundle_digest[:12]}"
-                )
-            return Status.NO_REASONING, "no reasoning has arrived"
+            return Status.NO_REASONING, self._why_none(embedding)
         if not embedding.stamp_ns:
             return Status.DEGRADED, "the camera sends no time stamps, ages are unknown"
-        if reasoning_age > self._settings.stale_after:
-            return Status.STALE_REASONING, (
-                f"the reasoning is {reasoning_age:.1f} s old, more than "
-                f"{self._settings.stale_after:g} s"
-            )
+        if doubt := _doubt(embedding.stamp_ns, now_ns):
+            return Status.DEGRADED, doubt
+        if stale := self._why_stale(reasoning, now_ns, now_s):
+            return Status.STALE_REASONING, stale
         if reasoning.rung:
             return Status.DEGRADED, f"the language node saves work (rung {reasoning.rung})"
         return Status.OK, ""
+
+    def _why_stale(self, reasoning: Reasoning, now_ns: int, now_s: float) -> str:
+        longest, age = self._settings.stale_after, _age(reasoning.stamp_ns, now_ns)
+        if age > longest:
+            return f"the reasoning is {age:.1f} s old, more than {longest:g} s"
+        if self.slow.missing(now_s, longest):
+            return (
+                f"no reasoning for {self.slow.silence(now_s):.1f} s; see what language_reasoner "
+                "reports on /diagnostics"
+            )
+        return ""
+
+    def _why_none(self, embedding: Embedding) -> str:
+        newest = self._reasonings[-1].reasoning if self._reasonings else None
+        if newest is not None and newest.bundle_digest != embedding.bundle_digest:
+            return (
+                f"the reasoning is from bundle {newest.bundle_digest[:12]} and the embedding "
+                f"from {embedding.bundle_digest[:12]}"
+            )
+        return "no reasoning has arrived"
 
     def _empty(self, status: Status, reason: str) -> Scene:
         return Scene(
@@ -249,28 +278,19 @@ def _age(stamp_ns: int, now_ns: int) -> float:
     return max(0.0, (now_ns - stamp_ns) * NANOSECONDS)
 
 
-def _older(age: float, by: float) -> float:
-    return age if age == UNKNOWN_AGE else age + by
-
-
-def _hazards(settings: FusionSettings, tags: tuple[Tag, ...]) -> tuple[str, ...]:
-    return tuple(tag.label for tag in tags if tag.label in settings.hazards)
-
-
-def _conflicts(
-    settings: FusionSettings, tags: tuple[Tag, ...], reasoning: Reasoning | None
-) -> tuple[str, ...]:
-    if reasoning is None:
-        return ()
-    tagged = {tag.label for tag in tags}
-    answers: dict[str, Attribute] = {item.name: item for item in reasoning.attributes}
-    return tuple(
-        f"{rule.label} is tagged, and {rule.attribute} is said to be {rule.value}"
-        for rule in settings.contradictions
-        if rule.label in tagged
-        and rule.attribute in answers
-        and answers[rule.attribute].value == rule.value
-    )
+def _doubt(stamp_ns: int, now_ns: int) -> str:
+    """Say why a stamp does not tell the age of its image; empty: it does."""
+    if not now_ns:
+        return "the ROS clock stands at 0, ages are unknown: let something publish /clock"
+    ahead = (stamp_ns - now_ns) * NANOSECONDS
+    if ahead > CLOCKS_APART_S:
+        return f"the image's stamp lies {ahead:.1f} s in the future: set the camera's clock"
+    if -ahead > LATE_S:
+        return (
+            f"the image was {-ahead:.1f} s old when its embedding came: set the camera's clock, or "
+            "play bags with --clock and use_sim_time"
+        )
+    return ""
 
 
 def _latency(

@@ -57,7 +57,7 @@ class KeyframeSettings:
     """Cosine distance; 0 takes it from the running spread of the embeddings."""
     max_age: float = 1.0
     min_interval: float = 0.0
-    """Shortest time to a key frame that drift or tags make."""
+    """Shortest time to a key frame that drift, tags or a conflict make."""
     max_stamp_gap: float = 5.0
     """A longer leap of the stamps forwards is a time jump; a step backwards always is one."""
     force: bool = False
@@ -75,6 +75,7 @@ class KeyframePolicy:
         self._anchor: Anchor | None = None
         self._last_stamp_ns = 0
         self._pending = Trigger.FIRST
+        self._asked = False
         self._spread = RunningSpread()
         self._tags = _TagWatch()
 
@@ -84,6 +85,10 @@ class KeyframePolicy:
         self._last_stamp_ns = 0
         self._pending = trigger
         self._spread.reset()
+
+    def ask(self) -> None:
+        """Somebody doubts what was said: the next frame becomes a key frame."""
+        self._asked = True
 
     def decide(self, embedding: Embedding, instruction_version: int) -> Decision:
         """Say whether this frame is to be analysed; frames come in the order of arrival."""
@@ -110,6 +115,7 @@ class KeyframePolicy:
             (Trigger.TIME_JUMP, jumped),
             (Trigger.INSTRUCTION, instruction_version != anchor.instruction_version),
             (Trigger.AGE, too_old),
+            (Trigger.CONFLICT, may and self._asked),
             (Trigger.TAGS, may and tags_changed),
             (Trigger.DRIFT, may and drift > self._threshold(age)),
         )
@@ -125,6 +131,7 @@ class KeyframePolicy:
             instruction_version=instruction_version,
         )
         self._tags.set_anchor(embedding.tags, embedding.vocabulary_version)
+        self._asked = False
 
     def _threshold(self, age: float) -> float:
         fixed = self._settings.drift_threshold

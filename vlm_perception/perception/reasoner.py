@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from vlm_perception.bundle import ModelBundle
@@ -75,7 +75,7 @@ class _Analysis:
 class Reasoner:
     """A bundle's language model over a stream of embeddings.
 
-    `reason` belongs to one thread; `set_instruction` and `reset` may be called from any.
+    `reason` belongs to one thread; the rest may be called from any.
     """
 
     def __init__(
@@ -112,6 +112,8 @@ class Reasoner:
         self._instruction = _Instruction("", 0)
         self._policy = KeyframePolicy(_keyframe_settings(self._settings))
         self._pending_reset: Trigger | None = None
+        self._conflicts: frozenset[str] = frozenset()
+        self._doubted = False
         self._analysis: _Analysis | None = None
         self._language: LanguageModel | None = None
         self.asker: Asker | None = None
@@ -173,6 +175,12 @@ class Reasoner:
         with self._lock:
             self._pending_reset = Trigger(reason)
 
+    def note_conflicts(self, conflicts: Collection[str]) -> None:
+        """Hear on what the scene's two paths disagree now; a new conflict asks for a key frame."""
+        with self._lock:
+            self._doubted |= not self._conflicts.issuperset(conflicts)
+            self._conflicts = frozenset(conflicts)
+
     def reason(self, embedding: Embedding, rung: int = 0) -> Reasoning:
         """Analyse a frame if it is a key frame, else repeat what was said of the anchor.
 
@@ -195,6 +203,9 @@ class Reasoner:
         with self._lock:
             instruction, reset = self._instruction, self._pending_reset
             self._pending_reset = None
+            doubted, self._doubted = self._doubted, False
+        if doubted:
+            self._policy.ask()
         if reset is not None:
             self._policy.reset(reset)
             self._analysis = None

@@ -1,0 +1,56 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Learns how often something arrives, and so after which silence it is missing."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import pairwise
+from statistics import median
+
+KEPT = 33
+"""Arrivals that are looked back upon."""
+LEARNED = 9
+"""Fewer arrivals than this tell nothing of the rate."""
+LEAST_S = 0.3
+"""No silence shorter than this is one, however quick the stream: the machine may be busy."""
+IN_MEDIANS, IN_LONGEST = 4.0, 1.5
+"""Something is missing after so many usual intervals, and so many of the longest one."""
+
+
+class Cadence:
+    """The rhythm of a stream, by the monotonic times of its arrivals, in seconds."""
+
+    def __init__(self) -> None:
+        """Nothing has arrived."""
+        self._arrivals: deque[float] = deque(maxlen=KEPT)
+
+    def beat(self, now_s: float) -> None:
+        """Note an arrival. After a silence the rate is learned anew: it may be another one."""
+        if self._arrivals and now_s - self._arrivals[-1] > self.missing_after(float("inf")):
+            self._arrivals.clear()
+        self._arrivals.append(now_s)
+
+    def silence(self, now_s: float) -> float:
+        """Return the seconds since the last arrival; infinite before the first."""
+        return max(0.0, now_s - self._arrivals[-1]) if self._arrivals else float("inf")
+
+    def missing_after(self, longest_s: float) -> float:
+        """Return the silence in seconds after which something is missing.
+
+        Args:
+            longest_s: the answer as long as the rate is not known, and never exceeded.
+        """
+        if len(self._arrivals) < LEARNED:
+            return longest_s
+        intervals = [after - before for before, after in pairwise(tuple(self._arrivals))]
+        usual = max(LEAST_S, IN_MEDIANS * median(intervals), IN_LONGEST * max(intervals))
+        return min(longest_s, usual)
+
+    def missing(self, now_s: float, longest_s: float) -> bool:
+        """Whether the stream is silent for longer than it should be."""
+        return self.silence(now_s) > self.missing_after(longest_s)
+
+    def reset(self) -> None:
+        """Forget all arrivals."""
+        self._arrivals.clear()
