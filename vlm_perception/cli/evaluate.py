@@ -119,3 +119,26 @@ def evaluate_temporal(
     with plain_errors():
         module = importlib.import_module("vlm_perception.evaluation.temporal")
         module.evaluate_temporal(bundle, drives, scenes, seconds, out, json_file)
+
+
+@app.command("hazards")
+def evaluate_hazards(
+    bundle: Annotated[
+        list[str] | None,
+        typer.Option(help="A road-world bundle; may be given again, as a pruned and a dense one."),
+    ] = None,
+    scenes: Annotated[int, typer.Option(min=1, help="Scenes of each kind at each distance.")] = 200,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure the recall of pedestrians, cyclists and cars in the lane by their distance.
+
+    Stages scenes with one of them at a known distance, and as many without any for the false
+    alarms, and looks at each with the fast path alone and with both paths fused.
+
+    `vlm-perception export checkpoints/roadworld-nano --out out/dense`
+
+    `vlm-perception evaluate hazards --bundle roadworld-nano --bundle out/dense --json hazards.json`
+    """
+    with plain_errors():
+        module = importlib.import_module("vlm_perception.evaluation.hazards")
+        module.evaluate_hazards(bundle or ["roadworld-nano"], scenes, json_file)
