@@ -15,7 +15,8 @@ from launch_ros.actions import Node
 
 CONFIG = Path(get_package_share_directory("vlm_perception")) / "config"
 NODES = ("vision_encoder", "language_reasoner", "scene_fusion")
-LAYOUTS = {"processes": NODES, "single": ("perception",)}
+RESPAWN_DELAY_S = 0.5
+COMPOSITIONS = {"processes": NODES, "single": ("perception",)}
 
 ARGUMENTS = (
     DeclareLaunchArgument(
@@ -49,9 +50,15 @@ ARGUMENTS = (
         description="Take the time from /clock: for simulators and ros2 bag play --clock.",
     ),
     DeclareLaunchArgument(
-        "layout",
+        "respawn",
+        default_value="true",
+        choices=["true", "false"],
+        description="Start a node again that has ended: after a crash, or when it was killed.",
+    ),
+    DeclareLaunchArgument(
+        "composition",
         default_value="processes",
-        choices=list(LAYOUTS),
+        choices=list(COMPOSITIONS),
         description="processes: each node in a process of its own. single: all three in one.",
     ),
 )
@@ -87,8 +94,10 @@ def nodes(context: LaunchContext) -> list[Node]:
                 ("image/compressed", f"{value('image')}/compressed"),
             ],
             output="screen",
+            respawn=value("respawn") == "true",
+            respawn_delay=RESPAWN_DELAY_S,
         )
-        for executable in LAYOUTS[value("layout")]
+        for executable in COMPOSITIONS[value("composition")]
     ]
 
 

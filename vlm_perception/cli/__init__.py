@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typer
 
-from vlm_perception.cli import bench, bundle, demo, deploy, evaluate, roadworld, train
+from vlm_perception.cli import bench, bundle, chaos, demo, deploy, evaluate, roadworld, train
 
 app = typer.Typer(
     name="vlm-perception",
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.add_typer(demo.app)
 app.add_typer(deploy.app)
 app.add_typer(bench.app, name="bench")
+app.add_typer(chaos.app)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bundle.app, name="bundle")

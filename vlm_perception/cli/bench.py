@@ -33,20 +33,28 @@ def bench_graph(
     video: Annotated[
         str | None, typer.Option(help="Play this in a loop instead of the road world.")
     ] = None,
+    composition: Annotated[
+        str, typer.Option(help="`processes`: each node in one of its own; `single`: all in one.")
+    ] = "processes",
     json_file: JsonOption = None,
 ) -> None:
-    """Measure the four processes at 1280x720 and 30 Hz on this machine.
+    """Measure the running graph at 1280x720 and 30 Hz on this machine.
 
     Prints the share of frames encoded, the rates of analyses and scenes, latencies from capture to
     arrival in another process (p50, p95, p99), memory and processor time of each node, and what the
     machine was doing before. Close other programs first: their load is measured, too.
 
     `vlm-perception bench graph --seconds 60 --json graph.json`
+
+    `vlm-perception bench graph --composition single --json single.json`
     """
     one_of("--transport", transport, ("compressed", "raw"))
+    one_of("--composition", composition, ("processes", "single"))
     with plain_errors():
         module = importlib.import_module("vlm_perception.evaluation.graph")
-        options = module.BenchOptions(seconds, force_keyframes, transport, bundle, video)
+        options = module.BenchOptions(
+            seconds, force_keyframes, transport, bundle, video, composition
+        )
         code = module.bench_graph(options, Console(), json_file)
     raise typer.Exit(code)
 

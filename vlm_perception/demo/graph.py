@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The four processes of the graph, as the demo and the benchmark start them."""
+"""The processes of the graph, as the demo and the benchmark start them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from vlm_perception.demo.topics import EMBEDDING_INFO, IMAGE
 DEFAULT_BUNDLE = "roadworld-nano"
 CAMERA_FRAME = "camera_optical_frame"
 LISTENERS_WITHIN_S = 10.0
+PROCESSES, SINGLE = "processes", "single"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class GraphOptions:
     """Whether the source begins again at its end."""
     force_keyframes: bool = False
     """Whether the reasoner works out every tick instead of repeating."""
+    composition: str = PROCESSES
+    """`processes`: each node in a process of its own; `single`: the three in one."""
 
 
 class Graph:
@@ -48,20 +51,29 @@ class Graph:
         self._processes = processes
         self._observer = observer
         self.playing = False
-        processes.start(NodeSpec("scene_fusion"))
-        reasoner: Mapping[str, Parameter] = {
-            "bundle": options.bundle,
-            "force_keyframes": options.force_keyframes,
-        }
-        processes.start(NodeSpec("language_reasoner", reasoner))
-        encoder = {"bundle": options.bundle, "image_transport": options.transport}
-        processes.start(NodeSpec("vision_encoder", encoder))
+        for spec in self._nodes():
+            processes.start(spec)
 
     def play_when_ready(self) -> None:
         """Start the source once the encoder has told what its embeddings are; call it often."""
         if not self.playing and self._observer.meters[EMBEDDING_INFO].count:
             self._processes.start(self._source())
             self.playing = True
+
+    def _nodes(self) -> list[NodeSpec]:
+        options = self._options
+        images: Mapping[str, Parameter] = {"image_transport": options.transport}
+        model: Mapping[str, Parameter] = {"bundle": options.bundle}
+        forced: Mapping[str, Parameter] = {"force_keyframes": options.force_keyframes}
+        names = ("scene_fusion", "language_reasoner", "vision_encoder")
+        if options.composition == SINGLE:
+            return [NodeSpec("perception", {**images, **model, **forced}, holds=names)]
+        fusion, reasoner, encoder = names
+        return [
+            NodeSpec(fusion),
+            NodeSpec(reasoner, {**model, **forced}),
+            NodeSpec(encoder, {**model, **images}),
+        ]
 
     def _source(self) -> NodeSpec:
         options = self._options

@@ -16,7 +16,7 @@ from types import TracebackType
 
 import yaml
 
-from vlm_perception.demo.shared_memory import remove_leftovers
+from vlm_perception.nodes.shared_memory import remove_leftovers
 from vlm_perception.share import share_folder
 
 Parameter = bool | int | float | str
@@ -32,6 +32,8 @@ class NodeSpec:
     name: str
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     remappings: Mapping[str, str] = field(default_factory=dict)
+    holds: tuple[str, ...] = ()
+    """The nodes in it, where one process holds several; each gets the parameters."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,10 @@ class NodeProcesses:
     def _start(self, spec: NodeSpec) -> subprocess.Popen[bytes]:
         parameters = self._folder / f"{spec.name}.yaml"
         # Under the very key of the package's own file: a wider one would lose against it.
-        content = {f"/**/{spec.name}": {"ros__parameters": dict(spec.parameters)}}
+        content = {
+            f"/**/{node}": {"ros__parameters": dict(spec.parameters)}
+            for node in spec.holds or (spec.name,)
+        }
         parameters.write_text(yaml.safe_dump(content), encoding="utf-8")
         command = [sys.executable, "-m", "vlm_perception.demo.child", str(os.getpid())]
         command += [f"vlm_perception.nodes.{spec.name}", "--ros-args"]

@@ -20,10 +20,10 @@ from vlm_perception.demo.overlay_video import write_overlay
 from vlm_perception.demo.panel import Panel
 from vlm_perception.demo.processes import NodeProcesses
 from vlm_perception.demo.recorder import Recorder
-from vlm_perception.demo.shared_memory import shortage
 from vlm_perception.demo.source import ROADWORLD_SECONDS, open_source
 from vlm_perception.demo.topics import EMBEDDING, IMAGE, REASONING, RECORDED, SCENE
 from vlm_perception.demo.watch import NodeFailedError, Watch
+from vlm_perception.nodes.shared_memory import shortage
 
 POLL_S = 0.1
 LAST_MESSAGES_S = 0.3

@@ -18,16 +18,15 @@ from rich.table import Table
 
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.demo.environment import own_graph, require_ros
-from vlm_perception.demo.graph import DEFAULT_BUNDLE, Graph, GraphOptions
+from vlm_perception.demo.graph import DEFAULT_BUNDLE, PROCESSES, Graph, GraphOptions
 from vlm_perception.demo.interrupt import Interrupt
 from vlm_perception.demo.meter import percentiles
 from vlm_perception.demo.observer import Analysis, Observer, Report
-from vlm_perception.demo.panel import NODES
 from vlm_perception.demo.processes import NodeProcesses
-from vlm_perception.demo.shared_memory import shortage
 from vlm_perception.demo.source import Source, open_source
 from vlm_perception.demo.topics import EMBEDDING, MEASURED, REASONING, SCENE
 from vlm_perception.demo.usage import Machine, Usage, cpu_percent, look_at_machine, usage_of
+from vlm_perception.nodes.shared_memory import shortage
 
 SETTLE_S = 3.0
 START_WITHIN_S = 60.0
@@ -52,6 +51,8 @@ class BenchOptions:
     bundle: str = DEFAULT_BUNDLE
     video: str | None = None
     """What to play instead of the road world."""
+    composition: str = PROCESSES
+    """`processes` or `single`: the three nodes in a process each, or in one."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,9 @@ def bench_graph(options: BenchOptions, console: Console, json_file: Path | None 
             transport=options.transport,
             loop=True,
             force_keyframes=options.force_keyframes,
+            composition=options.composition,
         )
-        with console.status("starting four nodes"):
+        with console.status("starting the nodes"):
             graph = Graph(wanted, processes, observer)
             wait_until_running(graph, processes, observer, interrupt)
         with console.status(f"measuring for {options.seconds:.0f} s"):
@@ -196,7 +198,7 @@ def _measure(
 
 def _usages(processes: NodeProcesses) -> dict[str, Usage]:
     pids = processes.pids
-    return {name: usage_of(pids[name]) for name, _ in NODES}
+    return {name: usage_of(pid) for name, pid in pids.items()}
 
 
 def _durations(analyses: Sequence[Analysis]) -> list[float]:
@@ -257,6 +259,7 @@ def as_json(figures: GraphFigures, setting: Setting) -> dict[str, object]:
         "rate_hz": setting.source.rate_hz,
         "transport": setting.options.transport,
         "force_keyframes": setting.options.force_keyframes,
+        "composition": setting.options.composition,
         "bundle_digest": setting.bundle_digest,
         **setting.machine.as_json(),
     }
@@ -277,7 +280,7 @@ def as_table(figures: GraphFigures, setting: Setting) -> Table:
     forced = ", a full analysis on every tick" if options.force_keyframes else ""
     table = Table(
         title=f"{width}x{height} at {setting.source.rate_hz:.0f} Hz, {options.transport} images, "
-        f"four processes, {figures.seconds:.0f} s{forced}",
+        f"{len(figures.rss_mb)} processes, {figures.seconds:.0f} s{forced}",
         caption=f"{machine.cpu_model}, {machine.cpu_count} cores, busy before the start: "
         f"{machine.busy_percent:.0f} % (load {machine.load_average:.1f})",
     )

@@ -9,8 +9,12 @@ import time
 from collections import OrderedDict
 from typing import Any
 
+from sensor_msgs.msg import CameraInfo
+
 from vlm_perception.nodes.conversions import stamp_to_ns
 from vlm_perception.nodes.image_input import ImageInput
+from vlm_perception.nodes.qos import newest, subscribe
+from vlm_perception.nodes.visualization import Pinhole
 
 KEPT = 8
 """Images that wait for the scene that belongs to them."""
@@ -28,6 +32,23 @@ class CameraTap:
         self._input: ImageInput | None = None
         self._images: OrderedDict[int, Any] = OrderedDict()
         self._opened_s = self._arrived_s = float("-inf")
+        self._calibrations: Any = None
+        self._calibration: Any = None
+
+    def calibrate(self, wanted: bool) -> None:
+        """Start or stop to listen to the camera's calibration."""
+        if wanted and self._calibrations is None:
+            self._calibrations = subscribe(
+                self._node, CameraInfo, "camera_info", self._on_calibration, newest(1)
+            )
+        elif not wanted and self._calibrations is not None:
+            self._node.destroy_subscription(self._calibrations)
+            self._calibrations = None
+
+    def pinhole(self, size: tuple[int, int]) -> Pinhole | None:
+        """Return the calibrated camera for images of this size; None while there is none."""
+        message = self._calibration
+        return Pinhole.from_camera_info(message, size) if message is not None else None
 
     def listen(self, wanted: bool) -> None:
         """Start or stop to listen."""
@@ -53,6 +74,9 @@ class CameraTap:
         """Return the image message with this stamp, if it is among the newest."""
         with self._lock:
             return self._images.get(stamp_ns)
+
+    def _on_calibration(self, message: Any) -> None:
+        self._calibration = message
 
     def _on_image(self, message: Any) -> None:
         self._arrived_s = time.monotonic()

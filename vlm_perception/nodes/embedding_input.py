@@ -8,31 +8,32 @@ from collections.abc import Callable
 from typing import Any
 
 from vlm_perception.msg import VisionEmbedding
+from vlm_perception.nodes import handover
 from vlm_perception.nodes.qos import newest, subscribe
 
 
 class EmbeddingInput:
-    """A subscription of `embedding`."""
+    """The stream of `embedding`: from the encoder in this process, if it is here, else a topic."""
 
     def __init__(self, node: Any, on_message: Callable[[Any], None]) -> None:
-        """Subscribe; on_message is called in the executor's thread and must be quick."""
+        """Subscribe; on_message is called in another node's thread and must be quick."""
         self._node = node
-        self._subscription = subscribe(
-            node,
-            VisionEmbedding,
-            "embedding",
-            on_message,
-            newest(2),
-        )
-
-    @property
-    def topic(self) -> str:
+        self.topic = str(node.resolve_topic_name("embedding"))
         """The topic's name after remapping."""
-        return str(self._subscription.topic_name)
+        self._subscription: Any = None
+        self._end: Callable[[], None] = lambda: None
+        if handover.is_offered(self.topic):
+            self._end = handover.read(self.topic, on_message)
+        else:
+            self._subscription = subscribe(
+                node, VisionEmbedding, "embedding", on_message, newest(2)
+            )
 
     def close(self) -> None:
-        """End the subscription."""
-        self._node.destroy_subscription(self._subscription)
+        """End the stream."""
+        self._end()
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
 
     def silence(self, seconds: float) -> str:
         """Say that nothing came for so long, and what is probably the matter."""

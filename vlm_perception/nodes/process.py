@@ -20,6 +20,7 @@ from rclpy.executors import Executor, ExternalShutdownException
 
 from vlm_perception.nodes.errors import EndedError, StartError
 from vlm_perception.nodes.executor import ServiceThreadsExecutor
+from vlm_perception.nodes.shared_memory import remove_leftovers
 
 BAD_INPUT = 2
 
@@ -74,6 +75,8 @@ def _run(creators: Sequence[Callable[[], Any]]) -> int:
         signal.signal(number, lambda *_: early.append(1))
     # OpenCV's pool spins between an image's resizing and the next: a quarter of a core in vain.
     cv2.setNumThreads(1)
+    # Of a node that was killed, whose place this one may take.
+    remove_leftovers()
     rclpy.init()
     if early:
         return 0

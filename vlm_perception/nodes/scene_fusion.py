@@ -91,6 +91,13 @@ class FusionNodeSettings(NodeSettings):
         choices=(RAW, COMPRESSED),
         change=CONFIGURE,
     )
+    marker_depth: float = setting(
+        5.0,
+        "Distance in metres from the camera at which scene/markers stand: what an image shows has "
+        "no depth.",
+        minimum=0.1,
+        maximum=1000.0,
+    )
     overlay_hz: float = setting(10.0, "Most overlay images in a second.", minimum=0.1, maximum=60.0)
     input_timeout: float = setting(
         2.0,
@@ -185,6 +192,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             self._reasoning_subscription = None
         if self._tap is not None:
             self._tap.listen(False)
+            self._tap.calibrate(False)
         if self._worker is not None:
             self._worker.stop()
             self._dropped_before += self._worker.mailbox.dropped
@@ -291,6 +299,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
                 return
             missing = fusion.fast.missing(now, settings.input_timeout)
             tap.listen(missing or self._overlays.get_subscription_count() > 0)
+            tap.calibrate(self._markers.get_subscription_count() > 0)
             told = self._newest is not None and self._newest.status in SILENT
             due = now - self._published_s >= 1.0 / settings.heartbeat_hz
             if not due and (told or not missing or self._newest is None):
@@ -304,7 +313,8 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         self._published_s = time.monotonic()
         self._newest = scene
         if self._markers.get_subscription_count() > 0 and scene.frame_id:
-            self._markers.publish(markers(scene))
+            camera = self._tap.pinhole(scene.image_size) if self._tap is not None else None
+            self._markers.publish(markers(scene, camera, self.settings.marker_depth))
         painter = self._painter
         if painter is not None and self._overlays.get_subscription_count() > 0:
             painter.mailbox.put(scene)

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from vlm_perception.bundle import VISION_GRAPH, ModelBundle
 from vlm_perception.msg import EmbeddingInfo, VisionEmbedding
+from vlm_perception.nodes import handover
 from vlm_perception.nodes.conversions import embedding_message, stage_message, stamp_to_ns
 from vlm_perception.nodes.image_input import COMPRESSED, RAW, ImageInput
 from vlm_perception.nodes.info import embedding_info
@@ -181,6 +182,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             return
         result = embedding_message(embedding, time.monotonic() - arrival.received_s)
         result.stages.insert(0, stage_message("convert", converting))
+        handover.give(self._embeddings.topic_name, result)
         self._embeddings.publish(result)
         self._sequence += 1
         self.results.add(result.processing_time)

@@ -1,0 +1,47 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Faults on the running graph: real processes are killed and fed with rubbish, and live on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from vlm_perception.bundle import ModelBundle
+from vlm_perception.cli import app
+from vlm_perception.evaluation.soak import Sample, growths
+
+
+def test_a_killed_node_is_noticed_and_rubbish_ends_none(
+    siglip_bundle: ModelBundle, tmp_path: Path
+) -> None:
+    file = tmp_path / "chaos.json"
+    arguments = ["--bundle", str(siglip_bundle.path), "--messages", "400", "--json", str(file)]
+    wanted = ["--only", "kill -9 vision", "--only", "fuzzed"]
+    result = CliRunner().invoke(app, ["chaos", *arguments, *wanted], catch_exceptions=False)
+    assert result.exit_code in (0, 1), "how soon it was noticed hangs on the machine"
+    killed, fuzzed = json.loads(file.read_text())["faults"]
+    assert set(killed) == {"name", "seen", "noticed_s", "recovered_s", "lost", "ok"}
+    assert "NO_EMBEDDING" in killed["seen"] and killed["noticed_s"] > 0 and killed["lost"] > 0
+    assert killed["recovered_s"] is not None
+    assert "3 of 3 nodes live" in fuzzed["seen"] and "0 complaints" not in fuzzed["seen"]
+    assert fuzzed["recovered_s"] is not None
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--only", "earthquake"], ["--bundle", "missing"], ["--kills", "0"]]
+)
+def test_what_cannot_be_tried_is_refused(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, ["chaos", *arguments])
+    assert result.exit_code == 2, result.output
+
+
+def test_growth_is_that_of_the_last_part_over_the_first() -> None:
+    samples = [Sample({"a": 100 + i, "b": 50.0}, {"scene": 30.0 - 0.1 * i}) for i in range(100)]
+    memory, rates = growths(samples)
+    assert memory["a"].percent == pytest.approx(100 * (189.5 / 109.5 - 1))
+    assert memory["b"].percent == 0.0
+    assert rates["scene"].percent == pytest.approx(100 * (21.05 / 29.05 - 1))

@@ -1,0 +1,68 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""`vlm-perception chaos`: break the running graph on purpose."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vlm_perception.cli.common import BundleOption, JsonOption, plain_errors
+
+app = typer.Typer()
+
+
+@app.command()
+def chaos(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Part of a fault's name, as `kill` or `camera`; may be given again."),
+    ] = None,
+    kills: Annotated[int, typer.Option(min=1, help="Kills in a row.")] = 50,
+    messages: Annotated[int, typer.Option(min=100, help="Fuzzed messages.")] = 10_000,
+    bundle: BundleOption = "roadworld-nano",
+    json_file: JsonOption = None,
+) -> None:
+    """Try faults on the running graph: kills, hangs, a camera that misbehaves, clocks, fuzzing.
+
+    Starts the three nodes as processes with a camera of its own and prints, for each fault, what
+    was seen, how soon it was noticed, how soon the scene was OK again, and the images that became
+    no scene. Takes some ten minutes. Close other programs first: their load makes nodes late, too.
+
+    `vlm-perception chaos --json chaos.json`
+
+    `vlm-perception chaos --only kill --kills 10`
+
+    Exit code: 0 when each fault was noticed and overcome in time, else 1.
+    """
+    with plain_errors():
+        module = importlib.import_module("vlm_perception.evaluation.chaos.run")
+        options = module.ChaosOptions(bundle, kills, messages, tuple(only or ()))
+        code = module.run_chaos(options, Console(), json_file)
+    raise typer.Exit(code)
+
+
+@app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long, after the warm-up.")] = 60.0,
+    warm_up: Annotated[float, typer.Option(min=0, help="Seconds that are not counted.")] = 120.0,
+    bundle: BundleOption = "roadworld-nano",
+    json_file: JsonOption = None,
+) -> None:
+    """Run the graph for a long time and see whether memory grows or rates fall.
+
+    Plays the road world in a loop through the four processes, and compares the last fifth of the
+    time with the first.
+
+    `vlm-perception soak --minutes 60 --json soak.json`
+
+    Exit code: 0 when no process has grown by 1 % and no rate has changed by 2 %, else 1.
+    """
+    with plain_errors():
+        module = importlib.import_module("vlm_perception.evaluation.soak")
+        options = module.SoakOptions(minutes, warm_up, bundle)
+        code = module.soak(options, Console(), json_file)
+    raise typer.Exit(code)

@@ -1,0 +1,160 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Try the faults one after the other, print a table and write the findings."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from vlm_perception.bundle import ModelBundle
+from vlm_perception.demo.environment import own_graph, require_ros
+from vlm_perception.demo.usage import look_at_machine
+from vlm_perception.evaluation.chaos import faults
+from vlm_perception.evaluation.chaos.stage import NODES, ChaosError, Finding, Stage
+from vlm_perception.nodes.shared_memory import shortage
+
+HOUR_NS = 3600 * faults.SECOND_NS
+FAILED = 1
+
+
+@dataclass(frozen=True)
+class ChaosOptions:
+    """What `vlm-perception chaos` is asked for."""
+
+    bundle: str = "roadworld-nano"
+    kills: int = 50
+    messages: int = 10_000
+    only: tuple[str, ...] = ()
+    """Parts of the names of the faults to try; empty: all."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A fault that can be tried."""
+
+    name: str
+    attempt: Callable[[Stage], Finding]
+    sim_time: bool = False
+
+
+def run_chaos(options: ChaosOptions, console: Console, json_file: Path | None = None) -> int:
+    """Try the faults and return the exit code: 0 when each is as it must be, else 1.
+
+    Raises:
+        ValueError: the bundle cannot be used, or no fault has such a name.
+        GraphEnvironmentError: ROS or the built messages are missing.
+        ChaosError: the graph does not come up.
+    """
+    require_ros()
+    bundle = str(ModelBundle.load(options.bundle).path.resolve())
+    chosen = choose(options)
+    if warning := shortage():
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+    machine = look_at_machine()
+    findings: list[Finding] = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        progress = stack.enter_context(Progress(console=console, transient=True))
+        bar = progress.add_task("Faults", total=len(chosen))
+        for sim_time in (False, True):
+            group = [trial for trial in chosen if trial.sim_time is sim_time]
+            if not group:
+                continue
+            with own_graph(), Stage(bundle, folder, sim_time=sim_time) as stage:
+                for trial in group:
+                    progress.update(bar, description=trial.name)
+                    findings.append(_try(stage, trial))
+                    progress.advance(bar)
+    console.print(as_table(findings))
+    console.print(
+        f"{machine.cpu_model}, {machine.cpu_count} cores, busy before the start: "
+        f"{machine.busy_percent:.0f} %",
+        highlight=False,
+    )
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        content = {"faults": [asdict(each) for each in findings], **machine.as_json()}
+        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return 0 if all(finding.ok for finding in findings) else FAILED
+
+
+def choose(options: ChaosOptions) -> list[Trial]:
+    """Return the faults that were asked for.
+
+    Raises:
+        ValueError: there is none of such a name.
+    """
+    known = trials(options)
+    for part in options.only:
+        if not any(part in trial.name for trial in known):
+            names = ", ".join(trial.name for trial in known)
+            raise ValueError(f"no fault is named {part!r}; there are: {names}")
+    return [t for t in known if not options.only or any(part in t.name for part in options.only)]
+
+
+def _try(stage: Stage, trial: Trial) -> Finding:
+    try:
+        stage.settle()
+        return trial.attempt(stage)
+    except ChaosError as error:
+        return Finding(trial.name, str(error), None, None, 0, ok=False)
+
+
+def trials(options: ChaosOptions) -> Sequence[Trial]:
+    """Every fault, in the order in which they are tried."""
+    return (
+        *(Trial(f"kill -9 {node}", partial(faults.killed, node=node)) for node in NODES),
+        Trial("language_reasoner hangs", faults.hang),
+        Trial("camera stops", faults.silence),
+        Trial("camera changes size and encoding", faults.new_formats),
+        Trial("camera at 120 Hz", lambda s: faults.rate(s, 120.0)),
+        Trial("camera at 1 Hz", lambda s: faults.rate(s, 1.0)),
+        Trial("images out of order", faults.disordered),
+        Trial("images twice", faults.duplicated),
+        Trial("stamp 0", lambda s: faults.stamped(s, "images with stamp 0", lambda *_: 0)),
+        Trial(
+            "stamps of the future",
+            lambda s: faults.stamped(s, "images from the future", lambda _, now: now + HOUR_NS),
+        ),
+        Trial(f"{options.messages} fuzzed messages", lambda s: _fuzz(s, options.messages)),
+        Trial(f"{options.kills} kills", lambda s: faults.many_kills(s, options.kills)),
+        Trial("clock forwards", lambda s: faults.clock_jump(s, 1000.0), sim_time=True),
+        Trial("clock backwards", lambda s: faults.clock_jump(s, -1000.0), sim_time=True),
+    )
+
+
+def _fuzz(stage: Stage, messages: int) -> Finding:
+    # Hypothesis belongs to those who test; robots do without it.
+    module = importlib.import_module("vlm_perception.evaluation.chaos.fuzz")
+    finding: Finding = module.fuzz(stage, messages)
+    return finding
+
+
+def as_table(findings: Sequence[Finding]) -> Table:
+    """The findings for people."""
+    table = Table("fault", "what was seen", "noticed", "recovered", "lost", "", title="Chaos")
+    for finding in findings:
+        table.add_row(
+            finding.name,
+            finding.seen,
+            _seconds(finding.noticed_s),
+            _seconds(finding.recovered_s),
+            str(finding.lost),
+            "ok" if finding.ok else "NOT OK",
+        )
+    return table
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f} s"

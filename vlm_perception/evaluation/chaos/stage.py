@@ -1,0 +1,211 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The running graph that faults are tried on: real processes, a camera and a witness."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vlm_perception.demo.processes import NodeProcesses, NodeSpec
+from vlm_perception.evaluation.chaos.camera import Camera
+from vlm_perception.evaluation.chaos.participant import Participant, Seen, wait
+from vlm_perception.nodes.shared_memory import remove_leftovers
+from vlm_perception.types import Status
+
+ENCODER, REASONER, FUSION = "vision_encoder", "language_reasoner", "scene_fusion"
+NODES = (ENCODER, REASONER, FUSION)
+START_WITHIN_S = 90.0
+SETTLE_S = 2.0
+IN_FLIGHT_S = 0.2
+"""Images that are younger than this may still become scenes."""
+
+
+class ChaosError(RuntimeError):
+    """The graph could not be brought up; the message says why."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a fault did. Times in seconds; None: it does not apply, or it did not happen."""
+
+    name: str
+    seen: str
+    """What was seen, in words."""
+    noticed_s: float | None
+    """From the fault to the first scene, or liveliness event, that tells of it."""
+    recovered_s: float | None
+    """From the end of the fault, or the restarted node being active, to the next good scene."""
+    lost: int
+    """Images in that time that no scene was made of."""
+    ok: bool
+
+
+class Stage:
+    """Starts the three nodes and a camera of its own; a context manager."""
+
+    def __init__(self, bundle: str, folder: Path, *, sim_time: bool = False) -> None:
+        """Prepare; nothing is started.
+
+        Args:
+            bundle: name or absolute path of the model bundle.
+            folder: takes the logs of the nodes.
+            sim_time: whether the nodes take the time from /clock, which is then published.
+        """
+        self.folder = folder
+        self._bundle = bundle
+        self._sim_time = sim_time
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Stage:
+        """Bring the graph up and wait until its scenes are OK.
+
+        Raises:
+            ChaosError: it does not come up.
+        """
+        with ExitStack() as stack:
+            self._processes = stack.enter_context(NodeProcesses(self.folder))
+            self.participant = stack.enter_context(Participant())
+            self.camera = stack.enter_context(Camera(self.participant))
+            if self._sim_time:
+                self.clock = stack.enter_context(SimClock(self.participant))
+                self.camera.keep_time_by(self.clock.now_ns)
+            began = time.monotonic()
+            for node in NODES:
+                self._processes.start(self._spec(node))
+            for node in NODES:
+                if self.participant.active_since(node, began, START_WITHIN_S) is None:
+                    raise ChaosError(f"{node} did not become active:\n{self.log(node)[-2000:]}")
+            self.camera.start()
+            self.settle()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop everything."""
+        self._stack.__exit__(kind, error, trace)
+
+    @property
+    def pids(self) -> Mapping[str, int]:
+        """The process of each node."""
+        return self._processes.pids
+
+    def log(self, node: str) -> str:
+        """What a node has written since it was last started."""
+        return (self.folder / f"{node}.log").read_text(encoding="utf-8", errors="replace")
+
+    def kill(self, node: str, number: int = signal.SIGKILL) -> float:
+        """Send a signal to a node and return when."""
+        os.killpg(self.pids[node], number)
+        return time.monotonic()
+
+    def respawn(self, node: str) -> float:
+        """Start a node again, as a launch file does, and return when."""
+        remove_leftovers()
+        self._processes.start(self._spec(node))
+        return time.monotonic()
+
+    def settle(self) -> None:
+        """Let the camera behave well and wait until all has been well for a while.
+
+        Raises:
+            ChaosError: it does not become well.
+        """
+        self.participant.check()
+        self.camera.behave_well()
+        began = time.monotonic()
+
+        def well() -> bool:
+            now = time.monotonic()
+            latest = self.participant.between(max(began, now - SETTLE_S), now)
+            return (
+                now - began > SETTLE_S
+                and len(latest) > 5
+                and all(scene.status is Status.OK for scene in latest)
+            )
+
+        if not wait(well, START_WITHIN_S):
+            last = self.participant.scenes[-1:]
+            raise ChaosError(f"the scene does not become OK: {last[0].reason if last else 'none'}")
+
+    def noticed(self, since_s: float, within_s: float = 5.0) -> float | None:
+        """Return the seconds from a time to the first scene that is not OK."""
+        scene = self.participant.first_scene(lambda s: s.status is not Status.OK, since_s, within_s)
+        return scene.at_s - since_s if scene else None
+
+    def well_again(self, since_s: float, within_s: float = 10.0) -> Seen | None:
+        """Return the first scene after a time that is OK, of an image sent after it."""
+        sent = self.camera.between(since_s, float("inf"))
+        first_ns = sent[0].stamp_ns if sent else 0
+
+        def good(scene: Seen) -> bool:
+            return scene.status is Status.OK and scene.stamp_ns >= first_ns
+
+        return self.participant.first_scene(good, since_s, within_s)
+
+    def lost(self, start_s: float, end_s: float) -> tuple[int, int]:
+        """Return how many images of a time became no scene, and how many there were."""
+        time.sleep(IN_FLIGHT_S)
+        sent = {image.stamp_ns for image in self.camera.between(start_s, end_s)}
+        seen = {scene.stamp_ns for scene in self.participant.between(start_s, time.monotonic())}
+        return len(sent - seen), len(sent)
+
+    def _spec(self, node: str) -> NodeSpec:
+        parameters: dict[str, bool | str] = {"use_sim_time": self._sim_time}
+        if node != FUSION:
+            parameters["bundle"] = self._bundle
+        return NodeSpec(node, parameters)
+
+
+class SimClock:
+    """Publishes /clock, which can be made to jump; a context manager."""
+
+    RATE_HZ = 100.0
+
+    def __init__(self, participant: Participant) -> None:
+        """Start an hour after time zero."""
+        from rosgraph_msgs.msg import Clock  # noqa: PLC0415
+
+        self._message: Any = Clock
+        self._publisher = participant.publisher(Clock, "/clock", 10)
+        self._origin_s = time.monotonic() - 3600.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="clock", daemon=True)
+
+    def __enter__(self) -> SimClock:
+        """Let it run."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop it."""
+        self._ended.set()
+        self._thread.join()
+
+    def now_ns(self) -> int:
+        """Return its time in nanoseconds."""
+        return round((time.monotonic() - self._origin_s) * 1e9)
+
+    def jump(self, seconds: float) -> float:
+        """Jump, and return when, in monotonic seconds."""
+        self._origin_s -= seconds
+        return time.monotonic()
+
+    def _run(self) -> None:
+        while not self._ended.wait(1.0 / self.RATE_HZ):
+            message = self._message()
+            message.clock.sec, message.clock.nanosec = divmod(self.now_ns(), 1_000_000_000)
+            self._publisher.publish(message)
