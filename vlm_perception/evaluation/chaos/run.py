@@ -76,6 +76,8 @@ def run_chaos(options: ChaosOptions, console: Console, json_file: Path | None = 
                     progress.update(bar, description=trial.name)
                     findings.append(_try(stage, trial))
                     progress.advance(bar)
+                    if not console.is_terminal:
+                        console.print(_line(findings[-1]), soft_wrap=True, highlight=False)
     console.print(as_table(findings))
     console.print(
         f"{machine.cpu_model}, {machine.cpu_count} cores, busy before the start: "
@@ -141,6 +143,11 @@ def _fuzz(stage: Stage, messages: int) -> Finding:
     return finding
 
 
+def _line(finding: Finding) -> str:
+    times = (f"noticed {_seconds(finding.noticed_s)}", f"recovered {_seconds(finding.recovered_s)}")
+    return f"{finding.name}: {finding.seen}; {', '.join(times)}; {_verdict(finding)}"
+
+
 def as_table(findings: Sequence[Finding]) -> Table:
     """The findings for people."""
     table = Table("fault", "what was seen", "noticed", "recovered", "lost", "", title="Chaos")
@@ -151,10 +158,14 @@ def as_table(findings: Sequence[Finding]) -> Table:
             _seconds(finding.noticed_s),
             _seconds(finding.recovered_s),
             str(finding.lost),
-            "ok" if finding.ok else "NOT OK",
+            _verdict(finding),
         )
     return table
 
 
+def _verdict(finding: Finding) -> str:
+    return "ok" if finding.ok else "NOT OK"
+
+
 def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f} s"
+    return "-" if value is None else f"{value:.2f} s"
