@@ -8,7 +8,7 @@ VIDEO ?=
 
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint pytest check-tensorrt clean
+.PHONY: help setup demo test lint pytest check-tensorrt golden clean
 
 help:
 	@echo "make demo               run the four nodes on the procedural road world, with a live panel"
@@ -16,6 +16,7 @@ help:
 	@echo "make setup              make .venv: ROS 2 (from PyPI unless one is sourced) and this package"
 	@echo "make test               formatting, lint, types, layers and tests; adds torch to .venv"
 	@echo "make check-tensorrt     hold the TensorRT code against the real APIs of three versions"
+	@echo "make golden             replay the tests' drive, and keep what is said as its golden log"
 	@echo "make clean              remove .venv and everything that was built"
 
 setup:
@@ -45,6 +46,11 @@ pytest:
 check-tensorrt:
 	@$(PYTHON) scripts/setup_venv.py --dev --train
 	$(BIN)/python scripts/check_tensorrt.py
+
+# After a change that is meant to change what is said, as of the shipped bundle.
+golden: setup
+	$(BIN)/vlm-perception replay test/data/drive --out out/golden --originals none --no-overlay --fresh
+	cp out/golden/scene.jsonl test/data/drive.golden.jsonl
 
 clean:
 	rm -rf .venv build install log .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 from rclpy.serialization import serialize_message
 
-from vlm_perception.demo.messages import scene_of, stamp_of_serialized
 from vlm_perception.demo.meter import Arrival, Meter, percentiles
-from vlm_perception.demo.recorder import message_types
 from vlm_perception.demo.usage import cpu_percent, usage_of
 from vlm_perception.msg import Attribute, Region, SemanticScene, StageTime, Tag
 from vlm_perception.nodes.shared_memory import remove_leftovers, shortage
+from vlm_perception.replay.messages import message_types, scene_of, stamp_of_serialized
 from vlm_perception.types import Status
 
 

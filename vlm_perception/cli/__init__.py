@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typer
 
-from vlm_perception.cli import bench, bundle, chaos, demo, deploy, evaluate, roadworld, train
+from vlm_perception.cli import bench, bundle, chaos, demo, deploy, evaluate, replay, roadworld, train
 
 app = typer.Typer(
     name="vlm-perception",
@@ -18,6 +18,7 @@ app = typer.Typer(
     "\n\nStart with `vlm-perception demo`.",
 )
 app.add_typer(demo.app)
+app.add_typer(replay.app)
 app.add_typer(deploy.app)
 app.add_typer(bench.app, name="bench")
 app.add_typer(chaos.app)

@@ -70,7 +70,7 @@ def overlay(
     with plain_errors():
         if not bag.exists():
             raise ValueError(f"{bag} does not exist: `vlm-perception demo` records one")
-        module = importlib.import_module("vlm_perception.demo.overlay_video")
+        module = importlib.import_module("vlm_perception.replay.overlay_video")
         target = video or bag.parent / "overlay.mp4"
         written = module.write_overlay(bag, target, rate_hz=rate)
         if not written.frames:

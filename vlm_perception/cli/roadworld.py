@@ -66,3 +66,26 @@ def roadworld_sheet(
         module = importlib.import_module("vlm_perception.datasets.roadworld.sheet")
         path = module.write_sheet(out, seed, columns, rows)
     Console().print(str(path), soft_wrap=True, highlight=False)
+
+
+@app.command("bag")
+def roadworld_bag(
+    out: Annotated[Path, typer.Option(help="The bag's folder; it must not exist.")],
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long the drive is.")] = 10.0,
+    repeat: Annotated[
+        int, typer.Option(min=1, help="Let it follow on itself so often, for long bags.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same drive.")] = 7,
+    width: Annotated[int, typer.Option(min=16, max=7680)] = 320,
+    height: Annotated[int, typer.Option(min=16, max=4320)] = 180,
+    fps: Annotated[int, typer.Option(min=1, max=240)] = 30,
+) -> None:
+    """Render a drive into a ROS 2 bag of compressed images, such as `replay` reads.
+
+    `vlm-perception roadworld bag --out out/bag --seconds 60 --repeat 60`
+    """
+    with plain_errors():
+        module = importlib.import_module("vlm_perception.datasets.roadworld.bag")
+        size = (width, height)
+        count = module.write_bag(out, size=size, fps=fps, seconds=seconds, seed=seed, repeat=repeat)
+    Console().print(f"{count} images in {out}", soft_wrap=True, highlight=False)

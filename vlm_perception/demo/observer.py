@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from vlm_perception.demo.messages import scene_of, stamp_of_serialized
 from vlm_perception.demo.meter import Arrival, Meter
 from vlm_perception.demo.topics import (
     DIAGNOSTICS,
@@ -22,6 +21,7 @@ from vlm_perception.demo.topics import (
     SCENE,
     Topic,
 )
+from vlm_perception.replay.messages import scene_of, stamp_of_serialized
 from vlm_perception.types import Scene
 
 Sink = Callable[[Topic, int, bytes], None]

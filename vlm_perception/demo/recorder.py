@@ -10,26 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Literal
 
-from rosbags.interfaces import (
-    Connection,
-    Qos,
-    QosDurability,
-    QosHistory,
-    QosLiveliness,
-    QosReliability,
-    QosTime,
-)
+from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
 
 from vlm_perception.demo.topics import Topic
-from vlm_perception.share import share_folder
-
-BAG_VERSION: Literal[8] = 8
-"""The newest that Iron and Jazzy both read; Jazzy's own, 9, says nothing more about our topics."""
+from vlm_perception.replay.messages import message_types
+from vlm_perception.replay.output_bag import BAG_VERSION, qos_profile
 
 _Item = tuple[Topic, int, bytes] | None
 
@@ -110,31 +97,7 @@ def _connect(writer: Writer, topics: Sequence[Topic]) -> dict[Topic, Connection]
             topic.name if topic.name.startswith("/") else f"/{topic.name}",
             topic.type_name,
             typestore=types,
-            offered_qos_profiles=[_qos(topic)],
+            offered_qos_profiles=[qos_profile(topic.depth, topic.reliable, topic.latched)],
         )
         for topic in topics
     }
-
-
-def message_types() -> Typestore:
-    """The definitions of ROS's own messages and, from their installed files, of the package's."""
-    types = get_typestore(Stores.ROS2_JAZZY)
-    for file in sorted((share_folder() / "msg").glob("*.msg")):
-        text = file.read_text(encoding="utf-8")
-        types.register(get_types_from_msg(text, f"vlm_perception/msg/{file.stem}"))
-    return types
-
-
-def _qos(topic: Topic) -> Qos:
-    forever = QosTime(9223372036, 854775807)  # RMW_DURATION_INFINITE
-    return Qos(
-        history=QosHistory.KEEP_LAST,
-        depth=topic.depth,
-        reliability=QosReliability.RELIABLE if topic.reliable else QosReliability.BEST_EFFORT,
-        durability=QosDurability.TRANSIENT_LOCAL if topic.latched else QosDurability.VOLATILE,
-        deadline=forever,
-        lifespan=forever,
-        liveliness=QosLiveliness.AUTOMATIC,
-        liveliness_lease_duration=forever,
-        avoid_ros_namespace_conventions=False,
-    )

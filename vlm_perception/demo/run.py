@@ -14,9 +14,7 @@ from rich.progress import Progress
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.demo.environment import own_graph, require_ros
 from vlm_perception.demo.graph import DEFAULT_BUNDLE, Graph, GraphOptions
-from vlm_perception.demo.interrupt import Interrupt
 from vlm_perception.demo.observer import Observer
-from vlm_perception.demo.overlay_video import write_overlay
 from vlm_perception.demo.panel import Panel
 from vlm_perception.demo.processes import NodeProcesses
 from vlm_perception.demo.recorder import Recorder
@@ -24,6 +22,8 @@ from vlm_perception.demo.source import ROADWORLD_SECONDS, open_source
 from vlm_perception.demo.topics import EMBEDDING, IMAGE, REASONING, RECORDED, SCENE
 from vlm_perception.demo.watch import NodeFailedError, Watch
 from vlm_perception.nodes.shared_memory import shortage
+from vlm_perception.replay.interrupt import Interrupt
+from vlm_perception.replay.overlay_video import write_overlay
 
 POLL_S = 0.1
 LAST_MESSAGES_S = 0.3

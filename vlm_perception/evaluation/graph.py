@@ -19,7 +19,6 @@ from rich.table import Table
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.demo.environment import own_graph, require_ros
 from vlm_perception.demo.graph import DEFAULT_BUNDLE, PROCESSES, Graph, GraphOptions
-from vlm_perception.demo.interrupt import Interrupt
 from vlm_perception.demo.meter import percentiles
 from vlm_perception.demo.observer import Analysis, Observer, Report
 from vlm_perception.demo.processes import NodeProcesses
@@ -27,6 +26,7 @@ from vlm_perception.demo.source import Source, open_source
 from vlm_perception.demo.topics import EMBEDDING, MEASURED, REASONING, SCENE
 from vlm_perception.demo.usage import Machine, Usage, cpu_percent, look_at_machine, usage_of
 from vlm_perception.nodes.shared_memory import shortage
+from vlm_perception.replay.interrupt import Interrupt
 
 SETTLE_S = 3.0
 START_WITHIN_S = 60.0

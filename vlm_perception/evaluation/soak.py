@@ -20,7 +20,7 @@ from rich.table import Table
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.demo.environment import own_graph, require_ros
 from vlm_perception.demo.graph import Graph, GraphOptions
-from vlm_perception.demo.interrupt import Interrupt
+from vlm_perception.replay.interrupt import Interrupt
 from vlm_perception.demo.observer import Observer
 from vlm_perception.demo.processes import NodeProcesses
 from vlm_perception.demo.source import open_source

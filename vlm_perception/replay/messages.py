@@ -5,12 +5,27 @@
 from __future__ import annotations
 
 import struct
+from functools import cache
 from typing import Any
 
-from vlm_perception.types import Attribute, Region, Scene, Status, Tag
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from vlm_perception.share import share_folder
+from vlm_perception.types import Attribute, Reasoning, Region, Scene, Status, Tag
 
 _STAMP = struct.Struct("<iI")
 _CDR_HEADER_BYTES = 4
+
+
+@cache
+def message_types() -> Typestore:
+    """The definitions of ROS's own messages and, from their installed files, of the package's."""
+    types = get_typestore(Stores.ROS2_JAZZY)
+    for file in sorted((share_folder() / "msg").glob("*.msg")):
+        text = file.read_text(encoding="utf-8")
+        types.register(get_types_from_msg(text, f"vlm_perception/msg/{file.stem}"))
+    return types
 
 
 def stamp_of_serialized(data: bytes) -> int:
@@ -52,6 +67,26 @@ def scene_of(message: Any) -> Scene:
         rung=int(message.rung),
         status=Status(int(message.status)),
         reason=str(message.reason),
+    )
+
+
+def reasoning_of(message: Any) -> Reasoning:
+    """Turn a SceneReasoning message into a reasoning."""
+    return Reasoning(
+        stamp_ns=stamp_ns(message.header.stamp),
+        frame_id=str(message.header.frame_id),
+        run_id=str(message.run_id),
+        bundle_digest=str(message.bundle_digest),
+        keyframe_stamp_ns=stamp_ns(message.keyframe_stamp),
+        is_keyframe=bool(message.is_keyframe),
+        trigger=str(message.trigger),
+        drift=float(message.drift),
+        caption=str(message.caption),
+        attributes=tuple(_attribute(attribute) for attribute in message.attributes),
+        instruction=str(message.instruction),
+        instruction_version=int(message.instruction_version),
+        rung=int(message.rung),
+        stages={str(stage.name): float(stage.duration) for stage in message.stages},
     )
 
 

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rosbags.highlevel import AnyReader
 
-from vlm_perception.demo.messages import scene_of, stamp_ns
-from vlm_perception.demo.topics import IMAGE, SCENE
 from vlm_perception.perception.overlay import draw_scene
+from vlm_perception.replay.messages import scene_of, stamp_ns
 from vlm_perception.types import Scene
 
+IMAGE, SCENE = "image/compressed", "scene"
 LONGEST_GAP_S = 5.0
 """A longer silence of the camera is shortened to this in the video."""
 
@@ -60,11 +60,11 @@ def write_overlay(
     started = time.monotonic()
     with AnyReader([bag]) as reader:
         scenes = _scenes_by_stamp(reader)
-        total = _count(reader, IMAGE.name)
+        total = _count(reader, IMAGE)
         if not scenes or not total:
             return Written(0, total)
         every = 1
-        writer: _Writer | None = None
+        writer: VideoWriter | None = None
         scene: Scene | None = None
         drawn = 0
         cut = False
@@ -76,7 +76,7 @@ def write_overlay(
                 picture = _decode(image)
                 if picture is None:
                     continue
-                writer = writer or _Writer(video, picture.shape[1], picture.shape[0], rate_hz)
+                writer = writer or VideoWriter(video, picture.shape[1], picture.shape[0], rate_hz)
                 # An image that was dropped shows what was known when it came.
                 scene = scenes.get(stamp, scene)
                 writer.add(stamp, _drawn(picture, scene))
@@ -105,14 +105,14 @@ def _stride(drawn: int, index: int, total: int, spent: float, limit: float) -> i
 def _scenes_by_stamp(reader: Any) -> dict[int, Scene]:
     """The first scene of each stamp: later ones are heartbeats, which repeat it."""
     scenes: dict[int, Scene] = {}
-    for connection, _, data in reader.messages(_connections(reader, SCENE.name)):
+    for connection, _, data in reader.messages(_connections(reader, SCENE)):
         scene = scene_of(reader.deserialize(data, connection.msgtype))
         scenes.setdefault(scene.stamp_ns, scene)
     return scenes
 
 
 def _images(reader: Any) -> Iterator[tuple[int, Any]]:
-    for connection, _, data in reader.messages(_connections(reader, IMAGE.name)):
+    for connection, _, data in reader.messages(_connections(reader, IMAGE)):
         message = reader.deserialize(data, connection.msgtype)
         yield stamp_ns(message.header.stamp), message.data
 
@@ -138,10 +138,11 @@ def _drawn(picture: NDArray[np.uint8], scene: Scene | None) -> NDArray[np.uint8]
     return np.asarray(cv2.cvtColor(draw_scene(rgb, scene), cv2.COLOR_RGB2BGR), dtype=np.uint8)
 
 
-class _Writer:
+class VideoWriter:
     """An mp4 of constant rate; a picture is repeated until the next one's time."""
 
     def __init__(self, video: Path, width: int, height: int, rate_hz: float) -> None:
+        """Begin a video of this size and rate; it takes its place when it is closed."""
         self._video = video
         self._part = video.with_name(f".{video.stem}.part.mp4")
         # MPEG-4 takes even sizes only.
@@ -154,8 +155,9 @@ class _Writer:
         self._last: NDArray[np.uint8] | None = None
 
     def add(self, stamp: int, picture: NDArray[np.uint8]) -> None:
+        """Add a BGR picture of a time in nanoseconds; one of another size is fitted in."""
         if (picture.shape[1], picture.shape[0]) != self._size:
-            picture = np.asarray(cv2.resize(picture, self._size), dtype=np.uint8)
+            picture = _fitted(picture, self._size)
         if self._first_stamp is None:
             self._first_stamp = stamp
         due = round((stamp - self._first_stamp) * self._rate / 1e9)
@@ -168,5 +170,17 @@ class _Writer:
         self._last = picture
 
     def close(self) -> None:
+        """End the video."""
         self._writer.release()
         self._part.replace(self._video)
+
+
+def _fitted(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bring a picture to a size without distorting it, with black borders."""
+    height, width = picture.shape[:2]
+    scale = min(size[0] / width, size[1] / height)
+    small = cv2.resize(picture, (max(1, round(width * scale)), max(1, round(height * scale))))
+    left, top = (size[0] - small.shape[1]) // 2, (size[1] - small.shape[0]) // 2
+    canvas = np.zeros((size[1], size[0], 3), np.uint8)
+    canvas[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return canvas

@@ -1,0 +1,230 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""A recording is replayed: the same bytes each time, and as was written down before."""
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recordings import START_NS, STEP_NS, jpeg, write, write_with_stranger
+from rich.console import Console
+from rosbags.highlevel import AnyReader
+from typer.testing import CliRunner
+
+from vlm_perception.bundle import ModelBundle
+from vlm_perception.cli import app
+from vlm_perception.replay import run
+from vlm_perception.replay.drawing import timeline
+from vlm_perception.replay.latency import GraphCost, LatencyModel
+from vlm_perception.replay.pipeline import EngineOptions, Pipeline
+from vlm_perception.replay.report import chosen
+from vlm_perception.replay.scene_log import read_log
+from vlm_perception.replay.settings import default_parameters, load_settings
+from vlm_perception.replay.source import BagSource, Span, open_source
+from vlm_perception.replay.summary import Keyframe, summarize
+from vlm_perception.types import Frame
+
+DATA = Path(__file__).parent / "data"
+DRIVE, GOLDEN = DATA / "drive", DATA / "drive.golden.jsonl"
+QUIET = Console(quiet=True)
+
+
+def replay(recording, out, **options):
+    """Replay, and return the exit code."""
+    options.setdefault("overlay", False)
+    return run.run_replay(run.ReplayOptions(recording, out=out, **options), QUIET)
+
+
+def records(out, key):
+    return [record for record in read_log(out / run.LOG) if key in record]
+
+
+@pytest.fixture(scope="module")
+def replayed(tmp_path_factory):
+    """The drive, replayed once."""
+    out = tmp_path_factory.mktemp("replayed")
+    assert replay(DRIVE, out, overlay=True) == 0
+    return out
+
+
+def test_the_drive_says_what_its_golden_log_says(replayed):
+    told = CliRunner().invoke(app, ["compare", str(GOLDEN), str(replayed)])
+    assert told.exit_code == 0, told.output
+
+
+def test_threads_change_no_byte(replayed, tmp_path):
+    assert replay(DRIVE, tmp_path, engine=EngineOptions(threads=2)) == 0
+    for name in (run.LOG, "scene.mcap", "metadata.yaml"):
+        assert (tmp_path / name).read_bytes() == (replayed / name).read_bytes(), name
+
+
+def test_an_interrupted_run_goes_on_as_if_there_had_been_none(replayed, tmp_path, monkeypatch):
+    class Impatient(run.Interrupt):
+        left = 33
+
+        def __bool__(self):
+            self.left -= 1
+            return self.left <= 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "Interrupt", Impatient)
+        assert replay(DRIVE, tmp_path) == run.INTERRUPTED
+    with AnyReader([tmp_path]) as bag:
+        before = bag.message_count
+    assert 0 < len(records(tmp_path, "tags")) < 40
+    assert replay(DRIVE, tmp_path) == 0
+    assert (tmp_path / run.LOG).read_bytes() == (replayed / run.LOG).read_bytes()
+    with AnyReader([tmp_path]) as whole, AnyReader([replayed]) as once:
+        assert whole.message_count == once.message_count > before
+        assert [data for *_, data in whole.messages()] == [data for *_, data in once.messages()]
+
+
+def test_the_bag_holds_images_and_results_of_all_frames(replayed):
+    with AnyReader([replayed]) as bag:
+        counts = {connection.topic: connection.msgcount for connection in bag.connections}
+        assert all(connection.msgdef.data for connection in bag.connections)
+    facts = json.loads((replayed / run.RUN).read_text())
+    assert counts["/camera/image_raw/compressed"] == counts["/scene"] == facts["frames"] == 80
+    assert counts["/embedding"] == 80
+    assert counts["/reasoning"] == facts["reasonings"]
+    assert counts["/embedding_info"] == 1
+
+
+def test_the_report_needs_nothing_else_and_shows_what_was_said(replayed):
+    page = (replayed / run.REPORT).read_text()
+    assert not re.search(r"(src|href)=\"(?!data:image/jpeg|#|scene\.jsonl|overlay\.mp4)", page)
+    keyframes = [record for record in records(replayed, "reasoning") if "caption" in record]
+    assert page.count("data:image/jpeg;base64,") == len(keyframes)
+    assert all(record["caption"] in page for record in keyframes)
+    assert json.loads((replayed / run.RUN).read_text())["log_sha256"] in page
+    assert (replayed / run.VIDEO).stat().st_size > 10_000
+
+
+def test_a_report_takes_names_as_text(tmp_path):
+    topic = "/evil<script>alert(1)</script>"
+    bag = write(tmp_path / "bag", [jpeg(0), jpeg(1), jpeg(2)[:300]], topics=(topic,))
+    assert replay(bag, tmp_path / "out") == 0
+    page = (tmp_path / "out" / run.REPORT).read_text()
+    assert "<script>" not in page
+    assert "truncated" in page
+
+
+def test_faults_of_a_recording_are_written_down_and_survived(tmp_path):
+    files = [jpeg(index) for index in range(20)]
+    files[4] = files[4][:200]
+    files[10] = jpeg(10, 96, 54)
+    stamps = [START_NS + index * STEP_NS for index in range(20)]
+    stamps[7] -= STEP_NS + STEP_NS // 2  # late: older than the one before by less than 0.1 s
+    for index in range(15, 20):
+        stamps[index] -= 14 * STEP_NS  # the drive begins again
+    assert replay(write(tmp_path / "bag", files, stamps=stamps), tmp_path / "out") == 0
+    out = tmp_path / "out"
+    assert [(each["frame"], each["fault"]) for each in records(out, "fault")] == [
+        (4, "truncated"),
+        (7, "out_of_order"),
+    ]
+    assert [each["frame"] for each in records(out, "event")] == [15]
+    assert len(records(out, "tags")) == 18
+    assert "time_jump" in [each.trigger for each in summarize(out / run.LOG).keyframes]
+    page = (out / run.REPORT).read_text()
+    for said in ("96&times;54", "1 time jump", "1 &times; truncated", "1 &times; out of order"):
+        assert said in page, said
+
+
+def test_a_truncated_bag_is_replayed_up_to_the_break(tmp_path):
+    bag = write(tmp_path / "bag", [jpeg(index) for index in range(20)])
+    file = bag / "bag.mcap"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert replay(bag, tmp_path / "out") == run.LOSSES
+    facts = json.loads((tmp_path / "out" / run.RUN).read_text())
+    assert 5 < facts["frames"] < 15
+    page = (tmp_path / "out" / run.REPORT).read_text()
+    assert "part of the recording is lost" in page
+    assert "promises 20 messages" in page
+
+
+def test_topics_of_unknown_types_do_not_matter(tmp_path):
+    bag = write_with_stranger(tmp_path / "bag", [jpeg(index) for index in range(5)])
+    assert replay(bag, tmp_path / "out", originals="all") == 0
+    facts = json.loads((tmp_path / "out" / run.RUN).read_text())
+    assert any("nobody knows the type maker_msgs/msg/Odd" in note for note in facts["notes"])
+    with AnyReader([tmp_path / "out"]) as copy:
+        counts = {connection.topic: connection.msgcount for connection in copy.connections}
+    assert counts["/mood"] == counts["/scene"] == 5
+    assert "/strange" not in counts
+
+
+def test_bad_input_ends_with_exit_code_2_and_leaves_results_alone(replayed, tmp_path):
+    before = (replayed / run.LOG).read_bytes()
+    (tmp_path / "noise.mcap").write_bytes(np.random.default_rng(0).bytes(2000))
+    told = CliRunner().invoke(app, ["replay", str(tmp_path / "noise.mcap"), "--out", str(replayed)])
+    assert told.exit_code == 2
+    assert "no mcap file" in told.output
+    assert (replayed / run.LOG).read_bytes() == before
+
+
+def pipeline(model, speed=1.0, **changes):
+    settings = load_settings(default_parameters())
+    bundle = ModelBundle.load(settings.bundle)
+    return Pipeline(bundle, settings, model, EngineOptions(), speed, **changes)
+
+
+def test_a_slower_robot_gives_up_work_whatever_the_machine_takes():
+    drive = list(open_source(DRIVE).frames(Span()))
+    slow = LatencyModel(graphs={"decoder": GraphCost(run=60.0)})
+    outcomes = {}
+    for name, model, speed in (("fast", LatencyModel(), 1.0), ("slow", slow, 1.0)):
+        feed = pipeline(model, speed).feed
+        outcomes[name] = [
+            feed(Frame(each.pixels, each.stamp_ns, each.frame_id), each.time_ns) for each in drive
+        ]
+    ticks = {name: [tick for each in of for tick in each.ticks] for name, of in outcomes.items()}
+    assert {tick.reasoning.rung for tick in ticks["fast"]} == {0}
+    assert max(tick.reasoning.rung for tick in ticks["slow"]) > 0
+    assert len(ticks["slow"]) < len(ticks["fast"])
+    # The fast path does not wait for the slow one: each frame has its scene, with the same tags.
+    for fast, slow_one in zip(*outcomes.values(), strict=True):
+        assert fast.scene.tags == slow_one.scene.tags
+
+
+def test_a_summary_of_a_long_log_stays_small(replayed, tmp_path):
+    head, *rest = (replayed / run.LOG).read_text().splitlines()
+    scene = next(json.loads(line) for line in rest if "tags" in json.loads(line))
+    long = tmp_path / "long.jsonl"
+    with long.open("w") as log:
+        print(head, file=log)
+        for index in range(20_000):
+            scene |= {"frame": index, "time": START_NS + index * STEP_NS}
+            print(json.dumps(scene), file=log)
+    summary = summarize(long)
+    assert summary.seconds == pytest.approx(1999.9)
+    courses = [summary.status, *summary.answers.values(), *summary.tags.values()]
+    assert all(len(course.slots) <= 1024 for course in courses)
+    assert len(timeline(summary)) < 100_000
+
+
+def test_key_frames_that_changed_something_are_shown_first():
+    make = partial(Keyframe, drift=0.0, caption="", answers={})
+    keyframes = [
+        make(
+            index,
+            float(index),
+            "drift" if index % 50 == 0 else "age",
+            changed=("road",) * (index == 77),
+        )
+        for index in range(200)
+    ]
+    shown = [each.number for each in chosen(keyframes, 10)]
+    assert len(shown) == 10
+    assert {0, 50, 77, 100, 150} <= set(shown)
+    assert shown == sorted(shown)
+
+
+def test_a_video_is_replayed_like_a_bag(replayed, tmp_path):
+    source = open_source(replayed / run.VIDEO)
+    assert not isinstance(source, BagSource)
+    assert replay(replayed / run.VIDEO, tmp_path, span=Span(1.0, 2.0)) == 0
+    assert len(records(tmp_path, "tags")) == 20

@@ -1,0 +1,218 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever recorders leave behind is read as far as it goes, and what is lost is told."""
+
+import shutil
+import sqlite3
+
+import lz4.frame
+import pytest
+from recordings import (
+    CAMERA,
+    COMPRESSED,
+    START_NS,
+    STEP_NS,
+    TYPES,
+    image,
+    jpeg,
+    write,
+    write_ros1,
+)
+from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
+
+from vlm_perception.replay.bag import Bag
+from vlm_perception.replay.errors import ReplayError
+from vlm_perception.replay.source import Span, open_source
+
+FILES = [jpeg(index) for index in range(12)]
+STAMPS = [START_NS + index * STEP_NS for index in range(len(FILES))]
+
+
+WHOLE = Span()
+
+
+def read(path, span=WHOLE, topic=None):
+    source = open_source(path, topic)
+    return source, list(source.frames(span))
+
+
+def split(folder):
+    """A bag in two files, with the metadata of none."""
+    write(folder / "a", FILES[:6], storage=StoragePlugin.SQLITE3)
+    write(folder / "b", FILES[6:], storage=StoragePlugin.SQLITE3, first=6)
+    (folder / "drive").mkdir()
+    (folder / "a" / "a.db3").rename(folder / "drive" / "drive_9.db3")
+    (folder / "b" / "b.db3").rename(folder / "drive" / "drive_10.db3")
+    return folder / "drive"
+
+
+def lz4_file(folder):
+    bag = write(folder / "bag", FILES)
+    packed = folder / "bag.mcap.lz4"
+    packed.write_bytes(lz4.frame.compress((bag / "bag.mcap").read_bytes()))
+    return packed
+
+
+KINDS = {
+    "mcap": lambda folder: write(folder / "bag", FILES),
+    "mcap with compressed chunks": lambda folder: write(
+        folder / "bag", FILES, compression=CompressionMode.STORAGE
+    ),
+    "sqlite3": lambda folder: write(folder / "bag", FILES, storage=StoragePlugin.SQLITE3),
+    "compressed file": lambda folder: write(
+        folder / "bag", FILES, storage=StoragePlugin.SQLITE3, compression=CompressionMode.FILE
+    ),
+    "compressed messages": lambda folder: write(
+        folder / "bag", FILES, storage=StoragePlugin.SQLITE3, compression=CompressionMode.MESSAGE
+    ),
+    "file in lz4": lz4_file,
+    "split, without metadata": split,
+    "ROS 1": lambda folder: write_ros1(folder / "drive.bag", FILES),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_bag_gives_the_same_frames(kind, tmp_path):
+    source, frames = read(KINDS[kind](tmp_path))
+    assert source.topic == CAMERA
+    assert source.expected == len(FILES)
+    assert [frame.stamp_ns for frame in frames] == STAMPS
+    assert [frame.time_ns for frame in frames] == STAMPS
+    assert all(frame.pixels.shape == (36, 64, 3) for frame in frames)
+    # The message is one of ROS 2 whatever it was.
+    again = TYPES.deserialize_cdr(frames[3].message, COMPRESSED)
+    assert bytes(again.data) == FILES[3]
+    assert not source.losses
+
+
+def test_a_part_is_taken_by_start_and_duration(tmp_path):
+    _, frames = read(write(tmp_path / "bag", FILES), Span(0.25, 0.5))
+    assert [frame.stamp_ns for frame in frames] == STAMPS[3:8]
+
+
+@pytest.mark.parametrize("compression", [CompressionMode.NONE, CompressionMode.STORAGE])
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_of_a_truncated_mcap_all_before_the_break_is_used(share, compression, tmp_path):
+    # Chunks of 1 MiB: enough images to fill several.
+    files = [jpeg(index, 640, 360) for index in range(250)]
+    bag = write(tmp_path / "bag", files, compression=compression)
+    whole = bag / "bag.mcap"
+    data = whole.read_bytes()
+    whole.write_bytes(data[: int(share * len(data))])
+    source, frames = read(bag)
+    assert share - 0.05 < len(frames) / len(files) < share + 0.05
+    assert [frame.index for frame in frames] == list(range(len(frames)))
+    assert all(frame.pixels is not None for frame in frames)
+    said = " ".join(source.losses)
+    assert "no end" in said
+    assert f"promises 250 messages and {len(frames)} can be read" in said
+
+
+def test_a_damaged_chunk_costs_only_itself(tmp_path):
+    files = [jpeg(index, 640, 360) for index in range(250)]
+    bag = write(tmp_path / "bag", files, compression=CompressionMode.STORAGE)
+    data = bytearray((bag / "bag.mcap").read_bytes())
+    second = data.index(b"\x28\xb5\x2f\xfd", data.index(b"\x28\xb5\x2f\xfd") + 4)
+    data[second : second + 4] = bytes(4)
+    (bag / "bag.mcap").write_bytes(data)
+    source, frames = read(bag)
+    assert 0.5 * len(files) < len(frames) < len(files)
+    assert frames[-1].stamp_ns == START_NS + 249 * STEP_NS
+    assert "1 damaged chunk" in source.losses[0]
+
+
+def test_of_a_truncated_sqlite3_file_something_is_used(tmp_path):
+    files = [jpeg(index, 640, 360) for index in range(100)]
+    bag = write(tmp_path / "bag", files, storage=StoragePlugin.SQLITE3)
+    data = (bag / "bag.db3").read_bytes()
+    (bag / "bag.db3").write_bytes(data[: len(data) * 3 // 4])
+    source, frames = read(bag / "bag.db3")
+    assert 0 < len(frames) < len(files)
+    assert "cannot be read" in source.losses[0]
+
+
+def test_a_sqlite3_file_that_is_being_written_is_read_with_its_log(tmp_path):
+    bag = write(tmp_path / "bag", FILES[:6], storage=StoragePlugin.SQLITE3)
+    recorder = sqlite3.connect(bag / "bag.db3")
+    recorder.execute("PRAGMA journal_mode=WAL")
+    data = bytes(TYPES.serialize_cdr(image(STAMPS[6], FILES[6]), COMPRESSED))
+    rows = "INSERT INTO messages (topic_id, timestamp, data) VALUES (1, ?, ?)"
+    recorder.execute(rows, (STAMPS[6], data))
+    recorder.commit()
+    _, frames = read(bag / "bag.db3")
+    assert [frame.stamp_ns for frame in frames] == STAMPS[:7]
+    recorder.close()
+
+
+def test_a_ros1_bag_without_index_is_scanned(tmp_path):
+    bag = write_ros1(tmp_path / "drive.bag", FILES)
+    data = bag.read_bytes()
+    active = tmp_path / "drive.bag.active"
+    active.write_bytes(data[: data.index(b"op=\x06") - 20])
+    source, frames = read(active)
+    assert [frame.stamp_ns for frame in frames] == STAMPS
+    assert "no index" in source.losses[0]
+
+
+def test_files_that_are_missing_or_empty_are_told(tmp_path):
+    bag = split(tmp_path)
+    metadata = (tmp_path / "a" / "metadata.yaml").read_text()
+    listed = metadata.replace("- a.db3", "- drive_9.db3\n  - drive_10.db3\n  - drive_11.db3")
+    (bag / "metadata.yaml").write_text(listed)
+    (bag / "drive_10.db3").write_bytes(b"")
+    source, frames = read(bag)
+    assert [frame.stamp_ns for frame in frames] == STAMPS[:6]
+    assert any("drive_11.db3 is missing" in loss for loss in source.losses)
+    assert any("drive_10.db3 is empty" in loss for loss in source.losses)
+
+
+def test_what_is_wrong_with_an_image_stands_at_its_frame(tmp_path):
+    files = [*FILES[:2], FILES[2][:-40], b"", *FILES[4:]]
+    bag = write(tmp_path / "bag", files)
+    source, frames = read(bag)
+    assert [frame.fault for frame in frames[:5]] == ["", "", "truncated", "bad_data_length", ""]
+    assert frames[2].pixels is None
+    assert not source.losses
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda folder: folder / "nothing.mcap", "does not exist"),
+        (lambda folder: write(folder / "bag", []), "holds no images"),
+        (
+            lambda folder: write(folder / "bag", FILES, topics=("/l", "/r")),
+            "choose one with --topic",
+        ),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused_with_a_sentence(make, sentence, tmp_path):
+    with pytest.raises(ReplayError, match=sentence):
+        open_source(make(tmp_path))
+
+
+def test_cameras_are_listed_with_counts_and_rates(tmp_path):
+    bag = write(tmp_path / "bag", FILES, topics=("/left/image", "/right/image"))
+    with pytest.raises(ReplayError) as refused:
+        open_source(bag)
+    assert "/left/image" in str(refused.value)
+    assert "12 messages  10.0 Hz" in str(refused.value)
+    source, frames = read(bag, topic="right/image")
+    assert source.topic == "/right/image"
+    assert len(frames) == len(FILES)
+
+
+def test_a_bag_without_a_camera_lists_its_topics(tmp_path):
+    with Writer(tmp_path / "bag", version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        chatter = writer.add_connection("/chatter", "std_msgs/msg/String", typestore=TYPES)
+        text = TYPES.types["std_msgs/msg/String"](data="hello")
+        writer.write(chatter, START_NS, TYPES.serialize_cdr(text, "std_msgs/msg/String"))
+    with pytest.raises(ReplayError, match=r"/chatter  std_msgs/msg/String  1 messages"):
+        open_source(tmp_path / "bag")
+
+
+def test_an_order_of_names_counts_numbers(tmp_path):
+    bag = split(tmp_path)
+    assert [message.time_ns for message in Bag(bag).messages([CAMERA])] == STAMPS
+    assert "metadata.yaml is missing" in Bag(bag).notes[0]
+    shutil.rmtree(bag)

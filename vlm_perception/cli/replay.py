@@ -1,0 +1,132 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""`vlm-perception replay` and what works with its results."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vlm_perception.cli.common import one_of, plain_errors
+
+app = typer.Typer()
+
+
+@app.command()
+def replay(
+    recording: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BAG",
+            help="A bag of ROS 2 or ROS 1 (file or folder), a video file or a folder of images.",
+        ),
+    ],
+    topic: Annotated[
+        str | None, typer.Option(help="The camera topic; needed where a bag has several cameras.")
+    ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="The model: a bundle's name or directory; by default as --params says."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results. [default: out/replay/NAME]")
+    ] = None,
+    start: Annotated[
+        float, typer.Option(min=0, help="Begin so many seconds after the first image.")
+    ] = 0.0,
+    duration: Annotated[
+        float | None, typer.Option(min=0.001, help="Replay so many seconds only.")
+    ] = None,
+    rate: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            max=100,
+            help="Seconds of the bag that pass in one of the robot's; see `ros2 bag play --rate`.",
+        ),
+    ] = 1.0,
+    params: Annotated[
+        Path | None,
+        typer.Option(help="The nodes' parameters. [default: the package's perception.yaml]"),
+    ] = None,
+    latency: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with the robot's times; `bench replay` makes one."),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="`onnxruntime` or `openvino`; never chosen by a timing.")
+    ] = "onnxruntime",
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Of the networks.")] = 1,
+    originals: Annotated[
+        str, typer.Option(help="What is copied beside the results: `camera`, `all` or `none`.")
+    ] = "camera",
+    overlay: Annotated[
+        bool, typer.Option("--overlay/--no-overlay", help="Draw overlay.mp4, too.")
+    ] = True,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew where an interrupted run could go on.")
+    ] = False,
+) -> None:
+    """Run the whole perception over a recording, without ROS, and report on it.
+
+    The same objects as in the nodes run on virtual time, so that the same recording, bundle and
+    settings give the same scene log, byte for byte. Leaves `report.html` (look at this first),
+    `scene.jsonl`, the bag `scene.mcap` for `ros2 bag`, rviz and Foxglove, and `overlay.mp4`.
+    After Ctrl-C the same command goes on where it stopped.
+
+    `vlm-perception replay drive_bag`
+
+    `vlm-perception replay drive.mp4 --start 60 --duration 30`
+
+    Exit code: 0 at the end, 1 when a run failed, 2 when the recording or an option cannot be used,
+    3 when part of the recording could not be read and the rest was replayed, 130 after Ctrl-C.
+    """
+    one_of("--engine", engine, ("onnxruntime", "openvino"))
+    one_of("--originals", originals, ("camera", "all", "none"))
+    with plain_errors():
+        run = importlib.import_module("vlm_perception.replay.run")
+        options = run.ReplayOptions(
+            recording=recording,
+            topic=topic,
+            bundle=bundle,
+            out=out,
+            span=run.Span(start, duration),
+            speed=rate,
+            engine=run.EngineOptions(engine, threads),
+            parameters=params,
+            latency=latency,
+            originals=originals,
+            overlay=overlay,
+            fresh=fresh,
+        )
+        code = run.run_replay(options, Console())
+    raise typer.Exit(code)
+
+
+@app.command()
+def compare(
+    first: Annotated[
+        Path, typer.Argument(metavar="A", help="A scene log, a replay's folder, or a bag.")
+    ],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one of the same recording.")],
+    tolerances: Annotated[
+        Path | None, typer.Option(help="YAML file that says how far they may differ.")
+    ] = None,
+) -> None:
+    """Say what changed between two scene logs: frames, tags, answers, key frames, latency.
+
+    A bag that was recorded on a robot (`scene` and `reasoning`) can stand on either side. With
+    `--tolerances`, the file's keys replace those of the defaults; docs/replay.md lists them.
+
+    `vlm-perception compare out/before/scene.jsonl out/after/scene.jsonl`
+
+    Exit code: 0 within the tolerances, 1 when more has changed, 2 when a file cannot be used.
+    """
+    with plain_errors():
+        module = importlib.import_module("vlm_perception.replay.compare")
+        code = module.run_compare(first, second, tolerances, Console())
+    raise typer.Exit(code)

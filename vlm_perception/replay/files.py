@@ -1,0 +1,168 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Opens one file of a recording: by its index where it has one, else by a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import apsw
+import rosbags.rosbag1
+import rosbags.rosbag2
+from rosbags.interfaces import Connection, ConnectionExtRosbag2
+
+from vlm_perception.replay import packing
+from vlm_perception.replay.mcap_scan import ScannedMcap
+from vlm_perception.replay.ros1_scan import ScannedRos1
+from vlm_perception.replay.sqlite_scan import ScannedSqlite
+from vlm_perception.replay.storage import (
+    CDR,
+    ROS1,
+    Message,
+    StorageError,
+    StorageFile,
+    Topic,
+)
+
+SCANNERS: dict[str, Callable[[Path], StorageFile]] = {
+    ".mcap": ScannedMcap,
+    ".db3": ScannedSqlite,
+    ".bag": ScannedRos1,
+    ".active": ScannedRos1,
+}
+"""By suffix; ROS 1 calls a bag that is still being recorded NAME.bag.active."""
+# What rosbags and its decompressors raise on damage.
+DAMAGE = (
+    *packing.DAMAGE,
+    rosbags.rosbag1.ReaderError,
+    rosbags.rosbag2.ReaderError,
+    apsw.Error,
+    AssertionError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+)
+
+
+def is_recording(path: Path) -> bool:
+    """Whether a file's name is that of a recording."""
+    return storage_suffix(path) in SCANNERS
+
+
+def storage_suffix(path: Path) -> str:
+    """Suffix of a file's name without that of its compression."""
+    name = Path(path.stem) if path.suffix in packing.SUFFIXES else path
+    return name.suffix
+
+
+def open_file(path: Path) -> StorageFile:
+    """Open a file of a recording, whole or not.
+
+    Raises:
+        StorageError: nothing of it can be read.
+    """
+    if path.stat().st_size == 0:
+        raise StorageError(f"{path.name} is empty")
+    if path.suffix in packing.SUFFIXES:
+        return _Unpacked(path)
+    if _has_log(path):
+        return SCANNERS[storage_suffix(path)](path)
+    try:
+        return _Indexed(path)
+    except DAMAGE:
+        return SCANNERS[storage_suffix(path)](path)
+
+
+def _has_log(path: Path) -> bool:
+    """Whether the newest rows of a sqlite3 file lie in a log beside it."""
+    log = path.with_name(f"{path.name}-wal")
+    return path.suffix == ".db3" and log.exists() and log.stat().st_size > 0
+
+
+class _Indexed:
+    """A file that rosbags reads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reader: rosbags.rosbag1.Reader | rosbags.rosbag2.Reader = (
+            rosbags.rosbag1.Reader(path)
+            if path.suffix in (".bag", ".active")
+            else rosbags.rosbag2.Reader(path)
+        )
+        self._reader.open()
+        self.loss = ""
+        topics: dict[str, Topic] = {}
+        for connection in self._reader.connections:
+            topic = _topic(connection)
+            known = topics.get(topic.name, topic)
+            count = topic.count + (known.count if topic.name in topics else 0)
+            topics[topic.name] = replace(known, count=count)
+        self.topics = tuple(topics.values())
+        self.start_ns = self._reader.start_time if any(each.count for each in self.topics) else 0
+
+    def messages(self, names: Collection[str], start_ns: int, stop_ns: int) -> Iterator[Message]:
+        connections = [each for each in self._reader.connections if each.topic in names]
+        if not connections:
+            return
+        reached = start_ns
+        try:
+            for connection, time_ns, data in self._reader.messages(connections, start_ns, stop_ns):
+                reached = time_ns + 1
+                yield Message(connection.topic, time_ns, packing.unpacked(bytes(data)))
+        except DAMAGE:
+            rest = SCANNERS[storage_suffix(self._path)](self._path)
+            try:
+                yield from rest.messages(names, reached, stop_ns)
+                self.loss = rest.loss
+            finally:
+                rest.close()
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def _topic(connection: Connection) -> Topic:
+    ext = connection.ext
+    rosbag2 = isinstance(ext, ConnectionExtRosbag2)
+    return Topic(
+        connection.topic,
+        connection.msgtype,
+        CDR if rosbag2 else ROS1,
+        connection.msgdef.data,
+        connection.digest if rosbag2 else "",
+        connection.msgcount,
+        tuple(ext.offered_qos_profiles) if isinstance(ext, ConnectionExtRosbag2) else (),
+    )
+
+
+class _Unpacked:
+    """A file that was compressed as a whole; it is unpacked into the temporary folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._folder = TemporaryDirectory(prefix="vlm_perception_")
+        try:
+            target = Path(self._folder.name) / path.stem
+            self._torn = not packing.unpack_file(path, target)
+            self._file = open_file(target)
+        except (OSError, StorageError):
+            self._folder.cleanup()
+            raise
+        self._name = path.name
+        self.topics, self.start_ns = self._file.topics, self._file.start_ns
+
+    @property
+    def loss(self) -> str:
+        if self._torn:
+            return f"{self._name}: the compressed file breaks off; {self._file.loss}"
+        return self._file.loss
+
+    def messages(self, names: Collection[str], start_ns: int, stop_ns: int) -> Iterator[Message]:
+        return self._file.messages(names, start_ns, stop_ns)
+
+    def close(self) -> None:
+        self._file.close()
+        self._folder.cleanup()

@@ -1,0 +1,74 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The compressions that recorders use, for whole files, chunks and single messages."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from lz4.frame import LZ4FrameDecompressor, LZ4FrameFile
+from lz4.frame import decompress as lz4_decompress
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+SUFFIXES = (".zstd", ".zst", ".lz4")
+ZSTD_MAGIC, LZ4_MAGIC = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
+# lz4 raises RuntimeError, and EOFError where data breaks off.
+DAMAGE = (RuntimeError, EOFError, zstd.ZstdError)
+
+
+def unzstd(data: bytes) -> bytes:
+    """Unpack zstd.
+
+    Raises:
+        one of DAMAGE: the data are damaged.
+    """
+    return bytes(zstd.decompress(data))
+
+
+def unlz4(data: bytes) -> bytes:
+    """Unpack an lz4 frame.
+
+    Raises:
+        one of DAMAGE: the data are damaged.
+    """
+    return bytes(lz4_decompress(data))
+
+
+def unpacked(data: bytes) -> bytes:
+    """A message as it was before the recorder compressed it, if it did.
+
+    CDR and ROS 1 messages of the types that are read here begin otherwise than compressed data.
+    """
+    start = data[:4]
+    if start == ZSTD_MAGIC:
+        return unzstd(data)
+    return unlz4(data) if start == LZ4_MAGIC else data
+
+
+def unpacked_as_far(data: bytes) -> bytes:
+    """What can be unpacked of data that break off; empty for an unknown compression."""
+    with suppress(*DAMAGE):
+        if data.startswith(ZSTD_MAGIC):
+            return bytes(zstd.ZstdDecompressor().decompress(data))
+        if data.startswith(LZ4_MAGIC):
+            return bytes(LZ4FrameDecompressor().decompress(data))
+    return b""
+
+
+def unpack_file(path: Path, target: Path) -> bool:
+    """Unpack a file as far as it goes; false when it breaks off."""
+    with suppress(*DAMAGE):
+        with (
+            LZ4FrameFile(path) if path.suffix == ".lz4" else zstd.open(path, "rb") as source,
+            target.open("wb") as sink,
+        ):
+            shutil.copyfileobj(source, sink, 1 << 20)
+        return True
+    return False

@@ -1,0 +1,213 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The three nodes' work on virtual time: the same objects, the same rules of who waits for whom.
+
+Each frame is encoded. The language path takes the newest embedding when it is free and its tick is
+due, as its node does; how long it is busy is what the latency model says. Fusion makes a scene of
+each embedding with the reasonings that would have arrived by then.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlm_perception.bundle import ModelBundle
+from vlm_perception.perception.encoder import VisionEncoder
+from vlm_perception.perception.fusion import SceneFusion
+from vlm_perception.perception.ladder import Ladder
+from vlm_perception.perception.questions import load_questions
+from vlm_perception.perception.reasoner import Reasoner
+from vlm_perception.perception.stamps import Order, StampOrder
+from vlm_perception.replay.latency import LatencyModel, PacedBundle, VirtualClock
+from vlm_perception.replay.settings import PipelineSettings
+from vlm_perception.types import Embedding, Frame, Reasoning, Scene, Trigger
+
+RUN_ID = "replay"
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What the language path said, and when in virtual time, in nanoseconds of the recording."""
+
+    reasoning: Reasoning
+    sequence: int
+    ended_ns: int
+    seconds: float
+    """From the arrival of the embedding to the reasoning, on the robot's clock."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a frame."""
+
+    embedding: Embedding | None
+    """None when the frame came out of order and was skipped."""
+    scene: Scene | None
+    ticks: tuple[Tick, ...]
+    """Reasonings that were finished before this scene was made."""
+    order: Order
+    embedded_ns: int
+    """When embedding and scene were there."""
+    seconds: float = 0.0
+    """From the arrival of the frame to its embedding, on the robot's clock."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What the networks run in; it is never chosen by a measurement."""
+
+    name: str = "onnxruntime"
+    threads: int = 1
+
+
+class Pipeline:
+    """Encoder, reasoner and fusion, fed frame by frame."""
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        settings: PipelineSettings,
+        model: LatencyModel,
+        engine: EngineOptions,
+        speed: float = 1.0,
+    ) -> None:
+        """Load the networks.
+
+        Args:
+            bundle: the model.
+            settings: the nodes' parameters.
+            model: how long the robot takes.
+            engine: what the networks run in here.
+            speed: seconds of the recording that pass in one of the robot's, as with
+                `ros2 bag play --rate`.
+
+        Raises:
+            BundleError: the bundle lacks a file, or an engine gives other outputs than stored.
+            QuestionsError: the file of questions cannot be used.
+        """
+        self.clock, self._model, self._speed = VirtualClock(), model, speed
+        self._settings = settings
+        paced = PacedBundle.of(bundle, self.clock, model)
+        self.encoder = VisionEncoder(
+            paced,
+            threads=engine.threads,
+            run_id=RUN_ID,
+            engine=engine.name,
+            temporal=settings.temporal,
+            clock=self.clock,
+        )
+        self.encoder.warm_up()
+        self.reasoner: Reasoner | None = None
+        if bundle.manifest.language is not None:
+            file = settings.questions
+            self.reasoner = Reasoner(
+                paced,
+                settings.reasoner,
+                threads=engine.threads,
+                run_id=RUN_ID,
+                questions=load_questions(Path(file)) if file else None,
+                clock=self.clock,
+                engine=engine.name,
+            )
+            self.reasoner.warm_up()
+        self.clock.now = 0.0
+        self._ladder = Ladder(self.clock)
+        self._fusion = SceneFusion(settings.fusion, RUN_ID, self.clock)
+        self._orders = {name: StampOrder() for name in ("encoder", "reasoner", "fusion")}
+        self._origin_ns: int | None = None
+        self._arrived_s = 0.0
+        self._sequence = self._reasonings = 0
+        self._waiting: tuple[Embedding, float] | None = None
+        self._due_s = self._free_s = 0.0
+        self._finished: deque[tuple[Tick, float]] = deque()
+
+    def feed(self, frame: Frame, time_ns: int) -> Outcome:
+        """Take the next frame.
+
+        Args:
+            frame: the image.
+            time_ns: when it arrives.
+
+        Raises:
+            FrameError: the frame holds no RGB image.
+        """
+        arrival = self._arrival(time_ns)
+        order = self._orders["encoder"].judge(frame.stamp_ns).order
+        if order is Order.LATE:
+            return Outcome(None, None, (), order, time_ns)
+        self.clock.now = arrival
+        self.clock.advance(self._model.frame)
+        embedding = self.encoder.encode(frame, self._sequence)
+        self._sequence += 1
+        embedded = self.clock.now + self._model.transport * 1e-3
+        ticks = tuple(self._ticks_until(embedded))
+        scene = self._fuse(embedding, embedded)
+        # A tick that begins with this embedding ends after its scene.
+        self._waiting = (embedding, embedded)
+        return Outcome(
+            embedding, scene, ticks, order, self._recorded_ns(embedded), embedded - arrival
+        )
+
+    def finish(self) -> tuple[Tick, ...]:
+        """Reasonings that are still due when the recording has ended."""
+        return tuple(self._ticks_until(float("inf")))
+
+    def _arrival(self, time_ns: int) -> float:
+        """Time on the robot's clock; it never runs backwards, whatever was recorded."""
+        if self._origin_ns is None:
+            self._origin_ns = time_ns
+        elapsed = (time_ns - self._origin_ns) * 1e-9 / self._speed
+        self._arrived_s = max(self._arrived_s, elapsed)
+        return self._arrived_s
+
+    def _recorded_ns(self, seconds: float) -> int:
+        """The recording's time at a moment of the robot's clock."""
+        return (self._origin_ns or 0) + round(seconds * self._speed * 1e9)
+
+    def _ticks_until(self, limit_s: float) -> Iterator[Tick]:
+        """Reason on what waits, as long as the tick begins before a moment."""
+        while self._waiting is not None:
+            embedding, came_s = self._waiting
+            begin = max(self._due_s, self._free_s, came_s)
+            if begin >= limit_s:
+                return
+            self._waiting = None
+            # As in the node's worker: counting from the due time keeps the mean rate.
+            interval = 1.0 / (self._settings.rate_hz * self._ladder.effort.rate)
+            due = self._due_s + interval
+            self._due_s = due if due > begin else begin + interval
+            tick = self._reason(embedding, begin, came_s)
+            if tick is not None:
+                yield tick
+
+    def _reason(self, embedding: Embedding, begin_s: float, came_s: float) -> Tick | None:
+        order = self._orders["reasoner"].judge(embedding.stamp_ns).order
+        if self.reasoner is None or order is Order.LATE:
+            return None
+        if order is Order.JUMPED:
+            self.reasoner.reset(Trigger.TIME_JUMP)
+        self.clock.now = begin_s
+        reasoning = self.reasoner.reason(embedding, self._ladder.rung)
+        self._free_s = self.clock.now
+        self._ladder.record(self._free_s - begin_s, 1.0 / self._settings.rate_hz)
+        arrives = self._free_s + self._model.transport * 1e-3
+        sequence, self._reasonings = self._reasonings, self._reasonings + 1
+        tick = Tick(reasoning, sequence, self._recorded_ns(self._free_s), self._free_s - came_s)
+        self._finished.append((tick, arrives))
+        return tick
+
+    def _fuse(self, embedding: Embedding, now_s: float) -> Scene | None:
+        order = self._orders["fusion"].judge(embedding.stamp_ns).order
+        if order is Order.LATE:
+            return None
+        if order is Order.JUMPED:
+            self._finished.clear()
+            self._fusion.reset()
+        while self._finished and self._finished[0][1] <= now_s:
+            tick, arrived = self._finished.popleft()
+            self._fusion.add_reasoning(tick.reasoning, arrived)
+        self.clock.now = now_s
+        return self._fusion.fuse(embedding, now_s, self._recorded_ns(now_s))

@@ -1,0 +1,68 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The overlay video of a replay: each frame of the recording with the scene of the log on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from vlm_perception.perception.overlay import draw_scene
+from vlm_perception.replay.interrupt import Interrupt
+from vlm_perception.replay.overlay_video import VideoWriter
+from vlm_perception.replay.scene_log import Record, read_log, scene_of_record
+from vlm_perception.replay.source import Source, Span
+
+SLOWEST_HZ, FASTEST_HZ = 1.0, 60.0
+INTERVALS = 100
+"""Frames from whose times the video's rate is taken."""
+
+
+def draw_replay(
+    source: Source, span: Span, log: Path, video: Path, console: Console, interrupt: Interrupt
+) -> None:
+    """Read the recording again and draw each frame; an interrupted video ends where it is."""
+    records = read_log(log)
+    labels = next(records)["labels"]
+    scenes = _scenes(records)
+    scene = next(scenes, None)
+    writer: VideoWriter | None = None
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("drawing overlay.mp4", total=source.expected)
+        try:
+            for frame in source.frames(span):
+                progress.advance(bar)
+                if interrupt or scene is None:
+                    return
+                if frame.index != scene["frame"] or frame.pixels is None:
+                    continue
+                drawn = draw_scene(frame.pixels, scene_of_record(scene, labels))
+                height, width = drawn.shape[:2]
+                writer = writer or VideoWriter(video, width, height, _rate(log))
+                bgr = np.asarray(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), dtype=np.uint8)
+                writer.add(frame.time_ns, bgr)
+                scene = next(scenes, None)
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def _scenes(records: Iterator[Record]) -> Iterator[Record]:
+    return (record for record in records if "frame" in record and "tags" in record)
+
+
+def _rate(log: Path) -> float:
+    """The recording's usual rate."""
+    times: list[int] = []
+    for record in _scenes(read_log(log)):
+        times.append(record["time"])
+        if len(times) > INTERVALS:
+            break
+    steps = np.diff(np.array(times, np.int64))
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    return min(FASTEST_HZ, max(SLOWEST_HZ, 1e9 / usual)) if usual > 0 else SLOWEST_HZ

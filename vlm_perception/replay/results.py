@@ -1,0 +1,147 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Writes down what comes of each frame: scene log, bag, and a small picture of each key frame."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_perception.bundle import ModelBundle
+from vlm_perception.perception.encoder import VisionEncoder
+from vlm_perception.perception.stamps import Order
+from vlm_perception.replay.building import (
+    embedding_info_message,
+    embedding_message,
+    reasoning_message,
+    scene_message,
+    serialized,
+)
+from vlm_perception.replay.output_bag import OutputBag
+from vlm_perception.replay.pipeline import RUN_ID, Pipeline, Tick
+from vlm_perception.replay.scene_log import (
+    Record,
+    fault_record,
+    frame_record,
+    line,
+    reasoning_record,
+)
+from vlm_perception.replay.source import CameraFrame
+from vlm_perception.replay.timing import Durations
+from vlm_perception.types import Frame
+
+THUMBNAIL_WIDTH = 320
+THUMBNAIL_QUALITY = 80
+REMEMBERED = 32
+"""Frames whose small pictures are kept until the language path has come to them."""
+
+
+class Results:
+    """The growing results of a run."""
+
+    def __init__(
+        self, log: Path, keyframes: Path, bag: OutputBag, counts: dict[str, int] | None
+    ) -> None:
+        """Go on behind what stands in the log.
+
+        Args:
+            log: the scene log, which holds its first line at least.
+            keyframes: folder for the small pictures.
+            bag: the part of the bag that is written now.
+            counts: those of the run that is continued.
+        """
+        keyframes.mkdir(exist_ok=True)
+        self._log = log.open("a", encoding="utf-8", buffering=1 << 16)
+        self._keyframes = keyframes
+        self.bag = bag
+        self.left_out = bag.left_out
+        self.counts = counts or {"frames": 0, "faults": 0, "reasonings": 0, "keyframes": 0}
+        self.wall = {name: Durations() for name in ("read and decode", "perceive", "write")}
+        self._small: deque[tuple[int, NDArray[np.uint8]]] = deque(maxlen=REMEMBERED)
+        self._embedding_info = b""
+
+    def describe(self, bundle: ModelBundle, encoder: VisionEncoder) -> None:
+        """Let the bag begin with what the embeddings mean."""
+        self._embedding_info = serialized(embedding_info_message(bundle, encoder, RUN_ID, 0))
+
+    def take(self, frame: CameraFrame, pipeline: Pipeline) -> None:
+        """Perceive a frame and write down what comes of it."""
+        if self._embedding_info:
+            self.bag.write("/embedding_info", frame.time_ns, self._embedding_info)
+            self._embedding_info = b""
+        if frame.message:
+            self.bag.write_image(frame.time_ns, frame.message)
+        if frame.pixels is None:
+            self._fault(frame, frame.fault, frame.fault_text)
+            return
+        began = time.monotonic()
+        outcome = pipeline.feed(Frame(frame.pixels, frame.stamp_ns, frame.frame_id), frame.time_ns)
+        perceived = time.monotonic()
+        self.wall["perceive"].add(perceived - began)
+        if outcome.embedding is None or outcome.scene is None:
+            self._fault(frame, "out_of_order", "it is older than the image before it")
+            return
+        if outcome.order is Order.JUMPED:
+            self._put({"event": "time_jump", "frame": frame.index, "time": frame.time_ns})
+        self._small.append((frame.stamp_ns, _small(frame.pixels)))
+        for tick in outcome.ticks:
+            self._take_tick(tick)
+        self._put(frame_record(frame, outcome.scene))
+        at_ns = outcome.embedded_ns
+        embedding = embedding_message(outcome.embedding, outcome.seconds)
+        self.bag.write("/embedding", at_ns, serialized(embedding))
+        self.bag.write("/scene", at_ns, serialized(scene_message(outcome.scene)))
+        self.counts["frames"] += 1
+        self.wall["write"].add(time.monotonic() - perceived)
+
+    def finish(self, pipeline: Pipeline, *, whole: bool) -> None:
+        """Write what the language path still owes, and that the log is at its end."""
+        for tick in pipeline.finish():
+            self._take_tick(tick)
+        self._put({"end": "whole" if whole else "losses", **self.counts})
+
+    def flush(self) -> None:
+        """Bring the log to the disk."""
+        if not self._log.closed:
+            self._log.flush()
+
+    def close(self) -> None:
+        """Close log and bag; what was written is whole."""
+        self._log.close()
+        self.bag.close()
+
+    def _take_tick(self, tick: Tick) -> None:
+        self._put(reasoning_record(tick))
+        message = reasoning_message(tick.reasoning, tick.sequence, tick.seconds)
+        self.bag.write("/reasoning", tick.ended_ns, serialized(message))
+        self.counts["reasonings"] += 1
+        if tick.reasoning.is_keyframe:
+            self.counts["keyframes"] += 1
+            self._write_small(tick)
+
+    def _write_small(self, tick: Tick) -> None:
+        stamp_ns = tick.reasoning.stamp_ns
+        found = next((each for stamp, each in reversed(self._small) if stamp == stamp_ns), None)
+        if found is not None:
+            file = self._keyframes / f"{tick.sequence:08d}.jpg"
+            cv2.imwrite(str(file), found, [cv2.IMWRITE_JPEG_QUALITY, THUMBNAIL_QUALITY])
+
+    def _fault(self, frame: CameraFrame, kind: str, text: str) -> None:
+        self._put(fault_record(frame, kind, text))
+        self.counts["faults"] += 1
+
+    def _put(self, record: Record) -> None:
+        self._log.write(line(record))
+
+
+def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A BGR picture of the width of a thumbnail."""
+    height, width = pixels.shape[:2]
+    size = (THUMBNAIL_WIDTH, max(1, round(height * THUMBNAIL_WIDTH / width)))
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), dtype=np.uint8)

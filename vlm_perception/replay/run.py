@@ -1,0 +1,340 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""`vlm-perception replay`: from a recording to log, bag, key frames, video and report."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from vlm_perception.bundle import ModelBundle
+from vlm_perception.engines.machine import cpu_count, cpu_model
+from vlm_perception.replay import checkpoint as checkpoints
+from vlm_perception.replay.errors import ReplayError
+from vlm_perception.replay.interrupt import Interrupt
+from vlm_perception.replay.latency import LatencyModel, load_model
+from vlm_perception.replay.output_bag import METADATA, OutputBag, parts
+from vlm_perception.replay.pipeline import EngineOptions, Pipeline
+from vlm_perception.replay.replay_video import draw_replay
+from vlm_perception.replay.report import write_report
+from vlm_perception.replay.results import Results
+from vlm_perception.replay.scene_log import FORMAT, VERSION, line, sha256
+from vlm_perception.replay.settings import PipelineSettings, default_parameters, load_settings
+from vlm_perception.replay.source import BagSource, CameraFrame, Source, Span, open_source
+
+LOG, RUN, REPORT, VIDEO, KEYFRAMES = (
+    "scene.jsonl",
+    "run.json",
+    "report.html",
+    "overlay.mp4",
+    "keyframes",
+)
+CHECKPOINT_EVERY_S = 300.0
+LOSSES, INTERRUPTED = 3, 130
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """What `vlm-perception replay` is asked for."""
+
+    recording: Path
+    topic: str | None = None
+    bundle: str | None = None
+    """None: as the file of parameters says."""
+    out: Path | None = None
+    """None: `out/replay/` and the recording's name."""
+    span: Span = field(default_factory=Span)
+    speed: float = 1.0
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    parameters: Path | None = None
+    """None: the file that ships with the package."""
+    latency: Path | None = None
+    """File of a latency model; None: the one that is built in."""
+    originals: str = "camera"
+    """Topics of the recording that are copied: `camera`, `all` or `none`."""
+    overlay: bool = True
+    fresh: bool = False
+    """Begin anew where an interrupted run could be continued."""
+
+
+def run_replay(options: ReplayOptions, console: Console) -> int:
+    """Replay a recording.
+
+    Returns:
+        The exit code: 0, LOSSES when part of the recording could not be read, INTERRUPTED after
+        Ctrl-C.
+
+    Raises:
+        ValueError: recording, bundle or an option cannot be used.
+        OSError: the results cannot be written.
+    """
+    cv2.setNumThreads(1)
+    source = open_source(options.recording, options.topic)
+    settings = load_settings(options.parameters or default_parameters())
+    model = load_model(options.latency) if options.latency else LatencyModel()
+    bundle = ModelBundle.load(options.bundle or settings.bundle)
+    pipeline = Pipeline(bundle, settings, model, options.engine, options.speed)
+    out = options.out or Path("out/replay") / Path(source.name).stem
+    head = _head(options, source, settings, model, pipeline, bundle)
+    for note in source.notes:
+        console.print(f"note: {note}", style="dim", soft_wrap=True, markup=False)
+    run = _Run(options, source, pipeline, bundle, out, head)
+    with Interrupt() as interrupt:
+        run.open(console)
+        try:
+            run.play(interrupt, console)
+        finally:
+            run.close(interrupted=bool(interrupt))
+        if interrupt:
+            _say(console, f"interrupted: {out} is whole up to here; the same command goes on")
+            return INTERRUPTED if interrupt.exit_code() == 0 else interrupt.exit_code()
+        facts = run.facts()
+        (out / RUN).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        _say(console, _summary(facts))
+        if options.overlay and facts["frames"]:
+            draw_replay(source, options.span, out / LOG, out / VIDEO, console, interrupt)
+        write_report(out, facts)
+    for name in (REPORT, LOG, *(part.name for part in parts(out)), VIDEO):
+        if (out / name).exists():
+            _say(console, f"  {out / name}")
+    for loss in source.losses:
+        console.print(f"lost: {loss}", style="yellow", soft_wrap=True, markup=False)
+    return LOSSES if source.losses else 0
+
+
+def _head(
+    options: ReplayOptions,
+    source: Source,
+    settings: PipelineSettings,
+    model: LatencyModel,
+    pipeline: Pipeline,
+    bundle: ModelBundle,
+) -> dict[str, Any]:
+    """First line of the log: all that decides on what follows, but the machine and its threads."""
+    return {
+        "log": FORMAT,
+        "version": VERSION,
+        "bundle": bundle.manifest.name,
+        "digest": bundle.digest,
+        "engine": pipeline.encoder.engine_name,
+        "source": source.name,
+        "topic": source.topic,
+        "start": options.span.start_s,
+        "duration": options.span.duration_s,
+        "speed": options.speed,
+        "labels": list(pipeline.encoder.vocabulary.labels),
+        "settings": settings.described(),
+        "latency_ms": model.model_dump(),
+    }
+
+
+class _Run:
+    """One run, or what is left of an interrupted one."""
+
+    def __init__(
+        self,
+        options: ReplayOptions,
+        source: Source,
+        pipeline: Pipeline,
+        bundle: ModelBundle,
+        out: Path,
+        head: dict[str, Any],
+    ) -> None:
+        self._options, self._source, self._pipeline = options, source, pipeline
+        self._bundle, self._out, self._head = bundle, out, line(head)
+        self._started = time.monotonic()
+        self._resumed_at = self._taken = 0
+        self._checkpoint_s = self._started
+
+    def open(self, console: Console) -> None:
+        """Prepare the folder, or take up an interrupted run."""
+        out = self._out
+        out.mkdir(parents=True, exist_ok=True)
+        found = None if self._options.fresh else checkpoints.read_checkpoint(out)
+        if found is not None and self._fits(found):
+            checkpoints.restore(self._pipeline, found)
+            self._resumed_at = self._taken = found.frames
+            _say(console, f"going on after {found.frames} frames; --fresh would begin anew")
+            with (out / LOG).open("r+b") as log:
+                log.truncate(found.log_bytes)
+        else:
+            found = None
+            _clear(out)
+            (out / LOG).write_text(self._head, encoding="utf-8")
+        self._results = Results(
+            out / LOG, out / KEYFRAMES, self._new_part(), found.counts if found else None
+        )
+        if found is None:
+            self._results.describe(self._bundle, self._pipeline.encoder)
+
+    def play(self, interrupt: Interrupt, console: Console) -> None:
+        """Feed every frame, and write down what comes of it."""
+        source, options = self._source, self._options
+        whole = not options.span.start_s and options.span.duration_s is None
+        total = source.expected if whole else None
+        with _progress(console) as progress:
+            bar = progress.add_task("replaying", total=total, completed=self._taken, rate="")
+            frames = source.frames(options.span, self._taken)
+            for frame in self._timed(frames):
+                self._results.take(frame, self._pipeline)
+                self._taken += 1
+                self._copy_others(frame)
+                elapsed = time.monotonic() - self._started
+                rate = (self._taken - self._resumed_at) / max(elapsed, 1e-9)
+                progress.update(bar, completed=self._taken, rate=f"{rate:.1f} frames/s")
+                if interrupt:
+                    return
+                self._checkpoint_when_due()
+        if not self._taken:
+            raise ReplayError(f"{options.recording} holds no image in this part of it")
+        self._results.finish(self._pipeline, whole=not source.losses)
+
+    def close(self, interrupted: bool) -> None:
+        """Close all files; keep what is needed to go on."""
+        self._results.close()
+        if interrupted:
+            self._write_checkpoint()
+        else:
+            checkpoints.remove_checkpoint(self._out)
+
+    def facts(self) -> dict[str, Any]:
+        """What is worth knowing of the run beside the canonical log."""
+        seconds = time.monotonic() - self._started
+        results, played = self._results, self._taken - self._resumed_at
+        return {
+            "recording": str(self._options.recording),
+            "topic": self._source.topic,
+            "type": self._source.type_name,
+            "expected": self._source.expected,
+            **results.counts,
+            "notes": [*self._source.notes, *(f"not copied: {why}" for why in results.left_out)],
+            "losses": list(self._source.losses),
+            "log_sha256": sha256(self._out / LOG),
+            "bundle": self._bundle.manifest.name,
+            "digest": self._bundle.digest,
+            "engine": self._pipeline.encoder.engine_name,
+            "threads": self._options.engine.threads,
+            "machine": f"{cpu_model()}, {cpu_count()} cores",
+            "python": platform.python_version(),
+            "wall_s": round(seconds, 3),
+            "frames_per_s": round(played / seconds, 2),
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "wall_ms": {
+                name: {
+                    "p50": round(1e3 * each.percentile(50), 3),
+                    "p95": round(1e3 * each.percentile(95), 3),
+                    "share": round(each.total_s / seconds, 3),
+                }
+                for name, each in results.wall.items()
+            },
+        }
+
+    def _timed(self, frames: Iterator[CameraFrame]) -> Iterator[CameraFrame]:
+        while True:
+            began = time.monotonic()
+            frame = next(frames, None)
+            if frame is None:
+                return
+            self._results.wall["read and decode"].add(time.monotonic() - began)
+            yield frame
+
+    def _new_part(self) -> OutputBag:
+        source, wanted = self._source, self._options.originals
+        topics = []
+        if wanted != "none" and isinstance(source, BagSource):
+            topics = [each for each in source.bag.topics if each.name != source.topic]
+            topics = topics if wanted == "all" else []
+        part = OutputBag(self._out, topics, None if wanted == "none" else source.camera)
+        self._others: Iterator[Any] = iter(())
+        if topics and isinstance(source, BagSource):
+            names = [each.name for each in topics]
+            self._others = source.messages(names, self._options.span)
+        self._other: Any = None
+        return part
+
+    def _copy_others(self, frame: CameraFrame) -> None:
+        """Copy what was recorded up to this frame."""
+        while True:
+            self._other = self._other or next(self._others, None)
+            if self._other is None or self._other.time_ns > frame.time_ns:
+                return
+            self._results.bag.write(self._other.topic, self._other.time_ns, self._other.data)
+            self._other = None
+
+    def _fits(self, found: checkpoints.Checkpoint) -> bool:
+        """Whether the interrupted run was one of the same recording and options."""
+        log = self._out / LOG
+        if not log.exists() or log.stat().st_size < found.log_bytes:
+            return False
+        with log.open(encoding="utf-8") as stream:
+            return stream.readline() == self._head
+
+    def _checkpoint_when_due(self) -> None:
+        if time.monotonic() - self._checkpoint_s < CHECKPOINT_EVERY_S:
+            return
+        self._results.bag.close()
+        self._write_checkpoint()
+        self._results.bag = self._new_part()
+        self._checkpoint_s = time.monotonic()
+
+    def _write_checkpoint(self) -> None:
+        # A pipeline that cannot be pickled is replayed from its beginning.
+        with suppress(pickle.PicklingError, TypeError, AttributeError):
+            self._results.flush()
+            size = (self._out / LOG).stat().st_size
+            counts = self._results.counts
+            checkpoints.take(self._pipeline, self._taken, size, counts).write(self._out)
+
+
+def _clear(out: Path) -> None:
+    """Remove an earlier run's results, and nothing else."""
+    for path in [*parts(out), *(out / name for name in (LOG, RUN, REPORT, VIDEO, METADATA))]:
+        path.unlink(missing_ok=True)
+    checkpoints.remove_checkpoint(out)
+    shutil.rmtree(out / KEYFRAMES, ignore_errors=True)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _summary(facts: dict[str, Any]) -> str:
+    faults = f", {facts['faults']} not usable" if facts["faults"] else ""
+    return (
+        f"{facts['frames']} frames{faults}, {facts['reasonings']} reasonings, "
+        f"{facts['keyframes']} key frames in {facts['wall_s']:.1f} s "
+        f"({facts['frames_per_s']:g} frames/s)\nlog SHA-256 {facts['log_sha256']}"
+    )
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)

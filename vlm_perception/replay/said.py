@@ -1,0 +1,80 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What was said of a recording, from a scene log or from a bag that a robot recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlm_perception.replay.bag import METADATA, Bag
+from vlm_perception.replay.building import REASONING, SCENE
+from vlm_perception.replay.errors import ReplayError
+from vlm_perception.replay.files import is_recording
+from vlm_perception.replay.messages import message_types, reasoning_of, scene_of
+from vlm_perception.replay.scene_log import Record, read_log, scene_record
+
+CONTEXT = ("bundle", "digest", "engine", "source", "topic", "start", "duration", "speed")
+
+
+@dataclass
+class Said:
+    """Frames by their stamps, and key frames."""
+
+    name: str
+    context: dict[str, Any] = field(default_factory=dict)
+    frames: dict[int, Record] = field(default_factory=dict)
+    """By stamp; of several frames of one stamp, as heartbeats are, the first."""
+    keyframes: list[tuple[int, str]] = field(default_factory=list)
+    """Stamp and trigger."""
+    whole: bool = True
+
+
+def read_said(path: Path) -> Said:
+    """Read a scene log, or the topics `scene` and `reasoning` of a bag.
+
+    Raises:
+        ReplayError: it is neither, or holds no scene.
+    """
+    if path.is_dir() and (path / "scene.jsonl").exists():
+        path = path / "scene.jsonl"
+    bag = is_recording(path) or (path.is_dir() and (path / METADATA).exists())
+    said = _from_bag(path) if bag else _from_log(path)
+    if not said.frames:
+        raise ReplayError(f"{path} holds no scene")
+    return said
+
+
+def _from_log(path: Path) -> Said:
+    records = read_log(path)
+    head = next(records)
+    said = Said(str(path), {name: head.get(name) for name in CONTEXT}, whole=False)
+    for record in records:
+        if "tags" in record:
+            said.frames.setdefault(record["stamp"], record)
+        elif "reasoning" in record and "attributes" in record:
+            said.keyframes.append((record["stamp"], record["trigger"]))
+        elif "end" in record:
+            said.whole = True
+    return said
+
+
+def _from_bag(path: Path) -> Said:
+    bag, types = Bag(path), message_types()
+    kinds = {each.name: each.type_name for each in bag.topics}
+    said = Said(str(path))
+    wanted = [name for name, kind in kinds.items() if kind in (SCENE, REASONING)]
+    for message in bag.messages(wanted):
+        read = types.deserialize_cdr(message.data, kinds[message.topic])
+        if kinds[message.topic] == SCENE:
+            scene = scene_of(read)
+            if scene.bundle_digest:
+                said.context.setdefault("digest", scene.bundle_digest)
+                said.frames.setdefault(scene.stamp_ns, scene_record(scene))
+            continue
+        reasoning = reasoning_of(read)
+        if reasoning.is_keyframe:
+            said.keyframes.append((reasoning.stamp_ns, reasoning.trigger))
+    said.whole = not bag.losses
+    return said

@@ -1,0 +1,92 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The nodes' parameters, from the same file that they are launched with."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from vlm_perception.bundle import describe_errors
+from vlm_perception.perception.fusion import Contradiction, FusionSettings
+from vlm_perception.perception.reasoner import ReasonerSettings
+from vlm_perception.replay.errors import ReplayError
+from vlm_perception.share import share_folder
+
+ENCODER, REASONER, FUSION = "vision_encoder", "language_reasoner", "scene_fusion"
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """What of the nodes' parameters decides on what they say."""
+
+    bundle: str = "roadworld-nano"
+    temporal: bool = True
+    rate_hz: float = 10.0
+    questions: str = ""
+    """File with the typed questions; empty: the bundle's own."""
+    reasoner: ReasonerSettings = field(default_factory=ReasonerSettings)
+    fusion: FusionSettings = field(default_factory=FusionSettings)
+
+    def described(self) -> dict[str, Any]:
+        """The settings as they are written into a log."""
+        return dataclasses.asdict(self)
+
+
+def default_parameters() -> Path:
+    """The file of parameters that ships with the package."""
+    return share_folder() / "config" / "perception.yaml"
+
+
+def load_settings(file: Path) -> PipelineSettings:
+    """Read a file of ROS parameters.
+
+    Raises:
+        ReplayError: it cannot be read, or a parameter has a value that cannot be used.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        encoder, reasoner, fusion = (_of(content, name) for name in (ENCODER, REASONER, FUSION))
+        rules = fusion.pop("contradictions", ())
+        rules = TypeAdapter(tuple[str, ...]).validate_python(rules)
+        watched = _filled(FusionSettings, fusion)
+        return PipelineSettings(
+            bundle=_value(encoder, "bundle", str, PipelineSettings.bundle),
+            temporal=_value(encoder, "temporal", bool, PipelineSettings.temporal),
+            rate_hz=_value(reasoner, "rate_hz", float, PipelineSettings.rate_hz),
+            questions=_value(reasoner, "questions", str, PipelineSettings.questions),
+            reasoner=_filled(ReasonerSettings, reasoner),
+            fusion=dataclasses.replace(
+                watched, contradictions=tuple(Contradiction.parse(rule) for rule in rules)
+            ),
+        )
+    except ValidationError as error:
+        raise ReplayError(f"{file}: {describe_errors(error)}") from error
+    except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
+        raise ReplayError(f"{file} is no file of ROS parameters: {error}") from error
+
+
+def _of(content: Any, node: str) -> dict[str, Any]:
+    """A node's parameters: those of all nodes, overlaid by those that name it."""
+    merged: dict[str, Any] = {}
+    for pattern in ("/**", f"/**/{node}", f"/{node}", node):
+        merged |= (content.get(pattern) or {}).get("ros__parameters") or {}
+    return merged
+
+
+def _value(parameters: dict[str, Any], name: str, kind: Any, default: Any) -> Any:
+    value = parameters.get(name, default)
+    return TypeAdapter(kind).validate_python(value)
+
+
+def _filled(settings: Any, parameters: dict[str, Any]) -> Any:
+    """Settings with those parameters that have the name of a field."""
+    names = {each.name for each in dataclasses.fields(settings)}
+    return TypeAdapter(settings).validate_python(
+        {name: value for name, value in parameters.items() if name in names}
+    )

@@ -1,0 +1,92 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a sqlite3 file of a recording in the order of its rows, as far as it goes.
+
+For files that were cut off and for those that a recorder still writes to, whose newest rows lie
+in a write-ahead log. Schema: rosbag2_storage_sqlite3.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from vlm_perception.replay.storage import Message, StorageError, Topic, still_written
+
+TOPICS = """
+    SELECT topics.id, topics.name, topics.type, topics.serialization_format FROM topics
+"""
+ROWS = "SELECT id, topic_id, timestamp, data FROM messages WHERE id > ? ORDER BY id"
+
+
+class ScannedSqlite:
+    """A sqlite3 file that may be damaged or incomplete."""
+
+    def __init__(self, path: Path) -> None:
+        """Look through the whole file once, for its topics and for where it breaks off.
+
+        Raises:
+            StorageError: it is no recording, or damaged where the topics stand.
+        """
+        self._path = path
+        try:
+            # Not immutable=1: what stands in the write-ahead log is to be read, too.
+            self._base = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+            # Without this, SQLite refuses a file that is shorter than its header says.
+            self._base.execute("PRAGMA writable_schema=ON")
+            rows = self._base.execute(TOPICS).fetchall()
+            definitions = self._definitions()
+        except sqlite3.Error as error:
+            raise StorageError(f"{path.name} is no recording that SQLite reads: {error}") from error
+        self._names = {number: name for number, name, _, _ in rows}
+        self.loss = ""
+        self.start_ns = 0
+        counts = dict.fromkeys(self._names, 0)
+        for topic, time_ns in self._times():
+            counts[topic] = counts.get(topic, 0) + 1
+            self.start_ns = min(self.start_ns or time_ns, time_ns)
+        self.topics = tuple(
+            Topic(name, kind, encoding, *definitions.get(kind, ("", "")), counts[number])
+            for number, name, kind, encoding in rows
+        )
+
+    def messages(self, names: Collection[str], start_ns: int, stop_ns: int) -> Iterator[Message]:
+        """Messages of these topics in the order in which they were written."""
+        try:
+            for _, topic, time_ns, data in self._base.execute(ROWS, (-1,)):
+                name = self._names.get(topic)
+                if name in names and start_ns <= time_ns < stop_ns:
+                    yield Message(str(name), time_ns, bytes(data))
+        except sqlite3.Error as error:
+            self._lost(error)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._base.close()
+
+    def _times(self) -> Iterator[tuple[int, int]]:
+        """Topic and time of every message that can be read to its last byte."""
+        try:
+            for _, topic, time_ns, _ in self._base.execute(ROWS, (-1,)):
+                yield topic, time_ns
+        except sqlite3.Error as error:
+            self._lost(error)
+
+    def _definitions(self) -> dict[str, tuple[str, str]]:
+        """Message definition and hash of each type; older recordings hold none."""
+        try:
+            rows = self._base.execute(
+                "SELECT topic_type, encoded_message_definition, type_description_hash "
+                "FROM message_definitions"
+            ).fetchall()
+        except sqlite3.OperationalError:
+            return {}
+        return {kind: (text, digest) for kind, text, digest in rows}
+
+    def _lost(self, error: sqlite3.Error) -> None:
+        self.loss = (
+            f"{self._path.name}: the rest of the file cannot be read, {error} "
+            f"({still_written(self._path)})"
+        )
