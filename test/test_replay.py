@@ -228,3 +228,22 @@ def test_a_video_is_replayed_like_a_bag(replayed, tmp_path):
     assert not isinstance(source, BagSource)
     assert replay(replayed / run.VIDEO, tmp_path, span=Span(1.0, 2.0)) == 0
     assert len(records(tmp_path, "tags")) == 20
+
+
+def test_a_harvest_holds_the_frames_worth_a_second_look(replayed, tmp_path):
+    told = CliRunner().invoke(app, ["harvest", str(DRIVE), "--out", str(tmp_path / "set")])
+    assert told.exit_code == 0, told.output
+    samples = [
+        json.loads(each) for each in (tmp_path / "set/metadata.jsonl").read_text().split("\n")[:-1]
+    ]
+    keyframes = {
+        each["stamp"]: each for each in records(replayed, "reasoning") if "caption" in each
+    }
+    assert 3 < len(samples) <= 80
+    for sample in samples:
+        assert (tmp_path / "set" / sample["file_name"]).read_bytes().startswith(b"\xff\xd8")
+        assert sample["reasons"]
+        if any(reason.startswith("keyframe") for reason in sample["reasons"]):
+            assert keyframes[sample["stamp"]]["caption"] == sample["text"]
+    again = CliRunner().invoke(app, ["harvest", str(DRIVE), "--out", str(tmp_path / "set")])
+    assert again.exit_code == 2

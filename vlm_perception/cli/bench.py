@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -153,3 +154,30 @@ def bench_language(
             json_file=json_file,
         )
     raise typer.Exit(code)
+
+
+@app.command("replay")
+def bench_replay(
+    recording: Annotated[
+        Path | None,
+        typer.Argument(metavar="BAG", help="By default 20 s of the road world at 1280x720, 30 Hz."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Of the networks.")] = 2,
+    latency: Annotated[
+        Path | None,
+        typer.Option(help="Write a latency model of this machine, for `replay --latency`."),
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure how many frames a second are replayed here, and whether the memory stays flat.
+
+    Prints what reading, perceiving and writing take, the medians of the graphs, and the memory at
+    equal distances along the recording. Close other programs first.
+
+    `vlm-perception bench replay --latency robot.yaml`
+    """
+    with plain_errors():
+        module = importlib.import_module("vlm_perception.evaluation.replay_speed")
+        module.bench_replay(
+            recording, threads=threads, latency=latency, console=Console(), json_file=json_file
+        )

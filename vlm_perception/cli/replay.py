@@ -130,3 +130,40 @@ def compare(
         module = importlib.import_module("vlm_perception.replay.compare")
         code = module.run_compare(first, second, tolerances, Console())
     raise typer.Exit(code)
+
+
+@app.command()
+def harvest(
+    recordings: Annotated[
+        list[Path], typer.Argument(metavar="BAG...", help="Recordings such as `replay` reads.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for images and metadata.jsonl.")] = Path(
+        "out/harvest"
+    ),
+    topic: Annotated[str | None, typer.Option(help="The camera topic.")] = None,
+    bundle: Annotated[
+        str | None, typer.Option(help="The model: a bundle's name or directory.")
+    ] = None,
+    below: Annotated[
+        float, typer.Option(min=0, max=1, help="Take frames with an answer less likely than this.")
+    ] = 0.5,
+    distance: Annotated[
+        float,
+        typer.Option(
+            min=0, max=2, help="Leave out a frame nearer than this (cosine) to the one before it."
+        ),
+    ] = 0.01,
+) -> None:
+    """Collect the frames of recordings that are worth a second look, with what was said of them.
+
+    Takes key frames that drift, tags or a new scene made, frames on which the fast and the slow
+    path disagree, and those with a doubtful answer. The folder loads as an `imagefolder` of
+    Hugging Face datasets, for curation and distillation.
+
+    `vlm-perception harvest monday_bag tuesday_bag --out out/harvest`
+    """
+    with plain_errors():
+        module = importlib.import_module("vlm_perception.replay.harvest")
+        options = module.HarvestOptions(tuple(recordings), out, topic, bundle, below, distance)
+        count = module.run_harvest(options, Console())
+    Console().print(f"{count} images in {out}", soft_wrap=True, highlight=False)

@@ -21,7 +21,7 @@ from vlm_perception.perception.language import LanguageModel
 from vlm_perception.perception.prefixes import NewestPrefix
 from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.perception.vocabulary import VocabularyBuilder
-from vlm_perception.replay.latency import PacedBundle, PacedEngine, VirtualClock
+from vlm_perception.replay.latency import PacedBundle, PacedEngine, VirtualClock, WallTimes
 from vlm_perception.replay.pipeline import Pipeline
 
 FILE = "checkpoint.pickle"
@@ -29,6 +29,7 @@ FIXTURES = (
     PacedBundle,
     PacedEngine,
     VirtualClock,
+    WallTimes,
     Preprocessor,
     VocabularyBuilder,
     LanguageModel,

@@ -8,18 +8,21 @@ their graphs runs: then it advances by what the model says that the graph takes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vlm_perception.bundle import ModelBundle, describe_errors
+from vlm_perception.bundle import ModelBundle
 from vlm_perception.engines.base import Array, Engine, TensorSpec
 from vlm_perception.engines.choose import ONNXRUNTIME
+from vlm_perception.manifest import describe_errors
 from vlm_perception.replay.errors import ReplayError
+from vlm_perception.replay.timing import Durations
 
 Milliseconds = Annotated[float, Field(ge=0.0, le=60_000.0)]
 
@@ -83,12 +86,41 @@ class VirtualClock:
         self.now += milliseconds * 1e-3
 
 
+class WallTimes:
+    """What the runs of a graph have taken here, by the tokens that they were fed."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._runs: dict[int, Durations] = {}
+
+    @property
+    def runs(self) -> int:
+        """How many there were."""
+        return sum(each.count for each in self._runs.values())
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """Take in a run."""
+        self._runs.setdefault(tokens, Durations()).add(seconds)
+
+    def cost_ms(self) -> dict[str, float]:
+        """Milliseconds a run, and a token where runs were fed different numbers of them."""
+        medians = {tokens: 1e3 * each.percentile(50) for tokens, each in self._runs.items()}
+        fewest, most = min(medians), max(medians)
+        if fewest == most:
+            return {"run": round(medians[fewest], 3)}
+        token = max(0.0, (medians[most] - medians[fewest]) / (most - fewest))
+        run = max(0.0, medians[fewest] - token * fewest)
+        return {"run": round(run, 3), "token": round(token, 4)}
+
+
 class PacedEngine:
     """An engine that lets virtual time pass while it runs."""
 
-    def __init__(self, engine: Engine, cost: GraphCost, clock: VirtualClock) -> None:
+    def __init__(
+        self, engine: Engine, cost: GraphCost, clock: VirtualClock, wall: WallTimes
+    ) -> None:
         """Wrap an engine; its outputs are left as they are."""
-        self._engine, self._cost, self._clock = engine, cost, clock
+        self._engine, self._cost, self._clock, self._wall = engine, cost, clock, wall
 
     @property
     def name(self) -> str:
@@ -112,7 +144,9 @@ class PacedEngine:
             EngineError: as the engine's own run.
         """
         tokens = inputs["inputs_embeds"].shape[1] if "inputs_embeds" in inputs else 0
+        began = time.perf_counter()
         outputs = self._engine.run(inputs)
+        self._wall.add(tokens, time.perf_counter() - began)
         self._clock.advance(self._cost.run + self._cost.token * tokens)
         return outputs
 
@@ -123,6 +157,8 @@ class PacedBundle(ModelBundle):
 
     clock: VirtualClock
     model: LatencyModel
+    wall: dict[str, WallTimes] = field(default_factory=dict)
+    """What the graphs have taken here, by name; nothing that is said depends on it."""
 
     @classmethod
     def of(cls, bundle: ModelBundle, clock: VirtualClock, model: LatencyModel) -> PacedBundle:
@@ -136,4 +172,6 @@ class PacedBundle(ModelBundle):
             EngineError: the engine is not installed, or does not take the graph.
         """
         cost = self.model.graphs.get(Path(graph).stem, GraphCost())
-        return PacedEngine(super().engine(graph, threads=threads, engine=engine), cost, self.clock)
+        loaded = super().engine(graph, threads=threads, engine=engine)
+        wall = self.wall.setdefault(Path(graph).stem, WallTimes())
+        return PacedEngine(loaded, cost, self.clock, wall)

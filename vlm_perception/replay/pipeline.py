@@ -91,6 +91,7 @@ class Pipeline:
         self.clock, self._model, self._speed = VirtualClock(), model, speed
         self._settings = settings
         paced = PacedBundle.of(bundle, self.clock, model)
+        self._wall = paced.wall
         self.encoder = VisionEncoder(
             paced,
             threads=engine.threads,
@@ -154,6 +155,10 @@ class Pipeline:
     def finish(self) -> tuple[Tick, ...]:
         """Reasonings that are still due when the recording has ended."""
         return tuple(self._ticks_until(float("inf")))
+
+    def measured_ms(self) -> dict[str, dict[str, float]]:
+        """What the graphs have taken on this machine, as a latency model has it."""
+        return {name: wall.cost_ms() for name, wall in self._wall.items() if wall.runs}
 
     def _arrival(self, time_ns: int) -> float:
         """Time on the robot's clock; it never runs backwards, whatever was recorded."""

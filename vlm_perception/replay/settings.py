@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from vlm_perception.bundle import describe_errors
+from vlm_perception.manifest import describe_errors
 from vlm_perception.perception.fusion import Contradiction, FusionSettings
 from vlm_perception.perception.reasoner import ReasonerSettings
 from vlm_perception.replay.errors import ReplayError

@@ -10,7 +10,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vlm_perception.bundle import describe_errors
+from vlm_perception.manifest import describe_errors
 from vlm_perception.replay.errors import ReplayError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

@@ -1,0 +1,147 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""`vlm-perception bench replay`: how fast recordings are replayed here, and in how much memory."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cv2
+import yaml
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from vlm_perception.bundle import ModelBundle
+from vlm_perception.datasets.roadworld.bag import write_bag
+from vlm_perception.evaluation.load import LoadMeter
+from vlm_perception.replay.latency import LatencyModel
+from vlm_perception.replay.output_bag import OutputBag
+from vlm_perception.replay.pipeline import EngineOptions, Pipeline
+from vlm_perception.replay.results import Results
+from vlm_perception.replay.settings import default_parameters, load_settings
+from vlm_perception.replay.source import Span, open_source
+
+LIVE_HZ = 30.0
+READINGS = 12
+"""So often the memory is read, at equal distances."""
+WARM_UP_FRAMES = 30
+SEED = 6_000_020
+
+
+def bench_replay(
+    recording: Path | None,
+    *,
+    threads: int,
+    latency: Path | None,
+    console: Console,
+    json_file: Path | None,
+) -> None:
+    """Replay a recording into a temporary folder and print what it took.
+
+    Args:
+        recording: what to replay; None: 20 seconds of the road world at 1280x720.
+        threads: of the networks.
+        latency: file for a latency model of this machine.
+        console: where the tables go.
+        json_file: file for the figures.
+
+    Raises:
+        ValueError: the recording or the bundle cannot be used.
+    """
+    cv2.setNumThreads(1)
+    with TemporaryDirectory(prefix="vlm_perception_") as folder:
+        chosen = recording or Path(folder) / "drive"
+        if recording is None:
+            write_bag(chosen, size=(1280, 720), fps=30, seconds=20.0, seed=SEED)
+        meter = LoadMeter()
+        figures = _replay(chosen, threads, Path(folder), console)
+        load = meter.load()
+    figures = {**figures, **load.as_json()}
+    console.print(_table(figures))
+    console.print(load.verdict(), soft_wrap=True)
+    if latency is not None:
+        text = yaml.safe_dump(figures["latency_ms"], sort_keys=False)
+        latency.write_text(text, encoding="utf-8")
+    if json_file is not None:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def _replay(recording: Path, threads: int, folder: Path, console: Console) -> dict[str, Any]:
+    source = open_source(recording)
+    settings = load_settings(default_parameters())
+    pipeline = Pipeline(
+        ModelBundle.load(settings.bundle), settings, LatencyModel(), EngineOptions(threads=threads)
+    )
+    (folder / "log").touch()
+    bag = OutputBag(folder / "bag", [], source.camera)
+    results = Results(folder / "log", folder / "keyframes", bag, None)
+    memory: list[tuple[int, int]] = []
+    every = max(1, (source.expected or 600) // READINGS)
+    began = time.monotonic()
+    read_s, reading = 0.0, began
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("replaying", total=source.expected)
+        for frame in source.frames(Span()):
+            read_s += time.monotonic() - reading
+            results.take(frame, pipeline)
+            if frame.index >= WARM_UP_FRAMES and frame.index % every == 0:
+                memory.append((frame.index, _resident_mb()))
+            progress.advance(bar)
+            reading = time.monotonic()
+    results.finish(pipeline, whole=True)
+    results.close()
+    seconds, count = time.monotonic() - began, results.counts["frames"]
+    wall = results.wall
+    costs = pipeline.measured_ms()
+    decoding = 1e3 * read_s / max(1, count)
+    perceive = 1e3 * wall["perceive"].percentile(50)
+    vision = costs.get("vision", {}).get("run", 0.0)
+    beside = round(max(0.0, decoding + perceive - vision), 2)
+    return {
+        "recording": source.name,
+        "frames": count,
+        "seconds": round(seconds, 2),
+        "frames_per_s": round(count / seconds, 1),
+        "times_live": round(count / seconds / LIVE_HZ, 2),
+        "threads": threads,
+        "read_ms": round(decoding, 2),
+        "perceive_p50_ms": round(perceive, 2),
+        "perceive_p95_ms": round(1e3 * wall["perceive"].percentile(95), 2),
+        "write_p50_ms": round(1e3 * wall["write"].percentile(50), 2),
+        "memory_mb": memory,
+        "latency_ms": {"frame": beside, "transport": 1.0, "graphs": costs},
+    }
+
+
+def _resident_mb() -> int:
+    for line in (
+        Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    ):
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) // 1024
+    return 0
+
+
+def _table(figures: dict[str, Any]) -> Table:
+    memory = ", ".join(str(megabytes) for _, megabytes in figures["memory_mb"])
+    table = Table(title=f"replay of {figures['recording']}", show_header=False)
+    rows = {
+        "frames": f"{figures['frames']} in {figures['seconds']:g} s, threads: {figures['threads']}",
+        "speed": f"{figures['frames_per_s']:g} frames/s, {figures['times_live']:g} x live 30 Hz",
+        "read and decode": f"{figures['read_ms']:g} ms",
+        "perceive, p50": f"{figures['perceive_p50_ms']:g} ms",
+        "perceive, p95": f"{figures['perceive_p95_ms']:g} ms",
+        "write, p50": f"{figures['write_p50_ms']:g} ms",
+        "memory": f"{memory} MB" if memory else "too short to say",
+    }
+    for graph, cost in figures["latency_ms"]["graphs"].items():
+        per_token = f" and {cost['token']:g} a token" if "token" in cost else ""
+        rows[f"graph {graph}"] = f"{cost['run']:g} ms a run{per_token}"
+    for name, text in rows.items():
+        table.add_row(name, text)
+    return table
