@@ -6,7 +6,17 @@ from __future__ import annotations
 
 import typer
 
-from vlm_perception.cli import bench, bundle, chaos, demo, deploy, evaluate, replay, roadworld, train
+from vlm_perception.cli import (
+    bench,
+    bundle,
+    chaos,
+    demo,
+    deploy,
+    evaluate,
+    replay,
+    roadworld,
+    train,
+)
 
 app = typer.Typer(
     name="vlm-perception",

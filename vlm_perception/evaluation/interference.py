@@ -20,13 +20,13 @@ from vlm_perception.bundle import ModelBundle
 from vlm_perception.demo.client import ServiceCaller
 from vlm_perception.demo.environment import own_graph, require_ros
 from vlm_perception.demo.graph import Graph, GraphOptions
-from vlm_perception.replay.interrupt import Interrupt
 from vlm_perception.demo.meter import percentiles
 from vlm_perception.demo.observer import Observer
 from vlm_perception.demo.processes import NodeProcesses
 from vlm_perception.demo.source import open_source
 from vlm_perception.demo.topics import EMBEDDING, MEASURED, REASONING, Topic
 from vlm_perception.evaluation.graph import BenchError, check_running, wait_until_running
+from vlm_perception.replay.interrupt import Interrupt
 
 SETTLE_S = 1.0
 """Of each phase, not measured: the node has just been switched over."""

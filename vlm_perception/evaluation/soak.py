@@ -20,12 +20,12 @@ from rich.table import Table
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.demo.environment import own_graph, require_ros
 from vlm_perception.demo.graph import Graph, GraphOptions
-from vlm_perception.replay.interrupt import Interrupt
 from vlm_perception.demo.observer import Observer
 from vlm_perception.demo.processes import NodeProcesses
 from vlm_perception.demo.source import open_source
 from vlm_perception.demo.topics import DIAGNOSTICS, EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
 from vlm_perception.demo.usage import look_at_machine, usage_of
+from vlm_perception.replay.interrupt import Interrupt
 
 SAMPLE_S = 2.0
 START_WITHIN_S = 90.0

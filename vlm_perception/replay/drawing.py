@@ -22,6 +22,7 @@ TRIGGER_COLOURS = {
     "drift": "#f59e0b",
     "tags": "#22a06b",
     "age": "#94a3b8",
+    "conflict": "#ec4899",
     "instruction": "#8b5cf6",
     "time_jump": "#ef4444",
     "bundle": "#ef4444",

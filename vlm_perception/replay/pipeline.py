@@ -124,6 +124,8 @@ class Pipeline:
         self._waiting: tuple[Embedding, float] | None = None
         self._due_s = self._free_s = 0.0
         self._finished: deque[tuple[Tick, float]] = deque()
+        self._scenes: deque[tuple[tuple[str, ...], float]] = deque()
+        """Conflicts of the scenes that are on their way to the language path."""
 
     def feed(self, frame: Frame, time_ns: int) -> Outcome:
         """Take the next frame.
@@ -194,6 +196,8 @@ class Pipeline:
             return None
         if order is Order.JUMPED:
             self.reasoner.reset(Trigger.TIME_JUMP)
+        while self._scenes and self._scenes[0][1] <= begin_s:
+            self.reasoner.note_conflicts(self._scenes.popleft()[0])
         self.clock.now = begin_s
         reasoning = self.reasoner.reason(embedding, self._ladder.rung)
         self._free_s = self.clock.now
@@ -215,4 +219,7 @@ class Pipeline:
             tick, arrived = self._finished.popleft()
             self._fusion.add_reasoning(tick.reasoning, arrived)
         self.clock.now = now_s
-        return self._fusion.fuse(embedding, now_s, self._recorded_ns(now_s))
+        scene = self._fusion.fuse(embedding, now_s, self._recorded_ns(now_s))
+        if self.reasoner is not None:
+            self._scenes.append((scene.conflicts, now_s + self._model.transport * 1e-3))
+        return scene

@@ -13,7 +13,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from vlm_perception.manifest import describe_errors
-from vlm_perception.perception.fusion import Contradiction, FusionSettings
+from vlm_perception.perception.fusion import FusionSettings
+from vlm_perception.perception.hazards import Contradiction, Hazard
 from vlm_perception.perception.reasoner import ReasonerSettings
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.share import share_folder
@@ -52,8 +53,9 @@ def load_settings(file: Path) -> PipelineSettings:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         encoder, reasoner, fusion = (_of(content, name) for name in (ENCODER, REASONER, FUSION))
-        rules = fusion.pop("contradictions", ())
-        rules = TypeAdapter(tuple[str, ...]).validate_python(rules)
+        lines = TypeAdapter(tuple[str, ...]).validate_python
+        rules = [Contradiction.parse(rule) for rule in lines(fusion.pop("contradictions", ()))]
+        hazards = [Hazard.parse(hazard) for hazard in lines(fusion.pop("hazards", ()))]
         watched = _filled(FusionSettings, fusion)
         return PipelineSettings(
             bundle=_value(encoder, "bundle", str, PipelineSettings.bundle),
@@ -62,7 +64,7 @@ def load_settings(file: Path) -> PipelineSettings:
             questions=_value(reasoner, "questions", str, PipelineSettings.questions),
             reasoner=_filled(ReasonerSettings, reasoner),
             fusion=dataclasses.replace(
-                watched, contradictions=tuple(Contradiction.parse(rule) for rule in rules)
+                watched, contradictions=tuple(rules), hazards=tuple(hazards)
             ),
         )
     except ValidationError as error:
