@@ -17,6 +17,7 @@ import inspect
 import json
 import os
 import platform
+import random
 import re
 import shutil
 import subprocess
@@ -38,6 +39,7 @@ CUDA_HEADERS = (
     "nvidia-cuda-crt==13.0.88",
     "nvidia-cuda-profiler-api==13.0.85",
 )
+LEAN = ("tensorrt-lean-cu13-libs==11.4.0.106", "tensorrt-lean-cu13-bindings==11.4.0.106")
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 # What the bindings want from the libraries.
 SYMBOLS = (
@@ -59,6 +61,25 @@ def configure(config: trt.IBuilderConfig) -> None:
     config.set_flag(trt.BuilderFlag.FP16)
 """
 PROBE_FAILS_FROM = 11
+KNOWS_TENSORRT = r"^(import|from) (tensorrt|pycuda|vlm_perception\.engines\.(tensorrt|cuda)) ?"
+# A node asks another process to load a plan. Without a driver the real runtime crashes there.
+FOREIGN_PLANS = """\
+import sys
+from pathlib import Path
+from vlm_perception.engines.base import EngineError
+from vlm_perception.engines.plan_check import require_loadable
+code = (
+    "import sys, tensorrt; runtime = tensorrt.Runtime(tensorrt.Logger()); "
+    "sys.exit(runtime.deserialize_cuda_engine(open(sys.argv[1], 'rb').read()) is None)"
+)
+for path in sys.argv[1:]:
+    try:
+        require_loadable(Path(path), [sys.executable, "-c", code])
+    except EngineError as error:
+        print(error)
+    else:
+        sys.exit(f"{path} was taken for a plan")
+"""
 LAZY = "import os, sys; sys.setdlopenflags(os.RTLD_LAZY); "
 
 
@@ -104,15 +125,44 @@ def check() -> None:
         failed += [f"{version}: {error}" for error in ours]
         note = f"; the seeded error is found: {seeded[0].split('error: ')[-1]}" if seeded else ""
         print(f"TensorRT {version}: {len(modules)} modules, {len(ours)} errors{note}")
+    refuse_foreign_plans()
     if failed:
         raise CheckError("\n" + "\n".join(failed))
+
+
+def refuse_foreign_plans() -> None:
+    """Gives files that are no plans to the real lean runtime, in the way that a node does.
+
+    Raises:
+        CheckError: one is taken, or the asking process ends with its child.
+    """
+    target = WORK / "lean"
+    if not done(target):
+        for requirement in LEAN:
+            unpack(download(requirement), target / "packages")
+        packages = target / "packages"
+        (packages / "tensorrt_lean_bindings").rename(packages / "tensorrt")
+        finish(target)
+    contents = {
+        "garbage.plan": random.Random(0).randbytes(300_000),
+        "empty.plan": b"",
+        "text.plan": b"this is no plan\n" * 100,
+    }
+    for name, content in contents.items():
+        (target / name).write_bytes(content)
+    command: list[str | Path] = [sys.executable, "-c", FOREIGN_PLANS]
+    said = run(
+        [*command, *(target / name for name in contents)],
+        search(PYTHONPATH=[target / "packages", ROOT]),
+    )
+    print(f"lean runtime, {len(contents)} files that are no plans: {said.splitlines()[0]}")
 
 
 def our_modules() -> Iterator[str]:
     """Yields the modules that know TensorRT or CUDA."""
     for file in sorted((ROOT / "vlm_perception").rglob("*.py")):
         text = file.read_text(encoding="utf-8")
-        if re.search(r"^import (tensorrt|pycuda)\b", text, re.MULTILINE):
+        if re.search(KNOWS_TENSORRT, text, re.MULTILINE):
             yield ".".join(file.relative_to(ROOT).with_suffix("").parts)
 
 
@@ -146,8 +196,7 @@ def mypy_errors(bindings: Path, cuda: Path, pycuda: Path, modules: list[str]) ->
 
 def import_errors(modules: list[str], packages: list[Path], libraries: list[Path]) -> list[str]:
     """Imports our modules against the real packages, and returns what goes wrong."""
-    paths = [*packages, ROOT, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    environment = search(PYTHONPATH=paths, LD_LIBRARY_PATH=libraries)
+    environment = search(PYTHONPATH=[*packages, ROOT], LD_LIBRARY_PATH=libraries)
     code = LAZY + "".join(f"import {name}; " for name in modules)
     result = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
@@ -286,7 +335,7 @@ def class_stub(name: str, kind: type) -> Iterator[str]:
         if special in vars(kind):
             yield f"    {special}: Any"
     for member in dir(kind):
-        if not member.startswith("_"):
+        if not member.startswith("_") and member.isidentifier():
             yield f"    {member}: Any"
 
 
@@ -334,12 +383,16 @@ def unpack(wheel: Path, target: Path) -> None:
 
 
 def search(**paths: list[Path]) -> dict[str, str]:
-    """Returns this process's environment with other search paths."""
-    return {**os.environ, **{n: os.pathsep.join(map(str, each)) for n, each in paths.items()}}
+    """Returns this process's environment with these in front of its search paths."""
+    environment = dict(os.environ)
+    for name, first in paths.items():
+        set_already = filter(None, environment.get(name, "").split(os.pathsep))
+        environment[name] = os.pathsep.join([*map(str, first), *set_already])
+    return environment
 
 
 def done(target: Path) -> bool:
-    """Tells whether a part was made by this script as it is; what is left of another goes."""
+    """Tells whether a part is complete; what is left of another one goes."""
     mark = target / "done"
     if mark.exists() and mark.read_text() == fingerprint():
         return True
@@ -355,8 +408,9 @@ def finish(target: Path) -> Path:
 
 
 def fingerprint() -> str:
-    """Returns what the parts depend on: this script and Python."""
-    return json.dumps([sys.version, Path(__file__).read_text(encoding="utf-8")])
+    """Returns what the parts depend on: Python, and what they are made of."""
+    parts = [VERSIONS, CUDA_PYTHON, PYCUDA, CUDA_HEADERS, LEAN, LIBRARIES, SYMBOLS]
+    return json.dumps([sys.version, *parts])
 
 
 def run(
@@ -364,8 +418,8 @@ def run(
     environment: Mapping[str, str],
     cwd: Path | None = None,
     text: str | None = None,
-) -> None:
-    """Runs a command silently.
+) -> str:
+    """Runs a command and returns what it said.
 
     Raises:
         CheckError: it failed; with what it said.
@@ -382,6 +436,7 @@ def run(
     )
     if result.returncode:
         raise CheckError(f"{' '.join(map(str, command[:6]))} failed:\n{result.stdout[-3000:]}")
+    return result.stdout
 
 
 if __name__ == "__main__":

@@ -58,14 +58,14 @@ def require_loadable(path: Path, command: Sequence[str] = COMMAND) -> None:
 
 def main() -> None:
     """Load the plan that the command line names."""
-    # The packages may be missing on a machine that only asks.
-    from vlm_perception.engines.cuda import open_device  # noqa: PLC0415
-    from vlm_perception.engines.tensorrt import LoadedPlan  # noqa: PLC0415
+    # It imports this module.
+    from vlm_perception.engines.load_tensorrt import tensorrt_module  # noqa: PLC0415
 
     try:
-        device = open_device()
+        device = tensorrt_module("vlm_perception.engines.cuda").open_device()
         with device.entered():
-            LoadedPlan(Path(sys.argv[1]), device)
+            module = tensorrt_module("vlm_perception.engines.tensorrt")
+            module.LoadedPlan(Path(sys.argv[1]), device)
     except EngineError as error:
         print(error, file=sys.stderr)
         raise SystemExit(REFUSED) from error
