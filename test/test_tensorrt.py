@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
@@ -28,6 +29,7 @@ from vlm_perception.engines.choose import ONNXRUNTIME, TENSORRT
 from vlm_perception.engines.plan_check import require_loadable
 from vlm_perception.engines.plans import RECIPE, BuildOptions, Machine, PlanKey
 from vlm_perception.perception.encoder import VisionEncoder
+from vlm_perception.perception.handover import TOKENS
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.types import Frame
 
@@ -82,6 +84,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     forget_modules()
     yield
     forget_modules()
+    TOKENS.wanted = False
 
 
 def forget_modules() -> None:
@@ -303,6 +306,24 @@ def test_the_decoder_gives_the_same_with_its_cache_on_the_device(built: Path) ->
 
 
 @pytest.mark.usefixtures("gpu")
+def test_tokens_stay_on_the_device_between_encoder_and_projector(built: Path) -> None:
+    bundle = ModelBundle.load(built)
+    language = LanguageModel(bundle, engine=TENSORRT)
+    encoder = VisionEncoder(bundle, engine=TENSORRT, run_id="run")
+    image = np.asarray(np.load(built / "golden.npz")["vision.onnx/in/image"][0])
+    seen = encoder.encode(Frame(image, 1), 5)
+    encoder.encode(Frame(255 - image, 2), 6)
+    packed = language.pack(bundle.manifest.questions)
+    uploaded = language.log_likelihoods(language.prefill(seen.tokens), packed)
+    # The array says nothing: what the projector reads must be what was left on the device.
+    blank = np.zeros_like(seen.tokens)
+    kept = language.log_likelihoods(language.prefill(blank, ("run", 5)), packed)
+    np.testing.assert_allclose(kept, uploaded, atol=0.02)
+    other = language.log_likelihoods(language.prefill(blank, ("run", 6)), packed)
+    assert np.abs(other - uploaded).max() > 0.1
+
+
+@pytest.mark.usefixtures("gpu")
 def test_a_failing_layer_is_named(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = ModelBundle.load(built).engine(VISION_GRAPH, engine=TENSORRT)
     monkeypatch.setenv("SIMULATED_GPU_FAILS", "1")
@@ -339,3 +360,14 @@ def test_a_process_that_crashes_on_a_plan_is_an_error_and_no_crash(tmp_path: Pat
     code = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
     with pytest.raises(EngineError, match=r"SIGSEGV.*Build it again"):
         require_loadable(tmp_path / "foreign.plan", [sys.executable, "-c", code])
+
+
+def test_a_size_that_is_free_is_found(shipped: ModelBundle) -> None:
+    decoder = next(g for g in tensorrt_graphs(shipped) if g.name == DECODER_GRAPH)
+    name, shapes = decoder.profiles[0]
+    # A KV cache that grows, as in the bundle's own graph.
+    free = {**shapes, "past": (*shapes["past"][:4], -1, shapes["past"][5])}
+    model = onnx.load(shipped.file(DECODER_GRAPH))
+    grown = TensorRtGraph(decoder.name, decoder.source, model, ((name, free),))
+    with pytest.raises(ExportError, match=r"decoder\.onnx does not fit TensorRT: tensor past"):
+        require_native([grown], dla=False)

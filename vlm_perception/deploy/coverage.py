@@ -19,8 +19,10 @@ from vlm_perception.deploy.coverage_checks import GRAPH_CHECKS, Operators
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.onnx_graph import OnnxGraph, load_graph, node_inputs, subgraphs
 from vlm_perception.deploy.tables import read_table
+from vlm_perception.deploy.tensorrt_graphs import tensorrt_forms
 
-TARGETS = ("tensorrt", "dla", "openvino-npu")
+TENSORRT = "tensorrt"
+TARGETS = (TENSORRT, "dla", "openvino-npu")
 NODE_CHECKS = coverage_checks.NODE_CHECKS | dla_checks.NODE_CHECKS
 ISLANDS = "islands_are_within"
 # A node that breaks one of these is not there at all; what else is wrong with it says nothing.
@@ -117,11 +119,18 @@ def load_target(name: str) -> Target:
 def cover_bundle(bundle: ModelBundle, target: str) -> tuple[GraphCoverage, ...]:
     """Hold every graph of a bundle against a target's table.
 
+    For TensorRT these are the graphs that `vlm-perception build` makes of the bundle's.
+
     Raises:
         ExportError: the target is not known, or a graph cannot be read.
     """
     table = load_target(target)
-    return tuple(cover_graph(load_graph(bundle.file(name)), table) for name in bundle.graphs())
+    graphs = tensorrt_forms(bundle) if target == TENSORRT else _stored(bundle)
+    return tuple(cover_graph(graph, table) for graph in graphs)
+
+
+def _stored(bundle: ModelBundle) -> Iterator[OnnxGraph]:
+    return (load_graph(bundle.file(name)) for name in bundle.graphs())
 
 
 def cover_graph(graph: OnnxGraph, target: Target) -> GraphCoverage:

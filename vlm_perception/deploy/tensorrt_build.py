@@ -99,13 +99,27 @@ def require_native(graphs: Iterable[TensorRtGraph], *, dla: bool) -> None:
 
 
 def lint(graph: TensorRtGraph, target: str) -> list[Finding]:
-    """What a target does not take of a graph, at each of its sets of shapes."""
+    """What a target does not take of a graph, and sizes that are free, at each set of shapes."""
     table = load_target(target)
-    return [
-        finding
-        for _, shapes in graph.profiles
-        for finding in cover_graph(graph.bound(shapes), table).findings
-    ]
+    found: list[Finding] = []
+    for name, shapes in graph.profiles:
+        bound = graph.bound(shapes)
+        found += cover_graph(bound, table).findings
+        for tensor in (*bound.inputs, *bound.outputs):
+            known = bound.types.get(tensor)
+            if known is None or known.sizes() is None:
+                found.append(
+                    Finding(
+                        graph=graph.name,
+                        node=tensor,
+                        operator="tensor",
+                        rule="static-shapes",
+                        why=f"a CUDA graph needs fixed sizes, and it has free ones ({name})",
+                        remedy="fix them where tensorrt_graphs.py makes the graph",
+                        source="https://docs.nvidia.com/deeplearning/tensorrt/latest/",
+                    )
+                )
+    return found
 
 
 def _build(

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +13,14 @@ import onnx
 from vlm_perception.bundle import (
     DECODER_GRAPH,
     PROJECTOR_GRAPH,
+    TEXT_GRAPH,
     VISION_FP16_GRAPH,
     VISION_GRAPH,
     ModelBundle,
 )
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.half_products import to_half_products
-from vlm_perception.deploy.onnx_graph import OnnxGraph
+from vlm_perception.deploy.onnx_graph import OnnxGraph, load_graph
 from vlm_perception.manifest import LanguageSpec
 from vlm_perception.perception.text import TextTokenizer
 
@@ -76,6 +77,18 @@ def tensorrt_graphs(bundle: ModelBundle) -> tuple[TensorRtGraph, ...]:
     if bundle.manifest.language is not None:
         graphs += [_projector(bundle), _decoder(bundle)]
     return tuple(graphs)
+
+
+def tensorrt_forms(bundle: ModelBundle) -> Iterator[OnnxGraph]:
+    """What TensorRT would build of each graph, at each set of shapes; of the text graph, too.
+
+    Raises:
+        ExportError: a graph cannot be read.
+    """
+    for graph in tensorrt_graphs(bundle):
+        for _, shapes in graph.profiles:
+            yield graph.bound(shapes)
+    yield load_graph(bundle.file(TEXT_GRAPH), {"input_ids": (1, bundle.manifest.text.length)})
 
 
 def set_shape(value: onnx.ValueInfoProto, sizes: tuple[int, ...]) -> None:

@@ -196,11 +196,18 @@ class Program:
         self.wait()
         self._start = self._recorded()
 
-    def upload(self, inputs: Mapping[str, Array]) -> None:
-        """Begin to bring inputs to the device."""
+    def upload(self, inputs: Mapping[str, Any]) -> None:
+        """Begin to bring inputs into place: arrays from the host, or tensors of the device."""
         for name, value in inputs.items():
+            if isinstance(value, DeviceTensor):
+                self.copy(self.addresses[name], value.address, size_of(value.spec))
+                continue
             np.copyto(self._host[name].array, value)
             self._stream.upload(self.addresses[name], self._host[name].array)
+
+    def copy(self, target: int, source: int, size: int) -> None:
+        """Begin to copy bytes inside the device."""
+        self._stream.copy_rows(target, source, width=size, pitches=(size, size), rows=1)
 
     def start(self) -> None:
         """Begin to compute.
@@ -244,8 +251,7 @@ class Program:
         address = foreign.get(name)
         if address is None:
             spec = self.specs[name]
-            size = int(np.prod(_sizes(spec), dtype=np.int64)) * spec.dtype.itemsize
-            self._buffers.append(DeviceBuffer(self._plan.device, size))
+            self._buffers.append(DeviceBuffer(self._plan.device, size_of(spec)))
             address = self._buffers[-1].address
         if not self.context.set_tensor_address(name, address):
             raise self._plan.fail(f"tensor {name} cannot be placed")
@@ -268,6 +274,26 @@ class Program:
             self._plan.recorder.clear()
             _log.warning("%s runs without a CUDA graph: %s", self._plan.path.name, error)
             return self.enqueue
+
+
+class DeviceTensor:
+    """A tensor that stays on the device; another engine of this process can take it as an input."""
+
+    def __init__(self, device: Device, spec: TensorSpec) -> None:
+        """Take memory; the device must be entered."""
+        self.spec = spec
+        self._buffer = DeviceBuffer(device, size_of(spec))
+        self.address = self._buffer.address
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its elements."""
+        return self.spec.dtype
+
+    @property
+    def shape(self) -> tuple[int | str, ...]:
+        """Its sizes."""
+        return self.spec.shape
 
 
 class TensorRtEngine:
@@ -306,12 +332,12 @@ class TensorRtEngine:
         return self._program.outputs
 
     def run(
-        self, inputs: Mapping[str, Array], *, wanted: Collection[str] | None = None
+        self, inputs: Mapping[str, Any], *, wanted: Collection[str] | None = None
     ) -> dict[str, Array]:
         """Run the graph once.
 
         Args:
-            inputs: by name.
+            inputs: by name; arrays, or tensors that another engine kept.
             wanted: names of the outputs to bring back from the device; all of them when None.
 
         Raises:
@@ -323,6 +349,19 @@ class TensorRtEngine:
             program.upload(inputs)
             program.start()
             return program.download(program.outputs if wanted is None else wanted)
+
+    def keep(self, name: str) -> DeviceTensor:
+        """Copy an output of the last run to where the next run leaves it alone, on the device.
+
+        Raises:
+            EngineError: the GPU failed.
+        """
+        program = self._program
+        with self._lock, self._device.entered():
+            kept = DeviceTensor(self._device, program.outputs[name])
+            program.copy(kept.address, program.addresses[name], size_of(kept.spec))
+            program.wait()
+            return kept
 
 
 def this_machine() -> Machine:
@@ -349,3 +388,8 @@ def sizes_of(dims: trt.Dims) -> list[int]:
 
 def _sizes(spec: TensorSpec) -> tuple[int, ...]:
     return tuple(int(size) for size in spec.shape)
+
+
+def size_of(spec: TensorSpec) -> int:
+    """Bytes of a tensor with fixed sizes."""
+    return int(np.prod(_sizes(spec), dtype=np.int64)) * spec.dtype.itemsize

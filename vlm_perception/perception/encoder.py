@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vlm_perception.bundle import TEXT_GRAPH, VISION_GRAPH, ModelBundle
 from vlm_perception.engines.choose import ONNXRUNTIME
+from vlm_perception.perception.handover import TOKENS
 from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.perception.regions import find_regions
 from vlm_perception.perception.temporal import TemporalState
@@ -43,8 +44,8 @@ class VisionEncoder:
             bundle: the model.
             threads: threads of the engine.
             run_id: is written into each embedding.
-            engine: of the vision graph: `onnxruntime`, `openvino` or `auto`. The text graph, which
-                runs only when the vocabulary changes, stays with ONNX Runtime.
+            engine: of the vision graph: `onnxruntime`, `openvino`, `tensorrt` or `auto`. The text
+                graph, which runs only when the vocabulary changes, stays with ONNX Runtime.
             temporal: read the tags from what the last moments have in common; else from each frame
                 alone.
             clock: seconds, for stage times.
@@ -57,6 +58,8 @@ class VisionEncoder:
         self._run_id = run_id
         self._clock = clock
         self._engine = bundle.engine(VISION_GRAPH, threads=threads, engine=engine)
+        # Only an engine of the GPU can leave outputs where they are.
+        self._keep: Callable[[str], Any] | None = getattr(self._engine, "keep", None)
         self._preprocessor = Preprocessor(bundle.manifest.image)
         self._builder = VocabularyBuilder(bundle)
         self._lock = threading.Lock()
@@ -115,6 +118,8 @@ class VisionEncoder:
         image, placement = self._preprocessor.run(frame.image)
         prepared = self._clock()
         outputs = self._engine.run({"image": image})
+        if TOKENS.wanted and self._keep is not None:
+            TOKENS.put((self._run_id, sequence), self._keep("tokens"))
         encoded = self._clock()
         tags = self._tags(vocabulary, outputs["pooled"][0], frame.stamp_ns)
         token_index = self._token_index(outputs)

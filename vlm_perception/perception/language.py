@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, ModelBundle
 from vlm_perception.engines.base import Engine
-from vlm_perception.engines.choose import AUTO, ONNXRUNTIME, Workload
+from vlm_perception.engines.choose import AUTO, ONNXRUNTIME, TENSORRT, Workload
 from vlm_perception.manifest import LanguageSpec, QuestionSpec
 from vlm_perception.perception.decoder import load_decoder
+from vlm_perception.perception.handover import TOKENS, FrameKey
 from vlm_perception.perception.kv_cache import Cache, Prefix, causal_inputs
 from vlm_perception.perception.packing import PackedQuestions, Packer
 from vlm_perception.perception.sampling import GREEDY, Sampling, Token, TokenChooser
@@ -92,6 +93,8 @@ class LanguageModel:
             workload = self._typical_workload()
             engine = bundle.choose_engine(DECODER_GRAPH, threads=threads, workload=workload)
         self._projector = bundle.engine(PROJECTOR_GRAPH, threads=threads, engine=engine)
+        if engine == TENSORRT:
+            TOKENS.wanted = True
         self._decoder = load_decoder(bundle, threads=threads, engine=engine)
         held = self._decoder.capacity
         if held is not None:
@@ -118,11 +121,13 @@ class LanguageModel:
         engines = {PROJECTOR_GRAPH: self._projector, DECODER_GRAPH: self._decoder.engine}
         self._bundle.verify_golden(engines)
 
-    def prefill(self, tokens: NDArray[np.float16]) -> Prefix:
+    def prefill(self, tokens: NDArray[np.float16], frame: FrameKey | None = None) -> Prefix:
         """Read an image.
 
         Args:
             tokens: [K, V] from the vision encoder.
+            frame: whose they are; where the encoder of this process left them on the device, they
+                are read there.
 
         Returns:
             The cached prefix that questions and captions branch from.
@@ -136,7 +141,9 @@ class LanguageModel:
             raise PromptError(
                 f"the image has {tokens.shape[0]} tokens and the projector takes at most {most}"
             )
-        features = tokens[np.newaxis].astype(np.float32)
+        features = TOKENS.get(frame) if TOKENS.wanted else None
+        if features is None:
+            features = tokens[np.newaxis].astype(np.float32)
         image = self._run(self._projector, {"tokens": features})["embeds"][0]
         embeds = np.concatenate([self._before, image])
         with self._turns:

@@ -66,7 +66,7 @@ class NewestPrefix:
             kept = self._kept
         if kept is not None and kept[0] == frame:
             return kept[1]
-        prefix = self._language.prefill(embedding.tokens)
+        prefix = self._language.prefill(embedding.tokens, (embedding.run_id, embedding.sequence))
         with self._lock:
             self._kept = (frame, prefix)
         return prefix
