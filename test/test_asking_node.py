@@ -33,6 +33,7 @@ from vlm_perception.srv import Ask
 from vlm_perception.types import Embedding, Frame
 
 NODE = "language_reasoner"
+VOCABULARY_VERSION = 7
 
 
 class Camera:
@@ -55,7 +56,12 @@ class Camera:
         for sequence in range(100_000):
             if self._stop.wait(self._period):
                 return
-            seen: Embedding = replace(self.seen, stamp_ns=time.time_ns(), sequence=sequence)
+            seen: Embedding = replace(
+                self.seen,
+                stamp_ns=time.time_ns(),
+                sequence=sequence,
+                vocabulary_version=VOCABULARY_VERSION,
+            )
             self._publisher.publish(embedding_message(seen, 0.01))
 
 
@@ -116,6 +122,7 @@ def test_questions_about_now(graph: Graph, asking: Asking) -> None:
         assert typed.confidence == max(typed.probabilities)
         assert sum(typed.probabilities) == pytest.approx(1.0, abs=1e-5)
         assert typed.bundle_digest == asking.bundle.digest and typed.processing_time > 0
+        assert typed.vocabulary_version == VOCABULARY_VERSION
         assert abs(stamp_to_ns(typed.stamp) - before) < 2e9, "the answer is not about now"
         free = asking.ask("describe the road")
         assert free.success and free.answer and 0 < free.confidence <= 1
@@ -168,6 +175,7 @@ def test_a_description_is_streamed(graph: Graph) -> None:
     assert done.status == GoalStatus.STATUS_SUCCEEDED and result.success and not result.message
     assert 1 <= result.tokens < 60 and 0 < result.time_to_first_token < result.processing_time
     assert result.bundle_digest == asking.bundle.digest
+    assert result.vocabulary_version == VOCABULARY_VERSION
     # rclpy's client lets go of a goal when its status says that it has ended.
     assert result.text.startswith("".join(piece.delta for piece in pieces))
     assert len(pieces) > 3
@@ -212,6 +220,7 @@ def test_instructions_are_text_whatever_they_hold(graph: Graph, asking: Asking) 
         topic.publish(String(data=special))
         steered = reasonings.wait(lambda message: message.instruction_version == 1)
         assert (steered.instruction, steered.trigger) == (special, "instruction")
+        assert steered.vocabulary_version == VOCABULARY_VERSION
         topic.publish(String(data="x" * 100_000))
         wait_until("a complaint", lambda: "100000 characters" in asking.process.log())
         topic.publish(serialize_message(String(data="ab")).replace(b"ab", b"\xff\xfe"))

@@ -69,6 +69,7 @@ REASONING = Reasoning(
     attributes=ATTRIBUTES,
     instruction="",
     instruction_version=0,
+    vocabulary_version=4,
     rung=0,
     stages={"prefill": 0.5},
 )

@@ -67,6 +67,7 @@ def reasoning(stamp_ns: int, digest: str = "a", caption: str = "a street") -> Re
         attributes=(Attribute("pedestrian", "no", ("yes", "no"), (0.2, 0.8)),),
         instruction="",
         instruction_version=2,
+        vocabulary_version=3,
         rung=0,
     )
 

@@ -104,6 +104,7 @@ class Reasoning:
     attributes: tuple[Attribute, ...]
     instruction: str
     instruction_version: int
+    vocabulary_version: int
     rung: int
     stages: Mapping[str, float] = field(default_factory=dict)
 

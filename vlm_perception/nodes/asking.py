@@ -103,6 +103,7 @@ class Asking:
             response.confidence = answer.confidence
             response.probabilities = array("f", answer.probabilities)
             response.stamp = ns_to_stamp(answer.stamp_ns)
+            response.vocabulary_version = answer.vocabulary_version
             self._answers.add(time.monotonic() - began)
         response.bundle_digest = self._digest
         response.processing_time = time.monotonic() - began
@@ -158,6 +159,7 @@ class Asking:
         description = asker.describe(embedding, request.instruction, max_tokens=most)
         stamp = ns_to_stamp(embedding.stamp_ns)
         result.stamp = stamp
+        result.vocabulary_version = embedding.vocabulary_version
         try:
             for delta in description:
                 if description.tokens == 1:

@@ -288,6 +288,7 @@ def reasoning_message(reasoning: Reasoning, sequence: int, processing_time: floa
         attributes=[_attribute_message(attribute) for attribute in reasoning.attributes],
         instruction=reasoning.instruction,
         instruction_version=int(reasoning.instruction_version),
+        vocabulary_version=int(reasoning.vocabulary_version),
         rung=int(reasoning.rung),
         stages=stage_messages(reasoning.stages),
         processing_time=float(processing_time),
@@ -313,6 +314,7 @@ def reasoning_from(message: Any) -> Reasoning:
         attributes=tuple(_attribute(attribute) for attribute in message.attributes),
         instruction=message.instruction,
         instruction_version=message.instruction_version,
+        vocabulary_version=message.vocabulary_version,
         rung=message.rung,
         stages=_stages(message.stages),
     )

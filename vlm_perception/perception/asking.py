@@ -43,6 +43,7 @@ class Answer:
     probabilities: tuple[float, ...]
     """Of each choice; empty for a free answer."""
     stamp_ns: int
+    vocabulary_version: int
 
 
 class _Deadline:
@@ -185,7 +186,9 @@ class Asker:
                 text, confidence = self._write(prefix, asked, max_tokens, deadline)
                 probabilities = ()
             deadline.check()
-        return Answer(text, confidence, probabilities, embedding.stamp_ns)
+        return Answer(
+            text, confidence, probabilities, embedding.stamp_ns, embedding.vocabulary_version
+        )
 
     def describe(self, embedding: Embedding, instruction: str, *, max_tokens: int) -> Description:
         """Begin a description of a frame.

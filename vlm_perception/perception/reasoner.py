@@ -230,6 +230,7 @@ class Reasoner:
             attributes=_confident(analysis.attributes, self._settings.confidence_floor),
             instruction=analysis.instruction.text,
             instruction_version=analysis.instruction.version,
+            vocabulary_version=embedding.vocabulary_version,
             rung=max(rung, analysis.rung),
             stages=stages,
         )
