@@ -26,15 +26,21 @@ from vlm_perception.evaluation.flicker import (
     with_hysteresis,
 )
 from vlm_perception.evaluation.gating import (
+    Answers,
     Event,
+    GateFigures,
     against_truth,
+    attend,
     events,
     found_at,
     judge,
     key_frames,
+    recalled,
 )
-from vlm_perception.evaluation.sequences import Recording
+from vlm_perception.evaluation.sequences import Recording, likeliest
+from vlm_perception.evaluation.ways import one_hot, with_lead
 from vlm_perception.perception.keyframes import KeyframeSettings
+from vlm_perception.perception.temporal import TrainingFreeAttention
 
 LIGHT = list(QUESTIONS).index("traffic_light")
 RED = QUESTIONS["traffic_light"][1].index("red")
@@ -106,7 +112,8 @@ def recording(light: str, said: str) -> Recording:
     angle = np.cumsum([0.0, *(1.2 * (a != b) for a, b in pairwise(said))])
     pooled = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
     shares = np.zeros((ticks, len(LABELS)), np.float32)
-    return Recording(pooled, answers, truths, shares, np.full((ticks, 3), 15.0, np.float32))
+    sure = one_hot(answers).astype(np.float32)
+    return Recording(pooled, sure, truths, shares, np.full((ticks, 3), 15.0, np.float32))
 
 
 def test_events_begin_last_and_are_found() -> None:
@@ -122,18 +129,33 @@ def test_a_gate_is_judged_by_what_it_saves_and_what_it_misses() -> None:
     light = "-" * 40 + "R" * 10 + "-" * 10
     one = recording(light, light)
     happened = events([one])
-    chosen = key_frames(
-        one, np.zeros((60, len(LABELS)), np.bool_), LABELS, KeyframeSettings(max_age=100.0)
-    )
+    states = attend(one, TrainingFreeAttention())
+    no_tags = np.zeros((60, len(LABELS)), np.bool_)
+    chosen = key_frames(states, no_tags, LABELS, KeyframeSettings(max_age=100.0))
     assert np.flatnonzero(chosen).tolist() == [0, 40, 50]
-    figures = judge([one], [chosen], happened)
+
+    def answers(at: Flags) -> Answers:
+        return likeliest(recalled(one, states, at))
+
+    def judged(at: Flags) -> GateFigures:
+        return judge([one], [at], [answers(at)], [answers(np.ones(60, np.bool_))], happened)
+
+    figures = judged(chosen)
     assert figures.analyses_saved == pytest.approx(57 / 60)
     assert (figures.event_recall, figures.accuracy_loss) == (1.0, 0.0)
-    frozen = judge([one], [np.arange(60) == 0], happened)
+    frozen = judged(np.arange(60) == 0)
     assert frozen.event_recall == frozen.event_recall_any_tick == 0.0
     assert frozen.accuracy_loss == pytest.approx(100 * 10 / 60 / len(QUESTIONS))
-    late = judge([one], [np.isin(np.arange(60), (0, 43, 53))], happened)
+    late = judged(np.isin(np.arange(60), (0, 43, 53)))
     assert (late.event_recall, late.delay_ticks_p50) == (1.0, 3.0)
+
+
+def test_hysteresis_of_answers() -> None:
+    lead = np.tile(one_hot(np.zeros((5, len(QUESTIONS)), np.int64)), 1).astype(np.float32)
+    first = slice(0, len(QUESTIONS["time_of_day"][1]))
+    lead[:, first] = [[0.6, 0.4, 0], [0.4, 0.5, 0.1], [0.2, 0.7, 0.1], [0.5, 0.4, 0.1], [1, 0, 0]]
+    assert with_lead(lead, 0.0)[:, 0].tolist() == [0, 1, 1, 0, 0]
+    assert with_lead(lead, 0.3)[:, 0].tolist() == [0, 0, 1, 1, 0]
 
 
 def test_truth_by_distance() -> None:
@@ -158,15 +180,17 @@ def test_a_small_run_is_kept_and_gone_on_with(tmp_path: Path) -> None:
     assert figures["flip_reduction"]["frozen"] == 1.0
     assert {"accuracy_loss", "event_recall", "event_recall_truth"} <= set(figures)
     ways = {"per_frame", "cross_attention", "ema", "hysteresis"}
-    for key in ("flip_reduction", "added_delay_ticks_p50", "added_delay_ticks_p95", "tag_accuracy"):
+    for key in ("flip_reduction", "added_delay_ticks_p50", "added_delay_ticks_p95", "accuracy"):
         assert ways <= set(figures[key])
+        assert ways <= set(figures["answers"][key])
+    assert figures["answers"]["flip_reduction"]["frozen"] == 1.0
     kept = sorted(tmp_path.rglob("*.npz"))
     times = [path.stat().st_mtime_ns for path in kept]
     assert len(kept) == 2
     with np.load(kept[0]) as stored:
         assert stored["pooled"].shape == (15, 192)
-        assert stored["answers"].shape == stored["truths"].shape == (15, len(QUESTIONS))
-        assert (stored["answers"] == stored["truths"]).mean() > 0.5
+        assert stored["truths"].shape == (15, len(QUESTIONS))
+        assert (likeliest(stored["probabilities"]) == stored["truths"]).mean() > 0.5
     again = CliRunner().invoke(app, command + paths)
     assert again.exit_code == 0, again.output
     assert [path.stat().st_mtime_ns for path in kept] == times

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,8 +13,9 @@ from hypothesis import strategies as st
 
 from vlm_perception.perception.keyframes import (
     APPEARED_TICKS,
-    DRIFT_IN_SPREADS,
+    DRIFT_IN_SCALES,
     VANISHED_TICKS,
+    Decision,
     KeyframePolicy,
     KeyframeSettings,
 )
@@ -24,6 +24,11 @@ from vlm_perception.perception.spread import (
     REMEMBERED_STEPS,
     RunningSpread,
     cosine_distance,
+)
+from vlm_perception.perception.temporal import (
+    SCALE_IN_SPREADS,
+    TemporalState,
+    TrainingFreeAttention,
 )
 from vlm_perception.types import Embedding, Tag, Trigger
 
@@ -53,8 +58,30 @@ def embedding(
     )
 
 
-def anchored(settings: KeyframeSettings = SETTINGS) -> KeyframePolicy:
-    policy = KeyframePolicy(settings)
+class Gate:
+    """The policy behind the training-free temporal state, as the reasoner has it."""
+
+    def __init__(self, settings: KeyframeSettings) -> None:
+        self._policy = KeyframePolicy(settings)
+        self._state = TemporalState(2, TrainingFreeAttention())
+
+    def decide(self, embedding: Embedding, version: int) -> Decision:
+        self.attended = self._state.attend(embedding.pooled, embedding.stamp_ns)
+        return self._policy.decide(embedding, self.attended, version)
+
+    def set_anchor(self, embedding: Embedding, version: int) -> None:
+        self._policy.set_anchor(embedding, self.attended, version)
+
+    def ask(self) -> None:
+        self._policy.ask()
+
+    def reset(self, trigger: Trigger) -> None:
+        self._policy.reset(trigger)
+        self._state.reset()
+
+
+def anchored(settings: KeyframeSettings = SETTINGS) -> Gate:
+    policy = Gate(settings)
     first = embedding(10.0)
     assert policy.decide(first, 0).trigger is Trigger.FIRST
     policy.set_anchor(first, 0)
@@ -72,7 +99,7 @@ def anchored(settings: KeyframeSettings = SETTINGS) -> KeyframePolicy:
         (embedding(9.9), 0, Trigger.TIME_JUMP),
         (embedding(15.1), 0, Trigger.TIME_JUMP),
         (embedding(10.1, digest="b"), 0, Trigger.BUNDLE),
-        (replace(embedding(9.0, digest="b"), pooled=np.ones(1, np.float32)), 1, Trigger.BUNDLE),
+        (embedding(9.0, digest="b"), 1, Trigger.BUNDLE),
         # Without stamps no age is known, and an unknown age may be any.
         (embedding(0.0), 0, Trigger.AGE),
     ],
@@ -89,11 +116,13 @@ def test_drift_waits_for_the_shortest_interval() -> None:
     assert policy.decide(embedding(10.5, angle=1.0), 0).trigger is Trigger.DRIFT
 
 
-def test_drift_is_the_cosine_distance_from_the_anchor() -> None:
+def test_drift_is_the_cosine_distance_of_the_events() -> None:
     policy = anchored()
+    anchor = policy.attended.event
     for step in range(1, 5):
         decision = policy.decide(embedding(10 + step / 30, angle=0.1 * step), 0)
-        assert decision.drift == pytest.approx(1 - np.cos(0.1 * step), abs=1e-6)
+        assert decision.drift == pytest.approx(1 - policy.attended.event @ anchor, abs=1e-6)
+        assert 0 < decision.drift <= 1 - np.cos(0.1 * step)
         assert not decision.is_keyframe
 
 
@@ -115,7 +144,7 @@ def test_a_conflict_asks_for_one_key_frame_when_the_anchor_is_old_enough() -> No
 
 
 def test_a_looping_bag_jumps_once_a_round() -> None:
-    policy = KeyframePolicy(KeyframeSettings(max_age=100.0))
+    policy = Gate(KeyframeSettings(max_age=100.0))
     triggers = []
     for _ in range(3):
         for step in range(5):
@@ -130,7 +159,7 @@ def test_a_looping_bag_jumps_once_a_round() -> None:
     ]
 
 
-def run(policy: KeyframePolicy, frames: list[Embedding], version: int = 0) -> list[Trigger]:
+def run(policy: Gate, frames: list[Embedding], version: int = 0) -> list[Trigger]:
     """The trigger of each frame, as the reasoner drives the policy."""
     triggers = []
     for frame in frames:
@@ -143,7 +172,7 @@ def run(policy: KeyframePolicy, frames: list[Embedding], version: int = 0) -> li
 
 def test_a_tag_counts_when_it_has_lasted() -> None:
     def watch(tags: list[str]) -> list[Trigger]:
-        policy = KeyframePolicy(KeyframeSettings(max_age=100.0))
+        policy = Gate(KeyframeSettings(max_age=100.0))
         frames = [embedding(1 + tick / 10, tags=each) for tick, each in enumerate(tags)]
         return run(policy, frames)
 
@@ -174,7 +203,7 @@ def test_a_new_vocabulary_is_no_event() -> None:
 def test_the_threshold_follows_what_is_usual(noise: float) -> None:
     """The same policy on a quiet and on a noisy stream: still in the noise, awake at an event."""
     angles = noise * np.random.default_rng(3).normal(size=100)
-    policy = KeyframePolicy(KeyframeSettings(max_age=100.0))
+    policy = Gate(KeyframeSettings(max_age=100.0))
     quiet = [embedding(1 + tick / 10, angle) for tick, angle in enumerate(angles)]
     assert run(policy, quiet)[30:].count(Trigger.DRIFT) <= 2
     assert policy.decide(embedding(11.0, 9 * noise), 0).trigger is Trigger.DRIFT
@@ -183,12 +212,10 @@ def test_the_threshold_follows_what_is_usual(noise: float) -> None:
 def test_drift_about_its_threshold_does_not_make_each_frame_a_key_frame() -> None:
     steps = np.resize([0.0, 0.1], 200)
     frames = [embedding(1 + tick / 10, angle) for tick, angle in enumerate(steps)]
-    assert set(run(KeyframePolicy(KeyframeSettings(max_age=100.0)), frames[:64])[1:]) == {
-        Trigger.NONE
-    }
+    assert set(run(Gate(KeyframeSettings(max_age=100.0)), frames[:64])[1:]) == {Trigger.NONE}
     # Then a camera that pans without end: spread follows, and there are pauses between key frames.
     panning = [embedding(21 + tick / 10, 0.1 * tick) for tick in range(100)]
-    policy = KeyframePolicy(KeyframeSettings(max_age=100.0))
+    policy = Gate(KeyframeSettings(max_age=100.0))
     at = [tick for tick, trigger in enumerate(run(policy, panning)) if trigger is Trigger.DRIFT]
     assert at
     assert min(later - earlier for earlier, later in pairwise(at)) >= 2
@@ -213,7 +240,7 @@ def test_the_anchor_never_grows_older_than_allowed(
     steps: list[tuple[int, float, str, bool]], max_age: float, drift: float, min_interval: float
 ) -> None:
     """Whatever stamps, embeddings and tags arrive: old or unknown age means a key frame."""
-    policy = KeyframePolicy(
+    policy = Gate(
         KeyframeSettings(drift_threshold=drift, max_age=max_age, min_interval=min_interval)
     )
     now, anchor_ns = 10_000, None
@@ -244,6 +271,6 @@ def test_the_spread_is_that_of_the_quiet_frames() -> None:
         previous = vector
     latest = steps[-REMEMBERED_STEPS:]
     assert spread.value == pytest.approx(np.median(latest), rel=1e-5)
-    assert DRIFT_IN_SPREADS * spread.value < 0.1 < max(latest)
+    assert DRIFT_IN_SCALES * SCALE_IN_SPREADS * spread.value < 0.1 < max(latest)
     spread.reset()
     assert spread.value == LEAST_SPREAD

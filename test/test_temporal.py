@@ -21,6 +21,7 @@ from vlm_perception.perception.temporal import (
     SLOTS,
     TEMPERATURE_IN_SPREADS,
     TemporalState,
+    TrainingFreeAttention,
 )
 from vlm_perception.perception.vocabulary import Vocabulary
 from vlm_perception.types import Embedding, Frame
@@ -38,9 +39,13 @@ def stream(count: int, *, noise: float = 0.1, axis: int = 0, seed: int = 1) -> l
     return list(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
+def fresh_state() -> TemporalState:
+    return TemporalState(WIDTH, TrainingFreeAttention())
+
+
 def attend_all(vectors: list[Vector], state: TemporalState | None = None) -> list[Vector]:
-    state = state or TemporalState(WIDTH)
-    return [state.attend(each, START_NS + TICK_NS * i) for i, each in enumerate(vectors)]
+    state = state or fresh_state()
+    return [state.attend(each, START_NS + TICK_NS * i).state for i, each in enumerate(vectors)]
 
 
 def reference(vectors: list[Vector]) -> Vector:
@@ -81,34 +86,34 @@ def test_an_event_passes_at_once() -> None:
 
 @pytest.mark.parametrize("jump_ns", [-1, round(1.01e9 * LONGEST_GAP_S)])
 def test_a_jump_of_time_leaves_no_trace(jump_ns: int) -> None:
-    state = TemporalState(WIDTH)
+    state = fresh_state()
     attend_all(stream(20), state)
     last_ns = START_NS + TICK_NS * 19
     other = stream(1, seed=9)[0]
-    np.testing.assert_allclose(state.attend(other, last_ns + jump_ns), other, atol=1e-6)
-    fresh = TemporalState(WIDTH)
+    np.testing.assert_allclose(state.attend(other, last_ns + jump_ns).state, other, atol=1e-6)
+    fresh = fresh_state()
     fresh.attend(other, START_NS)
     following = stream(5, seed=10)
     for i, vector in enumerate(following, start=1):
         np.testing.assert_allclose(
-            state.attend(vector, last_ns + jump_ns + i * TICK_NS),
-            fresh.attend(vector, START_NS + i * TICK_NS),
+            state.attend(vector, last_ns + jump_ns + i * TICK_NS).state,
+            fresh.attend(vector, START_NS + i * TICK_NS).state,
             atol=1e-6,
         )
 
 
 def test_without_a_stamp_each_embedding_stands_for_itself() -> None:
-    state = TemporalState(WIDTH)
+    state = fresh_state()
     for vector in stream(5):
-        np.testing.assert_array_equal(state.attend(vector, 0), vector)
+        np.testing.assert_allclose(state.attend(vector, 0).state, vector, atol=1e-6)
 
 
 def test_a_broken_embedding_does_not_stay_in_the_memory() -> None:
-    state = TemporalState(WIDTH)
+    state = fresh_state()
     attend_all(stream(5), state)
     broken = np.full(WIDTH, np.nan, np.float32)
-    assert np.isnan(state.attend(broken, START_NS + 5 * TICK_NS)).all()
-    assert np.isfinite(state.attend(stream(1)[0], START_NS + 6 * TICK_NS)).all()
+    assert np.isnan(state.attend(broken, START_NS + 5 * TICK_NS).state).all()
+    assert np.isfinite(state.attend(stream(1)[0], START_NS + 6 * TICK_NS).state).all()
 
 
 def vocabulary(version: int = 1, threshold: float = 0.5) -> Vocabulary:
@@ -126,7 +131,7 @@ def vocabulary(version: int = 1, threshold: float = 0.5) -> Vocabulary:
 
 @pytest.mark.parametrize("threshold", [0.1, 0.5, 0.9])
 def test_a_label_keeps_its_state_within_the_band(threshold: float) -> None:
-    words, state = vocabulary(threshold=threshold), TemporalState(WIDTH)
+    words, state = vocabulary(threshold=threshold), fresh_state()
     centre = np.log(threshold / (1 - threshold))
 
     def read(margin: float) -> list[bool]:

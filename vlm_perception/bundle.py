@@ -41,6 +41,7 @@ VISION_FP16_GRAPH = "vision.fp16.onnx"
 TEXT_GRAPH = "text.onnx"
 PROJECTOR_GRAPH = "projector.onnx"
 DECODER_GRAPH = "decoder.onnx"
+TEMPORAL_GRAPH = "temporal.onnx"
 LANGUAGE_GRAPHS = (PROJECTOR_GRAPH, DECODER_GRAPH)
 HALF_COSINE = 0.999
 """What the mean cosine to the stored outputs must reach where products are computed in FP16."""

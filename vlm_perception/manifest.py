@@ -217,6 +217,16 @@ class LanguageSpec(_Strict):
         return self
 
 
+class TemporalSpec(_Strict):
+    """The trained temporal module."""
+
+    slots: Count
+    """Earlier embeddings that it remembers."""
+    event_width: Count
+    drift_unit: float = Field(gt=0.0)
+    """Cosine distance of two events at which an answer to one hardly counts for the other."""
+
+
 class GoldenSpec(_Strict):
     """Stored inputs and outputs, and how far an engine may be from them."""
 
@@ -291,6 +301,8 @@ class Manifest(_Strict):
     text: TextSpec
     vocabulary: VocabularySpec
     language: LanguageSpec | None
+    temporal: TemporalSpec | None = None
+    """None: the training-free form is used."""
     questions: tuple[QuestionSpec, ...]
     golden: GoldenSpec
     licences: Annotated[dict[str, str], Field(min_length=1)]

@@ -106,19 +106,22 @@ def evaluate_temporal(
     out: Annotated[
         Path, typer.Option(help="Folder that keeps what the networks said; a second run is quick.")
     ] = Path("out/temporal"),
+    first_seed: Annotated[
+        int, typer.Option(min=0, help="Of drives and scenes; tune on seeds from 6000000.")
+    ] = 30_000_000,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure what the key-frame gate saves and misses, and how steady the tags are.
+    """Measure what the key-frame gate saves and misses, and how steady tags and answers are.
 
     Plays drives and scenes that were never trained on, ten ticks a second, with a full analysis at
-    each; then compares the gate with that, and the temporal state with each frame alone, with an
-    exponential average and with hysteresis.
+    each, on all cores; a run that was broken off goes on. Then compares the gate with that, and the
+    temporal state with each frame alone, with an exponential average and with hysteresis.
 
     `vlm-perception evaluate temporal --json temporal.json`
     """
     with plain_errors():
         module = importlib.import_module("vlm_perception.evaluation.temporal")
-        module.evaluate_temporal(bundle, drives, scenes, seconds, out, json_file)
+        module.evaluate_temporal(bundle, drives, scenes, seconds, out, json_file, first_seed)
 
 
 @app.command("hazards")

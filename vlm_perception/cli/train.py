@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.common import plain_errors, with_torch
+from vlm_perception.cli.common import BundleOption, plain_errors, with_torch
 
 app = typer.Typer(no_args_is_help=True, help="Train a model (needs torch).")
 
@@ -60,3 +60,29 @@ def train_roadworld_nano(
         soft_wrap=True,
         markup=False,
     )
+
+
+@app.command("temporal")
+def train_temporal(
+    bundle: BundleOption = "roadworld-nano",
+    checkpoint: Annotated[
+        Path, typer.Option(help="Directory that the bundle was exported from; takes temporal/.")
+    ] = Path("checkpoints/roadworld-nano"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for what the vision graph sees, logs and checkpoints.")
+    ] = Path("out/temporal-training"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and of the order.")] = 0,
+) -> None:
+    """Train the temporal module of a road-world bundle, or go on where an earlier run stopped.
+
+    Drives through the road world with the bundle's own vision graph, then trains for some minutes,
+    on a CUDA GPU where there is one. Export the checkpoint again, as it was exported before, to
+    have the module in the bundle; without it the training-free form is used.
+
+    `vlm-perception train temporal --bundle roadworld-nano --checkpoint checkpoints/roadworld-nano`
+    """
+    with plain_errors():
+        module = with_torch("vlm_perception.training.temporal")
+        directory = module.train(bundle, checkpoint, out, replace(module.RECIPE, seed=seed))
+    console = Console()
+    console.print(f"temporal module: {directory}", soft_wrap=True, markup=False)

@@ -25,6 +25,7 @@ from vlm_perception.deploy.families import (
 )
 from vlm_perception.deploy.normalisation import Normalisation, read_json, read_normalisation
 from vlm_perception.deploy.share_tower import share_tower
+from vlm_perception.deploy.temporal_graph import TemporalAttention, load_temporal
 
 # Modules and configurations of transformers carry no types.
 Model = Any
@@ -46,6 +47,7 @@ class Checkpoint:
     vlm: Model | None
     vlm_family: LanguageFamily | None
     vlm_tokenizer: Model | None
+    temporal: TemporalAttention | None
     weights: dict[str, str]
     """Hash of each weight file, by its path in the directory."""
 
@@ -69,7 +71,7 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
-    """Load `dual/` and, where it is there, `vlm/`.
+    """Load `dual/` and, where they are there, `vlm/` and `temporal/`.
 
     Args:
         path: the directory that holds them.
@@ -105,6 +107,7 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
         vlm=vlm,
         vlm_family=vlm_family,
         vlm_tokenizer=_load_tokenizer(path / "vlm", vlm) if vlm is not None else None,
+        temporal=load_temporal(path / "temporal", _embedding_width(dual)),
         weights={
             str(file.relative_to(path)): file_sha256(file)
             for file in sorted(path.glob("*/*.safetensors"))
@@ -163,6 +166,12 @@ def _load(model_class: Model, directory: Path, check: Callable[[Model], None]) -
             shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if keys[3:] else "")
             raise ExportError(f"{directory}: {kind.replace('_', ' ')} {shown}; {remedy}")
     return model.eval().requires_grad_(False)
+
+
+def _embedding_width(dual: Model) -> int:
+    """Width of the space that images and texts share."""
+    config = dual.config
+    return int(getattr(config, "projection_dim", config.vision_config.hidden_size))
 
 
 def _check_dual(config: Model) -> None:

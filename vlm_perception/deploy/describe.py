@@ -16,7 +16,8 @@ from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH
 from vlm_perception.deploy.checkpoint import Checkpoint
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.spec import BundleSpec
-from vlm_perception.manifest import LanguageSpec, MadeBy, TextSpec
+from vlm_perception.deploy.temporal_graph import TemporalAttention
+from vlm_perception.manifest import LanguageSpec, MadeBy, TemporalSpec, TextSpec
 
 EMBEDDINGS_NAME = "token_embeddings.npy"
 
@@ -117,6 +118,16 @@ def language_spec(
         image_tokens=image_tokens,
         max_images=1,
         kv_bytes_per_token=layers * pair * heads * head_dim * 4,
+    )
+
+
+def temporal_spec(module: TemporalAttention | None) -> TemporalSpec | None:
+    """The temporal module, if there is one."""
+    if module is None:
+        return None
+    config = module.config
+    return TemporalSpec(
+        slots=config.slots, event_width=config.event_width, drift_unit=config.drift_unit
     )
 
 

@@ -24,6 +24,7 @@ from vlm_perception.deploy.describe import (
     EMBEDDINGS_NAME,
     language_spec,
     made_by,
+    temporal_spec,
     text_spec,
 )
 from vlm_perception.deploy.errors import ExportError
@@ -37,6 +38,7 @@ from vlm_perception.deploy.parts import (
     golden_of,
     golden_of_engine,
     projector_part,
+    temporal_part,
     text_part,
     vision_part,
 )
@@ -193,6 +195,8 @@ def _fill(
         parts += [projector_part(source, tokens, image), decoder_part(source)]
         table = source.vlm.get_input_embeddings().weight.detach().numpy().astype(np.float16)
         np.save(directory / EMBEDDINGS_NAME, table)
+    if source.temporal is not None:
+        parts.append(temporal_part(source.temporal))
     golden: dict[str, NDArray[Any]] = {}
     with torch.no_grad():
         for part in parts:
@@ -230,6 +234,7 @@ def _fill(
         text=text_spec(source, files["text"], length),
         vocabulary=spec.vocabulary,
         language=language,
+        temporal=temporal_spec(source.temporal),
         questions=spec.questions,
         golden=GoldenSpec(
             file=GOLDEN_NAME,

@@ -14,13 +14,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, TEXT_GRAPH, VISION_GRAPH
+from vlm_perception.bundle import (
+    DECODER_GRAPH,
+    PROJECTOR_GRAPH,
+    TEMPORAL_GRAPH,
+    TEXT_GRAPH,
+    VISION_GRAPH,
+)
 from vlm_perception.deploy.checkpoint import Checkpoint
 from vlm_perception.deploy.decoder_graph import DecoderGraph
+from vlm_perception.deploy.temporal_graph import TemporalAttention
 from vlm_perception.deploy.text_graph import TextGraph
 from vlm_perception.deploy.vision_graph import VisionGraph
 from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
 from vlm_perception.manifest import ImageSpec
+from vlm_perception.perception.temporal import EMPTY
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,21 @@ def decoder_part(source: Checkpoint) -> Part:
     }
     module = DecoderGraph(decoder, source.vlm.lm_head)
     return Part(DECODER_GRAPH, module, inputs, ("logits", "new_kv"), dynamic)
+
+
+def temporal_part(module: TemporalAttention) -> Part:
+    """The temporal module, for a memory of fixed size; in the example half of it is empty."""
+    config = module.config
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.randn((config.slots + 1, config.width), generator=generator)
+    seen = torch.nn.functional.normalize(seen + 3.0 * seen[:1], dim=-1)
+    order = torch.arange(config.slots)
+    inputs = {
+        "pooled": seen[:1],
+        "memory": seen[None, 1:],
+        "ages": torch.where(order < config.slots // 2, 0.1 * (order + 1), EMPTY)[None],
+    }
+    return Part(TEMPORAL_GRAPH, module, inputs, ("state", "event"), {})
 
 
 def golden_of(part: Part) -> dict[str, NDArray[Any]]:

@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 
 from vlm_perception.datasets.roadworld.truth import QUESTIONS
 from vlm_perception.evaluation.sequences import TICK_HZ, Recording
+from vlm_perception.perception.answers import AnswerMemory
 from vlm_perception.perception.keyframes import KeyframePolicy, KeyframeSettings
-from vlm_perception.types import Embedding, Tag
+from vlm_perception.perception.temporal import Attended, Attention, TemporalState
+from vlm_perception.types import Attribute, Embedding, Tag
 
 Flags = NDArray[np.bool_]
+Answers = NDArray[np.int64]
+"""[T, questions], index of the choice."""
 
 EVENTS = {
     "light turns red": ("traffic_light", "red", 0),
@@ -54,45 +58,67 @@ def events(recordings: Sequence[Recording]) -> list[Event]:
     return found
 
 
+def attend(recording: Recording, attention: Attention) -> list[Attended]:
+    """Run the temporal state over a sequence, a tick at a time."""
+    state = TemporalState(recording.pooled.shape[1], attention)
+    return [state.attend(pooled, stamp_of(tick)) for tick, pooled in enumerate(recording.pooled)]
+
+
+def stamp_of(tick: int) -> int:
+    """Stamp of a tick in nanoseconds; the first is not 0, which means that it is unknown."""
+    return round((1.0 + tick / TICK_HZ) * 1e9)
+
+
 def key_frames(
-    recording: Recording, tags: Flags, labels: Sequence[str], settings: KeyframeSettings
+    states: Sequence[Attended], tags: Flags, labels: Sequence[str], settings: KeyframeSettings
 ) -> Flags:
     """Run the policy over a sequence; returns which ticks are key frames, [T].
 
     Args:
-        recording: the sequence.
+        states: what the temporal state makes of each tick.
         tags: [T, labels], the tags that each embedding carries.
         labels: their names.
         settings: of the policy.
     """
     policy, chosen = KeyframePolicy(settings), np.zeros(len(tags), np.bool_)
-    for tick, present in enumerate(tags):
+    for tick, (attended, present) in enumerate(zip(states, tags, strict=True)):
         embedding = Embedding(
-            stamp_ns=round((1.0 + tick / TICK_HZ) * 1e9),
+            stamp_ns=stamp_of(tick),
             frame_id="",
             sequence=tick,
             run_id="",
             bundle_digest="",
             image_size=(0, 0),
             grid_size=(0, 0),
-            pooled=recording.pooled[tick],
+            pooled=attended.state,
             tokens=np.zeros((0, 0), np.float16),
             token_index=np.zeros(0, np.uint16),
             tags=tuple(Tag(int(i), labels[i], 1.0) for i in np.flatnonzero(present)),
             regions=(),
             vocabulary_version=1,
         )
-        if policy.decide(embedding, 0).is_keyframe:
-            policy.set_anchor(embedding, 0)
+        if policy.decide(embedding, attended, 0).is_keyframe:
+            policy.set_anchor(embedding, attended, 0)
             chosen[tick] = True
     return chosen
 
 
-def held(recording: Recording, chosen: Flags) -> NDArray[np.int64]:
-    """The answers of the newest key frame at each tick, [T, questions]."""
-    newest = np.maximum.accumulate(np.where(chosen, np.arange(len(chosen)), 0))
-    answers: NDArray[np.int64] = recording.answers[newest]
-    return answers
+def recalled(
+    recording: Recording, states: Sequence[Attended], chosen: Flags
+) -> NDArray[np.float32]:
+    """The probabilities that the reasoner publishes at each tick, [T, choices], for key frames."""
+    memory, published = AnswerMemory(), np.empty_like(recording.probabilities)
+    sizes = [len(choices) for _, choices in QUESTIONS.values()]
+    for tick, attended in enumerate(states):
+        if chosen[tick]:
+            parts = np.split(recording.probabilities[tick], np.cumsum(sizes)[:-1])
+            said = tuple(
+                Attribute(name, "", choices, tuple(part.tolist()))
+                for (name, (_, choices)), part in zip(QUESTIONS.items(), parts, strict=True)
+            )
+            memory.add(attended.event, stamp_of(tick), said)
+        published[tick] = [p for each in memory.read(attended) for p in each.probabilities]
+    return published
 
 
 @dataclass(frozen=True)
@@ -113,19 +139,18 @@ class GateFigures:
 
 
 def judge(
-    recordings: Sequence[Recording], chosen: Sequence[Flags], happened: Sequence[Event]
+    recordings: Sequence[Recording],
+    chosen: Sequence[Flags],
+    gated: Sequence[Answers],
+    ungated: Sequence[Answers],
+    happened: Sequence[Event],
 ) -> GateFigures:
-    """Compare the answers of a gate with those of a full analysis at each tick."""
-    gated = [held(r, c) for r, c in zip(recordings, chosen, strict=True)]
-    accuracy = [
-        (float((a == r.truths).mean()), float((r.answers == r.truths).mean()))
-        for a, r in zip(gated, recordings, strict=True)
-    ]
+    """Compare the answers of a gate, [T, questions], with those of a full analysis at each tick."""
     recall: dict[int, list[bool]] = {1: [], FOUND_TICKS: []}
     delays = []
     for event in happened:
         for ticks, hits in recall.items():
-            reference = found_at(recordings[event.sequence].answers, event, ticks)
+            reference = found_at(ungated[event.sequence], event, ticks)
             if reference is None:
                 continue
             at = found_at(gated[event.sequence], event, ticks)
@@ -136,14 +161,19 @@ def judge(
         analyses_saved=1.0 - float(np.concatenate(chosen).mean()),
         event_recall=_share(recall[FOUND_TICKS]),
         event_recall_any_tick=_share(recall[1]),
-        accuracy_loss=100.0
-        * float(np.mean([ungated - with_gate for with_gate, ungated in accuracy])),
+        accuracy_loss=accuracy(recordings, ungated) - accuracy(recordings, gated),
         delay_ticks_p50=float(np.quantile(delays, 0.5)) if delays else float("nan"),
         delay_ticks_p95=float(np.quantile(delays, 0.95)) if delays else float("nan"),
     )
 
 
-def found_at(answers: NDArray[np.int64], event: Event, ticks: int = FOUND_TICKS) -> int | None:
+def accuracy(recordings: Sequence[Recording], answers: Sequence[Answers]) -> float:
+    """Share of ticks and questions that are right, in percent."""
+    pairs = zip(recordings, answers, strict=True)
+    return 100.0 * float(np.mean([(said == each.truths).mean() for each, said in pairs]))
+
+
+def found_at(answers: Answers, event: Event, ticks: int = FOUND_TICKS) -> int | None:
     """First tick at which the answer has been right for `ticks` in a row, or None."""
     question, answer, _ = EVENTS[event.name]
     right = answers[event.begin : event.end, _column(question)] == _choice(question, answer)
@@ -168,7 +198,7 @@ class TruthFigures:
 
 def against_truth(
     recordings: Sequence[Recording],
-    answers: Sequence[NDArray[np.int64]],
+    answers: Sequence[Answers],
     happened: Sequence[Event],
 ) -> list[TruthFigures]:
     """Recall, delay and recall by distance for each kind of event."""

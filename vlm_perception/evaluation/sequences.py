@@ -9,7 +9,7 @@ compared on one such run.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -22,31 +22,21 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from vlm_perception.bundle import ModelBundle
-from vlm_perception.datasets.roadworld.renderer import render
-from vlm_perception.datasets.roadworld.sampling import sample_drive, sample_scene
+from vlm_perception.datasets.roadworld.sequences import label_shares, play
 from vlm_perception.datasets.roadworld.truth import (
     PRESENT_SHARE,
     QUESTIONS,
     ObjectTruth,
     SceneTruth,
-    describe,
 )
-from vlm_perception.datasets.roadworld.world import LABELS, World
 from vlm_perception.manifest import QuestionSpec
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.types import Frame
 
 TICK_HZ = 10.0
-WIDTH, HEIGHT = 640, 360
-DRIVE, STATIC = "drive", "static"
-VERSION = 1
+VERSION = 2
 """Raise it when the same seed gives another sequence: recordings in a folder are then made anew."""
-
-BRIGHTNESS, WHITE_BALANCE = 0.08, 0.03
-"""Jitter of a static scene: standard deviation of the logarithm of the gains."""
-PERSISTENCE = 0.8
-"""Share of a gain that is left at the next tick: automatic exposure hunts, it does not flash."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +45,26 @@ class Recording:
 
     pooled: NDArray[np.float32]
     """[T, D]"""
-    answers: NDArray[np.int64]
-    """[T, questions], index of the likeliest choice; questions in the order of QUESTIONS."""
+    probabilities: NDArray[np.float32]
+    """[T, choices] of all questions, side by side in the order of QUESTIONS."""
     truths: NDArray[np.int64]
     """[T, questions], index of the true choice."""
     shares: NDArray[np.float32]
     """[T, labels], share of the image that the largest object covers; labels as in LABELS."""
     distances: NDArray[np.float32]
     """[T, 3], metres to the nearest light, person in the path, cone or barrier; NaN without one."""
+
+    @property
+    def answers(self) -> NDArray[np.int64]:
+        """[T, questions], index of the likeliest choice; questions in the order of QUESTIONS."""
+        return likeliest(self.probabilities)
+
+
+def likeliest(probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Index of the likeliest choice, [..., questions], of probabilities, [..., choices]."""
+    edges = np.cumsum([len(choices) for _, choices in QUESTIONS.values()])[:-1]
+    parts = np.split(probabilities, edges, axis=-1)
+    return np.stack([part.argmax(axis=-1) for part in parts], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -127,29 +129,35 @@ class _Analyst:
     def __init__(self, bundle: ModelBundle) -> None:
         self._encoder = VisionEncoder(bundle)
         self._language = LanguageModel(bundle)
+        # The bundle's own where it has them: they have been calibrated.
+        known = {spec.name: spec for spec in bundle.manifest.questions}
         self._questions = self._language.pack(
-            [QuestionSpec(name=n, question=q, choices=c) for n, (q, c) in QUESTIONS.items()]
+            [
+                known.get(name, QuestionSpec(name=name, question=wording, choices=choices))
+                for name, (wording, choices) in QUESTIONS.items()
+            ]
         )
 
     def watch(self, job: Job) -> Recording:
-        rows: list[tuple[NDArray[np.float32], list[int], list[int], list[float], list[float]]] = []
-        for image, truth in _frames(job):
+        rows: list[tuple[NDArray[np.float32], list[float], list[int], list[float], list[float]]]
+        rows = []
+        for image, truth in play(job.kind, job.seed, job.seconds, TICK_HZ):
             embedding = self._encoder.encode(Frame(image, 0), len(rows))
             prefix = self._language.prefill(embedding.tokens)
             said = self._language.answer(prefix, self._questions)
             rows.append(
                 (
                     embedding.pooled,
-                    [int(np.argmax(each.probabilities)) for each in said],
+                    [value for each in said for value in each.probabilities],
                     [choices.index(truth.attributes[n]) for n, (_, choices) in QUESTIONS.items()],
-                    _shares(truth),
+                    label_shares(truth),
                     _distances(truth),
                 )
             )
-        pooled, answers, truths, shares, distances = zip(*rows, strict=True)
+        pooled, probabilities, truths, shares, distances = zip(*rows, strict=True)
         return Recording(
             np.stack(pooled),
-            np.array(answers, np.int64),
+            np.array(probabilities, np.float32),
             np.array(truths, np.int64),
             np.array(shares, np.float32),
             np.array(distances, np.float32),
@@ -160,44 +168,6 @@ class _Analyst:
 def _analyst(bundle: str) -> _Analyst:
     """Once in each process."""
     return _Analyst(ModelBundle.load(bundle))
-
-
-def _frames(job: Job) -> Iterator[tuple[NDArray[np.uint8], SceneTruth]]:
-    ticks = round(job.seconds * TICK_HZ)
-    if job.kind == DRIVE:
-        world = sample_drive(job.seed, job.seconds)
-        for tick in range(ticks):
-            yield _view(world, tick / TICK_HZ)
-        return
-    world = sample_scene(job.seed)
-    for tick, gains in enumerate(_jitter(job.seed, ticks)):
-        # A millisecond a tick: noise and rain are drawn anew, and nothing else changes.
-        image, truth = _view(world, tick / 1000)
-        yield np.clip(image * gains, 0, 255).astype(np.uint8), truth
-
-
-def _view(world: World, time: float) -> tuple[NDArray[np.uint8], SceneTruth]:
-    rendered = render(world, time, WIDTH, HEIGHT)
-    return rendered.image, describe(world, rendered, time)
-
-
-def _jitter(seed: int, ticks: int) -> NDArray[np.float32]:
-    """Gains of red, green and blue, [ticks, 3]: one walk for all, and a smaller one for each."""
-    rng = np.random.default_rng((seed, 5))
-    spread = np.array((BRIGHTNESS, *(WHITE_BALANCE,) * 3))
-    walk = np.empty((ticks, 4))
-    state = rng.normal(0, spread)
-    for tick in range(ticks):
-        walk[tick] = state
-        state = PERSISTENCE * state + np.sqrt(1 - PERSISTENCE**2) * rng.normal(0, spread)
-    return np.exp(walk[:, :1] + walk[:, 1:]).astype(np.float32)
-
-
-def _shares(truth: SceneTruth) -> list[float]:
-    largest = dict(truth.shares)
-    for thing in truth.objects:
-        largest[thing.label] = max(thing.share, largest.get(thing.label, 0.0))
-    return [largest.get(label, 0.0) for label in LABELS]
 
 
 def _distances(truth: SceneTruth) -> list[float]:

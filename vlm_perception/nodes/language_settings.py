@@ -29,8 +29,8 @@ class LanguageSettings(NetworkSettings):
     )
     drift_threshold: float = setting(
         ReasonerSettings.drift_threshold,
-        "Cosine distance from the anchor's pooled embedding above which a frame is analysed anew; "
-        "0 takes it from the running spread of the embeddings.",
+        "Cosine distance from the anchor's event embedding above which a frame is analysed anew; "
+        "0 takes it from the temporal module and the running spread.",
         minimum=0.0,
         maximum=2.0,
         change=CONFIGURE,

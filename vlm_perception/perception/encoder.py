@@ -17,7 +17,7 @@ from vlm_perception.engines.choose import ONNXRUNTIME
 from vlm_perception.perception.handover import TOKENS
 from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.perception.regions import find_regions
-from vlm_perception.perception.temporal import TemporalState
+from vlm_perception.perception.temporal import TemporalState, TrainingFreeAttention
 from vlm_perception.perception.vocabulary import Vocabulary, VocabularyBuilder
 from vlm_perception.types import FUSED_TOKEN, Embedding, Frame, Tag
 
@@ -65,7 +65,7 @@ class VisionEncoder:
         self._lock = threading.Lock()
         self._vocabulary = self._builder.build(None, version=1)
         width = bundle.manifest.vision.embedding_width
-        self._temporal = TemporalState(width) if temporal else None
+        self._temporal = TemporalState(width, TrainingFreeAttention()) if temporal else None
 
     @property
     def engine_name(self) -> str:
@@ -168,7 +168,7 @@ class VisionEncoder:
     ) -> tuple[Tag, ...]:
         """Labels that hold, the likeliest first."""
         temporal = self._temporal
-        state = pooled if temporal is None else temporal.attend(pooled, stamp_ns)
+        state = pooled if temporal is None else temporal.attend(pooled, stamp_ns).state
         scores = vocabulary.probabilities(state[np.newaxis])[0]
         holds = scores >= vocabulary.thresholds
         if temporal is not None:

@@ -10,17 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.perception.spread import RunningSpread, cosine_distance
+from vlm_perception.perception.spread import cosine_distance
+from vlm_perception.perception.temporal import Attended
 from vlm_perception.types import UNKNOWN_AGE, Embedding, Tag, Trigger
 
 NANOSECONDS = 1e-9
 
-DRIFT_IN_SPREADS = 6.0
-"""Drift that makes a key frame, in units of the running spread."""
-FRESH_FACTOR, FRESH_FOR = 1.5, 1.0
-"""A fresh anchor takes so many times the drift; the factor falls to 1 within so many seconds. So
-drift that hovers about its threshold does not make each frame a key frame."""
-APPEARED_TICKS, VANISHED_TICKS = 3, 5
+DRIFT_IN_SCALES = 1.25
+"""Drift that makes a key frame, in units of the scale from which on two events are different."""
+FRESH_FACTOR, OLD_FACTOR, OLD_AFTER = 1.5, 0.5, 1.0
+"""A fresh anchor takes so many times the drift; the factor falls steadily to that of an anchor so
+many seconds old. So drift that hovers about its threshold does not make each frame a key frame, and
+what has changed but little is looked at again before long."""
+APPEARED_TICKS, VANISHED_TICKS = 5, 8
 """A tag counts when it has been there, or away, for so many frames in a row. What appears may be a
 danger and counts sooner."""
 
@@ -31,7 +33,7 @@ class Anchor:
 
     stamp_ns: int
     bundle_digest: str
-    pooled: NDArray[np.float32]
+    event: NDArray[np.float32]
     instruction_version: int
 
 
@@ -41,7 +43,7 @@ class Decision:
 
     trigger: Trigger
     drift: float
-    """Cosine distance of the pooled embedding from the anchor's, 0 to 2; 0 without an anchor."""
+    """Cosine distance of the event embedding from the anchor's, 0 to 2; 0 without an anchor."""
 
     @property
     def is_keyframe(self) -> bool:
@@ -54,7 +56,7 @@ class KeyframeSettings:
     """When a full analysis is due; times in seconds, by the frames' stamps."""
 
     drift_threshold: float = 0.0
-    """Cosine distance; 0 takes it from the running spread of the embeddings."""
+    """Cosine distance; 0 takes the scale of the events, which follows their running spread."""
     max_age: float = 1.0
     min_interval: float = 0.0
     """Shortest time to a key frame that drift, tags or a conflict make."""
@@ -76,7 +78,6 @@ class KeyframePolicy:
         self._last_stamp_ns = 0
         self._pending = Trigger.FIRST
         self._asked = False
-        self._spread = RunningSpread()
         self._tags = _TagWatch()
 
     def reset(self, trigger: Trigger) -> None:
@@ -84,27 +85,31 @@ class KeyframePolicy:
         self._anchor = None
         self._last_stamp_ns = 0
         self._pending = trigger
-        self._spread.reset()
 
     def ask(self) -> None:
         """Somebody doubts what was said: the next frame becomes a key frame."""
         self._asked = True
 
-    def decide(self, embedding: Embedding, instruction_version: int) -> Decision:
-        """Say whether this frame is to be analysed; frames come in the order of arrival."""
+    def decide(
+        self, embedding: Embedding, attended: Attended, instruction_version: int
+    ) -> Decision:
+        """Say whether this frame is to be analysed.
+
+        Args:
+            embedding: the frame; frames come in the order of arrival.
+            attended: what the temporal state makes of it.
+            instruction_version: of the instruction that an analysis would follow.
+        """
         jumped = self._jumped(embedding.stamp_ns)
         self._last_stamp_ns = embedding.stamp_ns
         anchor = self._anchor
         other_bundle = anchor is not None and embedding.bundle_digest != anchor.bundle_digest
-        if jumped or other_bundle:
-            self._spread.reset()
-        self._spread.add(embedding.pooled)
         if anchor is None:
             return Decision(self._pending, 0.0)
         if other_bundle:
             return Decision(Trigger.BUNDLE, 0.0)
         tags_changed = self._tags.changed(embedding.tags, embedding.vocabulary_version)
-        drift = cosine_distance(anchor.pooled, embedding.pooled)
+        drift = cosine_distance(anchor.event, attended.event)
         age = _age(anchor.stamp_ns, embedding.stamp_ns)
         settings = self._settings
         # An unknown age may be any age, so that the anchor cannot be relied upon.
@@ -117,29 +122,31 @@ class KeyframePolicy:
             (Trigger.AGE, too_old),
             (Trigger.CONFLICT, may and self._asked),
             (Trigger.TAGS, may and tags_changed),
-            (Trigger.DRIFT, may and drift > self._threshold(age)),
+            (Trigger.DRIFT, may and drift > self._threshold(age, attended.scale)),
         )
         trigger = next((trigger for trigger, holds in causes if holds), Trigger.NONE)
         return Decision(trigger, drift)
 
-    def set_anchor(self, embedding: Embedding, instruction_version: int) -> None:
+    def set_anchor(
+        self, embedding: Embedding, attended: Attended, instruction_version: int
+    ) -> None:
         """Remember the frame that was analysed."""
         self._anchor = Anchor(
             stamp_ns=embedding.stamp_ns,
             bundle_digest=embedding.bundle_digest,
-            pooled=embedding.pooled,
+            event=attended.event,
             instruction_version=instruction_version,
         )
         self._tags.set_anchor(embedding.tags, embedding.vocabulary_version)
         self._asked = False
 
-    def _threshold(self, age: float) -> float:
+    def _threshold(self, age: float, scale: float) -> float:
         fixed = self._settings.drift_threshold
         if fixed:
             return fixed
-        freshness = max(0.0, 1.0 - age / FRESH_FOR)
-        factor = 1.0 + (FRESH_FACTOR - 1.0) * freshness
-        return DRIFT_IN_SPREADS * factor * self._spread.value
+        share = min(1.0, age / OLD_AFTER)
+        factor = FRESH_FACTOR + (OLD_FACTOR - FRESH_FACTOR) * share
+        return DRIFT_IN_SCALES * factor * scale
 
     def _jumped(self, stamp_ns: int) -> bool:
         if not stamp_ns or not self._last_stamp_ns:

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The slow path: analyses key frames and repeats the anchor's semantics in between."""
+"""The slow path: analyses key frames and carries what they say through the frames in between."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.engines.choose import ONNXRUNTIME
 from vlm_perception.manifest import QuestionSpec
+from vlm_perception.perception.answers import AnswerMemory
 from vlm_perception.perception.asking import Asker
 from vlm_perception.perception.keyframes import KeyframePolicy, KeyframeSettings
 from vlm_perception.perception.ladder import RUNGS
@@ -21,11 +22,14 @@ from vlm_perception.perception.partial_text import UNFINISHED
 from vlm_perception.perception.prefixes import NewestPrefix, require_readable
 from vlm_perception.perception.questions import kept_questions
 from vlm_perception.perception.sampling import Sampling
+from vlm_perception.perception.temporal import TemporalState, bundle_attention
 from vlm_perception.types import Attribute, Embedding, Reasoning, Trigger
 
 LONGEST_INSTRUCTION = 1000
 UNKNOWN = "unknown"
 """Value of an attribute whose likeliest choice is not likely enough."""
+BREAKS = (Trigger.FIRST, Trigger.TIME_JUMP, Trigger.BUNDLE)
+"""Key frames before which nothing that was answered counts any more."""
 PROMPT_ROOM = 256
 """Tokens that a question or an instruction may have, beside the longest answer to it."""
 
@@ -67,7 +71,6 @@ class _Analysis:
 
     stamp_ns: int
     caption: str
-    attributes: tuple[Attribute, ...]
     instruction: _Instruction
     rung: int
 
@@ -111,6 +114,9 @@ class Reasoner:
         self._lock = threading.Lock()
         self._instruction = _Instruction("", 0)
         self._policy = KeyframePolicy(_keyframe_settings(self._settings))
+        width = bundle.manifest.vision.embedding_width
+        self._temporal = TemporalState(width, bundle_attention(bundle))
+        self._answers = AnswerMemory()
         self._pending_reset: Trigger | None = None
         self._conflicts: frozenset[str] = frozenset()
         self._doubted = False
@@ -154,6 +160,7 @@ class Reasoner:
         """
         if self._language is not None:
             self._language.verify()
+            self._bundle.verify_golden(self._temporal.engines)
 
     def set_instruction(self, text: str) -> int:
         """Steer the caption from the next frame on; an empty text takes the instruction back.
@@ -182,7 +189,7 @@ class Reasoner:
             self._conflicts = frozenset(conflicts)
 
     def reason(self, embedding: Embedding, rung: int = 0) -> Reasoning:
-        """Analyse a frame if it is a key frame, else repeat what was said of the anchor.
+        """Analyse a frame if it is a key frame, else rely on what was said of the last ones.
 
         Args:
             embedding: the frame.
@@ -208,14 +215,21 @@ class Reasoner:
             self._policy.ask()
         if reset is not None:
             self._policy.reset(reset)
+            self._temporal.reset()
             self._analysis = None
-        decision = self._policy.decide(embedding, instruction.version)
+        attended = self._temporal.attend(embedding.pooled, embedding.stamp_ns)
+        decision = self._policy.decide(embedding, attended, instruction.version)
+        if decision.trigger in BREAKS:
+            self._answers.reset()
         stages: dict[str, float] = {}
         analysis = self._analysis
         if decision.is_keyframe or analysis is None:
-            analysis = self._analyse(self._language, embedding, instruction, rung, stages)
+            analysis, attributes = self._analyse(
+                self._language, embedding, instruction, rung, stages
+            )
             self._analysis = analysis
-            self._policy.set_anchor(embedding, instruction.version)
+            self._policy.set_anchor(embedding, attended, instruction.version)
+            self._answers.add(attended.event, embedding.stamp_ns, attributes)
         stages["total"] = self._clock() - started
         return Reasoning(
             stamp_ns=embedding.stamp_ns,
@@ -227,7 +241,7 @@ class Reasoner:
             trigger=decision.trigger.value,
             drift=decision.drift,
             caption=analysis.caption,
-            attributes=_confident(analysis.attributes, self._settings.confidence_floor),
+            attributes=_confident(self._answers.read(attended), self._settings.confidence_floor),
             instruction=analysis.instruction.text,
             instruction_version=analysis.instruction.version,
             vocabulary_version=embedding.vocabulary_version,
@@ -242,7 +256,7 @@ class Reasoner:
         instruction: _Instruction,
         rung: int,
         stages: dict[str, float],
-    ) -> _Analysis:
+    ) -> tuple[_Analysis, tuple[Attribute, ...]]:
         effort, settings = RUNGS[rung], self._settings
         began = self._clock()
         prefix = self._prefixes.of(embedding)
@@ -261,13 +275,13 @@ class Reasoner:
         stages["prefill"] = prefilled - began
         stages["questions"] = answered - prefilled
         stages["caption"] = self._clock() - answered
-        return _Analysis(
+        analysis = _Analysis(
             stamp_ns=embedding.stamp_ns,
             caption=caption.text if caption.finished else (caption.text + UNFINISHED).lstrip(),
-            attributes=attributes,
             instruction=instruction,
             rung=rung,
         )
+        return analysis, attributes
 
     def _check_instruction(self, text: str) -> None:
         if len(text) > LONGEST_INSTRUCTION:

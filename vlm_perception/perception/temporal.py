@@ -4,16 +4,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_perception.bundle import TEMPORAL_GRAPH, ModelBundle
+from vlm_perception.engines.base import Engine
 from vlm_perception.perception.spread import RunningSpread
 from vlm_perception.perception.vocabulary import Vocabulary
 
 NANOSECONDS = 1e-9
 
 SLOTS = 32
-"""Embeddings in the memory: a second of them at 30 Hz, where the bias of age leaves nothing."""
+"""Embeddings in the memory of the training-free form: a second of them at 30 Hz, where the bias of
+age leaves nothing."""
 HORIZON_S = 0.3
 """Age whose weight is 1/e of the present's; it falls with the square of the age."""
 TEMPERATURE_IN_SPREADS = 8.0
@@ -22,42 +28,159 @@ LONGEST_GAP_S = 1.0
 """A longer pause, or a step back, and the memory has nothing to say about the present."""
 DEAD_BAND = 0.4
 """Log-odds beyond its threshold that a label must reach to appear, and fall below it to vanish."""
+SCALE_IN_SPREADS = 6.0
+"""Distance of two events from which on they are different, in units of the running spread."""
+EMPTY = -1.0
+"""Age of a slot of the memory that holds nothing."""
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What the memory makes of the present embedding."""
+
+    state: NDArray[np.float32]
+    """[D], L2-normalised, in text space: what labels are compared with."""
+    event: NDArray[np.float32]
+    """[E], L2-normalised: how far it moves says whether something has happened."""
+    scale: float
+    """Cosine distance of two events from which on they are different; below it may be noise."""
+
+
+class Attention(Protocol):
+    """Reads the present embedding together with a memory of earlier ones."""
+
+    slots: int
+
+    def read(
+        self,
+        pooled: NDArray[np.float32],
+        memory: NDArray[np.float32],
+        ages: NDArray[np.float32],
+    ) -> Attended:
+        """Attend from pooled, [D], over memory, [slots, D], with ages, [slots], in seconds.
+
+        An age below zero marks an empty slot.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Forget what else is kept of the past."""
+        ...
+
+
+class TrainingFreeAttention:
+    """One head with the identity as its projections, so that it works for any checkpoint.
+
+    The scores are the cosine similarity over a temperature and a bias of age, the values are the
+    embeddings themselves. The temperature is measured in units of the running spread. Memories
+    within the noise of the present are averaged with it; from a scene that has really changed they
+    differ by many spreads and get no weight, so that an event passes at once. The event embedding
+    is the state.
+    """
+
+    slots = SLOTS
+
+    def __init__(self) -> None:
+        """Know no spread yet."""
+        self._spread = RunningSpread()
+
+    def reset(self) -> None:
+        """Forget the spread."""
+        self._spread.reset()
+
+    def read(
+        self,
+        pooled: NDArray[np.float32],
+        memory: NDArray[np.float32],
+        ages: NDArray[np.float32],
+    ) -> Attended:
+        """Attend; see Attention."""
+        self._spread.add(pooled)
+        # The present scores 0 and the rest less, so that the exponentials need no shift.
+        scores = -np.square(ages / HORIZON_S) - (1.0 - memory @ pooled) / (
+            TEMPERATURE_IN_SPREADS * self._spread.value
+        )
+        weights = np.where(ages >= 0.0, np.exp(scores), 0.0).astype(np.float32)
+        state = pooled + weights @ memory
+        state = np.asarray(state / np.linalg.norm(state), np.float32)
+        return Attended(state, state, SCALE_IN_SPREADS * self._spread.value)
+
+
+class TrainedAttention:
+    """The bundle's own module, trained on sequences."""
+
+    def __init__(self, engine: Engine, drift_unit: float) -> None:
+        """Take a loaded graph and the least scale of its events."""
+        self.engine = engine
+        self._unit = drift_unit
+        self._spread = RunningSpread()
+        slots = engine.inputs["ages"].shape[1]
+        assert isinstance(slots, int)
+        self.slots = slots
+
+    def reset(self) -> None:
+        """Forget the spread."""
+        self._spread.reset()
+
+    def read(
+        self,
+        pooled: NDArray[np.float32],
+        memory: NDArray[np.float32],
+        ages: NDArray[np.float32],
+    ) -> Attended:
+        """Attend; see Attention."""
+        outputs = self.engine.run(
+            {"pooled": pooled[None], "memory": memory[None], "ages": ages[None]}
+        )
+        event = outputs["event"][0]
+        self._spread.add(event)
+        scale = max(self._unit, SCALE_IN_SPREADS * self._spread.value)
+        return Attended(outputs["state"][0], event, scale)
+
+
+def bundle_attention(bundle: ModelBundle) -> Attention:
+    """The trained form where the bundle has it, else the training-free one."""
+    spec = bundle.manifest.temporal
+    if spec is None:
+        return TrainingFreeAttention()
+    return TrainedAttention(bundle.engine(TEMPORAL_GRAPH), spec.drift_unit)
 
 
 class TemporalState:
-    """Attention from the present embedding over a bounded memory of earlier ones.
+    """A bounded memory of embeddings and an attention that reads it.
 
-    One head, with the identity as its projections, so that it works for any checkpoint: the scores
-    are the cosine similarity over a temperature and a bias of age, the values are the embeddings
-    themselves. The temperature is measured in units of the running spread. Memories within the
-    noise of the present are averaged with it; from a scene that has really changed they differ by
-    many spreads and get no weight, so that an event passes at once.
-
-    Costs O(SLOTS x width) a frame; nothing is allocated that grows.
+    Costs O(slots x width) a frame; nothing is allocated that grows.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, attention: Attention) -> None:
         """Remember nothing.
 
         Args:
             width: of the embeddings.
+            attention: what reads the memory.
         """
-        self._memory = np.zeros((SLOTS, width), np.float32)
-        self._stamps_ns = np.zeros(SLOTS, np.int64)
-        self._spread = RunningSpread()
+        self._attention = attention
+        self._memory = np.zeros((attention.slots, width), np.float32)
+        self._stamps_ns = np.zeros(attention.slots, np.int64)
         self._last_ns = 0
         self._count = 0
         self._present: NDArray[np.bool_] | None = None
         self._vocabulary_version = 0
 
+    @property
+    def engines(self) -> dict[str, Engine]:
+        """The graph that is run, if any, by its name in the bundle."""
+        attention = self._attention
+        return {TEMPORAL_GRAPH: attention.engine} if isinstance(attention, TrainedAttention) else {}
+
     def reset(self) -> None:
         """Forget everything."""
-        self._spread.reset()
+        self._attention.reset()
         self._last_ns = self._count = 0
         self._present = None
 
-    def attend(self, pooled: NDArray[np.float32], stamp_ns: int) -> NDArray[np.float32]:
-        """Take the next embedding and return the attended state.
+    def attend(self, pooled: NDArray[np.float32], stamp_ns: int) -> Attended:
+        """Take the next embedding and return what the memory makes of it.
 
         Args:
             pooled: [D], L2-normalised.
@@ -65,30 +188,21 @@ class TemporalState:
                 then no age is known, or an embedding that is not finite.
 
         Returns:
-            [D], L2-normalised; the embedding itself when there is no memory.
+            The attended state; that of the embedding alone when there is no memory.
         """
         step = (stamp_ns - self._last_ns) * NANOSECONDS
         usable = stamp_ns != 0 and bool(np.isfinite(pooled).all())
         if not usable or not 0.0 <= step <= LONGEST_GAP_S:
             self.reset()
-        if not usable:
-            return pooled
-        self._last_ns = stamp_ns
-        self._spread.add(pooled)
-        slot = self._count % SLOTS
-        self._memory[slot], self._stamps_ns[slot] = pooled, stamp_ns
-        self._count += 1
-        known = min(self._count, SLOTS)
-        memory = self._memory[:known]
-        ages = (stamp_ns - self._stamps_ns[:known]) * NANOSECONDS
-        distances = 1.0 - memory @ pooled
-        scores = -np.square(ages / HORIZON_S) - distances / (
-            TEMPERATURE_IN_SPREADS * self._spread.value
-        )
-        # The present itself scores 0 and the rest less, so that the exponentials need no shift.
-        weights = np.exp(scores)
-        state = (weights / weights.sum()).astype(np.float32) @ memory
-        return np.asarray(state / np.linalg.norm(state), np.float32)
+        known = np.arange(len(self._stamps_ns)) < self._count
+        ages = np.where(known, (stamp_ns - self._stamps_ns) * NANOSECONDS, EMPTY)
+        attended = self._attention.read(pooled, self._memory, ages.astype(np.float32))
+        if usable:
+            slot = self._count % len(self._stamps_ns)
+            self._memory[slot], self._stamps_ns[slot] = pooled, stamp_ns
+            self._last_ns = stamp_ns
+            self._count += 1
+        return attended
 
     def present(self, scores: NDArray[np.float32], vocabulary: Vocabulary) -> NDArray[np.bool_]:
         """Say which labels hold, given their probabilities for the attended state.
