@@ -85,6 +85,7 @@ def reasoning_of(message: Any) -> Reasoning:
         attributes=tuple(_attribute(attribute) for attribute in message.attributes),
         instruction=str(message.instruction),
         instruction_version=int(message.instruction_version),
+        vocabulary_version=int(message.vocabulary_version),
         rung=int(message.rung),
         stages={str(stage.name): float(stage.duration) for stage in message.stages},
     )
