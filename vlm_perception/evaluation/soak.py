@@ -96,11 +96,11 @@ def soak(options: SoakOptions, console: Console, json_file: Path | None = None) 
         progress = stack.enter_context(Progress(console=console, transient=True))
         bar = progress.add_task("warming up", total=60 * options.minutes)
         began = time.monotonic()
-        while not interrupt and not observer.meters[SCENE].count:
+        while not interrupt and not observer.meters[EMBEDDING].count:
             graph.play_when_ready()
             _check(processes, observer)
             if time.monotonic() - began > START_WITHIN_S:
-                raise SoakError(f"no scene came within {START_WITHIN_S:.0f} s")
+                raise SoakError(f"no embedding came within {START_WITHIN_S:.0f} s")
             interrupt.sleep(0.1)
         interrupt.sleep(options.warm_up_s)
         progress.update(bar, description="soaking")

@@ -66,9 +66,11 @@ def many_kills(stage: Stage, kills: int) -> Finding:
     began = time.monotonic()
     well = stage.well_again(began, LOAD_S)
     growth = _held(SHARED_MEMORY) - before
+    last = stage.participant.scenes[-1]
     return Finding(
         f"{kills} kills in a row",
-        f"shared memory grew by {growth / 2**20:.1f} MiB",
+        f"shared memory grew by {growth / 2**20:.1f} MiB; in the end {last.status.name} "
+        f"{last.reason}",
         None,
         well.at_s - began if well else None,
         0,
