@@ -68,6 +68,7 @@ def test_a_reasoning():
         attributes=ATTRIBUTES,
         instruction="be brief",
         instruction_version=2,
+        vocabulary_version=3,
         rung=1,
         stages={"prefill": 0.003},
     )

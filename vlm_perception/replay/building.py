@@ -66,6 +66,7 @@ def reasoning_message(reasoning: Reasoning, sequence: int, seconds: float) -> An
         attributes=[_attribute(attribute) for attribute in reasoning.attributes],
         instruction=reasoning.instruction,
         instruction_version=reasoning.instruction_version,
+        vocabulary_version=reasoning.vocabulary_version,
         rung=reasoning.rung,
         stages=_stages(reasoning.stages),
         processing_time=seconds,
