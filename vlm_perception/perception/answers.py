@@ -17,7 +17,7 @@ NANOSECONDS = 1e-9
 
 SLOTS = 12
 """Analyses that are remembered."""
-HORIZON = 4.0
+HORIZON = 2.5
 """Analyses back at which the weight is 1/e of the newest one's; it falls with the square. So many
 outvote noise, and what drift has not shown is believed after half as many."""
 HORIZON_S = 4.0

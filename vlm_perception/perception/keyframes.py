@@ -16,11 +16,11 @@ from vlm_perception.types import UNKNOWN_AGE, Embedding, Tag, Trigger
 
 NANOSECONDS = 1e-9
 
-DRIFT_IN_SCALES = 1.25
+DRIFT_IN_SCALES = 1.45
 """Drift that makes a key frame, in units of the scale from which on two events are different."""
-FRESH_FACTOR, OLD_FACTOR, OLD_AFTER = 1.5, 0.5, 1.0
-"""A fresh anchor takes so many times the drift; the factor falls steadily to that of an anchor so
-many seconds old. So drift that hovers about its threshold does not make each frame a key frame, and
+OLD_FACTOR, OLD_AFTER = 0.5, 1.0
+"""Share of that drift which suffices when the anchor is so many seconds old; until then the share
+falls steadily. So drift that hovers about its threshold does not make each frame a key frame, and
 what has changed but little is looked at again before long."""
 APPEARED_TICKS, VANISHED_TICKS = 5, 8
 """A tag counts when it has been there, or away, for so many frames in a row. What appears may be a
@@ -145,7 +145,7 @@ class KeyframePolicy:
         if fixed:
             return fixed
         share = min(1.0, age / OLD_AFTER)
-        factor = FRESH_FACTOR + (OLD_FACTOR - FRESH_FACTOR) * share
+        factor = 1.0 + (OLD_FACTOR - 1.0) * share
         return DRIFT_IN_SCALES * factor * scale
 
     def _jumped(self, stamp_ns: int) -> bool:
