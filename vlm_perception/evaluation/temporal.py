@@ -175,6 +175,7 @@ def _gates(moving: Watched, still: Watched) -> tuple[dict[str, object], list[Tab
         [],
     )
     alone = [each.answers for each in drives]
+    beside_alone = judge(drives, moving.chosen, gated, alone, happened)
     truth = {
         "each tick alone": against_truth(drives, alone, happened),
         "each tick, attention": against_truth(drives, ungated, happened),
@@ -184,6 +185,7 @@ def _gates(moving: Watched, still: Watched) -> tuple[dict[str, object], list[Tab
         "key frames": gate,
         f"every {every}th tick": blind,
         "key frames, scenes that stand still": standing,
+        "key frames, against each tick alone": beside_alone,
     }
     said = {"alone": alone, "ungated": ungated, "gated": gated}
     recall_truth = {
@@ -200,6 +202,7 @@ def _gates(moving: Watched, still: Watched) -> tuple[dict[str, object], list[Tab
         "events": len(happened),
         "blind_gate": asdict(blind) | {"every": every},
         "static_gate": asdict(standing),
+        "gate_against_each_tick_alone": asdict(beside_alone),
         "truth_per_frame": [asdict(row) for row in truth["each tick alone"]],
         "truth_ungated": [asdict(row) for row in truth["each tick, attention"]],
         "truth_gated": [asdict(row) for row in truth["key frames"]],

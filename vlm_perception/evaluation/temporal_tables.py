@@ -15,7 +15,7 @@ from vlm_perception.evaluation.ways import Comparison, reductions
 def gate_table(rows: Mapping[str, GateFigures], count: int) -> Table:
     """Gates against a full analysis at each tick."""
     table = _table(
-        f"Gate, against a full analysis at each tick ({count} events)",
+        f"Gate, against a full analysis at each tick, read by attention ({count} events)",
         ("gate", "analyses saved", "event recall", "by any tick", "accuracy loss, points",
          "delay p50, ticks", "p95"),
     )  # fmt: skip
