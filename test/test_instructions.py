@@ -26,8 +26,9 @@ from vlm_perception.datasets.roadworld.truth import (
     QUESTIONS,
     ObjectTruth,
     SceneTruth,
+    presence_question,
 )
-from vlm_perception.datasets.roadworld.world import OBJECT_LABELS
+from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 
 pytest.importorskip("sklearn")
 
@@ -52,6 +53,13 @@ scenes = st.builds(
         {name: st.sampled_from(choices) for name, (_, choices) in QUESTIONS.items()}
     ),
 )
+
+
+def test_each_wording_has_one_kind_and_is_no_question() -> None:
+    wordings = [w for kind in INSTRUCTIONS for w in (*kind.wordings, *kind.held_out)]
+    questions = [question for question, _ in QUESTIONS.values()]
+    taken = [*wordings, *questions, *map(presence_question, LABELS)]
+    assert not [wording for wording, times in Counter(taken).items() if times > 1]
 
 
 def said(truth: SceneTruth) -> dict[str, str]:

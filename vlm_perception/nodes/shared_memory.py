@@ -14,12 +14,11 @@ SHARED_MEMORY = Path("/dev/shm")
 NEEDED_BYTES = 512 * 2**20
 """Four processes with a segment of 32 MiB each, those of the observer and of leftovers."""
 
-# Fast DDS 2 (Humble, Jazzy) says fastrtps, Fast DDS 3 (Kilted) fastdds. The owner of a segment or
-# a port holds a lock on the file that ends in _el or _sl for as long as it lives.
-_LOCK_FILE = re.compile(r"(?P<base>(?:fastdds|fastrtps)_(?:[0-9a-z]{16}|port\d{1,5}))_[es]l")
-_PORT = re.compile(r"(?:fastdds|fastrtps)_port\d{1,5}")
+# Fast DDS 2 (Humble, Jazzy) says fastrtps, Fast DDS 3 (Kilted) fastdds. A segment's owner holds a
+# lock on the file that ends in _el for as long as it lives.
+_LOCK_FILE = re.compile(r"(?P<base>(?:fastdds|fastrtps)_[0-9a-z]{16})_el")
 _NEW_S = 2.0
-"""A port this young may be about to get its lock."""
+"""A lock file this young may be about to get its lock."""
 
 
 def shortage(folder: Path = SHARED_MEMORY) -> str:
@@ -38,30 +37,22 @@ def shortage(folder: Path = SHARED_MEMORY) -> str:
 
 
 def remove_leftovers(folder: Path = SHARED_MEMORY) -> int:
-    """Delete the segments and ports of processes that were killed.
+    """Delete the segments of processes that were killed: a lock file that nobody holds tells them.
 
-    Does what `fastdds shm clean` does, which is not installed everywhere: a lock file that nobody
-    holds belongs to nobody. Ports without a lock file go, too: their reader is gone, and they are
-    there only because a killed process, which wrote to them, never said goodbye.
+    Ports stay, though `fastdds shm clean` deletes them, too. They are small, and the next process
+    takes them over; deleted under a process that has them open, they cut it off from that one.
 
     Returns:
         The number of bytes that were freed.
     """
     freed = 0
-    for lock_file in sorted(folder.glob("fast*_[es]l")):
+    for lock_file in sorted(folder.glob("fast*_el")):
         match = _LOCK_FILE.fullmatch(lock_file.name)
-        if match and not _is_locked(lock_file):
+        if match and _is_old(lock_file) and not _is_locked(lock_file):
             base = match["base"]
             for name in (base, f"sem.{base}_mutex", lock_file.name):
                 freed += _remove(folder / name)
-    for port in sorted(folder.glob("fast*_port*")):
-        if _PORT.fullmatch(port.name) and not _has_lock_file(port) and _is_old(port):
-            freed += _remove(port) + _remove(folder / f"sem.{port.name}_mutex")
     return freed
-
-
-def _has_lock_file(port: Path) -> bool:
-    return any(port.with_name(port.name + ending).exists() for ending in ("_el", "_sl"))
 
 
 def _is_old(path: Path) -> bool:

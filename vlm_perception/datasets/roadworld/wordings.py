@@ -172,7 +172,7 @@ WORDINGS: dict[str, Wordings] = {
             *_each("{} {}", _BRIEF, ("traffic cones", "cones ahead", "cones on the road")),
             *_each("{} {}", _ONE, ("traffic cone", "cone ahead", "cone on the road")),
         ),
-        ("keep an eye out for cones", "any cones", "where are the cones", "is there a cone"),
+        ("keep an eye out for cones", "any cones", "where are the cones", "is there some cone"),
     ),
     **{
         f"pedestrians_{side}": Wordings(
@@ -200,7 +200,7 @@ WORDINGS: dict[str, Wordings] = {
         (
             *_search(("cyclists", "bicycles", "a cyclist", "bikes")),
             *_each("{} {}", _BRIEF, ("bikes", "cyclists ahead", "bicycles ahead")),
-            *_each("{} {}", _ONE, ("bicycle", "cyclist ahead", "bike ahead")),
+            *_each("{} {}", _ONE, ("rider", "cyclist ahead", "bike ahead")),
         ),
         ("keep an eye out for cyclists", "any bicycles", "where is the cyclist", "is there a bike"),
     ),
@@ -221,7 +221,7 @@ WORDINGS: dict[str, Wordings] = {
         (
             *_search(("road works", "a construction zone", "road construction", "a work zone")),
             *_each("{} {}", _BRIEF, ("work zones", "road construction", "construction zones")),
-            *_each("{} {}", _ONE, ("work zone", "construction zone", "construction zone ahead")),
+            *_each("{} {}", _ONE, ("work zone", "work zone ahead", "construction zone ahead")),
             "is there construction",
             "any road works ahead",
             "is construction ahead",
