@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from vlm_perception.nodes.priority import AUTOGROUP
+from vlm_perception.nodes import priority
+from vlm_perception.nodes.priority import session_gives_way, session_niceness
 
 PROGRAM = """
 import os, threading
-from vlm_perception.nodes.priority import AUTOGROUP, give_way, session_gives_way
+from vlm_perception.nodes.priority import give_way, session_gives_way, session_niceness
 
 def nice():
     seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
@@ -34,14 +37,13 @@ thread.join()
 nice()
 session_gives_way(5)
 session_gives_way(4)
-group = AUTOGROUP.read_text().split()[-1] if AUTOGROUP.exists() else "-"
-print(*seen, group)
+print(*seen, session_niceness())
 """
 
 
 @pytest.mark.parametrize("leads", [True, False])
 def test_threads_and_sessions_give_way(leads: bool) -> None:
-    before = AUTOGROUP.read_text().split()[-1] if AUTOGROUP.exists() else "-"
+    before = str(session_niceness())
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         capture_output=True,
@@ -52,4 +54,19 @@ def test_threads_and_sessions_give_way(leads: bool) -> None:
     *threads, group = done.stdout.split()
     own = int(threads[3])
     assert [int(nice) for nice in threads[:3]] == [max(own, 7)] * 3
-    assert group == (before if not leads or before == "-" else "5")
+    assert group == (before if not leads or before == "None" else "5")
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_kernel_that_shares_the_cores_otherwise_is_left_alone(
+    exists: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = tmp_path / "autogroup"
+    if exists:
+        group.touch()
+    monkeypatch.setattr(priority, "AUTOGROUP", group)
+    monkeypatch.setattr(os, "getsid", lambda _: os.getpid())
+    session_gives_way(5)
+    assert session_niceness() is None
+    assert group.exists() == exists
+    assert not exists or group.read_text() == ""

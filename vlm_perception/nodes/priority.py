@@ -9,7 +9,10 @@ import threading
 from pathlib import Path
 
 AUTOGROUP = Path("/proc/self/autogroup")
-"""Nice value of this process's session, see sched(7); absent where the kernel has none."""
+"""Nice value of this process's session, see sched(7).
+
+Absent where the kernel has none, empty where a control group shares the cores instead.
+"""
 
 
 def give_way(niceness: int) -> None:
@@ -39,6 +42,15 @@ def session_gives_way(niceness: int) -> None:
     Raises:
         OSError: the kernel does not let it.
     """
-    if os.getsid(0) == os.getpid() and AUTOGROUP.exists():
-        current = int(AUTOGROUP.read_text(encoding="ascii").rsplit(maxsplit=1)[-1])
+    current = session_niceness()
+    if current is not None and os.getsid(0) == os.getpid():
         AUTOGROUP.write_text(str(max(current, niceness)), encoding="ascii")
+
+
+def session_niceness() -> int | None:
+    """Nice value of this process's session among the others; None where sessions have none."""
+    if not AUTOGROUP.exists():
+        return None
+    # "/autogroup-25 nice 0"
+    words = AUTOGROUP.read_text(encoding="ascii").split()
+    return int(words[-1]) if words else None
