@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.cli import app
-from vlm_perception.replay import run
+from vlm_perception.replay import disk_room, run
 from vlm_perception.replay.drawing import timeline
 from vlm_perception.replay.latency import GraphCost, LatencyModel
 from vlm_perception.replay.pipeline import EngineOptions, Pipeline
@@ -59,6 +59,18 @@ def test_threads_change_no_byte(replayed, tmp_path):
     assert replay(DRIVE, tmp_path, engine=EngineOptions(threads=2)) == 0
     for name in (run.LOG, "scene.mcap", "metadata.yaml"):
         assert (tmp_path / name).read_bytes() == (replayed / name).read_bytes(), name
+
+
+def test_a_full_disk_interrupts_a_run_that_goes_on_later(replayed, tmp_path, monkeypatch):
+    left = iter(range(50, -1, -1))
+    with monkeypatch.context() as patch:
+        patch.setattr(disk_room, "_left", lambda _: next(left) * disk_room.KEPT_FREE_BYTES)
+        with pytest.raises(disk_room.DiskFullError, match="the same command goes on"):
+            replay(DRIVE, tmp_path)
+    with AnyReader([tmp_path / "scene.mcap"]) as reader:
+        assert sum(each.msgcount for each in reader.connections if each.topic == "/scene") == 50
+    assert replay(DRIVE, tmp_path) == 0
+    assert (tmp_path / run.LOG).read_bytes() == (replayed / run.LOG).read_bytes()
 
 
 def test_an_interrupted_run_goes_on_as_if_there_had_been_none(replayed, tmp_path, monkeypatch):

@@ -45,8 +45,8 @@ def demo(
 
     `vlm-perception demo 0 --seconds 30`
 
-    Exit code: 0 at the end or after Ctrl-C, 1 when a node failed, 2 when the video or the bundle
-    cannot be used.
+    Exit code: 0 at the end or after Ctrl-C, 1 when a node failed or the disk became full, 2 when
+    the video or the bundle cannot be used.
     """
     with plain_errors():
         run = importlib.import_module("vlm_perception.demo.run")

@@ -8,23 +8,28 @@ import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from vlm_perception.demo.topics import Topic
+from vlm_perception.replay.disk_room import DiskFullError, check_room
 from vlm_perception.replay.messages import message_types
 from vlm_perception.replay.output_bag import BAG_VERSION, qos_profile
 
 _Item = tuple[Topic, int, bytes] | None
+ROOM_CHECKED_EVERY_S = 0.2
+"""Also while no message comes: others may fill the disk."""
 
 
 class Recorder:
     """Writes serialized messages on a thread of its own; a context manager.
 
-    Until it ends the file is in a hidden folder, so that what stands at `bag` is whole.
+    Until it ends the file is in a hidden folder, so that what stands at `bag` is whole. When the
+    disk is full it stops to write, says so in `complaint`, and what was written until then is a
+    whole bag; whoever puts messages is not disturbed.
     """
 
     def __init__(self, bag: Path, topics: Sequence[Topic]) -> None:
@@ -37,16 +42,24 @@ class Recorder:
         """
         self.bag = bag
         self.messages = 0
+        self.complaint = ""
+        """Why the recording ended early; empty when it did not."""
+        self._torn = False
         self._topics = tuple(topics)
         self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
-        self._failure: Exception | None = None
 
     def __enter__(self) -> Recorder:
-        """Open the bag."""
+        """Open the bag.
+
+        Raises:
+            OSError: the folder cannot be written, or has no room.
+        """
+        self.bag.parent.mkdir(parents=True, exist_ok=True)
+        check_room(self.bag)
         self._work = self.bag.parent / ".recording"
         shutil.rmtree(self._work, ignore_errors=True)
-        self._work.mkdir(parents=True)
+        self._work.mkdir()
         # The writer names the file after its folder.
         folder = self._work / self.bag.stem
         self._writer = Writer(folder, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
@@ -57,12 +70,8 @@ class Recorder:
 
     def put(self, topic: Topic, time_ns: int, data: bytes) -> None:
         """Take a message; returns at once."""
-        self._queue.put((topic, time_ns, data))
-
-    def check(self) -> None:
-        """Raise here what went wrong on the recorder's thread, such as a full disk."""
-        if self._failure is not None:
-            raise self._failure
+        if not self.complaint:
+            self._queue.put((topic, time_ns, data))
 
     def __exit__(
         self,
@@ -73,21 +82,43 @@ class Recorder:
         """Write what is left and put the bag into its place, unless there was no message."""
         self._queue.put(None)
         self._thread.join()
-        self._writer.close()
-        if self.messages and self._failure is None:
-            folder = self._work / self.bag.stem
-            (folder / f"{self.bag.stem}.mcap").replace(self.bag)
-            (folder / "metadata.yaml").replace(self.bag.parent / "metadata.yaml")
+        if self._torn:
+            self._writer.abort()
+        else:
+            self._writer.close()
+        if self.messages:
+            for file in (self._work / self.bag.stem).iterdir():
+                file.replace(self.bag.parent / file.name)
         shutil.rmtree(self._work, ignore_errors=True)
 
     def _run(self) -> None:
+        file = self._work / self.bag.stem / f"{self.bag.stem}.mcap"
         try:
-            while (item := self._queue.get()) is not None:
+            while True:
+                check_room(file)
+                try:
+                    item = self._queue.get(timeout=ROOM_CHECKED_EVERY_S)
+                except Empty:
+                    continue
+                if item is None:
+                    return
                 topic, time_ns, data = item
                 self._writer.write(self._connections[topic], time_ns, data)
                 self.messages += 1
-        except OSError as error:  # Raised again by check(), on the thread that can act.
-            self._failure = error
+        except DiskFullError as error:
+            self._complain(str(error))
+        except OSError as error:
+            # A part of a record may stand at the end; what comes behind it could not be read.
+            self._torn = True
+            self._complain(
+                f"{error}; the bag has no index, `mcap recover` makes one, "
+                "`vlm-perception replay` reads it as it is"
+            )
+
+    def _complain(self, text: str) -> None:
+        self.complaint = text
+        while not self._queue.empty():
+            self._queue.get()
 
 
 def _connect(writer: Writer, topics: Sequence[Topic]) -> dict[Topic, Connection]:

@@ -48,11 +48,13 @@ def run_demo(options: DemoOptions, console: Console) -> int:
     """Run the demo.
 
     Returns:
-        The exit code: 0 at the end of the video or after Ctrl-C, 1 when a node failed.
+        The exit code: 0 at the end of the video or after Ctrl-C, 1 when a node failed or the bag
+        had to end early.
 
     Raises:
         ValueError: Video or bundle cannot be used; nothing was started.
         GraphEnvironmentError: ROS or the built messages are missing.
+        OSError: The folder cannot be written.
     """
     require_ros()
     bundle = str(ModelBundle.load(options.bundle).path.resolve())
@@ -70,7 +72,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
             run.finish()
             return FAILED
         run.finish()
-        return interrupt.exit_code()
+        return interrupt.exit_code() or (FAILED if run.recording_ended_early else 0)
 
 
 class _Run:
@@ -86,6 +88,7 @@ class _Run:
         self._bag, self._video = options.out / "scene.mcap", options.out / "overlay.mp4"
         self._recorder = Recorder(self._bag, RECORDED)
         self._observer = Observer(RECORDED, self._recorder.put)
+        self.recording_ended_early = False
 
     def play(self) -> None:
         """Start the nodes, show what they do until it is over, and stop them.
@@ -104,14 +107,22 @@ class _Run:
             stack.enter_context(observer)
             graph = Graph(self._graph, processes, observer)
             panel = stack.enter_context(Panel(observer, source.description, self._console))
-            watch = Watch(source, processes, observer, self._recorder, self._options.seconds)
+            watch = Watch(source, processes, observer, self._options.seconds)
             while not interrupt and not watch.ended():
                 graph.play_when_ready()
                 panel.update()
+                self._tell_of_recording()
                 interrupt.sleep(POLL_S)
             interrupt.sleep(LAST_MESSAGES_S)
             # Bag and panel are closed while the nodes end.
             processes.ask_to_stop()
+
+    def _tell_of_recording(self) -> None:
+        """Say once that nothing is recorded any more, though all goes on."""
+        if self._recorder.complaint and not self.recording_ended_early:
+            self.recording_ended_early = True
+            text = f"warning: {self._bag} ends here: {self._recorder.complaint}"
+            self._console.print(text, style="yellow", soft_wrap=True, markup=False)
 
     def finish(self) -> None:
         """Draw the video and say what there is and where."""
@@ -120,6 +131,7 @@ class _Run:
             for topic in (IMAGE, EMBEDDING, REASONING, SCENE)
         )
         self._say(f"received {counts}; {self._observer.keyframes()} key frames")
+        self._tell_of_recording()
         if self._recorder.messages:
             self._say(f"bag: {self._bag}  ({self._recorder.messages} messages)")
             self._say(f"video: {self._draw()}")
@@ -127,6 +139,8 @@ class _Run:
     def _draw(self) -> str:
         """Write overlay.mp4: whole after a run to the end, thinned out when the user leaves."""
         again = f"`vlm-perception overlay {self._bag}` draws them all"
+        if self.recording_ended_early:
+            return f"none, since there was no room for the bag; {again}"
         limit = STOPPED_WITHIN_S - self._interrupt.seconds_since() if self._interrupt else None
         if limit is not None and limit < WORTH_DRAWING_S:
             return f"none, since you ended the demo; {again}"

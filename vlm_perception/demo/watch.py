@@ -8,7 +8,6 @@ import time
 
 from vlm_perception.demo.observer import Observer
 from vlm_perception.demo.processes import NodeProcesses
-from vlm_perception.demo.recorder import Recorder
 from vlm_perception.demo.source import InputError, Source
 from vlm_perception.demo.topics import IMAGE, SCENE
 
@@ -31,7 +30,6 @@ class Watch:
         source: Source,
         processes: NodeProcesses,
         observer: Observer,
-        recorder: Recorder,
         limit_s: float | None = None,
     ) -> None:
         """Begin to count the time.
@@ -40,14 +38,12 @@ class Watch:
             source: What is played.
             processes: The nodes.
             observer: Sees the messages.
-            recorder: Writes them.
             limit_s: Seconds from the first image to the end; without it the source's own end.
         """
         self._source = source
         self._limit = limit_s
         self._processes = processes
         self._observer = observer
-        self._recorder = recorder
         self._started = time.monotonic()
         self._first_image: float | None = None
 
@@ -59,7 +55,6 @@ class Watch:
             NodeFailedError: A node ended that should not have, or there is still no scene.
         """
         self._observer.check()
-        self._recorder.check()
         now = time.monotonic()
         images = self._observer.meters[IMAGE]
         scenes = self._observer.meters[SCENE]

@@ -30,6 +30,7 @@ from rosbags.typesys import (
 )
 
 from vlm_perception.replay.building import EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
+from vlm_perception.replay.disk_room import check_room
 from vlm_perception.replay.messages import message_types
 from vlm_perception.replay.storage import CDR, Topic
 
@@ -90,6 +91,14 @@ class OutputBag:
             of_ros2 = replace(camera, encoding=CDR)
             known = camera.encoding == CDR
             self._copy_topic(of_ros2 if known else replace(of_ros2, definition="", digest=""))
+
+    def check_room(self) -> None:
+        """Refuse to go on while there is still room to close this part.
+
+        Raises:
+            DiskFullError: there is little room left.
+        """
+        check_room(self._work / self._name / f"{self._name}.mcap")
 
     def write(self, topic: str, time_ns: int, data: bytes) -> None:
         """Write a serialized message; one of a topic that was left out is ignored."""

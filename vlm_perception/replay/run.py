@@ -30,6 +30,7 @@ from rich.progress import (
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.engines.machine import cpu_count, cpu_model
 from vlm_perception.replay import checkpoint as checkpoints
+from vlm_perception.replay.disk_room import DiskFullError
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.interrupt import Interrupt
 from vlm_perception.replay.latency import LatencyModel, load_model
@@ -86,6 +87,7 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
 
     Raises:
         ValueError: recording, bundle or an option cannot be used.
+        DiskFullError: the disk became full; the same command goes on from there.
         OSError: the results cannot be written.
     """
     cv2.setNumThreads(1)
@@ -101,10 +103,16 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
     run = _Run(options, source, pipeline, bundle, out, head)
     with Interrupt() as interrupt:
         run.open(console)
+        full = False
         try:
             run.play(interrupt, console)
+        except DiskFullError as error:
+            full = True
+            raise DiskFullError(
+                f"{error}: {out} is whole up to here, the same command goes on"
+            ) from error
         finally:
-            run.close(interrupted=bool(interrupt))
+            run.close(to_go_on=full or bool(interrupt))
         if interrupt:
             _say(console, f"interrupted: {out} is whole up to here; the same command goes on")
             return INTERRUPTED if interrupt.exit_code() == 0 else interrupt.exit_code()
@@ -196,6 +204,8 @@ class _Run:
             bar = progress.add_task("replaying", total=total, completed=self._taken, rate="")
             frames = source.frames(options.span, self._taken)
             for frame in self._timed(frames):
+                # Not within a frame: what follows would not fit the checkpoint.
+                self._results.bag.check_room()
                 self._results.take(frame, self._pipeline)
                 self._taken += 1
                 self._copy_others(frame)
@@ -209,10 +219,10 @@ class _Run:
             raise ReplayError(f"{options.recording} holds no image in this part of it")
         self._results.finish(self._pipeline, whole=not source.losses)
 
-    def close(self, interrupted: bool) -> None:
-        """Close all files; keep what is needed to go on."""
+    def close(self, to_go_on: bool) -> None:
+        """Close all files; keep what is needed to go on, when somebody may."""
         self._results.close()
-        if interrupted:
+        if to_go_on:
             self._write_checkpoint()
         else:
             checkpoints.remove_checkpoint(self._out)

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -140,6 +141,15 @@ class Camera:
             self._publisher.publish(message)
 
 
+def write_pictures(folder: Path) -> Path:
+    """Write what the camera shows as files, for one that plays files; returns the folder."""
+    folder.mkdir()
+    for index in range(2 * FRAMES - 2):
+        rgb = _frame(_to_and_fro(index))
+        cv2.imwrite(str(folder / f"{index:02d}.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    return folder
+
+
 def _to_and_fro(index: int) -> int:
     """0, 1 .. FRAMES - 1 and back, so that the picture never leaps."""
     place = index % (2 * FRAMES - 2)
@@ -151,13 +161,16 @@ def _pictures(width: int, height: int, encoding: str) -> list[tuple[array[int], 
     """Data and step of each picture."""
     made = []
     for index in range(FRAMES):
-        small = frame(index, width=640, height=360, fps=30, seconds=SECONDS, seed=SEED)
-        picture = np.ascontiguousarray(cv2.resize(small, (width, height)))
+        picture = np.ascontiguousarray(cv2.resize(_frame(index), (width, height)))
         pixels = _encoded(picture.astype(np.uint8), encoding)
         data = array("B")
         data.frombytes(pixels.tobytes())
         made.append((data, pixels.nbytes // height))
     return made
+
+
+def _frame(index: int) -> NDArray[np.uint8]:
+    return frame(index, width=640, height=360, fps=30, seconds=SECONDS, seed=SEED)
 
 
 def _encoded(rgb: NDArray[np.uint8], encoding: str) -> NDArray[np.uint8]:

@@ -44,14 +44,14 @@ def killed(stage: Stage, node: str) -> Finding:
     end = well.at_s if well else time.monotonic()
     lost, of = stage.lost(since, end)
     recovered = end - active if well and active else None
-    told = "liveliness of the scene lost" if node == FUSION else _told(stage, since)
+    seen = "liveliness of the scene lost" if node == FUSION else told(stage, since)
     return Finding(
         f"kill -9 {node}",
-        f"{told}; {lost} of {of} images without a scene until it was loaded again",
+        f"{seen}; {lost} of {of} images without a scene until it was loaded again",
         noticed,
         recovered,
         lost,
-        _within(noticed, NOTICED_WITHIN_S) and _within(recovered, RECOVERED_WITHIN_S),
+        within(noticed, NOTICED_WITHIN_S) and within(recovered, RECOVERED_WITHIN_S),
     )
 
 
@@ -90,12 +90,12 @@ def hang(stage: Stage, seconds: float = HANG_S) -> Finding:
     rate = (of - lost) / (woken - since)
     return Finding(
         f"language_reasoner hangs for {seconds:.0f} s",
-        f"{rate:.1f} scenes a second meanwhile; {_told(stage, since)}",
+        f"{rate:.1f} scenes a second meanwhile; {told(stage, since)}",
         noticed,
         recovered,
         lost,
-        _within(noticed, NOTICED_WITHIN_S)
-        and _within(recovered, RECOVERED_WITHIN_S)
+        within(noticed, NOTICED_WITHIN_S)
+        and within(recovered, RECOVERED_WITHIN_S)
         and lost <= (1 - KEPT_SHARE) * of,
     )
 
@@ -110,16 +110,16 @@ def silence(stage: Stage) -> Finding:
     noticed = stage.noticed(since)
     well = stage.well_again(back)
     recovered = well.at_s - back if well else None
-    told = {scene.status for scene in stage.participant.between(since, back)}
+    statuses = {scene.status for scene in stage.participant.between(since, back)}
     return Finding(
         f"the camera stops for {SILENCE_S:.0f} s",
-        _told(stage, since),
+        told(stage, since),
         noticed,
         recovered,
         0,
-        Status.NO_CAMERA in told
-        and _within(noticed, NOTICED_WITHIN_S)
-        and _within(recovered, RECOVERED_WITHIN_S),
+        Status.NO_CAMERA in statuses
+        and within(noticed, NOTICED_WITHIN_S)
+        and within(recovered, RECOVERED_WITHIN_S),
     )
 
 
@@ -215,13 +215,13 @@ def stamped(stage: Stage, name: str, stamp: Callable[[int, int], int]) -> Findin
     later = stage.participant.between(since + 1.0, back)
     return Finding(
         name,
-        _told(stage, since),
+        told(stage, since),
         noticed,
         recovered,
         0,
         all(scene.status is not Status.OK for scene in later)
-        and _within(noticed, NOTICED_WITHIN_S)
-        and _within(recovered, RECOVERED_WITHIN_S),
+        and within(noticed, NOTICED_WITHIN_S)
+        and within(recovered, RECOVERED_WITHIN_S),
     )
 
 
@@ -235,19 +235,19 @@ def clock_jump(stage: Stage, seconds: float) -> Finding:
     lost, _ = stage.lost(since, end)
     return Finding(
         f"the clock jumps by {seconds:+.0f} s",
-        _told(stage, since),
+        told(stage, since),
         noticed,
         recovered,
         lost,
-        _within(recovered, RECOVERED_WITHIN_S),
+        within(recovered, RECOVERED_WITHIN_S),
     )
 
 
 def _liveliness_lost(stage: Stage, since: float) -> float | None:
-    def told() -> float | None:
+    def lost() -> float | None:
         return next((at for at in list(stage.participant.silenced) if at > since), None)
 
-    at = wait(told, 5.0)
+    at = wait(lost, 5.0)
     return at - since if at else None
 
 
@@ -255,7 +255,7 @@ def _of_size(width: int, height: int) -> Callable[[Seen], bool]:
     return lambda scene: scene.size == (width, height) and scene.status is Status.OK
 
 
-def _told(stage: Stage, since: float) -> str:
+def told(stage: Stage, since: float) -> str:
     """The status and reason of the first scene that is not OK."""
     bad = next((s for s in stage.participant.scenes if s.at_s > since and s.status), None)
     return f"{bad.status.name}: {bad.reason}" if bad else "always OK"
@@ -274,7 +274,8 @@ def _mostly(scenes: list[Seen], status: Status) -> bool:
     return sum(scene.status is status for scene in scenes) >= 0.95 * max(1, len(scenes))
 
 
-def _within(seconds: float | None, limit: float) -> bool:
+def within(seconds: float | None, limit: float) -> bool:
+    """Whether something happened, and in time."""
     return seconds is not None and seconds <= limit
 
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.demo.environment import own_graph, require_ros
 from vlm_perception.demo.usage import look_at_machine
-from vlm_perception.evaluation.chaos import faults
+from vlm_perception.evaluation.chaos import faults, surroundings
 from vlm_perception.evaluation.chaos.stage import NODES, ChaosError, Finding, Stage
 from vlm_perception.nodes.shared_memory import shortage
 
@@ -117,6 +117,7 @@ def trials(options: ChaosOptions) -> Sequence[Trial]:
     """Every fault, in the order in which they are tried."""
     return (
         *(Trial(f"kill -9 {node}", partial(faults.killed, node=node)) for node in NODES),
+        Trial("kill -9 the camera", surroundings.camera_killed),
         Trial("language_reasoner hangs", faults.hang),
         Trial("camera stops", faults.silence),
         Trial("camera changes size and encoding", faults.new_formats),
@@ -129,6 +130,7 @@ def trials(options: ChaosOptions) -> Sequence[Trial]:
             "stamps of the future",
             lambda s: faults.stamped(s, "images from the future", lambda _, now: now + HOUR_NS),
         ),
+        Trial("disk full", surroundings.disk_full),
         Trial(f"{options.messages} fuzzed messages", lambda s: _fuzz(s, options.messages)),
         Trial(f"{options.kills} kills", lambda s: faults.many_kills(s, options.kills)),
         Trial("clock forwards", lambda s: faults.clock_jump(s, 1000.0), sim_time=True),

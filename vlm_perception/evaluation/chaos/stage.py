@@ -23,6 +23,8 @@ from vlm_perception.types import Status
 
 ENCODER, REASONER, FUSION = "vision_encoder", "language_reasoner", "scene_fusion"
 NODES = (ENCODER, REASONER, FUSION)
+CAMERA = "video_source"
+"""A camera in a process of its own, for those faults that need one; see Stage.play."""
 START_WITHIN_S = 90.0
 SETTLE_S = 2.0
 IN_FLIGHT_S = 0.2
@@ -118,6 +120,11 @@ class Stage:
         self._processes.start(self._spec(node))
         return time.monotonic()
 
+    def play(self, pictures: Path) -> float:
+        """Start a camera in a process of its own beside this one's, and return when."""
+        self._pictures = pictures
+        return self.respawn(CAMERA)
+
     def settle(self) -> None:
         """Let the camera behave well and wait until all has been well for a while.
 
@@ -164,6 +171,9 @@ class Stage:
         return len(sent - seen), len(sent)
 
     def _spec(self, node: str) -> NodeSpec:
+        if node == CAMERA:
+            source = str(self._pictures)
+            return NodeSpec(node, {"source": source, "transport": "raw", "loop": True})
         parameters: dict[str, bool | str] = {"use_sim_time": self._sim_time}
         if node != FUSION:
             parameters["bundle"] = self._bundle
