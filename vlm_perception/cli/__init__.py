@@ -16,6 +16,7 @@ from vlm_perception.cli import (
     replay,
     roadworld,
     train,
+    view,
 )
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(demo.app)
 app.add_typer(replay.app)
+app.add_typer(view.app)
 app.add_typer(deploy.app)
 app.add_typer(bench.app, name="bench")
 app.add_typer(chaos.app)

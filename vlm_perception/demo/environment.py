@@ -59,12 +59,26 @@ def own_graph() -> Iterator[None]:
         yield
 
 
+def use_dds_profile() -> None:
+    """Let this process use the package's Fast DDS profile, unless the user has set one.
+
+    Raises:
+        GraphEnvironmentError: The profile is not installed.
+    """
+    os.environ.update(_profile(os.environ))
+
+
+def _profile(environment: Mapping[str, str]) -> dict[str, str]:
+    if any(name in environment for name in PROFILE_VARIABLES):
+        return {}
+    # Fast DDS 3 (Kilted) renamed it, and warns of the older name.
+    older = environment.get("ROS_DISTRO") in ("humble", "jazzy")
+    return {PROFILE_VARIABLES[1 if older else 0]: str(dds_profile())}
+
+
 def _defaults(environment: Mapping[str, str], domain: str) -> dict[str, str]:
     values = {"ROS_DOMAIN_ID": domain, "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp"}
-    if not any(name in environment for name in PROFILE_VARIABLES):
-        # Fast DDS 3 (Kilted) renamed it, and warns of the older name.
-        older = environment.get("ROS_DISTRO") in ("humble", "jazzy")
-        values[PROFILE_VARIABLES[1 if older else 0]] = str(dds_profile())
+    values.update(_profile(environment))
     if not any(name in environment for name in DISCOVERY_VARIABLES):
         # Humble knows only the second; the others warn when they see it.
         humble = environment.get("ROS_DISTRO") == "humble"

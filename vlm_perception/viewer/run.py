@@ -1,0 +1,209 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""`vlm-perception view`: a running graph or a bag, into rerun's window, its web page or a file."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import rerun as rr
+from rich.console import Console
+from rich.progress import Progress
+
+from vlm_perception.demo.environment import require_ros, use_dds_profile
+from vlm_perception.demo.observer import Observer
+from vlm_perception.demo.topics import Topic
+from vlm_perception.replay.bag import Bag
+from vlm_perception.replay.errors import ReplayError
+from vlm_perception.replay.interrupt import Interrupt
+from vlm_perception.viewer.entities import (
+    COMPRESSED_IMAGE,
+    RAW_IMAGE,
+    REASONING,
+    SCENE,
+    SHOWN,
+    Entities,
+)
+
+LOOPBACK = "127.0.0.1"
+POLL_S = 0.1
+STARTS_WITHIN_S = 20.0
+SILENCE_S = 5.0
+"""Of a graph; then the user is told that nothing arrives."""
+
+
+class ViewerError(RuntimeError):
+    """The viewer does not start; the text says why."""
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """What `vlm-perception view` is asked for."""
+
+    bag: Path | None = None
+    """None: the running graph."""
+    save: Path | None = None
+    """The file to write; None: a viewer is started."""
+    web: bool = False
+    """Whether that is the page in a browser."""
+    web_port: int = 9090
+    namespace: str = ""
+    transport: str = "compressed"
+
+
+def run_view(options: ViewOptions, console: Console) -> int:
+    """Show what there is until it ends, or the user ends it, or leave it in a file.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ValueError: the bag cannot be used.
+        ViewerError: the viewer does not start.
+        GraphEnvironmentError: ROS or the built messages are missing.
+    """
+    bag = Bag(options.bag) if options.bag is not None else None
+    if bag is None:
+        require_ros()
+        use_dds_profile()
+    with Interrupt() as interrupt, ExitStack() as stack:
+        recording = rr.RecordingStream("vlm_perception")
+        if options.save is not None:
+            options.save.parent.mkdir(parents=True, exist_ok=True)
+            recording.save(options.save)
+        else:
+            recording.connect_grpc(stack.enter_context(_viewer(options, console)))
+        entities = Entities(recording)
+        if bag is not None:
+            shown = _show_bag(bag, options, entities, console, interrupt)
+        else:
+            shown = _show_graph(options, entities, console, interrupt)
+        recording.flush()
+        if options.save is not None:
+            recording.disconnect()
+            _say(console, f"{options.save}  ({shown} messages): `rerun {options.save}` shows it")
+        elif bag is not None:
+            _say(console, f"{shown} messages are shown; Ctrl-C ends")
+            while not interrupt:
+                interrupt.sleep(POLL_S)
+    return interrupt.exit_code()
+
+
+def _show_bag(
+    bag: Bag, options: ViewOptions, entities: Entities, console: Console, interrupt: Interrupt
+) -> int:
+    prefix = options.namespace.strip("/")
+    topics = {
+        topic.name: topic
+        for topic in bag.topics
+        if topic.type_name in SHOWN and topic.name.strip("/").startswith(prefix)
+    }
+    if not any(topic.type_name == SCENE for topic in topics.values()):
+        raise ReplayError(
+            f"{bag.path} holds no scenes{f' below {prefix}' if prefix else ''}: "
+            "`vlm-perception replay` makes a bag that does"
+        )
+    shown = read = 0
+    with Progress(console=console, transient=True) as progress:
+        total = sum(topic.count for topic in topics.values())
+        for message in progress.track(bag.messages(topics), total=total, description="reading"):
+            kind = topics[message.topic].type_name
+            shown += entities.feed(kind, message.time_ns, message.data)
+            read += 1
+            if interrupt:
+                break
+    if shown < read:
+        bag.losses.append(f"{read - shown} messages of another version of this package")
+    for loss in bag.losses:
+        console.print(f"lost: {loss}", style="yellow", soft_wrap=True, markup=False)
+    return shown
+
+
+def _show_graph(
+    options: ViewOptions, entities: Entities, console: Console, interrupt: Interrupt
+) -> int:
+    arrived: SimpleQueue[tuple[Topic, int, bytes]] = SimpleQueue()
+    topics = _topics(options)
+    with Observer(topics, lambda *message: arrived.put(message)) as observer:
+        shown, heard_s = 0, time.monotonic()
+        while not interrupt:
+            observer.check()
+            try:
+                topic, time_ns, data = arrived.get(timeout=POLL_S)
+            except Empty:
+                if time.monotonic() - heard_s > SILENCE_S:
+                    names = ", ".join(topic.name for topic in topics)
+                    _say(console, f"nothing arrives on {names}; is ROS_DOMAIN_ID the graph's?")
+                    heard_s = float("inf")
+                continue
+            shown += entities.feed(topic.type_name, time_ns, data)
+            heard_s = time.monotonic()
+    return shown
+
+
+def _topics(options: ViewOptions) -> tuple[Topic, ...]:
+    prefix = f"/{options.namespace.strip('/')}/" if options.namespace.strip("/") else ""
+    raw = options.transport == "raw"
+    image = Topic(
+        f"{prefix}image" if raw else f"{prefix}image/compressed",
+        RAW_IMAGE if raw else COMPRESSED_IMAGE,
+        reliable=False,
+    )
+    return (image, Topic(f"{prefix}reasoning", REASONING), Topic(f"{prefix}scene", SCENE))
+
+
+@contextmanager
+def _viewer(options: ViewOptions, console: Console) -> Iterator[str]:
+    """Start rerun's viewer, which hears this machine only, and give the address to send to.
+
+    Left to itself rerun listens on all interfaces.
+    """
+    port = _free_port()
+    command = [sys.executable, "-m", "rerun", "--bind", LOOPBACK, "--port", str(port)]
+    if options.web:
+        # No browser is opened: it stands in the terminal where to look.
+        command += ["--serve-web", "--web-viewer-port", str(options.web_port)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    address = f"rerun+http://{LOOPBACK}:{port}/proxy"
+    try:
+        _wait_for(port, process)
+        if options.web:
+            page = f"http://{LOOPBACK}:{options.web_port}/?url={address.replace('+', '%2B')}"
+            _say(console, f"open {page}")
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + STARTS_WITHIN_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ViewerError(
+                f"rerun's viewer ended with {process.returncode}: without a screen use --web, or "
+                "--save FILE and look at it elsewhere"
+            )
+        with socket.socket() as probe:
+            if probe.connect_ex((LOOPBACK, port)) == 0:
+                return
+        time.sleep(POLL_S)
+    raise ViewerError(f"rerun's viewer did not start within {STARTS_WITHIN_S:.0f} s")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
