@@ -14,6 +14,7 @@ import yaml
 from sensor_msgs.msg import CameraInfo
 from visualization_msgs.msg import Marker
 
+from vlm_perception.nodes.detections import detections
 from vlm_perception.nodes.visualization import Pinhole, markers
 from vlm_perception.perception.fusion import SceneFusion
 from vlm_perception.types import Region, Scene
@@ -52,6 +53,18 @@ def test_without_a_calibration_the_image_fills_its_plane() -> None:
     assert Pinhole.from_camera_info(CameraInfo(), SIZE) is None
     (box,) = (marker for marker in markers(scene(), None, 2.0).markers if marker.ns == "regions")
     assert (box.points[0].x, box.points[0].y) == pytest.approx((0.0, -90 / 640 * 2))
+
+
+def test_regions_are_detections_where_vision_msgs_is_installed() -> None:
+    pytest.importorskip("vision_msgs.msg")
+    array = detections(scene())
+    assert array.header.frame_id == "camera"
+    (detection,) = array.detections
+    assert detection.results[0].hypothesis.class_id == "pedestrian"
+    assert detection.results[0].hypothesis.score == pytest.approx(0.9)
+    center = detection.bbox.center.position
+    assert (center.x, center.y) == (320 + 32, 90 + 90)
+    assert (detection.bbox.size_x, detection.bbox.size_y) == (64, 180)
 
 
 CONFIG = Path(__file__).parent.parent / "config"

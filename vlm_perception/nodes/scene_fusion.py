@@ -23,6 +23,7 @@ from vlm_perception.nodes.conversions import (
     reasoning_from,
     scene_message,
 )
+from vlm_perception.nodes.detections import DetectionOutput
 from vlm_perception.nodes.diagnostics import Meter, figure, milliseconds
 from vlm_perception.nodes.embedding_input import EmbeddingInput
 from vlm_perception.nodes.image_input import COMPRESSED, RAW
@@ -145,6 +146,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         self._overlays = self.create_lifecycle_publisher(
             Image, "scene/overlay", newest(1), qos_overriding_options=overridable()
         )
+        self._detections = DetectionOutput(self)
 
     def load(self) -> None:
         """Begin a new run of scenes."""
@@ -272,6 +274,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             now_ns = self.get_clock().now().nanoseconds
             scene = fusion.fuse(embedding, arrival.received_s, now_ns)
             self._publish(scene)
+            self._detections.publish(scene)
         for link, seconds in scene.latency.items():
             self._latencies.setdefault(link, Meter()).add(seconds)
         self.results.add(time.monotonic() - arrival.received_s)
