@@ -45,14 +45,18 @@ def remove_leftovers(folder: Path = SHARED_MEMORY) -> int:
     Returns:
         The number of bytes that were freed.
     """
-    freed = 0
+    return sum(_remove(file) for file in leftovers(folder))
+
+
+def leftovers(folder: Path = SHARED_MEMORY) -> list[Path]:
+    """List the files of segments whose process was killed."""
+    found = []
     for lock_file in sorted(folder.glob("fast*_el")):
         match = _LOCK_FILE.fullmatch(lock_file.name)
         if match and _is_old(lock_file) and not _is_locked(lock_file):
             base = match["base"]
-            for name in (base, f"sem.{base}_mutex", lock_file.name):
-                freed += _remove(folder / name)
-    return freed
+            found += [folder / base, folder / f"sem.{base}_mutex", lock_file]
+    return found
 
 
 def _is_old(path: Path) -> bool:
