@@ -12,12 +12,15 @@ from launch.actions import (
     IncludeLaunchDescription,
     OpaqueFunction,
     Shutdown,
+    TimerAction,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
 SHARE = Path(get_package_share_directory("vlm_perception"))
 RECORDED = ("embedding", "embedding_info", "reasoning", "scene")
+LAST_RESULTS_S = 1.0
+RESULTS = (*RECORDED, "scene/markers", "scene/overlay")
 
 ARGUMENTS = (
     DeclareLaunchArgument("bag", description="The bag to play: its file or folder."),
@@ -55,22 +58,26 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([*ARGUMENTS, perception, OpaqueFunction(function=tools)])
 
 
-def tools(context: LaunchContext) -> list[ExecuteProcess]:
+def tools(context: LaunchContext) -> list[ExecuteProcess | TimerAction]:
     """The player, whose end is the end of all, and the recorder."""
 
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    # The player sends /clock from its start on; what it plays begins after the delay.
-    play = ["ros2", "bag", "play", value("bag"), "--clock", "100"]
-    play += ["--rate", value("rate"), "--delay", value("delay")]
-    play += ["--loop"] if value("loop") == "true" else []
-    player = ExecuteProcess(cmd=play, output="screen", on_exit=Shutdown(reason="the bag ended"))
+    space = f"/{value('namespace').strip('/')}".rstrip("/")
+    play = ["ros2", "bag", "play", value("bag"), "--clock", "100", "--rate", value("rate")]
+    # What the nodes of an earlier run said must not mix with what these say.
+    play += ["--remap", *(f"{space}/{name}:={space}/recorded/{name}" for name in RESULTS)]
+    loop = value("loop") == "true"
+    # --delay gives discovery the time not to miss the first image, but lets /clock run on and jump
+    # back, and holds before each round: a loop waits outside of the player, and only once.
+    play += ["--loop"] if loop else ["--delay", value("delay")]
+    end = TimerAction(period=LAST_RESULTS_S, actions=[Shutdown(reason="the bag ended")])
+    play_bag = ExecuteProcess(cmd=play, output="screen", on_exit=end)
+    player = TimerAction(period=value("delay"), actions=[play_bag]) if loop else play_bag
     if not value("record"):
         return [player]
-    space = value("namespace").strip("/")
-    topics = [f"/{space}/{name}" if space else f"/{name}" for name in RECORDED]
     qos = str(SHARE / "config" / "record_qos.yaml")
-    record = ["ros2", "bag", "record", "--storage", "mcap", "--output", value("record")]
-    record += ["--use-sim-time", "--qos-profile-overrides-path", qos, *topics]
+    record = ["ros2", "bag", "record", "--output", value("record"), "--use-sim-time"]
+    record += ["--qos-profile-overrides-path", qos, *(f"{space}/{name}" for name in RECORDED)]
     return [ExecuteProcess(cmd=record, output="screen"), player]

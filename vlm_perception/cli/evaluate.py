@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from vlm_perception.cli.common import BundleOption, JsonOption, plain_errors, with_torch
+from vlm_perception.cli.common import (
+    BundleOption,
+    JsonOption,
+    one_of,
+    plain_errors,
+    with_torch,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Examine a model: a table, and JSON with --json.")
 
@@ -145,3 +152,38 @@ def evaluate_hazards(
     with plain_errors():
         module = importlib.import_module("vlm_perception.evaluation.hazards")
         module.evaluate_hazards(bundle or ["roadworld-nano"], scenes, json_file)
+
+
+@app.command("agreement")
+def evaluate_agreement(
+    recording: Annotated[
+        Path | None,
+        typer.Argument(metavar="BAG", help="By default 20 s of the road world, 640x360 at 30 Hz."),
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(min=0.01, max=10, help="Speed of playing, for machines that are busy.")
+    ] = 1.0,
+    engine: Annotated[
+        str, typer.Option(help="Of both: `onnxruntime` or `openvino`.")
+    ] = "onnxruntime",
+    out: Annotated[Path, typer.Option(help="Folder for the live bag and both replays.")] = Path(
+        "out/agreement"
+    ),
+    json_file: JsonOption = None,
+) -> None:
+    """Hold offline replay against the live nodes: do they say the same of one bag?
+
+    Plays the bag with /clock through the three nodes, records what they say, and replays it offline
+    twice: on virtual time, and on the frames that the live nodes worked on. The first tells how
+    much depends on which frames a machine finds time for, the second whether anything else does.
+
+    `vlm-perception evaluate agreement drive_bag`
+
+    Exit code: 0 when the second says the same within `compare`'s tolerances, else 1.
+    """
+    one_of("--engine", engine, ("onnxruntime", "openvino"))
+    with plain_errors():
+        module = importlib.import_module("vlm_perception.evaluation.agreement")
+        options = module.AgreementOptions(recording, rate, engine, out)
+        code = module.agreement(options, Console(), json_file)
+    raise typer.Exit(code)

@@ -57,6 +57,13 @@ def replay(
         Path | None,
         typer.Option(help="YAML file with the robot's times; `bench replay` makes one."),
     ] = None,
+    schedule: Annotated[
+        Path | None,
+        typer.Option(
+            help="A bag of what a robot said of this recording: work on the very frames that it "
+            "worked on, whatever `--latency` says."
+        ),
+    ] = None,
     engine: Annotated[
         str, typer.Option(help="`onnxruntime` or `openvino`; never chosen by a timing.")
     ] = "onnxruntime",
@@ -99,6 +106,7 @@ def replay(
             engine=run.EngineOptions(engine, threads),
             parameters=params,
             latency=latency,
+            schedule=schedule,
             originals=originals,
             overlay=overlay,
             fresh=fresh,

@@ -23,10 +23,12 @@ from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.perception.vocabulary import VocabularyBuilder
 from vlm_perception.replay.latency import PacedBundle, PacedEngine, VirtualClock, WallTimes
 from vlm_perception.replay.pipeline import Pipeline
+from vlm_perception.replay.schedule import Schedule
 
 FILE = "checkpoint.pickle"
 FIXTURES = (
     PacedBundle,
+    Schedule,
     PacedEngine,
     VirtualClock,
     WallTimes,

@@ -29,6 +29,8 @@ class Finding:
     difference: float
     accepted: float
     text: str
+    unit: str = ""
+    """Empty: the difference is a share of all that was compared."""
 
     @property
     def within(self) -> bool:
@@ -64,7 +66,9 @@ def run_compare(first: Path, second: Path, tolerances: Path | None, console: Con
         )
     beyond = [finding.what for finding in findings if not finding.within]
     if beyond:
-        console.print(f"DIFFERENT: {', '.join(beyond)}", style="bold red", markup=False)
+        console.print(
+            f"DIFFERENT: {', '.join(beyond)}", style="bold red", soft_wrap=True, markup=False
+        )
         return DIFFERENT
     console.print(f"same within the tolerances: {len(findings)} comparisons", style="green")
     return 0
@@ -119,7 +123,11 @@ def _tags(pairs: list[tuple[Record, Record]], accepted: Tolerances) -> list[Find
             "tags", _share(changed, either), accepted.tags, f"tags: {changed} of {either}{said}"
         ),
         Finding(
-            "scores", high, accepted.scores, f"scores of common tags: p95 of difference {high:.4f}"
+            "scores",
+            high,
+            accepted.scores,
+            f"scores of common tags: p95 of difference {high:.4f}",
+            "p95",
         ),
     ]
 
@@ -194,7 +202,7 @@ def _latencies(pairs: list[tuple[Record, Record]], accepted: Tolerances) -> list
         ]
         text = f"{name}, median: {medians[0]:.1f} ms and {medians[1]:.1f} ms"
         difference = abs(medians[1] - medians[0])
-        findings.append(Finding(name, difference, accepted.latency_ms, text))
+        findings.append(Finding(name, difference, accepted.latency_ms, text, "ms"))
     return findings
 
 

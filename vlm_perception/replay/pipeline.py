@@ -22,6 +22,7 @@ from vlm_perception.perception.questions import load_questions
 from vlm_perception.perception.reasoner import Reasoner
 from vlm_perception.perception.stamps import Order, StampOrder
 from vlm_perception.replay.latency import LatencyModel, PacedBundle, VirtualClock
+from vlm_perception.replay.schedule import Schedule
 from vlm_perception.replay.settings import PipelineSettings
 from vlm_perception.types import Embedding, Frame, Reasoning, Scene, Trigger
 
@@ -73,6 +74,7 @@ class Pipeline:
         model: LatencyModel,
         engine: EngineOptions,
         speed: float = 1.0,
+        schedule: Schedule | None = None,
     ) -> None:
         """Load the networks.
 
@@ -83,13 +85,14 @@ class Pipeline:
             engine: what the networks run in here.
             speed: seconds of the recording that pass in one of the robot's, as with
                 `ros2 bag play --rate`.
+            schedule: the frames that a robot worked on; None: as the latency model says.
 
         Raises:
             BundleError: the bundle lacks a file, or an engine gives other outputs than stored.
             QuestionsError: the file of questions cannot be used.
         """
         self.clock, self._model, self._speed = VirtualClock(), model, speed
-        self._settings = settings
+        self._settings, self._schedule = settings, schedule
         paced = PacedBundle.of(bundle, self.clock, model)
         self._wall = paced.wall
         self.encoder = VisionEncoder(
@@ -120,12 +123,16 @@ class Pipeline:
         self._orders = {name: StampOrder() for name in ("encoder", "reasoner", "fusion")}
         self._origin_ns: int | None = None
         self._arrived_s = 0.0
-        self._sequence = self._reasonings = 0
+        self._sequence = self._reasonings = self._known_ns = 0
         self._waiting: tuple[Embedding, float] | None = None
         self._due_s = self._free_s = 0.0
         self._finished: deque[tuple[Tick, float]] = deque()
         self._scenes: deque[tuple[tuple[str, ...], float]] = deque()
         """Conflicts of the scenes that are on their way to the language path."""
+
+    def takes(self, stamp_ns: int) -> bool:
+        """Whether a frame is encoded; only a robot's schedule leaves any out."""
+        return self._schedule is None or stamp_ns in self._schedule.encoded
 
     def feed(self, frame: Frame, time_ns: int) -> Outcome:
         """Take the next frame.
@@ -176,6 +183,9 @@ class Pipeline:
 
     def _ticks_until(self, limit_s: float) -> Iterator[Tick]:
         """Reason on what waits, as long as the tick begins before a moment."""
+        if self._schedule is not None:
+            yield from self._scheduled_tick(self._schedule)
+            return
         while self._waiting is not None:
             embedding, came_s = self._waiting
             begin = max(self._due_s, self._free_s, came_s)
@@ -186,11 +196,30 @@ class Pipeline:
             interval = 1.0 / (self._settings.rate_hz * self._ladder.effort.rate)
             due = self._due_s + interval
             self._due_s = due if due > begin else begin + interval
-            tick = self._reason(embedding, begin, came_s)
+            tick = self._reason(embedding, begin, came_s, self._ladder.rung)
             if tick is not None:
                 yield tick
 
-    def _reason(self, embedding: Embedding, begin_s: float, came_s: float) -> Tick | None:
+    def _scheduled_tick(self, schedule: Schedule) -> Iterator[Tick]:
+        """Reason on what waits, if the robot did."""
+        if self._waiting is None:
+            return
+        embedding, came_s = self._waiting
+        self._waiting = None
+        scheduled = schedule.ticks.get(embedding.stamp_ns)
+        if scheduled is None:
+            return
+        self._scenes.clear()
+        if scheduled.doubted and self.reasoner is not None:
+            self.reasoner.note_conflicts(())
+            self.reasoner.note_conflicts(("as the robot saw one",))
+        tick = self._reason(embedding, came_s, came_s, scheduled.rung)
+        if tick is not None:
+            yield tick
+
+    def _reason(
+        self, embedding: Embedding, begin_s: float, came_s: float, rung: int
+    ) -> Tick | None:
         order = self._orders["reasoner"].judge(embedding.stamp_ns).order
         if self.reasoner is None or order is Order.LATE:
             return None
@@ -199,7 +228,7 @@ class Pipeline:
         while self._scenes and self._scenes[0][1] <= begin_s:
             self.reasoner.note_conflicts(self._scenes.popleft()[0])
         self.clock.now = begin_s
-        reasoning = self.reasoner.reason(embedding, self._ladder.rung)
+        reasoning = self.reasoner.reason(embedding, rung)
         self._free_s = self.clock.now
         self._ladder.record(self._free_s - begin_s, 1.0 / self._settings.rate_hz)
         arrives = self._free_s + self._model.transport * 1e-3
@@ -215,11 +244,19 @@ class Pipeline:
         if order is Order.JUMPED:
             self._finished.clear()
             self._fusion.reset()
-        while self._finished and self._finished[0][1] <= now_s:
+        while self._finished and self._has_come(*self._finished[0], embedding.stamp_ns, now_s):
             tick, arrived = self._finished.popleft()
-            self._fusion.add_reasoning(tick.reasoning, arrived)
+            self._fusion.add_reasoning(tick.reasoning, min(arrived, now_s))
         self.clock.now = now_s
         scene = self._fusion.fuse(embedding, now_s, self._recorded_ns(now_s))
         if self.reasoner is not None:
             self._scenes.append((scene.conflicts, now_s + self._model.transport * 1e-3))
         return scene
+
+    def _has_come(self, tick: Tick, arrives_s: float, scene_ns: int, now_s: float) -> bool:
+        """Whether a reasoning is there when a scene is made."""
+        if self._schedule is None:
+            return arrives_s <= now_s
+        # A scene that the robot left out tells nothing new.
+        self._known_ns = self._schedule.known.get(scene_ns, self._known_ns)
+        return tick.reasoning.stamp_ns <= self._known_ns

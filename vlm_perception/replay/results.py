@@ -79,6 +79,9 @@ class Results:
         if frame.pixels is None:
             self._fault(frame, frame.fault, frame.fault_text)
             return
+        if not pipeline.takes(frame.stamp_ns):
+            self._fault(frame, "dropped", "the robot did not encode it")
+            return
         began = time.monotonic()
         outcome = pipeline.feed(Frame(frame.pixels, frame.stamp_ns, frame.frame_id), frame.time_ns)
         perceived = time.monotonic()

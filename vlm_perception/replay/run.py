@@ -40,6 +40,7 @@ from vlm_perception.replay.replay_video import draw_replay
 from vlm_perception.replay.report import write_report
 from vlm_perception.replay.results import Results
 from vlm_perception.replay.scene_log import FORMAT, VERSION, line, sha256
+from vlm_perception.replay.schedule import Schedule, read_schedule
 from vlm_perception.replay.settings import PipelineSettings, default_parameters, load_settings
 from vlm_perception.replay.source import BagSource, CameraFrame, Source, Span, open_source
 
@@ -71,6 +72,8 @@ class ReplayOptions:
     """None: the file that ships with the package."""
     latency: Path | None = None
     """File of a latency model; None: the one that is built in."""
+    schedule: Path | None = None
+    """A robot's bag: the frames that it worked on; None: those that the latency model gives."""
     originals: str = "camera"
     """Topics of the recording that are copied: `camera`, `all` or `none`."""
     overlay: bool = True
@@ -95,9 +98,10 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
     settings = load_settings(options.parameters or default_parameters())
     model = load_model(options.latency) if options.latency else LatencyModel()
     bundle = ModelBundle.load(options.bundle or settings.bundle)
-    pipeline = Pipeline(bundle, settings, model, options.engine, options.speed)
+    schedule = read_schedule(options.schedule) if options.schedule else None
+    pipeline = Pipeline(bundle, settings, model, options.engine, options.speed, schedule)
     out = options.out or Path("out/replay") / Path(source.name).stem
-    head = _head(options, source, settings, model, pipeline, bundle)
+    head = _head(options, source, settings, model, pipeline, bundle, schedule)
     for note in source.notes:
         console.print(f"note: {note}", style="dim", soft_wrap=True, markup=False)
     run = _Run(options, source, pipeline, bundle, out, head)
@@ -137,8 +141,10 @@ def _head(
     model: LatencyModel,
     pipeline: Pipeline,
     bundle: ModelBundle,
+    schedule: Schedule | None,
 ) -> dict[str, Any]:
     """First line of the log: all that decides on what follows, but the machine and its threads."""
+    given = {"schedule": schedule.digest} if schedule is not None else {}
     return {
         "log": FORMAT,
         "version": VERSION,
@@ -153,6 +159,7 @@ def _head(
         "labels": list(pipeline.encoder.vocabulary.labels),
         "settings": settings.described(),
         "latency_ms": model.model_dump(),
+        **given,
     }
 
 

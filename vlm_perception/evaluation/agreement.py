@@ -1,0 +1,207 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""`vlm-perception evaluate agreement`: whether live nodes and offline replay say the same.
+
+Two offline replays are held against one live run: one on virtual time, which takes other frames for
+its key frames than a loaded machine does, and one on the schedule of the live run.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from vlm_perception.datasets.roadworld.bag import write_bag
+from vlm_perception.demo.environment import own_graph, require_ros
+from vlm_perception.demo.observer import Observer
+from vlm_perception.demo.processes import NodeProcesses, NodeSpec, Parameter
+from vlm_perception.demo.recorder import Recorder
+from vlm_perception.demo.topics import DIAGNOSTICS, EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
+from vlm_perception.perception.partial_text import UNFINISHED
+from vlm_perception.replay.compare import Finding, compare
+from vlm_perception.replay.errors import ReplayError
+from vlm_perception.replay.pipeline import EngineOptions
+from vlm_perception.replay.run import ReplayOptions, run_replay
+from vlm_perception.replay.said import Said, read_said
+from vlm_perception.replay.source import BagSource, open_source
+from vlm_perception.replay.tolerances import Tolerances
+
+SEED = 6_000_030
+RECORDED = (EMBEDDING, EMBEDDING_INFO, REASONING, SCENE)
+NODES = ("scene_fusion", "language_reasoner", "vision_encoder")
+READY_WITHIN_S = 60.0
+DISCOVERY_S = 3.0
+LAST_RESULTS_S = 1.5
+TIMING = ("frames", "status")
+"""What depends on the machine's load, beside the latencies."""
+DIFFERENT = 1
+
+
+@dataclass(frozen=True)
+class AgreementOptions:
+    """What `vlm-perception evaluate agreement` is asked for."""
+
+    recording: Path | None = None
+    """None: 20 seconds of the road world."""
+    rate: float = 1.0
+    engine: str = "onnxruntime"
+    out: Path = Path("out/agreement")
+
+
+def agreement(options: AgreementOptions, console: Console, json_file: Path | None) -> int:
+    """Play a bag through the live nodes, replay it offline, and print how far they agree.
+
+    Returns:
+        0 when the replay on the robot's schedule says the same within the default tolerances.
+
+    Raises:
+        ValueError: the recording cannot be used.
+        RuntimeError: a node failed, or ROS is missing.
+    """
+    require_ros()
+    options.out.mkdir(parents=True, exist_ok=True)
+    recording = options.recording or _drive(options.out / "drive")
+    live = options.out / "live"
+    with own_graph():
+        _run_live(recording, options, live, console)
+    said = read_said(live)
+    findings: dict[str, list[Finding]] = {}
+    for name, schedule in (("virtual time", None), ("the robot's schedule", live)):
+        folder = options.out / ("free" if schedule is None else "scheduled")
+        run_replay(
+            ReplayOptions(
+                recording=recording,
+                out=folder,
+                speed=options.rate,
+                engine=EngineOptions(options.engine),
+                schedule=schedule,
+                originals="none",
+                overlay=False,
+                fresh=True,
+            ),
+            console,
+        )
+        offline = read_said(folder)
+        findings[name] = compare(_with_cut_captions(said, offline), offline, Tolerances())
+    console.print(_table(findings, len(said.frames)))
+    if json_file is not None:
+        figures = {
+            name: {each.what: round(each.difference, 6) for each in of}
+            for name, of in findings.items()
+        }
+        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    beyond = [each for each in _semantics(findings["the robot's schedule"]) if not each.within]
+    for each in beyond:
+        console.print(f"! {each.text}", style="red", soft_wrap=True, markup=False)
+    return DIFFERENT if beyond else 0
+
+
+def _drive(folder: Path) -> Path:
+    if not folder.exists():
+        write_bag(folder, size=(640, 360), fps=30, seconds=20.0, seed=SEED)
+    return folder
+
+
+def _run_live(recording: Path, options: AgreementOptions, out: Path, console: Console) -> None:
+    """Play the recording through the three nodes and record what they say."""
+    source = open_source(recording)
+    if not isinstance(source, BagSource):
+        raise ReplayError(f"{recording} is no bag, and only a bag can be played to the nodes")
+    for earlier in out.glob("live.mcap"):
+        earlier.unlink()
+    shared: Mapping[str, Parameter] = {"use_sim_time": True, "engine": options.engine}
+    compressed = source.type_name.endswith("CompressedImage")
+    transport = "compressed" if compressed else "raw"
+    image = "image/compressed" if compressed else "image"
+    watched = (*RECORDED, DIAGNOSTICS)
+    with ExitStack() as stack:
+        processes = stack.enter_context(NodeProcesses(out / "nodes"))
+        recorder = stack.enter_context(Recorder(out / "live.mcap", watched))
+        observer = stack.enter_context(Observer(watched, recorder.put))
+        stack.enter_context(Progress(console=console, transient=True)).add_task(
+            "playing to the live nodes", total=None
+        )
+        processes.start(NodeSpec("scene_fusion", {"use_sim_time": True}))
+        processes.start(NodeSpec("language_reasoner", shared))
+        camera = {image: source.topic}
+        processes.start(
+            NodeSpec("vision_encoder", {**shared, "image_transport": transport}, camera)
+        )
+        _wait_until_active(processes, observer)
+        command = [sys.executable, "-m", "vlm_perception.demo.bag_player"]
+        command += [str(recording.resolve()), "--rate", str(options.rate)]
+        command += ["--delay", str(DISCOVERY_S)]
+        player = stack.enter_context(subprocess.Popen(command, cwd=out))
+        stack.callback(player.terminate)
+        while player.poll() is None:
+            _check(processes, recorder)
+            time.sleep(0.1)
+        if player.returncode:
+            raise RuntimeError(f"the player of {recording} ended with {player.returncode}")
+        time.sleep(LAST_RESULTS_S)
+
+
+def _wait_until_active(processes: NodeProcesses, observer: Observer) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while not all(_active(observer, name) for name in NODES):
+        exited = processes.first_exit()
+        if exited is not None:
+            raise RuntimeError(str(exited))
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the nodes were not active after {READY_WITHIN_S:g} s")
+        time.sleep(0.1)
+
+
+def _active(observer: Observer, name: str) -> bool:
+    report = observer.newest_report(name)
+    return report is not None and report.values.get("state") == "active"
+
+
+def _check(processes: NodeProcesses, recorder: Recorder) -> None:
+    recorder.check()
+    exited = processes.first_exit()
+    if exited is not None:
+        raise RuntimeError(str(exited))
+
+
+def _with_cut_captions(live: Said, offline: Said) -> Said:
+    """The live run, where a caption that ran out of time counts as what it is the beginning of."""
+    frames = {}
+    for stamp, record in live.frames.items():
+        caption = record["caption"]
+        whole = offline.frames[stamp]["caption"] if stamp in offline.frames else ""
+        end = UNFINISHED.strip()
+        cut = caption.endswith(end) and whole.startswith(caption.removesuffix(end).rstrip())
+        frames[stamp] = {**record, "caption": whole} if cut else record
+    return replace(live, frames=frames)
+
+
+def _semantics(findings: list[Finding]) -> list[Finding]:
+    return [each for each in findings if not each.unit and each.what not in TIMING]
+
+
+def _table(findings: dict[str, list[Finding]], frames: int) -> Table:
+    table = Table(title=f"live nodes and offline replay, {frames} frames of the live run")
+    table.add_column("agreement")
+    for name in findings:
+        table.add_column(f"on {name}", justify="right")
+    for each in zip(*findings.values(), strict=True):
+        table.add_row(each[0].what, *map(_shown, each))
+    return table
+
+
+def _shown(finding: Finding) -> str:
+    """Agreement where it is a share, else the difference."""
+    if finding.unit:
+        return f"{finding.difference:.3g} {finding.unit} apart"
+    return f"{100 * (1 - finding.difference):.1f} %"
