@@ -181,3 +181,41 @@ def bench_replay(
         module.bench_replay(
             recording, threads=threads, latency=latency, console=Console(), json_file=json_file
         )
+
+
+@app.command("gpu")
+def bench_gpu(
+    engine: Annotated[
+        str, typer.Option(help="`onnxruntime` (with CUDA), or `tensorrt` where plans are built.")
+    ] = "onnxruntime",
+    seconds: Annotated[float, typer.Option(min=0.2, help="Length of each of eight phases.")] = 10.0,
+    on_cpu: Annotated[
+        bool, typer.Option("--on-cpu", help="Try the command out where there is no GPU.")
+    ] = False,
+    bundle: BundleOption = "roadworld-nano",
+    json_file: JsonOption = None,
+) -> None:
+    """Measure a bundle's encoder, prefill and decoding on an NVIDIA GPU.
+
+    Prints p50 and p99 of each alone, then the encoder's at 30 Hz while the language path is idle
+    and while it runs without a pause, without and with stream priority. ONNX Runtime is given the
+    very graphs that TensorRT is built of; it needs onnxruntime-gpu, pycuda and cuda-python. Close
+    other programs that use the GPU first.
+
+    `vlm-perception bench gpu --json gpu.json`
+
+    `vlm-perception bench gpu --engine tensorrt` (after `vlm-perception build roadworld-nano`)
+    """
+    one_of("--engine", engine, ("onnxruntime", "tensorrt"))
+    if on_cpu and engine == "tensorrt":
+        raise typer.BadParameter("TensorRT needs a GPU", param_hint="--on-cpu")
+    with plain_errors():
+        module = with_torch("vlm_perception.evaluation.gpu")
+        module.bench_gpu(
+            bundle,
+            engine,
+            seconds=seconds,
+            on_cpu=on_cpu,
+            console=Console(),
+            json_file=json_file,
+        )
