@@ -28,10 +28,10 @@ SEEDED = {
     ("tensorrt", "unsupported-operator", "Compress"): """
         (float[8,2] x, bool[8] keep) => (float[N,2] y) {
             [BAD] y = Compress <axis = 0> (x, keep) }""",
-    ("tensorrt", "operand-type", "NonZero"): """
-        (float[8] x) => (int64[1,N] y) <float zero = {0}> {
-            above = Greater (x, zero)
-            [BAD] y = NonZero (above) }""",
+    ("tensorrt", "shape-from-values", "NonZero"): """
+        (float[8] x) => (int64[1,N] y) { [BAD] y = NonZero (x) }""",
+    ("tensorrt", "operand-type", "CumSum"): """
+        (int64[8] x) => (int64[8] y) <int64 axis = {0}> { [BAD] y = CumSum (x, axis) }""",
     ("tensorrt", "operand-type", "Sqrt"): """
         (double[4] x) => (float[4] y) {
             whole = Cast <to = 7> (x)

@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from rich.progress import Progress
 
 from vlm_perception.bundle import DECODER_GRAPH, VISION_GRAPH, ModelBundle, find_bundle
 from vlm_perception.deploy.coverage import cover_graph, load_target
@@ -26,16 +29,27 @@ from vlm_perception.deploy.tensorrt_layers import planned_precisions, read_layer
 from vlm_perception.deploy.tensorrt_memory import MEBIBYTE, require_memory
 from vlm_perception.engines.base import EngineError
 from vlm_perception.engines.choose import ONNXRUNTIME, TENSORRT
+from vlm_perception.engines.load_tensorrt import tensorrt_module
 from vlm_perception.engines.plan_check import require_loadable
 from vlm_perception.engines.plans import RECIPE, BuildOptions, Machine, PlanKey
+from vlm_perception.evaluation.gpu import measure
+from vlm_perception.evaluation.gpu_work import Work, open_work
+from vlm_perception.manifest import FileEntry
 from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.handover import TOKENS
+from vlm_perception.perception.handover import FRAMES, TOKENS
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.types import Frame
 
 SIMULATED = Path(__file__).parent / "simulated_gpu"
 MODULES = ("tensorrt", "pycuda")
-OURS = ("engines.cuda", "engines.tensorrt", "engines.tensorrt_decoder", "deploy.tensorrt")
+OURS = (
+    "engines.cuda",
+    "engines.tensorrt_messages",
+    "engines.tensorrt_program",
+    "engines.tensorrt",
+    "engines.tensorrt_decoder",
+    "deploy.tensorrt",
+)
 
 
 @pytest.fixture(scope="session")
@@ -158,6 +172,8 @@ HERE = Machine(tensorrt="10.3.0", gpu="Orin", compute_capability="8.7")
         ({}, {}, ""),
         ({"tensorrt": "10.13.3"}, {}, "built with TensorRT 10.3.0, this is 10.13.3"),
         ({"tensorrt": "10.13.3"}, {"any_version": True}, ""),
+        ({"tensorrt": "11.4.0.106"}, {"any_version": True}, ""),
+        ({"tensorrt": "12.0.0"}, {"any_version": True}, "this is 12.0.0"),
         ({"tensorrt": "10.2.0"}, {"any_version": True}, "this is 10.2.0"),
         ({"gpu": "Orin Nano"}, {}, "built on Orin .*this is Orin Nano"),
         ({"gpu": "Orin Nano"}, {"hardware": "same-capability"}, ""),
@@ -211,8 +227,37 @@ def test_a_build_that_fails_leaves_nothing_that_counts(built: Path, tmp_path: Pa
     missing = build(bundle, tmp_path, SIMULATED_GPU="missing")
     assert missing.returncode == 2
     assert "no CUDA-capable device" in missing.stderr
+    old = build(bundle, tmp_path, SIMULATED_START="fails")
+    assert old.returncode == 2
+    assert "cannot use the GPU (factory function returned nullptr): update the" in old.stderr
+    timing = next((tmp_path / "vlm_perception" / "tensorrt").rglob("timing-*.cache"))
+    timing.write_bytes(b"damaged")
     assert build(bundle, tmp_path).returncode == 0
     assert len(list((tmp_path / "vlm_perception" / "tensorrt").rglob("*.json"))) == 3
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_node_that_is_to_build_only_builds_and_ends(built: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(built, bundle)
+    (plan,) = (bundle / "tensorrt").glob("vision-*.plan")
+    plan.unlink()
+    arguments = {"bundle": str(bundle), "engine": "tensorrt", "plans": "build_only"}
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "vlm_perception.nodes.vision_encoder", "--ros-args"),
+            *(part for name, value in arguments.items() for part in ("-p", f"{name}:={value}")),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "ROS_LOG_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "the plans are built" in result.stdout + result.stderr
+    assert plan.exists()
 
 
 def test_layers_are_held_against_the_graph(built: Path, tmp_path: Path) -> None:
@@ -246,6 +291,7 @@ def test_the_inspectors_answer_is_read() -> None:
                 "Inputs": [{"Format/Datatype": "Half"}],
                 "Metadata": "[ONNX Layer: head/MatMul]",
             },
+            {"Name": "first [profile 1]", "Metadata": "[ONNX Layer: fc1/Gemm]"},
         ],
         "I/O Tensors": [],
     }
@@ -349,6 +395,79 @@ def test_a_plan_that_does_not_fit_is_refused_and_auto_takes_another(
     monkeypatch.setenv("SIMULATED_GPU", "Another GPU")
     with pytest.raises(EngineError, match=r"built on Simulated .*this is Another GPU"):
         bundle.engine(DECODER_GRAPH, engine=TENSORRT)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_what_is_reported_at_the_start_ends_the_load(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIMULATED_START", "reports")
+    with pytest.raises(EngineError, match=r"cannot use the GPU \(CUDA .* 35\): update the driver"):
+        ModelBundle.load(built).engine(VISION_GRAPH, engine=TENSORRT)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_nothing_is_taken_from_the_device_while_it_works(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = ModelBundle.load(built)
+    language = LanguageModel(bundle, engine=TENSORRT)
+    encoder = VisionEncoder(bundle, engine=TENSORRT, run_id="run")
+    packed = language.pack(bundle.manifest.questions)
+    image = np.asarray(np.load(built / "golden.npz")["vision.onnx/in/image"][0])
+
+    def work(sequence: int) -> None:
+        seen = encoder.encode(Frame(image, 1), sequence)
+        prefix = language.prefill(seen.tokens, ("run", sequence))
+        language.log_likelihoods(prefix, packed)
+        list(language.stream(prefix, "what is there?", max_tokens=3))
+
+    # One more than are kept between the engines.
+    for sequence in range(FRAMES + 1):
+        work(sequence)
+    pycuda = importlib.import_module("pycuda.driver")
+    taken: list[int] = []
+    take = pycuda.mem_alloc
+    monkeypatch.setattr(pycuda, "mem_alloc", lambda size: (taken.append(size), take(size))[1])
+    for sequence in range(FRAMES + 1, FRAMES + 4):
+        work(sequence)
+    assert taken == []
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("engine", [TENSORRT, ONNXRUNTIME])
+def test_the_benchmark_of_a_gpu_runs(built: Path, engine: str) -> None:
+    bundle = ModelBundle.load(built)
+
+    def open_one(priority: bool) -> Work:
+        return open_work(bundle, engine, priority=priority, on_cpu=engine == ONNXRUNTIME)
+
+    figures = measure(open_one, 0.01, Progress(disable=True))
+    assert figures.engine.startswith(engine)
+    assert list(figures.alone) == ["encoder", "image", "text", "token"]
+    assert [each.priority for each in figures.beside] == [False, True]
+    assert all(each.language_hz >= 0 and each.ratio > 0 for each in figures.beside)
+    assert all(0 < each.p50 <= each.p99 for each in figures.alone.values())
+
+
+def test_weights_beside_a_graph_and_the_prompt_count_for_its_plan(shipped: ModelBundle) -> None:
+    manifest = shipped.manifest
+    beside = FileEntry(sha256="0" * 64, bytes=1)
+    files = {**manifest.files, f"{DECODER_GRAPH}.data": beside}
+    language = manifest.language.model_copy(update={"prompt": "{image}"})  # type: ignore[union-attr]
+    for update in ({"files": files}, {"language": language}):
+        other = replace(shipped, manifest=manifest.model_copy(update=update))
+        assert other.plan_digest(DECODER_GRAPH) != shipped.plan_digest(DECODER_GRAPH)
+        assert other.plan_digest(VISION_GRAPH) == shipped.plan_digest(VISION_GRAPH)
+
+
+def test_a_folder_called_tensorrt_is_no_tensorrt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorrt").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(EngineError, match="TensorRT is not installed"):
+        tensorrt_module("vlm_perception.engines.cuda")
 
 
 def test_without_tensorrt_the_engine_says_what_to_install(shipped: ModelBundle) -> None:

@@ -135,12 +135,13 @@ class ModelBundle:
         Raises:
             EngineError: no engine takes the graph.
         """
-        if tensorrt_installed():
-            together = LANGUAGE_GRAPHS if graph in LANGUAGE_GRAPHS else (graph,)
-            obstacle = next(filter(None, map(self.tensorrt_obstacle, together)), "")
-            if not obstacle:
-                return TENSORRT
-            _log.warning("TensorRT is not used: %s", obstacle)
+        together = LANGUAGE_GRAPHS if graph in LANGUAGE_GRAPHS else (graph,)
+        obstacle = next(filter(None, map(self.tensorrt_obstacle, together)), "")
+        if not obstacle:
+            return TENSORRT
+        # Where it is installed it is meant to be used.
+        level = logging.WARNING if tensorrt_installed() else logging.INFO
+        _log.log(level, "TensorRT is not used: %s", obstacle)
 
         def load(name: str) -> Engine:
             candidate = self.engine(graph, threads=threads, engine=name)
@@ -163,9 +164,18 @@ class ModelBundle:
         half = VISION_FP16_GRAPH
         return half if graph == VISION_GRAPH and half in self.manifest.files else graph
 
+    def plan_digest(self, graph: str) -> str:
+        """Hash of all that a graph's plan is made of: the file, weights beside it, the prompt."""
+        source = self.plan_source(graph)
+        files = self.manifest.files
+        parts = [files[name].sha256 for name in (source, f"{source}.data") if name in files]
+        language = self.manifest.language
+        if graph == DECODER_GRAPH and language is not None:
+            parts += [language.prompt, str(language.image_tokens)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
     def _fitting_plan(self, graph: str) -> Path:
-        digest = self.manifest.files[self.plan_source(graph)].sha256
-        path, _ = fitting_plan(self.path, self.digest, graph, digest)
+        path, _ = fitting_plan(self.path, self.digest, graph, self.plan_digest(graph))
         return path
 
     def _load_plan(self, graph: str) -> Engine:

@@ -93,6 +93,9 @@ IHostMemory = bytes
 class Runtime:
     def __init__(self, logger):
         self.logger = logger
+        if os.environ.get("SIMULATED_START") == "reports":
+            # As the lean runtime does.
+            logger.log(ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
 
     def deserialize_cuda_engine(self, content):
         driver.need_context()
@@ -235,6 +238,9 @@ class Builder:
 
     def __init__(self, logger):
         driver.need_context()
+        if os.environ.get("SIMULATED_START") == "fails":
+            # What pybind11 makes of a null pointer.
+            raise TypeError("factory function returned nullptr")
 
     def create_network(self, flags):
         # As strongly typed: 1 << 1 here, 1 << 0 from version 11 on.
@@ -318,7 +324,7 @@ class IBuilderConfig:
         self.workspace = size
 
     def create_timing_cache(self, content):
-        return ITimingCache(content)
+        return None if content.startswith(b"damaged") else ITimingCache(content)
 
     def set_timing_cache(self, cache, ignore_mismatch):
         return not ignore_mismatch

@@ -14,7 +14,8 @@ import tensorrt as trt
 
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.engines.plans import BuildOptions
-from vlm_perception.engines.tensorrt import Log, Recorder, sizes_of
+from vlm_perception.engines.tensorrt_messages import Log, Recorder, start
+from vlm_perception.engines.tensorrt_program import sizes_of
 
 MEBIBYTE = 1 << 20
 HARDWARE = {
@@ -85,12 +86,13 @@ class PlanBuilder:
         """Start TensorRT's builder; the device must be entered.
 
         Raises:
+            EngineError: TensorRT cannot use the GPU.
             ExportError: this TensorRT or GPU lacks what the options ask for.
         """
         self._options = options
         self._monitor = Monitor(progress)
         self._recorder, self._logger = Recorder(), Log()
-        self._builder = trt.Builder(self._logger)
+        self._builder = start(trt.Builder, self._logger)
         self._builder.error_recorder = self._recorder
         if options.dla and self._builder.num_DLA_cores == 0:
             raise ExportError(
@@ -121,8 +123,8 @@ class PlanBuilder:
         network = self._parse(graph)
         config = self._configure()
         cache = config.create_timing_cache(timing_cache)
-        if not config.set_timing_cache(cache, False):
-            # Of another version or GPU.
+        # None or refused: it is damaged, or of another version or GPU.
+        if cache is None or not config.set_timing_cache(cache, False):
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, False)
         inputs = [network.get_input(i) for i in range(network.num_inputs)]

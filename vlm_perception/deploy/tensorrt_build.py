@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.deploy.coverage import Finding, cover_graph, load_target
@@ -78,8 +78,16 @@ def build_bundle(
     folder = writable_directory(bundle.path, bundle.digest)
     with (folder / "build.lock").open("w") as lock:
         # Two builds at once measure each other's load, and take twice the memory.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        _wait_for_lock(lock, folder)
         return [_build(bundle, graph, options, machine, folder, progress_of) for graph in chosen]
+
+
+def _wait_for_lock(lock: IO[str], folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _log.warning("another process builds plans in %s; waiting for it to end", folder)
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def require_native(graphs: Iterable[TensorRtGraph], *, dla: bool) -> None:
@@ -130,7 +138,7 @@ def _build(
     folder: Path,
     progress_of: Callable[[str], Any],
 ) -> Outcome:
-    digest = bundle.manifest.files[graph.source].sha256
+    digest = bundle.plan_digest(graph.name)
     key = PlanKey(
         graph=graph.name,
         graph_sha256=digest,
@@ -141,8 +149,7 @@ def _build(
     there = _existing(bundle, key)
     if there is not None:
         return Outcome(graph.name, there, None, there.stat().st_size)
-    weights = sum(file.stat().st_size for file in bundle.path.glob(f"{graph.source}*"))
-    _require_memory(graph.name, weights, options.workspace_mib * MEBIBYTE)
+    _require_memory(graph.name, graph.weights(bundle), options.workspace_mib * MEBIBYTE)
     timing = folder / f"timing-{machine.tensorrt}-sm{machine.compute_capability}.cache"
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vlm_perception.") as temporary:

@@ -13,6 +13,7 @@ import onnx
 from vlm_perception.bundle import (
     DECODER_GRAPH,
     PROJECTOR_GRAPH,
+    TEMPORAL_GRAPH,
     TEXT_GRAPH,
     VISION_FP16_GRAPH,
     VISION_GRAPH,
@@ -55,6 +56,10 @@ class TensorRtGraph:
             (folder / beside.name).symlink_to(beside)
         return path
 
+    def weights(self, bundle: ModelBundle) -> int:
+        """Bytes of the bundle's file and of the weights beside it."""
+        return sum(file.stat().st_size for file in bundle.path.glob(f"{self.source}*"))
+
     def bound(self, shapes: Shapes) -> OnnxGraph:
         """The graph at one set of shapes."""
         model = onnx.ModelProto()
@@ -80,7 +85,9 @@ def tensorrt_graphs(bundle: ModelBundle) -> tuple[TensorRtGraph, ...]:
 
 
 def tensorrt_forms(bundle: ModelBundle) -> Iterator[OnnxGraph]:
-    """What TensorRT would build of each graph, at each set of shapes; of the text graph, too.
+    """What TensorRT would build of each graph, at each set of shapes.
+
+    Of those that stay with ONNX Runtime, too.
 
     Raises:
         ExportError: a graph cannot be read.
@@ -89,6 +96,8 @@ def tensorrt_forms(bundle: ModelBundle) -> Iterator[OnnxGraph]:
         for _, shapes in graph.profiles:
             yield graph.bound(shapes)
     yield load_graph(bundle.file(TEXT_GRAPH), {"input_ids": (1, bundle.manifest.text.length)})
+    if TEMPORAL_GRAPH in bundle.manifest.files:
+        yield load_graph(bundle.file(TEMPORAL_GRAPH))
 
 
 def set_shape(value: onnx.ValueInfoProto, sizes: tuple[int, ...]) -> None:

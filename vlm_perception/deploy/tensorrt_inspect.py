@@ -13,7 +13,7 @@ from typing import Any
 import tensorrt as trt
 
 from vlm_perception.engines.cuda import open_device
-from vlm_perception.engines.tensorrt import LoadedPlan, Program
+from vlm_perception.engines.tensorrt_program import LoadedPlan, Program
 
 WARM_UP, RUNS = 5, 50
 

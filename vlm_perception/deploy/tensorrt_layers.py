@@ -26,6 +26,8 @@ INT8, FP16, FP32 = "int8", "fp16", "fp32"
 # How the inspector writes an element type, in lower case; long forms describe the layout, too.
 _WORDS = {INT8: ("int8",), FP16: ("half", "fp16"), FP32: ("float", "fp32")}
 _KERNELS = {INT8: ("i8i8", "_i8", "int8", "imma"), FP16: ("f16f16", "_f16", "h16816", "h884")}
+# TensorRT names what a plan has for its second set of shapes and those after it so.
+_PROFILE = re.compile(r" \[profile (\d+)\]$")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 
@@ -80,7 +82,11 @@ def _planned(graph: OnnxGraph, node: NodeProto) -> str:
 
 
 def read_layers(
-    title: str, inspector: str, times: Mapping[str, float], planned: Mapping[str, str]
+    title: str,
+    inspector: str,
+    times: Mapping[str, float],
+    planned: Mapping[str, str],
+    profile: int = 0,
 ) -> LayerReport:
     """Read the inspector's answer.
 
@@ -89,13 +95,18 @@ def read_layers(
         inspector: its JSON.
         times: median milliseconds by the layer's name.
         planned: of `planned_precisions`.
+        profile: which of the plan's sets of shapes; layers of the others are left out.
 
     Raises:
         ExportError: it is no such JSON, or names no layers.
     """
     try:
         content = json.loads(inspector)
-        layers = tuple(_layer(each, times, planned) for each in content["Layers"])
+        layers = tuple(
+            _layer(each, times, planned)
+            for each in content["Layers"]
+            if _profile_of(str(each["Name"])) in (None, profile)
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(
             f"{title}: the inspector's answer cannot be read ({error}); build the plan again with "
@@ -103,6 +114,12 @@ def read_layers(
         ) from error
     seen = {node for layer in layers for node in layer.nodes}
     return LayerReport(title, layers, tuple(name for name in planned if name not in seen))
+
+
+def _profile_of(layer: str) -> int | None:
+    """The set of shapes that a layer is named after; None: it says nothing of one."""
+    found = _PROFILE.search(layer)
+    return int(found[1]) if found else None
 
 
 def _layer(

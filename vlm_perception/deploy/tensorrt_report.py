@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -17,13 +19,14 @@ from rich.table import Table
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.deploy.tensorrt_build import Outcome, build_bundle, require_native
 from vlm_perception.deploy.tensorrt_drift import Drift, measure_drift
-from vlm_perception.deploy.tensorrt_graphs import tensorrt_graphs
+from vlm_perception.deploy.tensorrt_graphs import TensorRtGraph, tensorrt_graphs
 from vlm_perception.deploy.tensorrt_layers import (
     as_json,
     as_table,
     planned_precisions,
     read_layers,
 )
+from vlm_perception.deploy.tensorrt_memory import MEBIBYTE, needed
 from vlm_perception.engines.choose import TENSORRT, installed
 from vlm_perception.engines.load_tensorrt import tensorrt_module
 from vlm_perception.engines.plans import BuildOptions
@@ -85,10 +88,11 @@ def report_build(
     reports = []
     for outcome in outcomes:
         graph = graphs[outcome.graph]
-        for (profile, shapes), found in zip(graph.profiles, inspect(outcome.path), strict=True):
+        profiles = zip(graph.profiles, inspect(outcome.path), strict=True)
+        for index, ((profile, shapes), found) in enumerate(profiles):
             planned = planned_precisions(graph.bound(shapes))
             title = f"{graph.name} ({profile})"
-            reports.append(read_layers(title, found.layers, found.median_ms, planned))
+            reports.append(read_layers(title, found.layers, found.median_ms, planned, index))
             console.print(as_table(reports[-1]))
     if json_file is not None:
         _write(json_file, as_json(reports))
@@ -113,6 +117,7 @@ def report_dry_run(
         for drift in measure_drift(bundle, graph, name)
     ]
     console.print(_drifts(bundle, found))
+    console.print(_memory(bundle, graphs, options))
     console.print(
         "All graphs keep to what TensorRT's ONNX parser is documented to take, with all shapes "
         "fixed. Computed on the CPU; not run on TensorRT.",
@@ -143,6 +148,22 @@ def _drifts(bundle: ModelBundle, found: Sequence[Drift]) -> Table:
     for each in found:
         cosines = (f"{each.cosine_mean:.6f}", f"{each.cosine_min:.6f}")
         table.add_row(each.graph, each.shapes, each.output, each.engine, *cosines)
+    return table
+
+
+def _memory(bundle: ModelBundle, graphs: Sequence[TensorRtGraph], options: BuildOptions) -> Table:
+    """What a build asks for before it begins; by arithmetic."""
+    table = Table(title=f"{bundle.manifest.name}: memory, MiB, estimated")
+    table.add_column("graph")
+    for column in ("weights", "KV cache", "to build: host", "GPU", "Jetson"):
+        table.add_column(column, justify="right")
+    for graph in graphs:
+        weights = graph.weights(bundle)
+        host, gpu = needed(weights, options.workspace_mib * MEBIBYTE)
+        cache = graph.profiles[0][1].get("past")
+        cached = 0 if cache is None else math.prod(cache) * np.dtype(np.float16).itemsize
+        sizes = (weights, cached, host, gpu, host + gpu)
+        table.add_row(graph.name, *(f"{size / MEBIBYTE:.1f}" for size in sizes))
     return table
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from pycuda import driver
@@ -36,12 +36,43 @@ class DeviceBuffer:
         self.size = size
         allocation = driver.mem_alloc(max(size, 1))
         self.address = int(allocation)
-        _free_in_the_end(self, device, allocation)
+        _in_the_end(self, device, allocation.free)
 
     def clear(self) -> None:
         """Fill it with zeros, and wait for that."""
         driver.memset_d8(self.address, 0, self.size)
         driver.Context.synchronize()
+
+
+class BufferPool:
+    """Memory of the GPU that is used again.
+
+    To take or free memory can make all streams wait, the encoder's too; what comes and goes with
+    each frame is lent by a pool.
+    """
+
+    def __init__(self, device: Device) -> None:
+        """Start without any."""
+        self._device = device
+        self._idle: dict[int, list[DeviceBuffer]] = {}
+
+    def lend(self, owner: object, size: int) -> int:
+        """Lend memory until nothing refers to its owner any more; the device must be entered.
+
+        All work on it must have ended by then, or whoever is lent it next use the same stream.
+
+        Returns:
+            The address of at least `size` bytes.
+        """
+        rounded = 1 << max(size - 1, 0).bit_length()
+        idle = self._idle.setdefault(rounded, [])
+        # Not `if idle`: another thread may take the last one.
+        try:
+            buffer = idle.pop()
+        except IndexError:
+            buffer = DeviceBuffer(self._device, rounded)
+        weakref.finalize(owner, idle.append, buffer).atexit = False
+        return buffer.address
 
 
 class PinnedBuffer:
@@ -50,18 +81,18 @@ class PinnedBuffer:
     def __init__(self, device: Device, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """Take it; the device must be entered."""
         self.array: Array = driver.pagelocked_empty(shape, dtype)
-        _free_in_the_end(self, device, self.array.base)
+        _in_the_end(self, device, cast("Any", self.array.base).free)
 
 
-def _free_in_the_end(owner: object, device: Device, allocation: Any) -> None:
-    """Free memory when its owner goes, whichever thread lets go of it."""
+def _in_the_end(owner: object, device: Device, free: Callable[[], Any]) -> None:
+    """Free something of the device when its owner goes, whichever thread lets go of it."""
     # When the process ends the driver frees everything itself.
-    weakref.finalize(owner, _free, device, allocation).atexit = False
+    weakref.finalize(owner, _free, device, free).atexit = False
 
 
-def _free(device: Device, allocation: Any) -> None:
+def _free(device: Device, free: Callable[[], Any]) -> None:
     with device.entered():
-        allocation.free()
+        free()
 
 
 class Stream(Protocol):
@@ -158,7 +189,7 @@ class Device:
         Args:
             urgent: run its work before that of other streams, where that can be told to CUDA.
         """
-        return _PlainStream() if bindings is None else _BindingsStream(urgent=urgent)
+        return _PlainStream(self) if bindings is None else _BindingsStream(self, urgent=urgent)
 
 
 _REMEDY = (
@@ -180,15 +211,17 @@ def open_device() -> Device:
 class _PlainStream:
     """A stream of pycuda."""
 
-    def __init__(self) -> None:
-        self._stream = driver.Stream()
-        self.handle = int(self._stream.handle)
+    def __init__(self, device: Device) -> None:
+        # pycuda gives a stream back when nothing refers to it, and leaks it outside its context.
+        self._held = [driver.Stream()]
+        self.handle = int(self._held[0].handle)
+        _in_the_end(self, device, self._held.clear)
 
     def upload(self, target: int, source: Array) -> None:
-        driver.memcpy_htod_async(target, source, self._stream)
+        driver.memcpy_htod_async(target, source, self._held[0])
 
     def download(self, target: Array, source: int) -> None:
-        driver.memcpy_dtoh_async(target, source, self._stream)
+        driver.memcpy_dtoh_async(target, source, self._held[0])
 
     def copy_rows(
         self, target: int, source: int, *, width: int, pitches: tuple[int, int], rows: int
@@ -198,19 +231,20 @@ class _PlainStream:
         copy.set_src_device(source)
         copy.dst_pitch, copy.src_pitch = pitches
         copy.width_in_bytes, copy.height = width, rows
-        copy(self._stream)
+        copy(self._held[0])
 
     def record(self, work: Callable[[], None]) -> Callable[[], None] | None:
         return None
 
     def synchronize(self) -> None:
-        self._stream.synchronize()
+        self._held[0].synchronize()
 
 
 class _BindingsStream:
     """A stream of cuda-python: it has a priority and can be recorded."""
 
-    def __init__(self, *, urgent: bool) -> None:
+    def __init__(self, device: Device, *, urgent: bool) -> None:
+        self._device = device
         least, greatest = _check(bindings.cuCtxGetStreamPriorityRange())
         # Work without a stream waits for other streams, and they for it, unless told otherwise.
         flags = bindings.CUstream_flags.CU_STREAM_NON_BLOCKING.value
@@ -218,6 +252,7 @@ class _BindingsStream:
             bindings.cuStreamCreateWithPriority(flags, greatest if urgent else least)
         )
         self.handle = int(self._stream)
+        _in_the_end(self, device, partial(bindings.cuStreamDestroy, self._stream))
 
     def upload(self, target: int, source: Array) -> None:
         _check(bindings.cuMemcpyHtoDAsync(target, source.ctypes.data, source.nbytes, self._stream))
@@ -245,7 +280,9 @@ class _BindingsStream:
             (graph,) = _check(bindings.cuStreamEndCapture(self._stream))
         (ready,) = _check(bindings.cuGraphInstantiate(graph, 0))
         _check(bindings.cuGraphDestroy(graph))
-        return lambda: _launch(ready, self._stream)
+        start = partial(_launch, ready, self._stream)
+        _in_the_end(start, self._device, partial(bindings.cuGraphExecDestroy, ready))
+        return start
 
     def synchronize(self) -> None:
         _check(bindings.cuStreamSynchronize(self._stream))

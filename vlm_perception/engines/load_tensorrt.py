@@ -28,7 +28,9 @@ _log = logging.getLogger(__name__)
 
 def tensorrt_installed() -> bool:
     """Whether its Python package is there, whatever else is missing."""
-    return find_spec("tensorrt") is not None
+    found = find_spec("tensorrt")
+    # A folder of that name, as a bundle has one, is no package.
+    return found is not None and found.origin is not None
 
 
 def tensorrt_module(name: str) -> Any:
@@ -37,6 +39,8 @@ def tensorrt_module(name: str) -> Any:
     Raises:
         EngineError: something is not installed or too old; the message says what to do.
     """
+    if not tensorrt_installed():
+        raise EngineError(f"{_MISSING['tensorrt']}; or choose another engine")
     try:
         version = str(importlib.import_module("tensorrt").__version__)
         if tuple(int(part) for part in version.split(".")[:2]) < LEAST_VERSION:
@@ -50,7 +54,8 @@ def tensorrt_module(name: str) -> Any:
         missing = (error.name or "").split(".")[0]
         words = _MISSING.get(missing, f"TensorRT needs {missing}, which is not installed")
         raise EngineError(f"{words}; or choose another engine") from error
-    except ImportError as error:
+    # The package of TensorRT's libraries loads them by itself.
+    except (ImportError, OSError) as error:
         raise EngineError(
             f"TensorRT or CUDA cannot be loaded ({error}): install the driver and the libraries "
             "that belong to the packages, or choose another engine"

@@ -8,6 +8,7 @@ can end the process that asks. A node must not end so.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -64,11 +65,12 @@ def main() -> None:
     try:
         device = tensorrt_module("vlm_perception.engines.cuda").open_device()
         with device.entered():
-            module = tensorrt_module("vlm_perception.engines.tensorrt")
+            module = tensorrt_module("vlm_perception.engines.tensorrt_program")
             module.LoadedPlan(Path(sys.argv[1]), device)
     except EngineError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(REFUSED) from error
+        print(error, file=sys.stderr, flush=True)
+        # TensorRT without a driver crashes also when the interpreter ends.
+        os._exit(REFUSED)
 
 
 if __name__ == "__main__":

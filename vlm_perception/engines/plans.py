@@ -88,7 +88,9 @@ class PlanKey(_Strict):
     def _takes_version(self, version: str) -> bool:
         if self.machine.tensorrt == version:
             return True
-        return self.options.any_version and _numbers(version) >= _numbers(self.machine.tensorrt)
+        ours, here = _numbers(self.machine.tensorrt), _numbers(version)
+        same = ours[:1] == here[:1] or (ours[:1], here[:1]) == ((10,), (11,))
+        return self.options.any_version and same and here >= ours
 
     def _takes_gpu(self, here: Machine) -> bool:
         capability = _numbers(here.compute_capability)

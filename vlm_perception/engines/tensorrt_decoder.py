@@ -14,9 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.engines.base import Array, EngineError, TensorSpec
-from vlm_perception.engines.cuda import Device, DeviceBuffer, PinnedBuffer, Stream, open_device
+from vlm_perception.engines.cuda import (
+    BufferPool,
+    DeviceBuffer,
+    PinnedBuffer,
+    Stream,
+    open_device,
+)
 from vlm_perception.engines.fixed_cache import Piece, causal_scores
-from vlm_perception.engines.tensorrt import LoadedPlan, Program, engine_name, sizes_of
+from vlm_perception.engines.tensorrt import engine_name
+from vlm_perception.engines.tensorrt_program import LoadedPlan, Program, sizes_of
 
 CACHE = "past"
 
@@ -39,11 +46,10 @@ class _Layout:
 class _Store:
     """Keys and values of some tokens, kept apart from the cache that the graphs read."""
 
-    def __init__(self, device: Device, layout: _Layout, room: int) -> None:
+    def __init__(self, pool: BufferPool, layout: _Layout, room: int) -> None:
         self.room, self.length = room, 0
         self.pitch = room * layout.token
-        self.buffer = DeviceBuffer(device, layout.rows * self.pitch)
-        self.address = self.buffer.address
+        self.address = pool.lend(self, layout.rows * self.pitch)
 
 
 class DeviceCache:
@@ -77,8 +83,10 @@ class TensorRtDecoder:
         """
         self._device = open_device()
         self._lock = threading.Lock()
+        self._pool = BufferPool(self._device)
         with self._device.entered():
-            plan = LoadedPlan(path, self._device)
+            self._plan = plan = LoadedPlan(path, self._device)
+        with plan.entered():
             self._stream: Stream = self._device.stream(urgent=False)
             self._layout = _layout(plan)
             layout = self._layout
@@ -124,8 +132,8 @@ class TensorRtDecoder:
 
     def prefill(self, embeds: NDArray[np.float32]) -> DeviceCache:
         """Read tokens [T, W] from the beginning."""
-        with self._lock, self._device.entered():
-            store = _Store(self._device, self._layout, len(embeds))
+        with self._lock, self._plan.entered():
+            store = _Store(self._pool, self._layout, len(embeds))
             cache = DeviceCache(store)
             self._held = (store, None)
             self._read(cache, embeds, np.arange(len(embeds)), causal_scores(len(embeds)), [], store)
@@ -133,8 +141,8 @@ class TensorRtDecoder:
 
     def branch(self, cache: Any, room: int) -> DeviceCache:
         """A cache that begins as a prefix and may grow by `room` tokens."""
-        with self._device.entered():
-            return DeviceCache(cache.prefix, _Store(self._device, self._layout, room))
+        with self._plan.entered():
+            return DeviceCache(cache.prefix, _Store(self._pool, self._layout, room))
 
     def read(
         self,
@@ -159,7 +167,7 @@ class TensorRtDecoder:
         Raises:
             EngineError: there is no room for them, or the GPU failed.
         """
-        with self._lock, self._device.entered():
+        with self._lock, self._plan.entered():
             self._hold(cache)
             # Their keys and values are left behind what the cache holds; masks hide them.
             return self._read(cache, embeds, positions, mask, rows, None)
@@ -174,7 +182,7 @@ class TensorRtDecoder:
             EngineError: there is no room for them, or the GPU failed.
         """
         count = len(embeds)
-        with self._lock, self._device.entered():
+        with self._lock, self._plan.entered():
             self._hold(branch)
             positions = np.arange(branch.length, branch.length + count)
             rows = [count - 1]
@@ -192,9 +200,9 @@ class TensorRtDecoder:
         count, seen = embeds.shape[1], past.shape[4]
         logits, new = [], []
         for one in range(len(embeds)):
-            with self._lock, self._device.entered():
-                prefix = _Store(self._device, self._layout, max(seen, 1))
-                tail = _Store(self._device, self._layout, count)
+            with self._lock, self._plan.entered():
+                prefix = _Store(self._pool, self._layout, max(seen, 1))
+                tail = _Store(self._pool, self._layout, count)
                 cache = DeviceCache(prefix, tail)
                 if seen:
                     self._send(prefix, past[:, :, one : one + 1])

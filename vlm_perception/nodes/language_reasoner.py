@@ -81,7 +81,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             mode=settings.plans,
             logger=self.get_logger(),
         )
-        self._notes = why_not_tensorrt(bundle, DECODER_GRAPH, settings.engine)
+        self._notes = why_not_tensorrt(bundle, DECODER_GRAPH, settings.engine, self.get_logger())
         own = load_questions(Path(settings.questions)) if settings.questions else None
         questions = bundle.manifest.questions if own is None else own
         reasoner = Reasoner(

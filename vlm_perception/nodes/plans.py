@@ -78,11 +78,14 @@ def prepare_plans(
         raise OnlyBuiltError("the plans are built; start the node with plans:=refuse")
 
 
-def why_not_tensorrt(bundle: ModelBundle, graph: str, engine: str) -> dict[str, str]:
-    """What diagnostics say where `auto` could have been TensorRT and is not."""
-    if engine != AUTO or not tensorrt_installed():
+def why_not_tensorrt(bundle: ModelBundle, graph: str, engine: str, logger: Any) -> dict[str, str]:
+    """What log and diagnostics say where `auto` is not TensorRT."""
+    if engine != AUTO:
         return {}
     obstacle = bundle.tensorrt_obstacle(graph)
+    # Where it is installed, who chooses the engine warns of it.
+    if not tensorrt_installed():
+        logger.info(f"TensorRT is not used: {obstacle}")
     return {"tensorrt": f"not used: {obstacle}"} if obstacle else {}
 
 

@@ -97,7 +97,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             mode=settings.plans,
             logger=self.get_logger(),
         )
-        self._notes = why_not_tensorrt(bundle, VISION_GRAPH, settings.engine)
+        self._notes = why_not_tensorrt(bundle, VISION_GRAPH, settings.engine, self.get_logger())
         encoder = VisionEncoder(
             bundle,
             threads=settings.threads,
