@@ -8,7 +8,7 @@ VIDEO ?=
 
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint pytest check-tensorrt golden clean
+.PHONY: help setup demo test lint pytest check-tensorrt golden pictures clean
 
 help:
 	@echo "make demo               run the four nodes on the procedural road world, with a live panel"
@@ -17,6 +17,7 @@ help:
 	@echo "make test               formatting, lint, types, layers and tests; adds torch to .venv"
 	@echo "make check-tensorrt     hold the TensorRT code against the real APIs of three versions"
 	@echo "make golden             replay the tests' drive, and keep what is said as its golden log"
+	@echo "make pictures           make the pictures in docs/img anew, of the shipped bundle"
 	@echo "make clean              remove .venv and everything that was built"
 
 setup:
@@ -51,6 +52,10 @@ check-tensorrt:
 golden: setup
 	$(BIN)/vlm-perception replay test/data/drive --out out/golden --originals none --no-overlay --fresh
 	cp out/golden/scene.jsonl test/data/drive.golden.jsonl
+
+# report.png needs Chromium, rerun.png also `pip install rerun-sdk playwright` into .venv.
+pictures: setup
+	$(BIN)/python scripts/pictures.py
 
 clean:
 	rm -rf .venv build install log .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

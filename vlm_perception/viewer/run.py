@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -171,7 +173,10 @@ def _viewer(options: ViewOptions, console: Console) -> Iterator[str]:
     if options.web:
         # No browser is opened: it stands in the terminal where to look.
         command += ["--serve-web", "--web-viewer-port", str(options.web_port)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    # Its command is a script that starts the viewer: a session of their own ends them together.
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+    )
     address = f"rerun+http://{LOOPBACK}:{port}/proxy"
     try:
         _wait_for(port, process)
@@ -180,7 +185,8 @@ def _viewer(options: ViewOptions, console: Console) -> Iterator[str]:
             _say(console, f"open {page}")
         yield address
     finally:
-        process.terminate()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait()
 
 
@@ -189,8 +195,9 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise ViewerError(
-                f"rerun's viewer ended with {process.returncode}: without a screen use --web, or "
-                "--save FILE and look at it elsewhere"
+                f"rerun's viewer ended with {process.returncode}, its reason stands above: without "
+                "a screen use --web, or --save FILE and look at it elsewhere; where --web cannot "
+                "have its port, give another one with --web-port"
             )
         with socket.socket() as probe:
             if probe.connect_ex((LOOPBACK, port)) == 0:
