@@ -1,6 +1,10 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The three nodes behind one camera: ros2 launch vlm_perception perception.launch.py."""
+"""The nodes behind one camera or several: ros2 launch vlm_perception perception.launch.py.
+
+With `cameras:="front rear"` each camera has vision_encoder and scene_fusion in its namespace, and
+one language_reasoner serves them all in turn.
+"""
 
 import os
 from pathlib import Path
@@ -13,14 +17,22 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironment
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from vlm_perception.nodes.camera_names import check_camera_names
+
 CONFIG = Path(get_package_share_directory("vlm_perception")) / "config"
 NODES = ("vision_encoder", "language_reasoner", "scene_fusion")
 RESPAWN_DELAY_S = 0.5
-COMPOSITIONS = {"processes": NODES, "single": ("perception",)}
+PROCESSES, SINGLE = "processes", "single"
 
 ARGUMENTS = (
     DeclareLaunchArgument(
         "namespace", default_value="", description="Namespace of the camera, for example front."
+    ),
+    DeclareLaunchArgument(
+        "cameras",
+        default_value="",
+        description="Several cameras, as `front rear`: each is a namespace within `namespace`, and "
+        "one language_reasoner in `namespace` serves them in turn. Empty: one camera.",
     ),
     DeclareLaunchArgument(
         "bundle",
@@ -30,7 +42,8 @@ ARGUMENTS = (
     DeclareLaunchArgument(
         "image",
         default_value="image",
-        description="Topic of the raw camera image. The compressed one is <image>/compressed.",
+        description="Topic of the raw camera image; the compressed one is <image>/compressed. With "
+        "several cameras it is relative to the namespace of each.",
     ),
     DeclareLaunchArgument(
         "image_transport",
@@ -58,8 +71,8 @@ ARGUMENTS = (
     DeclareLaunchArgument(
         "composition",
         default_value="processes",
-        choices=list(COMPOSITIONS),
-        description="processes: each node in a process of its own. single: all three in one.",
+        choices=[PROCESSES, SINGLE],
+        description="processes: each node in a process of its own. single: all of them in one.",
     ),
 )
 
@@ -82,13 +95,17 @@ def nodes(context: LaunchContext) -> list[Node]:
         return LaunchConfiguration(name).perform(context)
 
     given = {name: value(name) for name in ("bundle", "image_transport") if value(name)}
-    parameters = {"use_sim_time": value("use_sim_time") == "true", **given}
+    cameras = camera_names(value("cameras"), value("image"))
+    parameters = parameter_file(
+        {"use_sim_time": value("use_sim_time") == "true", **given},
+        {"cameras": cameras} if cameras else {},
+    )
     return [
         Node(
             package="vlm_perception",
             executable=executable,
-            namespace=value("namespace"),
-            parameters=[value("params_file"), parameter_file(parameters)],
+            namespace=namespace,
+            parameters=[value("params_file"), parameters],
             remappings=[
                 ("image", value("image")),
                 ("image/compressed", f"{value('image')}/compressed"),
@@ -97,16 +114,47 @@ def nodes(context: LaunchContext) -> list[Node]:
             respawn=value("respawn") == "true",
             respawn_delay=RESPAWN_DELAY_S,
         )
-        for executable in COMPOSITIONS[value("composition")]
+        for executable, namespace in processes(
+            value("composition"), value("namespace").rstrip("/"), cameras
+        )
     ]
 
 
-def parameter_file(parameters: dict[str, object]) -> str:
-    """Write parameters to a file that params_file cannot outdo by naming the nodes.
+def camera_names(names: str, image: str) -> list[str]:
+    """Split the argument `cameras`.
 
+    Raises:
+        ValueError: a name is none, or all cameras would read the same topic.
+    """
+    cameras = names.split()
+    check_camera_names(cameras)
+    if len(cameras) > 1 and image.startswith("/"):
+        raise ValueError(
+            f"image:={image} is one topic for all cameras; give its name within each camera's "
+            "namespace, without a slash before it"
+        )
+    return cameras
+
+
+def processes(composition: str, namespace: str, cameras: list[str]) -> list[tuple[str, str]]:
+    """Executable and namespace of each process."""
+    if composition == SINGLE:
+        return [("perception", namespace)]
+    within = f"{namespace}/" if namespace else ""
+    spaces = [within + camera for camera in cameras]
+    encoder, reasoner, fusion = NODES
+    each = [(node, space) for space in spaces or [namespace] for node in (encoder, fusion)]
+    return [*each, (reasoner, namespace)]
+
+
+def parameter_file(common: dict[str, object], reasoner: dict[str, object]) -> str:
+    """Write parameters of all nodes and of the reasoner alone to a file.
+
+    One that params_file cannot outdo by naming the nodes:
     launch_ros would write them for /**, and ROS goes by the order in which such names first occur.
     """
-    content = {f"/**/{node}": {"ros__parameters": dict(parameters)} for node in NODES}
+    content = {f"/**/{node}": {"ros__parameters": dict(common)} for node in NODES}
+    content["/**/language_reasoner"]["ros__parameters"].update(reasoner)
     with NamedTemporaryFile("w", prefix="vlm_perception_", suffix=".yaml", delete=False) as file:
         yaml.safe_dump(content, file)
     return file.name

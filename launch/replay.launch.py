@@ -27,7 +27,8 @@ ARGUMENTS = (
     DeclareLaunchArgument(
         "image",
         default_value="image",
-        description="Camera topic of the bag, without /compressed, for example /camera/image_raw.",
+        description="Camera topic of the bag, without /compressed, for example /camera/image_raw. "
+        "With several cameras it is relative to the namespace of each.",
     ),
     DeclareLaunchArgument(
         "image_transport",
@@ -46,6 +47,11 @@ ARGUMENTS = (
         "record", default_value="", description="Folder of a bag to record the results into."
     ),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of the nodes."),
+    DeclareLaunchArgument(
+        "cameras",
+        default_value="",
+        description="Several cameras, as `front rear`: namespaces within `namespace`.",
+    ),
 )
 
 
@@ -65,9 +71,10 @@ def tools(context: LaunchContext) -> list[ExecuteProcess | TimerAction]:
         return LaunchConfiguration(name).perform(context)
 
     space = f"/{value('namespace').strip('/')}".rstrip("/")
+    spaces = [f"{space}/{camera}" for camera in value("cameras").split()] or [space]
     play = ["ros2", "bag", "play", value("bag"), "--clock", "100", "--rate", value("rate")]
     # What the nodes of an earlier run said must not mix with what these say.
-    play += ["--remap", *(f"{space}/{name}:={space}/recorded/{name}" for name in RESULTS)]
+    play += ["--remap", *(f"{s}/{name}:={s}/recorded/{name}" for s in spaces for name in RESULTS)]
     loop = value("loop") == "true"
     # --delay gives discovery the time not to miss the first image, but lets /clock run on and jump
     # back, and holds before each round: a loop waits outside of the player, and only once.
@@ -79,5 +86,6 @@ def tools(context: LaunchContext) -> list[ExecuteProcess | TimerAction]:
         return [player]
     qos = str(SHARE / "config" / "record_qos.yaml")
     record = ["ros2", "bag", "record", "--output", value("record"), "--use-sim-time"]
-    record += ["--qos-profile-overrides-path", qos, *(f"{space}/{name}" for name in RECORDED)]
+    record += ["--qos-profile-overrides-path", qos]
+    record += [f"{each}/{name}" for each in spaces for name in RECORDED]
     return [ExecuteProcess(cmd=record, output="screen"), player]

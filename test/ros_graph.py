@@ -168,14 +168,14 @@ class Graph:
         finally:
             self.node.destroy_client(client)
 
-    def status(self, name: str) -> Any | None:
-        """Return the newest diagnostic status of a node."""
+    def status(self, name: str, part: str = "pipeline") -> Any | None:
+        """Return the newest diagnostic status of a part of a node."""
         return next(
             (
                 status
                 for message in reversed(self._diagnostics.all())
                 for status in message.status
-                if status.name == f"{name}: pipeline"
+                if status.name == f"{name}: {part}"
             ),
             None,
         )

@@ -5,64 +5,30 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from action_msgs.msg import GoalStatus
+from embedding_camera import VOCABULARY_VERSION, EmbeddingCamera
 from rclpy.action import ActionClient
 from rclpy.qos import QoSProfile
 from rclpy.serialization import serialize_message
-from ros_graph import BEST_EFFORT, Graph, wait_until
+from ros_graph import Graph, wait_until
 from std_msgs.msg import String
 
 from vlm_perception.action import Describe
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.manifest import manifest_digest
-from vlm_perception.msg import SceneReasoning, SemanticScene, VisionEmbedding
-from vlm_perception.nodes.conversions import embedding_message, stamp_to_ns
+from vlm_perception.msg import SceneReasoning, SemanticScene
+from vlm_perception.nodes.conversions import stamp_to_ns
 from vlm_perception.perception.asking import WAITING
-from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.srv import Ask
-from vlm_perception.types import Embedding, Frame
 
 NODE = "language_reasoner"
-VOCABULARY_VERSION = 7
-
-
-class Camera:
-    """Sends the embedding of one picture again and again, each time with a new stamp."""
-
-    def __init__(self, graph: Graph, bundle: ModelBundle, rate_hz: float = 30.0) -> None:
-        self._period = 1.0 / rate_hz
-        image = np.random.default_rng(0).integers(0, 256, (36, 64, 3), np.uint8)
-        self.seen = VisionEncoder(bundle).encode(Frame(image, 1, "camera"), 0)
-        self._publisher = graph.publisher(VisionEmbedding, "front/embedding", BEST_EFFORT)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        for sequence in range(100_000):
-            if self._stop.wait(self._period):
-                return
-            seen: Embedding = replace(
-                self.seen,
-                stamp_ns=time.time_ns(),
-                sequence=sequence,
-                vocabulary_version=VOCABULARY_VERSION,
-            )
-            self._publisher.publish(embedding_message(seen, 0.01))
 
 
 class Asking:
@@ -112,7 +78,7 @@ def test_questions_about_now(graph: Graph, asking: Asking) -> None:
     early = asking.ask("is the road wet")
     assert not early.success
     assert "no frame" in early.message and "vision_encoder" in early.message
-    camera = Camera(graph, asking.bundle)
+    camera = EmbeddingCamera(graph, asking.bundle)
     try:
         wait_until("a frame", lambda: asking.ask("is the road wet", "yes", "no").success)
         before = time.time_ns()
@@ -162,7 +128,7 @@ def test_a_description_is_streamed(graph: Graph) -> None:
     assert refused.status == GoalStatus.STATUS_ABORTED
     assert not refused.result.success and "no frame" in refused.result.message
     assert refused.result.time_to_first_token < 0
-    camera = Camera(graph, asking.bundle)
+    camera = EmbeddingCamera(graph, asking.bundle)
     try:
         wait_until("a frame", lambda: asking.ask("is it", "wet", "dry").success)
         pieces: list[Any] = []
@@ -187,7 +153,7 @@ def test_a_description_is_streamed(graph: Graph) -> None:
 
 def test_a_description_is_cancelled(graph: Graph, asking: Asking) -> None:
     client = describer(graph)
-    camera = Camera(graph, asking.bundle)
+    camera = EmbeddingCamera(graph, asking.bundle)
     try:
         wait_until("a frame", lambda: asking.ask("is it", "wet", "dry").success)
         whole = result_of(asking.send_goal(client, max_tokens=10_000))
@@ -213,7 +179,7 @@ def test_a_description_is_cancelled(graph: Graph, asking: Asking) -> None:
 def test_instructions_are_text_whatever_they_hold(graph: Graph, asking: Asking) -> None:
     reasonings = graph.listen(SceneReasoning, "front/reasoning", 10)
     topic = graph.publisher(String, "front/instruction")
-    camera = Camera(graph, asking.bundle)
+    camera = EmbeddingCamera(graph, asking.bundle)
     try:
         reasonings.wait()
         special = "<eos><image> look <bos> for {text} cones {image}"
@@ -241,7 +207,7 @@ def test_a_node_that_cannot_hold_its_rate_saves_work(
     asking = Asking(
         graph, siglip_bundle, rate_hz=60.0, max_caption_tokens=300, force_keyframes=True
     )
-    camera = Camera(graph, siglip_bundle, rate_hz=120.0)
+    camera = EmbeddingCamera(graph, siglip_bundle, rate_hz=120.0)
     try:
         full = reasonings.wait()
         assert full.rung == 0 and len(full.attributes) == 3
@@ -289,7 +255,7 @@ def test_without_a_decoder_there_are_tags_and_nothing_else(
     assert "has no language model; run without this node" in graph.wait_error(f"front/{NODE}")
     answer = graph.call(Ask, f"/front/{NODE}/ask", Ask.Request(question="is the road wet"))
     assert not answer.success and "not active" in answer.message
-    camera = Camera(graph, ModelBundle.load(path))
+    camera = EmbeddingCamera(graph, ModelBundle.load(path))
     try:
         scene = scenes.wait(lambda message: message.status == SemanticScene.STATUS_NO_REASONING)
     finally:

@@ -33,13 +33,14 @@ class Asking:
     While the node is not active it says so in each answer.
     """
 
-    def __init__(self, node: Any, newest: Callable[[], Embedding]) -> None:
+    def __init__(self, node: Any, newest: Mapping[str, Callable[[], Embedding]]) -> None:
         """Offer the service and the action.
 
         Args:
             node: a PerceptionNode whose settings have max_caption_tokens, answer_timeout and
                 niceness.
-            newest: gives the newest frame, or raises ValueError with why there is none.
+            newest: by camera what gives its newest frame, or raises ValueError with why there is
+                none; the only camera may have no name.
         """
         self._node, self._newest = node, newest
         self._asker: Asker | None = None
@@ -86,9 +87,9 @@ class Asking:
         settings = self._node.settings
         give_way(settings.niceness)  # This thread ends with the answer.
         try:
-            asker = self._open(request.camera)
+            asker, newest = self._open(request.camera)
             answer = asker.ask(
-                self._newest,
+                newest,
                 request.question,
                 list(request.choices),
                 timeout=request.timeout or settings.answer_timeout,
@@ -109,19 +110,31 @@ class Asking:
         response.processing_time = time.monotonic() - began
         return response
 
-    def _open(self, camera: str) -> Asker:
-        """Return who answers about this camera, if that can be done now."""
-        here = self._node.get_namespace().strip("/")
-        if camera.strip("/") not in ("", here):
-            served = f"the camera {here!r}" if here else "a camera without a name"
-            raise AskError(
-                f"this node serves {served} and not {camera!r}; leave the field empty, or ask "
-                f"/{camera.strip('/')}/{self._node.get_name()}"
-            )
+    def _open(self, camera: str) -> tuple[Asker, Callable[[], Embedding]]:
+        """Return who answers about this camera and its newest frame, if that can be done now."""
+        newest = self._newest_of(camera)
         asker = self._asker
         if asker is None:
             raise AskError("the node is not active; configure and activate it first")
-        return asker
+        return asker, newest
+
+    def _newest_of(self, camera: str) -> Callable[[], Embedding]:
+        """Find a camera by its name, relative to the node's namespace or in full."""
+        here = self._node.get_namespace().strip("/")
+        wanted, names = camera.strip("/"), list(self._newest)
+        if not wanted and len(names) == 1:
+            return self._newest[names[0]]
+        for name in names:
+            if wanted and wanted in (name, f"{here}/{name}".strip("/")):
+                return self._newest[name]
+        if names != [""]:
+            served = ", ".join(names)
+            raise AskError(f"this node serves the cameras {served}; name one of them as `camera`")
+        served = f"the camera {here!r}" if here else "a camera without a name"
+        raise AskError(
+            f"this node serves {served} and not {camera!r}; leave the field empty, or ask "
+            f"/{wanted}/{self._node.get_name()}"
+        )
 
     def _describe(self, goal: Any) -> Any:
         began = time.monotonic()
@@ -154,7 +167,8 @@ class Asking:
     def _write(self, goal: Any, result: Any, began: float) -> None:
         """Write the text into the result, and its pieces as feedback, until somebody stops it."""
         request = goal.request
-        asker, embedding = self._open(request.camera), self._newest()
+        asker, newest = self._open(request.camera)
+        embedding = newest()
         most = int(request.max_tokens) or self._node.settings.max_caption_tokens
         description = asker.describe(embedding, request.instruction, max_tokens=most)
         stamp = ns_to_stamp(embedding.stamp_ns)

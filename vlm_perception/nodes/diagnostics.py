@@ -79,29 +79,39 @@ class Report:
 
 
 class DiagnosticsPublisher:
-    """Publishes the node's report at 1 Hz, on a steady clock."""
+    """Publishes the node's report, and those of its parts, at 1 Hz, on a steady clock."""
 
-    def __init__(self, node: Any, report: Callable[[], Report]) -> None:
-        """Start publishing what report returns."""
+    def __init__(
+        self,
+        node: Any,
+        report: Callable[[], Report],
+        parts: Callable[[], Mapping[str, Report]] = dict,
+    ) -> None:
+        """Start publishing what report returns, and parts by the name of each."""
         self._node = node
         self._report = report
+        self._parts = parts
         self._name = node.get_fully_qualified_name().lstrip("/")
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         node.create_timer(PERIOD_S, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def publish(self) -> None:
-        """Publish the report now."""
-        report = self._report()
-        status = DiagnosticStatus(
+        """Publish the reports now."""
+        reports = {"pipeline": self._report(), **self._parts()}
+        message = DiagnosticArray(
+            status=[self._status(part, report) for part, report in reports.items()]
+        )
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(message)
+
+    def _status(self, part: str, report: Report) -> Any:
+        return DiagnosticStatus(
             level=report.level,
-            name=f"{self._name}: pipeline",
+            name=f"{self._name}: {part}",
             message=report.message,
             hardware_id=platform.node(),
             values=[KeyValue(key=key, value=value) for key, value in report.values.items()],
         )
-        message = DiagnosticArray(status=[status])
-        message.header.stamp = self._node.get_clock().now().to_msg()
-        self._publisher.publish(message)
 
 
 def figure(value: float | None, digits: int = 1) -> str:

@@ -1,51 +1,37 @@
 #!/usr/bin/env python3
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The slow path: newest embedding in, caption and typed answers out, with key-frame anchoring."""
+"""The slow path: newest embeddings in, captions and typed answers out, of one camera or several."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
-
-from std_msgs.msg import String
+from typing import NoReturn
 
 from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, ModelBundle
-from vlm_perception.msg import SceneReasoning, SemanticScene
 from vlm_perception.nodes.asking import Asking
-from vlm_perception.nodes.conversions import MessageError, embedding_from, reasoning_message
-from vlm_perception.nodes.diagnostics import figure
-from vlm_perception.nodes.embedding_input import EmbeddingInput
+from vlm_perception.nodes.camera_stream import Arrival, CameraStream
+from vlm_perception.nodes.conversions import MessageError
+from vlm_perception.nodes.diagnostics import Report, figure
 from vlm_perception.nodes.language_settings import LanguageSettings
 from vlm_perception.nodes.lifecycle import PerceptionNode
 from vlm_perception.nodes.plans import prepare_plans, why_not_tensorrt
 from vlm_perception.nodes.priority import session_gives_way
 from vlm_perception.nodes.process import run
-from vlm_perception.nodes.qos import newest, overridable, results, subscribe
 from vlm_perception.nodes.worker import Worker
-from vlm_perception.perception.asking import AskError
 from vlm_perception.perception.ladder import Ladder
 from vlm_perception.perception.questions import load_questions
 from vlm_perception.perception.reasoner import Reasoner
-from vlm_perception.types import Embedding, Reasoning, Trigger
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """An embedding message and the monotonic time at which it came, in seconds."""
-
-    message: Any
-    received_s: float
 
 
 class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
-    """Reasons on the newest embedding, rate_hz times a second at most."""
+    """Reasons on the newest embedding of each camera in turn, rate_hz times a second at most."""
 
     def __init__(self, *, alone: bool = False) -> None:
-        """Declare parameters and the publisher.
+        """Declare parameters and the publishers.
 
         Args:
             alone: whether the process holds no other node, so that all of it may give way.
@@ -54,21 +40,14 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._alone = alone
         self._reasoner: Reasoner | None = None
         self._bundle: ModelBundle | None = None
-        self._embeddings: EmbeddingInput | None = None
-        self._instructions: Any = None
-        self._scenes: Any = None
         self._worker: Worker[Arrival] | None = None
         self._notes: dict[str, str] = {}
         self._dropped_before = 0
-        self._sequence = 0
-        self._analyses = 0
         self._ladder = Ladder()
-        self._newest: Reasoning | None = None
-        self._newest_arrival: Arrival | None = None
-        self._reasonings = self.create_lifecycle_publisher(
-            SceneReasoning, "reasoning", results(), qos_overriding_options=overridable()
-        )
-        self._asking = Asking(self, self._newest_embedding)
+        names = self.settings.cameras or ("",)
+        self._cameras = {name: CameraStream(self, name) for name in names}
+        newest = {name: camera.newest_embedding for name, camera in self._cameras.items()}
+        self._asking = Asking(self, newest)
 
     def load(self) -> None:
         """Load the bundle, compare it with its golden outputs and warm the networks up."""
@@ -99,7 +78,8 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             )
         reasoner.warm_up()
         self._bundle, self._reasoner = bundle, reasoner
-        self._sequence = self._analyses = 0
+        for index, camera in enumerate(self._cameras.values()):
+            camera.load(reasoner.for_another_camera() if index else reasoner)
         known = {question.name for question in questions}
         if foreign := set(settings.keep_questions) - known:
             self.get_logger().warning(
@@ -111,7 +91,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         )
 
     def start(self) -> None:
-        """Listen to the encoder and to instructions."""
+        """Listen to the encoders and to instructions."""
         self._give_way(self.settings.niceness)
         self._ladder = Ladder()
         self._worker = Worker(
@@ -122,15 +102,8 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             niceness=self.settings.niceness,
         )
         self._worker.start()
-        self._embeddings = EmbeddingInput(self, self._on_embedding)
-        self._instructions = subscribe(
-            self,
-            String,
-            "instruction",
-            self._on_instruction,
-            results(),
-        )
-        self._scenes = subscribe(self, SemanticScene, "scene", self._on_scene, newest(1))
+        for name, camera in self._cameras.items():
+            camera.start(partial(self._worker.mailbox.put, sender=name))
         bundle, reasoner = self._bundle, self._reasoner
         if bundle is not None and reasoner is not None and reasoner.asker is not None:
             self._asking.start(reasoner.asker, bundle.digest)
@@ -138,23 +111,17 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
     def stop(self) -> None:
         """Stop to listen, to reason and to answer."""
         self._asking.stop()
-        if self._embeddings is not None:
-            self._embeddings.close()
-            self._embeddings = None
-        if self._instructions is not None:
-            self.destroy_subscription(self._instructions)
-            self._instructions = None
-        if self._scenes is not None:
-            self.destroy_subscription(self._scenes)
-            self._scenes = None
+        for camera in self._cameras.values():
+            camera.stop()
         if self._worker is not None:
             self._worker.stop()
             self._dropped_before += self._worker.mailbox.dropped
             self._worker = None
-        self._newest_arrival = None
 
     def unload(self) -> None:
         """Let go of the networks."""
+        for camera in self._cameras.values():
+            camera.unload()
         self._reasoner = self._bundle = None
 
     def close(self) -> None:
@@ -163,10 +130,15 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._asking.close()
 
     def time_jumped(self) -> None:
-        """Forget the anchor."""
-        reasoner = self._reasoner
-        if reasoner is not None:
-            reasoner.reset(Trigger.TIME_JUMP)
+        """Forget the anchors."""
+        for camera in self._cameras.values():
+            camera.time_jumped()
+
+    def stamps_jumped(self, topic: str) -> None:
+        """Forget the anchor of the camera whose stamps have gone back."""
+        for camera in self._cameras.values():
+            if camera.topic == topic:
+                camera.time_jumped()
 
     def dropped(self) -> int:
         """Return how many embeddings were skipped in favour of newer ones."""
@@ -174,15 +146,21 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         return self._dropped_before + (worker.mailbox.dropped if worker else 0)
 
     def obstacle(self) -> str:
-        """Return what to say when no embedding comes."""
-        silence, embeddings = self.arrivals.silence(), self._embeddings
-        if embeddings is None or silence <= self.settings.input_timeout:
-            return ""
-        return embeddings.silence(silence)
+        """Return what to say when no embedding of a camera comes."""
+        return "; ".join(filter(None, (camera.obstacle() for camera in self._cameras.values())))
+
+    def parts(self) -> Mapping[str, Report]:
+        """Return a report of each camera where there are several."""
+        worker = self._worker
+        return {
+            name: camera.report(worker.mailbox.dropped_of(name) if worker else 0)
+            for name, camera in self._cameras.items()
+            if name
+        }
 
     def figures(self) -> Mapping[str, str]:
         """Return bundle, engine and how often was analysed."""
-        bundle, reasoner, newest = self._bundle, self._reasoner, self._newest
+        bundle, reasoner = self._bundle, self._reasoner
         if bundle is None or reasoner is None:
             return {"bundle": self.settings.bundle}
         return {
@@ -190,10 +168,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             "bundle_digest": bundle.digest,
             "engine": reasoner.engine_name,
             **self._notes,
-            "analyses": str(self._analyses),
-            "keyframe_ratio": figure(self._analyses / max(1, self._sequence), 3),
-            "drift": figure(newest.drift if newest else None, 4),
-            "instruction_version": str(newest.instruction_version if newest else 0),
+            **self._camera_figures(),
             "rung": str(self._ladder.rung),
             **self._asking.figures(),
         }
@@ -209,75 +184,30 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
                     "where cores are few"
                 )
 
-    def _on_embedding(self, message: Any) -> None:
-        self.arrivals.add()
-        worker, arrival = self._worker, Arrival(message, time.monotonic())
-        if worker is not None:
-            self._newest_arrival = arrival
-            worker.mailbox.put(arrival)
-
-    def _newest_embedding(self) -> Embedding:
-        """Return the newest frame, for a question about now.
-
-        Raises:
-            AskError: there is none, or it is no longer the present.
-            MessageError: it contradicts itself.
-        """
-        arrival, embeddings = self._newest_arrival, self._embeddings
-        if embeddings is None:
-            raise AskError("the node is not active; configure and activate it first")
-        silence = self.arrivals.silence()
-        if arrival is None or silence > self.settings.input_timeout:
-            raise AskError(f"there is no frame to ask about: {embeddings.silence(silence)}")
-        return embedding_from(arrival.message)
-
-    def _on_instruction(self, message: Any) -> None:
-        reasoner, topic = self._reasoner, self._instructions
-        if reasoner is None or topic is None:
-            return
-        try:
-            version = reasoner.set_instruction(message.data)
-            self.get_logger().info(f"instruction {version}: {message.data[:200]!r}")
-        except ValueError as error:
-            self.complaints.add(
-                "bad_instruction", f"instruction on {topic.topic_name} was refused: {error}"
-            )
-
-    def _on_scene(self, message: Any) -> None:
-        """Where the scene says that the paths disagree, the slow one looks again."""
-        reasoner = self._reasoner
-        if reasoner is not None:
-            reasoner.note_conflicts(message.conflicts)
+    def _camera_figures(self) -> Mapping[str, str]:
+        """Return those of the only camera, or what can be summed up of several."""
+        cameras = list(self._cameras.values())
+        if len(cameras) == 1:
+            return cameras[0].figures()
+        analyses = sum(camera.analyses for camera in cameras)
+        reasonings = sum(camera.sequence for camera in cameras)
+        return {
+            "analyses": str(analyses),
+            "keyframe_ratio": figure(analyses / max(1, reasonings), 3),
+        }
 
     def _interval(self) -> float:
         return 1.0 / (self.settings.rate_hz * self._ladder.effort.rate)
 
     def _reason(self, arrival: Arrival) -> None:
         began = time.monotonic()
-        message, reasoner, embeddings = arrival.message, self._reasoner, self._embeddings
-        if reasoner is None or embeddings is None:
-            return
-        topic = embeddings.topic
+        camera = self._cameras[arrival.camera]
         try:
-            embedding = embedding_from(message)
-            if not self.time_watch.accepts(embedding.stamp_ns, topic):
-                return
-            reasoning = reasoner.reason(embedding, self._ladder.rung)
-        except MessageError as error:
-            self.complaints.add("bad_embedding", f"embedding on {topic} was skipped: {error}")
-            return
+            camera.reason(arrival, self._ladder.rung)
         except ValueError as error:
-            self.complaints.add("refused", f"embedding on {topic} was skipped: {error}")
+            kind = "bad_embedding" if isinstance(error, MessageError) else "refused"
+            self.complaints.add(kind, f"embedding on {camera.topic} was skipped: {error}")
             return
-        elapsed = time.monotonic() - arrival.received_s
-        self._reasonings.publish(reasoning_message(reasoning, self._sequence, elapsed))
-        self._sequence += 1
-        self._analyses += reasoning.is_keyframe
-        self._newest = reasoning
-        self.results.add(time.monotonic() - arrival.received_s)
-        age = self.age_of(embedding.stamp_ns)
-        if age is not None:
-            self.ages.add(age)
         self._ladder.record(time.monotonic() - began, 1.0 / self.settings.rate_hz)
 
 

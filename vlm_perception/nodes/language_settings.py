@@ -7,8 +7,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from vlm_perception.nodes.camera_names import check_camera_names
 from vlm_perception.nodes.lifecycle import NetworkSettings
-from vlm_perception.nodes.parameters import CONFIGURE, setting
+from vlm_perception.nodes.parameters import CONFIGURE, FIXED, setting
 from vlm_perception.perception.reasoner import ReasonerSettings
 
 
@@ -16,6 +17,13 @@ from vlm_perception.perception.reasoner import ReasonerSettings
 class LanguageSettings(NetworkSettings):
     """Parameters of language_reasoner."""
 
+    cameras: tuple[str, ...] = setting(
+        (),
+        "Cameras to serve in turn, each by its namespace relative to the node's, such as front; "
+        "empty: the one whose namespace is the node's own.",
+        change=FIXED,
+        check=check_camera_names,
+    )
     niceness: int = setting(
         19,
         "How far the threads that reason and answer give way to others, as `nice` does: 0 not at "
@@ -25,7 +33,10 @@ class LanguageSettings(NetworkSettings):
         change=CONFIGURE,
     )
     rate_hz: float = setting(
-        10.0, "Most embeddings reasoned on in a second.", minimum=0.1, maximum=60.0
+        10.0,
+        "Most embeddings reasoned on in a second, of all cameras together.",
+        minimum=0.1,
+        maximum=60.0,
     )
     drift_threshold: float = setting(
         ReasonerSettings.drift_threshold,

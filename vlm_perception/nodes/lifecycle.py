@@ -81,8 +81,13 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
     the diagnostics. stop and unload are called in any state, also twice.
     """
 
-    def __init__(self, name: str, settings_class: type[SettingsT]) -> None:
+    def __init__(self, name: str, settings_class: type[SettingsT], *, namespace: str = "") -> None:
         """Declare the parameters, start the diagnostics and plan the autostart.
+
+        Args:
+            name: of the node.
+            settings_class: its parameters.
+            namespace: a full one to stand in, whatever the command line says; empty: as that says.
 
         Raises:
             SettingError: A parameter was given a value that is refused.
@@ -90,7 +95,9 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
         # rclpy puts the parameter and lifecycle services into the default group; with its own,
         # mutually exclusive one they would wait for each other and for a slow transition.
         self._reentrant = ReentrantCallbackGroup()
-        super().__init__(name)
+        # What the command line says holds for all nodes of a process and outdoes `namespace=`.
+        own = ["--ros-args", "-r", f"__ns:={namespace}"] if namespace else None
+        super().__init__(name, cli_args=own)
         self.parameters = Parameters(self, settings_class)
         self.complaints = Complaints(self.get_logger())
         self.arrivals = Meter()
@@ -102,9 +109,9 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
         self.active = False
         self.fault = ""
         """Why the last transition failed, or what stands in the way of work; empty: nothing."""
-        self.time_watch = TimeWatch(self, self.complaints, self.time_jumped)
+        self.time_watch = TimeWatch(self, self.complaints, self.time_jumped, self.stamps_jumped)
         self._transitions = threading.RLock()
-        self._diagnostics = DiagnosticsPublisher(self, self._report)
+        self._diagnostics = DiagnosticsPublisher(self, self._report, self.parts)
         if self.parameters.value.autostart:
             self._autostart_timer = self.create_steady_timer(0.0, self._begin_autostart)
 
@@ -133,8 +140,16 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
     def time_jumped(self) -> None:
         """Forget what was remembered of the time before: time has jumped back."""
 
+    def stamps_jumped(self, topic: str) -> None:
+        """Forget what was remembered of the time before: the stamps on a topic have gone back."""
+        self.time_jumped()
+
     def figures(self) -> Mapping[str, str]:
         """Return what the diagnostics show besides what all nodes show."""
+        return {}
+
+    def parts(self) -> Mapping[str, Report]:
+        """Return what the diagnostics say of the node's parts, each under its name."""
         return {}
 
     def dropped(self) -> int:

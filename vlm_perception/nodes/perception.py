@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""All three nodes in one process, with the same names and topics.
+"""All nodes in one process, with the same names and topics: the three, or those of all cameras.
 
 Embeddings go from node to node as objects; they are published, too, for whoever else listens.
 """
 
 from __future__ import annotations
 
-from typing import NoReturn
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 from vlm_perception.nodes import handover
 from vlm_perception.nodes.language_reasoner import LanguageReasonerNode
@@ -17,16 +18,25 @@ from vlm_perception.nodes.scene_fusion import SceneFusionNode
 from vlm_perception.nodes.vision_encoder import VisionEncoderNode
 
 
-def encoder() -> VisionEncoderNode:
-    """Make the encoder, whose embeddings the other two then get in the process."""
-    node = VisionEncoderNode()
-    handover.offer(node.resolve_topic_name("embedding"))
-    return node
+def nodes() -> Iterator[Any]:
+    """Make the language node, and for each camera that it serves an encoder and a fusion.
+
+    The others get the embeddings of an encoder in the process.
+    """
+    reasoner = LanguageReasonerNode()
+    yield reasoner
+    here = reasoner.get_namespace().rstrip("/")
+    for camera in reasoner.settings.cameras or ("",):
+        namespace = f"{here}/{camera}" if camera else ""
+        encoder = VisionEncoderNode(namespace=namespace)
+        handover.offer(encoder.resolve_topic_name("embedding"))
+        yield encoder
+        yield SceneFusionNode(namespace=namespace)
 
 
 def main() -> NoReturn:
-    """Run the three nodes as one process."""
-    run(encoder, LanguageReasonerNode, SceneFusionNode)
+    """Run the nodes as one process."""
+    run(nodes)
 
 
 if __name__ == "__main__":

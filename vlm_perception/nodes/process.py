@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import cv2
@@ -54,7 +54,8 @@ def run(*creators: Callable[[], Any]) -> NoReturn:
     nodes' exit_code says.
 
     Args:
-        creators: Each makes a node; it has a method close() and may have an exit_code.
+        creators: Each makes a node, or yields several; a node has a method close() and may have
+            an exit_code.
     """
     code = _run(creators)
     rclpy.try_shutdown()
@@ -83,9 +84,9 @@ def _run(creators: Sequence[Callable[[], Any]]) -> int:
     nodes: list[Any] = []
     executor = ServiceThreadsExecutor()
     try:
-        for create in creators:
-            nodes.append(create())
-            executor.add_node(nodes[-1])
+        for node in _made(creators):
+            nodes.append(node)
+            executor.add_node(node)
         logger = nodes[0].get_logger()
         logging.getLogger("vlm_perception").addHandler(RosLogHandler(logger))
         _spin(executor, logger)
@@ -101,6 +102,15 @@ def _run(creators: Sequence[Callable[[], Any]]) -> int:
         for node in nodes:
             node.destroy_node()
     return max(int(getattr(node, "exit_code", 0)) for node in nodes)
+
+
+def _made(creators: Sequence[Callable[[], Any]]) -> Iterator[Any]:
+    for create in creators:
+        made = create()
+        if isinstance(made, Iterator):
+            yield from made
+        else:
+            yield made
 
 
 def _spin(executor: Executor, logger: Any) -> None:

@@ -120,9 +120,9 @@ class Arrival:
 class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
     """Makes a scene of each embedding, with what the reasoner said last."""
 
-    def __init__(self) -> None:
-        """Declare parameters and publishers."""
-        super().__init__("scene_fusion", FusionNodeSettings)
+    def __init__(self, *, namespace: str = "") -> None:
+        """Declare parameters and publishers; the namespace is as PerceptionNode takes it."""
+        super().__init__("scene_fusion", FusionNodeSettings, namespace=namespace)
         self._lock = threading.Lock()
         self._fusion: SceneFusion | None = None
         self._tap: CameraTap | None = None

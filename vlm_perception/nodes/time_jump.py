@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -22,13 +23,28 @@ ONCE_S = 2.0
 class TimeWatch:
     """Calls back when time has jumped back, once for each jump."""
 
-    def __init__(self, node: Any, complaints: Complaints, on_jump: Callable[[], None]) -> None:
-        """Watch the node's clock; the stamps are shown to accepts()."""
+    def __init__(
+        self,
+        node: Any,
+        complaints: Complaints,
+        on_clock_jump: Callable[[], None],
+        on_stamp_jump: Callable[[str], None],
+    ) -> None:
+        """Watch the node's clock; the stamps are shown to accepts().
+
+        Args:
+            node: whose clock it is.
+            complaints: where to complain of late and missing stamps.
+            on_clock_jump: called when the clock has gone back.
+            on_stamp_jump: called with the topic whose stamps have gone back.
+        """
         self._logger = node.get_logger()
         self._complaints = complaints
-        self._on_jump = on_jump
+        self._on_clock_jump = on_clock_jump
+        self._on_stamp_jump = on_stamp_jump
         self._lock = threading.Lock()
-        self._stamps = StampOrder()
+        self._stamps: defaultdict[str, StampOrder] = defaultdict(StampOrder)
+        """By topic."""
         self._told_s = float("-inf")
         self.jumps = 0
         threshold = JumpThreshold(
@@ -44,7 +60,7 @@ class TimeWatch:
         A stamp of 0 is taken (ages are then unknown) and complained of.
         """
         with self._lock:
-            judgement = self._stamps.judge(stamp_ns)
+            judgement = self._stamps[topic].judge(stamp_ns)
         if judgement.order is Order.UNKNOWN:
             self._complaints.add(
                 "stamp_zero",
@@ -59,7 +75,8 @@ class TimeWatch:
             )
             return False
         elif judgement.order is Order.JUMPED:
-            self._jumped(f"stamps on {topic} went back by {judgement.back_ns / 1e9:.1f} s")
+            self._on_stamp_jump(topic)
+            self._tell(f"stamps on {topic} went back by {judgement.back_ns / 1e9:.1f} s")
         return True
 
     def close(self) -> None:
@@ -68,11 +85,11 @@ class TimeWatch:
 
     def _clock_jumped(self, jump: Any) -> None:
         with self._lock:
-            self._stamps.reset()
-        self._jumped(f"the ROS clock went back by {-jump.delta.nanoseconds / 1e9:.1f} s")
+            self._stamps.clear()
+        self._on_clock_jump()
+        self._tell(f"the ROS clock went back by {-jump.delta.nanoseconds / 1e9:.1f} s")
 
-    def _jumped(self, what: str) -> None:
-        self._on_jump()
+    def _tell(self, what: str) -> None:
         now = time.monotonic()
         if now - self._told_s > ONCE_S:
             self.jumps += 1

@@ -67,9 +67,9 @@ class Arrival:
 class VisionEncoderNode(PerceptionNode[EncoderSettings]):
     """Encodes the newest image; older ones that were not reached in time are dropped."""
 
-    def __init__(self) -> None:
-        """Declare parameters, publishers and the service."""
-        super().__init__("vision_encoder", EncoderSettings)
+    def __init__(self, *, namespace: str = "") -> None:
+        """Declare parameters, publishers and the service; namespace as PerceptionNode takes it."""
+        super().__init__("vision_encoder", EncoderSettings, namespace=namespace)
         self._encoder: VisionEncoder | None = None
         self._bundle: ModelBundle | None = None
         self._images: ImageInput | None = None

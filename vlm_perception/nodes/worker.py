@@ -1,11 +1,12 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""A mailbox that keeps only the newest item, and the thread that works on it."""
+"""A mailbox that keeps only the newest item of each sender, and the thread that works on it."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -15,30 +16,44 @@ ItemT = TypeVar("ItemT")
 
 
 class Mailbox(Generic[ItemT]):
-    """Room for one item: a newer one replaces it, so that work is always done on the newest."""
+    """Room for one item of each sender: a newer one replaces it, so work is done on the newest.
+
+    The senders take turns: who waits is served before anybody else is for a second time.
+    """
 
     def __init__(self) -> None:
         """Start empty."""
         self._condition = threading.Condition()
-        self._item: ItemT | None = None
+        self._items: dict[str, ItemT] = {}
         self._closed = False
-        self.dropped = 0
-        """Items that were replaced before anybody took them."""
+        self._dropped: Counter[str] = Counter()
 
-    def put(self, item: ItemT) -> None:
-        """Store the item in place of the one that waits there."""
+    @property
+    def dropped(self) -> int:
+        """Items that were replaced before anybody took them."""
         with self._condition:
-            if self._item is not None:
-                self.dropped += 1
-            self._item = item
+            return self._dropped.total()
+
+    def dropped_of(self, sender: str) -> int:
+        """As `dropped`, of one sender."""
+        with self._condition:
+            return self._dropped[sender]
+
+    def put(self, item: ItemT, sender: str = "") -> None:
+        """Store the item in place of the sender's last one, which keeps its place in the line."""
+        with self._condition:
+            if sender in self._items:
+                self._dropped[sender] += 1
+            self._items[sender] = item
             self._condition.notify()
 
     def take(self) -> ItemT | None:
-        """Wait for an item; None when the mailbox is closed."""
+        """Wait for an item and take that of who has waited longest; None when closed."""
         with self._condition:
-            self._condition.wait_for(lambda: self._closed or self._item is not None)
-            item, self._item = self._item, None
-            return None if self._closed else item
+            self._condition.wait_for(lambda: self._closed or self._items)
+            if self._closed:
+                return None
+            return self._items.pop(next(iter(self._items)))
 
     def close(self) -> None:
         """Wake whoever waits in take()."""
@@ -48,7 +63,7 @@ class Mailbox(Generic[ItemT]):
 
 
 class Worker(Generic[ItemT]):
-    """A thread that handles the newest item of a mailbox, at most so many times a second."""
+    """A thread that handles the newest items of a mailbox, at most so many times a second."""
 
     def __init__(
         self,

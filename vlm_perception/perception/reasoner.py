@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 from vlm_perception.bundle import ModelBundle
@@ -111,16 +112,7 @@ class Reasoner:
         self._settings = settings or ReasonerSettings()
         self._run_id = run_id
         self._clock = clock
-        self._lock = threading.Lock()
-        self._instruction = _Instruction("", 0)
-        self._policy = KeyframePolicy(_keyframe_settings(self._settings))
-        width = bundle.manifest.vision.embedding_width
-        self._temporal = TemporalState(width, bundle_attention(bundle))
-        self._answers = AnswerMemory()
-        self._pending_reset: Trigger | None = None
-        self._conflicts: frozenset[str] = frozenset()
-        self._doubted = False
-        self._analysis: _Analysis | None = None
+        self._begin()
         self._language: LanguageModel | None = None
         self.asker: Asker | None = None
         """Answers questions about now, from any thread; None without a language model."""
@@ -141,6 +133,29 @@ class Reasoner:
                 sampling=_sampling(self._settings),
                 clock=clock,
             )
+
+    def _begin(self) -> None:
+        """Know nothing of any frame."""
+        self._lock = threading.Lock()
+        self._instruction = _Instruction("", 0)
+        self._policy = KeyframePolicy(_keyframe_settings(self._settings))
+        width = self._bundle.manifest.vision.embedding_width
+        self._temporal = TemporalState(width, bundle_attention(self._bundle))
+        self._answers = AnswerMemory()
+        self._pending_reset: Trigger | None = None
+        self._conflicts: frozenset[str] = frozenset()
+        self._doubted = False
+        self._analysis: _Analysis | None = None
+
+    def for_another_camera(self) -> Reasoner:
+        """Return a reasoner over another stream that shares the language model with this one.
+
+        Anchor, memories and instruction are its own. `reason` of all that share belongs to one
+        thread.
+        """
+        other = copy(self)
+        other._begin()
+        return other
 
     @property
     def has_language(self) -> bool:

@@ -1,0 +1,205 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""One camera of the language node: its topics, what is known of its frames, and its figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from std_msgs.msg import String
+
+from vlm_perception.msg import SceneReasoning, SemanticScene
+from vlm_perception.nodes.conversions import embedding_from, reasoning_message
+from vlm_perception.nodes.diagnostics import Meter, Report, figure, milliseconds
+from vlm_perception.nodes.embedding_input import EmbeddingInput
+from vlm_perception.nodes.qos import newest, overridable, results, subscribe
+from vlm_perception.perception.asking import AskError
+from vlm_perception.perception.reasoner import Reasoner
+from vlm_perception.types import Embedding, Reasoning, Trigger
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An embedding message of a camera and the monotonic time at which it came, in seconds."""
+
+    camera: str
+    message: Any
+    received_s: float
+
+
+class CameraStream:
+    """The embeddings of one camera, the reasonings on them, and what steers these."""
+
+    def __init__(self, node: Any, name: str) -> None:
+        """Make the publisher.
+
+        Args:
+            node: a PerceptionNode whose settings have input_timeout.
+            name: the camera's namespace below the node's; empty: the node's own.
+        """
+        self._node, self.name = node, name
+        self._prefix = f"{name}/" if name else ""
+        self._reasoner: Reasoner | None = None
+        self._input: EmbeddingInput | None = None
+        self._subscriptions: list[Any] = []
+        self._arrival: Arrival | None = None
+        self._newest: Reasoning | None = None
+        self._arrivals, self._results, self._ages = Meter(), Meter(), Meter()
+        self.sequence = 0
+        """Reasonings of this run."""
+        self.analyses = 0
+        """Those of them that were analyses of their own frame."""
+        self.topic = str(node.resolve_topic_name(self._prefix + "embedding"))
+        """The embeddings' topic after remapping."""
+        self._publisher = node.create_lifecycle_publisher(
+            SceneReasoning,
+            self._prefix + "reasoning",
+            results(),
+            qos_overriding_options=overridable(),
+        )
+
+    def load(self, reasoner: Reasoner) -> None:
+        """Begin a new run of reasonings with a reasoner of the camera's own."""
+        self._reasoner, self._newest = reasoner, None
+        self.sequence = self.analyses = 0
+
+    def start(self, put: Callable[[Arrival], None]) -> None:
+        """Listen to the encoder, to instructions and to the scene; put gets each embedding."""
+        for meter in (self._arrivals, self._results, self._ages):
+            meter.restart()
+
+        def on_embedding(message: Any) -> None:
+            self._arrivals.add()
+            self._node.arrivals.add()
+            self._arrival = Arrival(self.name, message, time.monotonic())
+            put(self._arrival)
+
+        self._input = EmbeddingInput(self._node, on_embedding, self._prefix + "embedding")
+        for message_type, topic, callback, profile in (
+            (String, "instruction", self._on_instruction, results()),
+            (SemanticScene, "scene", self._on_scene, newest(1)),
+        ):
+            self._subscriptions.append(
+                subscribe(self._node, message_type, self._prefix + topic, callback, profile)
+            )
+
+    def stop(self) -> None:
+        """Stop to listen."""
+        if self._input is not None:
+            self._input.close()
+            self._input = None
+        while self._subscriptions:
+            self._node.destroy_subscription(self._subscriptions.pop())
+        self._arrival = None
+
+    def unload(self) -> None:
+        """Let go of the reasoner."""
+        self._reasoner = None
+
+    def time_jumped(self) -> None:
+        """Forget the anchor."""
+        reasoner = self._reasoner
+        if reasoner is not None:
+            reasoner.reset(Trigger.TIME_JUMP)
+
+    def reason(self, arrival: Arrival, rung: int) -> None:
+        """Publish a reasoning on an embedding, at the effort of a rung of the ladder.
+
+        Raises:
+            ValueError: it contradicts itself, holds NaN or comes from another bundle.
+        """
+        reasoner, node = self._reasoner, self._node
+        if reasoner is None:
+            return
+        embedding = embedding_from(arrival.message)
+        if not node.time_watch.accepts(embedding.stamp_ns, self.topic):
+            return
+        reasoning = reasoner.reason(embedding, rung)
+        elapsed = time.monotonic() - arrival.received_s
+        self._publisher.publish(reasoning_message(reasoning, self.sequence, elapsed))
+        self.sequence += 1
+        self.analyses += reasoning.is_keyframe
+        self._newest = reasoning
+        elapsed = time.monotonic() - arrival.received_s
+        age = node.age_of(embedding.stamp_ns)
+        for meter, value in (
+            (self._results, elapsed),
+            (node.results, elapsed),
+            (self._ages, age),
+            (node.ages, age),
+        ):
+            if value is not None:
+                meter.add(value)
+
+    def newest_embedding(self) -> Embedding:
+        """Return the newest frame, for a question about now.
+
+        Raises:
+            AskError: there is none, or it is no longer the present.
+            MessageError: it contradicts itself.
+        """
+        arrival = self._arrival
+        if self._input is None:
+            raise AskError("the node is not active; configure and activate it first")
+        if arrival is None or self._silent():
+            raise AskError(f"there is no frame to ask about: {self._silence()}")
+        return embedding_from(arrival.message)
+
+    def obstacle(self) -> str:
+        """Return what to say when no embedding comes; empty: they do."""
+        return self._silence() if self._input is not None and self._silent() else ""
+
+    def figures(self) -> Mapping[str, str]:
+        """Return how often was analysed and what the newest reasoning holds."""
+        last = self._newest
+        return {
+            "analyses": str(self.analyses),
+            "keyframe_ratio": figure(self.analyses / max(1, self.sequence), 3),
+            "drift": figure(last.drift if last else None, 4),
+            "instruction_version": str(last.instruction_version if last else 0),
+        }
+
+    def report(self, dropped: int) -> Report:
+        """Return the camera's own status, for a node that serves several."""
+        obstacle = self.obstacle()
+        level = DiagnosticStatus.ERROR if obstacle else DiagnosticStatus.OK
+        values = {
+            "rate_in_hz": f"{self._arrivals.rate():.2f}",
+            "rate_out_hz": f"{self._results.rate():.2f}",
+            "latency_p50_ms": milliseconds(self._results.percentile(50)),
+            "latency_p95_ms": milliseconds(self._results.percentile(95)),
+            "age_p50_ms": milliseconds(self._ages.percentile(50)),
+            "age_p95_ms": milliseconds(self._ages.percentile(95)),
+            "dropped": str(dropped),
+            **self.figures(),
+        }
+        heard = "active" if self._input is not None else "not active"
+        return Report(level, obstacle or heard, values)
+
+    def _silent(self) -> bool:
+        return bool(self._arrivals.silence() > self._node.settings.input_timeout)
+
+    def _silence(self) -> str:
+        silence, embeddings = self._arrivals.silence(), self._input
+        return embeddings.silence(silence) if embeddings is not None else ""
+
+    def _on_instruction(self, message: Any) -> None:
+        reasoner, node = self._reasoner, self._node
+        if reasoner is None:
+            return
+        topic = node.resolve_topic_name(self._prefix + "instruction")
+        try:
+            version = reasoner.set_instruction(message.data)
+            node.get_logger().info(f"instruction {version} on {topic}: {message.data[:200]!r}")
+        except ValueError as error:
+            node.complaints.add("bad_instruction", f"instruction on {topic} was refused: {error}")
+
+    def _on_scene(self, message: Any) -> None:
+        """Where the scene says that the paths disagree, the slow one looks again."""
+        reasoner = self._reasoner
+        if reasoner is not None:
+            reasoner.note_conflicts(message.conflicts)
