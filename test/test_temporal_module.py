@@ -25,9 +25,11 @@ from vlm_perception.deploy.export import export_bundle
 from vlm_perception.deploy.temporal_graph import (
     TemporalAttention,
     TemporalConfig,
+    ages_within,
     load_temporal,
     save_temporal,
 )
+from vlm_perception.manifest import ReadoutSpec
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.reasoner import Reasoner
 from vlm_perception.perception.temporal import (
@@ -38,12 +40,17 @@ from vlm_perception.perception.temporal import (
 )
 from vlm_perception.perception.vocabulary import Vocabulary
 from vlm_perception.training.loop import Schedule
-from vlm_perception.training.temporal import RECIPE, ages_within, fit_module
+from vlm_perception.training.temporal import RECIPE, fit_module
 from vlm_perception.training.temporal_data import Seen
+from vlm_perception.training.temporal_readout import fit_readouts
 from vlm_perception.types import Frame
 
 WIDTH = 64
 START_NS = 1_000_000_000
+READOUTS = (
+    ReadoutSpec(name="light", choices=("red", "green", "none")),
+    ReadoutSpec(name="rain", choices=("no", "yes")),
+)
 
 
 def module(width: int = WIDTH, slots: int = 8) -> TemporalAttention:
@@ -178,3 +185,34 @@ def test_training_teaches_events_and_goes_on_where_it_stopped(tmp_path: Path) ->
     assert {str(w.dtype) for w in load_file(directory / "model.safetensors").values()} == {
         "torch.float16"
     }
+
+
+def test_readouts_learn_the_questions_and_reach_the_runtime(
+    siglip_checkpoint: Path, siglip_bundle: ModelBundle, tmp_path: Path
+) -> None:
+    seen, _ = flips_between_two_scenes()
+    fitted = fit_readouts(module(), seen)
+    pooled = torch.from_numpy(seen[0].pooled)[None]
+    times = torch.arange(80)[None] / seen[0].hz
+    state, event = fitted.attend(pooled, pooled, ages_within(times, fitted.config.slots))
+    names, sizes = list(QUESTIONS), fitted.config.choices
+    for name, part in zip(names, fitted.evidence(state, event)[0].split(sizes, -1), strict=True):
+        right = part.argmax(dim=-1).numpy() == seen[0].truths[:, names.index(name)]
+        assert right[5:].mean() > 0.95, name
+    assert fit_readouts(fitted, seen).config == fitted.config
+    # In a bundle, the runtime gives what torch gives.
+    path = tmp_path / "checkpoint"
+    shutil.copytree(siglip_checkpoint, path)
+    width = siglip_bundle.manifest.vision.embedding_width
+    random = TemporalAttention(TemporalConfig(width=width, slots=8, readouts=READOUTS)).eval()
+    directory = save_temporal(random, path / "temporal")
+    kept = load_temporal(directory, width)
+    assert kept is not None
+    runtime = TemporalState(width, bundle_attention(export_bundle(path, tmp_path / "bundle")))
+    vector = stream(1, width)[0]
+    found = runtime.attend(vector, START_NS).evidence
+    assert found is not None
+    assert found.readouts == READOUTS
+    one = torch.from_numpy(vector)[None, None]
+    expected = kept.evidence(*kept.attend(one, one, torch.zeros(1, 1, 1)))[0, 0]
+    np.testing.assert_allclose(found.values, expected.numpy(), atol=1e-5)

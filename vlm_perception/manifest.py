@@ -217,6 +217,13 @@ class LanguageSpec(_Strict):
         return self
 
 
+class ReadoutSpec(_Strict):
+    """A typed question whose answer can be guessed from the temporal state alone."""
+
+    name: Text
+    choices: Annotated[tuple[Text, ...], Field(min_length=2)]
+
+
 class TemporalSpec(_Strict):
     """The trained temporal module."""
 
@@ -225,6 +232,8 @@ class TemporalSpec(_Strict):
     event_width: Count
     drift_unit: float = Field(gt=0.0)
     """Cosine distance of two events at which an answer to one hardly counts for the other."""
+    readouts: tuple[ReadoutSpec, ...] = ()
+    """In the order of the columns of the output `evidence`."""
 
 
 class GoldenSpec(_Strict):

@@ -127,7 +127,10 @@ def temporal_spec(module: TemporalAttention | None) -> TemporalSpec | None:
         return None
     config = module.config
     return TemporalSpec(
-        slots=config.slots, event_width=config.event_width, drift_unit=config.drift_unit
+        slots=config.slots,
+        event_width=config.event_width,
+        drift_unit=config.drift_unit,
+        readouts=config.readouts,
     )
 
 

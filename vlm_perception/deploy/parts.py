@@ -127,7 +127,8 @@ def temporal_part(module: TemporalAttention) -> Part:
         "memory": seen[None, 1:],
         "ages": torch.where(order < config.slots // 2, 0.1 * (order + 1), EMPTY)[None],
     }
-    return Part(TEMPORAL_GRAPH, module, inputs, ("state", "event"), {})
+    outputs = ("state", "event", "evidence") if config.readouts else ("state", "event")
+    return Part(TEMPORAL_GRAPH, module, inputs, outputs, {})
 
 
 def golden_of(part: Part) -> dict[str, NDArray[Any]]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.normalisation import read_json
-from vlm_perception.manifest import describe_errors
+from vlm_perception.manifest import ReadoutSpec, describe_errors
 
 Size = Annotated[int, Field(ge=1)]
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
@@ -26,6 +27,8 @@ STEEPNESS = (10.0, 3.0, 1.0, 0.3)
 DISTANCE_UNIT = 0.1
 """Cosine distance by which the learned multiples are counted."""
 BLOCKED = -1e9
+LEAST_EVIDENCE = -6.0
+"""Log-probability below which the readouts do not tell choices apart."""
 
 
 class TemporalConfig(BaseModel):
@@ -43,6 +46,12 @@ class TemporalConfig(BaseModel):
     event_width: Size = 32
     drift_unit: Annotated[float, Field(gt=0.0)] = 0.2
     """Cosine distance of two events at which an answer to one hardly counts for the other."""
+    readouts: tuple[ReadoutSpec, ...] = ()
+
+    @property
+    def choices(self) -> list[int]:
+        """How many choices each readout has."""
+        return [len(spec.choices) for spec in self.readouts]
 
 
 class TemporalAttention(nn.Module):
@@ -52,7 +61,8 @@ class TemporalAttention(nn.Module):
     cosine distance from the present, and a learned function of its age. A gate that looks at the
     present mixes the heads' weights; the *state* is the mean of the embeddings under these weights,
     normalised: it lies among them, so it may be compared with any text. The *event* embedding is
-    read from the state and the heads' values and is free to be whatever tells answers apart.
+    read from the state and the heads' values and is free to be whatever tells answers apart. The
+    *evidence* is what a linear readout of both says of typed questions.
     """
 
     def __init__(self, config: TemporalConfig) -> None:
@@ -68,11 +78,13 @@ class TemporalAttention(nn.Module):
         self.distance = nn.Parameter(torch.full((config.heads,), 3.0))
         self.hidden = nn.Linear(config.width + inner, config.hidden)
         self.event = nn.Linear(config.hidden, config.event_width)
+        if config.readouts:
+            self.readout = nn.Linear(config.width + config.event_width, sum(config.choices))
         with torch.no_grad():
             steep = torch.tensor([STEEPNESS[h % len(STEEPNESS)] for h in range(config.heads)])
             self.age[:, 0] = -steep
 
-    def forward(self, pooled: Tensor, memory: Tensor, ages: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pooled: Tensor, memory: Tensor, ages: Tensor) -> tuple[Tensor, ...]:
         """One step.
 
         Args:
@@ -81,12 +93,15 @@ class TemporalAttention(nn.Module):
             ages: [1, M], in seconds; negative where the memory is empty.
 
         Returns:
-            state [1, D] and event [1, E], both L2-normalised.
+            state [1, D] and event [1, E], both L2-normalised; with readouts their evidence, too,
+            [1, choices], log-probabilities.
         """
         keys = torch.cat((pooled[:, None], memory), dim=1)
         every = torch.cat((torch.zeros_like(ages[:, :1]), ages), dim=1)
         state, event = self.attend(pooled[:, None], keys, every[:, None])
-        return state[:, 0], event[:, 0]
+        if not self.config.readouts:
+            return state[:, 0], event[:, 0]
+        return state[:, 0], event[:, 0], self.evidence(state, event)[:, 0]
 
     def attend(self, queries: Tensor, keys: Tensor, ages: Tensor) -> tuple[Tensor, Tensor]:
         """Any number of steps over one memory.
@@ -121,6 +136,25 @@ class TemporalAttention(nn.Module):
         hidden = functional.gelu(self.hidden(torch.cat((state, values), dim=-1)))
         return state, functional.normalize(self.event(hidden), dim=-1)
 
+    def evidence(self, state: Tensor, event: Tensor) -> Tensor:
+        """Log-probabilities of all readouts' choices, [..., choices], from what attend gives."""
+        parts = self.readout(torch.cat((state, event), dim=-1)).split(self.config.choices, dim=-1)
+        said = torch.cat([part.log_softmax(dim=-1) for part in parts], dim=-1)
+        return said.clamp(min=LEAST_EVIDENCE)
+
+
+def ages_within(times: Tensor, slots: int) -> Tensor:
+    """Ages for attend over a whole sequence, [B, T, T]; negative for what a tick must not look at.
+
+    Args:
+        times: [B, T], in seconds, rising.
+        slots: how many earlier ticks are remembered.
+    """
+    ages = times[:, :, None] - times[:, None, :]
+    order = torch.arange(times.shape[1], device=times.device)
+    back = order[:, None] - order[None, :]
+    return torch.where((back >= 0) & (back <= slots), ages, torch.full_like(ages, -1.0))
+
 
 def save_temporal(module: TemporalAttention, directory: Path) -> Path:
     """Write the module with its weights in half precision."""
@@ -145,7 +179,8 @@ def load_temporal(directory: Path, width: int) -> TemporalAttention | None:
     if not directory.is_dir():
         return None
     try:
-        config = TemporalConfig.model_validate(read_json(directory / CONFIG_NAME))
+        # As JSON, since only there a list is taken for a tuple.
+        config = TemporalConfig.model_validate_json(json.dumps(read_json(directory / CONFIG_NAME)))
     except ValidationError as error:
         raise ExportError(f"{directory / CONFIG_NAME}: {describe_errors(error)}") from error
     if config.width != width:

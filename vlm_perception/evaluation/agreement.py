@@ -168,7 +168,8 @@ def _active(observer: Observer, name: str) -> bool:
 
 
 def _check(processes: NodeProcesses, recorder: Recorder) -> None:
-    recorder.check()
+    if recorder.complaint:
+        raise RuntimeError(recorder.complaint)
     exited = processes.first_exit()
     if exited is not None:
         raise RuntimeError(str(exited))

@@ -116,7 +116,7 @@ def recalled(
                 Attribute(name, "", choices, tuple(part.tolist()))
                 for (name, (_, choices)), part in zip(QUESTIONS.items(), parts, strict=True)
             )
-            memory.add(attended.event, stamp_of(tick), said)
+            memory.add(attended, stamp_of(tick), said)
         published[tick] = [p for each in memory.read(attended) for p in each.probabilities]
     return published
 

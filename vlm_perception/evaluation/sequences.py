@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
+from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle import TEMPORAL_GRAPH, ModelBundle
 from vlm_perception.datasets.roadworld.sequences import label_shares, play
 from vlm_perception.datasets.roadworld.truth import (
     PRESENT_SHARE,
@@ -86,9 +87,9 @@ def record(
         bundle: the model, a road-world one with a language part.
         kinds: DRIVE or STATIC with the seeds of each.
         seconds: length of each sequence.
-        folder: takes one file a sequence, below the digest of the bundle.
+        folder: takes one file a sequence, below a digest of what sees and answers.
     """
-    home = folder / f"{bundle.digest[:12]}-v{VERSION}"
+    home = folder / f"{_analysts_digest(bundle)[:12]}-v{VERSION}"
     home.mkdir(parents=True, exist_ok=True)
     jobs = [
         Job(kind, seed, seconds, home / f"{kind}-{seed}-{seconds:g}s.npz")
@@ -111,6 +112,15 @@ def record(
         with np.load(job.path) as stored:
             recordings[job.kind].append(Recording(**stored))
     return recordings
+
+
+def _analysts_digest(bundle: ModelBundle) -> str:
+    """Of everything that a recording depends on: the temporal module is applied to it later."""
+    digest = sha256(str(bundle.manifest.questions).encode())
+    for name, file in sorted(bundle.manifest.files.items()):
+        if name != TEMPORAL_GRAPH and Path(name).suffix in (".onnx", ".npy", ".json"):
+            digest.update(f"{name} {file.sha256}".encode())
+    return digest.hexdigest()
 
 
 def _record(bundle: str, job: Job) -> None:

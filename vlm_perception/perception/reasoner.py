@@ -244,7 +244,7 @@ class Reasoner:
             )
             self._analysis = analysis
             self._policy.set_anchor(embedding, attended, instruction.version)
-            self._answers.add(attended.event, embedding.stamp_ns, attributes)
+            self._answers.add(attended, embedding.stamp_ns, attributes)
         stages["total"] = self._clock() - started
         return Reasoning(
             stamp_ns=embedding.stamp_ns,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vlm_perception.bundle import TEMPORAL_GRAPH, ModelBundle
 from vlm_perception.engines.base import Engine
+from vlm_perception.manifest import ReadoutSpec, TemporalSpec
 from vlm_perception.perception.spread import RunningSpread
 from vlm_perception.perception.vocabulary import Vocabulary
 
@@ -35,6 +36,15 @@ EMPTY = -1.0
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What the trained module's readouts make of the present, without the language model."""
+
+    readouts: tuple[ReadoutSpec, ...]
+    values: NDArray[np.float32]
+    """[choices], log-probabilities of the choices of all readouts, side by side."""
+
+
+@dataclass(frozen=True)
 class Attended:
     """What the memory makes of the present embedding."""
 
@@ -44,6 +54,7 @@ class Attended:
     """[E], L2-normalised: how far it moves says whether something has happened."""
     scale: float
     """Cosine distance of two events from which on they are different; below it may be noise."""
+    evidence: Evidence | None = None
 
 
 class Attention(Protocol):
@@ -109,10 +120,10 @@ class TrainingFreeAttention:
 class TrainedAttention:
     """The bundle's own module, trained on sequences."""
 
-    def __init__(self, engine: Engine, drift_unit: float) -> None:
-        """Take a loaded graph and the least scale of its events."""
+    def __init__(self, engine: Engine, spec: TemporalSpec) -> None:
+        """Take a loaded graph and what the manifest says of it."""
         self.engine = engine
-        self._unit = drift_unit
+        self._spec = spec
         self._spread = RunningSpread()
         slots = engine.inputs["ages"].shape[1]
         assert isinstance(slots, int)
@@ -134,8 +145,10 @@ class TrainedAttention:
         )
         event = outputs["event"][0]
         self._spread.add(event)
-        scale = max(self._unit, SCALE_IN_SPREADS * self._spread.value)
-        return Attended(outputs["state"][0], event, scale)
+        scale = max(self._spec.drift_unit, SCALE_IN_SPREADS * self._spread.value)
+        readouts = self._spec.readouts
+        evidence = Evidence(readouts, outputs["evidence"][0]) if readouts else None
+        return Attended(outputs["state"][0], event, scale, evidence)
 
 
 def bundle_attention(bundle: ModelBundle) -> Attention:
@@ -143,7 +156,7 @@ def bundle_attention(bundle: ModelBundle) -> Attention:
     spec = bundle.manifest.temporal
     if spec is None:
         return TrainingFreeAttention()
-    return TrainedAttention(bundle.engine(TEMPORAL_GRAPH), spec.drift_unit)
+    return TrainedAttention(bundle.engine(TEMPORAL_GRAPH), spec)
 
 
 class TemporalState:

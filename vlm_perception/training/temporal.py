@@ -5,7 +5,7 @@
 The vision graph is the bundle's own and stays as it is. What the module is taught: tags that are
 right when they are read from the state, and that change only when the truth does; answers to the
 typed questions from the event embedding, and a distance between two events that tells whether an
-answer has changed in between.
+answer has changed in between. Readouts of the questions are fitted to the finished module.
 """
 
 from __future__ import annotations
@@ -24,11 +24,17 @@ from torch import Tensor, nn
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.truth import QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS
-from vlm_perception.deploy.temporal_graph import TemporalAttention, TemporalConfig, save_temporal
+from vlm_perception.deploy.temporal_graph import (
+    TemporalAttention,
+    TemporalConfig,
+    ages_within,
+    save_temporal,
+)
 from vlm_perception.perception.answers import HORIZON_S
 from vlm_perception.perception.vocabulary import Vocabulary, VocabularyBuilder
 from vlm_perception.training.loop import Schedule, fit
 from vlm_perception.training.temporal_data import Seen, stretches, watch
+from vlm_perception.training.temporal_readout import fit_readouts
 
 TICKS = 40
 STRIDES = {10.0: (1, 1, 2), 30.0: (1, 2, 3, 5)}
@@ -93,14 +99,6 @@ def cut(seen: Sequence[Seen], count: int, rng: np.random.Generator) -> Windows:
     pooled, times = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
     present, truths = (torch.from_numpy(np.stack(part)) for part in zip(*pieces, strict=True))
     return Windows(pooled, times, present.float(), truths)
-
-
-def ages_within(times: Tensor, slots: int) -> Tensor:
-    """Age of each tick as another sees it, [B, T, T]; negative for what it must not look at."""
-    ages = times[:, :, None] - times[:, None, :]
-    order = torch.arange(times.shape[1], device=times.device)
-    back = order[:, None] - order[None, :]
-    return torch.where((back >= 0) & (back <= slots), ages, torch.full_like(ages, -1.0))
 
 
 class TemporalObjective(nn.Module):
@@ -236,4 +234,5 @@ def train(bundle: str, checkpoint: Path, out: Path, recipe: Recipe = RECIPE) -> 
     seen = watch(model, wanted, out / "seen", os.cpu_count() or 1)
     vocabulary = VocabularyBuilder(model).build(LABELS, version=1)
     objective = fit_module(seen, vocabulary, recipe, out / "temporal")
-    return save_temporal(objective.finished(), checkpoint / "temporal")
+    module = fit_readouts(objective.finished().cpu(), seen)
+    return save_temporal(module, checkpoint / "temporal")
