@@ -81,7 +81,7 @@ def tools(context: LaunchContext) -> list[ExecuteProcess | TimerAction]:
     play += ["--loop"] if loop else ["--delay", value("delay")]
     end = TimerAction(period=LAST_RESULTS_S, actions=[Shutdown(reason="the bag ended")])
     play_bag = ExecuteProcess(cmd=play, output="screen", on_exit=end)
-    player = TimerAction(period=value("delay"), actions=[play_bag]) if loop else play_bag
+    player = TimerAction(period=float(value("delay")), actions=[play_bag]) if loop else play_bag
     if not value("record"):
         return [player]
     qos = str(SHARE / "config" / "record_qos.yaml")

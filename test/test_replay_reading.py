@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 
 import lz4.frame
+import numpy as np
 import pytest
 from recordings import (
     CAMERA,
@@ -216,3 +217,51 @@ def test_an_order_of_names_counts_numbers(tmp_path):
     assert [message.time_ns for message in Bag(bag).messages([CAMERA])] == STAMPS
     assert "metadata.yaml is missing" in Bag(bag).notes[0]
     shutil.rmtree(bag)
+
+
+CUT = {
+    "mcap": KINDS["mcap"],
+    "mcap with compressed messages": lambda folder: write(
+        folder / "bag", FILES, compression=CompressionMode.MESSAGE
+    ),
+    "sqlite3": KINDS["sqlite3"],
+    "ROS 1": KINDS["ROS 1"],
+}
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_wherever_a_file_breaks_off_what_stands_before_is_read(kind, tmp_path):
+    bag = CUT[kind](tmp_path)
+    file = bag if bag.is_file() else next(bag.glob("bag.*"))
+    data = file.read_bytes()
+    counts = []
+    for part in range(1, 20):
+        file.write_bytes(data[: len(data) * part // 20])
+        try:
+            source, frames = read(bag)
+        except ReplayError:
+            counts.append(0)
+            continue
+        stamps = [frame.stamp_ns for frame in frames if frame.pixels is not None]
+        assert stamps == STAMPS[: len(stamps)]
+        assert source.losses or len(stamps) == len(STAMPS)
+        counts.append(len(stamps))
+    assert counts == sorted(counts)
+    assert counts[-1] >= 5, counts
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_noise_in_a_file_is_survived(kind, tmp_path):
+    bag = CUT[kind](tmp_path)
+    file = bag if bag.is_file() else next(bag.glob("bag.*"))
+    data = file.read_bytes()
+    rng = np.random.default_rng(6)
+    counts = []
+    for _ in range(20):
+        at = int(rng.integers(len(data) - 64))
+        file.write_bytes(data[:at] + rng.bytes(64) + data[at + 64 :])
+        try:
+            counts.append(len(read(bag)[1]))
+        except ReplayError:
+            counts.append(0)
+    assert max(counts) >= len(FILES) - 1

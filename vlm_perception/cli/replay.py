@@ -90,7 +90,7 @@ def replay(
     `vlm-perception replay drive.mp4 --start 60 --duration 30`
 
     Exit code: 0 at the end, 1 when a run failed, 2 when the recording or an option cannot be used,
-    3 when part of the recording could not be read and the rest was replayed, 130 after Ctrl-C.
+    3 when part of the recording, or none of its images, could be read, 130 after Ctrl-C.
     """
     one_of("--engine", engine, ("onnxruntime", "openvino"))
     one_of("--originals", originals, ("camera", "all", "none"))

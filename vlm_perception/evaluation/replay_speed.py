@@ -30,6 +30,9 @@ LIVE_HZ = 30.0
 READINGS = 12
 """So often the memory is read, at equal distances."""
 WARM_UP_FRAMES = 30
+MARKS_MIN = (1, 2, 5, 10, 20, 30, 60)
+"""Minutes of the recording at which the largest memory so far is read."""
+LAST_FRAME_MIN = 1 / 60
 SEED = 6_000_020
 
 
@@ -81,6 +84,8 @@ def _replay(recording: Path, threads: int, folder: Path, console: Console) -> di
     bag = OutputBag(folder / "bag", [], source.camera)
     results = Results(folder / "log", folder / "keyframes", bag, None)
     memory: list[tuple[int, int]] = []
+    peaks: dict[int, int] = {}
+    first_ns = last_ns = 0
     every = max(1, (source.expected or 600) // READINGS)
     began = time.monotonic()
     read_s, reading = 0.0, began
@@ -90,11 +95,15 @@ def _replay(recording: Path, threads: int, folder: Path, console: Console) -> di
             read_s += time.monotonic() - reading
             results.take(frame, pipeline)
             if frame.index >= WARM_UP_FRAMES and frame.index % every == 0:
-                memory.append((frame.index, _resident_mb()))
+                memory.append((frame.index, _memory_mb("VmRSS")))
+            first_ns, last_ns = first_ns or frame.time_ns, frame.time_ns
+            _read_peak(peaks, (last_ns - first_ns) / 60e9)
             progress.advance(bar)
             reading = time.monotonic()
     results.finish(pipeline, whole=True)
     results.close()
+    # The last image of an hour comes a moment before the hour is over.
+    _read_peak(peaks, (last_ns - first_ns) / 60e9 + LAST_FRAME_MIN)
     seconds, count = time.monotonic() - began, results.counts["frames"]
     wall = results.wall
     costs = pipeline.measured_ms()
@@ -114,15 +123,23 @@ def _replay(recording: Path, threads: int, folder: Path, console: Console) -> di
         "perceive_p95_ms": round(1e3 * wall["perceive"].percentile(95), 2),
         "write_p50_ms": round(1e3 * wall["write"].percentile(50), 2),
         "memory_mb": memory,
+        "peak_mb_by_minute": peaks,
         "latency_ms": {"frame": beside, "transport": 1.0, "graphs": costs},
     }
 
 
-def _resident_mb() -> int:
-    for line in (
-        Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-    ):
-        if line.startswith("VmRSS:"):
+def _read_peak(peaks: dict[int, int], minutes: float) -> None:
+    """Note the largest memory so far when another mark has been passed."""
+    for mark in MARKS_MIN:
+        if mark not in peaks and minutes >= mark:
+            peaks[mark] = _memory_mb("VmHWM")
+
+
+def _memory_mb(key: str) -> int:
+    """Resident memory now (VmRSS) or at its peak (VmHWM)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    for line in status.splitlines():
+        if line.startswith(f"{key}:"):
             return int(line.split()[1]) // 1024
     return 0
 
@@ -139,6 +156,9 @@ def _table(figures: dict[str, Any]) -> Table:
         "write, p50": f"{figures['write_p50_ms']:g} ms",
         "memory": f"{memory} MB" if memory else "too short to say",
     }
+    if peaks := figures["peak_mb_by_minute"]:
+        at = ", ".join(f"{megabytes} MB at {mark} min" for mark, megabytes in peaks.items())
+        rows["peak of memory"] = at
     for graph, cost in figures["latency_ms"]["graphs"].items():
         per_token = f" and {cost['token']:g} a token" if "token" in cost else ""
         rows[f"graph {graph}"] = f"{cost['run']:g} ms a run{per_token}"

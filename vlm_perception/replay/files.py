@@ -41,8 +41,10 @@ DAMAGE = (
     rosbags.rosbag2.ReaderError,
     apsw.Error,
     AssertionError,
-    KeyError,
+    LookupError,
+    MemoryError,
     OSError,
+    OverflowError,
     TypeError,
     ValueError,
 )

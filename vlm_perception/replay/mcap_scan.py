@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vlm_perception.replay.packing import DAMAGE, unlz4, unpacked_as_far, unzstd
+from vlm_perception.replay.packing import DAMAGE, unlz4, unpacked_as_far, unpacked_if_whole, unzstd
 from vlm_perception.replay.storage import Message, StorageError, Topic, still_written
 
 MAGIC = b"\x89MCAP0\r\n"
@@ -65,7 +65,7 @@ class ScannedMcap:
         for channel, time_ns, data in self._records():
             topic = self._channels[channel]
             if topic.name in names and start_ns <= time_ns < stop_ns:
-                yield Message(topic.name, time_ns, data)
+                yield Message(topic.name, time_ns, unpacked_if_whole(data))
 
     def close(self) -> None:
         """Close the file."""

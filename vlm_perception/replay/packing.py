@@ -52,6 +52,14 @@ def unpacked(data: bytes) -> bytes:
     return unlz4(data) if start == LZ4_MAGIC else data
 
 
+def unpacked_if_whole(data: bytes) -> bytes:
+    """A message as before; as it is where its compressed data are damaged."""
+    try:
+        return unpacked(data)
+    except DAMAGE:
+        return data
+
+
 def unpacked_as_far(data: bytes) -> bytes:
     """What can be unpacked of data that break off; empty for an unknown compression."""
     with suppress(*DAMAGE):

@@ -13,7 +13,7 @@ from bz2 import decompress as bz2_decompress
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from io import BytesIO
+from io import SEEK_CUR, BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -76,6 +76,7 @@ class ScannedRos1:
             record = _record(self._file)
             if record is None:
                 self._lost_bytes = size - position
+                yield from self._torn_chunk(position)
                 return
             header, body = record
             if header.get(b"op") != bytes([CHUNK]):
@@ -88,6 +89,18 @@ class ScannedRos1:
             records = BytesIO(chunk)
             while (inner := _record(records)) is not None:
                 yield from self._take(*inner)
+
+    def _torn_chunk(self, position: int) -> Iterator[tuple[int, int, bytes]]:
+        """The whole messages of a chunk that the file breaks off in, where it is not compressed."""
+        self._file.seek(position)
+        header = _fields(_sized(self._file) or b"")
+        if header.get(b"op") != bytes([CHUNK]) or header.get(b"compression") != b"none":
+            return
+        self._file.seek(LENGTH.size, SEEK_CUR)
+        self._lost_bytes = self._path.stat().st_size - self._file.tell()
+        while (inner := _record(self._file)) is not None:
+            self._lost_bytes = self._path.stat().st_size - self._file.tell()
+            yield from self._take(*inner)
 
     def _take(self, header: dict[bytes, bytes], body: bytes) -> Iterator[tuple[int, int, bytes]]:
         operation = header.get(b"op", b"\0")[0]

@@ -85,8 +85,8 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
     """Replay a recording.
 
     Returns:
-        The exit code: 0, LOSSES when part of the recording could not be read, INTERRUPTED after
-        Ctrl-C.
+        The exit code: 0, LOSSES when part of the recording or none of its images could be read,
+        INTERRUPTED after Ctrl-C.
 
     Raises:
         ValueError: recording, bundle or an option cannot be used.
@@ -131,7 +131,7 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
             _say(console, f"  {out / name}")
     for loss in source.losses:
         console.print(f"lost: {loss}", style="yellow", soft_wrap=True, markup=False)
-    return LOSSES if source.losses else 0
+    return LOSSES if source.losses or not facts["frames"] else 0
 
 
 def _head(

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from vlm_perception.replay.packing import unpacked_if_whole
 from vlm_perception.replay.storage import Message, StorageError, Topic, still_written
 
 TOPICS = """
@@ -44,8 +45,8 @@ class ScannedSqlite:
         self.loss = ""
         self.start_ns = 0
         counts = dict.fromkeys(self._names, 0)
-        for topic, time_ns in self._times():
-            counts[topic] = counts.get(topic, 0) + 1
+        for topic, time_ns, _ in self._rows():
+            counts[topic] += 1
             self.start_ns = min(self.start_ns or time_ns, time_ns)
         self.topics = tuple(
             Topic(name, kind, encoding, *definitions.get(kind, ("", "")), counts[number])
@@ -54,25 +55,35 @@ class ScannedSqlite:
 
     def messages(self, names: Collection[str], start_ns: int, stop_ns: int) -> Iterator[Message]:
         """Messages of these topics in the order in which they were written."""
-        try:
-            for _, topic, time_ns, data in self._base.execute(ROWS, (-1,)):
-                name = self._names.get(topic)
-                if name in names and start_ns <= time_ns < stop_ns:
-                    yield Message(str(name), time_ns, bytes(data))
-        except sqlite3.Error as error:
-            self._lost(error)
+        for topic, time_ns, data in self._rows():
+            name = self._names[topic]
+            if name in names and start_ns <= time_ns < stop_ns:
+                yield Message(name, time_ns, unpacked_if_whole(data))
 
     def close(self) -> None:
         """Close the file."""
         self._base.close()
 
-    def _times(self) -> Iterator[tuple[int, int]]:
-        """Topic and time of every message that can be read to its last byte."""
+    def _rows(self) -> Iterator[tuple[int, int, bytes]]:
+        """Topic, time and data of every message that can be read to its last byte."""
+        damaged = 0
         try:
-            for _, topic, time_ns, _ in self._base.execute(ROWS, (-1,)):
-                yield topic, time_ns
+            for _, topic, time_ns, data in self._base.execute(ROWS, (-1,)):
+                if topic in self._names and isinstance(time_ns, int) and isinstance(data, bytes):
+                    yield topic, time_ns, data
+                else:  # What SQLite makes of a page that is not there.
+                    damaged += 1
         except sqlite3.Error as error:
-            self._lost(error)
+            self.loss = (
+                f"{self._path.name}: the rest of the file cannot be read, {error} "
+                f"({still_written(self._path)})"
+            )
+            return
+        if damaged:
+            self.loss = (
+                f"{self._path.name}: {damaged} message(s) cannot be read "
+                f"({still_written(self._path)})"
+            )
 
     def _definitions(self) -> dict[str, tuple[str, str]]:
         """Message definition and hash of each type; older recordings hold none."""
@@ -84,9 +95,3 @@ class ScannedSqlite:
         except sqlite3.OperationalError:
             return {}
         return {kind: (text, digest) for kind, text, digest in rows}
-
-    def _lost(self, error: sqlite3.Error) -> None:
-        self.loss = (
-            f"{self._path.name}: the rest of the file cannot be read, {error} "
-            f"({still_written(self._path)})"
-        )
