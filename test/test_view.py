@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 import sys
 from collections import Counter
 from pathlib import Path
@@ -49,6 +50,23 @@ def test_a_bag_becomes_a_file_for_rerun(siglip_bundle: ModelBundle, tmp_path: Pa
 def test_a_bag_without_scenes_is_refused(tmp_path: Path) -> None:
     code, text = view(write(tmp_path / "bag", [jpeg(0)]), "--save", tmp_path / "scene.rrd")
     assert code == 2 and "holds no scenes" in text
+
+
+@needs_rerun
+def test_a_viewer_that_cannot_start_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag = write(tmp_path / "bag", [jpeg(0)])
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    code, text = view(bag)
+    assert code == 1 and "--save FILE" in text
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, text = view(bag, "--web", "--web-port", str(port))
+    assert code == 1 and f"port {port} cannot be had" in text
 
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -34,16 +29,11 @@ from vlm_perception.viewer.entities import (
     SHOWN,
     Entities,
 )
+from vlm_perception.viewer.process import Viewer
 
-LOOPBACK = "127.0.0.1"
 POLL_S = 0.1
-STARTS_WITHIN_S = 20.0
 SILENCE_S = 5.0
 """Of a graph; then the user is told that nothing arrives."""
-
-
-class ViewerError(RuntimeError):
-    """The viewer does not start; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +52,7 @@ class ViewOptions:
 
 
 def run_view(options: ViewOptions, console: Console) -> int:
-    """Show what there is until it ends, or the user ends it, or leave it in a file.
+    """Show what there is until the user ends it or closes the window, or leave it in a file.
 
     Returns:
         The exit code, 0.
@@ -77,30 +67,41 @@ def run_view(options: ViewOptions, console: Console) -> int:
         require_ros()
         use_dds_profile()
     with Interrupt() as interrupt, ExitStack() as stack:
-        recording = rr.RecordingStream("vlm_perception")
+        recording, viewer = rr.RecordingStream("vlm_perception"), None
         if options.save is not None:
             options.save.parent.mkdir(parents=True, exist_ok=True)
             recording.save(options.save)
         else:
-            recording.connect_grpc(stack.enter_context(_viewer(options, console)))
+            viewer = stack.enter_context(Viewer(options.web_port if options.web else None))
+            recording.connect_grpc(viewer.address)
+            if viewer.page:
+                _say(console, f"open {viewer.page}")
         entities = Entities(recording)
+
+        def ended() -> bool:
+            return bool(interrupt) or (viewer is not None and viewer.closed())
+
         if bag is not None:
-            shown = _show_bag(bag, options, entities, console, interrupt)
+            shown = _show_bag(bag, options, entities, console, ended)
         else:
-            shown = _show_graph(options, entities, console, interrupt)
+            shown = _show_graph(options, entities, console, ended)
         recording.flush()
         if options.save is not None:
             recording.disconnect()
             _say(console, f"{options.save}  ({shown} messages): `rerun {options.save}` shows it")
         elif bag is not None:
-            _say(console, f"{shown} messages are shown; Ctrl-C ends")
-            while not interrupt:
+            _say(console, f"{shown} messages are shown; Ctrl-C ends it")
+            while not ended():
                 interrupt.sleep(POLL_S)
     return interrupt.exit_code()
 
 
 def _show_bag(
-    bag: Bag, options: ViewOptions, entities: Entities, console: Console, interrupt: Interrupt
+    bag: Bag,
+    options: ViewOptions,
+    entities: Entities,
+    console: Console,
+    ended: Callable[[], bool],
 ) -> int:
     prefix = options.namespace.strip("/")
     topics = {
@@ -120,7 +121,7 @@ def _show_bag(
             kind = topics[message.topic].type_name
             shown += entities.feed(kind, message.time_ns, message.data)
             read += 1
-            if interrupt:
+            if ended():
                 break
     if shown < read:
         bag.losses.append(f"{read - shown} messages of another version of this package")
@@ -130,13 +131,13 @@ def _show_bag(
 
 
 def _show_graph(
-    options: ViewOptions, entities: Entities, console: Console, interrupt: Interrupt
+    options: ViewOptions, entities: Entities, console: Console, ended: Callable[[], bool]
 ) -> int:
     arrived: SimpleQueue[tuple[Topic, int, bytes]] = SimpleQueue()
     topics = _topics(options)
     with Observer(topics, lambda *message: arrived.put(message)) as observer:
         shown, heard_s = 0, time.monotonic()
-        while not interrupt:
+        while not ended():
             observer.check()
             try:
                 topic, time_ns, data = arrived.get(timeout=POLL_S)
@@ -160,56 +161,6 @@ def _topics(options: ViewOptions) -> tuple[Topic, ...]:
         reliable=False,
     )
     return (image, Topic(f"{prefix}reasoning", REASONING), Topic(f"{prefix}scene", SCENE))
-
-
-@contextmanager
-def _viewer(options: ViewOptions, console: Console) -> Iterator[str]:
-    """Start rerun's viewer, which hears this machine only, and give the address to send to.
-
-    Left to itself rerun listens on all interfaces.
-    """
-    port = _free_port()
-    command = [sys.executable, "-m", "rerun", "--bind", LOOPBACK, "--port", str(port)]
-    if options.web:
-        # No browser is opened: it stands in the terminal where to look.
-        command += ["--serve-web", "--web-viewer-port", str(options.web_port)]
-    # Its command is a script that starts the viewer: a session of their own ends them together.
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    address = f"rerun+http://{LOOPBACK}:{port}/proxy"
-    try:
-        _wait_for(port, process)
-        if options.web:
-            page = f"http://{LOOPBACK}:{options.web_port}/?url={address.replace('+', '%2B')}"
-            _say(console, f"open {page}")
-        yield address
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-
-
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + STARTS_WITHIN_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise ViewerError(
-                f"rerun's viewer ended with {process.returncode}, its reason stands above: without "
-                "a screen use --web, or --save FILE and look at it elsewhere; where --web cannot "
-                "have its port, give another one with --web-port"
-            )
-        with socket.socket() as probe:
-            if probe.connect_ex((LOOPBACK, port)) == 0:
-                return
-        time.sleep(POLL_S)
-    raise ViewerError(f"rerun's viewer did not start within {STARTS_WITHIN_S:.0f} s")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def _say(console: Console, text: str) -> None:

@@ -65,7 +65,11 @@ def many_kills(stage: Stage, kills: int) -> Finding:
         node = NODES[number % len(NODES)]
         stage.kill(node)
         respawned = stage.respawn(node)
-        stage.participant.active_since(node, respawned, LOAD_S)
+        if stage.participant.active_since(node, respawned, LOAD_S) is None:
+            report = stage.participant.newest_report(node)
+            why = report.message if report else "it reports nothing"
+            seen = f"{node} was not active again after kill {number + 1}: {why}"
+            return Finding(f"{kills} kills in a row", seen, None, None, 0, ok=False)
     began = time.monotonic()
     well = stage.well_again(began, LOAD_S)
     left = _held(leftovers())
