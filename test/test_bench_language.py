@@ -15,7 +15,7 @@ from rich.console import Console
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.evaluation import interference
 from vlm_perception.evaluation import language as bench
-from vlm_perception.evaluation.graph import BenchError
+from vlm_perception.evaluation.graph_figures import BenchError
 from vlm_perception.evaluation.interference import Phase
 from vlm_perception.evaluation.language import SceneTimes, bench_language, summarise
 

@@ -37,24 +37,52 @@ def bench_graph(
     composition: Annotated[
         str, typer.Option(help="`processes`: each node in one of its own; `single`: all in one.")
     ] = "processes",
+    cameras: Annotated[
+        int, typer.Option(min=1, max=16, help="So many, each with its encoder and fusion.")
+    ] = 1,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=240, help="Images a second of each camera, instead of 30."),
+    ] = None,
+    language_dead: Annotated[
+        bool, typer.Option("--language-dead", help="Then kill the language node; measure again.")
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Measure the running graph at 1280x720 and 30 Hz on this machine.
 
     Prints the share of frames encoded, the rates of analyses and scenes, latencies from capture to
     arrival in another process (p50, p95, p99), memory and processor time of each node, and what the
-    machine was doing before. Close other programs first: their load is measured, too.
+    machine was doing before. Close other programs first: their load is measured, too. With several
+    cameras, one language node serves them in turn, and the figures are given for each.
 
     `vlm-perception bench graph --seconds 60 --json graph.json`
 
     `vlm-perception bench graph --composition single --json single.json`
+
+    `vlm-perception bench graph --cameras 2 --rate 15`
+
+    `vlm-perception bench graph --language-dead`
     """
     one_of("--transport", transport, ("compressed", "raw"))
     one_of("--composition", composition, ("processes", "single"))
     with plain_errors():
         module = importlib.import_module("vlm_perception.evaluation.graph")
+        if language_dead and composition != "processes":
+            raise ValueError(
+                "--language-dead kills the language node's process, which with --composition "
+                "single is that of all nodes; use --composition processes"
+            )
         options = module.BenchOptions(
-            seconds, force_keyframes, transport, bundle, video, composition
+            seconds,
+            force_keyframes,
+            transport,
+            bundle,
+            video,
+            composition,
+            cameras,
+            rate,
+            language_dead,
         )
         code = module.bench_graph(options, Console(), json_file)
     raise typer.Exit(code)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vlm_perception.demo.observer import Observer
 from vlm_perception.demo.processes import NodeProcesses, NodeSpec, Parameter
@@ -16,6 +16,7 @@ DEFAULT_BUNDLE = "roadworld-nano"
 CAMERA_FRAME = "camera_optical_frame"
 LISTENERS_WITHIN_S = 10.0
 PROCESSES, SINGLE = "processes", "single"
+FUSION, REASONER, ENCODER = "scene_fusion", "language_reasoner", "vision_encoder"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class GraphOptions:
     """Whether the reasoner works out every tick instead of repeating."""
     composition: str = PROCESSES
     """`processes`: each node in a process of its own; `single`: the three in one."""
+    namespace: str = ""
+    """Of the nodes of this camera."""
+    nodes: tuple[str, ...] = (FUSION, REASONER, ENCODER)
+    """Those to start."""
+    cameras: tuple[str, ...] = ()
+    """What the language node serves; empty: the one camera in its namespace."""
 
 
 class Graph:
@@ -46,12 +53,12 @@ class Graph:
     """
 
     def __init__(self, options: GraphOptions, processes: NodeProcesses, observer: Observer) -> None:
-        """Start the three nodes; the observer must be watching `embedding_info`."""
+        """Start the nodes; the observer must be watching `embedding_info` in their namespace."""
         self._options = options
         self._processes = processes
         self._observer = observer
         self.playing = False
-        for spec in self._nodes():
+        for spec in node_specs(options):
             processes.start(spec)
 
     def play_when_ready(self) -> None:
@@ -59,21 +66,6 @@ class Graph:
         if not self.playing and self._observer.meters[EMBEDDING_INFO].count:
             self._processes.start(self._source())
             self.playing = True
-
-    def _nodes(self) -> list[NodeSpec]:
-        options = self._options
-        images: Mapping[str, Parameter] = {"image_transport": options.transport}
-        model: Mapping[str, Parameter] = {"bundle": options.bundle}
-        forced: Mapping[str, Parameter] = {"force_keyframes": options.force_keyframes}
-        names = ("scene_fusion", "language_reasoner", "vision_encoder")
-        if options.composition == SINGLE:
-            return [NodeSpec("perception", {**images, **model, **forced}, holds=names)]
-        fusion, reasoner, encoder = names
-        return [
-            NodeSpec(fusion),
-            NodeSpec(reasoner, {**model, **forced}),
-            NodeSpec(encoder, {**model, **images}),
-        ]
 
     def _source(self) -> NodeSpec:
         options = self._options
@@ -87,4 +79,62 @@ class Graph:
             # The encoder, and the observer where it records: neither may miss the first images.
             "wait_for_subscribers": 1 + (IMAGE in self._observer.meters),
         }
-        return NodeSpec("video_source", parameters)
+        return NodeSpec("video_source", parameters, namespace=options.namespace)
+
+
+def node_specs(options: GraphOptions) -> list[NodeSpec]:
+    """The processes that hold the nodes."""
+    images: Mapping[str, Parameter] = {"image_transport": options.transport}
+    model: Mapping[str, Parameter] = {"bundle": options.bundle}
+    forced: Mapping[str, Parameter] = {"force_keyframes": options.force_keyframes}
+    cameras: Mapping[str, Parameter] = {"cameras": list(options.cameras)} if options.cameras else {}
+    if not options.nodes:
+        return []
+    if options.composition == SINGLE:
+        everything = {**images, **model, **forced, **cameras}
+        return [NodeSpec("perception", everything, holds=options.nodes)]
+    parameters: Mapping[str, Mapping[str, Parameter]] = {
+        FUSION: {},
+        REASONER: {**model, **forced, **cameras},
+        ENCODER: {**model, **images},
+    }
+    return [NodeSpec(name, parameters[name], namespace=options.namespace) for name in options.nodes]
+
+
+class Cameras:
+    """Several cameras, each with nodes in a namespace of its own, and one language node for all."""
+
+    def __init__(
+        self,
+        options: GraphOptions,
+        sources: Mapping[str, Source],
+        processes: NodeProcesses,
+        observers: Mapping[str, Observer],
+    ) -> None:
+        """Start the nodes.
+
+        Args:
+            options: what holds for all.
+            sources: what each camera plays, by its name.
+            processes: where they run.
+            observers: of each camera's namespace; they must be watching `embedding_info`.
+        """
+        own: tuple[str, ...] = (FUSION, ENCODER)
+        shared = replace(options, cameras=tuple(sources), nodes=(REASONER,))
+        if options.composition == SINGLE:
+            own, shared = (), replace(shared, nodes=(FUSION, REASONER, ENCODER))
+        for spec in node_specs(shared):
+            processes.start(spec)
+        self._graphs = [
+            Graph(
+                replace(options, source=source, namespace=name, nodes=own),
+                processes,
+                observers[name],
+            )
+            for name, source in sources.items()
+        ]
+
+    def play_when_ready(self) -> None:
+        """Start the source of each camera whose encoder is ready for it; call it often."""
+        for graph in self._graphs:
+            graph.play_when_ready()

@@ -60,8 +60,17 @@ class Observer:
     A context manager; messages arrive on a thread of its own.
     """
 
-    def __init__(self, topics: Sequence[Topic], sink: Sink | None = None) -> None:
-        """Prepare; nothing is subscribed before the context is entered."""
+    def __init__(
+        self, topics: Sequence[Topic], sink: Sink | None = None, namespace: str = ""
+    ) -> None:
+        """Prepare; nothing is subscribed before the context is entered.
+
+        Args:
+            topics: What to watch.
+            sink: Gets each message, too.
+            namespace: Of the topics, and of the nodes whose reports are read; empty: any.
+        """
+        self._namespace = namespace
         self.meters = {topic: Meter() for topic in topics}
         self.analyses: list[Analysis] = []
         self.reports: dict[str, list[Report]] = {}
@@ -79,7 +88,9 @@ class Observer:
 
         self._context = rclpy.context.Context()
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node("observer", context=self._context)
+        self._node = rclpy.create_node(
+            "observer", context=self._context, namespace=self._namespace or None
+        )
         for topic in self.meters:
             self._subscribe(topic)
         self._executor = SingleThreadedExecutor(context=self._context)
@@ -108,7 +119,7 @@ class Observer:
     def scene(self) -> Scene | None:
         """The newest scene, or nothing before the first."""
         data = self._newest_scene
-        return scene_of(_decode(SCENE, data)) if data else None
+        return scene_of(decode(SCENE, data)) if data else None
 
     def keyframes(self) -> int:
         """How many frames were worked out in full."""
@@ -156,9 +167,9 @@ class Observer:
         if topic == SCENE:
             self._newest_scene = data
         elif topic == REASONING:
-            self._note_analysis(now_ns, _decode(topic, data))
+            self._note_analysis(now_ns, decode(topic, data))
         elif topic == DIAGNOSTICS:
-            self._note_reports(now_ns, _decode(topic, data))
+            self._note_reports(now_ns, decode(topic, data))
         if self._sink is not None:
             self._sink(topic, now_ns, data)
 
@@ -171,7 +182,9 @@ class Observer:
         """Join the values of a node's statuses; their names begin with the node's."""
         joined: dict[str, dict[str, str]] = {}
         for status in message.status:
-            node = str(status.name).split(":", maxsplit=1)[0].rsplit("/", maxsplit=1)[-1].strip()
+            space, _, node = str(status.name).split(":", maxsplit=1)[0].strip().rpartition("/")
+            if self._namespace not in ("", space):
+                continue
             values = joined.setdefault(node, {})
             values.update((str(value.key), str(value.value)) for value in status.values)
         for node, values in joined.items():
@@ -183,7 +196,8 @@ def _message_class(type_name: str) -> Any:
     return getattr(importlib.import_module(f"{package}.msg"), name)
 
 
-def _decode(topic: Topic, data: bytes) -> Any:
+def decode(topic: Topic, data: bytes) -> Any:
+    """Make a message of its serialized bytes."""
     from rclpy.serialization import deserialize_message  # noqa: PLC0415
 
     return deserialize_message(data, _message_class(topic.type_name))

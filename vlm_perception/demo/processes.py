@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ import yaml
 from vlm_perception.nodes.shared_memory import remove_leftovers
 from vlm_perception.share import share_folder
 
-Parameter = bool | int | float | str
+Parameter = bool | int | float | str | list[str]
 STOP_SIGNALS = ((signal.SIGINT, 0.8), (signal.SIGTERM, 0.3), (signal.SIGKILL, 0.5))
 """What is sent to a node that is to stop, and how many seconds it then has."""
 LOG_TAIL_LINES = 12
@@ -34,6 +35,13 @@ class NodeSpec:
     remappings: Mapping[str, str] = field(default_factory=dict)
     holds: tuple[str, ...] = ()
     """The nodes in it, where one process holds several; each gets the parameters."""
+    namespace: str = ""
+    """Without a slash before it; empty: none of its own."""
+
+    @property
+    def title(self) -> str:
+        """Its name within the graph."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class NodeProcesses:
         """Prepare; nothing is started.
 
         Args:
-            folder: Where `<node>.log` and `<node>.yaml` (its parameters) are written.
+            folder: Where `<title>.log` and `<title>.yaml` (the parameters) are written.
         """
         self._folder = folder.resolve()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -84,12 +92,18 @@ class NodeProcesses:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The process id of each node."""
+        """The process id of each node, by its title."""
         return {name: process.pid for name, process in self._processes.items()}
 
     def start(self, spec: NodeSpec) -> None:
         """Start a node; from the main thread only, with whose end the node is killed."""
-        self._processes[spec.name] = self._start(spec)
+        self._processes[spec.title] = self._start(spec)
+
+    def kill(self, title: str) -> None:
+        """Kill a node as a crash would, and expect it no longer."""
+        process = self._processes.pop(title)
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait()
 
     def first_exit(self) -> Exit | None:
         """The first node, in starting order, that is no longer running."""
@@ -132,10 +146,11 @@ class NodeProcesses:
             _signal_group(process.pid, number)
 
     def _start(self, spec: NodeSpec) -> subprocess.Popen[bytes]:
-        parameters = self._folder / f"{spec.name}.yaml"
+        parameters = self._file(spec.title, "yaml")
         # Under the very key of the package's own file: a wider one would lose against it.
         content = {
-            f"/**/{node}": {"ros__parameters": dict(spec.parameters)}
+            # Copies: ROS does not read the alias that YAML has for a list that is there twice.
+            f"/**/{node}": {"ros__parameters": deepcopy(dict(spec.parameters))}
             for node in spec.holds or (spec.name,)
         }
         parameters.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -145,7 +160,9 @@ class NodeProcesses:
             command += ["--params-file", str(file)]
         for old, new in spec.remappings.items():
             command += ["-r", f"{old}:={new}"]
-        with self._log(spec.name).open("wb") as log:
+        if spec.namespace:
+            command += ["-r", f"__ns:=/{spec.namespace}"]
+        with self._file(spec.title, "log").open("wb") as log:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -157,11 +174,11 @@ class NodeProcesses:
                 start_new_session=True,
             )
 
-    def _log(self, name: str) -> Path:
-        return self._folder / f"{name}.log"
+    def _file(self, title: str, suffix: str) -> Path:
+        return self._folder / f"{title.replace('/', '.')}.{suffix}"
 
-    def _log_tail(self, name: str) -> str:
-        lines = self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()
+    def _log_tail(self, title: str) -> str:
+        lines = self._file(title, "log").read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-LOG_TAIL_LINES:])
 
 

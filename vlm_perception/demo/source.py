@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -38,17 +38,26 @@ class Source:
     """Width and height of its first image."""
 
 
-def open_source(video: str | None) -> Source:
+def open_source(
+    video: str | None, *, rate_hz: float | None = None, seed: int = ROADWORLD_SEED
+) -> Source:
     """Find out what is to be played, and that it can be.
 
     Args:
         video: Path of a video or of a folder of images, a webcam's index, or nothing: road world.
+        rate_hz: Images a second; None: the source's own rate.
+        seed: Of the road world.
 
     Raises:
         InputError: It is missing, empty, cannot be decoded, or is in use by another program.
     """
     if video is None:
-        return _roadworld()
+        return _roadworld(rate_hz or RATE_HZ, seed)
+    source = _recorded(video)
+    return source if rate_hz is None else replace(source, rate_hz=rate_hz)
+
+
+def _recorded(video: str) -> Source:
     if video.isdecimal():
         return _webcam(int(video))
     path = Path(video).expanduser()
@@ -59,11 +68,12 @@ def open_source(video: str | None) -> Source:
     return _file(path.resolve())
 
 
-def _roadworld() -> Source:
+def _roadworld(rate_hz: float, seed: int) -> Source:
     from vlm_perception.datasets.roadworld.clip import cached_clip  # noqa: PLC0415
 
-    clip = cached_clip(WIDTH, HEIGHT, round(RATE_HZ), ROADWORLD_SECONDS, ROADWORLD_SEED)
-    return Source("road world", str(clip), RATE_HZ, ROADWORLD_SECONDS, (WIDTH, HEIGHT))
+    fps = max(1, round(rate_hz))
+    clip = cached_clip(WIDTH, HEIGHT, fps, ROADWORLD_SECONDS, seed)
+    return Source("road world", str(clip), rate_hz, ROADWORLD_SECONDS, (WIDTH, HEIGHT))
 
 
 def _webcam(index: int) -> Source:

@@ -25,7 +25,8 @@ from vlm_perception.demo.observer import Observer
 from vlm_perception.demo.processes import NodeProcesses
 from vlm_perception.demo.source import open_source
 from vlm_perception.demo.topics import EMBEDDING, MEASURED, REASONING, Topic
-from vlm_perception.evaluation.graph import BenchError, check_running, wait_until_running
+from vlm_perception.evaluation.graph import check_running, wait_until_running
+from vlm_perception.evaluation.graph_figures import BenchError
 from vlm_perception.replay.interrupt import Interrupt
 
 SETTLE_S = 1.0
@@ -156,7 +157,7 @@ def measure_interference(
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("starting four nodes", total=2 * pairs + 1)
             graph = Graph(options, processes, observer)
-            wait_until_running(graph, processes, observer, interrupt)
+            wait_until_running(graph, processes, [observer], interrupt)
             idle: list[Phase] = []
             busy: list[Phase] = []
             for _ in range(pairs):
