@@ -142,7 +142,7 @@ def _fill_one(table: Table, span: Span, without_language: Span | None, setting: 
         table.add_section()
         table.add_row("language node dead: scenes", f"{alone.scene_hz:.2f} Hz")
         told = _shown_all(alone.capture_to_scene_ms)
-        table.add_row("language node dead: capture to scene", told)
+        table.add_row("language node dead: capture to scene, p50/p95/p99", told)
 
 
 def _fill_several(table: Table, span: Span, without_language: Span | None) -> None:
