@@ -47,7 +47,7 @@ def camera_killed(stage: Stage) -> Finding:
         time.sleep(SILENCE_S)
         noticed = stage.noticed(since)
         back = stage.respawn(CAMERA)
-        statuses = {scene.status for scene in stage.participant.between(since, back)}
+        statuses = {scene.status for scene in stage.participant.between(since, back)} - {Status.OK}
         newest_ns = stage.participant.scenes[-1].stamp_ns
         first = stage.participant.first_scene(lambda s: s.stamp_ns > newest_ns, back, LOAD_S)
         well = stage.well_again(first.at_s, LOAD_S) if first else None
