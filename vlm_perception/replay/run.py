@@ -10,7 +10,7 @@ import platform
 import resource
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from rich.progress import (
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.engines.machine import cpu_count, cpu_model
 from vlm_perception.replay import checkpoint as checkpoints
+from vlm_perception.replay.ahead import ahead
 from vlm_perception.replay.disk_room import DiskFullError
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.interrupt import Interrupt
@@ -210,7 +211,7 @@ class _Run:
         with _progress(console) as progress:
             bar = progress.add_task("replaying", total=total, completed=self._taken, rate="")
             frames = source.frames(options.span, self._taken)
-            for frame in self._timed(frames):
+            for frame in ahead(self._timed(frames)):
                 # Not within a frame: what follows would not fit the checkpoint.
                 self._results.bag.check_room()
                 self._results.take(frame, self._pipeline)
@@ -266,7 +267,7 @@ class _Run:
             },
         }
 
-    def _timed(self, frames: Iterator[CameraFrame]) -> Iterator[CameraFrame]:
+    def _timed(self, frames: Iterator[CameraFrame]) -> Generator[CameraFrame, None, None]:
         while True:
             began = time.monotonic()
             frame = next(frames, None)
