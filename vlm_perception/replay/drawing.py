@@ -209,8 +209,9 @@ def _draw_band(canvas: _Canvas, course: Course[Counter[str]], colours: dict[str,
         canvas.bar(begin, stop, colour, f"{value}: {clock(begin)} to {clock(stop)}", pale)
         room = canvas.x(stop) - canvas.x(begin)
         if room > len(value) * LETTER + 8:
+            kind = "value" if value in CALM else "value strong"
             canvas.parts.append(
-                f'<text class="value" x="{canvas.x(begin) + 5:.1f}" y="{canvas.y + 14:.1f}">'
+                f'<text class="{kind}" x="{canvas.x(begin) + 5:.1f}" y="{canvas.y + 14:.1f}">'
                 f"{escape(value.replace('_', ' '))}</text>"
             )
 
