@@ -6,7 +6,10 @@ import numpy as np
 from rclpy.serialization import serialize_message
 
 from vlm_perception.nodes import conversions
+from vlm_perception.nodes.visualization import markers
+from vlm_perception.perception.markers import DEPTH
 from vlm_perception.replay import building
+from vlm_perception.replay.marker_messages import markers_message
 from vlm_perception.replay.messages import message_types
 from vlm_perception.types import (
     FUSED_TOKEN,
@@ -102,3 +105,4 @@ def test_a_scene():
         reason="the language node saves work",
     )
     assert same(building.scene_message(scene), conversions.scene_message(scene))
+    assert same(markers_message(scene), markers(scene, None, DEPTH))

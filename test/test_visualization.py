@@ -15,7 +15,7 @@ from sensor_msgs.msg import CameraInfo
 from visualization_msgs.msg import Marker
 
 from vlm_perception.nodes.detections import detections
-from vlm_perception.nodes.visualization import Pinhole, markers
+from vlm_perception.nodes.visualization import markers, pinhole
 from vlm_perception.perception.fusion import SceneFusion
 from vlm_perception.types import Region, Scene
 
@@ -37,7 +37,7 @@ def calibrated(width: int, height: int, focal: float) -> CameraInfo:
 
 def test_a_box_stands_at_its_depth_where_the_calibration_puts_it() -> None:
     # Calibrated at twice the size of the images.
-    camera = Pinhole.from_camera_info(calibrated(1280, 720, 1000.0), SIZE)
+    camera = pinhole(calibrated(1280, 720, 1000.0), SIZE)
     built = markers(scene(), camera, 4.0).markers
     assert built[0].action == Marker.DELETEALL
     (box,) = (marker for marker in built if marker.ns == "regions")
@@ -50,7 +50,7 @@ def test_a_box_stands_at_its_depth_where_the_calibration_puts_it() -> None:
 
 
 def test_without_a_calibration_the_image_fills_its_plane() -> None:
-    assert Pinhole.from_camera_info(CameraInfo(), SIZE) is None
+    assert pinhole(CameraInfo(), SIZE) is None
     (box,) = (marker for marker in markers(scene(), None, 2.0).markers if marker.ns == "regions")
     assert (box.points[0].x, box.points[0].y) == pytest.approx((0.0, -90 / 640 * 2))
 

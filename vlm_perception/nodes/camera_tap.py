@@ -14,7 +14,8 @@ from sensor_msgs.msg import CameraInfo
 from vlm_perception.nodes.conversions import stamp_to_ns
 from vlm_perception.nodes.image_input import ImageInput
 from vlm_perception.nodes.qos import newest, subscribe
-from vlm_perception.nodes.visualization import Pinhole
+from vlm_perception.nodes.visualization import pinhole
+from vlm_perception.perception.markers import Pinhole
 
 KEPT = 8
 """Images that wait for the scene that belongs to them."""
@@ -48,7 +49,7 @@ class CameraTap:
     def pinhole(self, size: tuple[int, int]) -> Pinhole | None:
         """Return the calibrated camera for images of this size; None while there is none."""
         message = self._calibration
-        return Pinhole.from_camera_info(message, size) if message is not None else None
+        return pinhole(message, size) if message is not None else None
 
     def listen(self, wanted: bool) -> None:
         """Start or stop to listen."""

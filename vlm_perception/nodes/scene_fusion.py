@@ -36,6 +36,7 @@ from vlm_perception.nodes.worker import Worker
 from vlm_perception.perception.fusion import FusionSettings, SceneFusion
 from vlm_perception.perception.hazards import Contradiction, Hazard
 from vlm_perception.perception.image_conversion import ImageError
+from vlm_perception.perception.markers import DEPTH
 from vlm_perception.types import Scene, Status
 
 LOOK_S = 0.05
@@ -93,7 +94,7 @@ class FusionNodeSettings(NodeSettings):
         change=CONFIGURE,
     )
     marker_depth: float = setting(
-        5.0,
+        DEPTH,
         "Distance in metres from the camera at which scene/markers stand: what an image shows has "
         "no depth.",
         minimum=0.1,

@@ -29,9 +29,9 @@ def serialized(message: Any) -> bytes:
 
 def embedding_message(embedding: Embedding, seconds: float) -> Any:
     """A VisionEmbedding; `seconds` from arrival to publication."""
-    return _make(
+    return make(
         EMBEDDING,
-        header=_header(embedding.stamp_ns, embedding.frame_id),
+        header=header(embedding.stamp_ns, embedding.frame_id),
         run_id=embedding.run_id,
         sequence=embedding.sequence,
         bundle_digest=embedding.bundle_digest,
@@ -52,13 +52,13 @@ def embedding_message(embedding: Embedding, seconds: float) -> Any:
 
 def reasoning_message(reasoning: Reasoning, sequence: int, seconds: float) -> Any:
     """A SceneReasoning; `seconds` from the embedding's arrival to publication."""
-    return _make(
+    return make(
         REASONING,
-        header=_header(reasoning.stamp_ns, reasoning.frame_id),
+        header=header(reasoning.stamp_ns, reasoning.frame_id),
         run_id=reasoning.run_id,
         sequence=sequence,
         bundle_digest=reasoning.bundle_digest,
-        keyframe_stamp=_time(reasoning.keyframe_stamp_ns),
+        keyframe_stamp=time_message(reasoning.keyframe_stamp_ns),
         is_keyframe=reasoning.is_keyframe,
         trigger=str(reasoning.trigger),
         drift=reasoning.drift,
@@ -75,9 +75,9 @@ def reasoning_message(reasoning: Reasoning, sequence: int, seconds: float) -> An
 
 def scene_message(scene: Scene) -> Any:
     """A SemanticScene."""
-    return _make(
+    return make(
         SCENE,
-        header=_header(scene.stamp_ns, scene.frame_id),
+        header=header(scene.stamp_ns, scene.frame_id),
         run_id=scene.run_id,
         sequence=scene.sequence,
         bundle_digest=scene.bundle_digest,
@@ -91,7 +91,7 @@ def scene_message(scene: Scene) -> Any:
         hazards=list(scene.hazards),
         conflicts=list(scene.conflicts),
         caption=scene.caption,
-        keyframe_stamp=_time(scene.keyframe_stamp_ns),
+        keyframe_stamp=time_message(scene.keyframe_stamp_ns),
         embedding_age=scene.embedding_age,
         reasoning_age=scene.reasoning_age,
         keyframe_age=scene.keyframe_age,
@@ -108,9 +108,9 @@ def embedding_info_message(
     """The EmbeddingInfo that says what the numbers of the embeddings mean."""
     manifest, vocabulary = bundle.manifest, encoder.vocabulary
     image, vision = manifest.image, manifest.vision
-    return _make(
+    return make(
         EMBEDDING_INFO,
-        header=_header(time_ns, ""),
+        header=header(time_ns, ""),
         run_id=run_id,
         bundle=manifest.name,
         bundle_digest=bundle.digest,
@@ -134,22 +134,25 @@ def embedding_info_message(
     )
 
 
-def _make(kind: str, **fields: Any) -> Any:
+def make(kind: str, **fields: Any) -> Any:
+    """A message of that type; all of its fields must be given."""
     return message_types().types[kind](**fields)
 
 
-def _time(stamp_ns: int) -> Any:
+def time_message(stamp_ns: int) -> Any:
+    """A builtin_interfaces/Time."""
     seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
-    return _make("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
+    return make("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
 
 
-def _header(stamp_ns: int, frame_id: str) -> Any:
-    return _make("std_msgs/msg/Header", stamp=_time(stamp_ns), frame_id=frame_id)
+def header(stamp_ns: int, frame_id: str) -> Any:
+    """A std_msgs/Header."""
+    return make("std_msgs/msg/Header", stamp=time_message(stamp_ns), frame_id=frame_id)
 
 
 def _tensor(values: NDArray[Any]) -> Any:
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-    return _make(
+    return make(
         "vlm_perception/msg/Tensor",
         dtype_code=DTYPE_CODES[values.dtype.kind],
         dtype_bits=values.dtype.itemsize * 8,
@@ -163,17 +166,17 @@ def _tensor(values: NDArray[Any]) -> Any:
 
 def _stages(stages: Mapping[str, float]) -> list[Any]:
     kind = "vlm_perception/msg/StageTime"
-    return [_make(kind, name=name, duration=seconds) for name, seconds in stages.items()]
+    return [make(kind, name=name, duration=seconds) for name, seconds in stages.items()]
 
 
 def _tag(tag: Tag) -> Any:
-    return _make(
+    return make(
         "vlm_perception/msg/Tag", label_index=tag.label_index, label=tag.label, score=tag.score
     )
 
 
 def _region(region: Region) -> Any:
-    box = _make(
+    box = make(
         "sensor_msgs/msg/RegionOfInterest",
         x_offset=region.x,
         y_offset=region.y,
@@ -181,7 +184,7 @@ def _region(region: Region) -> Any:
         width=region.width,
         do_rectify=False,
     )
-    return _make(
+    return make(
         "vlm_perception/msg/Region",
         label_index=region.label_index,
         label=region.label,
@@ -191,7 +194,7 @@ def _region(region: Region) -> Any:
 
 
 def _attribute(attribute: Attribute) -> Any:
-    return _make(
+    return make(
         "vlm_perception/msg/Attribute",
         name=attribute.name,
         value=attribute.value,

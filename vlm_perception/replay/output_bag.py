@@ -31,6 +31,7 @@ from rosbags.typesys import (
 
 from vlm_perception.replay.building import EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
 from vlm_perception.replay.disk_room import check_room
+from vlm_perception.replay.marker_messages import MARKERS
 from vlm_perception.replay.messages import message_types
 from vlm_perception.replay.storage import CDR, Topic
 
@@ -43,6 +44,7 @@ RESULTS = {
     "/embedding": (EMBEDDING, 2, False, False),
     "/reasoning": (REASONING, 10, True, False),
     "/scene": (SCENE, 10, True, False),
+    "/scene/markers": (MARKERS, 10, True, False),
 }
 """Topic: type, depth, reliable, latched; as the nodes publish them."""
 INFORMATION = "rosbag2_bagfile_information"

@@ -22,6 +22,7 @@ from vlm_perception.replay.building import (
     scene_message,
     serialized,
 )
+from vlm_perception.replay.marker_messages import markers_message
 from vlm_perception.replay.output_bag import OutputBag
 from vlm_perception.replay.pipeline import RUN_ID, Pipeline, Tick
 from vlm_perception.replay.scene_log import (
@@ -99,6 +100,9 @@ class Results:
         embedding = embedding_message(outcome.embedding, outcome.seconds)
         self.bag.write("/embedding", at_ns, serialized(embedding))
         self.bag.write("/scene", at_ns, serialized(scene_message(outcome.scene)))
+        # Without a frame nobody knows where to draw them.
+        if outcome.scene.frame_id:
+            self.bag.write("/scene/markers", at_ns, serialized(markers_message(outcome.scene)))
         self.counts["frames"] += 1
         self.wall["write"].add(time.monotonic() - perceived)
 
