@@ -69,15 +69,13 @@ class NodeProcess:
         """Wait for the end and return the exit code."""
         return self._process.wait(timeout)
 
-    def stop(self, number: signal.Signals = signal.SIGINT) -> float:
-        """End the node by a signal as a user would, and return the seconds that it took."""
-        began = time.monotonic()
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """End the node by a signal as a user would; one that hangs does not end with code 0."""
         if self._process.poll() is None:
             self._process.send_signal(number)
         code = self._process.wait(PATIENCE_S)
         assert code == 0, f"{self.name} ended with {code}:\n{self.log()}"
         assert "Traceback" not in self.log(), self.log()
-        return time.monotonic() - began
 
     def kill(self) -> None:
         if self._process.poll() is None:

