@@ -72,6 +72,8 @@ def run(*creators: Callable[[], Any]) -> NoReturn:
 
 
 def _run(creators: Sequence[Callable[[], Any]]) -> int:
+    # A crash in the middleware or in an engine tells in which call.
+    faulthandler.enable()
     # rclpy's own handlers end the context; without these, Python's would raise KeyboardInterrupt
     # anywhere, also in the midst of the clean-up, and a SIGTERM before init would kill.
     early: list[int] = []

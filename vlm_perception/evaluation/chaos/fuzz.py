@@ -292,10 +292,10 @@ def _altered(data: bytes, rng: random.Random) -> bytes:
 
 def _alive(pid: int) -> bool:
     try:
-        usage_of(pid)
+        # What has died, and was not waited for, has no memory.
+        return usage_of(pid).rss_mb > 0.0
     except OSError:
         return False
-    return True
 
 
 def _memory(pids: dict[str, int]) -> dict[str, float]:
