@@ -115,7 +115,7 @@ def test_questions_about_now(graph: Graph, asking: Asking) -> None:
     finally:
         camera.close()
     time.sleep(1.2)
-    assert "no embedding for 1 s" in asking.ask("is the road wet").message
+    assert "no embedding for " in asking.ask("is the road wet").message
     assert graph.transition(f"front/{NODE}", "deactivate")
     assert "not active" in asking.ask("is the road wet").message
     asking.process.stop()
