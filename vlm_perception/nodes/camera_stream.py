@@ -14,7 +14,7 @@ from std_msgs.msg import String
 
 from vlm_perception.msg import SceneReasoning, SemanticScene
 from vlm_perception.nodes.conversions import embedding_from, reasoning_message
-from vlm_perception.nodes.diagnostics import Meter, Report, figure, milliseconds
+from vlm_perception.nodes.diagnostics import Meter, Report, figure, pace
 from vlm_perception.nodes.embedding_input import EmbeddingInput
 from vlm_perception.nodes.qos import newest, overridable, results, subscribe
 from vlm_perception.perception.asking import AskError
@@ -168,12 +168,7 @@ class CameraStream:
         obstacle = self.obstacle()
         level = DiagnosticStatus.ERROR if obstacle else DiagnosticStatus.OK
         values = {
-            "rate_in_hz": f"{self._arrivals.rate():.2f}",
-            "rate_out_hz": f"{self._results.rate():.2f}",
-            "latency_p50_ms": milliseconds(self._results.percentile(50)),
-            "latency_p95_ms": milliseconds(self._results.percentile(95)),
-            "age_p50_ms": milliseconds(self._ages.percentile(50)),
-            "age_p95_ms": milliseconds(self._ages.percentile(95)),
+            **pace(self._arrivals, self._results, self._ages),
             "dropped": str(dropped),
             **self.figures(),
         }

@@ -119,6 +119,18 @@ def figure(value: float | None, digits: int = 1) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
+def pace(arrivals: Meter, results: Meter, ages: Meter) -> dict[str, str]:
+    """Write how often something comes and goes out, how long that takes, and how old it is then."""
+    return {
+        "rate_in_hz": f"{arrivals.rate():.2f}",
+        "rate_out_hz": f"{results.rate():.2f}",
+        "latency_p50_ms": milliseconds(results.percentile(50)),
+        "latency_p95_ms": milliseconds(results.percentile(95)),
+        "age_p50_ms": milliseconds(ages.percentile(50)),
+        "age_p95_ms": milliseconds(ages.percentile(95)),
+    }
+
+
 def milliseconds(value: float | None) -> str:
     """Write seconds as milliseconds; empty when they are not known."""
     return figure(None if value is None else value * 1e3, 2)

@@ -18,7 +18,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from vlm_perception.engines.choose import AUTO, CHOICES
 from vlm_perception.nodes.complaints import Complaints
-from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report, milliseconds
+from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report, pace
 from vlm_perception.nodes.parameters import CONFIGURE, FIXED, Parameters, setting
 from vlm_perception.nodes.plans import MODES, REFUSE, OnlyBuiltError
 from vlm_perception.nodes.time_jump import TimeWatch
@@ -307,12 +307,7 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
             message = "active" if self.active else "not active"
         counts = self.complaints.counts()
         values = {
-            "rate_in_hz": f"{self.arrivals.rate():.2f}",
-            "rate_out_hz": f"{self.results.rate():.2f}",
-            "latency_p50_ms": milliseconds(self.results.percentile(50)),
-            "latency_p95_ms": milliseconds(self.results.percentile(95)),
-            "age_p50_ms": milliseconds(self.ages.percentile(50)),
-            "age_p95_ms": milliseconds(self.ages.percentile(95)),
+            **pace(self.arrivals, self.results, self.ages),
             "dropped": str(self.dropped()),
             "bad_messages": str(sum(counts.values())),
             **{f"bad_messages.{kind}": str(count) for kind, count in sorted(counts.items())},
