@@ -11,7 +11,8 @@ from pathlib import Path
 AUTOGROUP = Path("/proc/self/autogroup")
 """Nice value of this process's session, see sched(7).
 
-Absent where the kernel has none, empty where a control group shares the cores instead.
+Absent where the kernel has none; empty where a control group shares the cores instead, and in a
+process that never was in a session of its own, as the first ones of a container.
 """
 
 
