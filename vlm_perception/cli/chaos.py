@@ -30,7 +30,7 @@ def chaos(
 
     Starts the three nodes as processes with a camera of its own and prints, for each fault, what
     was seen, how soon it was noticed, how soon the scene was OK again, and the images that became
-    no scene. Takes some ten minutes. Close other programs first: their load makes nodes late, too.
+    no scene. Takes some five minutes. Close other programs first: their load makes nodes late, too.
 
     `vlm-perception chaos --json chaos.json`
 

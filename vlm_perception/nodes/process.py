@@ -83,7 +83,12 @@ def _run(creators: Sequence[Callable[[], Any]]) -> int:
     cv2.setNumThreads(1)
     # Of a node that was killed, whose place this one may take.
     remove_leftovers()
-    rclpy.init()
+    try:
+        rclpy.init()
+    # What it raises for wrong arguments behind --ros-args are private subclasses.
+    except RuntimeError as error:
+        print(f"cannot start: {type(error).__name__}: {error}", file=sys.stderr)
+        return BAD_INPUT
     if early:
         return 0
     nodes: list[Any] = []
