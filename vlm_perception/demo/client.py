@@ -7,6 +7,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
+from vlm_perception.demo.member import GraphMember
+
 ANSWERED_WITHIN_S = 10.0
 
 
@@ -17,18 +19,14 @@ class CallError(RuntimeError):
 class ServiceCaller:
     """A participant of its own that waits for each answer; a context manager."""
 
+    def __init__(self) -> None:
+        """Prepare; the graph is joined when the context is entered."""
+        self._member = GraphMember("service_caller")
+        self._clients: dict[str, Any] = {}
+
     def __enter__(self) -> ServiceCaller:
         """Join the graph."""
-        import rclpy  # noqa: PLC0415
-        from rclpy.executors import SingleThreadedExecutor  # noqa: PLC0415
-        from rclpy.signals import SignalHandlerOptions  # noqa: PLC0415
-
-        self._context = rclpy.context.Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node("service_caller", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._clients: dict[str, Any] = {}
+        self._member.__enter__()
         return self
 
     def __exit__(
@@ -38,9 +36,7 @@ class ServiceCaller:
         trace: TracebackType | None,
     ) -> None:
         """Leave the graph."""
-        self._executor.shutdown()
-        self._node.destroy_node()
-        self._context.try_shutdown()
+        self._member.__exit__(kind, error, trace)
 
     def call(
         self, service_type: Any, name: str, request: Any, within_s: float = ANSWERED_WITHIN_S
@@ -52,11 +48,11 @@ class ServiceCaller:
         """
         client = self._clients.get(name)
         if client is None:
-            client = self._clients[name] = self._node.create_client(service_type, name)
+            client = self._clients[name] = self._member.node.create_client(service_type, name)
         if not client.wait_for_service(within_s):
             raise CallError(f"there is no service {name}; its node does not run")
         future = client.call_async(request)
-        self._executor.spin_until_future_complete(future, within_s)
+        self._member.executor.spin_until_future_complete(future, within_s)
         if not future.done():
             raise CallError(f"{name} did not answer within {within_s:g} s")
         return future.result()

@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import importlib
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from vlm_perception.demo.member import GraphMember
 from vlm_perception.demo.meter import Arrival, Meter
 from vlm_perception.demo.topics import (
     DIAGNOSTICS,
@@ -76,26 +76,14 @@ class Observer:
         self.reports: dict[str, list[Report]] = {}
         self._sink = sink
         self._newest_scene = b""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._spin, name="observer", daemon=True)
-        self._failure: BaseException | None = None
+        self._member = GraphMember("observer", namespace)
 
     def __enter__(self) -> Observer:
         """Join the graph."""
-        import rclpy  # noqa: PLC0415
-        from rclpy.executors import SingleThreadedExecutor  # noqa: PLC0415
-        from rclpy.signals import SignalHandlerOptions  # noqa: PLC0415
-
-        self._context = rclpy.context.Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node(
-            "observer", context=self._context, namespace=self._namespace or None
-        )
+        self._member.__enter__()
         for topic in self.meters:
             self._subscribe(topic)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._thread.start()
+        self._member.spin_aside()
         return self
 
     def __exit__(
@@ -105,16 +93,11 @@ class Observer:
         trace: TracebackType | None,
     ) -> None:
         """Leave the graph."""
-        self._stop.set()
-        self._thread.join()
-        self._executor.shutdown()
-        self._node.destroy_node()
-        self._context.try_shutdown()
+        self._member.__exit__(kind, error, trace)
 
     def check(self) -> None:
         """Raise here what went wrong on the observer's thread."""
-        if self._failure is not None:
-            raise self._failure
+        self._member.check()
 
     def scene(self) -> Scene | None:
         """The newest scene, or nothing before the first."""
@@ -150,16 +133,9 @@ class Observer:
         def receive(data: bytes) -> None:
             self._receive(topic, time.time_ns(), data)
 
-        self._node.create_subscription(
+        self._member.node.create_subscription(
             _message_class(topic.type_name), topic.name, receive, profile, raw=True
         )
-
-    def _spin(self) -> None:
-        try:
-            while not self._stop.is_set():
-                self._executor.spin_once(timeout_sec=0.1)
-        except BaseException as error:  # Raised again by check(), on the thread that can act.
-            self._failure = error
 
     def _receive(self, topic: Topic, now_ns: int, data: bytes) -> None:
         stamp = 0 if topic in _HEADERLESS else stamp_of_serialized(data)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.bundle import ModelBundle
+from vlm_perception.perception.embedding_info import embedding_info_fields
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.replay.messages import message_types
 from vlm_perception.types import Attribute, Embedding, Reasoning, Region, Scene, Tag
@@ -106,32 +107,8 @@ def embedding_info_message(
     bundle: ModelBundle, encoder: VisionEncoder, run_id: str, time_ns: int
 ) -> Any:
     """The EmbeddingInfo that says what the numbers of the embeddings mean."""
-    manifest, vocabulary = bundle.manifest, encoder.vocabulary
-    image, vision = manifest.image, manifest.vision
-    return make(
-        EMBEDDING_INFO,
-        header=header(time_ns, ""),
-        run_id=run_id,
-        bundle=manifest.name,
-        bundle_digest=bundle.digest,
-        engine=encoder.engine_name,
-        pooled_dtype="float32",
-        pooled_width=vision.embedding_width,
-        tokens_dtype="float16",
-        tokens_width=vision.token_width,
-        tokens_count=vision.tokens,
-        grid_width=image.columns,
-        grid_height=image.rows,
-        input_width=image.width,
-        input_height=image.height,
-        resize=image.fit,
-        padding_color=np.array(image.pad, np.uint8),
-        mean=np.array(image.mean, np.float32),
-        standard_deviation=np.array(image.std, np.float32),
-        vocabulary=list(vocabulary.labels),
-        thresholds=vocabulary.thresholds.astype(np.float32),
-        vocabulary_version=vocabulary.version,
-    )
+    fields = embedding_info_fields(bundle, encoder)
+    return make(EMBEDDING_INFO, header=header(time_ns, ""), run_id=run_id, **fields)
 
 
 def make(kind: str, **fields: Any) -> Any:

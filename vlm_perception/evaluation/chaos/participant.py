@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from vlm_perception.demo.member import GraphMember
 from vlm_perception.types import Status
 
 LEASE_S = 0.4
@@ -47,30 +47,21 @@ class Participant:
         self.silenced: list[float] = []
         """When the scene's publisher stopped to show that it lives."""
         self.reports: dict[str, list[Report]] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._spin, name="participant", daemon=True)
-        self._failure: BaseException | None = None
+        self._member = GraphMember("chaos")
 
     def __enter__(self) -> Participant:
         """Join the graph."""
-        import rclpy  # noqa: PLC0415
         from diagnostic_msgs.msg import DiagnosticArray  # noqa: PLC0415
-        from rclpy.executors import SingleThreadedExecutor  # noqa: PLC0415
-        from rclpy.signals import SignalHandlerOptions  # noqa: PLC0415
 
         from vlm_perception.msg import SemanticScene  # noqa: PLC0415
         from vlm_perception.nodes.qos import subscribe_alive  # noqa: PLC0415
 
-        self._context = rclpy.context.Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node("chaos", context=self._context)
+        self._node = self._member.__enter__().node
         subscribe_alive(
             self._node, SemanticScene, "scene", self._on_scene, self._on_liveliness, LEASE_S
         )
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_report, 100)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._thread.start()
+        self._member.spin_aside()
         return self
 
     def __exit__(
@@ -80,16 +71,11 @@ class Participant:
         trace: TracebackType | None,
     ) -> None:
         """Leave the graph."""
-        self._stop.set()
-        self._thread.join()
-        self._executor.shutdown()
-        self._node.destroy_node()
-        self._context.try_shutdown()
+        self._member.__exit__(kind, error, trace)
 
     def check(self) -> None:
         """Raise here what went wrong on the participant's thread."""
-        if self._failure is not None:
-            raise self._failure
+        self._member.check()
 
     def publisher(self, message_type: type, topic: str, profile: Any) -> Any:
         """Make a publisher, of messages or of bytes."""
@@ -156,13 +142,6 @@ class Participant:
                 break
             found.append(scene)
         return found[::-1]
-
-    def _spin(self) -> None:
-        try:
-            while not self._stop.is_set():
-                self._executor.spin_once(timeout_sec=0.1)
-        except BaseException as error:  # Raised again by check(), on the thread that can act.
-            self._failure = error
 
     def _on_scene(self, message: Any) -> None:
         stamp = message.header.stamp
