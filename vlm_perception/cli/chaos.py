@@ -59,7 +59,8 @@ def soak(
 
     `vlm-perception soak --minutes 60 --json soak.json`
 
-    Exit code: 0 when no process has grown by 1 % and no rate has changed by 2 %, else 1.
+    Exit code: 0 when no process has grown by 1 % and no rate has changed by 2 %, else 1; 130
+    after Ctrl-C, which prints what was seen until then.
     """
     with plain_errors():
         module = importlib.import_module("vlm_perception.evaluation.soak")

@@ -33,7 +33,7 @@ from vlm_perception.demo.usage import Usage, cpu_percent, look_at_machine, usage
 from vlm_perception.evaluation.graph_figures import BenchError, CameraWatch
 from vlm_perception.evaluation.graph_report import Setting, Span, as_json, as_tables
 from vlm_perception.nodes.shared_memory import shortage
-from vlm_perception.replay.interrupt import Interrupt
+from vlm_perception.replay.interrupt import INTERRUPTED, Interrupt
 
 SETTLE_S = 3.0
 START_WITHIN_S = 60.0
@@ -121,7 +121,7 @@ def bench_graph(options: BenchOptions, console: Console, json_file: Path | None 
                 spans.append(bench.measure(options.seconds))
     span, without_language = (*spans, None)[:2]
     if interrupt or span is None:
-        return interrupt.exit_code()
+        return interrupt.exit_code(INTERRUPTED)
     setting = Setting(
         source,
         options.transport,

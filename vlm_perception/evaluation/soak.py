@@ -25,7 +25,7 @@ from vlm_perception.demo.processes import NodeProcesses
 from vlm_perception.demo.source import open_source
 from vlm_perception.demo.topics import DIAGNOSTICS, EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
 from vlm_perception.demo.usage import look_at_machine, usage_of
-from vlm_perception.replay.interrupt import Interrupt
+from vlm_perception.replay.interrupt import INTERRUPTED, Interrupt
 
 SAMPLE_S = 2.0
 START_WITHIN_S = 90.0
@@ -116,12 +116,15 @@ def soak(options: SoakOptions, console: Console, json_file: Path | None = None) 
             counts, looked = seen, now
             progress.update(bar, completed=now - began)
         minutes = (looked - began) / 60
-    if interrupt:
-        return interrupt.exit_code()
+    if not samples:
+        return interrupt.exit_code(INTERRUPTED)
     memory_growth, rate_growth = growths(samples)
     worst = max(each.percent for each in memory_growth.values())
     drift = max(abs(each.percent) for each in rate_growth.values())
     console.print(_table(minutes, memory_growth, rate_growth))
+    if interrupt:
+        console.print(f"interrupted after {minutes:.1f} of {options.minutes:g} min: no verdict")
+        return interrupt.exit_code(INTERRUPTED)
     if json_file is not None:
         content = {
             "minutes": round(minutes, 2),

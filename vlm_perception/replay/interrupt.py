@@ -10,6 +10,8 @@ import time
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of work that Ctrl-C cut short, as shells count."""
 
 
 class Interrupt:
@@ -44,9 +46,9 @@ class Interrupt:
         """Sleep until the time is over or a signal comes."""
         self._event.wait(seconds)
 
-    def exit_code(self) -> int:
-        """0 after Ctrl-C, which is how a person ends it; as shells count after other signals."""
-        return 0 if self.signal in (None, signal.SIGINT) else 128 + int(self.signal or 0)
+    def exit_code(self, after_ctrl_c: int = 0) -> int:
+        """As shells count, but for Ctrl-C: so a person ends what has no end of its own."""
+        return after_ctrl_c if self.signal in (None, signal.SIGINT) else 128 + int(self.signal or 0)
 
     def seconds_since(self) -> float:
         """Seconds since the signal, 0 when there was none."""

@@ -33,7 +33,7 @@ from vlm_perception.replay import checkpoint as checkpoints
 from vlm_perception.replay.ahead import ahead
 from vlm_perception.replay.disk_room import DiskFullError
 from vlm_perception.replay.errors import ReplayError
-from vlm_perception.replay.interrupt import Interrupt
+from vlm_perception.replay.interrupt import INTERRUPTED, Interrupt
 from vlm_perception.replay.latency import LatencyModel, load_model
 from vlm_perception.replay.output_bag import METADATA, OutputBag, parts
 from vlm_perception.replay.pipeline import EngineOptions, Pipeline
@@ -53,7 +53,7 @@ LOG, RUN, REPORT, VIDEO, KEYFRAMES = (
     "keyframes",
 )
 CHECKPOINT_EVERY_S = 300.0
-LOSSES, INTERRUPTED = 3, 130
+LOSSES = 3
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
             run.close(to_go_on=full or bool(interrupt))
         if interrupt:
             _say(console, f"interrupted: {out} is whole up to here; the same command goes on")
-            return INTERRUPTED if interrupt.exit_code() == 0 else interrupt.exit_code()
+            return interrupt.exit_code(INTERRUPTED)
         facts = run.facts()
         (out / RUN).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         _say(console, _summary(facts))
