@@ -109,6 +109,7 @@ def nodes(context: LaunchContext) -> list[Node]:
             remappings=[
                 ("image", value("image")),
                 ("image/compressed", f"{value('image')}/compressed"),
+                ("camera_info", beside(value("image"), "camera_info")),
             ],
             output="screen",
             respawn=value("respawn") == "true",
@@ -118,6 +119,11 @@ def nodes(context: LaunchContext) -> list[Node]:
             value("composition"), value("namespace").rstrip("/"), cameras
         )
     ]
+
+
+def beside(topic: str, name: str) -> str:
+    """The topic of that name beside another, as cameras publish their calibration."""
+    return "".join([*topic.rpartition("/")[:2], name])
 
 
 def camera_names(names: str, image: str) -> list[str]:

@@ -38,15 +38,13 @@ SETTINGS = KeyframeSettings(
 )
 
 
-def embedding(
-    at_s: float, angle: float = 0.0, digest: str = "a", tags: str = "", vocabulary: int = 1
-) -> Embedding:
+def embedding(at_s: float, angle: float = 0.0, tags: str = "", vocabulary: int = 1) -> Embedding:
     return Embedding(
         stamp_ns=round(at_s * SECOND),
         frame_id="camera",
         sequence=0,
         run_id="",
-        bundle_digest=digest,
+        bundle_digest="a",
         image_size=(64, 36),
         grid_size=(16, 9),
         pooled=np.array([np.cos(angle), np.sin(angle)], np.float32),
@@ -98,8 +96,6 @@ def anchored(settings: KeyframeSettings = SETTINGS) -> Gate:
         (embedding(12.0), 0, Trigger.AGE),
         (embedding(9.9), 0, Trigger.TIME_JUMP),
         (embedding(15.1), 0, Trigger.TIME_JUMP),
-        (embedding(10.1, digest="b"), 0, Trigger.BUNDLE),
-        (embedding(9.0, digest="b"), 1, Trigger.BUNDLE),
         # Without stamps no age is known, and an unknown age may be any.
         (embedding(0.0), 0, Trigger.AGE),
     ],

@@ -160,5 +160,4 @@ class Trigger(str, Enum):
     CONFLICT = "conflict"
     INSTRUCTION = "instruction"
     TIME_JUMP = "time_jump"
-    BUNDLE = "bundle"
     FORCED = "forced"

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.common import BundleOption, JsonOption, plain_errors
+from vlm_perception.cli.common import BundleOption, JsonOption, plain_errors, with_library
 
 app = typer.Typer()
 
@@ -31,6 +31,7 @@ def chaos(
     Starts the three nodes as processes with a camera of its own and prints, for each fault, what
     was seen, how soon it was noticed, how soon the scene was OK again, and the images that became
     no scene. Takes some five minutes. Close other programs first: their load makes nodes late, too.
+    Needs hypothesis (`pip install hypothesis`).
 
     `vlm-perception chaos --json chaos.json`
 
@@ -39,7 +40,7 @@ def chaos(
     Exit code: 0 when each fault was noticed and overcome in time, else 1.
     """
     with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.chaos.run")
+        module = with_library("vlm_perception.evaluation.chaos.run", "hypothesis", "hypothesis")
         options = module.ChaosOptions(bundle, kills, messages, tuple(only or ()))
         code = module.run_chaos(options, Console(), json_file)
     raise typer.Exit(code)

@@ -51,8 +51,29 @@ def with_torch(module: str) -> Any:
             raise
         raise MissingExtraError(
             f"this needs {error.name}, which robots do without: "
-            "`python3 scripts/setup_venv.py --train` in the repository installs it, elsewhere "
-            "`pip install 'vlm_perception[train]'`"
+            "`python3 scripts/setup_venv.py --train` in the repository installs it, and so does "
+            "`pip install '.[train]'` there"
+        ) from error
+
+
+def with_library(module: str, library: str, package: str) -> Any:
+    """Import a module that needs a library which the package does without elsewhere.
+
+    Args:
+        module: the module of this package.
+        library: what it imports.
+        package: what pip installs it from.
+
+    Raises:
+        MissingExtraError: the library is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != library:
+            raise
+        raise MissingExtraError(
+            f"this needs {library}, which robots do without: `pip install {package}`"
         ) from error
 
 

@@ -4,19 +4,13 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.common import (
-    MissingExtraError,
-    TransportOption,
-    one_of,
-    plain_errors,
-)
+from vlm_perception.cli.common import TransportOption, one_of, plain_errors, with_library
 
 app = typer.Typer()
 
@@ -38,6 +32,9 @@ def view(
     ] = False,
     web_port: Annotated[int, typer.Option(min=1, max=65535, help="Of that page.")] = 9090,
     namespace: Annotated[str, typer.Option(help="Of the camera, as `front`.")] = "",
+    image: Annotated[
+        str, typer.Option(help="Topic of the raw images; the compressed one is TOPIC/compressed.")
+    ] = "image",
     transport: TransportOption = "compressed",
 ) -> None:
     """Look at a running graph or a bag in rerun: image, boxes, tags, answers, drift, key frames.
@@ -47,7 +44,7 @@ def view(
 
     `vlm-perception view out/demo/scene.mcap`
 
-    `vlm-perception view --web`
+    `vlm-perception view --web --image /camera/image_raw`
 
     `vlm-perception view out/demo/scene.mcap --save out/demo/scene.rrd`
 
@@ -56,14 +53,7 @@ def view(
     """
     one_of("--transport", transport, ("compressed", "raw"))
     with plain_errors():
-        try:
-            module = importlib.import_module("vlm_perception.viewer.run")
-        except ModuleNotFoundError as error:
-            if error.name != "rerun":
-                raise
-            raise MissingExtraError(
-                "this needs rerun, which robots do without: `pip install rerun-sdk`"
-            ) from error
-        options = module.ViewOptions(bag, save, web, web_port, namespace, transport)
+        module = with_library("vlm_perception.viewer.run", "rerun", "rerun-sdk")
+        options = module.ViewOptions(bag, save, web, web_port, namespace, image, transport)
         code = module.run_view(options, Console())
     raise typer.Exit(code)

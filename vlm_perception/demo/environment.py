@@ -72,7 +72,7 @@ def _profile(environment: Mapping[str, str]) -> dict[str, str]:
     if any(name in environment for name in PROFILE_VARIABLES):
         return {}
     # Fast DDS 3 (Kilted) renamed it, and warns of the older name.
-    older = environment.get("ROS_DISTRO") in ("humble", "jazzy")
+    older = environment.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
     return {PROFILE_VARIABLES[1 if older else 0]: str(dds_profile())}
 
 

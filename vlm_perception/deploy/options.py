@@ -68,7 +68,7 @@ class ExportOptions:
         if self.lossy and self.calibration is None:
             raise ExportError(
                 "--keep, --heads and --precision int8-mixed change what the model says: give "
-                "--calibration IMAGES, a folder of 400 images or more, to measure by how much"
+                "--calibration IMAGES, a folder of some 600 images, to measure by how much"
             )
 
     def without_losses(self) -> ExportOptions:

@@ -22,11 +22,10 @@ import onnxruntime
 from vlm_perception.bundle import DECODER_GRAPH, VISION_GRAPH, ModelBundle
 from vlm_perception.deploy.tensorrt_graphs import Shapes, TensorRtGraph, tensorrt_graphs
 from vlm_perception.engines.base import Array, EngineError
-from vlm_perception.engines.choose import ONNXRUNTIME, TENSORRT
+from vlm_perception.engines.choose import TENSORRT
 from vlm_perception.engines.fixed_cache import Piece, causal_scores
 from vlm_perception.engines.load_tensorrt import fitting_plan, tensorrt_module
 
-ENGINES = (ONNXRUNTIME, TENSORRT)
 CUDA = "CUDAExecutionProvider"
 Call = Callable[[], object]
 

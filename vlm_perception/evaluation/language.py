@@ -24,6 +24,7 @@ from vlm_perception.evaluation.load import Load, LoadMeter
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.perception.reasoner import ReasonerSettings
+from vlm_perception.replay.interrupt import INTERRUPTED
 from vlm_perception.types import Embedding, Frame
 
 FIRST_SEED = 6_000_000
@@ -127,7 +128,7 @@ def bench_language(
             bundle, pairs=pairs, seconds=seconds, video=video, console=console
         )
         if graph is None:
-            return 1
+            return INTERRUPTED
     load = meter.load()
     figures = summarise(times, len(bundle.manifest.questions))
     console.print(as_table(figures, bundle.manifest.name, language.engine_name, threads))

@@ -143,7 +143,6 @@ class Parameters(Generic[SettingsT]):
         """
         self._node = node
         self._lock = threading.Lock()
-        self._on_change: Callable[[SettingsT], None] | None = None
         self._kinds = {
             field.name: type(field.default)
             for field in dataclasses.fields(settings_class)  # type: ignore[arg-type]
@@ -165,10 +164,6 @@ class Parameters(Generic[SettingsT]):
         with self._lock:
             return self._value
 
-    def on_change(self, callback: Callable[[SettingsT], None]) -> None:
-        """Call back with the new settings after each accepted change; it may raise ValueError."""
-        self._on_change = callback
-
     def _declare(self, name: str, default: Value) -> Value:
         about, kind = self._settings[name], self._kinds[name]
         first = list(default) if isinstance(default, tuple) else default
@@ -183,10 +178,7 @@ class Parameters(Generic[SettingsT]):
             changes = {p.name: self._checked(p) for p in parameters if p.name in self._settings}
             if changes:
                 with self._lock:
-                    candidate = dataclasses.replace(self._value, **changes)  # type: ignore[type-var]
-                    if self._on_change is not None:
-                        self._on_change(candidate)
-                    self._value = candidate
+                    self._value = dataclasses.replace(self._value, **changes)  # type: ignore[type-var]
         except ValueError as error:
             self._node.get_logger().warning(f"parameter refused: {error}")
             return SetParametersResult(successful=False, reason=str(error))

@@ -75,7 +75,7 @@ def prepare_plans(
         took = "was there" if outcome.build_s is None else f"took {outcome.build_s:.0f} s"
         logger.info(f"plan of {outcome.graph}: {outcome.path} ({took})")
     if mode == BUILD_ONLY:
-        raise OnlyBuiltError("the plans are built; start the node with plans:=refuse")
+        raise OnlyBuiltError("the plans are built; start the node again with plans: refuse")
 
 
 def why_not_tensorrt(bundle: ModelBundle, graph: str, engine: str, logger: Any) -> dict[str, str]:

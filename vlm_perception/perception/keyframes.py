@@ -32,7 +32,6 @@ class Anchor:
     """The frame of the last full analysis."""
 
     stamp_ns: int
-    bundle_digest: str
     event: NDArray[np.float32]
     instruction_version: int
 
@@ -103,11 +102,8 @@ class KeyframePolicy:
         jumped = self._jumped(embedding.stamp_ns)
         self._last_stamp_ns = embedding.stamp_ns
         anchor = self._anchor
-        other_bundle = anchor is not None and embedding.bundle_digest != anchor.bundle_digest
         if anchor is None:
             return Decision(self._pending, 0.0)
-        if other_bundle:
-            return Decision(Trigger.BUNDLE, 0.0)
         tags_changed = self._tags.changed(embedding.tags, embedding.vocabulary_version)
         drift = cosine_distance(anchor.event, attended.event)
         age = _age(anchor.stamp_ns, embedding.stamp_ns)
@@ -133,7 +129,6 @@ class KeyframePolicy:
         """Remember the frame that was analysed."""
         self._anchor = Anchor(
             stamp_ns=embedding.stamp_ns,
-            bundle_digest=embedding.bundle_digest,
             event=attended.event,
             instruction_version=instruction_version,
         )

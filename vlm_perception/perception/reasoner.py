@@ -29,7 +29,7 @@ from vlm_perception.types import Attribute, Embedding, Reasoning, Trigger
 LONGEST_INSTRUCTION = 1000
 UNKNOWN = "unknown"
 """Value of an attribute whose likeliest choice is not likely enough."""
-BREAKS = (Trigger.FIRST, Trigger.TIME_JUMP, Trigger.BUNDLE)
+BREAKS = (Trigger.FIRST, Trigger.TIME_JUMP)
 """Key frames before which nothing that was answered counts any more."""
 PROMPT_ROOM = 256
 """Tokens that a question or an instruction may have, beside the longest answer to it."""

@@ -25,7 +25,6 @@ TRIGGER_COLOURS = {
     "conflict": "#ec4899",
     "instruction": "#8b5cf6",
     "time_jump": "#ef4444",
-    "bundle": "#ef4444",
     "forced": "#8b98a8",
 }
 STATUS_COLOURS = {

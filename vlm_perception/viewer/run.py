@@ -48,6 +48,8 @@ class ViewOptions:
     """Whether that is the page in a browser."""
     web_port: int = 9090
     namespace: str = ""
+    image: str = "image"
+    """Topic of the raw images; the compressed one is below it."""
     transport: str = "compressed"
 
 
@@ -136,27 +138,34 @@ def _show_graph(
     arrived: SimpleQueue[tuple[Topic, int, bytes]] = SimpleQueue()
     topics = _topics(options)
     with Observer(topics, lambda *message: arrived.put(message)) as observer:
-        shown, heard_s = 0, time.monotonic()
+        shown, heard_s = 0, dict.fromkeys(topics, time.monotonic())
         while not ended():
             observer.check()
+            now_s = time.monotonic()
+            for silent in [topic for topic in topics if now_s - heard_s[topic] > SILENCE_S]:
+                _say(console, f"nothing arrives on {silent.name}; {_remedy(silent)}")
+                heard_s[silent] = float("inf")
             try:
                 topic, time_ns, data = arrived.get(timeout=POLL_S)
             except Empty:
-                if time.monotonic() - heard_s > SILENCE_S:
-                    names = ", ".join(topic.name for topic in topics)
-                    _say(console, f"nothing arrives on {names}; is ROS_DOMAIN_ID the graph's?")
-                    heard_s = float("inf")
                 continue
             shown += entities.feed(topic.type_name, time_ns, data)
-            heard_s = time.monotonic()
+            heard_s[topic] = time.monotonic()
     return shown
+
+
+def _remedy(topic: Topic) -> str:
+    if topic.type_name in (RAW_IMAGE, COMPRESSED_IMAGE):
+        return "give the camera's topic with --image, and --transport raw if it is"
+    return "is ROS_DOMAIN_ID the graph's, --namespace the camera's?"
 
 
 def _topics(options: ViewOptions) -> tuple[Topic, ...]:
     prefix = f"/{options.namespace.strip('/')}/" if options.namespace.strip("/") else ""
     raw = options.transport == "raw"
+    name = options.image if options.image.startswith("/") else f"{prefix}{options.image}"
     image = Topic(
-        f"{prefix}image" if raw else f"{prefix}image/compressed",
+        name if raw else f"{name}/compressed",
         RAW_IMAGE if raw else COMPRESSED_IMAGE,
         reliable=False,
     )

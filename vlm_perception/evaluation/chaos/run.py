@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from vlm_perception.bundle import ModelBundle
 from vlm_perception.demo.environment import own_graph, require_ros
 from vlm_perception.demo.usage import look_at_machine
 from vlm_perception.evaluation.chaos import faults, surroundings
+from vlm_perception.evaluation.chaos.fuzz import fuzz
 from vlm_perception.evaluation.chaos.stage import NODES, ChaosError, Finding, Stage
 from vlm_perception.nodes.shared_memory import shortage
 
@@ -131,18 +131,11 @@ def trials(options: ChaosOptions) -> Sequence[Trial]:
             lambda s: faults.stamped(s, "images from the future", lambda _, now: now + HOUR_NS),
         ),
         Trial("disk full", surroundings.disk_full),
-        Trial(f"{options.messages} fuzzed messages", lambda s: _fuzz(s, options.messages)),
+        Trial(f"{options.messages} fuzzed messages", lambda s: fuzz(s, options.messages)),
         Trial(f"{options.kills} kills", lambda s: faults.many_kills(s, options.kills)),
         Trial("clock forwards", lambda s: faults.clock_jump(s, 1000.0), sim_time=True),
         Trial("clock backwards", lambda s: faults.clock_jump(s, -1000.0), sim_time=True),
     )
-
-
-def _fuzz(stage: Stage, messages: int) -> Finding:
-    # Hypothesis belongs to those who test; robots do without it.
-    module = importlib.import_module("vlm_perception.evaluation.chaos.fuzz")
-    finding: Finding = module.fuzz(stage, messages)
-    return finding
 
 
 def _line(finding: Finding) -> str:
