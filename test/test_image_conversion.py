@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,11 @@ def test_grey_jpeg() -> None:
     assert np.abs(result[..., 0].astype(int) - GREY).mean() < 3
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".webp", ".bmp"])
+def test_other_files_than_jpeg(suffix: str) -> None:
+    assert np.abs(to_rgb(compressed(RGB, suffix)).astype(int) - RGB).mean() < 3
+
+
 def lying() -> dict[str, Any]:
     """Messages that contradict themselves, by the kind of the complaint."""
     short, long = message("rgb8"), message("rgb8")
@@ -114,6 +120,8 @@ def lying() -> dict[str, Any]:
     noise.data = noise.data[::-1]
     nothing = compressed(RGB)
     nothing.data = nothing.data[:0]
+    giant_file = compressed(RGB, ".bmp")
+    giant_file.data[18:26] = array("B", np.array([30_000, 30_000], "<i4").tobytes())
     depth = compressed(RGB)
     depth.format = "32FC1; compressedDepth"
     odd = image(picture(45, 30)[..., :2], "yuv422")
@@ -126,6 +134,7 @@ def lying() -> dict[str, Any]:
         "bad_size": empty,
         "bad_size ": giant,
         "bad_size  ": odd,
+        "bad_size   ": giant_file,
         "truncated": cut,
         "truncated ": cut_png,
         "bad_format": noise,

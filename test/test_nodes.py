@@ -20,7 +20,8 @@ from visualization_msgs.msg import MarkerArray
 
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.msg import EmbeddingInfo, SceneReasoning, SemanticScene, VisionEmbedding
-from vlm_perception.nodes.qos import latched
+from vlm_perception.nodes.qos import latched, subscribe_alive
+from vlm_perception.nodes.scene_fusion import LEASE_S
 from vlm_perception.srv import SetVocabulary
 
 WIDTH, HEIGHT = 320, 180
@@ -346,6 +347,24 @@ def test_lifecycle_without_autostart(graph: Graph, siglip_bundle: ModelBundle) -
         for label in ("configure", "activate", "deactivate", "cleanup", "configure", "shutdown"):
             assert graph.transition(name, label), f"{name}: {label}\n{process.log()}"
         process.stop()
+
+
+def test_liveliness_tells_of_a_node_that_says_nothing(graph: Graph) -> None:
+    graph.start("scene_fusion")
+    alive: list[int] = []
+    subscribe_alive(
+        graph.node,
+        SemanticScene,
+        "scene",
+        lambda _: None,
+        lambda event: alive.append(event.alive_count),
+        LEASE_S,
+    )
+    wait_until("a first scene", lambda: alive == [1])
+    assert graph.transition("scene_fusion", "deactivate")
+    wait_until("silence to be told", lambda: alive[-1] == 0)
+    assert graph.transition("scene_fusion", "activate")
+    wait_until("scenes again", lambda: alive[-1] == 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

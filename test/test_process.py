@@ -11,14 +11,19 @@ import sys
 import pytest
 
 PROGRAM = """
-import threading
+import sys, threading
 from rclpy.node import Node
 from vlm_perception.nodes import process
 
 class Stuck(Node):
     def __init__(self):
         super().__init__("stuck")
-        self.create_timer(0.05, lambda: print("spins", flush=True))
+        self.create_timer(0.05, self.callback)
+
+    def callback(self):
+        print("spins", flush=True)
+        if sys.argv[1] == "callback":
+            threading.Event().wait()
 
     def close(self):
         threading.Event().wait()
@@ -28,16 +33,47 @@ process.run(Stuck)
 """
 
 
-def test_a_node_that_hangs_while_it_closes_ends_and_says_where() -> None:
+@pytest.mark.parametrize("place", ["close", "callback"])
+def test_a_node_that_hangs_ends_and_says_where(place: str) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM, place],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "spins\n"
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30.0)
     assert process.returncode == 1
-    assert "in close" in said
+    assert f"in {place}" in said
+
+
+INTERRUPTED = """
+import os, signal
+import rclpy
+from rclpy.node import Node
+from vlm_perception.nodes.process import run
+
+def make():
+    os.kill(os.getpid(), signal.SIGINT)
+    while rclpy.ok():
+        pass
+    return Node("late")
+
+run(make)
+"""
+
+
+def test_a_signal_while_nodes_are_made_is_no_failure() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60.0,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,16 @@ def test_a_damaged_image_in_the_midst(graph: Graph, tmp_path: Path) -> None:
     assert "1.png is no image" in process.log() and "Traceback" not in process.log()
 
 
+def test_a_loop_ends_with_its_images(graph: Graph, tmp_path: Path) -> None:
+    file = tmp_path / "0.png"
+    cv2.imwrite(str(file), picture(64, 48))
+    inbox = graph.listen(Image, "image", BEST_EFFORT)
+    process = graph.start("video_source", source=tmp_path, loop=True)
+    inbox.wait()
+    file.unlink()
+    assert process.wait() == 2 and "Traceback" not in process.log()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it(graph: Graph, tmp_path: Path, number: signal.Signals) -> None:
     inbox = graph.listen(Image, "image", BEST_EFFORT)

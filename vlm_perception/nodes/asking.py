@@ -23,8 +23,6 @@ from vlm_perception.types import Embedding
 
 FEEDBACK_KEPT = 100
 """Pieces of a text that wait for a slow client; by default ten would, less than a sentence."""
-ENDING_S = 5.0
-"""A description that is told to end may take so long for the token in hand."""
 
 
 class Asking:
@@ -63,11 +61,11 @@ class Asking:
         self._stopping.clear()
         self._digest, self._asker = digest, asker
 
-    def stop(self) -> None:
-        """Answer no more and end the description that is being written."""
+    def stop(self, patience_s: float) -> None:
+        """Answer no more, end the description that is being written and wait so long for it."""
         self._asker = None
         self._stopping.set()
-        if self._describing.acquire(timeout=ENDING_S):
+        if self._describing.acquire(timeout=patience_s):
             self._describing.release()
 
     def close(self) -> None:

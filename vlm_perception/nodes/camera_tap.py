@@ -30,6 +30,8 @@ class CameraTap:
         self._node = node
         self._transport = transport
         self._lock = threading.Lock()
+        self._switch = threading.Lock()
+        self._closed = False
         self._input: ImageInput | None = None
         self._images: OrderedDict[int, Any] = OrderedDict()
         self._opened_s = self._arrived_s = float("-inf")
@@ -38,13 +40,14 @@ class CameraTap:
 
     def calibrate(self, wanted: bool) -> None:
         """Start or stop to listen to the camera's calibration."""
-        if wanted and self._calibrations is None:
-            self._calibrations = subscribe(
-                self._node, CameraInfo, "camera_info", self._on_calibration, newest(1)
-            )
-        elif not wanted and self._calibrations is not None:
-            self._node.destroy_subscription(self._calibrations)
-            self._calibrations = None
+        with self._switch:
+            if wanted and self._calibrations is None and not self._closed:
+                self._calibrations = subscribe(
+                    self._node, CameraInfo, "camera_info", self._on_calibration, newest(1)
+                )
+            elif not wanted and self._calibrations is not None:
+                self._node.destroy_subscription(self._calibrations)
+                self._calibrations = None
 
     def pinhole(self, size: tuple[int, int]) -> Pinhole | None:
         """Return the calibrated camera for images of this size; None while there is none."""
@@ -53,14 +56,21 @@ class CameraTap:
 
     def listen(self, wanted: bool) -> None:
         """Start or stop to listen."""
-        if wanted and self._input is None:
-            self._opened_s = time.monotonic()
-            self._input = ImageInput(self._node, self._transport, self._on_image)
-        elif not wanted and self._input is not None:
-            self._input.close()
-            self._input = None
-            with self._lock:
-                self._images.clear()
+        with self._switch:
+            if wanted and self._input is None and not self._closed:
+                self._opened_s = time.monotonic()
+                self._input = ImageInput(self._node, self._transport, self._on_image)
+            elif not wanted and self._input is not None:
+                self._input.close()
+                self._input = None
+                with self._lock:
+                    self._images.clear()
+
+    def close(self) -> None:
+        """Stop to listen for good."""
+        self._closed = True
+        self.listen(False)
+        self.calibrate(False)
 
     def alive(self) -> bool:
         """Say whether images come; while that cannot be known yet, whether anybody offers them."""

@@ -255,6 +255,8 @@ def embedding_from(message: Any) -> Embedding:
     pooled = _typed(tensor_array(message.pooled, "pooled"), np.float32, 1, "pooled")
     if not np.isfinite(pooled).all():
         raise MessageError("pooled holds NaN or infinity")
+    if not (message.image_width and message.image_height):
+        raise MessageError("its image has no size")
     return Embedding(
         stamp_ns=stamp_to_ns(message.header.stamp),
         frame_id=message.header.frame_id,

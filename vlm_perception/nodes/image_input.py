@@ -30,11 +30,8 @@ class ImageInput:
             on_message,
             newest(1),
         )
-
-    @property
-    def topic(self) -> str:
+        self.topic = str(self._subscription.topic_name)
         """The topic's name after remapping."""
-        return str(self._subscription.topic_name)
 
     def close(self) -> None:
         """End the subscription."""

@@ -110,11 +110,11 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
 
     def stop(self) -> None:
         """Stop to listen, to reason and to answer."""
-        self._asking.stop()
+        self._asking.stop(self.patience_s)
         for camera in self._cameras.values():
             camera.stop()
         if self._worker is not None:
-            self._worker.stop()
+            self.end(self._worker)
             self._dropped_before += self._worker.mailbox.dropped
             self._worker = None
 

@@ -22,6 +22,14 @@ from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report
 from vlm_perception.nodes.parameters import CONFIGURE, FIXED, Parameters, setting
 from vlm_perception.nodes.plans import MODES, REFUSE, OnlyBuiltError
 from vlm_perception.nodes.time_jump import TimeWatch
+from vlm_perception.nodes.worker import Worker
+
+PATIENCE_S, CLOSING_S = 5.0, 1.0
+"""How long a transition, and the end of the process, wait for the work in hand."""
+
+
+class BusyError(RuntimeError):
+    """What is to end is still at work."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,8 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
         """Why the last transition failed, or what stands in the way of work; empty: nothing."""
         self.time_watch = TimeWatch(self, self.complaints, self.time_jumped, self.stamps_jumped)
         self._transitions = threading.RLock()
+        self.patience_s = PATIENCE_S
+        """How long to wait for what is to end."""
         self._diagnostics = DiagnosticsPublisher(self, self._report, self.parts)
         if self.parameters.value.autostart:
             self._autostart_timer = self.create_steady_timer(0.0, self._begin_autostart)
@@ -180,12 +190,28 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
         now_ns = self.get_clock().now().nanoseconds
         return (now_ns - stamp_ns) / 1e9 if now_ns and stamp_ns else None
 
+    def end(self, worker: Worker[Any]) -> None:
+        """Stop a worker.
+
+        Raises:
+            BusyError: it did not end in time; nothing may be started beside it.
+        """
+        if not worker.stop(self.patience_s):
+            raise BusyError("the last input is still being worked on; try again")
+
     def close(self) -> None:
-        """Stop and unload, for the end of the process."""
-        with self._transitions:
+        """Stop and unload, for the end of the process, which takes along what does not end soon."""
+        self.patience_s = CLOSING_S
+        if not self._transitions.acquire(timeout=CLOSING_S):
+            return
+        try:
             self.active = False
             self.stop()
             self.unload()
+        except BusyError as error:
+            self.get_logger().debug(f"closed while {error}")
+        finally:
+            self._transitions.release()
         self.time_watch.close()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -193,11 +219,16 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
 
         def configure() -> None:
             self.run_id = uuid.uuid4().hex
-            self.load()
+            # From now on: what load() has read may not be replaced behind its back.
             self.parameters.configured = True
+            self.load()
+
+        def undo() -> None:
+            self.unload()
+            self.parameters.configured = False
 
         return self._transition(
-            "configure", state, before=configure, entities=super().on_configure, undo=self.unload
+            "configure", state, before=configure, entities=super().on_configure, undo=undo
         )
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:

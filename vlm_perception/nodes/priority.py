@@ -26,8 +26,8 @@ def give_way(niceness: int) -> None:
             administrator can take it back.
     """
     thread = threading.get_native_id()
-    current = os.getpriority(os.PRIO_PROCESS, thread)
-    os.setpriority(os.PRIO_PROCESS, thread, max(current, niceness))
+    if os.getpriority(os.PRIO_PROCESS, thread) < niceness:
+        os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
 def session_gives_way(niceness: int) -> None:

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +24,10 @@ from vlm_perception.nodes.errors import EndedError, StartError
 from vlm_perception.nodes.executor import ServiceThreadsExecutor
 from vlm_perception.nodes.shared_memory import remove_leftovers
 
-BAD_INPUT = 2
+FAILED, BAD_INPUT = 1, 2
 CLOSED_WITHIN_S = 4.0
 """A launch file sends a second signal after five seconds, and kills after ten."""
+END_LOOKED_FOR_EVERY_S = 0.2
 
 
 class RosLogHandler(logging.Handler):
@@ -91,6 +93,7 @@ def _run(creators: Sequence[Callable[[], Any]]) -> int:
         return BAD_INPUT
     if early:
         return 0
+    threading.Thread(target=_watch_the_end, name="watch the end", daemon=True).start()
     nodes: list[Any] = []
     executor = ServiceThreadsExecutor()
     try:
@@ -105,8 +108,12 @@ def _run(creators: Sequence[Callable[[], Any]]) -> int:
         return BAD_INPUT
     except EndedError:
         return 0
+    except Exception:
+        # Nodes cannot be made any more when a signal has come.
+        if rclpy.ok():
+            raise
+        return 0
     finally:
-        # What hangs in the middleware is not waited for, and says where it hangs.
         faulthandler.dump_traceback_later(CLOSED_WITHIN_S, exit=True)
         for node in nodes:
             node.close()
@@ -114,6 +121,14 @@ def _run(creators: Sequence[Callable[[], Any]]) -> int:
         for node in nodes:
             node.destroy_node()
     return max(int(getattr(node, "exit_code", 0)) for node in nodes)
+
+
+def _watch_the_end() -> None:
+    """After a signal: a callback that hangs is not waited for, and says where it hangs."""
+    context = rclpy.get_default_context()
+    while context.ok():
+        time.sleep(END_LOOKED_FOR_EVERY_S)
+    faulthandler.dump_traceback_later(CLOSED_WITHIN_S, exit=True)
 
 
 def _made(creators: Sequence[Callable[[], Any]]) -> Iterator[Any]:

@@ -44,9 +44,13 @@ def results(depth: int = 10) -> QoSProfile:
 
 
 def watched(lease_s: float, depth: int = 10) -> QoSProfile:
-    """As results, and whoever asks for liveliness learns within the lease that the node is gone."""
+    """As results, and whoever asks for liveliness learns of a silence as long as the lease.
+
+    Each message is a sign of life. With AUTOMATIC, the middleware's own thread would give one for
+    a node that hangs or was deactivated.
+    """
     profile = results(depth)
-    profile.liveliness = QoSLivelinessPolicy.AUTOMATIC
+    profile.liveliness = QoSLivelinessPolicy.MANUAL_BY_TOPIC
     profile.liveliness_lease_duration = Duration(nanoseconds=round(lease_s * 1e9))
     return profile
 
@@ -110,7 +114,7 @@ def subscribe_alive(
     on_liveliness: Callable[[Any], None],
     lease_s: float,
 ) -> Any:
-    """Subscribe, and hear when the publisher is gone for as long as the lease."""
+    """Subscribe, and hear when nothing was published for as long as the lease."""
     return node.create_subscription(
         message_type,
         topic,

@@ -42,7 +42,7 @@ from vlm_perception.types import Scene, Status
 LOOK_S = 0.05
 """Between two looks at whether something is missing."""
 LEASE_S = 0.4
-"""A subscriber of the scene that asks for liveliness learns so soon that the node is gone."""
+"""A subscriber that asks for liveliness learns of so long a silence; heartbeats come more often."""
 SILENT = (Status.NO_CAMERA, Status.NO_EMBEDDING)
 
 
@@ -82,7 +82,7 @@ class FusionNodeSettings(NodeSettings):
     heartbeat_hz: float = setting(
         4.0,
         "Scenes a second that are published when no embedding comes.",
-        minimum=2.0,
+        minimum=4.0,
         maximum=30.0,
         change=CONFIGURE,
     )
@@ -161,10 +161,10 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             ),
             run_id=self.run_id,
         )
-        self._tap = CameraTap(self, settings.image_transport)
 
     def start(self) -> None:
         """Listen to both paths and keep the heart beating."""
+        self._tap = CameraTap(self, self.settings.image_transport)
         self._published_s = time.monotonic()
         self._worker = Worker("fuse", self._fuse, self.worker_failed)
         self._worker.start()
@@ -194,24 +194,24 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             self.destroy_subscription(self._reasoning_subscription)
             self._reasoning_subscription = None
         if self._tap is not None:
-            self._tap.listen(False)
-            self._tap.calibrate(False)
+            self._tap.close()
+            self._tap = None
         if self._worker is not None:
-            self._worker.stop()
+            self.end(self._worker)
             self._dropped_before += self._worker.mailbox.dropped
             self._worker = None
         if self._painter is not None:
-            self._painter.stop()
+            self.end(self._painter)
             self._painter = None
 
     def unload(self) -> None:
         """Forget the run."""
-        self._fusion = self._tap = None
+        self._fusion = None
 
     def time_jumped(self) -> None:
         """Forget what was known before the jump."""
-        self._reasonings.clear()
         with self._lock:
+            self._reasonings.clear()
             if self._fusion is not None:
                 self._fusion.reset()
 
@@ -302,8 +302,13 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             if fusion is None:
                 return
             missing = fusion.fast.missing(now, settings.input_timeout)
-            tap.listen(missing or self._overlays.get_subscription_count() > 0)
-            tap.calibrate(self._markers.get_subscription_count() > 0)
+            blind = missing or fusion.empty
+        # To join a topic may wait for the middleware, and scenes may not wait for that.
+        tap.listen(blind or self._overlays.get_subscription_count() > 0)
+        tap.calibrate(self._markers.get_subscription_count() > 0)
+        with self._lock:
+            if self._fusion is not fusion or not self.active:
+                return
             told = self._newest is not None and self._newest.status in SILENT
             due = now - self._published_s >= 1.0 / settings.heartbeat_hz
             if not due and (told or not missing or self._newest is None):

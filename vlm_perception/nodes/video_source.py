@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import traceback
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report
 from vlm_perception.nodes.errors import EndedError, StartError
 from vlm_perception.nodes.image_input import COMPRESSED, RAW
 from vlm_perception.nodes.parameters import FIXED, Parameters, setting
-from vlm_perception.nodes.process import BAD_INPUT, run
+from vlm_perception.nodes.process import BAD_INPUT, FAILED, run
 from vlm_perception.nodes.qos import newest, overridable
 from vlm_perception.perception.media import CACHE_BYTES, Media, MediaError, Picture, open_media
 
@@ -167,6 +168,9 @@ class VideoSource(Node):
         except MediaError as error:
             self.get_logger().error(str(error))
             self.exit_code = BAD_INPUT
+        except Exception:
+            self.get_logger().error(f"cannot go on: {traceback.format_exc()}")
+            self.exit_code = FAILED
         self._hand_over(None)
 
     def _hand_over(self, prepared: Prepared | None) -> bool:
@@ -194,6 +198,7 @@ class VideoSource(Node):
         kept: list[Prepared] = []
         size = 0
         while True:
+            before = size
             for picture in self._media.pictures():
                 prepared = self._prepared(picture)
                 size += len(prepared.data)
@@ -202,6 +207,8 @@ class VideoSource(Node):
                 yield prepared
             if not self._settings.loop:
                 return
+            if size == before:
+                raise MediaError(f"{self._settings.source} gives no images any more")
             while keep and size <= CACHE_BYTES:
                 yield from kept
 

@@ -124,7 +124,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             self._images.close()
             self._images = None
         if self._worker is not None:
-            self._worker.stop()
+            self.end(self._worker)
             self._dropped_before += self._worker.mailbox.dropped
             self._worker = None
 

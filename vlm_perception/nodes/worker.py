@@ -71,7 +71,7 @@ class Worker(Generic[ItemT]):
         handle: Callable[[ItemT], None],
         on_error: Callable[[Exception], None],
         interval: Callable[[], float] = lambda: 0.0,
-        niceness: int = 0,
+        niceness: int | None = None,
     ) -> None:
         """Prepare the thread.
 
@@ -80,7 +80,7 @@ class Worker(Generic[ItemT]):
             handle: Called with each item, in the thread.
             on_error: Called with what handle raised; the thread goes on.
             interval: Shortest time between two calls of handle, in seconds.
-            niceness: How far the thread gives way to others, 0 to 19.
+            niceness: How far the thread gives way to others, 0 to 19; None: as it was started.
         """
         self.mailbox: Mailbox[ItemT] = Mailbox()
         self._handle = handle
@@ -94,7 +94,7 @@ class Worker(Generic[ItemT]):
         """Start the thread."""
         self._thread.start()
 
-    def stop(self, timeout: float = 5.0) -> bool:
+    def stop(self, timeout: float) -> bool:
         """End the thread after the item in hand; false when it did not end in time."""
         self._stopping.set()
         self.mailbox.close()
@@ -102,7 +102,8 @@ class Worker(Generic[ItemT]):
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        give_way(self._niceness)
+        if self._niceness is not None:
+            give_way(self._niceness)
         due = time.monotonic()
         while not self._stopping.wait(max(0.0, due - time.monotonic())):
             item = self.mailbox.take()

@@ -83,6 +83,11 @@ class SceneFusion:
         self._last: _Joined | None = None
         self._last_embedding_ns = 0
 
+    @property
+    def empty(self) -> bool:
+        """Whether no embedding has been joined, since the start or the last reset."""
+        return self._last is None
+
     def reset(self) -> None:
         """Forget all that was received, as when time has jumped."""
         self._reasonings.clear()

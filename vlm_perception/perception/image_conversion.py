@@ -10,6 +10,7 @@ numpy 2; rosbags-image does not unpad.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +18,16 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused: a lying header must not exhaust the memory."""
+
+OTHER_FILES = ("BMP", "TIFF", "WEBP")
+"""What is read besides JPEG and PNG, as the image library names it."""
 
 # ROS name: (name that both libraries know, channels, bits of a channel)
 ENCODINGS: dict[str, tuple[str, int, int]] = {
@@ -219,13 +224,28 @@ def _check_file(file: bytes) -> None:
         width, height = int.from_bytes(file[16:20], "big"), int.from_bytes(file[20:24], "big")
         complete = b"IEND" in file[-64:]
     else:
-        return
+        width, height = _size_of(file)
+        complete = True
     if not complete:
         raise ImageError(
             "truncated",
             f"its data ends in mid-image after {len(file)} bytes; the sender or the network cut it",
         )
     _check_size(width, height)
+
+
+def _size_of(file: bytes) -> tuple[int, int]:
+    """Width and height that the header of a TIFF, WebP or the like tells."""
+    try:
+        with PIL.Image.open(io.BytesIO(file), formats=OTHER_FILES) as image:
+            return image.size
+    except PIL.Image.DecompressionBombError as error:
+        raise ImageError("bad_size", str(error)) from error
+    # A damaged header raises nearly anything.
+    except Exception as error:
+        raise ImageError(
+            "bad_format", f"its data ({len(file)} bytes) are no image: send JPEG or PNG ({error})"
+        ) from error
 
 
 def _jpeg_header(file: bytes) -> tuple[int, int, int]:

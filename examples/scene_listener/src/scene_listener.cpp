@@ -19,14 +19,14 @@ public:
   SceneListener()
   : Node("scene_listener")
   {
-    // scene_fusion offers a lease of 0.4 s: who asks for it learns that soon when the node is gone.
+    // scene_fusion offers a lease of 0.4 s: who asks for it learns that soon when no scene comes.
     rclcpp::QoS qos(10);
     qos.reliable().liveliness(rclcpp::LivelinessPolicy::Automatic).liveliness_lease_duration(400ms);
     rclcpp::SubscriptionOptions options;
     options.event_callbacks.liveliness_callback =
       [this](rclcpp::QOSLivelinessChangedInfo & event) {
         if (event.alive_count == 0) {
-          decide("scene_fusion is gone");
+          decide("no scene comes");
         }
       };
     subscription_ = create_subscription<SemanticScene>(
