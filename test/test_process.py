@@ -49,6 +49,31 @@ def test_a_node_that_hangs_ends_and_says_where(place: str) -> None:
     assert f"in {place}" in said
 
 
+LOADING = """
+import time
+from vlm_perception.nodes.lifecycle import NodeSettings, PerceptionNode
+from vlm_perception.nodes.process import run
+
+class Loading(PerceptionNode[NodeSettings]):
+    def load(self):
+        print("loads", flush=True)
+        time.sleep(60)
+
+run(lambda: Loading("loading", NodeSettings))
+"""
+
+
+def test_a_signal_while_a_node_loads_is_no_failure() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", LOADING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loads\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30.0)
+    assert (process.returncode, said) == (0, "")
+
+
 INTERRUPTED = """
 import os, signal
 import rclpy
