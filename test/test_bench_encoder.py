@@ -98,7 +98,7 @@ def test_the_whole_benchmark_gives_its_rows(
     case = Case("vit-b16/tiny", aim=Aim(2.0, 3.0, fps=30.0))
     monkeypatch.setattr(encoder, "select", lambda names: [case])
     monkeypatch.setattr(Workshop, "prepare", lambda self, case: contestants)
-    file, console = tmp_path / "deep" / "encoder.json", Console(record=True, width=100)
+    file, console = tmp_path / "deep" / "encoder.json", Console(record=True, width=160)
     code = encoder.bench_encoder([], threads=1, console=console, json_file=file)
     figures = json.loads(file.read_text())
     assert figures["valid"] == (code == 0)

@@ -15,7 +15,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from embedding_camera import EmbeddingCamera
 from hypothesis import given
 from hypothesis import strategies as st
-from ros_graph import BEST_EFFORT, Graph, wait_until
+from ros_graph import BEST_EFFORT, PATIENCE_S, Graph, wait_until
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
@@ -118,7 +118,7 @@ def test_one_language_node_serves_two_cameras(graph: Graph, siglip_bundle: Model
         cameras="['front','rear']",
         rate_hz=20.0,
         niceness=0,
-        input_timeout=1.0,
+        input_timeout=2.0,
         max_keyframe_age=3600.0,
     )
     names = ("front", "rear")
@@ -129,7 +129,9 @@ def test_one_language_node_serves_two_cameras(graph: Graph, siglip_bundle: Model
     steer = graph.publisher(String, "front/instruction")
 
     def ask(camera: str) -> Any:
-        request = Ask.Request(question="is it", choices=["wet", "dry"], camera=camera)
+        request = Ask.Request(
+            question="is it", choices=["wet", "dry"], camera=camera, timeout=PATIENCE_S
+        )
         return graph.call(Ask, f"/{NODE}/ask", request)
 
     def level(camera: str) -> bytes | None:
@@ -149,10 +151,11 @@ def test_one_language_node_serves_two_cameras(graph: Graph, siglip_bundle: Model
         wait_until("a good report", lambda: level("front") == DiagnosticStatus.OK)
         front.close()
         wait_until("the loss", lambda: level("front") == DiagnosticStatus.ERROR)
-        assert "on /front/embedding" in graph.status(NODE).message
+        wait_until("its cause", lambda: "on /front/embedding" in graph.status(NODE).message)
         inboxes["rear"].clear()
         inboxes["rear"].wait()
-        assert level("rear") == DiagnosticStatus.OK and ask("rear").success
+        wait_until("the other to be well", lambda: level("rear") == DiagnosticStatus.OK)
+        assert ask("rear").success
         assert "no embedding" in ask("front").message
     finally:
         front.close()

@@ -305,4 +305,4 @@ def test_torch_is_not_needed_and_onnx_is_asked_for(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert done.returncode == code, done.stderr
-    assert ("vlm_perception[train]" in done.stderr) == (missing == "onnx")
+    assert ("setup_venv.py --train" in done.stderr) == (missing == "onnx")
