@@ -73,8 +73,8 @@ class Gate:
     def ask(self) -> None:
         self._policy.ask()
 
-    def reset(self, trigger: Trigger) -> None:
-        self._policy.reset(trigger)
+    def reset(self) -> None:
+        self._policy.reset()
         self._state.reset()
 
 
@@ -126,7 +126,7 @@ def test_forced_and_reset() -> None:
     forced = anchored(KeyframeSettings(force=True))
     assert forced.decide(embedding(10.1), 0).trigger is Trigger.FORCED
     policy = anchored()
-    policy.reset(Trigger.TIME_JUMP)
+    policy.reset()
     assert policy.decide(embedding(3.0), 0).trigger is Trigger.TIME_JUMP
 
 

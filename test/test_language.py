@@ -201,7 +201,7 @@ def test_embeddings_of_another_bundle_are_refused(siglip_bundle: ModelBundle) ->
         reasoner.reason(replace(good, tokens=np.zeros((200, 48), np.float16)))
     with pytest.raises(EngineError, match=r"float32 \[1, tokens, 48\] and is float32 \[1, 9, 7\]"):
         reasoner.reason(replace(good, tokens=np.zeros((9, 7), np.float16)))
-    reasoner.reset("time_jump")
+    reasoner.reset()
     assert reasoner.reason(good).trigger == "time_jump"
 
 

@@ -19,7 +19,7 @@ from vlm_perception.nodes.embedding_input import EmbeddingInput
 from vlm_perception.nodes.qos import newest, overridable, results, subscribe
 from vlm_perception.perception.asking import AskError
 from vlm_perception.perception.reasoner import Reasoner
-from vlm_perception.types import Embedding, Reasoning, Trigger
+from vlm_perception.types import Embedding, Reasoning
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class CameraStream:
         """Forget the anchor."""
         reasoner = self._reasoner
         if reasoner is not None:
-            reasoner.reset(Trigger.TIME_JUMP)
+            reasoner.reset()
 
     def reason(self, arrival: Arrival, rung: int) -> None:
         """Publish a reasoning on an embedding, at the effort of a rung of the ladder.

@@ -79,11 +79,11 @@ class KeyframePolicy:
         self._asked = False
         self._tags = _TagWatch()
 
-    def reset(self, trigger: Trigger) -> None:
-        """Drop the anchor; the next frame becomes a key frame for this reason."""
+    def reset(self) -> None:
+        """Drop the anchor, since time has jumped; the next frame becomes a key frame."""
         self._anchor = None
         self._last_stamp_ns = 0
-        self._pending = trigger
+        self._pending = Trigger.TIME_JUMP
 
     def ask(self) -> None:
         """Somebody doubts what was said: the next frame becomes a key frame."""

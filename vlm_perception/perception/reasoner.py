@@ -142,7 +142,7 @@ class Reasoner:
         width = self._bundle.manifest.vision.embedding_width
         self._temporal = TemporalState(width, bundle_attention(self._bundle))
         self._answers = AnswerMemory()
-        self._pending_reset: Trigger | None = None
+        self._pending_reset = False
         self._conflicts: frozenset[str] = frozenset()
         self._doubted = False
         self._analysis: _Analysis | None = None
@@ -192,10 +192,10 @@ class Reasoner:
             self._instruction = _Instruction(text, self._instruction.version + 1)
             return self._instruction.version
 
-    def reset(self, reason: Trigger | str = Trigger.TIME_JUMP) -> None:
-        """Forget the anchor; the next frame is analysed for this reason."""
+    def reset(self) -> None:
+        """Forget the anchor, since time has jumped; the next frame is analysed."""
         with self._lock:
-            self._pending_reset = Trigger(reason)
+            self._pending_reset = True
 
     def note_conflicts(self, conflicts: Collection[str]) -> None:
         """Hear on what the scene's two paths disagree now; a new conflict asks for a key frame."""
@@ -224,12 +224,12 @@ class Reasoner:
         started = self._clock()
         with self._lock:
             instruction, reset = self._instruction, self._pending_reset
-            self._pending_reset = None
+            self._pending_reset = False
             doubted, self._doubted = self._doubted, False
         if doubted:
             self._policy.ask()
-        if reset is not None:
-            self._policy.reset(reset)
+        if reset:
+            self._policy.reset()
             self._temporal.reset()
             self._analysis = None
         attended = self._temporal.attend(embedding.pooled, embedding.stamp_ns)

@@ -24,7 +24,7 @@ from vlm_perception.perception.stamps import Order, StampOrder
 from vlm_perception.replay.latency import LatencyModel, PacedBundle, VirtualClock
 from vlm_perception.replay.schedule import Schedule
 from vlm_perception.replay.settings import PipelineSettings
-from vlm_perception.types import Embedding, Frame, Reasoning, Scene, Trigger
+from vlm_perception.types import Embedding, Frame, Reasoning, Scene
 
 RUN_ID = "replay"
 
@@ -224,7 +224,7 @@ class Pipeline:
         if self.reasoner is None or order is Order.LATE:
             return None
         if order is Order.JUMPED:
-            self.reasoner.reset(Trigger.TIME_JUMP)
+            self.reasoner.reset()
         while self._scenes and self._scenes[0][1] <= begin_s:
             self.reasoner.note_conflicts(self._scenes.popleft()[0])
         self.clock.now = begin_s

@@ -156,7 +156,7 @@ def _show_graph(
 
 def _remedy(topic: Topic) -> str:
     if topic.type_name in (RAW_IMAGE, COMPRESSED_IMAGE):
-        return "give the camera's topic with --image, and --transport raw if it is"
+        return "give the camera's topic with --image; --transport raw for one without compression"
     return "is ROS_DOMAIN_ID the graph's, --namespace the camera's?"
 
 
