@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever recorders leave behind is read as far as it goes, and what is lost is told."""
 
+import bz2
+import gzip
+import lzma
 import shutil
 import sqlite3
 
@@ -47,11 +50,30 @@ def split(folder):
     return folder / "drive"
 
 
-def lz4_file(folder):
+def packed(suffix, pack):
+    """Makes a file that was compressed by hand."""
+
+    def make(folder):
+        bag = write(folder / "bag", FILES, storage=StoragePlugin.SQLITE3)
+        file = folder / f"bag.db3{suffix}"
+        file.write_bytes(pack((bag / "bag.db3").read_bytes()))
+        return file
+
+    return make
+
+
+def packed_in_place(folder):
+    """A bag whose file was compressed by hand, and renamed."""
     bag = write(folder / "bag", FILES)
-    packed = folder / "bag.mcap.lz4"
-    packed.write_bytes(lz4.frame.compress((bag / "bag.mcap").read_bytes()))
-    return packed
+    (bag / "my drive.mcap.gz").write_bytes(gzip.compress((bag / "bag.mcap").read_bytes()))
+    (bag / "bag.mcap").unlink()
+    return bag
+
+
+def renamed(folder):
+    bag = write(folder / "f42", FILES)
+    (bag / "f42.mcap").rename(bag / "drive.mcap")
+    return bag
 
 
 KINDS = {
@@ -66,7 +88,12 @@ KINDS = {
     "compressed messages": lambda folder: write(
         folder / "bag", FILES, storage=StoragePlugin.SQLITE3, compression=CompressionMode.MESSAGE
     ),
-    "file in lz4": lz4_file,
+    "file in lz4": packed(".lz4", lz4.frame.compress),
+    "file in gzip": packed(".gz", gzip.compress),
+    "file in bzip2": packed(".bz2", bz2.compress),
+    "file in xz": packed(".xz", lzma.compress),
+    "file packed in its folder": packed_in_place,
+    "renamed file": renamed,
     "split, without metadata": split,
     "ROS 1": lambda folder: write_ros1(folder / "drive.bag", FILES),
 }
@@ -159,12 +186,80 @@ def test_files_that_are_missing_or_empty_are_told(tmp_path):
     bag = split(tmp_path)
     metadata = (tmp_path / "a" / "metadata.yaml").read_text()
     listed = metadata.replace("- a.db3", "- drive_9.db3\n  - drive_10.db3\n  - drive_11.db3")
+    listed = listed.replace("message_count: 6", "message_count: 18")
     (bag / "metadata.yaml").write_text(listed)
     (bag / "drive_10.db3").write_bytes(b"")
     source, frames = read(bag)
     assert [frame.stamp_ns for frame in frames] == STAMPS[:6]
     assert any("drive_11.db3 is missing" in loss for loss in source.losses)
     assert any("drive_10.db3 is empty" in loss for loss in source.losses)
+
+
+def twice(folder, how):
+    """A bag that holds its recording a second time."""
+    bag = write(folder / "bag", FILES)
+    file = bag / "bag.mcap"
+    how(bag, file)
+    return bag
+
+
+def pack(bag, file):
+    (bag / "bag.mcap.gz").write_bytes(gzip.compress(file.read_bytes()))
+
+
+def pack_in_part(bag, file):
+    whole = gzip.compress(file.read_bytes())
+    (bag / "bag.mcap.gz").write_bytes(whole[: len(whole) // 2])
+
+
+def unpack_in_part(bag, file):
+    pack(bag, file)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def pack_nothing(bag, file):
+    (bag / "bag.mcap.zst").write_bytes(b"")
+
+
+def convert(bag, _):
+    other = write(bag / "other", FILES, storage=StoragePlugin.SQLITE3)
+    (other / "other.db3").rename(bag / "bag.db3")
+    shutil.rmtree(other)
+
+
+def list_twice(bag, _):
+    metadata = bag / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("- bag.mcap", "- bag.mcap\n  - bag.mcap"))
+
+
+WAYS = (
+    pack,
+    pack_in_part,
+    unpack_in_part,
+    pack_nothing,
+    convert,
+    list_twice,
+    lambda bag, file: (bag / "later.mcap").symlink_to(file),
+    lambda bag, file: shutil.copy(file, bag / "bag (copy).mcap"),
+    lambda bag, _: (bag / "._bag.mcap").write_bytes(b"\0\5\x16\7" + bytes(60)),
+)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("how", WAYS)
+def test_what_a_folder_holds_twice_is_read_once(how, listed, tmp_path):
+    bag = twice(tmp_path, how)
+    if not listed:
+        (bag / "metadata.yaml").unlink()
+    source, frames = read(bag)
+    assert [frame.stamp_ns for frame in frames] == STAMPS
+    assert source.expected == len(FILES)
+    assert not source.losses
+    twins = [file for file in bag.iterdir() if file.name[0] not in ".m"]
+    left_out = [note for note in source.notes if "left out" in note]
+    assert len(left_out) == len(twins) - 1
+    if left_out:
+        assert any(file.name in left_out[0] for file in twins)
 
 
 def test_what_is_wrong_with_an_image_stands_at_its_frame(tmp_path):
@@ -180,6 +275,7 @@ def test_what_is_wrong_with_an_image_stands_at_its_frame(tmp_path):
     ("make", "sentence"),
     [
         (lambda folder: folder / "nothing.mcap", "does not exist"),
+        (packed(".zip", bytes), "is an archive; unpack it"),
         (lambda folder: write(folder / "bag", []), "holds no images"),
         (
             lambda folder: write(folder / "bag", FILES, topics=("/l", "/r")),

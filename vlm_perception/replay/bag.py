@@ -4,20 +4,35 @@
 
 from __future__ import annotations
 
+import filecmp
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from vlm_perception.replay.errors import ReplayError
-from vlm_perception.replay.files import is_recording, open_file
+from vlm_perception.replay.files import is_recording, open_file, storage_name, title
 from vlm_perception.replay.storage import Message, StorageError, Topic
 
 METADATA = "metadata.yaml"
 FOREVER_NS = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a look into a file of the recording told."""
+
+    path: Path
+    topics: tuple[Topic, ...]
+    start_ns: int
+    loss: str
+
+    @property
+    def count(self) -> int:
+        return sum(topic.count for topic in self.topics)
 
 
 class Bag:
@@ -31,8 +46,8 @@ class Bag:
         """Look into each file of the recording.
 
         Args:
-            path: an .mcap, .db3 or .bag file, also compressed with zstd or lz4, or a folder of
-                them, with or without metadata.yaml.
+            path: an .mcap, .db3 or .bag file, also compressed (zstd, lz4, gzip, bzip2, xz), or a
+                folder of them, with or without metadata.yaml.
 
         Raises:
             ReplayError: there is no such file, or nothing in it can be read.
@@ -42,32 +57,21 @@ class Bag:
         """What is unusual about the recording without being a loss."""
         self.losses: list[str] = []
         """What could not be read."""
-        self._files: list[Path] = []
+        if not path.exists():
+            raise ReplayError(f"{path} does not exist; give a bag's file or folder")
+        files = self._files_of_folder() if path.is_dir() else self._look_into([path])
+        if not files:
+            raise ReplayError(f"nothing of {path} can be read: {'; '.join(self.losses)}")
+        self._files = [file.path for file in files]
         topics: dict[str, Topic] = {}
-        starts = []
-        files, promised = self._list_files()
         for file in files:
-            try:
-                opened = open_file(file)
-            except (StorageError, OSError) as error:
-                self._lose(str(error))
-                continue
-            self._files.append(file)
-            for topic in opened.topics:
+            self._lose(file.loss)
+            for topic in file.topics:
                 known = topics.get(topic.name)
                 total = topic.count + (known.count if known else 0)
                 topics[topic.name] = replace(known or topic, count=total)
-            if opened.start_ns:
-                starts.append(opened.start_ns)
-            self._lose(opened.loss)
-            opened.close()
-        if not self._files:
-            raise ReplayError(f"nothing of {path} can be read: {'; '.join(self.losses)}")
         self.topics = tuple(sorted(topics.values(), key=lambda each: each.name))
-        self.start_ns = min(starts, default=0)
-        found = sum(topic.count for topic in self.topics)
-        if promised is not None and found < promised:
-            self._lose(f"{METADATA} promises {promised} messages and {found} can be read")
+        self.start_ns = min((file.start_ns for file in files if file.start_ns), default=0)
 
     def topic(self, name: str) -> Topic | None:
         """The topic of that name, with or without its leading slash."""
@@ -90,30 +94,81 @@ class Bag:
         if sentence and sentence not in self.losses:
             self.losses.append(sentence)
 
-    def _list_files(self) -> tuple[list[Path], int | None]:
-        """The files in their order, and how many messages they should hold."""
-        if not self.path.exists():
-            raise ReplayError(f"{self.path} does not exist; give a bag's file or folder")
-        if not self.path.is_dir():
-            return [self.path], None
-        present = sorted(filter(is_recording, self.path.iterdir()), key=_in_order)
+    def _files_of_folder(self) -> list[_File]:
+        """The files that hold the recording, each message once, in their order."""
+        present = sorted(filter(_is_part, self.path.iterdir()), key=_in_order)
         if not present:
             raise ReplayError(f"{self.path} holds no .mcap, .db3 or .bag file, so it is no bag")
         try:
             listed, promised = _read_metadata(self.path / METADATA)
         except FileNotFoundError:
             self.notes.append(f"{METADATA} is missing; the files are read in order of their names")
-            return present, None
+            return self._look_into(present)
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             self.notes.append(
                 f"{METADATA} cannot be used ({type(error).__name__}); the files are read in order "
                 "of their names"
             )
-            return present, None
-        missing = [name for name in listed if not (self.path / name).exists()]
+            return self._look_into(present)
+        return self._listed_files(present, listed, promised)
+
+    def _listed_files(self, present: list[Path], listed: list[str], promised: int) -> list[_File]:
+        """What metadata.yaml lists, also where it was packed, unpacked or renamed since."""
+        names = {storage_name(Path(name)): name for name in listed}
+        chosen = [each for name in names for each in present if storage_name(each) == name]
+        there = {storage_name(path) for path in chosen}
+        missing = [name for stored, name in names.items() if stored not in there]
+        strangers = [path for path in present if path not in chosen]
+        files = self._look_into(chosen)
+        if strangers and (missing or not files):
+            renamed = self._look_into(strangers)
+            if not files or _count([*files, *renamed]) == promised:
+                files, strangers = [*files, *renamed], []
+        if strangers:
+            self.notes.append(f"{METADATA} does not list {_names(strangers)}, which is left out")
+        found = _count(files)
+        if missing and found == promised:
+            self.notes.append(
+                f"{METADATA} lists {', '.join(missing)}; its {found} messages are those of "
+                f"{_names([file.path for file in files])}"
+            )
+            missing = []
         for name in missing:
             self._lose(f"{name} is missing, which {METADATA} lists")
-        return [self.path / name for name in listed if name not in missing] or present, promised
+        if found < promised:
+            self._lose(f"{METADATA} promises {promised} messages and {found} can be read")
+        return files
+
+    def _look_into(self, paths: list[Path]) -> list[_File]:
+        """Open each file once; of several that hold the same, the one that holds most is left."""
+        files: list[_File] = []
+        unreadable: list[tuple[Path, str]] = []
+        for path in paths:
+            try:
+                opened = open_file(path)
+            except (StorageError, OSError) as error:
+                unreadable.append((path, str(error)))
+                continue
+            file = _File(path, opened.topics, opened.start_ns, opened.loss)
+            opened.close()
+            place = next((n for n, each in enumerate(files) if _same(each, file)), None)
+            if place is None:
+                files.append(file)
+                continue
+            files[place], other = sorted((files[place], file), key=lambda each: -each.count)
+            self._leave_out(other.path, files[place].path)
+        for path, why in unreadable:
+            twin = next((each.path for each in files if title(each.path) == title(path)), None)
+            if twin is None:
+                self._lose(why)
+            else:
+                self._leave_out(path, twin)
+        return files
+
+    def _leave_out(self, path: Path, taken: Path) -> None:
+        self.notes.append(
+            f"{path.name} is left out: {taken.name} is of the same recording and holds no less"
+        )
 
 
 def _read_metadata(file: Path) -> tuple[list[str], int]:
@@ -122,6 +177,28 @@ def _read_metadata(file: Path) -> tuple[list[str], int]:
     information = content["rosbag2_bagfile_information"]
     names = [Path(str(name)).name for name in information["relative_file_paths"]]
     return names, int(information["message_count"])
+
+
+def _is_part(path: Path) -> bool:
+    """Whether a file of a folder may be one of the recording; macOS leaves ._NAME beside NAME."""
+    return is_recording(path) and not path.name.startswith(".") and path.is_file()
+
+
+def _same(a: _File, b: _File) -> bool:
+    """Whether two files hold the same: one was packed, converted, mended, linked or copied."""
+    if title(a.path) == title(b.path) and a.start_ns == b.start_ns:
+        return True
+    if a.path.stat().st_size != b.path.stat().st_size:
+        return False
+    return a.path.samefile(b.path) or filecmp.cmp(a.path, b.path, shallow=False)
+
+
+def _count(files: Collection[_File]) -> int:
+    return sum(file.count for file in files)
+
+
+def _names(paths: Collection[Path]) -> str:
+    return ", ".join(path.name for path in paths)
 
 
 def _in_order(path: Path) -> list[tuple[int, str]]:

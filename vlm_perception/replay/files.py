@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import apsw
 import rosbags.rosbag1
 import rosbags.rosbag2
 from rosbags.interfaces import Connection, ConnectionExtRosbag2
@@ -34,20 +33,8 @@ SCANNERS: dict[str, Callable[[Path], StorageFile]] = {
     ".active": ScannedRos1,
 }
 """By suffix; ROS 1 calls a bag that is still being recorded NAME.bag.active."""
-# What rosbags and its decompressors raise on damage.
-DAMAGE = (
-    *packing.DAMAGE,
-    rosbags.rosbag1.ReaderError,
-    rosbags.rosbag2.ReaderError,
-    apsw.Error,
-    AssertionError,
-    LookupError,
-    MemoryError,
-    OSError,
-    OverflowError,
-    TypeError,
-    ValueError,
-)
+OLD = ".orig"
+"""What `rosbag reindex` puts before the suffix of the bag that it leaves as it was."""
 
 
 def is_recording(path: Path) -> bool:
@@ -55,10 +42,21 @@ def is_recording(path: Path) -> bool:
     return storage_suffix(path) in SCANNERS
 
 
+def storage_name(path: Path) -> str:
+    """A file's name without the suffix of its compression."""
+    return path.stem if path.suffix in packing.OPENERS else path.name
+
+
 def storage_suffix(path: Path) -> str:
     """Suffix of a file's name without that of its compression."""
-    name = Path(path.stem) if path.suffix in packing.SUFFIXES else path
-    return name.suffix
+    return Path(storage_name(path)).suffix
+
+
+def title(path: Path) -> str:
+    """A file's name without the suffixes that storage, compression and mending gave it."""
+    while path.suffix in (*packing.OPENERS, *SCANNERS, OLD):
+        path = path.with_suffix("")
+    return path.name
 
 
 def open_file(path: Path) -> StorageFile:
@@ -69,14 +67,18 @@ def open_file(path: Path) -> StorageFile:
     """
     if path.stat().st_size == 0:
         raise StorageError(f"{path.name} is empty")
-    if path.suffix in packing.SUFFIXES:
+    if path.suffix in packing.OPENERS:
         return _Unpacked(path)
+    scanner = SCANNERS.get(path.suffix)
+    if scanner is None:
+        raise StorageError(f"{path.name} is no recording: give an .mcap, .db3 or .bag file")
     if _has_log(path):
-        return SCANNERS[storage_suffix(path)](path)
+        return scanner(path)
     try:
         return _Indexed(path)
-    except DAMAGE:
-        return SCANNERS[storage_suffix(path)](path)
+    # Of a damaged file, a reader makes nearly anything.
+    except Exception:
+        return scanner(path)
 
 
 def _has_log(path: Path) -> bool:
@@ -115,8 +117,9 @@ class _Indexed:
             for connection, time_ns, data in self._reader.messages(connections, start_ns, stop_ns):
                 reached = time_ns + 1
                 yield Message(connection.topic, time_ns, packing.unpacked(bytes(data)))
-        except DAMAGE:
-            rest = SCANNERS[storage_suffix(self._path)](self._path)
+        # As when it was opened.
+        except Exception:
+            rest = SCANNERS[self._path.suffix](self._path)
             try:
                 yield from rest.messages(names, reached, stop_ns)
                 self.loss = rest.loss
@@ -159,7 +162,7 @@ class _Unpacked:
     @property
     def loss(self) -> str:
         if self._torn:
-            return f"{self._name}: the compressed file breaks off; {self._file.loss}"
+            return f"{self._name}: the compressed file breaks off or is damaged; {self._file.loss}"
         return self._file.loss
 
     def messages(self, names: Collection[str], start_ns: int, stop_ns: int) -> Iterator[Message]:

@@ -4,10 +4,16 @@
 
 from __future__ import annotations
 
-import shutil
+import bz2
+import gzip
+import lzma
 import sys
+import zlib
+from collections.abc import Callable
 from contextlib import suppress
+from io import BufferedIOBase
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from lz4.frame import LZ4FrameDecompressor, LZ4FrameFile
 from lz4.frame import decompress as lz4_decompress
@@ -17,10 +23,20 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-SUFFIXES = (".zstd", ".zst", ".lz4")
+OPENERS: dict[str, Callable[[BinaryIO], Any]] = {
+    ".zstd": zstd.open,
+    ".zst": zstd.open,
+    ".lz4": LZ4FrameFile,
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
+"""By suffix, what opens a compressed file: recorders use the first three, people all of them."""
+READ_BYTES = 1 << 20
 ZSTD_MAGIC, LZ4_MAGIC = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
-# lz4 raises RuntimeError, and EOFError where data breaks off.
-DAMAGE = (RuntimeError, EOFError, zstd.ZstdError)
+# lz4 raises RuntimeError, and EOFError where data breaks off; a damaged length asks for any memory.
+DAMAGE = (RuntimeError, EOFError, MemoryError, zstd.ZstdError)
+FILE_DAMAGE = (*DAMAGE, OSError, lzma.LZMAError, zlib.error)
 
 
 def unzstd(data: bytes) -> bytes:
@@ -71,12 +87,19 @@ def unpacked_as_far(data: bytes) -> bytes:
 
 
 def unpack_file(path: Path, target: Path) -> bool:
-    """Unpack a file as far as it goes; false when it breaks off."""
-    with suppress(*DAMAGE):
-        with (
-            LZ4FrameFile(path) if path.suffix == ".lz4" else zstd.open(path, "rb") as source,
-            target.open("wb") as sink,
-        ):
-            shutil.copyfileobj(source, sink, 1 << 20)
-        return True
-    return False
+    """Unpack a file as far as it goes; false when it breaks off or is damaged.
+
+    Raises:
+        OSError: the target cannot be written.
+    """
+    with path.open("rb") as packed, target.open("wb") as sink:
+        source: BufferedIOBase = OPENERS[path.suffix](packed)
+        while True:
+            try:
+                # Not read(): that would keep back what stands before the damage.
+                block = source.read1(READ_BYTES)
+            except FILE_DAMAGE:
+                return False
+            if not block:
+                return True
+            sink.write(block)

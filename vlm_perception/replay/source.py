@@ -33,6 +33,7 @@ VIDEO_START_NS = 1_000_000_000
 """Stamp of a video's first frame: 0 would mean that the time is unknown."""
 JPEG_QUALITY = 90
 LISTED_AT_MOST = 20
+ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def open_source(path: Path, topic: str | None = None) -> Source:
     )
     if holds_bag or is_recording(path):
         return BagSource(Bag(path), topic)
+    if any(suffix in ARCHIVES for suffix in path.suffixes[-2:]) and path.is_file():
+        raise ReplayError(f"{path} is an archive; unpack it and give the folder that it held")
     if topic is not None:
         raise ReplayError(f"{path} is no bag and has no topics; leave --topic out")
     try:
