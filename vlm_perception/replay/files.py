@@ -18,7 +18,6 @@ from vlm_perception.replay.mcap_scan import ScannedMcap
 from vlm_perception.replay.ros1_scan import ScannedRos1
 from vlm_perception.replay.sqlite_scan import ScannedSqlite
 from vlm_perception.replay.storage import (
-    CDR,
     ROS1,
     Message,
     StorageError,
@@ -131,12 +130,11 @@ class _Indexed:
 
 
 def _topic(connection: Connection) -> Topic:
-    ext = connection.ext
-    rosbag2 = isinstance(ext, ConnectionExtRosbag2)
+    ext, rosbag2 = connection.ext, isinstance(connection.ext, ConnectionExtRosbag2)
     return Topic(
         connection.topic,
         connection.msgtype,
-        CDR if rosbag2 else ROS1,
+        ext.serialization_format if isinstance(ext, ConnectionExtRosbag2) else ROS1,
         connection.msgdef.data,
         connection.digest if rosbag2 else "",
         connection.msgcount,

@@ -21,12 +21,13 @@ from rich.progress import Progress
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.perception.spread import cosine_distance
 from vlm_perception.replay.errors import ReplayError
+from vlm_perception.replay.image_messages import COMPRESSED_IMAGE
 from vlm_perception.replay.latency import LatencyModel
 from vlm_perception.replay.messages import message_types
 from vlm_perception.replay.pipeline import EngineOptions, Outcome, Pipeline
 from vlm_perception.replay.scene_log import line, number
 from vlm_perception.replay.settings import default_parameters, load_settings
-from vlm_perception.replay.source import COMPRESSED_IMAGE, CameraFrame, Source, Span, open_source
+from vlm_perception.replay.source import CameraFrame, Source, Span, open_source
 from vlm_perception.types import Embedding, Frame, Reasoning, Scene
 
 METADATA = "metadata.jsonl"

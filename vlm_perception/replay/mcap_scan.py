@@ -15,8 +15,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rosbags.typesys.msg import normalize_msgtype
+
 from vlm_perception.replay.packing import DAMAGE, unlz4, unpacked_as_far, unpacked_if_whole, unzstd
-from vlm_perception.replay.storage import Message, StorageError, Topic, still_written
+from vlm_perception.replay.storage import ROS1, Message, StorageError, Topic, still_written
 
 MAGIC = b"\x89MCAP0\r\n"
 SCHEMA, CHANNEL, MESSAGE, CHUNK, DATA_END = 0x03, 0x04, 0x05, 0x06, 0x0F
@@ -135,7 +137,8 @@ class ScannedMcap:
             name, at = _text(body, 4)
             known = self._schemas.get(schema, _Schema("", ""))
             encoding = _text(body, at)[0]
-            self._channels.setdefault(number, Topic(name, known.name, encoding, known.text))
+            kind = normalize_msgtype(known.name) if encoding == ROS1 else known.name
+            self._channels.setdefault(number, Topic(name, kind, encoding, known.text))
 
 
 def _text(body: bytes, at: int) -> tuple[str, int]:

@@ -8,7 +8,7 @@ import struct
 from functools import cache
 from typing import Any
 
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from vlm_perception.share import share_folder
@@ -25,6 +25,21 @@ def message_types() -> Typestore:
     for file in sorted((share_folder() / "msg").glob("*.msg")):
         text = file.read_text(encoding="utf-8")
         types.register(get_types_from_msg(text, f"vlm_perception/msg/{file.stem}"))
+    return types
+
+
+def definition_types(type_name: str, definition: str) -> Any:
+    """The types that a recording's own definition of a type tells of.
+
+    Raises:
+        TypesysError: the definition cannot be read.
+    """
+    rule = "=" * 80 + "\n"
+    if not definition.startswith(f"{rule}IDL: "):
+        return get_types_from_msg(definition, type_name)
+    types: dict[str, Any] = {}
+    for part in definition.split(rule)[1:]:
+        types.update(get_types_from_idl(part.split("\n", 1)[1]))
     return types
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,18 +20,12 @@ from rosbags.interfaces import (
     QosTime,
 )
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import (
-    Stores,
-    TypesysError,
-    get_types_from_idl,
-    get_types_from_msg,
-    get_typestore,
-)
+from rosbags.typesys import Stores, TypesysError, get_typestore
 
 from vlm_perception.replay.building import EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
 from vlm_perception.replay.disk_room import check_room
 from vlm_perception.replay.marker_messages import MARKERS
-from vlm_perception.replay.messages import message_types
+from vlm_perception.replay.messages import definition_types, message_types
 from vlm_perception.replay.storage import CDR, Topic
 
 BAG_VERSION: Literal[8] = 8
@@ -59,7 +52,7 @@ class OutputBag:
         Args:
             folder: where the bag lies.
             originals: topics of the recording that are copied as they are.
-            camera: the topic of the images, when they are copied; they come as ROS 2 messages.
+            camera: the topic of the images, when they are copied.
 
         Raises:
             OSError: the folder cannot be written.
@@ -90,9 +83,7 @@ class OutputBag:
             self._copy_topic(topic)
         self._camera = camera.name if camera else ""
         if camera is not None:
-            of_ros2 = replace(camera, encoding=CDR)
-            known = camera.encoding == CDR
-            self._copy_topic(of_ros2 if known else replace(of_ros2, definition="", digest=""))
+            self._copy_topic(camera)
 
     def check_room(self) -> None:
         """Refuse to go on while there is still room to close this part.
@@ -127,7 +118,9 @@ class OutputBag:
             self.left_out.append(f"{topic.name}: the replay writes a topic of that name")
             return
         if topic.encoding != CDR:
-            self.left_out.append(f"{topic.name}: it is a topic of ROS 1")
+            self.left_out.append(
+                f"{topic.name}: it is serialized as {topic.encoding}, not as {CDR}"
+            )
             return
         try:
             self._connections[topic.name] = self._connect(topic)
@@ -141,7 +134,7 @@ class OutputBag:
         known: dict[str, Any] = {"typestore": message_types()}
         if topic.definition:
             types = get_typestore(Stores.EMPTY)
-            types.register(_types(topic))
+            types.register(definition_types(topic.type_name, topic.definition))
             known = {
                 "msgdef": topic.definition,
                 "rihs01": topic.digest or types.hash_rihs01(topic.type_name),
@@ -172,17 +165,6 @@ def qos_profile(depth: int, reliable: bool, latched: bool) -> Qos:
         liveliness_lease_duration=forever,
         avoid_ros_namespace_conventions=False,
     )
-
-
-def _types(topic: Topic) -> Any:
-    """The types that a topic's own definition tells of."""
-    text, rule = topic.definition, "=" * 80 + "\n"
-    if not text.startswith(f"{rule}IDL: "):
-        return get_types_from_msg(text, topic.type_name)
-    types: dict[str, Any] = {}
-    for part in text.split(rule)[1:]:
-        types.update(get_types_from_idl(part.split("\n", 1)[1]))
-    return types
 
 
 def _add_part(file: Path, of_part: Path) -> None:

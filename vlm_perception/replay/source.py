@@ -6,33 +6,34 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_typestore
-from rosbags.typesys.store import Typestore
 
-from vlm_perception.perception.image_conversion import ENCODINGS, ImageError, to_rgb
+from vlm_perception.perception.image_conversion import ImageError, to_rgb
 from vlm_perception.perception.media import Media, MediaError, Picture, open_media
 from vlm_perception.replay.bag import FOREVER_NS, METADATA, Bag
+from vlm_perception.replay.cameras import choose_camera
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.files import is_recording
+from vlm_perception.replay.image_messages import (
+    COMPRESSED_IMAGE,
+    MessageError,
+    compressed_image,
+    image_type,
+    read_image,
+)
 from vlm_perception.replay.messages import message_types, stamp_ns
-from vlm_perception.replay.storage import ROS1, Message, Topic
+from vlm_perception.replay.storage import CDR, Message, Topic
 
-IMAGE = "sensor_msgs/msg/Image"
-COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 VIDEO_TOPIC = "/image/compressed"
 VIDEO_FRAME_ID = "camera_optical_frame"
 FOLDER_RATE_HZ = 30.0
 VIDEO_START_NS = 1_000_000_000
 """Stamp of a video's first frame: 0 would mean that the time is unknown."""
 JPEG_QUALITY = 90
-LISTED_AT_MOST = 20
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 
 
@@ -70,7 +71,7 @@ class Source(Protocol):
     topic: str
     type_name: str
     camera: Topic
-    """The topic as a bag lists it."""
+    """The topic as a bag of ROS 2 lists it."""
     expected: int | None
     """How many images the whole recording should hold, where that is known."""
     notes: list[str]
@@ -117,9 +118,10 @@ class BagSource:
         """
         self.bag = bag
         self.name = bag.path.resolve().name
-        chosen = _named(bag, topic) if topic else _only_camera(bag)
-        self.camera = chosen
-        self.topic, self.type_name = chosen.name, chosen.type_name
+        chosen = self._recorded = choose_camera(bag, topic)
+        self.topic, self.type_name = chosen.name, image_type(chosen)
+        as_recorded = (chosen.encoding, chosen.type_name) == (CDR, self.type_name)
+        self.camera = chosen if as_recorded else Topic(self.topic, self.type_name)
         self.expected: int | None = chosen.count
         self.notes, self.losses = bag.notes, bag.losses
         first = next(iter(bag.messages([chosen.name])), None)
@@ -129,7 +131,7 @@ class BagSource:
         """Frames of a part of the bag."""
         for index, message in enumerate(self.messages([self.topic], span)):
             if index >= skip:
-                yield _frame(index, message, self.camera)
+                yield _frame(index, message, self._recorded)
 
     def messages(self, names: Collection[str], span: Span) -> Iterator[Message]:
         """Messages of these topics in a part of the bag."""
@@ -198,119 +200,16 @@ class MediaSource:
         return CameraFrame(index, stamp_ns, stamp_ns, VIDEO_FRAME_ID, pixels, data)
 
 
-@cache
-def _ros1_types() -> Typestore:
-    return get_typestore(Stores.ROS1_NOETIC)
-
-
-def image_header(time_ns: int, frame_id: str) -> Any:
-    """The header of an image."""
-    types = message_types().types
-    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
-    stamp = types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
-    return types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
-
-
-def compressed_image(time_ns: int, frame_id: str, file: bytes) -> Any:
-    """A sensor_msgs/CompressedImage of a JPEG file."""
-    return message_types().types[COMPRESSED_IMAGE](
-        header=image_header(time_ns, frame_id),
-        format="jpeg",
-        data=np.frombuffer(file, dtype=np.uint8),
-    )
-
-
-def _named(bag: Bag, name: str) -> Topic:
-    topic = bag.topic(name)
-    if topic is None:
-        raise ReplayError(f"{bag.path} has no topic {name}; it has\n{_listing(bag, bag.topics)}")
-    if topic.type_name not in (IMAGE, COMPRESSED_IMAGE):
-        raise ReplayError(f"{topic.name} holds {topic.type_name}, and images are needed")
-    if not topic.count:
-        raise ReplayError(f"{topic.name} of {bag.path} holds no message")
-    return topic
-
-
-def _only_camera(bag: Bag) -> Topic:
-    images = [each for each in bag.topics if each.type_name in (IMAGE, COMPRESSED_IMAGE)]
-    cameras = [each for each in images if each.count and _shows_colours(bag, each)]
-    # The same camera raw and compressed: raw is what the nodes read by default.
-    of_one = {each.name.removesuffix("/compressed") for each in cameras}
-    if len(of_one) == 1:
-        return max(cameras, key=lambda each: (each.count, each.type_name == IMAGE))
-    if cameras:
-        raise ReplayError(
-            f"{bag.path} has {len(of_one)} cameras; choose one with --topic:\n"
-            f"{_listing(bag, cameras)}"
-        )
-    what = "only images that show no colours" if any(each.count for each in images) else "no images"
-    lost = f" ({'; '.join(bag.losses)})" if bag.losses else ""
-    raise ReplayError(f"{bag.path} holds {what}{lost}; its topics are\n{_listing(bag, bag.topics)}")
-
-
-def _shows_colours(bag: Bag, topic: Topic) -> bool:
-    """Whether the first image is that of a camera, and not of depth or disparity."""
-    first = next(iter(bag.messages([topic.name])), None)
-    if first is None:
-        return False
-    try:
-        message = _read(first, topic)
-    except (SerdeError, ValueError, AssertionError):
-        return True  # A broken first image says nothing of the others.
-    if topic.type_name == IMAGE:
-        return message.encoding in ENCODINGS
-    return "compressedDepth" not in message.format
-
-
-def _listing(bag: Bag, topics: Any) -> str:
-    """Topics with counts and rates, a line each; a rate is that over the whole bag's messages."""
-    lines = []
-    for topic in list(topics)[:LISTED_AT_MOST]:
-        count = f"{topic.count} messages{_rate(bag, topic)}"
-        lines.append(f"  {topic.name}  {topic.type_name}  {count}")
-    if len(topics) > LISTED_AT_MOST:
-        lines.append(f"  and {len(topics) - LISTED_AT_MOST} more")
-    return "\n".join(lines) or "  none"
-
-
-def _rate(bag: Bag, topic: Topic) -> str:
-    if topic.type_name not in (IMAGE, COMPRESSED_IMAGE) or topic.count < 2:
-        return ""
-    first = last = None
-    for message in bag.messages([topic.name]):
-        first = message.time_ns if first is None else first
-        last = message.time_ns
-    if first is None or last is None or last <= first:
-        return ""
-    return f"  {(topic.count - 1) / ((last - first) / 1e9):.1f} Hz"
-
-
-def _read(message: Message, topic: Topic) -> Any:
-    if topic.encoding == ROS1:
-        return _ros1_types().deserialize_ros1(message.data, topic.type_name)
-    return message_types().deserialize_cdr(message.data, topic.type_name)
-
-
-def _as_ros2(image: Any, type_name: str) -> bytes:
-    """An image of ROS 1 as a serialized message of ROS 2; only the header differs."""
-    header = image_header(stamp_ns(image.header.stamp), str(image.header.frame_id))
-    fields = {name: value for name, value in vars(image).items() if name != "header"}
-    message = message_types().types[type_name](header=header, **fields)
-    return bytes(message_types().serialize_cdr(message, type_name))
-
-
 def _frame(index: int, message: Message, topic: Topic) -> CameraFrame:
     try:
-        read = _read(message, topic)
-    # What rosbags raises on a message that is not what its type says.
-    except (SerdeError, ValueError, AssertionError, IndexError, UnicodeDecodeError) as error:
-        said = f"the message is no {topic.type_name}: {error or type(error).__name__}"
-        return CameraFrame(index, message.time_ns, 0, "", None, b"", "bad_message", said)
+        read = read_image(message.data, topic)
+    except MessageError as error:
+        return CameraFrame(index, message.time_ns, 0, "", None, b"", "bad_message", str(error))
     stamp = stamp_ns(read.header.stamp)
     frame_id = str(read.header.frame_id)
-    data = message.data
-    if topic.encoding == ROS1:
-        data = _as_ros2(read, topic.type_name)
+    kind = image_type(topic)
+    as_recorded = topic.encoding == CDR and topic.type_name == kind
+    data = message.data if as_recorded else bytes(message_types().serialize_cdr(read, kind))
     try:
         pixels = to_rgb(read)
     except ImageError as error:

@@ -14,6 +14,8 @@ from rosbags.interfaces import Qos
 
 ROS1 = "ros1"
 CDR = "cdr"
+PROTOBUF = "protobuf"
+JSON = "json"
 WRITTEN_LATELY_S = 10.0
 
 
@@ -27,9 +29,9 @@ class Topic:
 
     name: str
     type_name: str
-    """As in ROS 2: package/msg/Name."""
+    """As in ROS 2, package/msg/Name; in other encodings as the recording says."""
     encoding: str = CDR
-    """How messages are serialized: CDR or ROS1."""
+    """How messages are serialized: CDR, ROS1, PROTOBUF, JSON or what else the recording says."""
     definition: str = ""
     """Message definition, where the recording holds one."""
     digest: str = ""
