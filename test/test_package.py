@@ -28,6 +28,8 @@ NOT_IN_HUMBLE = {
     "ParameterEventHandler",
     "BEST_AVAILABLE",
 }
+CODE_IN_DATA = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+UNSAFE_CALLS = {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
 
 
 def names(tree):
@@ -95,3 +97,19 @@ def test_parameter_file_is_accepted_by_the_nodes():
         for name, value in {**everywhere, **section["ros__parameters"]}.items():
             field = fields[name]
             field.metadata["setting"].check(name, type(field.default), value)
+
+
+def test_no_file_that_is_read_runs_code():
+    """Data come in formats that hold data alone."""
+    found = []
+    for path in sorted((ROOT / "vlm_perception").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                modules = {alias.name for alias in node.names} | {getattr(node, "module", "")}
+                found += [f"{path.name}: {name}" for name in modules & CODE_IN_DATA]
+            if isinstance(node, ast.Call):
+                name, given = ast.unparse(node.func), {each.arg for each in node.keywords}
+                unsafe = name in UNSAFE_CALLS or given & {"allow_pickle", "trust_remote_code"}
+                if unsafe or (name == "torch.load" and "weights_only" not in given):
+                    found.append(f"{path.name}: {name}")
+    assert not found

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.cli import app
-from vlm_perception.replay import disk_room, run
+from vlm_perception.replay import checkpoint, disk_room, output_bag, run
 from vlm_perception.replay.drawing import timeline
 from vlm_perception.replay.latency import GraphCost, LatencyModel
 from vlm_perception.replay.pipeline import EngineOptions, Pipeline
@@ -25,6 +25,7 @@ from vlm_perception.replay.scene_log import read_log
 from vlm_perception.replay.settings import default_parameters, load_settings
 from vlm_perception.replay.source import BagSource, Span, open_source
 from vlm_perception.replay.summary import Keyframe, summarize
+from vlm_perception.results_folder import UNFINISHED
 from vlm_perception.types import Frame
 
 DATA = Path(__file__).parent / "data"
@@ -67,7 +68,7 @@ def test_a_full_disk_interrupts_a_run_that_goes_on_later(replayed, tmp_path, mon
         patch.setattr(disk_room, "_left", lambda _: next(left) * disk_room.KEPT_FREE_BYTES)
         with pytest.raises(disk_room.DiskFullError, match="the same command goes on"):
             replay(DRIVE, tmp_path)
-    with AnyReader([tmp_path / "scene.mcap"]) as reader:
+    with AnyReader([tmp_path / UNFINISHED / "scene.mcap"]) as reader:
         assert sum(each.msgcount for each in reader.connections if each.topic == "/scene") == 50
     assert replay(DRIVE, tmp_path) == 0
     assert (tmp_path / run.LOG).read_bytes() == (replayed / run.LOG).read_bytes()
@@ -84,14 +85,31 @@ def test_an_interrupted_run_goes_on_as_if_there_had_been_none(replayed, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(run, "Interrupt", Impatient)
         assert replay(DRIVE, tmp_path) == run.INTERRUPTED
-    with AnyReader([tmp_path]) as bag:
+    unfinished = tmp_path / UNFINISHED
+    with AnyReader([unfinished]) as bag:
         before = bag.message_count
-    assert 0 < len(records(tmp_path, "tags")) < 40
+    assert 0 < len(records(unfinished, "tags")) < 40
     assert replay(DRIVE, tmp_path) == 0
     assert (tmp_path / run.LOG).read_bytes() == (replayed / run.LOG).read_bytes()
     with AnyReader([tmp_path]) as whole, AnyReader([replayed]) as once:
         assert whole.message_count == once.message_count > before
         assert [data for *_, data in whole.messages()] == [data for *_, data in once.messages()]
+
+
+def test_a_checkpoint_that_does_not_fit_is_begun_anew(replayed, tmp_path, monkeypatch):
+    def full(_):
+        raise disk_room.DiskFullError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(output_bag, "check_room", full)
+        with pytest.raises(disk_room.DiskFullError):
+            replay(DRIVE, tmp_path)
+    file = tmp_path / UNFINISHED / checkpoint.FILE
+    kept = json.loads(file.read_text())
+    kept["state"]["object"][1]["_ladder"] = {"record": ["Popen", {"args": "true"}]}
+    file.write_text(json.dumps({**kept, "frames": 40}))
+    assert replay(DRIVE, tmp_path) == 0
+    assert (tmp_path / run.LOG).read_bytes() == (replayed / run.LOG).read_bytes()
 
 
 def test_the_bag_holds_images_and_results_of_all_frames(replayed):

@@ -32,6 +32,8 @@ BAG_VERSION: Literal[8] = 8
 """The newest that Iron and Jazzy both read; Jazzy's own, 9, says nothing more about our topics."""
 METADATA = "metadata.yaml"
 STEM = "scene"
+PARTS = (f"{STEM}.mcap", f"{STEM}_[0-9]*.mcap")
+"""Patterns of the files of a bag."""
 RESULTS = {
     "/embedding_info": (EMBEDDING_INFO, 1, True, True),
     "/embedding": (EMBEDDING, 2, False, False),

@@ -5,13 +5,10 @@
 from __future__ import annotations
 
 import json
-import pickle
 import platform
 import resource
-import shutil
 import time
 from collections.abc import Generator, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +32,7 @@ from vlm_perception.replay.disk_room import DiskFullError
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.interrupt import INTERRUPTED, Interrupt
 from vlm_perception.replay.latency import LatencyModel, load_model
-from vlm_perception.replay.output_bag import METADATA, OutputBag, parts
+from vlm_perception.replay.output_bag import METADATA, PARTS, OutputBag, parts
 from vlm_perception.replay.pipeline import EngineOptions, Pipeline
 from vlm_perception.replay.replay_video import draw_replay
 from vlm_perception.replay.report import write_report
@@ -44,6 +41,7 @@ from vlm_perception.replay.scene_log import FORMAT, VERSION, line, sha256
 from vlm_perception.replay.schedule import Schedule, read_schedule
 from vlm_perception.replay.settings import PipelineSettings, default_parameters, load_settings
 from vlm_perception.replay.source import BagSource, CameraFrame, Source, Span, open_source
+from vlm_perception.results_folder import UNFINISHED, ResultsFolder
 
 LOG, RUN, REPORT, VIDEO, KEYFRAMES = (
     "scene.jsonl",
@@ -52,6 +50,7 @@ LOG, RUN, REPORT, VIDEO, KEYFRAMES = (
     "overlay.mp4",
     "keyframes",
 )
+RESULTS = (LOG, RUN, REPORT, VIDEO, METADATA, *PARTS, f"{KEYFRAMES}/*.jpg")
 CHECKPOINT_EVERY_S = 300.0
 LOSSES = 3
 
@@ -96,43 +95,80 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
     """
     cv2.setNumThreads(1)
     source = open_source(options.recording, options.topic)
+    out = options.out or Path("out/replay") / Path(source.name).stem
+    read = (options.recording, *([options.schedule] if options.schedule else []))
+    folder = ResultsFolder(out, "replay", RESULTS, read)
     settings = load_settings(options.parameters or default_parameters())
     model = load_model(options.latency) if options.latency else LatencyModel()
     bundle = ModelBundle.load(options.bundle or settings.bundle)
     schedule = read_schedule(options.schedule) if options.schedule else None
     pipeline = Pipeline(bundle, settings, model, options.engine, options.speed, schedule)
-    out = options.out or Path("out/replay") / Path(source.name).stem
     head = _head(options, source, settings, model, pipeline, bundle, schedule)
     for note in source.notes:
         console.print(f"note: {note}", style="dim", soft_wrap=True, markup=False)
-    run = _Run(options, source, pipeline, bundle, out, head)
-    with Interrupt() as interrupt:
-        run.open(console)
-        full = False
-        try:
-            run.play(interrupt, console)
-        except DiskFullError as error:
-            full = True
-            raise DiskFullError(
-                f"{error}: {out} is whole up to here, the same command goes on"
-            ) from error
-        finally:
-            run.close(to_go_on=full or bool(interrupt))
+    with Interrupt() as interrupt, folder:
+        run = _Run(options, source, pipeline, bundle, folder.work, head)
+        _open(run, folder, out, console)
+        _play(run, out, interrupt, console)
         if interrupt:
-            _say(console, f"interrupted: {out} is whole up to here; the same command goes on")
+            _say(console, f"interrupted: {_whole_up_to_here(out)}")
             return interrupt.exit_code(INTERRUPTED)
         facts = run.facts()
-        (out / RUN).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         _say(console, _summary(facts))
-        if options.overlay and facts["frames"]:
-            draw_replay(source, options.span, out / LOG, out / VIDEO, console, interrupt)
-        write_report(out, facts)
+        _finish(folder, source, options, facts, console, interrupt)
     for name in (REPORT, LOG, *(part.name for part in parts(out)), VIDEO):
         if (out / name).exists():
             _say(console, f"  {out / name}")
     for loss in source.losses:
         console.print(f"lost: {loss}", style="yellow", soft_wrap=True, markup=False)
     return LOSSES if source.losses or not facts["frames"] else 0
+
+
+def _open(run: _Run, folder: ResultsFolder, out: Path, console: Console) -> None:
+    """Begin, and say what became of a run before this one that did not come to its end."""
+    if folder.completed:
+        _say(console, f"note: the results of the last run were put into {out} only now")
+    frames = run.go_on() if folder.left_over else 0
+    if frames:
+        _say(console, f"going on after {frames} frames; --fresh would begin anew")
+        return
+    if folder.left_over:
+        _say(console, f"note: {folder.work} of an interrupted run is removed; all begins anew")
+        folder.clear()
+    run.begin()
+
+
+def _play(run: _Run, out: Path, interrupt: Interrupt, console: Console) -> None:
+    full = False
+    try:
+        run.play(interrupt, console)
+    except DiskFullError as error:
+        full = True
+        raise DiskFullError(f"{error}: {_whole_up_to_here(out)}") from error
+    finally:
+        run.close(to_go_on=full or bool(interrupt))
+
+
+def _whole_up_to_here(out: Path) -> str:
+    return f"{out / UNFINISHED} is whole up to here; the same command goes on"
+
+
+def _finish(
+    folder: ResultsFolder,
+    source: Source,
+    options: ReplayOptions,
+    facts: dict[str, Any],
+    console: Console,
+    interrupt: Interrupt,
+) -> None:
+    """Make video and report, and put all into its place."""
+    work = folder.work
+    (work / RUN).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    if options.overlay and facts["frames"]:
+        draw_replay(source, options.span, work / LOG, work / VIDEO, console, interrupt)
+    write_report(work, facts)
+    checkpoints.remove_checkpoint(work)
+    folder.publish()
 
 
 def _head(
@@ -182,26 +218,28 @@ class _Run:
         self._resumed_at = self._taken = 0
         self._checkpoint_s = self._started
 
-    def open(self, console: Console) -> None:
-        """Prepare the folder, or take up an interrupted run."""
-        out = self._out
-        out.mkdir(parents=True, exist_ok=True)
-        found = None if self._options.fresh else checkpoints.read_checkpoint(out)
-        if found is not None and self._fits(found):
-            checkpoints.restore(self._pipeline, found)
-            self._resumed_at = self._taken = found.frames
-            _say(console, f"going on after {found.frames} frames; --fresh would begin anew")
-            with (out / LOG).open("r+b") as log:
-                log.truncate(found.log_bytes)
-        else:
-            found = None
-            _clear(out)
-            (out / LOG).write_text(self._head, encoding="utf-8")
-        self._results = Results(
-            out / LOG, out / KEYFRAMES, self._new_part(), found.counts if found else None
-        )
-        if found is None:
-            self._results.describe(self._bundle, self._pipeline.encoder)
+    def begin(self) -> None:
+        """Begin anew in an empty folder."""
+        (self._out / LOG).write_text(self._head, encoding="utf-8")
+        self._write_into(None)
+        self._results.describe(self._bundle, self._pipeline.encoder)
+
+    def go_on(self) -> int:
+        """Take up the interrupted run whose files are there.
+
+        Returns:
+            The number of frames that it had taken; 0 when it was another one, or left too little.
+        """
+        found = None if self._options.fresh else checkpoints.read_checkpoint(self._out)
+        if found is None or not self._fits(found):
+            return 0
+        if not checkpoints.restore(self._pipeline, found):
+            return 0
+        self._resumed_at = self._taken = found.frames
+        with (self._out / LOG).open("r+b") as log:
+            log.truncate(found.log_bytes)
+        self._write_into(found.counts)
+        return found.frames
 
     def play(self, interrupt: Interrupt, console: Console) -> None:
         """Feed every frame, and write down what comes of it."""
@@ -228,12 +266,10 @@ class _Run:
         self._results.finish(self._pipeline, whole=not source.losses)
 
     def close(self, to_go_on: bool) -> None:
-        """Close all files; keep what is needed to go on, when somebody may."""
+        """Close all files; note what is needed to go on, when somebody may."""
         self._results.close()
         if to_go_on:
             self._write_checkpoint()
-        else:
-            checkpoints.remove_checkpoint(self._out)
 
     def facts(self) -> dict[str, Any]:
         """What is worth knowing of the run beside the canonical log."""
@@ -276,6 +312,10 @@ class _Run:
             self._results.wall["read and decode"].add(time.monotonic() - began)
             yield frame
 
+    def _write_into(self, counts: dict[str, int] | None) -> None:
+        log, keyframes = self._out / LOG, self._out / KEYFRAMES
+        self._results = Results(log, keyframes, self._new_part(), counts)
+
     def _new_part(self) -> OutputBag:
         source, wanted = self._source, self._options.originals
         topics = []
@@ -302,6 +342,8 @@ class _Run:
     def _fits(self, found: checkpoints.Checkpoint) -> bool:
         """Whether the interrupted run was one of the same recording and options."""
         log = self._out / LOG
+        if len(parts(self._out)) != found.parts:
+            return False
         if not log.exists() or log.stat().st_size < found.log_bytes:
             return False
         with log.open(encoding="utf-8") as stream:
@@ -316,20 +358,10 @@ class _Run:
         self._checkpoint_s = time.monotonic()
 
     def _write_checkpoint(self) -> None:
-        # A pipeline that cannot be pickled is replayed from its beginning.
-        with suppress(pickle.PicklingError, TypeError, AttributeError):
-            self._results.flush()
-            size = (self._out / LOG).stat().st_size
-            counts = self._results.counts
-            checkpoints.take(self._pipeline, self._taken, size, counts).write(self._out)
-
-
-def _clear(out: Path) -> None:
-    """Remove an earlier run's results, and nothing else."""
-    for path in [*parts(out), *(out / name for name in (LOG, RUN, REPORT, VIDEO, METADATA))]:
-        path.unlink(missing_ok=True)
-    checkpoints.remove_checkpoint(out)
-    shutil.rmtree(out / KEYFRAMES, ignore_errors=True)
+        self._results.flush()
+        size, whole = (self._out / LOG).stat().st_size, len(parts(self._out))
+        counts = self._results.counts
+        checkpoints.take(self._pipeline, self._taken, size, whole, counts).write(self._out)
 
 
 def _progress(console: Console) -> Progress:

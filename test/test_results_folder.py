@@ -1,0 +1,171 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Results replace results, and nothing else is ever lost, wherever a run is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recordings import jpeg, write
+from typer.testing import CliRunner
+
+from vlm_perception.cli import app
+from vlm_perception.results_folder import MARK, UNFINISHED, OutputError, ResultsFolder
+
+NAMES = ("log", "bag", "pictures/*")
+OLD = {"log": "old", "bag": "old", "pictures/1": "old"}
+NEW = {"log": "new", "pictures/1": "new", "pictures/2": "new"}
+FOREIGN = {"notes": "mine", "pictures.txt": "mine"}
+
+
+def fill(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def content(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MARK)
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
+
+
+def run(folder: Path, files: dict[str, str], verb: str = "verb") -> None:
+    with ResultsFolder(folder, verb, NAMES) as results:
+        if results.left_over:
+            results.clear()
+        fill(results.work, files)
+        results.publish()
+
+
+def killed(folder: Path, at: int) -> bool:
+    """Run in a process that is killed at its n-th operation on files; whether it came so far."""
+    child = os.fork()
+    if child == 0:
+        left = iter(range(at))
+        operations = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir")
+
+        def hook(event: str, _: object) -> None:
+            if event in operations and next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        try:
+            run(folder, NEW)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_wherever_a_run_is_killed_old_or_new_results_are_whole(tmp_path: Path) -> None:
+    seen = []
+    at = 0
+    while True:
+        folder = tmp_path / str(at)
+        run(folder, OLD)
+        fill(folder, FOREIGN)
+        if not killed(folder, at):
+            break
+        with ResultsFolder(folder, "verb", NAMES) as results:
+            found = content(folder)
+            found = {name: found[name] for name in found if not name.startswith(UNFINISHED)}
+            assert found in ({**OLD, **FOREIGN}, {**NEW, **FOREIGN})
+            seen.append((found["log"], results.completed, results.left_over))
+        run(folder, NEW)
+        assert content(folder) == {**NEW, **FOREIGN}
+        at += 1
+    assert {("old", False, True), ("new", True, False)} <= set(seen)
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    with ResultsFolder(tmp_path, "verb", NAMES), pytest.raises(OutputError, match="another run"):
+        run(tmp_path, NEW)
+
+
+@pytest.mark.parametrize(
+    "foreign", ["log", "pictures/1", "pictures", UNFINISHED, f"{UNFINISHED}/notes"]
+)
+def test_a_file_in_the_way_is_refused(tmp_path: Path, foreign: str) -> None:
+    fill(tmp_path, {foreign: "mine"})
+    with pytest.raises(OutputError, match=r"choose another --out"):
+        run(tmp_path, NEW)
+    assert content(tmp_path) == {foreign: "mine"}
+
+
+def test_results_that_were_changed_or_are_another_verbs_stay(tmp_path: Path) -> None:
+    run(tmp_path, OLD)
+    with pytest.raises(OutputError, match="not left there by `other`"):
+        run(tmp_path, NEW, "other")
+    fill(tmp_path, {"bag": "edited"})
+    with pytest.raises(OutputError, match="changed since"):
+        run(tmp_path, NEW)
+    assert content(tmp_path) == {**OLD, "bag": "edited"}
+
+
+def test_links_lead_nowhere(tmp_path: Path) -> None:
+    fill(tmp_path / "mine", {"1": "mine"})
+    run(tmp_path / "out", OLD)
+    shutil.rmtree(tmp_path / "out" / "pictures")
+    (tmp_path / "out" / "pictures").symlink_to(tmp_path / "mine")
+    with pytest.raises(OutputError):
+        run(tmp_path / "out", NEW)
+    assert content(tmp_path / "mine") == {"1": "mine"}
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(OutputError, match="circle"):
+        run(tmp_path / "circle", NEW)
+
+
+def test_a_mark_claims_nothing_outside_its_folder(tmp_path: Path) -> None:
+    fill(tmp_path, {"victim": "mine"})
+    run(tmp_path / "out", {"log": "old"})
+    status = (tmp_path / "victim").stat()
+    mark = tmp_path / "out" / MARK
+    entry = f'"../victim": [{status.st_size}, {status.st_mtime_ns}], "log"'
+    mark.write_text(mark.read_text().replace('"log"', entry))
+    with contextlib.suppress(OutputError):
+        run(tmp_path / "out", {"bag": "new"})
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_whatever_is_done_in_between_no_file_of_others_is_lost(data: st.DataObject) -> None:
+    names = ["log", "bag", "pictures/1", "notes", f"{UNFINISHED}/notes", "pictures"]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "out"
+        mine: dict[str, str] = {}
+        for step in range(3):
+            files = data.draw(st.sets(st.sampled_from(["log", "bag", "pictures/1"]), min_size=1))
+            with contextlib.suppress(OutputError):
+                run(folder, dict.fromkeys(files, "results"), data.draw(st.sampled_from("ab")))
+            name = data.draw(st.sampled_from(names))
+            with contextlib.suppress(OSError):
+                fill(folder, {name: f"mine {step}"})
+                mine[name] = f"mine {step}"
+        assert mine.items() <= content(folder).items()
+
+
+@pytest.mark.parametrize("arguments", ["scene.mcap --out .", "scene.mcap --out link", ". --out x"])
+def test_a_recording_is_never_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str
+) -> None:
+    folder = tmp_path / "recorded"
+    write(folder / "bag", [jpeg(index) for index in range(3)])
+    (folder / "bag" / "bag.mcap").rename(folder / "scene.mcap")
+    shutil.rmtree(folder / "bag")
+    fill(folder, {"overlay.mp4": "mine", "keyframes/notes.txt": "mine"})
+    (folder / "link").symlink_to(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.chdir(folder)
+    told = CliRunner().invoke(app, ["replay", *arguments.split()])
+    assert told.exit_code == 2
+    assert "choose another --out" in told.output
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
