@@ -13,12 +13,12 @@ from camera import compressed, image, picture, to_bayer, to_yuv422
 
 from vlm_perception.perception.image_conversion import (
     ENCODINGS,
-    ImageError,
     convert_with_cv_bridge,
     convert_with_rosbags,
     pack,
     to_rgb,
 )
+from vlm_perception.perception.image_errors import ImageError
 
 WIDTH, HEIGHT = 46, 30
 RGB = picture(WIDTH, HEIGHT)

@@ -35,7 +35,7 @@ from vlm_perception.nodes.visualization import markers, overlay
 from vlm_perception.nodes.worker import Worker
 from vlm_perception.perception.fusion import FusionSettings, SceneFusion
 from vlm_perception.perception.hazards import Contradiction, Hazard
-from vlm_perception.perception.image_conversion import ImageError
+from vlm_perception.perception.image_errors import ImageError
 from vlm_perception.perception.markers import DEPTH
 from vlm_perception.types import Scene, Status
 

@@ -24,7 +24,8 @@ from vlm_perception.nodes.process import run
 from vlm_perception.nodes.qos import latched, newest, overridable
 from vlm_perception.nodes.worker import Worker
 from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.image_conversion import ImageError, to_rgb
+from vlm_perception.perception.image_conversion import to_rgb
+from vlm_perception.perception.image_errors import ImageError
 from vlm_perception.srv import SetVocabulary
 from vlm_perception.types import Frame
 

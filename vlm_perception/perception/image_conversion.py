@@ -21,10 +21,11 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from vlm_perception.perception.image_errors import ImageError, check_size, truncated
+from vlm_perception.perception.jpeg import START as JPEG_START
+from vlm_perception.perception.jpeg import decode_jpeg
 
-MAX_PIXELS = 100_000_000
-"""Larger images are refused: a lying header must not exhaust the memory."""
+Pixels = NDArray[np.uint8]
 
 OTHER_FILES = ("BMP", "TIFF", "WEBP")
 """What is read besides JPEG and PNG, as the image library names it."""
@@ -57,15 +58,6 @@ ENCODINGS: dict[str, tuple[str, int, int]] = {
     "bayer_gbrg16": ("bayer_gbrg8", 1, 16),
     "bayer_grbg16": ("bayer_grbg8", 1, 16),
 }
-
-
-class ImageError(ValueError):
-    """An image message cannot be read; the text says why and what the sender should change."""
-
-    def __init__(self, kind: str, sentence: str) -> None:
-        """Keep what is wrong in a word (for counters) and in a sentence."""
-        super().__init__(sentence)
-        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -115,7 +107,7 @@ def pack(message: Any) -> PackedImage:
         )
     name, channels, bits = known
     height, width = int(message.height), int(message.width)
-    _check_size(width, height)
+    check_size(width, height)
     _check_parity(name, width, height)
     row, step = width * channels * bits // 8, int(message.step)
     if step < row:
@@ -137,17 +129,6 @@ def pack(message: Any) -> PackedImage:
     if bits == 16:
         data = _to_8_bits(data.view(np.uint16), bool(message.is_bigendian))
     return PackedImage(name, height, width, width * channels, data)
-
-
-def _check_size(width: int, height: int) -> None:
-    if width < 1 or height < 1:
-        raise ImageError(
-            "bad_size", f"its size is {width}x{height}; the driver must set width and height"
-        )
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            "bad_size", f"its size {width}x{height} exceeds {MAX_PIXELS} pixels; send it smaller"
-        )
 
 
 def _check_parity(name: str, width: int, height: int) -> None:
@@ -198,6 +179,8 @@ def _decode(message: Any) -> Pixels:
     if "compressedDepth" in message.format:
         raise ImageError("bad_format", "it is a depth image; subscribe to a colour camera")
     file = bytes(message.data)
+    if file.startswith(JPEG_START):
+        return decode_jpeg(file).pixels
     _check_file(file)
     try:
         # Both libraries do just this for compressed images.
@@ -217,21 +200,15 @@ def _check_file(file: bytes) -> None:
     """Refuse what OpenCV would decode to half an image without a word, or to a giant one."""
     if not file:
         raise ImageError("bad_data_length", "its data is empty; the driver sent no image")
-    if file.startswith(b"\xff\xd8"):
-        width, height, scan = _jpeg_header(file)
-        complete = file.rfind(b"\xff\xd9") >= scan
-    elif file.startswith(b"\x89PNG\r\n\x1a\n"):
+    if file.startswith(b"\x89PNG\r\n\x1a\n"):
         width, height = int.from_bytes(file[16:20], "big"), int.from_bytes(file[20:24], "big")
         complete = b"IEND" in file[-64:]
     else:
         width, height = _size_of(file)
         complete = True
     if not complete:
-        raise ImageError(
-            "truncated",
-            f"its data ends in mid-image after {len(file)} bytes; the sender or the network cut it",
-        )
-    _check_size(width, height)
+        raise truncated(len(file))
+    check_size(width, height)
 
 
 def _size_of(file: bytes) -> tuple[int, int]:
@@ -246,21 +223,3 @@ def _size_of(file: bytes) -> tuple[int, int]:
         raise ImageError(
             "bad_format", f"its data ({len(file)} bytes) are no image: send JPEG or PNG ({error})"
         ) from error
-
-
-def _jpeg_header(file: bytes) -> tuple[int, int, int]:
-    """Return width, height and where the first scan starts (ITU T.81, annex B)."""
-    width = height = 0
-    position = 2
-    while position + 9 <= len(file) and file[position] == 0xFF:
-        marker = file[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        if marker == 0xDA:
-            return width, height, position
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height = int.from_bytes(file[position + 5 : position + 7], "big")
-            width = int.from_bytes(file[position + 7 : position + 9], "big")
-        position += 2 + int.from_bytes(file[position + 2 : position + 4], "big")
-    return width, height, len(file)

@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.perception.image_conversion import ImageError, to_rgb
+from vlm_perception.perception.image_conversion import to_rgb
+from vlm_perception.perception.image_errors import ImageError
 from vlm_perception.perception.media import Media, MediaError, Picture, open_media
 from vlm_perception.replay.bag import FOREVER_NS, METADATA, Bag
 from vlm_perception.replay.cameras import choose_camera

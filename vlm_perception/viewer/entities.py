@@ -23,7 +23,8 @@ import rerun as rr
 import rerun.blueprint as rrb
 from rosbags.serde import SerdeError
 
-from vlm_perception.perception.image_conversion import ImageError, to_rgb
+from vlm_perception.perception.image_conversion import to_rgb
+from vlm_perception.perception.image_errors import ImageError
 from vlm_perception.perception.overlay import LABEL_COLOURS, STATUS_COLOURS
 from vlm_perception.replay.messages import message_types, reasoning_of, scene_of, stamp_ns
 from vlm_perception.types import Attribute, Reasoning, Scene, Status
