@@ -64,6 +64,13 @@ def replay(
             "worked on, whatever `--latency` says."
         ),
     ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            help="The clock that ages are counted on: `recording`, or `stamps` where that is "
+            "another one, as with a simulation. [default: `stamps` where the two are apart]"
+        ),
+    ] = None,
     engine: Annotated[
         str, typer.Option(help="`onnxruntime` or `openvino`; never chosen by a timing.")
     ] = "onnxruntime",
@@ -94,6 +101,8 @@ def replay(
     """
     one_of("--engine", engine, ("onnxruntime", "openvino"))
     one_of("--originals", originals, ("camera", "all", "none"))
+    if time is not None:
+        one_of("--time", time, ("stamps", "recording"))
     with plain_errors():
         run = importlib.import_module("vlm_perception.replay.run")
         options = run.ReplayOptions(
@@ -106,6 +115,7 @@ def replay(
             engine=run.EngineOptions(engine, threads),
             parameters=params,
             latency=latency,
+            time=time,
             schedule=schedule,
             originals=originals,
             overlay=overlay,

@@ -28,6 +28,7 @@ from vlm_perception.demo.processes import NodeProcesses, NodeSpec, Parameter
 from vlm_perception.demo.recorder import Recorder
 from vlm_perception.demo.topics import DIAGNOSTICS, EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
 from vlm_perception.perception.partial_text import UNFINISHED
+from vlm_perception.replay.clocks import RECORDING
 from vlm_perception.replay.compare import Finding, compare
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.pipeline import EngineOptions
@@ -84,6 +85,8 @@ def agreement(options: AgreementOptions, console: Console, json_file: Path | Non
                 out=folder,
                 speed=options.rate,
                 engine=EngineOptions(options.engine),
+                # The player's /clock has the times of recording.
+                time=RECORDING,
                 schedule=schedule,
                 originals="none",
                 overlay=False,

@@ -21,6 +21,7 @@ from vlm_perception.perception.ladder import Ladder
 from vlm_perception.perception.questions import load_questions
 from vlm_perception.perception.reasoner import Reasoner
 from vlm_perception.perception.stamps import Order, StampOrder
+from vlm_perception.replay.clocks import RECORDING, STAMPS
 from vlm_perception.replay.latency import LatencyModel, PacedBundle, VirtualClock
 from vlm_perception.replay.schedule import Schedule
 from vlm_perception.replay.settings import PipelineSettings
@@ -75,6 +76,7 @@ class Pipeline:
         engine: EngineOptions,
         speed: float = 1.0,
         schedule: Schedule | None = None,
+        clock: str = RECORDING,
     ) -> None:
         """Load the networks.
 
@@ -86,6 +88,8 @@ class Pipeline:
             speed: seconds of the recording that pass in one of the robot's, as with
                 `ros2 bag play --rate`.
             schedule: the frames that a robot worked on; None: as the latency model says.
+            clock: RECORDING, on whose times the stamps' ages are counted, or STAMPS: each image
+                arrives at the time of its stamp.
 
         Raises:
             BundleError: the bundle lacks a file, or an engine gives other outputs than stored.
@@ -93,6 +97,7 @@ class Pipeline:
         """
         self.clock, self._model, self._speed = VirtualClock(), model, speed
         self._settings, self._schedule = settings, schedule
+        self.clock_of = clock
         paced = PacedBundle.of(bundle, self.clock, model)
         self._wall = paced.wall
         self.encoder = VisionEncoder(
@@ -154,7 +159,10 @@ class Pipeline:
         self._sequence += 1
         embedded = self.clock.now + self._model.transport * 1e-3
         ticks = tuple(self._ticks_until(embedded))
-        scene = self._fuse(embedding, embedded)
+        now_ns = self._recorded_ns(embedded)
+        if self.clock_of == STAMPS and frame.stamp_ns:
+            now_ns += frame.stamp_ns - self._recorded_ns(arrival)
+        scene = self._fuse(embedding, embedded, now_ns)
         # A tick that begins with this embedding ends after its scene.
         self._waiting = (embedding, embedded)
         return Outcome(
@@ -237,7 +245,7 @@ class Pipeline:
         self._finished.append((tick, arrives))
         return tick
 
-    def _fuse(self, embedding: Embedding, now_s: float) -> Scene | None:
+    def _fuse(self, embedding: Embedding, now_s: float, now_ns: int) -> Scene | None:
         order = self._orders["fusion"].judge(embedding.stamp_ns).order
         if order is Order.LATE:
             return None
@@ -248,7 +256,7 @@ class Pipeline:
             tick, arrived = self._finished.popleft()
             self._fusion.add_reasoning(tick.reasoning, min(arrived, now_s))
         self.clock.now = now_s
-        scene = self._fusion.fuse(embedding, now_s, self._recorded_ns(now_s))
+        scene = self._fusion.fuse(embedding, now_s, now_ns)
         if self.reasoner is not None:
             self._scenes.append((scene.conflicts, now_s + self._model.transport * 1e-3))
         return scene

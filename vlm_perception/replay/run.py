@@ -28,6 +28,7 @@ from vlm_perception.bundle import ModelBundle
 from vlm_perception.engines.machine import cpu_count, cpu_model
 from vlm_perception.replay import checkpoint as checkpoints
 from vlm_perception.replay.ahead import ahead
+from vlm_perception.replay.clocks import STAMPS, choose_clock
 from vlm_perception.replay.disk_room import DiskFullError
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.interrupt import INTERRUPTED, Interrupt
@@ -72,6 +73,8 @@ class ReplayOptions:
     """None: the file that ships with the package."""
     latency: Path | None = None
     """File of a latency model; None: the one that is built in."""
+    time: str | None = None
+    """STAMPS or RECORDING, the clock of ages; None: the former where the two are apart."""
     schedule: Path | None = None
     """A robot's bag: the frames that it worked on; None: those that the latency model gives."""
     originals: str = "camera"
@@ -102,7 +105,9 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
     model = load_model(options.latency) if options.latency else LatencyModel()
     bundle = ModelBundle.load(options.bundle or settings.bundle)
     schedule = read_schedule(options.schedule) if options.schedule else None
-    pipeline = Pipeline(bundle, settings, model, options.engine, options.speed, schedule)
+    clock, said = choose_clock(options.time, source.clock_offset_ns)
+    source.notes += [said] if said else []
+    pipeline = Pipeline(bundle, settings, model, options.engine, options.speed, schedule, clock)
     head = _head(options, source, settings, model, pipeline, bundle, schedule)
     for note in source.notes:
         console.print(f"note: {note}", style="dim", soft_wrap=True, markup=False)
@@ -182,6 +187,7 @@ def _head(
 ) -> dict[str, Any]:
     """First line of the log: all that decides on what follows, but the machine and its threads."""
     given = {"schedule": schedule.digest} if schedule is not None else {}
+    given |= {"time": STAMPS} if pipeline.clock_of == STAMPS else {}
     return {
         "log": FORMAT,
         "version": VERSION,

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +19,7 @@ from vlm_perception.perception.image_errors import ImageError
 from vlm_perception.perception.media import Media, MediaError, Picture, open_media
 from vlm_perception.replay.bag import FOREVER_NS, METADATA, Bag
 from vlm_perception.replay.cameras import choose_camera
+from vlm_perception.replay.clocks import LOOKED_AT, clock_offset_ns
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.files import is_recording
 from vlm_perception.replay.image_messages import (
@@ -75,6 +78,8 @@ class Source(Protocol):
     """The topic as a bag of ROS 2 lists it."""
     expected: int | None
     """How many images the whole recording should hold, where that is known."""
+    clock_offset_ns: int
+    """How long after their stamps the images were recorded."""
     notes: list[str]
     losses: list[str]
 
@@ -125,8 +130,14 @@ class BagSource:
         self.camera = chosen if as_recorded else Topic(self.topic, self.type_name)
         self.expected: int | None = chosen.count
         self.notes, self.losses = bag.notes, bag.losses
-        first = next(iter(bag.messages([chosen.name])), None)
-        self._first_ns = first.time_ns if first else 0
+        first = list(islice(bag.messages([chosen.name]), LOOKED_AT))
+        self._first_ns = first[0].time_ns if first else 0
+        times = []
+        for message in first:
+            with suppress(MessageError):
+                image = read_image(message.data, chosen)
+                times.append((message.time_ns, stamp_ns(image.header.stamp)))
+        self.clock_offset_ns = clock_offset_ns(times)
 
     def frames(self, span: Span, skip: int = 0) -> Iterator[CameraFrame]:
         """Frames of a part of the bag."""
@@ -148,6 +159,7 @@ class MediaSource:
 
     topic, type_name = VIDEO_TOPIC, COMPRESSED_IMAGE
     camera = Topic(VIDEO_TOPIC, COMPRESSED_IMAGE)
+    clock_offset_ns = 0
 
     def __init__(self, path: Path, media: Media) -> None:
         """Take over an opened video or folder.
