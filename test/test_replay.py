@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from recordings import START_NS, STEP_NS, jpeg, write, write_with_stranger
 from rich.console import Console
 from rosbags.highlevel import AnyReader
@@ -20,7 +22,7 @@ from vlm_perception.replay import checkpoint, disk_room, output_bag, run
 from vlm_perception.replay.drawing import timeline
 from vlm_perception.replay.latency import GraphCost, LatencyModel
 from vlm_perception.replay.pipeline import EngineOptions, Pipeline
-from vlm_perception.replay.report import chosen
+from vlm_perception.replay.report import chosen, write_report
 from vlm_perception.replay.scene_log import read_log
 from vlm_perception.replay.settings import default_parameters, load_settings
 from vlm_perception.replay.source import BagSource, Span, open_source
@@ -31,6 +33,7 @@ from vlm_perception.types import Frame
 DATA = Path(__file__).parent / "data"
 DRIVE, GOLDEN = DATA / "drive", DATA / "drive.golden.jsonl"
 QUIET = Console(quiet=True)
+FAULTS = [{"fault": "truncated", "frame": 1, "stamp": 5, "text": "cut"}]
 
 
 def replay(recording, out, **options):
@@ -234,6 +237,43 @@ def test_a_summary_of_a_long_log_stays_small(replayed, tmp_path):
     courses = [summary.status, *summary.answers.values(), *summary.tags.values()]
     assert all(len(course.slots) <= 1024 for course in courses)
     assert len(timeline(summary)) < 100_000
+
+
+@given(st.lists(st.integers(0, 2**62) | st.integers(0, 10**10), min_size=1, max_size=12))
+@example([0, 10**17, 0, 10**17])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_report_is_as_long_as_its_log_whatever_the_clock_did(replayed, tmp_path, times):
+    head, *rest = (replayed / run.LOG).read_text().splitlines()
+    scene = next(json.loads(line) for line in rest if "tags" in json.loads(line))
+    event = {"event": "time_jump", "frame": 0, "time": times[-1]}
+    lines = [scene | {"frame": index, "time": time} for index, time in enumerate(times)]
+    lines += [fault | {"time": times[0]} for fault in FAULTS] + [event]
+    (tmp_path / run.LOG).write_text("\n".join([head, *map(json.dumps, lines)]))
+    page = write_report(tmp_path, json.loads((replayed / run.RUN).read_text())).read_text()
+    assert len(page) < 40_000 + 6_000 * len(times)
+
+
+def test_a_report_tells_of_a_clock_that_was_set(tmp_path):
+    # Without a clock of its own a computer begins in 1970, until it has asked a server.
+    head = json.loads(GOLDEN.read_text().splitlines()[0])
+    scene = next(record for record in read_log(GOLDEN) if "tags" in record)
+    times = [index * STEP_NS + (index > 4) * START_NS for index in range(10)]
+    lines = [head, *(scene | {"frame": index, "time": time} for index, time in enumerate(times))]
+    (tmp_path / run.LOG).write_text("\n".join(map(json.dumps, lines)))
+    summary = summarize(tmp_path / run.LOG)
+    assert summary.seconds == pytest.approx(0.8)
+    assert summary.axis.leaps == [(pytest.approx(0.4), pytest.approx((START_NS + STEP_NS) * 1e-9))]
+    assert not summary.gaps()
+    assert "goes on 472222:13:20.1 later: its clock was set" in timeline(summary)
+
+
+def test_why_no_image_could_be_used_is_said_on_the_console(tmp_path):
+    bag = write(tmp_path / "bag", [jpeg(0)[:200], b"", b"", jpeg(1)[:150]])
+    told = CliRunner().invoke(app, ["replay", str(bag), "--out", str(tmp_path / "out")])
+    assert told.exit_code == run.LOSSES
+    assert "none of the images could be used" in told.output
+    assert "2 x truncated; of the first one: its data ends in mid-image" in told.output
+    assert "2 x bad data length; of the first one: its data is empty" in told.output
 
 
 def test_key_frames_that_changed_something_are_shown_first():

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from html import escape
@@ -145,9 +146,17 @@ def clock(seconds: float) -> str:
     )
 
 
+def leap_text(seconds: float) -> str:
+    """What is to be said of a leap of the recording's time, which the axis leaves out."""
+    where = "later" if seconds > 0 else "earlier"
+    return (
+        f"the recording goes on {clock(abs(seconds))} {where}: its clock was set, or it was paused"
+    )
+
+
 def _draw_troubles(canvas: _Canvas, summary: Summary) -> None:
     gaps = summary.gaps()
-    if not (gaps or summary.faults or summary.jumps):
+    if not (gaps or summary.faults or summary.jumps or summary.axis.leaps):
         return
     canvas.name("missing, broken")
     canvas.track()
@@ -157,6 +166,8 @@ def _draw_troubles(canvas: _Canvas, summary: Summary) -> None:
         )
     for when, kind, text, frame in summary.faults:
         canvas.bar(when, when, "#ef4444", f"{clock(when)}: frame {frame}, {kind}: {text}")
+    for when, over in summary.axis.leaps:
+        canvas.bar(when, when, "#8b5cf6", f"{clock(when)}: {leap_text(over)}")
     for when in summary.jumps:
         canvas.bar(when, when, "#8b5cf6", f"{clock(when)}: time jumped back")
     canvas.next_row()
@@ -253,7 +264,8 @@ def _runs(course: Course[list[float]]) -> list[tuple[float, float, float]]:
 
 
 def _axis(canvas: _Canvas, bottom: float) -> str:
-    step = next((each for each in STEPS_S if canvas.seconds / each <= 12), STEPS_S[-1])
+    hours = 3600 * math.ceil(canvas.seconds / (12 * 3600))
+    step = next((each for each in STEPS_S if canvas.seconds / each <= 12), hours)
     lines = []
     for index in range(int(canvas.seconds / step) + 1):
         x = canvas.x(index * step)

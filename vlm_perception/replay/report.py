@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vlm_perception.replay.drawing import TRIGGER_COLOURS, clock, colour_of, timeline
+from vlm_perception.replay.drawing import TRIGGER_COLOURS, clock, colour_of, leap_text, timeline
 from vlm_perception.replay.summary import Keyframe, Summary, summarize
 from vlm_perception.replay.timing import Durations
 
@@ -68,6 +68,7 @@ def write_report(out: Path, facts: dict[str, Any]) -> Path:
         modelled=_table(summary.latency, summary.stages),
         colours=TRIGGER_COLOURS,
         clock=clock,
+        leap_text=leap_text,
         colour_of=colour_of,
         realtime=_realtime(summary, facts),
         rate_hz=_rate(summary),

@@ -38,7 +38,7 @@ from vlm_perception.replay.pipeline import EngineOptions, Pipeline
 from vlm_perception.replay.replay_video import draw_replay
 from vlm_perception.replay.report import write_report
 from vlm_perception.replay.results import Results
-from vlm_perception.replay.scene_log import FORMAT, VERSION, line, sha256
+from vlm_perception.replay.scene_log import FORMAT, VERSION, faults_in, line, sha256
 from vlm_perception.replay.schedule import Schedule, read_schedule
 from vlm_perception.replay.settings import PipelineSettings, default_parameters, load_settings
 from vlm_perception.replay.source import BagSource, CameraFrame, Source, Span, open_source
@@ -120,6 +120,8 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
             return interrupt.exit_code(INTERRUPTED)
         facts = run.facts()
         _say(console, _summary(facts))
+        if facts["faults"]:
+            _say_faults(folder.work / LOG, facts, console)
         _finish(folder, source, options, facts, console, interrupt)
     for name in (REPORT, LOG, *(part.name for part in parts(out)), VIDEO):
         if (out / name).exists():
@@ -390,6 +392,15 @@ def _summary(facts: dict[str, Any]) -> str:
         f"{facts['keyframes']} key frames in {facts['wall_s']:.1f} s "
         f"({facts['frames_per_s']:g} frames/s)\nlog SHA-256 {facts['log_sha256']}"
     )
+
+
+def _say_faults(log: Path, facts: dict[str, Any], console: Console) -> None:
+    """Why images were not used, a line for each kind."""
+    if not facts["frames"]:
+        _say(console, "none of the images could be used:")
+    for kind, (count, text) in faults_in(log).items():
+        said = f"not usable: {count} x {kind.replace('_', ' ')}; of the first one: {text}"
+        console.print(said, style="yellow", soft_wrap=True, markup=False, highlight=False)
 
 
 def _say(console: Console, text: str) -> None:

@@ -138,6 +138,20 @@ def fault_record(frame: CameraFrame, kind: str, text: str) -> Record:
     }
 
 
+def faults_in(file: Path) -> dict[str, tuple[int, str]]:
+    """How often each kind of fault stands in a log, and what was said of the first one.
+
+    Raises:
+        ReplayError: as for `read_log`.
+    """
+    faults: dict[str, tuple[int, str]] = {}
+    for record in read_log(file):
+        if "fault" in record:
+            count, text = faults.get(record["fault"], (0, record["text"]))
+            faults[record["fault"]] = (count + 1, text)
+    return faults
+
+
 def number(value: float) -> float:
     """A number as it stands in a log."""
     return round(float(value), DECIMALS) + 0.0
@@ -175,10 +189,15 @@ def read_log(file: Path) -> Iterator[Record]:
 
 def _parsed(text: str) -> Record:
     try:
-        record = json.loads(text)
+        # No NaN and the like: they are never written.
+        record = json.loads(text, parse_constant=_refuse)
     except ValueError:
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)
 
 
 def sha256(file: Path) -> str:

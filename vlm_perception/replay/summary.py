@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.scene_log import Record, read_log
+from vlm_perception.replay.time_axis import TimeAxis
 from vlm_perception.replay.timing import Durations
 
 SLOTS = 1024
@@ -80,7 +81,8 @@ class Summary:
     """None: the log was interrupted."""
     frames: int = 0
     reasonings: int = 0
-    start_ns: int = 0
+    axis: TimeAxis = field(default_factory=TimeAxis)
+    """Where times lie; all seconds here are on it."""
     seconds: float = 0.0
     sizes: list[tuple[float, int, int]] = field(default_factory=list)
     """From when on images had which width and height."""
@@ -134,7 +136,7 @@ def summarize(file: Path) -> Summary:
         elif "fault" in record:
             _take_fault(summary, record)
         elif "event" in record:
-            summary.jumps.append(_seconds(summary, record["time"]))
+            summary.jumps.append(summary.axis.seconds(record["time"]))
         elif "end" in record:
             summary.end = record
     if not summary.frames and not summary.fault_kinds:
@@ -142,14 +144,8 @@ def summarize(file: Path) -> Summary:
     return summary
 
 
-def _seconds(summary: Summary, time_ns: int) -> float:
-    if not summary.start_ns:
-        summary.start_ns = time_ns
-    return max(0.0, (time_ns - summary.start_ns) * 1e-9)
-
-
 def _take_frame(summary: Summary, record: Record, last_s: float | None) -> float:
-    now = _seconds(summary, record["time"])
+    now = summary.axis.seconds(record["time"])
     summary.frames += 1
     summary.seconds = max(summary.seconds, now)
     width, height = record["size"]
@@ -216,7 +212,7 @@ def _take_reasoning(summary: Summary, record: Record) -> None:
 
 def _take_fault(summary: Summary, record: Record) -> None:
     summary.fault_kinds[record["fault"]] += 1
-    now = _seconds(summary, record["time"])
+    now = summary.axis.seconds(record["time"])
     summary.seconds = max(summary.seconds, now)
     if len(summary.faults) < LISTED_FAULTS:
         summary.faults.append((now, record["fault"], record["text"], record["frame"]))
