@@ -17,7 +17,8 @@ from vlm_perception.perception.hazards import Contradiction, Hazard, RuleError
 from vlm_perception.types import Attribute, Embedding, Reasoning, Scene, Status, Tag
 
 MS = 1_000_000
-NOW = 1_000_000 * MS
+DAY = 86_400_000 * MS
+NOW = 30 * DAY
 SETTINGS = FusionSettings(
     stale_after=1.0,
     hazards=(Hazard.parse("pedestrian"), Hazard.parse("works | construction=yes")),
@@ -98,13 +99,16 @@ def test_both_paths_are_joined_with_their_ages() -> None:
 @pytest.mark.parametrize(
     ("slow", "fast", "status", "word"),
     [
-        (None, embedding(NOW), Status.NO_REASONING, "no reasoning"),
+        (None, embedding(NOW), Status.NO_REASONING, "start language_reasoner"),
         (reasoning(NOW - 1200 * MS), embedding(NOW), Status.STALE_REASONING, "1.2 s old"),
-        (reasoning(NOW, "b"), embedding(NOW), Status.NO_REASONING, "bundle b"),
-        (reasoning(0), embedding(0), Status.DEGRADED, "no time stamps"),
+        (reasoning(NOW, "b"), embedding(NOW), Status.NO_REASONING, "the same bundle"),
+        (reasoning(NOW), embedding(NOW - 1500 * MS), Status.NO_REASONING, "1.5 s later"),
+        (reasoning(0), embedding(0), Status.DEGRADED, "set header.stamp"),
         (replace(reasoning(NOW), rung=2), embedding(NOW), Status.DEGRADED, "rung 2"),
-        (reasoning(NOW), embedding(NOW + 3000 * MS), Status.DEGRADED, "3.0 s in the future"),
+        (reasoning(NOW + 3000 * MS), embedding(NOW + 3000 * MS), Status.DEGRADED, "3.0 s in the"),
+        (reasoning(NOW), embedding(NOW + 3000 * MS), Status.STALE_REASONING, "3.0 s old"),
         (reasoning(NOW - 9000 * MS), embedding(NOW - 9000 * MS), Status.DEGRADED, "9.0 s old"),
+        (reasoning(NOW - 9 * DAY), embedding(NOW - 9 * DAY), Status.DEGRADED, "9.0 days old"),
     ],
 )
 def test_status_and_why(slow: Reasoning | None, fast: Embedding, status: Status, word: str) -> None:
@@ -115,7 +119,8 @@ def test_status_and_why(slow: Reasoning | None, fast: Embedding, status: Status,
 
 def test_ages_are_clamped_and_unknown_ones_negative() -> None:
     early = fuse(reasoning(NOW), embedding(NOW), now_ns=NOW - 500 * MS)
-    assert (early.embedding_age, early.reasoning_age) == (0.0, 0.0)
+    assert early.embedding_age == pytest.approx(0.01), "the time since it came"
+    assert early.reasoning_age == pytest.approx(0.05)
     unknown = fuse(reasoning(0), embedding(0))
     assert (unknown.embedding_age, unknown.reasoning_age, unknown.keyframe_age) == (-1, -1, -1)
     assert unknown.latency == {}
@@ -157,6 +162,66 @@ def test_a_fresh_answer_adds_a_hazard_and_a_stale_one_does_not() -> None:
     for age_ms, hazards in ((200, ("pedestrian", "works")), (1200, ("pedestrian",))):
         slow = replace(reasoning(NOW - age_ms * MS), attributes=works)
         assert fuse(slow, embedding(NOW)).hazards == hazards
+
+
+def test_an_image_is_late_by_a_clock_or_by_a_slow_encoder() -> None:
+    frame = embedding(NOW - 3700 * MS)
+    for spent_s, word in ((0.02, "set the camera's clock"), (3.5, "the encoder took 3.5 s")):
+        fusion = SceneFusion(SETTINGS, clock=Clock())
+        fusion.add_reasoning(reasoning(NOW - 3700 * MS), 49.95)
+        scene = fusion.fuse(frame, 49.99, NOW, spent_s)
+        assert word in scene.reason, scene.reason
+
+
+STALE = (Status.STALE_REASONING, Status.NO_EMBEDDING, Status.NO_CAMERA)
+WORKS = (Attribute("construction", "yes", ("yes", "no"), (0.9, 0.1)),)
+
+
+@given(
+    camera_ns=st.sampled_from((None, 0, -9 * DAY, -3000 * MS, -300 * MS, 5000 * MS, 9 * DAY)),
+    ros_runs=st.booleans(),
+    taken=st.lists(st.floats(0.0, 4.0), min_size=1, max_size=6),
+    slow_s=st.lists(st.floats(0.0, 3.0), min_size=6, max_size=6),
+    looks=st.lists(st.floats(0.0, 600.0), min_size=1, max_size=8),
+    fast_dies_s=st.floats(0.0, 600.0),
+)
+def test_no_hazard_lives_on_a_stale_answer(
+    camera_ns: int | None,
+    ros_runs: bool,
+    taken: list[float],
+    slow_s: list[float],
+    looks: list[float],
+    fast_dies_s: float,
+) -> None:
+    """Of any clock of the camera (None: no stamps), silence and order of arrival."""
+    clock = Clock()
+    fusion = SceneFusion(SETTINGS, clock=clock)
+
+    def stamp(at_s: float) -> int:
+        return 0 if camera_ns is None else NOW + camera_ns + round(at_s * 1000) * MS
+
+    heard: list[tuple[float, float]] = []
+    # Arrival and capture, in seconds.
+    answers = sorted((at + late, at) for at, late in zip(taken, slow_s, strict=False))
+    for look_s in sorted([*looks, *(arrival for arrival, _ in answers)]):
+        clock.now = look_s
+        while answers and answers[0][0] <= look_s:
+            arrival, at = answers.pop(0)
+            fusion.add_reasoning(replace(reasoning(stamp(at)), attributes=WORKS), arrival)
+            heard.append((arrival, at))
+        if look_s <= fast_dies_s:
+            now_ns = NOW + round(look_s * 1000) * MS if ros_runs else 0
+            scene = fusion.fuse(embedding(stamp(look_s)), look_s, now_ns)
+        else:
+            scene = fusion.heartbeat(look_s, camera_alive=False)
+        fresh = [
+            look_s - arrival <= SETTINGS.stale_after + 1e-6
+            and (camera_ns is None or look_s - at <= SETTINGS.stale_after + 0.002)
+            for arrival, at in heard
+        ]
+        assert "works" not in scene.hazards or any(fresh), scene.reason
+        if scene.attributes and "works" not in scene.hazards:
+            assert scene.status in STALE and "reasoning" in scene.reason
 
 
 @pytest.mark.parametrize("line", ["", "| a=b", "car |", "car | near", "car | =near"])
@@ -216,7 +281,10 @@ def test_a_heartbeat_repeats_the_header_and_grows_older() -> None:
     late = fusion.heartbeat(52.5, camera_alive=True)
     assert (early.status, early.reason) == (scene.status, scene.reason)
     assert late.status is Status.NO_EMBEDDING
-    assert late.reason == "no embedding for 2.5 s"
+    assert late.reason.startswith("no embedding for 2.5 s: see what vision_encoder")
+    assert "; no reasoning for 2.6 s: " in late.reason, "said beside the status"
+    told = fusion.heartbeat(52.5, camera_alive=False, obstacle="start the camera")
+    assert told.reason.startswith("no image for 2.5 s: start the camera")
     assert (late.stamp_ns, late.frame_id) == (scene.stamp_ns, scene.frame_id)
     assert late.embedding_age == pytest.approx(2.5)
     assert late.reasoning_age == pytest.approx(2.7)

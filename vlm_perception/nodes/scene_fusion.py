@@ -273,7 +273,8 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
                 return
             self._take_reasonings(fusion)
             now_ns = self.get_clock().now().nanoseconds
-            scene = fusion.fuse(embedding, arrival.received_s, now_ns)
+            spent_s = arrival.message.processing_time
+            scene = fusion.fuse(embedding, arrival.received_s, now_ns, spent_s)
             self._publish(scene)
             self._detections.publish(scene)
         for link, seconds in scene.latency.items():

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from vlm_perception.perception.ages import NANOSECONDS, Doubt, age_of, doubt_of, spell
 from vlm_perception.perception.cadence import Cadence
 from vlm_perception.perception.hazards import (
     ConflictWatch,
@@ -18,12 +19,7 @@ from vlm_perception.perception.hazards import (
 )
 from vlm_perception.types import UNKNOWN_AGE, Embedding, Reasoning, Scene, Status
 
-NANOSECONDS = 1e-9
 REMEMBERED_REASONINGS = 32
-CLOCKS_APART_S = 0.1
-"""Stamps further ahead of the clock than this come from a clock of their own."""
-LATE_S = 2.0
-"""An image that is older than this when its embedding arrives is not the present."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +45,18 @@ class _Joined:
     """The embedding of the last scene, and when that was made on either clock."""
 
     embedding: Embedding
+    received_s: float
+    doubt: Doubt | None
+    """Of the frame when it was new."""
     now_ns: int
     at_s: float
     conflicts: tuple[str, ...]
+
+    def later(self, now_s: float) -> _Joined:
+        """The same at a later monotonic time; the ROS clock may stand still with the camera."""
+        waited = max(0.0, now_s - self.at_s)
+        now_ns = self.now_ns + round(waited / NANOSECONDS) if self.now_ns else 0
+        return replace(self, now_ns=now_ns, at_s=now_s)
 
 
 class SceneFusion:
@@ -80,6 +85,8 @@ class SceneFusion:
         )
         self.fast, self.slow = Cadence(), Cadence()
         """How often embeddings and reasonings arrive."""
+        self.slow_obstacle = ""
+        """What keeps reasonings away, with a remedy, as the owner found; empty: not known."""
         self._last: _Joined | None = None
         self._last_embedding_ns = 0
 
@@ -105,27 +112,31 @@ class SceneFusion:
         self._reasonings.append(_Received(reasoning, received_s))
         self.slow.beat(received_s)
 
-    def fuse(self, embedding: Embedding, received_s: float, now_ns: int) -> Scene:
+    def fuse(
+        self, embedding: Embedding, received_s: float, now_ns: int, spent_s: float = 0.0
+    ) -> Scene:
         """Make the scene of an embedding.
 
         Args:
             embedding: what the fast path says.
             received_s: monotonic time of arrival.
             now_ns: time on the clock of the stamps; 0 when unknown.
+            spent_s: seconds from the arrival of the image in the encoder to the embedding.
         """
         self._forget_future(embedding.stamp_ns)
         self.fast.beat(received_s)
         now_s = self._clock()
         received = self._match(embedding)
-        reasoning = received.reasoning if received is not None else None
-        attributes = reasoning.attributes if reasoning else ()
+        attributes = received.reasoning.attributes if received else ()
         conflicts = self._conflicts.look(embedding.tags, attributes)
-        self._last = _Joined(embedding, now_ns, now_s, conflicts)
-        scene = self._scene(embedding, reasoning, conflicts, now_ns, now_s)
+        doubt = doubt_of(embedding.stamp_ns, now_ns, spent_s)
+        self._last = _Joined(embedding, received_s, doubt, now_ns, now_s, conflicts)
         latency = _latency(embedding.stamp_ns, received_s, received, now_s, now_ns)
-        return replace(scene, latency=latency)
+        return replace(self._scene(self._last, received), latency=latency)
 
-    def heartbeat(self, now_s: float, camera_alive: bool, longest_silence: float = 1.0) -> Scene:
+    def heartbeat(
+        self, now_s: float, camera_alive: bool, longest_silence: float = 1.0, obstacle: str = ""
+    ) -> Scene:
         """The last frame again, older, with the reasoning that has come for it meanwhile.
 
         Once embeddings are missing, the status says so.
@@ -135,33 +146,31 @@ class SceneFusion:
             camera_alive: whether images still arrive, so that the encoder is at fault.
             longest_silence: seconds without an embedding from which they are missing; sooner
                 where they used to come often.
+            obstacle: what keeps them away, with a remedy; empty: not known.
         """
-        status = Status.NO_EMBEDDING if camera_alive else Status.NO_CAMERA
-        last = self._last
-        missing = "embedding" if camera_alive else "image"
+        status, missing, remedy = (
+            (Status.NO_EMBEDDING, "embedding", "see what vision_encoder reports on /diagnostics")
+            if camera_alive
+            else (Status.NO_CAMERA, "image", "see whether the camera runs and on which topic")
+        )
+        last, remedy = self._last, obstacle or remedy
         if last is None:
-            return self._empty(status, f"no {missing} has arrived yet")
+            return self._empty(status, f"no {missing} has arrived yet: {remedy}")
         silent = max(0.0, now_s - last.at_s)
-        # Not by the ROS clock, which may stand still together with the camera.
-        now_ns = last.now_ns + round(silent / NANOSECONDS) if last.now_ns else 0
-        received = self._match(last.embedding)
-        reasoning = received.reasoning if received is not None else None
-        scene = self._scene(last.embedding, reasoning, last.conflicts, now_ns, now_s)
+        scene = self._scene(last.later(now_s), self._match(last.embedding))
         if silent < self.fast.missing_after(longest_silence):
             return scene
-        return replace(scene, status=status, reason=f"no {missing} for {silent:.1f} s")
+        reason = f"no {missing} for {silent:.1f} s: {remedy}"
+        return replace(scene, status=status, reason=_joined_by(reason, scene.reason))
 
-    def _scene(
-        self,
-        embedding: Embedding,
-        reasoning: Reasoning | None,
-        conflicts: tuple[str, ...],
-        now_ns: int,
-        now_s: float,
-    ) -> Scene:
-        status, reason = self._judge(embedding, reasoning, now_ns, now_s)
+    def _scene(self, joined: _Joined, received: _Received | None) -> Scene:
+        embedding, now_ns = joined.embedding, joined.now_ns
+        reasoning = received.reasoning if received is not None else None
+        stale = self._why_stale(joined, received) if received is not None else ""
+        status, reason = self._judge(joined, reasoning, stale)
         attributes = reasoning.attributes if reasoning else ()
-        fresh = attributes if status is not Status.STALE_REASONING else ()
+        known = () if stale else attributes
+        waited = joined.at_s - received.at_s if received is not None else 0.0
         return Scene(
             stamp_ns=embedding.stamp_ns,
             frame_id=embedding.frame_id,
@@ -174,13 +183,15 @@ class SceneFusion:
             tags=embedding.tags,
             regions=embedding.regions,
             attributes=attributes,
-            hazards=present_hazards(self._settings.hazards, embedding.tags, fresh),
-            conflicts=conflicts,
+            hazards=present_hazards(self._settings.hazards, embedding.tags, known),
+            conflicts=joined.conflicts,
             caption=reasoning.caption if reasoning else "",
             keyframe_stamp_ns=reasoning.keyframe_stamp_ns if reasoning else 0,
-            embedding_age=_age(embedding.stamp_ns, now_ns),
-            reasoning_age=_age(reasoning.stamp_ns, now_ns) if reasoning else UNKNOWN_AGE,
-            keyframe_age=_age(reasoning.keyframe_stamp_ns, now_ns) if reasoning else UNKNOWN_AGE,
+            embedding_age=_age(embedding.stamp_ns, now_ns, joined.at_s - joined.received_s),
+            reasoning_age=_age(reasoning.stamp_ns, now_ns, waited) if reasoning else UNKNOWN_AGE,
+            keyframe_age=(
+                _age(reasoning.keyframe_stamp_ns, now_ns, waited) if reasoning else UNKNOWN_AGE
+            ),
             latency={},
             rung=reasoning.rung if reasoning else 0,
             status=status,
@@ -215,39 +226,66 @@ class SceneFusion:
         return max(fitting, key=lambda item: (item.reasoning.stamp_ns, item.at_s), default=None)
 
     def _judge(
-        self, embedding: Embedding, reasoning: Reasoning | None, now_ns: int, now_s: float
+        self, joined: _Joined, reasoning: Reasoning | None, stale: str
     ) -> tuple[Status, str]:
-        if reasoning is None:
-            return Status.NO_REASONING, self._why_none(embedding)
-        if not embedding.stamp_ns:
-            return Status.DEGRADED, "the camera sends no time stamps, ages are unknown"
-        if doubt := _doubt(embedding.stamp_ns, now_ns):
-            return Status.DEGRADED, doubt
-        if stale := self._why_stale(reasoning, now_ns, now_s):
-            return Status.STALE_REASONING, stale
-        if reasoning.rung:
-            return Status.DEGRADED, f"the language node saves work (rung {reasoning.rung})"
-        return Status.OK, ""
+        """The first status that holds, and all that speaks against trusting the scene.
 
-    def _why_stale(self, reasoning: Reasoning, now_ns: int, now_s: float) -> str:
-        longest, age = self._settings.stale_after, _age(reasoning.stamp_ns, now_ns)
-        if age > longest:
-            return f"the reasoning is {age:.1f} s old, more than {longest:g} s"
+        That an answer is stale is certain, whatever the clocks say, so it goes before doubts.
+        """
+        doubt = joined.doubt
+        rung = reasoning.rung if reasoning else 0
+        found = [
+            (Status.NO_REASONING, self._why_none(joined.embedding) if reasoning is None else ""),
+            (Status.STALE_REASONING, stale),
+            (Status.DEGRADED, doubt.sentence if doubt else ""),
+            (Status.DEGRADED, _of_rung(rung) if rung else ""),
+        ]
+        holding = [(status, why) for status, why in found if why]
+        status = holding[0][0] if holding else Status.OK
+        return status, _joined_by(*(why for _, why in holding))
+
+    def _why_stale(self, joined: _Joined, received: _Received) -> str:
+        """Say why an answer is no longer the present; empty: it is.
+
+        It is as old as the oldest that anything says of it: the time since it came, its stamp
+        beside that of the frame, which the same camera gave, and its stamp by the ROS clock where
+        that is no other than the camera's.
+        """
+        longest, now_s = self._settings.stale_after, joined.at_s
         if self.slow.missing(now_s, longest):
-            return (
-                f"no reasoning for {self.slow.silence(now_s):.1f} s; see what language_reasoner "
-                "reports on /diagnostics"
-            )
-        return ""
+            return f"no reasoning for {self.slow.silence(now_s):.1f} s: {self._slow_remedy()}"
+        stamp_ns, frame_ns = received.reasoning.stamp_ns, joined.embedding.stamp_ns
+        ages = [now_s - received.at_s]
+        if stamp_ns and frame_ns:
+            apart = (frame_ns - stamp_ns) * NANOSECONDS
+            ages.append(apart + max(0.0, now_s - joined.received_s))
+        if joined.doubt is None or joined.doubt.age_known:
+            ages.append(age_of(stamp_ns, joined.now_ns))
+        if max(ages) <= longest:
+            return ""
+        return (
+            f"the reasoning is {spell(max(ages))} old, more than {longest:g} s: fewer questions or "
+            "a shorter max_caption_tokens of language_reasoner, or a longer stale_after"
+        )
+
+    def _slow_remedy(self) -> str:
+        return self.slow_obstacle or "see what language_reasoner reports on /diagnostics"
 
     def _why_none(self, embedding: Embedding) -> str:
         newest = self._reasonings[-1].reasoning if self._reasonings else None
-        if newest is not None and newest.bundle_digest != embedding.bundle_digest:
+        if newest is None:
+            remedy = self.slow_obstacle or "start language_reasoner, or take the tags alone"
+            return f"no reasoning has arrived: {remedy}"
+        if newest.bundle_digest != embedding.bundle_digest:
             return (
                 f"the reasoning is from bundle {newest.bundle_digest[:12]} and the embedding "
-                f"from {embedding.bundle_digest[:12]}"
+                f"from {embedding.bundle_digest[:12]}: start both nodes with the same bundle"
             )
-        return "no reasoning has arrived"
+        ahead = (newest.stamp_ns - embedding.stamp_ns) * NANOSECONDS
+        return (
+            f"the newest reasoning is of an image that was taken {spell(ahead)} later than this "
+            "one: have one camera and one clock on this graph's topics"
+        )
 
     def _empty(self, status: Status, reason: str) -> Scene:
         return Scene(
@@ -276,26 +314,21 @@ class SceneFusion:
         )
 
 
-def _age(stamp_ns: int, now_ns: int) -> float:
-    """Seconds since a stamp; a stamp from the future is taken for now."""
-    if not stamp_ns or not now_ns:
-        return UNKNOWN_AGE
-    return max(0.0, (now_ns - stamp_ns) * NANOSECONDS)
+def _age(stamp_ns: int, now_ns: int, least_s: float) -> float:
+    """Seconds since a stamp, which is no less than the time since it came; negative: unknown."""
+    age = age_of(stamp_ns, now_ns)
+    return age if age == UNKNOWN_AGE else max(age, least_s)
 
 
-def _doubt(stamp_ns: int, now_ns: int) -> str:
-    """Say why a stamp does not tell the age of its image; empty: it does."""
-    if not now_ns:
-        return "the ROS clock stands at 0, ages are unknown: let something publish /clock"
-    ahead = (stamp_ns - now_ns) * NANOSECONDS
-    if ahead > CLOCKS_APART_S:
-        return f"the image's stamp lies {ahead:.1f} s in the future: set the camera's clock"
-    if -ahead > LATE_S:
-        return (
-            f"the image was {-ahead:.1f} s old when its embedding came: set the camera's clock, or "
-            "play bags with --clock and use_sim_time"
-        )
-    return ""
+def _of_rung(rung: int) -> str:
+    return (
+        f"the language node saves work (rung {rung}): give it more cores, or lower its rate_hz or "
+        "max_caption_tokens"
+    )
+
+
+def _joined_by(*sentences: str) -> str:
+    return "; ".join(filter(None, sentences))
 
 
 def _latency(
@@ -306,12 +339,12 @@ def _latency(
     Arrivals are monotonic times; the two clocks are read together only now.
     """
     latency: dict[str, float] = {}
-    scene = _age(stamp_ns, now_ns)
+    scene = age_of(stamp_ns, now_ns)
     if scene != UNKNOWN_AGE:
         latency["capture_to_scene"] = scene
         latency["capture_to_embedding"] = max(0.0, scene - max(0.0, now_s - received_s))
     if reasoning is not None:
-        age = _age(reasoning.reasoning.stamp_ns, now_ns)
+        age = age_of(reasoning.reasoning.stamp_ns, now_ns)
         if age != UNKNOWN_AGE:
             waited = max(0.0, now_s - reasoning.at_s)
             latency["capture_to_reasoning"] = max(0.0, age - waited)

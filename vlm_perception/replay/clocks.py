@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from statistics import median_low
 
-from vlm_perception.perception.fusion import CLOCKS_APART_S, LATE_S
+from vlm_perception.perception.ages import CLOCKS_APART_S, LATE_S
 
 STAMPS, RECORDING = "stamps", "recording"
 LOOKED_AT = 20

@@ -162,7 +162,7 @@ class Pipeline:
         now_ns = self._recorded_ns(embedded)
         if self.clock_of == STAMPS and frame.stamp_ns:
             now_ns += frame.stamp_ns - self._recorded_ns(arrival)
-        scene = self._fuse(embedding, embedded, now_ns)
+        scene = self._fuse(embedding, embedded, now_ns, embedded - arrival)
         # A tick that begins with this embedding ends after its scene.
         self._waiting = (embedding, embedded)
         return Outcome(
@@ -245,7 +245,9 @@ class Pipeline:
         self._finished.append((tick, arrives))
         return tick
 
-    def _fuse(self, embedding: Embedding, now_s: float, now_ns: int) -> Scene | None:
+    def _fuse(
+        self, embedding: Embedding, now_s: float, now_ns: int, spent_s: float
+    ) -> Scene | None:
         order = self._orders["fusion"].judge(embedding.stamp_ns).order
         if order is Order.LATE:
             return None
@@ -256,7 +258,7 @@ class Pipeline:
             tick, arrived = self._finished.popleft()
             self._fusion.add_reasoning(tick.reasoning, min(arrived, now_s))
         self.clock.now = now_s
-        scene = self._fusion.fuse(embedding, now_s, now_ns)
+        scene = self._fusion.fuse(embedding, now_s, now_ns, spent_s)
         if self.reasoner is not None:
             self._scenes.append((scene.conflicts, now_s + self._model.transport * 1e-3))
         return scene
