@@ -11,3 +11,7 @@ class EndedError(Exception):
 
 class StartError(ValueError):
     """The process cannot do what it was started for; the text says why and what to do."""
+
+
+class ArgumentError(StartError):
+    """An argument of a launch file has a value that cannot be used."""
