@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,9 @@ def test_questions_are_read(tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "cannot be read"),
         (b"questions: [", "cannot be read"),
         (b"questions: 2026-01-01", "cannot be read"),
+        (b"questions: !!bool x", "put texts in quotes"),
+        (b"questions: &a [*a]", r"alias \*a"),
+        ({"questions": [WET | {"question": "x" * 2000}]}, "at most 1000 characters"),
         (None, "cannot be read"),
     ],
 )
@@ -63,8 +67,10 @@ def test_what_holds_no_questions_is_refused(tmp_path: Path, content: object, sen
         )
     with pytest.raises(QuestionsError, match=sentence):
         load_questions(path)
-    with pytest.raises(QuestionsError, match="cannot be read"):
-        load_questions(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for other in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(QuestionsError, match=r"cannot be read .*give an ordinary file"):
+            load_questions(other)
 
 
 def test_the_named_questions_are_kept_or_the_first_half() -> None:

@@ -10,15 +10,20 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from vlm_perception.bundle_files import (
+    BundleError,
+    FileState,
+    check_files,
+    check_unchanged,
+    read_arrays,
+)
 from vlm_perception.engines.base import Engine, EngineError
 from vlm_perception.engines.choose import (
     AUTO,
@@ -30,7 +35,10 @@ from vlm_perception.engines.choose import (
 )
 from vlm_perception.engines.golden import GoldenError, check_alike, check_close
 from vlm_perception.engines.load_tensorrt import fitting_plan, load_plan, tensorrt_installed
-from vlm_perception.manifest import Manifest, describe_errors, manifest_digest
+from vlm_perception.manifest import Manifest, describe_errors, manifest_digest, tensor_shapes
+from vlm_perception.yaml_files import read_yaml
+
+__all__ = ["BundleError", "ModelBundle", "bundle_directories", "find_bundle"]
 
 MANIFEST_NAME = "manifest.yaml"
 BUNDLES_VARIABLE = "VLM_PERCEPTION_BUNDLES"
@@ -46,20 +54,9 @@ LANGUAGE_GRAPHS = (PROJECTOR_GRAPH, DECODER_GRAPH)
 HALF_COSINE = 0.999
 """What the mean cosine to the stored outputs must reach where products are computed in FP16."""
 
+LONGEST_SHOWN = 200
+
 _log = logging.getLogger(__name__)
-
-
-class BundleError(ValueError):
-    """A bundle cannot be used; the message says why and what to do."""
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of a file's bytes, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,8 @@ class ModelBundle:
 
     path: Path
     manifest: Manifest
+    states: Mapping[str, FileState] = field(default_factory=dict, repr=False, kw_only=True)
+    """Of the files, as they were when they were checked; one that has changed is not used."""
 
     @property
     def digest(self) -> str:
@@ -87,20 +86,21 @@ class ModelBundle:
         """
         path = find_bundle(name_or_path)
         manifest = _read_manifest(path / MANIFEST_NAME)
-        _check_files(path, manifest)
-        return cls(path=path, manifest=manifest)
+        return cls(path, manifest, states=check_files(path, manifest.files))
 
     def file(self, name: str) -> Path:
         """Path of a file that the manifest lists.
 
         Raises:
-            BundleError: the manifest does not list it.
+            BundleError: the manifest does not list it, or it has changed since it was checked.
         """
         if name not in self.manifest.files:
             raise BundleError(
                 f"bundle {self.path}: the manifest lists no {name}; it holds "
                 f"{', '.join(sorted(self.manifest.files))}. Export the bundle again"
             )
+        if name in self.states:
+            check_unchanged(self.path, name, self.states[name])
         return self.path / name
 
     def engine(self, graph: str, *, threads: int = 1, engine: str = ONNXRUNTIME) -> Engine:
@@ -113,11 +113,29 @@ class ModelBundle:
 
         Raises:
             EngineError: the engine is not installed, does not take the graph, or has no plan of it.
+            BundleError: the graph is another than the manifest describes, or has just been changed.
         """
         name = self.choose_engine(graph, threads=threads) if engine == AUTO else engine
         if name == TENSORRT:
             return self._load_plan(graph)
-        return load_engine(name, self.file(graph), threads=threads)
+        loaded = load_engine(name, self.file(graph), threads=threads)
+        for read, state in self.states.items():
+            check_unchanged(self.path, read, state)
+        self._check_shapes(graph, loaded)
+        return loaded
+
+    def _check_shapes(self, graph: str, engine: Engine) -> None:
+        described = tensor_shapes(self.manifest, graph)
+        for name, tensor in {**engine.inputs, **engine.outputs}.items():
+            expected = described.get(name, tensor.shape)
+            if len(expected) != len(tensor.shape) or any(
+                isinstance(said, int) and isinstance(found, int) and said != found
+                for said, found in zip(expected, tensor.shape, strict=True)
+            ):
+                raise BundleError(
+                    f"bundle {self.path}: {name} of {graph} is {tensor.describe()}, and the "
+                    f"manifest describes [{', '.join(map(str, expected))}]. Export it again"
+                )
 
     def choose_engine(
         self, graph: str, *, threads: int = 1, workload: Workload | None = None
@@ -205,27 +223,24 @@ class ModelBundle:
         """
         if engines is None:
             engines = {graph: self.engine(graph) for graph in self.graphs()}
-        spec = self.manifest.golden
-        with np.load(self.file(spec.file)) as golden:
-            return {
-                graph: self._compare_golden(graph, engine, golden)
-                for graph, engine in engines.items()
-            }
+        return {graph: self._compare_golden(graph, engine) for graph, engine in engines.items()}
 
     def golden_inputs(self, graph: str) -> dict[str, NDArray[Any]]:
         """The stored inputs of a graph, by name."""
-        prefix = f"{_golden_name(graph)}/in/"
-        with np.load(self.file(self.manifest.golden.file)) as golden:
-            names = [name for name in golden.files if name.startswith(prefix)]
-            return {name.removeprefix(prefix): golden[name] for name in names}
+        return self._golden(graph, "in")
 
-    def _compare_golden(
-        self, graph: str, engine: Engine, golden: Mapping[str, NDArray[Any]]
-    ) -> float:
-        spec = self.manifest.golden
-        source = _golden_name(graph)
-        outputs = engine.run({name: golden[f"{source}/in/{name}"] for name in engine.inputs})
-        stored = {name: golden[f"{source}/out/{name}"] for name in outputs}
+    def _golden(self, graph: str, side: str) -> dict[str, NDArray[Any]]:
+        return read_arrays(self.file(self.manifest.golden.file), f"{_golden_name(graph)}/{side}/")
+
+    def _compare_golden(self, graph: str, engine: Engine) -> float:
+        spec, source = self.manifest.golden, _golden_name(graph)
+        inputs, stored = self._golden(graph, "in"), self._golden(graph, "out")
+        outputs = engine.run({name: inputs[name] for name in engine.inputs if name in inputs})
+        if misfit := _misfit(outputs, stored):
+            raise BundleError(
+                f"bundle {self.path}: {spec.file} holds no {misfit} such as {graph} gives. "
+                "Export the bundle again"
+            )
         try:
             if source in spec.cosine:
                 return check_alike(outputs, stored, spec.cosine[source])
@@ -261,34 +276,56 @@ def find_bundle(name_or_path: str | Path) -> Path:
     Raises:
         BundleError: there is none; the message lists where it was looked for.
     """
-    if not str(name_or_path):
+    name = str(name_or_path)
+    if not name:
         raise BundleError("no bundle is named; give the name or the directory of one")
-    candidates = [Path(name_or_path).expanduser()]
-    candidates += [directory / str(name_or_path) for directory in bundle_directories()]
-    for candidate in candidates:
-        if (candidate / MANIFEST_NAME).is_file():
-            return candidate.resolve()
-    directory = next((c for c in candidates if c.is_dir()), None)
+    places = list(dict.fromkeys(directory.absolute() for directory in bundle_directories()))
+    try:
+        candidates = [Path(name).expanduser(), *(place / name for place in places)]
+        for candidate in candidates:
+            if (candidate / MANIFEST_NAME).is_file():
+                return candidate.resolve()
+        directory = next((c for c in candidates if c.is_dir()), None)
+    # A home that nobody has, a name that no file can have, a folder that may not be entered.
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BundleError(
+            f"the bundle {_quoted(name)} cannot be looked for "
+            f"({getattr(error, 'strerror', None) or error}). Give a path that can be read"
+        ) from error
     if directory is not None:
         raise BundleError(
-            f"{directory} holds no {MANIFEST_NAME}; it is no bundle, or its export did not end. "
-            "Make one with `vlm-perception export CHECKPOINT --out BUNDLE`"
+            f"{directory} holds no file {MANIFEST_NAME}; it is no bundle, or its export did not "
+            "end. Make one with `vlm-perception export CHECKPOINT --out BUNDLE`"
         )
-    places = ", ".join(str(candidate.parent) for candidate in candidates[1:])
     raise BundleError(
-        f"there is no bundle {str(name_or_path)!r}: it is no directory, and not in {places}. "
-        f"Give a path, or set {BUNDLES_VARIABLE} to the directory that holds it"
+        f"there is no bundle {_quoted(name)}: it is no directory, and not in "
+        f"{', '.join(map(str, places))}. Give a path, or set {BUNDLES_VARIABLE} to the directory "
+        "that holds it"
     )
+
+
+def _quoted(name: str) -> str:
+    return repr(name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}...")
+
+
+def _misfit(outputs: Mapping[str, NDArray[Any]], stored: Mapping[str, NDArray[Any]]) -> str:
+    """Name of an output that was not stored, or in another shape."""
+    for name, value in outputs.items():
+        if name not in stored or stored[name].shape != value.shape:
+            return name
+    return ""
 
 
 def _read_manifest(path: Path) -> Manifest:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         # By way of JSON: strict validation then takes lists where tuples are meant.
         manifest = Manifest.model_validate_json(json.dumps(content, ensure_ascii=False))
     except ValidationError as error:
-        raise BundleError(f"{path} is no valid manifest: {describe_errors(error)}") from error
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise BundleError(
+            f"{path} is no valid manifest: {describe_errors(error)}. Export the bundle again"
+        ) from error
+    except (OSError, ValueError, TypeError) as error:
         raise BundleError(f"{path} cannot be read ({error}). Export the bundle again") from error
     if manifest_digest(content) != manifest.digest:
         raise BundleError(
@@ -296,21 +333,3 @@ def _read_manifest(path: Path) -> Manifest:
             "export the bundle again with the change in bundle.yaml"
         )
     return manifest
-
-
-def _check_files(path: Path, manifest: Manifest) -> None:
-    for name, entry in manifest.files.items():
-        file = path / name
-        if not file.is_file():
-            raise BundleError(f"bundle {path}: {name} is missing. Copy or export it again")
-        size = file.stat().st_size
-        if size != entry.bytes:
-            raise BundleError(
-                f"bundle {path}: {name} has {size} bytes instead of {entry.bytes}; it is "
-                "truncated or altered (or a Git LFS pointer). Copy or export it again"
-            )
-        if file_sha256(file) != entry.sha256:
-            raise BundleError(
-                f"bundle {path}: {name} was altered, its hash is not the manifest's. "
-                "Copy or export it again"
-            )

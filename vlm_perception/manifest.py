@@ -10,19 +10,47 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 FORMAT_VERSION = 1
 
+MOST_LABELS = 512
+LONGEST_LABEL = 200
+MOST_TEMPLATES = 100
+"""Prompts of a label; each is a run of the text tower."""
+MOST_QUESTIONS = MOST_CHOICES = 100
+LONGEST_TEXT = 1000
+"""Characters of a question, a choice or a template."""
+MOST_FAULTS, LONGEST_FAULT = 5, 300
+"""What an error message shows."""
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(min_length=1)]
+Line = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1 << 31)]
+Pixels = Annotated[int, Field(ge=1, le=1 << 14)]
+Tokens = Annotated[int, Field(ge=1, le=(1 << 16) - 1)]
+"""Messages carry their places in 16 bits."""
+Bias = Annotated[float, Field(ge=-1e4, le=1e4)]
+Scale = Annotated[float, Field(gt=0.0, le=1e4)]
+Tolerance = Annotated[float, Field(ge=0.0, le=0.1)]
 Colour = Annotated[int, Field(ge=0, le=255)]
 
 
+def _inside(name: str) -> str:
+    """Refuse a name that may lead out of the bundle, or that some system reads otherwise."""
+    parts = name.split("/")
+    if {"", ".", ".."} & set(parts) or any(sign in name for sign in "\\:\0"):
+        raise ValueError(f"{name[:LONGEST_LABEL]!r} is no name of a file inside the bundle")
+    return name
+
+
+FileName = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_inside)]
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FileEntry(_Strict):
@@ -37,9 +65,9 @@ class ProcessorSpec(_Strict):
 
     resample: Literal["bilinear", "hamming", "bicubic", "lanczos", "area"]
     """Pillow's filter; `area`: OpenCV's averages, as a letterbox does it, fast and not the same."""
-    resize: Count | tuple[Count, Count]
+    resize: Pixels | tuple[Pixels, Pixels]
     """Length of the shorter edge, the aspect is kept; or width and height, whatever the aspect."""
-    crop: tuple[Count, Count] | None
+    crop: tuple[Pixels, Pixels] | None
     """Width and height of the middle that is then cut out, black where there is no image."""
 
     @model_validator(mode="after")
@@ -60,11 +88,11 @@ class ProcessorSpec(_Strict):
 class ImageSpec(_Strict):
     """What the vision graph takes: uint8 RGB [1, height, width, 3], and how images get there."""
 
-    width: Count
-    height: Count
-    patch: Count
-    columns: Count
-    rows: Count
+    width: Pixels
+    height: Pixels
+    patch: Pixels
+    columns: Pixels
+    rows: Pixels
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     pad: tuple[Colour, Colour, Colour]
@@ -116,7 +144,7 @@ class VisionSpec(_Strict):
     """What the vision graph gives."""
 
     family: Literal["siglip", "clip"]
-    tokens: Count
+    tokens: Tokens
     token_width: Count
     embedding_width: Count
     keep: tuple[KeepStep, ...] = ()
@@ -133,12 +161,12 @@ class VisionSpec(_Strict):
 class TextSpec(_Strict):
     """The text tower, and how a text and an image are compared."""
 
-    tokenizer: Text
-    length: Count
+    tokenizer: FileName
+    length: Tokens
     pad_token_id: int = Field(ge=0)
     score: Literal["sigmoid", "softmax"]
-    logit_scale: float
-    logit_bias: float
+    logit_scale: Scale
+    logit_bias: Bias
 
 
 class LabelSpec(_Strict):
@@ -147,19 +175,21 @@ class LabelSpec(_Strict):
     A probability is sigmoid(calibration_scale * logit + calibration_bias).
     """
 
-    label: Text
-    templates: tuple[Text, ...] = ()
+    label: Annotated[str, Field(min_length=1, max_length=LONGEST_LABEL)]
+    templates: Annotated[tuple[Line, ...], Field(max_length=MOST_TEMPLATES)] = ()
     threshold: Probability | None = None
     region_threshold: Probability | None = None
-    calibration_scale: float = Field(default=1.0, gt=0.0)
-    calibration_bias: float = 0.0
+    calibration_scale: Scale = 1.0
+    calibration_bias: Bias = 0.0
 
 
 class VocabularySpec(_Strict):
     """The labels that a bundle starts with, and what holds for labels set later."""
 
-    labels: Annotated[tuple[LabelSpec, ...], Field(min_length=1)]
-    templates: Annotated[tuple[Text, ...], Field(min_length=1)] = ("{label}",)
+    labels: Annotated[tuple[LabelSpec, ...], Field(min_length=1, max_length=MOST_LABELS)]
+    templates: Annotated[tuple[Line, ...], Field(min_length=1, max_length=MOST_TEMPLATES)] = (
+        "{label}",
+    )
     threshold: Probability = 0.5
     region_threshold: Probability = 0.5
 
@@ -175,10 +205,10 @@ class VocabularySpec(_Strict):
 class QuestionSpec(_Strict):
     """A typed question: its wording and the closed list of its answers."""
 
-    name: Text
-    question: Text
-    choices: Annotated[tuple[Text, ...], Field(min_length=2)]
-    temperature: float = Field(default=1.0, gt=0.0)
+    name: Line
+    question: Line
+    choices: Annotated[tuple[Line, ...], Field(min_length=2, max_length=MOST_CHOICES)]
+    temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0
 
     @model_validator(mode="after")
     def _choices_differ(self) -> QuestionSpec:
@@ -193,8 +223,8 @@ class LanguageSpec(_Strict):
     stand in the tokenizer.
     """
 
-    tokenizer: Text
-    embeddings: Text
+    tokenizer: FileName
+    embeddings: FileName
     prompt: Text
     answer_separator: str
     caption_prompt: Text
@@ -239,10 +269,10 @@ class TemporalSpec(_Strict):
 class GoldenSpec(_Strict):
     """Stored inputs and outputs, and how far an engine may be from them."""
 
-    file: Text
-    absolute: float = Field(gt=0.0)
-    relative: float = Field(ge=0.0)
-    cosine: dict[str, Probability] = {}
+    file: FileName
+    absolute: Tolerance
+    relative: Tolerance
+    cosine: dict[str, Annotated[float, Field(ge=0.9, le=1.0)]] = {}
     """For each quantized graph the mean cosine that an output's vectors must reach, instead of
     `absolute` and `relative`. PyTorch cannot compute such a graph, so its stored outputs are those
     of ONNX Runtime on the machine that exported it; other engines and processors round INT8
@@ -303,7 +333,7 @@ class Manifest(_Strict):
     name: Text
     digest: Sha256
     precision: Literal["float16-weights", "int8-mixed"]
-    precision_plan: Text | None = None
+    precision_plan: FileName | None = None
     """File that says which layers compute in INT8."""
     image: ImageSpec
     vision: VisionSpec
@@ -312,14 +342,14 @@ class Manifest(_Strict):
     language: LanguageSpec | None
     temporal: TemporalSpec | None = None
     """None: the training-free form is used."""
-    questions: tuple[QuestionSpec, ...]
+    questions: Annotated[tuple[QuestionSpec, ...], Field(max_length=MOST_QUESTIONS)]
     golden: GoldenSpec
     licences: Annotated[dict[str, str], Field(min_length=1)]
-    model_card: Text
+    model_card: FileName
     made_by: MadeBy
     validation: ValidationSpec | None = None
     """None: the export was given no images."""
-    files: Annotated[dict[str, FileEntry], Field(min_length=1)]
+    files: Annotated[dict[FileName, FileEntry], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _questions_differ(self) -> Manifest:
@@ -328,9 +358,11 @@ class Manifest(_Strict):
 
 
 def _require_unique(names: list[str], what: str) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{what} {twice[0]!r} stands there twice")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{what} {name!r} stands there twice")
+        seen.add(name)
 
 
 def manifest_digest(content: Mapping[str, Any]) -> str:
@@ -340,10 +372,47 @@ def manifest_digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def tensor_shapes(manifest: Manifest, graph: str) -> dict[str, tuple[int | str, ...]]:
+    """Shapes of a graph's tensors as a manifest describes them; a word is any size.
+
+    Args:
+        manifest: describes the bundle.
+        graph: the graph's file.
+    """
+    image, vision, text = manifest.image, manifest.vision, manifest.text
+    if graph.startswith("vision."):
+        return {
+            "image": (1, image.height, image.width, 3),
+            "pooled": (1, vision.embedding_width),
+            "tokens": (1, vision.tokens, vision.token_width),
+            "patches": (1, vision.tokens, vision.embedding_width),
+        }
+    if graph == "text.onnx":
+        return {
+            "input_ids": ("texts", text.length),
+            "embedding": ("texts", vision.embedding_width),
+        }
+    if graph == "temporal.onnx" and (temporal := manifest.temporal) is not None:
+        return {
+            "memory": (1, temporal.slots, vision.embedding_width),
+            "event": (1, temporal.event_width),
+            "evidence": (1, sum(len(readout.choices) for readout in temporal.readouts)),
+        }
+    if graph == "decoder.onnx" and (spec := manifest.language) is not None:
+        return {
+            "inputs_embeds": ("batch", "new", spec.width),
+            "past": (spec.layers, 2, "batch", spec.kv_heads, "past", spec.head_dim),
+            "logits": ("batch", "rows", spec.vocabulary_size),
+        }
+    return {}
+
+
 def describe_errors(error: ValidationError) -> str:
     """The faults that pydantic found, each with its place, on one line."""
     faults = error.errors(include_url=False)
-    return "; ".join(
+    shown = [
         f"{'.'.join(str(part) for part in fault['loc']) or 'the whole'}: {fault['msg']}"
-        for fault in faults
-    )
+        for fault in faults[:MOST_FAULTS]
+    ]
+    more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
+    return "; ".join([each[:LONGEST_FAULT] for each in shown] + more)

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from vlm_perception.bundle import file_sha256
+from vlm_perception.bundle_files import file_sha256
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.families import (
     DECODERS,

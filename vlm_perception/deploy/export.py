@@ -18,7 +18,8 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from vlm_perception.bundle import MANIFEST_NAME, VISION_GRAPH, ModelBundle, file_sha256
+from vlm_perception.bundle import MANIFEST_NAME, VISION_GRAPH, ModelBundle
+from vlm_perception.bundle_files import file_sha256
 from vlm_perception.deploy.checkpoint import Checkpoint, load_checkpoint, round_to_half
 from vlm_perception.deploy.describe import (
     EMBEDDINGS_NAME,
@@ -58,6 +59,7 @@ from vlm_perception.manifest import (
 )
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.perception.vocabulary import VocabularyBuilder
+from vlm_perception.yaml_files import read_yaml
 
 GOLDEN_NAME = "golden.npz"
 CARD_NAME = "MODEL_CARD.md"
@@ -167,7 +169,7 @@ def _validate(
     dense = made if not options.lossy else export.make("dense", options.without_losses())
     figures = validate(made, dense, own, images.validation, accept_drift=options.accept_drift)
     path = made.path / MANIFEST_NAME
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = read_yaml(path)
     _write_content(made.path, content | {"validation": figures.model_dump()})
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from vlm_perception.bundle import VISION_FP16_GRAPH, VISION_GRAPH
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.manifest import Sha256, describe_errors
+from vlm_perception.yaml_files import read_yaml
 
 PLAN_NAME = "precision.yaml"
 HEADER = """\
@@ -134,11 +135,11 @@ def read_plan(path: Path) -> PrecisionPlan:
         ExportError: it cannot be read or contradicts itself; the message lists the faults.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         return PrecisionPlan.model_validate_json(json.dumps(content, ensure_ascii=False))
     except ValidationError as error:
         raise ExportError(f"{path} is no precision plan: {describe_errors(error)}") from error
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ExportError(f"{path} cannot be read: {error}") from error
 
 

@@ -9,11 +9,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.manifest import QuestionSpec, VocabularySpec, describe_errors
+from vlm_perception.yaml_files import read_yaml
 
 SPEC_NAME = "bundle.yaml"
 
@@ -90,7 +90,7 @@ def load_spec(checkpoint: Path) -> BundleSpec:
     if not checkpoint.is_dir():
         raise ExportError(f"there is no checkpoint directory {checkpoint}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         return BundleSpec.model_validate_json(json.dumps(content, ensure_ascii=False))
     except FileNotFoundError as error:
         if (checkpoint / "config.json").is_file():
@@ -104,5 +104,5 @@ def load_spec(checkpoint: Path) -> BundleSpec:
         ) from error
     except ValidationError as error:
         raise ExportError(f"{path}: {describe_errors(error)}") from error
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ExportError(f"{path} cannot be read: {error}") from error

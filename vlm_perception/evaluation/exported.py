@@ -12,7 +12,8 @@ from pathlib import Path
 
 from vlm_perception import bundle as bundle_module
 from vlm_perception import manifest as manifest_module
-from vlm_perception.bundle import BundleError, ModelBundle, file_sha256
+from vlm_perception.bundle import BundleError, ModelBundle
+from vlm_perception.bundle_files import file_sha256
 from vlm_perception.deploy import options as options_module
 from vlm_perception.deploy.export import export_bundle
 from vlm_perception.deploy.options import ExportOptions

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, ModelBundle
+from vlm_perception.bundle_files import read_array
 from vlm_perception.engines.base import Engine
 from vlm_perception.engines.choose import AUTO, ONNXRUNTIME, TENSORRT, Workload
 from vlm_perception.manifest import LanguageSpec, QuestionSpec
@@ -75,7 +76,7 @@ class LanguageModel:
             )
         self._bundle, self._spec, self._clock = bundle, spec, clock
         self._tokenizer = TextTokenizer(bundle.file(spec.tokenizer))
-        table = np.load(bundle.file(spec.embeddings))
+        table = read_array(bundle.file(spec.embeddings))
         self._table = np.asarray(table, np.float32)
         before, after = spec.prompt.split("{image}", 1)
         self._before = self._embed(self._tokenizer.encode_template(before))

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vlm_perception.manifest import QuestionSpec, describe_errors
+from vlm_perception.manifest import MOST_QUESTIONS, QuestionSpec, describe_errors
+from vlm_perception.yaml_files import read_yaml
 
 
 class QuestionsError(ValueError):
@@ -24,7 +24,7 @@ class QuestionFile(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    questions: Annotated[tuple[QuestionSpec, ...], Field(min_length=1)]
+    questions: Annotated[tuple[QuestionSpec, ...], Field(min_length=1, max_length=MOST_QUESTIONS)]
 
     @model_validator(mode="after")
     def _names_differ(self) -> QuestionFile:
@@ -42,14 +42,14 @@ def load_questions(path: Path) -> tuple[QuestionSpec, ...]:
         QuestionsError: it cannot be read, or it holds something else.
     """
     try:
-        content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
+        content = read_yaml(path.expanduser())
         # By way of JSON: strict validation then takes lists where tuples are meant.
         return QuestionFile.model_validate_json(json.dumps(content)).questions
     except ValidationError as error:
         words = any(fault["type"] == "string_type" for fault in error.errors())
         hint = ". Put yes, no, on, off and numbers in quotes" if words else ""
         raise QuestionsError(f"questions in {path}: {describe_errors(error)}{hint}") from error
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise QuestionsError(
             f"questions cannot be read from {path} ({error}); give the path of a YAML file such as "
             "config/questions/road.yaml, or none for the bundle's own"

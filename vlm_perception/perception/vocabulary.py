@@ -12,11 +12,8 @@ from numpy.typing import NDArray
 
 from vlm_perception.bundle import TEXT_GRAPH, ModelBundle
 from vlm_perception.engines.base import Engine
-from vlm_perception.manifest import LabelSpec
+from vlm_perception.manifest import LONGEST_LABEL, MOST_LABELS, LabelSpec
 from vlm_perception.perception.text import TextTokenizer, require_text
-
-MOST_LABELS = 512
-LONGEST_LABEL = 200
 
 
 class VocabularyError(ValueError):

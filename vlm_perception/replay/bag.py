@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.files import is_recording, open_file, storage_name, title
 from vlm_perception.replay.storage import Message, StorageError, Topic
+from vlm_perception.yaml_files import read_yaml
 
 METADATA = "metadata.yaml"
+MOST_METADATA = 1 << 23
+"""Bytes; a recording of thousands of files lists each."""
 FOREVER_NS = 2**63 - 1
 
 
@@ -104,7 +105,7 @@ class Bag:
         except FileNotFoundError:
             self.notes.append(f"{METADATA} is missing; the files are read in order of their names")
             return self._look_into(present)
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             self.notes.append(
                 f"{METADATA} cannot be used ({type(error).__name__}); the files are read in order "
                 "of their names"
@@ -173,7 +174,7 @@ class Bag:
 
 def _read_metadata(file: Path) -> tuple[list[str], int]:
     """Names of the files and number of messages that rosbag2 wrote down."""
-    content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content: Any = read_yaml(file, most_bytes=MOST_METADATA)
     information = content["rosbag2_bagfile_information"]
     names = [Path(str(name)).name for name in information["relative_file_paths"]]
     return names, int(information["message_count"])

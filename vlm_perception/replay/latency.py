@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vlm_perception.bundle import ModelBundle
@@ -23,6 +22,7 @@ from vlm_perception.engines.choose import ONNXRUNTIME
 from vlm_perception.manifest import describe_errors
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.timing import Durations
+from vlm_perception.yaml_files import read_yaml
 
 Milliseconds = Annotated[float, Field(ge=0.0, le=60_000.0)]
 
@@ -62,11 +62,11 @@ def load_model(file: Path) -> LatencyModel:
         ReplayError: it cannot be read, or holds something else.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read_yaml(file)
         return LatencyModel.model_validate(content)
     except ValidationError as error:
         raise ReplayError(f"{file} is no latency model: {describe_errors(error)}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise ReplayError(f"{file} cannot be read: {error}") from error
 
 
@@ -163,7 +163,7 @@ class PacedBundle(ModelBundle):
     @classmethod
     def of(cls, bundle: ModelBundle, clock: VirtualClock, model: LatencyModel) -> PacedBundle:
         """The same bundle on a virtual clock."""
-        return cls(bundle.path, bundle.manifest, clock, model)
+        return cls(bundle.path, bundle.manifest, clock, model, states=bundle.states)
 
     def engine(self, graph: str, *, threads: int = 1, engine: str = ONNXRUNTIME) -> Engine:
         """Load one graph into an engine that is named, never chosen by a measurement.

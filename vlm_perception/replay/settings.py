@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from vlm_perception.manifest import describe_errors
@@ -18,6 +17,7 @@ from vlm_perception.perception.hazards import Contradiction, Hazard
 from vlm_perception.perception.reasoner import ReasonerSettings
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.share import share_folder
+from vlm_perception.yaml_files import read_yaml
 
 ENCODER, REASONER, FUSION = "vision_encoder", "language_reasoner", "scene_fusion"
 
@@ -51,7 +51,7 @@ def load_settings(file: Path) -> PipelineSettings:
         ReplayError: it cannot be read, or a parameter has a value that cannot be used.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        content = read_yaml(file) or {}
         encoder, reasoner, fusion = (_of(content, name) for name in (ENCODER, REASONER, FUSION))
         lines = TypeAdapter(tuple[str, ...]).validate_python
         rules = [Contradiction.parse(rule) for rule in lines(fusion.pop("contradictions", ()))]
@@ -69,7 +69,7 @@ def load_settings(file: Path) -> PipelineSettings:
         )
     except ValidationError as error:
         raise ReplayError(f"{file}: {describe_errors(error)}") from error
-    except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise ReplayError(f"{file} is no file of ROS parameters: {error}") from error
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vlm_perception.manifest import describe_errors
 from vlm_perception.replay.errors import ReplayError
+from vlm_perception.yaml_files import read_yaml
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Amount = Annotated[float, Field(ge=0.0)]
@@ -49,9 +49,9 @@ def load_tolerances(file: Path) -> Tolerances:
         ReplayError: it cannot be read, or holds something else.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        content = read_yaml(file) or {}
         return Tolerances.model_validate(content)
     except ValidationError as error:
         raise ReplayError(f"{file} holds no tolerances: {describe_errors(error)}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise ReplayError(f"{file} cannot be read: {error}") from error

@@ -12,7 +12,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from rich.progress import track
 from torch import nn
@@ -45,6 +44,7 @@ from vlm_perception.training.student import (
     build_tokenizer,
     build_vlm,
 )
+from vlm_perception.yaml_files import read_yaml
 
 KEEP = parse_schedule("0.7@2,3,4", LAYERS, GRID[0] * GRID[1])
 """The pruning that the shipped bundle is exported with."""
@@ -201,7 +201,7 @@ def train(out: Path, recipe: Recipe = RECIPE) -> Path:
     tokenizer = build_tokenizer()
     if recipe.start is not None and not recipe.dual_shards:
         dual = SiglipModel.from_pretrained(recipe.start / "dual", dtype=torch.float32)
-        spec = yaml.safe_load((recipe.start / "bundle.yaml").read_text())
+        spec = read_yaml(recipe.start / "bundle.yaml")
         labels = spec["vocabulary"]["labels"]
         vlm = train_vlm(recipe, prepare(vlm_specs(recipe), out, workers), dual, out)
     else:
