@@ -63,8 +63,13 @@ def write(
     return folder
 
 
-def write_ros1(file: Path, files: list[bytes]) -> Path:
-    with Writer1(file) as writer:
+def write_ros1(
+    file: Path, files: list[bytes], *, compression: Writer1.CompressionFormat | None = None
+) -> Path:
+    writer = Writer1(file)
+    if compression is not None:
+        writer.set_compression(compression)
+    with writer:
         camera = writer.add_connection(CAMERA, COMPRESSED, typestore=ROS1_TYPES)
         for index, each in enumerate(files):
             time_ns = START_NS + index * STEP_NS

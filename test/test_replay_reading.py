@@ -5,12 +5,14 @@
 import bz2
 import gzip
 import lzma
+import re
 import shutil
 import sqlite3
 
 import lz4.frame
-import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from recordings import (
     CAMERA,
     COMPRESSED,
@@ -20,8 +22,10 @@ from recordings import (
     image,
     jpeg,
     write,
+    write_mcap,
     write_ros1,
 )
+from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 
 from vlm_perception.replay.bag import Bag
@@ -346,18 +350,62 @@ def test_wherever_a_file_breaks_off_what_stands_before_is_read(kind, tmp_path):
     assert counts[-1] >= 5, counts
 
 
-@pytest.mark.parametrize("kind", CUT)
-def test_noise_in_a_file_is_survived(kind, tmp_path):
-    bag = CUT[kind](tmp_path)
+DAMAGED = {
+    **CUT,
+    "mcap with compressed chunks": KINDS["mcap with compressed chunks"],
+    "mcap without index": lambda folder: write_mcap(
+        folder / "bag.mcap",
+        [
+            bytes(TYPES.serialize_cdr(image(stamp, file), COMPRESSED))
+            for stamp, file in zip(STAMPS, FILES, strict=True)
+        ],
+        profile="",
+        encoding="cdr",
+        schema=(COMPRESSED, "ros2msg", b""),
+    ),
+    "ROS 1 with compressed chunks": lambda folder: write_ros1(
+        folder / "drive.bag", FILES, compression=Writer1.CompressionFormat.BZ2
+    ),
+    "file in gzip": KINDS["file in gzip"],
+}
+
+
+FIELDS = (
+    b"op=",
+    b"conn=",
+    b"topic=",
+    b"type=",
+    b"time=",
+    b"sensor_msgs",
+    CAMERA.encode(),
+    b"TABLE",
+)
+"""Words beside which the lengths, numbers and names stand that hold a recording together."""
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_any_damage_is_survived_and_what_it_costs_is_told(kind, tmp_path):
+    bag = DAMAGED[kind](tmp_path)
     file = bag if bag.is_file() else next(bag.glob("bag.*"))
     data = file.read_bytes()
-    rng = np.random.default_rng(6)
-    counts = []
-    for _ in range(20):
-        at = int(rng.integers(len(data) - 64))
-        file.write_bytes(data[:at] + rng.bytes(64) + data[at + 64 :])
+    found = [match.start() for word in FIELDS for match in re.finditer(re.escape(word), data)]
+    places = [at + shift for at in found for shift in (-4, -3, 0, 6) if at >= 4]
+    counts = [len(FILES)]
+
+    @given(
+        st.sampled_from(places or [0]) | st.integers(0, len(data) - 1),
+        st.sampled_from([b"\0", b"\xff", b"\x7f"]),
+        st.sampled_from([1, 8]),
+    )
+    @settings(max_examples=60, deadline=None)
+    def survived(at, byte, length):
+        file.write_bytes(data[:at] + byte * length + data[at + length :])
         try:
-            counts.append(len(read(bag)[1]))
+            source, frames = read(bag)
         except ReplayError:
-            counts.append(0)
-    assert max(counts) >= len(FILES) - 1
+            return
+        assert len(frames) == len(FILES) or source.losses
+        counts.append(len(frames))
+
+    survived()
+    assert max(counts) == len(FILES)

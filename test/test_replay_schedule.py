@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 
 from vlm_perception.cli import app
 from vlm_perception.replay import run
+from vlm_perception.replay.building import EMBEDDING, REASONING, SCENE
 from vlm_perception.replay.compare import compare
+from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.messages import message_types
 from vlm_perception.replay.said import read_said
 from vlm_perception.replay.scene_log import read_log
@@ -46,6 +48,18 @@ def without(bag, topics, stamps_from_ns, target):
             if connection.topic not in topics or time_ns < stamps_from_ns:
                 new.write(copies[connection.id], time_ns, data)
     return target
+
+
+def test_damaged_results_of_a_robot_are_left_out_and_told(tmp_path):
+    with Writer(tmp_path / "bag", version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        for kind in (EMBEDDING, REASONING, SCENE):
+            topic = writer.add_connection(kind[-5:], kind, typestore=message_types())
+            writer.write(topic, START_NS, b"\0\1\0\0" + b"\xff" * (0 if kind == EMBEDDING else 90))
+    schedule = read_schedule(tmp_path / "bag")
+    assert not (schedule.encoded or schedule.ticks or schedule.known)
+    assert schedule.losses[0].startswith("3 messages of")
+    with pytest.raises(ReplayError, match="holds no scene"):
+        read_said(tmp_path / "bag")
 
 
 def test_a_replay_on_a_robots_schedule_says_what_the_robot_said(tmp_path):

@@ -63,7 +63,7 @@ class Bag:
         files = self._files_of_folder() if path.is_dir() else self._look_into([path])
         if not files:
             raise ReplayError(f"nothing of {path} can be read: {'; '.join(self.losses)}")
-        self._files = [file.path for file in files]
+        self._files = files
         topics: dict[str, Topic] = {}
         for file in files:
             self._lose(file.loss)
@@ -83,13 +83,23 @@ class Bag:
         self, names: Collection[str], start_ns: int = 0, stop_ns: int = FOREVER_NS
     ) -> Iterator[Message]:
         """Messages of these topics from one time up to before another, file by file."""
-        for path in self._files:
-            file = open_file(path)
+        for known in self._files:
+            file = open_file(known.path)
+            read = 0
             try:
-                yield from file.messages(names, start_ns, stop_ns)
+                for message in file.messages(names, start_ns, stop_ns):
+                    read += 1
+                    yield message
                 self._lose(file.loss)
             finally:
                 file.close()
+            whole = not start_ns and stop_ns == FOREVER_NS
+            expected = sum(each.count for each in known.topics if each.name in names)
+            if whole and read < expected and not file.loss:
+                self._lose(
+                    f"{known.path.name}: {expected - read} of {expected} messages cannot be found "
+                    "in it, though its index counts them"
+                )
 
     def _lose(self, sentence: str) -> None:
         if sentence and sentence not in self.losses:

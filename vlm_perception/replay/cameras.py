@@ -19,11 +19,11 @@ from vlm_perception.replay.image_messages import (
     IMAGE,
     SERIALIZATIONS,
     VIDEO_TYPES,
-    MessageError,
     image_type,
     read_image,
     read_message,
 )
+from vlm_perception.replay.messages import MessageError
 from vlm_perception.replay.storage import Topic
 
 LISTED_AT_MOST = 20

@@ -151,11 +151,18 @@ class _Unpacked:
             target = Path(self._folder.name) / path.stem
             self._torn = not packing.unpack_file(path, target)
             self._file = open_file(target)
-        except (OSError, StorageError):
+        except BaseException:
             self._folder.cleanup()
             raise
         self._name = path.name
-        self.topics, self.start_ns = self._file.topics, self._file.start_ns
+
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        return self._file.topics
+
+    @property
+    def start_ns(self) -> int:
+        return self._file.start_ns
 
     @property
     def loss(self) -> str:

@@ -15,7 +15,12 @@ import numpy as np
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from vlm_perception.replay.messages import definition_types, message_types, stamp_ns
+from vlm_perception.replay.messages import (
+    MessageError,
+    definition_types,
+    message_types,
+    stamp_ns,
+)
 from vlm_perception.replay.protobuf import protobuf_fields
 from vlm_perception.replay.storage import CDR, JSON, PROTOBUF, ROS1, Topic
 
@@ -63,10 +68,6 @@ SERIALIZATIONS = (CDR, ROS1, PROTOBUF, JSON)
 """Those that are read."""
 
 
-class MessageError(ValueError):
-    """A message is not what its type says."""
-
-
 def image_type(topic: Topic) -> str:
     """The type of sensor_msgs that a topic's images are brought to; empty where it holds none."""
     return IMAGE_TYPES.get(topic.type_name, "")
@@ -90,7 +91,7 @@ def read_image(data: bytes, topic: Topic) -> Any:
         return _of_sensor_msgs(read, kind)
     # Fields may be missing, or of any type.
     except Exception as error:
-        raise _no(topic, error) from error
+        raise MessageError.of(topic.type_name, error) from error
 
 
 def read_message(data: bytes, topic: Topic) -> Any:
@@ -109,7 +110,7 @@ def read_message(data: bytes, topic: Topic) -> Any:
         return _types(topic).deserialize_cdr(data, topic.type_name)
     # Of a message that is not what its type says, readers make nearly anything.
     except Exception as error:
-        raise _no(topic, error) from error
+        raise MessageError.of(topic.type_name, error) from error
 
 
 def image_header(time_ns: int, frame_id: str) -> Any:
@@ -127,11 +128,6 @@ def compressed_image(time_ns: int, frame_id: str, file: bytes) -> Any:
         format="jpeg",
         data=np.frombuffer(file, dtype=np.uint8),
     )
-
-
-def _no(topic: Topic, error: Exception) -> MessageError:
-    said = str(error) or type(error).__name__
-    return MessageError(f"the message is no {topic.type_name}: {said}")
 
 
 def _types(topic: Topic) -> Typestore:

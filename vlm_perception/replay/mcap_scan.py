@@ -13,12 +13,20 @@ from binascii import crc32
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from rosbags.typesys.msg import normalize_msgtype
 
 from vlm_perception.replay.packing import DAMAGE, unlz4, unpacked_as_far, unpacked_if_whole, unzstd
-from vlm_perception.replay.storage import ROS1, Message, StorageError, Topic, still_written
+from vlm_perception.replay.storage import (
+    ROS1,
+    Message,
+    StorageError,
+    Topic,
+    still_written,
+    survey,
+)
 
 MAGIC = b"\x89MCAP0\r\n"
 SCHEMA, CHANNEL, MESSAGE, CHUNK, DATA_END = 0x03, 0x04, 0x05, 0x06, 0x0F
@@ -37,7 +45,7 @@ class ScannedMcap:
     """An mcap file without the use of its index."""
 
     def __init__(self, path: Path) -> None:
-        """Look through the whole file once, for its topics and for where it breaks off.
+        """Open the file.
 
         Raises:
             StorageError: it is no mcap file.
@@ -52,15 +60,23 @@ class ScannedMcap:
         self._damaged = 0
         self._ended = False
         self._lost_bytes = 0
-        self.start_ns = 0
-        counts: Counter[int] = Counter()
-        for channel, time_ns, _ in self._records():
-            counts[channel] += 1
-            self.start_ns = min(self.start_ns or time_ns, time_ns)
-        self.topics = tuple(
+
+    @cached_property
+    def _survey(self) -> tuple[Counter[int], int]:
+        return survey(self._records())
+
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        """All topics; the whole file is read for them."""
+        counts, _ = self._survey
+        return tuple(
             replace(topic, count=counts[channel]) for channel, topic in self._channels.items()
         )
-        self.loss = self._loss()
+
+    @property
+    def start_ns(self) -> int:
+        """Time of the first message; 0 when there is none."""
+        return self._survey[1]
 
     def messages(self, names: Collection[str], start_ns: int, stop_ns: int) -> Iterator[Message]:
         """Messages of these topics in the order of the file."""
@@ -73,10 +89,12 @@ class ScannedMcap:
         """Close the file."""
         self._file.close()
 
-    def _loss(self) -> str:
+    @property
+    def loss(self) -> str:
+        """What could not be read when the file was last read to its end."""
         parts = []
         if self._damaged:
-            parts.append(f"{self._damaged} damaged chunk(s) were left out")
+            parts.append(f"{self._damaged} damaged chunk(s) or record(s) were left out")
         if not self._ended:
             parts.append(
                 f"the file has no end, and of its last {self._lost_bytes} bytes only whole "
@@ -102,7 +120,9 @@ class ScannedMcap:
                 self._ended = True
                 return
             if opcode in (SCHEMA, CHANNEL, MESSAGE):
-                yield from self._take(opcode, self._file.read(length))
+                taken = self._take(opcode, self._file.read(length))
+                if taken is not None:
+                    yield taken
             elif opcode == CHUNK:
                 chunk = _unpack_chunk(self._file.read(length))
                 if chunk is None:
@@ -120,13 +140,24 @@ class ScannedMcap:
             at += RECORD.size + length
             if at > len(chunk):
                 return
-            yield from self._take(opcode, chunk[at - length : at])
+            taken = self._take(opcode, chunk[at - length : at])
+            if taken is not None:
+                yield taken
 
-    def _take(self, opcode: int, body: bytes) -> Iterator[tuple[int, int, bytes]]:
-        if opcode == MESSAGE and len(body) >= MESSAGE_HEADER.size:
+    def _take(self, opcode: int, body: bytes) -> tuple[int, int, bytes] | None:
+        """Channel, time and data of a message; what other records say is remembered."""
+        try:
+            return self._parse(opcode, body)
+        except (struct.error, ValueError):
+            self._damaged += 1
+            return None
+
+    def _parse(self, opcode: int, body: bytes) -> tuple[int, int, bytes] | None:
+        if opcode == MESSAGE:
             channel, _, time_ns, _ = MESSAGE_HEADER.unpack_from(body)
             if channel in self._channels:
-                yield channel, time_ns, body[MESSAGE_HEADER.size :]
+                return channel, time_ns, body[MESSAGE_HEADER.size :]
+            self._damaged += 1
         elif opcode == SCHEMA:
             (number,) = struct.unpack_from("<H", body)
             name, at = _text(body, 2)
@@ -139,6 +170,7 @@ class ScannedMcap:
             encoding = _text(body, at)[0]
             kind = normalize_msgtype(known.name) if encoding == ROS1 else known.name
             self._channels.setdefault(number, Topic(name, kind, encoding, known.text))
+        return None
 
 
 def _text(body: bytes, at: int) -> tuple[str, int]:

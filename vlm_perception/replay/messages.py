@@ -18,6 +18,15 @@ _STAMP = struct.Struct("<iI")
 _CDR_HEADER_BYTES = 4
 
 
+class MessageError(ValueError):
+    """A message is not what its type says."""
+
+    @classmethod
+    def of(cls, type_name: str, error: Exception) -> MessageError:
+        """The error for what a reader raised."""
+        return cls(f"the message is no {type_name}: {str(error) or type(error).__name__}")
+
+
 @cache
 def message_types() -> Typestore:
     """The definitions of ROS's own messages and, from their installed files, of the package's."""
@@ -43,10 +52,26 @@ def definition_types(type_name: str, definition: str) -> Any:
     return types
 
 
+def read_cdr(data: bytes, type_name: str) -> Any:
+    """A message of ROS's or of the package's own types.
+
+    Raises:
+        MessageError: it is damaged, or of another version of the type.
+    """
+    try:
+        return message_types().deserialize_cdr(data, type_name)
+    # Of a message that is not what its type says, the reader makes nearly anything.
+    except Exception as error:
+        raise MessageError.of(type_name, error) from error
+
+
 def stamp_of_serialized(data: bytes) -> int:
     """Stamp in nanoseconds of a serialized message whose first field is a std_msgs/Header.
 
     Reading eight bytes instead of the message is what makes it cheap to watch large topics.
+
+    Raises:
+        struct.error: the message is shorter.
     """
     seconds, nanoseconds = _STAMP.unpack_from(data, _CDR_HEADER_BYTES)
     return int(seconds) * 1_000_000_000 + int(nanoseconds)

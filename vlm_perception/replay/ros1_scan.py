@@ -13,6 +13,7 @@ from bz2 import decompress as bz2_decompress
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from functools import cached_property
 from io import SEEK_CUR, BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +21,14 @@ from typing import BinaryIO
 from rosbags.typesys.msg import normalize_msgtype
 
 from vlm_perception.replay.packing import DAMAGE, unlz4
-from vlm_perception.replay.storage import ROS1, Message, StorageError, Topic, still_written
+from vlm_perception.replay.storage import (
+    ROS1,
+    Message,
+    StorageError,
+    Topic,
+    still_written,
+    survey,
+)
 
 MAGIC = b"#ROSBAG V2.0\n"
 MESSAGE, CHUNK, CONNECTION = 2, 5, 7
@@ -31,7 +39,7 @@ class ScannedRos1:
     """A ROS 1 bag without the use of its index."""
 
     def __init__(self, path: Path) -> None:
-        """Look through the whole file once, for its topics and for where it breaks off.
+        """Open the file.
 
         Raises:
             StorageError: it is no bag of version 2.0.
@@ -43,17 +51,29 @@ class ScannedRos1:
             raise StorageError(f"{path.name} is no ROS 1 bag of version 2.0")
         self._topics: dict[int, Topic] = {}
         self._lost_bytes = self._damaged = 0
-        self.start_ns = 0
-        counts: Counter[int] = Counter()
-        for connection, time_ns, _ in self._records():
-            counts[connection] += 1
-            self.start_ns = min(self.start_ns or time_ns, time_ns)
-        self.topics = tuple(
-            replace(topic, count=counts[number]) for number, topic in self._topics.items()
-        )
-        self.loss = (
-            f"{path.name}: it has no index; {self._lost_bytes} bytes at its end and "
-            f"{self._damaged} damaged chunk(s) were left out ({still_written(path)})"
+
+    @cached_property
+    def _survey(self) -> tuple[Counter[int], int]:
+        return survey(self._records())
+
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        """All topics; the whole file is read for them."""
+        counts, _ = self._survey
+        return tuple(replace(topic, count=counts[number]) for number, topic in self._topics.items())
+
+    @property
+    def start_ns(self) -> int:
+        """Time of the first message; 0 when there is none."""
+        return self._survey[1]
+
+    @property
+    def loss(self) -> str:
+        """What could not be read when the file was last read to its end."""
+        return (
+            f"{self._path.name}: it has no index that can be used; {self._lost_bytes} bytes at its "
+            f"end and {self._damaged} damaged chunk(s) or record(s) were left out "
+            f"({still_written(self._path)})"
         )
 
     def messages(self, names: Collection[str], start_ns: int, stop_ns: int) -> Iterator[Message]:
@@ -103,7 +123,17 @@ class ScannedRos1:
             yield from self._take(*inner)
 
     def _take(self, header: dict[bytes, bytes], body: bytes) -> Iterator[tuple[int, int, bytes]]:
-        operation = header.get(b"op", b"\0")[0]
+        """Connection, time and data of a message; what other records say is remembered."""
+        try:
+            message = self._parse(header, body)
+        except (struct.error, LookupError, ValueError):
+            self._damaged += 1
+            return
+        if message is not None:
+            yield message
+
+    def _parse(self, header: dict[bytes, bytes], body: bytes) -> tuple[int, int, bytes] | None:
+        operation = header[b"op"][0]
         if operation == CONNECTION:
             fields = _fields(body)
             self._topics[LENGTH.unpack(header[b"conn"])[0]] = Topic(
@@ -116,7 +146,9 @@ class ScannedRos1:
             seconds, nanoseconds = struct.unpack("<II", header[b"time"])
             connection = LENGTH.unpack(header[b"conn"])[0]
             if connection in self._topics:
-                yield connection, seconds * 1_000_000_000 + nanoseconds, body
+                return connection, seconds * 1_000_000_000 + nanoseconds, body
+            self._damaged += 1
+        return None
 
 
 def _record(file: BinaryIO) -> tuple[dict[bytes, bytes], bytes] | None:

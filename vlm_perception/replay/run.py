@@ -107,6 +107,7 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
     schedule = read_schedule(options.schedule) if options.schedule else None
     clock, said = choose_clock(options.time, source.clock_offset_ns)
     source.notes += [said] if said else []
+    source.notes += [f"of the schedule: {loss}" for loss in schedule.losses] if schedule else []
     pipeline = Pipeline(bundle, settings, model, options.engine, options.speed, schedule, clock)
     head = _head(options, source, settings, model, pipeline, bundle, schedule)
     for note in source.notes:
@@ -270,7 +271,8 @@ class _Run:
                     return
                 self._checkpoint_when_due()
         if not self._taken:
-            raise ReplayError(f"{options.recording} holds no image in this part of it")
+            lost = f" ({'; '.join(source.losses)})" if source.losses else ""
+            raise ReplayError(f"{options.recording} holds no image in this part of it{lost}")
         self._results.finish(self._pipeline, whole=not source.losses)
 
     def close(self, to_go_on: bool) -> None:

@@ -12,7 +12,7 @@ from vlm_perception.replay.bag import METADATA, Bag
 from vlm_perception.replay.building import REASONING, SCENE
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.files import is_recording
-from vlm_perception.replay.messages import message_types, reasoning_of, scene_of
+from vlm_perception.replay.messages import read_cdr, reasoning_of, scene_of
 from vlm_perception.replay.scene_log import Record, read_log, scene_record
 
 CONTEXT = ("bundle", "digest", "engine", "source", "topic", "start", "duration", "speed")
@@ -61,20 +61,27 @@ def _from_log(path: Path) -> Said:
 
 
 def _from_bag(path: Path) -> Said:
-    bag, types = Bag(path), message_types()
+    bag = Bag(path)
     kinds = {each.name: each.type_name for each in bag.topics}
     said = Said(str(path))
     wanted = [name for name, kind in kinds.items() if kind in (SCENE, REASONING)]
     for message in bag.messages(wanted):
-        read = types.deserialize_cdr(message.data, kinds[message.topic])
-        if kinds[message.topic] == SCENE:
-            scene = scene_of(read)
-            if scene.bundle_digest:
-                said.context.setdefault("digest", scene.bundle_digest)
-                said.frames.setdefault(scene.stamp_ns, scene_record(scene))
-            continue
+        try:
+            _take(said, kinds[message.topic], message.data)
+        except ValueError as error:
+            bag.losses.append(str(error))
+    said.whole = not bag.losses
+    return said
+
+
+def _take(said: Said, kind: str, data: bytes) -> None:
+    read = read_cdr(data, kind)
+    if kind == REASONING:
         reasoning = reasoning_of(read)
         if reasoning.is_keyframe:
             said.keyframes.append((reasoning.stamp_ns, reasoning.trigger))
-    said.whole = not bag.losses
-    return said
+        return
+    scene = scene_of(read)
+    if scene.bundle_digest:
+        said.context.setdefault("digest", scene.bundle_digest)
+        said.frames.setdefault(scene.stamp_ns, scene_record(scene))

@@ -9,6 +9,7 @@ robot's load. With that taken from the robot itself, all that can still differ i
 from __future__ import annotations
 
 import hashlib
+import struct
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from vlm_perception.replay.bag import Bag
 from vlm_perception.replay.building import EMBEDDING, REASONING, SCENE
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.messages import (
-    message_types,
+    read_cdr,
     reasoning_of,
     scene_of,
     stamp_of_serialized,
@@ -48,6 +49,8 @@ class Schedule:
     ticks: dict[int, ScheduledTick]
     known: dict[int, int]
     """For a scene's frame, the frame of the newest reasoning that had come by then; 0: none."""
+    losses: tuple[str, ...] = ()
+    """What of the robot's bag could not be read."""
 
     @property
     def digest(self) -> str:
@@ -62,28 +65,27 @@ def read_schedule(path: Path) -> Schedule:
     Raises:
         ReplayError: the bag cannot be read, or lacks one of the topics.
     """
-    bag, types = Bag(path), message_types()
-    kinds = {topic.name: topic.type_name for topic in bag.topics if topic.count}
-    for kind in (EMBEDDING, REASONING, SCENE):
-        count = list(kinds.values()).count(kind)
-        if count != 1:
-            raise ReplayError(
-                f"{path} has {count} topics of {kind}; a schedule needs one, as they come of one "
-                "camera's nodes"
-            )
+    bag = Bag(path)
+    kinds = _topics(bag)
     encoded: set[int] = set()
     reasonings: dict[int, Reasoning] = {}
     scenes: dict[int, Scene] = {}
-    for message in bag.messages([name for name, kind in kinds.items() if kind.startswith("vlm_")]):
+    damaged = 0
+    for message in bag.messages(kinds):
         kind = kinds[message.topic]
-        if kind == EMBEDDING:
-            encoded.add(stamp_of_serialized(message.data))
-        elif kind == REASONING:
-            reasoning = reasoning_of(types.deserialize_cdr(message.data, kind))
-            reasonings.setdefault(reasoning.stamp_ns, reasoning)
-        elif kind == SCENE:
-            scene = scene_of(types.deserialize_cdr(message.data, kind))
-            scenes.setdefault(scene.stamp_ns, scene)
+        try:
+            if kind == EMBEDDING:
+                encoded.add(stamp_of_serialized(message.data))
+            elif kind == REASONING:
+                reasoning = reasoning_of(read_cdr(message.data, kind))
+                reasonings.setdefault(reasoning.stamp_ns, reasoning)
+            else:
+                scene = scene_of(read_cdr(message.data, kind))
+                scenes.setdefault(scene.stamp_ns, scene)
+        except (ValueError, struct.error):
+            damaged += 1
+    if damaged:
+        bag.losses.append(f"{damaged} messages of {path} are damaged or of another version")
     taken = sorted(reasonings)
     return Schedule(
         frozenset(encoded),
@@ -92,7 +94,22 @@ def read_schedule(path: Path) -> Schedule:
             for stamp, each in reasonings.items()
         },
         {stamp: _newest_known(scene, reasonings, taken) for stamp, scene in scenes.items()},
+        tuple(bag.losses),
     )
+
+
+def _topics(bag: Bag) -> dict[str, str]:
+    """Type of each topic that a schedule is read from."""
+    wanted = (EMBEDDING, REASONING, SCENE)
+    kinds = {each.name: each.type_name for each in bag.topics if each.count}
+    for kind in wanted:
+        count = list(kinds.values()).count(kind)
+        if count != 1:
+            raise ReplayError(
+                f"{bag.path} has {count} topics of {kind}; a schedule needs one, as they come of "
+                "one camera's nodes"
+            )
+    return {name: kind for name, kind in kinds.items() if kind in wanted}
 
 
 def _newest_known(scene: Scene, reasonings: dict[int, Reasoning], taken: list[int]) -> int:

@@ -24,12 +24,11 @@ from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.files import is_recording
 from vlm_perception.replay.image_messages import (
     COMPRESSED_IMAGE,
-    MessageError,
     compressed_image,
     image_type,
     read_image,
 )
-from vlm_perception.replay.messages import message_types, stamp_ns
+from vlm_perception.replay.messages import MessageError, message_types, stamp_ns
 from vlm_perception.replay.storage import CDR, Message, Topic
 
 VIDEO_TOPIC = "/image/compressed"

@@ -9,12 +9,15 @@ in a write-ahead log. Schema: rosbag2_storage_sqlite3.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
 from vlm_perception.replay.packing import unpacked_if_whole
-from vlm_perception.replay.storage import Message, StorageError, Topic, still_written
+from vlm_perception.replay.storage import Message, StorageError, Topic, still_written, survey
 
 TOPICS = """
     SELECT topics.id, topics.name, topics.type, topics.serialization_format FROM topics
@@ -26,7 +29,7 @@ class ScannedSqlite:
     """A sqlite3 file that may be damaged or incomplete."""
 
     def __init__(self, path: Path) -> None:
-        """Look through the whole file once, for its topics and for where it breaks off.
+        """Open the file and read its topics.
 
         Raises:
             StorageError: it is no recording, or damaged where the topics stand.
@@ -41,22 +44,33 @@ class ScannedSqlite:
             definitions = self._definitions()
         except sqlite3.Error as error:
             raise StorageError(f"{path.name} is no recording that SQLite reads: {error}") from error
-        self._names = {number: name for number, name, _, _ in rows}
         self.loss = ""
-        self.start_ns = 0
-        counts = dict.fromkeys(self._names, 0)
-        for topic, time_ns, _ in self._rows():
-            counts[topic] += 1
-            self.start_ns = min(self.start_ns or time_ns, time_ns)
-        self.topics = tuple(
-            Topic(name, kind, encoding, *definitions.get(kind, ("", "")), counts[number])
+        self._topics = {
+            number: Topic(name, kind, encoding, *definitions.get(kind, ("", "")))
             for number, name, kind, encoding in rows
-        )
+            # What SQLite makes of a page that is not there.
+            if all(isinstance(each, str) for each in (name, kind, encoding))
+        }
+
+    @cached_property
+    def _survey(self) -> tuple[Counter[int], int]:
+        return survey(self._rows())
+
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        """All topics; the whole file is read for them."""
+        counts, _ = self._survey
+        return tuple(replace(topic, count=counts[number]) for number, topic in self._topics.items())
+
+    @property
+    def start_ns(self) -> int:
+        """Time of the first message; 0 when there is none."""
+        return self._survey[1]
 
     def messages(self, names: Collection[str], start_ns: int, stop_ns: int) -> Iterator[Message]:
         """Messages of these topics in the order in which they were written."""
         for topic, time_ns, data in self._rows():
-            name = self._names[topic]
+            name = self._topics[topic].name
             if name in names and start_ns <= time_ns < stop_ns:
                 yield Message(name, time_ns, unpacked_if_whole(data))
 
@@ -69,9 +83,9 @@ class ScannedSqlite:
         damaged = 0
         try:
             for _, topic, time_ns, data in self._base.execute(ROWS, (-1,)):
-                if topic in self._names and isinstance(time_ns, int) and isinstance(data, bytes):
+                if topic in self._topics and isinstance(time_ns, int) and isinstance(data, bytes):
                     yield topic, time_ns, data
-                else:  # What SQLite makes of a page that is not there.
+                else:
                     damaged += 1
         except sqlite3.Error as error:
             self.loss = (
@@ -94,4 +108,8 @@ class ScannedSqlite:
             ).fetchall()
         except sqlite3.OperationalError:
             return {}
-        return {kind: (text, digest) for kind, text, digest in rows}
+        return {
+            kind: (text, digest)
+            for kind, text, digest in rows
+            if isinstance(text, str) and isinstance(digest, str)
+        }

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -53,13 +54,19 @@ class Message:
 class StorageFile(Protocol):
     """One file of a recording, open."""
 
-    topics: tuple[Topic, ...]
-    start_ns: int
-    """Time of the first message; 0 when there is none."""
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        """All topics; a file without an index is read to its end for them."""
+        ...
+
+    @property
+    def start_ns(self) -> int:
+        """Time of the first message; 0 when there is none."""
+        ...
 
     @property
     def loss(self) -> str:
-        """What could not be read, in one sentence; complete when messages() has ended."""
+        """What could not be read, in one sentence; complete when topics or messages were read."""
         ...
 
     def messages(self, names: Collection[str], start_ns: int, stop_ns: int) -> Iterator[Message]:
@@ -69,6 +76,20 @@ class StorageFile(Protocol):
     def close(self) -> None:
         """Let go of the file."""
         ...
+
+
+def survey(records: Iterable[tuple[int, int, bytes]]) -> tuple[Counter[int], int]:
+    """How many messages each channel has, and the time of the first one; 0 when there is none.
+
+    Args:
+        records: channel, time and data of each message.
+    """
+    counts: Counter[int] = Counter()
+    start_ns = 0
+    for channel, time_ns, _ in records:
+        counts[channel] += 1
+        start_ns = min(start_ns or time_ns, time_ns)
+    return counts, start_ns
 
 
 def still_written(path: Path) -> str:
