@@ -54,12 +54,19 @@ def compressed(pixels: NDArray[np.uint8], suffix: str = ".jpg") -> Any:
     return CompressedImage(format=suffix[1:], data=array("B", bytes(file)))
 
 
-def to_yuv422(rgb: NDArray[np.uint8], order: str) -> NDArray[np.uint8]:
-    """Two bytes a pixel, uyvy or yuyv, by BT.601 in the studio range."""
+def to_yuv(rgb: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
+    """Brightness and both colours of each pixel, by BT.601 in the studio range."""
     r, g, b = (rgb[..., i].astype(np.float64) for i in range(3))
-    y = 16 + (65.738 * r + 129.057 * g + 25.064 * b) / 256
-    u = 128 + (-37.945 * r - 74.494 * g + 112.439 * b) / 256
-    v = 128 + (112.439 * r - 94.154 * g - 18.285 * b) / 256
+    return [
+        16 + (65.738 * r + 129.057 * g + 25.064 * b) / 256,
+        128 + (-37.945 * r - 74.494 * g + 112.439 * b) / 256,
+        128 + (112.439 * r - 94.154 * g - 18.285 * b) / 256,
+    ]
+
+
+def to_yuv422(rgb: NDArray[np.uint8], order: str) -> NDArray[np.uint8]:
+    """Two bytes a pixel, uyvy or yuyv."""
+    y, u, v = to_yuv(rgb)
     chroma = np.empty_like(y)
     chroma[:, 0::2] = (u[:, 0::2] + u[:, 1::2]) / 2
     chroma[:, 1::2] = (v[:, 0::2] + v[:, 1::2]) / 2
@@ -74,3 +81,19 @@ def to_bayer(rgb: NDArray[np.uint8], pattern: str) -> NDArray[np.uint8]:
         row, column = divmod(place, 2)
         mosaic[row::2, column::2] = rgb[row::2, column::2, "rgb".index(colour)]
     return mosaic
+
+
+def to_planes(rgb: NDArray[np.uint8], name: str, padding: int = 0) -> Any:
+    """An Image in nv12, nv21 or nv24: brightness, then a plane of pairs of colours."""
+    y, u, v = to_yuv(rgb)
+    if name != "nv24":
+        u, v = ((c[::2, ::2] + c[1::2, ::2] + c[::2, 1::2] + c[1::2, 1::2]) / 4 for c in (u, v))
+    pairs = np.stack((v, u) if name == "nv21" else (u, v), axis=-1)
+    wide = padding * (2 if name == "nv24" else 1)
+    planes = [
+        np.pad(plane.round().clip(0, 255).astype(np.uint8), ((0, 0), (0, fill)))
+        for plane, fill in ((y, padding), (pairs.reshape(len(pairs), -1), wide))
+    ]
+    data = array("B", b"".join(plane.tobytes() for plane in planes))
+    height, width = rgb.shape[:2]
+    return Image(height=height, width=width, encoding=name, step=width + padding, data=data)

@@ -1,19 +1,15 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Image and CompressedImage messages to RGB pixels, with every claim of the message checked first.
+"""Image and CompressedImage messages to RGB pixels.
 
-The colours are converted by cv_bridge where it is installed and by rosbags-image elsewhere. Both
-are given tightly packed rows of 8 bits in this machine's byte order: cv_bridge 3.4.0 reads padded
-rows wrongly when the step is no multiple of the pixel size, and fails on big-endian images under
-numpy 2; rosbags-image does not unpad.
+Every claim of a message is checked first. OpenCV then converts the colours, as cv_bridge lets it.
 """
 
 from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -21,194 +17,302 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from vlm_perception.perception.image_errors import ImageError, check_size, truncated
+from vlm_perception.perception.image_errors import (
+    DamagedImageError,
+    ImageError,
+    check_size,
+)
+from vlm_perception.perception.image_format import Format, codec_of
 from vlm_perception.perception.jpeg import START as JPEG_START
-from vlm_perception.perception.jpeg import decode_jpeg
+from vlm_perception.perception.jpeg import decode_jpeg, read_header
+from vlm_perception.perception.png import START as PNG_START
+from vlm_perception.perception.png import decode_png
 
 Pixels = NDArray[np.uint8]
 
 OTHER_FILES = ("BMP", "TIFF", "WEBP")
 """What is read besides JPEG and PNG, as the image library names it."""
+MAX_PIXELS_OF_OTHERS = 4096 * 2160
+"""Most pixels of such a file: more take too long to decode."""
 
-# ROS name: (name that both libraries know, channels, bits of a channel)
-ENCODINGS: dict[str, tuple[str, int, int]] = {
-    "rgb8": ("rgb8", 3, 8),
-    "bgr8": ("bgr8", 3, 8),
-    "rgba8": ("rgba8", 4, 8),
-    "bgra8": ("bgra8", 4, 8),
-    "mono8": ("mono8", 1, 8),
-    "8UC1": ("mono8", 1, 8),
-    "8UC3": ("bgr8", 3, 8),
-    "8UC4": ("bgra8", 4, 8),
-    "rgb16": ("rgb8", 3, 16),
-    "bgr16": ("bgr8", 3, 16),
-    "rgba16": ("rgba8", 4, 16),
-    "bgra16": ("bgra8", 4, 16),
-    "mono16": ("mono8", 1, 16),
-    "yuv422": ("yuv422", 2, 8),
-    "uyvy": ("yuv422", 2, 8),
-    "yuv422_yuy2": ("yuv422_yuy2", 2, 8),
-    "yuyv": ("yuv422_yuy2", 2, 8),
-    "bayer_rggb8": ("bayer_rggb8", 1, 8),
-    "bayer_bggr8": ("bayer_bggr8", 1, 8),
-    "bayer_gbrg8": ("bayer_gbrg8", 1, 8),
-    "bayer_grbg8": ("bayer_grbg8", 1, 8),
-    "bayer_rggb16": ("bayer_rggb8", 1, 16),
-    "bayer_bggr16": ("bayer_bggr8", 1, 16),
-    "bayer_gbrg16": ("bayer_gbrg8", 1, 16),
-    "bayer_grbg16": ("bayer_grbg8", 1, 16),
+
+@dataclass(frozen=True)
+class Encoding:
+    """How an encoding stores pixels."""
+
+    code: int | None
+    """OpenCV's conversion to RGB; None: nothing is to be converted, or OpenCV has none."""
+    channels: int = 1
+    """Values a pixel in a row."""
+    bits: int = 8
+    chroma: float = 0.0
+    """Rows of a plane of colours behind the rows of brightness, as a share of these."""
+    multiple: tuple[int, int] = (1, 1)
+    """Of what width and height must be multiples: so many pixels share a colour."""
+    least: int = 1
+    """Least width and height."""
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """Type of a value."""
+        return np.uint16 if self.bits == 16 else np.uint8
+
+
+def _colours(bits: int) -> dict[str, Encoding]:
+    return {
+        f"rgb{bits}": Encoding(None, 3, bits),
+        f"bgr{bits}": Encoding(cv2.COLOR_BGR2RGB, 3, bits),
+        f"rgba{bits}": Encoding(cv2.COLOR_RGBA2RGB, 4, bits),
+        f"bgra{bits}": Encoding(cv2.COLOR_BGRA2RGB, 4, bits),
+        f"mono{bits}": Encoding(cv2.COLOR_GRAY2RGB, 1, bits),
+        # OpenCV names a pattern by its second row.
+        f"bayer_rggb{bits}": Encoding(cv2.COLOR_BayerBG2RGB, 1, bits, least=3),
+        f"bayer_bggr{bits}": Encoding(cv2.COLOR_BayerRG2RGB, 1, bits, least=3),
+        f"bayer_gbrg{bits}": Encoding(cv2.COLOR_BayerGR2RGB, 1, bits, least=3),
+        f"bayer_grbg{bits}": Encoding(cv2.COLOR_BayerGB2RGB, 1, bits, least=3),
+    }
+
+
+_UYVY = Encoding(cv2.COLOR_YUV2RGB_UYVY, 2, multiple=(2, 1))
+_YUYV = Encoding(cv2.COLOR_YUV2RGB_YUY2, 2, multiple=(2, 1))
+
+ENCODINGS: dict[str, Encoding] = {
+    **_colours(8),
+    **_colours(16),
+    "8UC1": Encoding(cv2.COLOR_GRAY2RGB),
+    "8UC3": Encoding(cv2.COLOR_BGR2RGB, 3),
+    "8UC4": Encoding(cv2.COLOR_BGRA2RGB, 4),
+    "yuv422": _UYVY,
+    "uyvy": _UYVY,
+    "yuv422_yuy2": _YUYV,
+    "yuyv": _YUYV,
+    "yuy2": _YUYV,
+    "nv12": Encoding(cv2.COLOR_YUV2RGB_NV12, chroma=0.5, multiple=(2, 2)),
+    "nv21": Encoding(cv2.COLOR_YUV2RGB_NV21, chroma=0.5, multiple=(2, 2)),
+    "nv24": Encoding(None, chroma=2.0),
 }
 
 
 @dataclass(frozen=True)
-class PackedImage:
-    """A checked image as both libraries read it: it has the fields of sensor_msgs/Image."""
+class ImageOptions:
+    """How images are read that do not say all of themselves."""
 
-    encoding: str
-    height: int
-    width: int
-    step: int
-    data: Pixels
-    is_bigendian: int = int(sys.byteorder != "little")
+    accept_padding: bool = False
+    """Whether bytes that mean nothing may stand before a JPEG's end."""
+    bits: int = 16
+    """How many bits of the values of 16-bit images the camera uses, from the lowest on."""
+
+
+@dataclass(frozen=True)
+class RgbImage:
+    """The pixels of a message, and what is to be said of them."""
+
+    pixels: Pixels
+    """uint8 [height, width, 3], C-contiguous; it may share memory with the message."""
+    padded: bool = False
+    """Whether it is a JPEG in which bytes that mean nothing were passed over."""
+    highest: int | None = None
+    """The highest value in an image of 16 bits."""
 
 
 def to_rgb(message: Any) -> Pixels:
-    """Convert a sensor_msgs Image or CompressedImage to RGB.
+    """The pixels of a sensor_msgs Image or CompressedImage; see `convert`."""
+    return convert(message).pixels
 
-    Returns:
-        uint8 [height, width, 3], C-contiguous; it may share memory with the message.
+
+def convert(message: Any, options: ImageOptions = ImageOptions()) -> RgbImage:
+    """Convert a sensor_msgs Image or CompressedImage to RGB.
 
     Raises:
         ImageError: The message is empty, damaged, of unknown encoding, or contradicts itself.
     """
-    if hasattr(message, "format"):
-        return _decode(message)
-    packed = pack(message)
-    if packed.encoding == "rgb8":
-        return packed.data.reshape(packed.height, packed.width, 3)
-    try:
-        return np.ascontiguousarray(_CONVERT(packed), dtype=np.uint8)
-    except cv2.error as error:
-        raise ImageError("bad_size", f"{message.encoding} cannot be converted: {error}") from error
+    return (_of_file if hasattr(message, "format") else _of_image)(message, options)
 
 
-def pack(message: Any) -> PackedImage:
-    """Check an Image message and bring it to tight rows, 8 bits and this machine's byte order.
+def encoding_of(name: str) -> Encoding | None:
+    """What is known of an encoding; drivers write YUYV and NV12 in either case."""
+    return ENCODINGS.get(name) or ENCODINGS.get(name.lower())
 
-    Raises:
-        ImageError: As for to_rgb.
-    """
-    known = ENCODINGS.get(message.encoding)
-    if known is None:
+
+def _of_image(message: Any, options: ImageOptions) -> RgbImage:
+    encoding = encoding_of(message.encoding)
+    if encoding is None:
         raise ImageError(
             "bad_encoding",
             f"its encoding {message.encoding!r} is not known; publish rgb8, bgr8, mono8, "
-            "yuv422 or bayer (8 or 16 bit), or convert it with image_proc",
+            "yuv422, nv12 or bayer (8 or 16 bit), or convert it with image_proc",
         )
-    name, channels, bits = known
+    values = _values(message, encoding)
+    if encoding.bits == 16 and bool(message.is_bigendian) != (sys.byteorder == "big"):
+        values = values.byteswap()
+    return _coloured(values, encoding, options)
+
+
+def _values(message: Any, encoding: Encoding) -> NDArray[Any]:
+    """The values of an Image, [rows, width x channels], the rows of colours behind the others."""
     height, width = int(message.height), int(message.width)
     check_size(width, height)
-    _check_parity(name, width, height)
-    row, step = width * channels * bits // 8, int(message.step)
+    _check_fit(message.encoding, encoding, width, height)
+    row, step = width * encoding.channels * encoding.bits // 8, int(message.step)
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    _check_no_jpeg(message, data)
     if step < row:
         raise ImageError(
             "bad_step",
             f"its step is {step} bytes, but {width} pixels of {message.encoding} take {row}; "
             "the driver must set step to the bytes of a row",
         )
-    data = np.frombuffer(message.data, dtype=np.uint8)
-    if data.size not in (step * height, step * (height - 1) + row):
+    rows = height + int(height * encoding.chroma)
+    # A row of colours of nv24 is two rows long, and so is what fills it up.
+    wide = 2 if encoding.chroma == 2.0 else 1
+    if data.size not in (step * rows, step * rows - wide * (step - row)):
         raise ImageError(
             "bad_data_length",
-            f"its data has {data.size} bytes, but {height} rows of {step} bytes are "
-            f"{step * height}; the driver must fill data and step alike",
+            f"its data has {data.size} bytes, but {rows} rows of {step} bytes are "
+            f"{step * rows}; the driver must fill data and step alike",
         )
     if step != row:
-        padded = np.lib.stride_tricks.as_strided(data, (height, row), (step, 1), writeable=False)
-        data = np.ascontiguousarray(padded).reshape(-1)
-    if bits == 16:
-        data = _to_8_bits(data.view(np.uint16), bool(message.is_bigendian))
-    return PackedImage(name, height, width, width * channels, data)
+        planes = [_tight(data, 0, height, row, step)]
+        if encoding.chroma:
+            lines = (rows - height) // wide
+            planes.append(_tight(data, step * height, lines, wide * row, wide * step))
+        data = np.concatenate(planes)
+    return data.view(encoding.dtype).reshape(rows, -1)
 
 
-def _check_parity(name: str, width: int, height: int) -> None:
-    if name.startswith("yuv422") and width % 2:
+def _tight(data: Pixels, start: int, rows: int, row: int, step: int) -> Pixels:
+    """The rows without what fills them up, one behind the other."""
+    strided = np.lib.stride_tricks.as_strided(data[start:], (rows, row), (step, 1), writeable=False)
+    return strided.reshape(-1)
+
+
+def _check_fit(name: str, encoding: Encoding, width: int, height: int) -> None:
+    across, down = encoding.multiple
+    if width % across or height % down:
         raise ImageError(
-            "bad_size", f"its width {width} is odd, but in yuv422 two pixels share a colour"
+            "bad_size",
+            f"its size {width}x{height} is odd, but in {name} {across}x{down} pixels share a "
+            "colour; send an even one",
         )
-    if name.startswith("bayer") and (width < 3 or height < 3):
+    if min(width, height) < encoding.least:
         raise ImageError(
-            "bad_size", f"its size {width}x{height} is too small for bayer; send 3x3 or more"
+            "bad_size", f"its size {width}x{height} is too small for {name}; send 3x3 or more"
         )
 
 
-def _to_8_bits(data: NDArray[np.uint16], big_endian: bool) -> Pixels:
-    if big_endian != (sys.byteorder == "big"):
-        data = data.byteswap()
-    scaled = cv2.convertScaleAbs(data.reshape(1, -1), alpha=255.0 / 65535.0)
-    return np.asarray(scaled, dtype=np.uint8).reshape(-1)
-
-
-def convert_with_rosbags(packed: PackedImage) -> Pixels:
-    """Convert the colours with rosbags-image."""
-    from rosbags.image import message_to_cvimage  # noqa: PLC0415 - either this or cv_bridge
-
-    message: Any = packed
-    return np.asarray(message_to_cvimage(message, "rgb8"), dtype=np.uint8)
-
-
-def convert_with_cv_bridge(packed: PackedImage) -> Pixels:
-    """Convert the colours with cv_bridge."""
-    from cv_bridge import CvBridge  # noqa: PLC0415 - either this or rosbags-image
-
-    return np.asarray(CvBridge().imgmsg_to_cv2(packed, "rgb8"), dtype=np.uint8)
-
-
-def _choose() -> Callable[[PackedImage], Pixels]:
+def _check_no_jpeg(message: Any, data: Pixels) -> None:
+    """Refuse a JPEG that calls itself something else: as pixels it would be noise."""
+    if data[: len(JPEG_START)].tobytes() != JPEG_START:
+        return
     try:
-        import cv_bridge  # noqa: F401, PLC0415 - only to see whether it can be loaded
-    except (ImportError, AttributeError):  # AttributeError: built for another numpy
-        return convert_with_rosbags
-    return convert_with_cv_bridge
+        header = read_header(data.tobytes())
+    except ImageError:
+        return  # It only began like one.
+    if (header.width, header.height) == (message.width, message.height) and not header.padded:
+        raise ImageError(
+            "bad_encoding",
+            f"its data is a JPEG, although its encoding says {message.encoding}; publish it as a "
+            "CompressedImage, or let the driver decode it (usb_cam: `pixel_format: mjpeg2rgb`)",
+        )
 
 
-_CONVERT = _choose()
+def _coloured(values: NDArray[Any], encoding: Encoding, options: ImageOptions) -> RgbImage:
+    """RGB of values as `_values` gives them."""
+    highest = None
+    if encoding.bits == 16:
+        highest = int(values.max())
+        values = _to_8_bits(values, options.bits)
+    if encoding.channels > 1:
+        values = values.reshape(len(values), -1, encoding.channels)
+    if encoding.chroma == 2.0:
+        values = _nv24(values)
+    elif encoding.code is not None:
+        values = cv2.cvtColor(values, encoding.code)
+    return RgbImage(np.ascontiguousarray(values, dtype=np.uint8), highest=highest)
 
 
-def _decode(message: Any) -> Pixels:
-    if "compressedDepth" in message.format:
-        raise ImageError("bad_format", "it is a depth image; subscribe to a colour camera")
-    file = bytes(message.data)
+def _nv24(values: Pixels) -> Pixels:
+    """RGB of brightness and, behind it, a plane with two colours for each pixel.
+
+    OpenCV has no such conversion: each pixel becomes two of YUYV, which are alike.
+    """
+    height, width = len(values) // 3, values.shape[1]
+    twice = np.empty((height, width, 4), np.uint8)
+    twice[..., 0::2] = values[:height, :, None]
+    twice[..., 1::2] = values[height:].reshape(height, width, 2)
+    converted = cv2.cvtColor(twice.reshape(height, 2 * width, 2), cv2.COLOR_YUV2RGB_YUY2)
+    return np.asarray(converted[:, ::2], np.uint8)
+
+
+def _to_8_bits(values: NDArray[np.uint16], bits: int) -> Pixels:
+    flat = np.ascontiguousarray(values).reshape(1, -1)
+    scaled = cv2.convertScaleAbs(flat, alpha=255.0 / (2**bits - 1))
+    return np.asarray(scaled, dtype=np.uint8).reshape(values.shape)
+
+
+def _of_file(message: Any, options: ImageOptions) -> RgbImage:
+    form, file = Format.parse(str(message.format)), bytes(message.data)
+    _check_shows_colours(form, file)
+    grey = padded = False
+    pixels: NDArray[Any]
     if file.startswith(JPEG_START):
-        return decode_jpeg(file).pixels
-    _check_file(file)
+        jpeg = decode_jpeg(file, accept_padding=options.accept_padding)
+        grey, padded, pixels = jpeg.grey, jpeg.padded, jpeg.pixels
+    elif file.startswith(PNG_START):
+        png = decode_png(file)
+        grey, pixels = png.grey, png.pixels
+    else:
+        pixels = _decode_other(file)
+    name, wide = form.encoding.rstrip("0168"), pixels.dtype == np.uint16
+    mosaic = grey and name.startswith("bayer_") and form.target in ("", form.encoding)
+    if not wide and not mosaic:
+        return RgbImage(np.asarray(pixels, dtype=np.uint8), padded)
+    name = f"{name if mosaic else 'rgb'}{16 if wide else 8}"
+    encoding = ENCODINGS.get(name)
+    if encoding is None:
+        raise ImageError("bad_encoding", f"its format {form.text!r} names no known Bayer pattern")
+    height, width = pixels.shape[:2]
+    _check_fit(name, encoding, width, height)
+    values = pixels[..., 0] if mosaic else pixels.reshape(height, -1)
+    return replace(_coloured(values, encoding, options), padded=padded)
+
+
+def _check_shows_colours(form: Format, file: bytes) -> None:
+    if not file:
+        raise ImageError("bad_data_length", "its data is empty; the driver sent no image")
+    if form.shows_depth:
+        raise ImageError(
+            "bad_format",
+            f"its format {form.text!r} says that it shows no colours; subscribe to a colour camera",
+        )
+    codec = codec_of(form.text, file[:4])
+    if codec:
+        raise ImageError(
+            "bad_format",
+            f"it is a packet of an {codec} video, which is no image without the others; let the "
+            "driver publish JPEG, or decode the video in a node of its own",
+        )
+
+
+def _decode_other(file: bytes) -> NDArray[Any]:
+    """RGB of a TIFF, WebP or the like, with 8 or 16 bits."""
+    check_size(*_size_of(file), MAX_PIXELS_OF_OTHERS)
+    # Its complaints of damaged files would go to stderr.
+    logging: Any = cv2.utils.logging
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        # Both libraries do just this for compressed images.
-        decoded = cv2.imdecode(np.frombuffer(file, dtype=np.uint8), cv2.IMREAD_COLOR)
+        decoded: Any = cv2.imdecode(np.frombuffer(file, dtype=np.uint8), flags)
     except cv2.error:
         decoded = None
     if decoded is None:
-        raise ImageError(
-            "bad_format",
-            f"its data (format {message.format!r}, {len(file)} bytes) is no image that OpenCV "
-            "reads; send JPEG or PNG",
+        raise DamagedImageError(
+            "damaged",
+            "its data is a damaged image; look for losses on the way, or send JPEG or PNG",
         )
-    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-
-def _check_file(file: bytes) -> None:
-    """Refuse what OpenCV would decode to half an image without a word, or to a giant one."""
-    if not file:
-        raise ImageError("bad_data_length", "its data is empty; the driver sent no image")
-    if file.startswith(b"\x89PNG\r\n\x1a\n"):
-        width, height = int.from_bytes(file[16:20], "big"), int.from_bytes(file[20:24], "big")
-        complete = b"IEND" in file[-64:]
-    else:
-        width, height = _size_of(file)
-        complete = True
-    if not complete:
-        raise truncated(len(file))
-    check_size(width, height)
+    if decoded.dtype not in (np.uint8, np.uint16):
+        raise ImageError("bad_format", "its values are no colours; send JPEG or PNG")
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
 
 
 def _size_of(file: bytes) -> tuple[int, int]:
@@ -221,5 +325,5 @@ def _size_of(file: bytes) -> tuple[int, int]:
     # A damaged header raises nearly anything.
     except Exception as error:
         raise ImageError(
-            "bad_format", f"its data ({len(file)} bytes) are no image: send JPEG or PNG ({error})"
+            "bad_format", f"its data ({len(file)} bytes) is no image that is read: send JPEG or PNG"
         ) from error
