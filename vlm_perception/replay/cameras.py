@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from vlm_perception.perception.image_conversion import ENCODINGS
+from vlm_perception.perception.image_conversion import encoding_of
+from vlm_perception.perception.image_format import CODECS, NO_COLOURS, Format, codec_of
 from vlm_perception.replay.bag import Bag
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.image_messages import (
@@ -29,22 +29,7 @@ from vlm_perception.replay.storage import Topic
 LISTED_AT_MOST = 20
 LOOKED_AT = 5
 """Messages of a topic, of which the first that is whole tells what it is."""
-NO_COLOURS = re.compile(r"(8S|(16|32|64)[USF])C\d*")
-"""Encodings of OpenCV that hold distances, disparities or labels."""
 GREY = ("mono8", "mono16", "8UC1")
-CODECS = {
-    "264": "H.264",
-    "265": "H.265",
-    "hevc": "H.265",
-    "av1": "AV1",
-    "vp8": "VP8",
-    "vp9": "VP9",
-    "theora": "Theora",
-    "mpeg4": "MPEG-4",
-}
-"""By a part of the name that drivers and encoders give them."""
-START_CODES = (b"\0\0\1", b"\0\0\0\1")
-"""One begins each packet of H.264 or H.265."""
 
 
 @dataclass(frozen=True)
@@ -97,18 +82,16 @@ def _shown(topic: Topic, image: Any) -> Shown:
         encoding = str(image.encoding)
         if NO_COLOURS.fullmatch(encoding):
             return Shown(topic, wrong=f"{encoding}, which shows no colours")
-        if encoding not in ENCODINGS:
+        if encoding_of(encoding) is None:
             return Shown(topic, wrong=f"the encoding {encoding!r}, which is not read")
         return Shown(topic, colours=encoding not in GREY)
-    said = str(image.format)
-    # As image_transport writes it: `16UC1; png compressed `, `rgb8; jpeg compressed bgr8`.
-    encoding = said.split(";", maxsplit=1)[0].strip()
-    if NO_COLOURS.fullmatch(encoding) or "compressedDepth" in said:
-        return Shown(topic, wrong=f"{said.strip()}, which shows no colours")
-    codec = _codec_of(said)
-    if codec or bytes(image.data[:4]).startswith(START_CODES):
+    said = Format.parse(str(image.format))
+    if said.shows_depth:
+        return Shown(topic, wrong=f"{said.text.strip()}, which shows no colours")
+    codec = codec_of(said.text, bytes(image.data[:4]))
+    if codec:
         return _video(topic, codec)
-    return Shown(topic, colours=encoding not in GREY)
+    return Shown(topic, colours=said.encoding not in GREY)
 
 
 def _codec(bag: Bag, topic: Topic) -> str:
@@ -118,12 +101,8 @@ def _codec(bag: Bag, topic: Topic) -> str:
     for message in islice(bag.messages([topic.name]), LOOKED_AT):
         with suppress(MessageError):
             packet = read_message(message.data, topic)
-            return _codec_of(str(getattr(packet, "format", "") or getattr(packet, "encoding", "")))
+            return codec_of(str(getattr(packet, "format", "") or getattr(packet, "encoding", "")))
     return ""
-
-
-def _codec_of(said: str) -> str:
-    return next((name for part, name in CODECS.items() if part in said.lower()), "")
 
 
 def _video(topic: Topic, codec: str) -> Shown:
