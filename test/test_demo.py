@@ -19,6 +19,7 @@ from ament_index_python.packages import get_package_prefix
 from rosbags.highlevel import AnyReader
 
 from vlm_perception.bundle import ModelBundle
+from vlm_perception.replay.bag import Bag
 
 SECONDS = 3
 RATE = 30
@@ -61,7 +62,9 @@ class Demo:
             start_new_session=True,
         )
         assert self.process.stdout is not None
+        self.lines = []
         for line in self.process.stdout:
+            self.lines.append(line)
             if " | OK" in line:
                 return
         raise AssertionError("the demo ended before it played")
@@ -158,13 +161,21 @@ def test_interrupt_ends_it_within_two_seconds_and_leaves_bag_and_video(demo: Dem
     assert "overlay.mp4" in text
 
 
-def test_nodes_do_not_outlive_a_killed_demo(demo: Demo) -> None:
+def test_of_a_killed_demo_the_recording_is_kept_and_no_node(
+    demo: Demo, long_video: Path, siglip_bundle: ModelBundle, tmp_path: Path
+) -> None:
     assert set(demo.nodes()) == NODES
     demo.kill()
     deadline = time.monotonic() + 2
     while demo.nodes() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not demo.nodes()
+
+    again = Demo(long_video, siglip_bundle, tmp_path / "demo")
+    again.kill()
+    (kept,) = (tmp_path / "demo").glob("scene.interrupted-*.mcap")
+    assert any("interrupted demo" in line and kept.name in line for line in again.lines)
+    assert any(Bag(kept).messages(["/scene"]))
 
 
 def test_node_that_dies_is_reported(demo: Demo) -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.cli import app
+from vlm_perception.outputs.folder import UNFINISHED
 from vlm_perception.replay import checkpoint, disk_room, output_bag, run
 from vlm_perception.replay.drawing import timeline
 from vlm_perception.replay.latency import GraphCost, LatencyModel
@@ -27,7 +28,6 @@ from vlm_perception.replay.scene_log import read_log
 from vlm_perception.replay.settings import default_parameters, load_settings
 from vlm_perception.replay.source import BagSource, Span, open_source
 from vlm_perception.replay.summary import Keyframe, summarize
-from vlm_perception.results_folder import UNFINISHED
 from vlm_perception.types import Frame
 
 DATA = Path(__file__).parent / "data"

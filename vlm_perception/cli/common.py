@@ -20,8 +20,20 @@ BundleOption = Annotated[
     str, typer.Option(help="The model: a bundle's name (`roadworld-nano`) or its directory.")
 ]
 BundleArgument = Annotated[str, typer.Argument(help="The bundle's name or its directory.")]
+
+
+def _spared(file: Path | None) -> Path | None:
+    """Refuse, before anything is measured, a file for figures that is somebody's."""
+    if file is not None:
+        outputs = importlib.import_module("vlm_perception.outputs.file")
+        with plain_errors():
+            outputs.require_free(file, outputs.FIGURES)
+    return file
+
+
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", help="Write the figures to this file, too.")
+    Path | None,
+    typer.Option("--json", callback=_spared, help="Write the figures to this file, too."),
 ]
 TransportOption = Annotated[
     str, typer.Option(help="How images travel between the processes: `compressed` or `raw`.")

@@ -72,7 +72,12 @@ def overlay(
             raise ValueError(f"{bag} does not exist: `vlm-perception demo` records one")
         module = importlib.import_module("vlm_perception.replay.overlay_video")
         target = video or bag.parent / "overlay.mp4"
-        written = module.write_overlay(bag, target, rate_hz=rate)
-        if not written.frames:
-            raise ValueError(f"{bag} holds no images with scenes, so there is nothing to draw")
+        if target.suffix != ".mp4":
+            raise ValueError(f"{target} does not end in .mp4; give the video such a name")
+        outputs = importlib.import_module("vlm_perception.outputs.file")
+        # Beside its bag it is one of the results of the verb that has made the bag.
+        with outputs.result_file(target, outputs.maker(bag) or "overlay") as part:
+            written = module.write_overlay(bag, part, rate_hz=rate)
+            if not written.frames:
+                raise ValueError(f"{bag} holds no images with scenes, so there is nothing to draw")
     Console().print(f"video: {target}  ({written.frames} images)", soft_wrap=True)

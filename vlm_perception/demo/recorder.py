@@ -7,6 +7,8 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Sequence
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -44,7 +46,8 @@ class Recorder:
         self.messages = 0
         self.complaint = ""
         """Why the recording ended early; empty when it did not."""
-        self._torn = False
+        self.torn = False
+        """Whether the bag lacks its end, so that not every program reads it."""
         self._topics = tuple(topics)
         self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -82,7 +85,7 @@ class Recorder:
         """Write what is left and put the bag into its place, unless there was no message."""
         self._queue.put(None)
         self._thread.join()
-        if self._torn:
+        if self.torn:
             self._writer.abort()
         else:
             self._writer.close()
@@ -109,7 +112,7 @@ class Recorder:
             self._complain(str(error))
         except OSError as error:
             # A part of a record may stand at the end; what comes behind it could not be read.
-            self._torn = True
+            self.torn = True
             self._complain(
                 f"{error}; the bag has no index, `mcap recover` makes one, "
                 "`vlm-perception replay` reads it as it is"
@@ -119,6 +122,29 @@ class Recorder:
         self.complaint = text
         while not self._queue.empty():
             self._queue.get()
+
+
+def keep_recordings(work: Path, folder: Path) -> list[Path]:
+    """Move the recordings that a run has left in its work to `folder`, under names of their own.
+
+    Args:
+        work: where the run wrote.
+        folder: where they are kept; nothing there is replaced.
+
+    Returns:
+        Their new places.
+    """
+    kept = []
+    for file in sorted(work.rglob("*.mcap")):
+        time_s = file.stat().st_mtime
+        name = f"{file.stem}.interrupted-{datetime.fromtimestamp(time_s):%Y%m%d-%H%M%S}"
+        target = folder / f"{name}.mcap"
+        for number in count(2):
+            if not target.exists():
+                break
+            target = folder / f"{name}-{number}.mcap"
+        kept.append(file.rename(target))
+    return kept
 
 
 def _connect(writer: Writer, topics: Sequence[Topic]) -> dict[Topic, Connection]:

@@ -17,14 +17,19 @@ from vlm_perception.demo.graph import DEFAULT_BUNDLE, Graph, GraphOptions
 from vlm_perception.demo.observer import Observer
 from vlm_perception.demo.panel import Panel
 from vlm_perception.demo.processes import NodeProcesses
-from vlm_perception.demo.recorder import Recorder
+from vlm_perception.demo.recorder import Recorder, keep_recordings
 from vlm_perception.demo.source import ROADWORLD_SECONDS, open_source
 from vlm_perception.demo.topics import EMBEDDING, IMAGE, REASONING, RECORDED, SCENE
 from vlm_perception.demo.watch import NodeFailedError, Watch
 from vlm_perception.nodes.shared_memory import shortage
+from vlm_perception.outputs.folder import ResultsFolder
+from vlm_perception.replay.disk_room import DiskFullError
 from vlm_perception.replay.interrupt import Interrupt
+from vlm_perception.replay.output_bag import METADATA
 from vlm_perception.replay.overlay_video import write_overlay
 
+BAG, VIDEO, NODES = "scene.mcap", "overlay.mp4", "nodes"
+RESULTS = (BAG, METADATA, VIDEO, f"{NODES}/*")
 POLL_S = 0.1
 LAST_MESSAGES_S = 0.3
 STOPPED_WITHIN_S = 1.4
@@ -59,12 +64,16 @@ def run_demo(options: DemoOptions, console: Console) -> int:
     require_ros()
     bundle = str(ModelBundle.load(options.bundle).path.resolve())
     source = open_source(options.video)
+    read = [] if options.video is None else [Path(options.video).expanduser()]
+    folder = ResultsFolder(options.out, "demo", RESULTS, read)
     if warning := shortage():
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     # The road world is a clip of fixed length: whoever wants more sees it again.
     longer = options.video is None and (options.seconds or 0) > ROADWORLD_SECONDS
-    with Interrupt() as interrupt, own_graph():
-        run = _Run(options, GraphOptions(source, bundle, loop=longer), interrupt, console)
+    with Interrupt() as interrupt, own_graph(), folder:
+        _look_back(folder, options.out, console)
+        graph = GraphOptions(source, bundle, loop=longer)
+        run = _Run(options, folder, graph, interrupt, console)
         try:
             run.play()
         except NodeFailedError as error:
@@ -75,18 +84,41 @@ def run_demo(options: DemoOptions, console: Console) -> int:
         return interrupt.exit_code() or (FAILED if run.recording_ended_early else 0)
 
 
+def _look_back(folder: ResultsFolder, out: Path, console: Console) -> None:
+    """Say what became of a demo before this one that did not come to its end."""
+    if folder.completed:
+        _say(console, f"note: the results of the last demo were put into {out} only now")
+    if folder.left_over:
+        for file in keep_recordings(folder.work, folder.path):
+            _say(console, f"note: an interrupted demo has left a recording: {_readable(out, file)}")
+        folder.clear()
+
+
+def _readable(out: Path, file: Path) -> str:
+    return f"{out / file.name}, which `vlm-perception replay` reads up to the break"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
 class _Run:
     """One run of the demo."""
 
     def __init__(
-        self, options: DemoOptions, graph: GraphOptions, interrupt: Interrupt, console: Console
+        self,
+        options: DemoOptions,
+        folder: ResultsFolder,
+        graph: GraphOptions,
+        interrupt: Interrupt,
+        console: Console,
     ) -> None:
-        self._options = options
+        self._options, self._folder = options, folder
         self._graph = graph
         self._interrupt = interrupt
         self._console = console
-        self._bag, self._video = options.out / "scene.mcap", options.out / "overlay.mp4"
-        self._recorder = Recorder(self._bag, RECORDED)
+        self._bag, self._video = options.out / BAG, options.out / VIDEO
+        self._recorder = Recorder(folder.work / BAG, RECORDED)
         self._observer = Observer(RECORDED, self._recorder.put)
         self.recording_ended_early = False
 
@@ -97,12 +129,9 @@ class _Run:
             InputError: The source became unreadable on the way.
             NodeFailedError: A node failed.
         """
-        self._options.out.mkdir(parents=True, exist_ok=True)
-        for earlier in (self._bag, self._video):
-            earlier.unlink(missing_ok=True)
         observer, interrupt, source = self._observer, self._interrupt, self._graph.source
         with ExitStack() as stack:
-            processes = stack.enter_context(NodeProcesses(self._options.out / "nodes"))
+            processes = stack.enter_context(NodeProcesses(self._folder.work / NODES))
             stack.enter_context(self._recorder)
             stack.enter_context(observer)
             graph = Graph(self._graph, processes, observer)
@@ -125,16 +154,26 @@ class _Run:
             self._console.print(text, style="yellow", soft_wrap=True, markup=False)
 
     def finish(self) -> None:
-        """Draw the video and say what there is and where."""
+        """Draw the video, put bag and video into their places, and say where.
+
+        A recording that is not whole is kept beside those of the last demo.
+        """
         counts = ", ".join(
             f"{self._observer.meters[topic].count} {topic.name}"
             for topic in (IMAGE, EMBEDDING, REASONING, SCENE)
         )
         self._say(f"received {counts}; {self._observer.keyframes()} key frames")
         self._tell_of_recording()
-        if self._recorder.messages:
+        if self._recorder.torn:
+            for file in keep_recordings(self._folder.work, self._folder.path):
+                self._say(f"bag: {_readable(self._options.out, file)}")
+        elif self._recorder.messages:
+            video = self._draw()
+            self._folder.publish()
             self._say(f"bag: {self._bag}  ({self._recorder.messages} messages)")
-            self._say(f"video: {self._draw()}")
+            self._say(f"video: {video}")
+        else:
+            self._say(f"nothing was recorded; the nodes' logs are in {self._folder.work / NODES}")
 
     def _draw(self) -> str:
         """Write overlay.mp4: whole after a run to the end, thinned out when the user leaves."""
@@ -153,9 +192,13 @@ class _Run:
                 return limit is not None or not self._interrupt
 
             rate = self._graph.source.rate_hz
-            written = write_overlay(
-                self._bag, self._video, rate_hz=rate, seconds_to_spend=limit, progress=tell
-            )
+            bag, video = self._folder.work / BAG, self._folder.work / VIDEO
+            try:
+                written = write_overlay(
+                    bag, video, rate_hz=rate, seconds_to_spend=limit, progress=tell
+                )
+            except DiskFullError as error:
+                return f"none: {error}; {again}"
         if not written.frames:
             return f"none, since {self._bag} holds no image with a scene"
         if not written.cut:
@@ -164,4 +207,4 @@ class _Run:
         return f"{self._video}  (shortened to {share}, since you ended the demo; {again})"
 
     def _say(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+        _say(self._console, text)

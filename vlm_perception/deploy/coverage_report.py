@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from vlm_perception.deploy.coverage import (
     cover_bundle,
     load_target,
 )
+from vlm_perception.outputs.file import write_figures
 
 FALLS_BACK = 1
 NODES_SHOWN = 3
@@ -51,7 +51,7 @@ def report_coverage(name: str, target: str, console: Console, json_file: Path | 
             "native": not findings,
             "graphs": [dataclasses.asdict(graph) for graph in graphs],
         }
-        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_figures(json_file, content)
     return FALLS_BACK if findings else 0
 
 

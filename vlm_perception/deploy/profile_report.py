@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from vlm_perception.deploy.profile import (
     Profile,
     profile_bundle,
 )
+from vlm_perception.outputs.file import write_figures
 
 
 def report_profile(name: str, device: str, console: Console, json_file: Path | None) -> None:
@@ -34,7 +34,7 @@ def report_profile(name: str, device: str, console: Console, json_file: Path | N
         console.print(table)
     _say(console, profile)
     if json_file is not None:
-        json_file.write_text(json.dumps(as_json(profile), indent=2) + "\n", encoding="utf-8")
+        write_figures(json_file, as_json(profile))
 
 
 def as_json(profile: Profile) -> dict[str, Any]:

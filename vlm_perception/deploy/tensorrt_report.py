@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from vlm_perception.deploy.tensorrt_memory import MEBIBYTE, needed
 from vlm_perception.engines.choose import TENSORRT, installed
 from vlm_perception.engines.load_tensorrt import tensorrt_module
 from vlm_perception.engines.plans import BuildOptions
+from vlm_perception.outputs.file import write_figures
 
 
 class PhaseBars:
@@ -168,4 +168,4 @@ def _memory(bundle: ModelBundle, graphs: Sequence[TensorRtGraph], options: Build
 
 
 def _write(file: Path, content: list[dict[str, Any]]) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_figures(file, content)

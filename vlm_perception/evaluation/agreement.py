@@ -8,7 +8,6 @@ its key frames than a loaded machine does, and one on the schedule of the live r
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -27,12 +26,14 @@ from vlm_perception.demo.observer import Observer
 from vlm_perception.demo.processes import NodeProcesses, NodeSpec, Parameter
 from vlm_perception.demo.recorder import Recorder
 from vlm_perception.demo.topics import DIAGNOSTICS, EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
+from vlm_perception.outputs.file import write_figures
+from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.perception.partial_text import UNFINISHED
 from vlm_perception.replay.clocks import RECORDING
 from vlm_perception.replay.compare import Finding, compare
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.pipeline import EngineOptions
-from vlm_perception.replay.run import ReplayOptions, run_replay
+from vlm_perception.replay.run import LOSSES, ReplayOptions, run_replay
 from vlm_perception.replay.said import Said, read_said
 from vlm_perception.replay.source import BagSource, open_source
 from vlm_perception.replay.tolerances import Tolerances
@@ -43,6 +44,7 @@ NODES = ("scene_fusion", "language_reasoner", "vision_encoder")
 READY_WITHIN_S = 60.0
 DISCOVERY_S = 3.0
 LAST_RESULTS_S = 1.5
+LIVE = ("live.mcap", "metadata.yaml", "nodes/*")
 TIMING = ("frames", "status")
 """What depends on the machine's load, beside the latencies."""
 DIFFERENT = 1
@@ -73,13 +75,16 @@ def agreement(options: AgreementOptions, console: Console, json_file: Path | Non
     options.out.mkdir(parents=True, exist_ok=True)
     recording = options.recording or _drive(options.out / "drive")
     live = options.out / "live"
-    with own_graph():
-        _run_live(recording, options, live, console)
+    with own_graph(), ResultsFolder(live, "evaluate agreement", LIVE, [recording]) as results:
+        if results.left_over:
+            results.clear()
+        _run_live(recording, options, results.work, console)
+        results.publish()
     said = read_said(live)
     findings: dict[str, list[Finding]] = {}
     for name, schedule in (("virtual time", None), ("the robot's schedule", live)):
         folder = options.out / ("free" if schedule is None else "scheduled")
-        run_replay(
+        code = run_replay(
             ReplayOptions(
                 recording=recording,
                 out=folder,
@@ -94,6 +99,8 @@ def agreement(options: AgreementOptions, console: Console, json_file: Path | Non
             ),
             console,
         )
+        if code not in (0, LOSSES):
+            return code
         offline = read_said(folder)
         findings[name] = compare(_with_cut_captions(said, offline), offline, Tolerances())
     console.print(_table(findings, len(said.frames)))
@@ -102,7 +109,7 @@ def agreement(options: AgreementOptions, console: Console, json_file: Path | Non
             name: {each.what: round(each.difference, 6) for each in of}
             for name, of in findings.items()
         }
-        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(json_file, figures)
     beyond = [each for each in _semantics(findings["the robot's schedule"]) if not each.within]
     for each in beyond:
         console.print(f"! {each.text}", style="red", soft_wrap=True, markup=False)
@@ -120,8 +127,6 @@ def _run_live(recording: Path, options: AgreementOptions, out: Path, console: Co
     source = open_source(recording)
     if not isinstance(source, BagSource):
         raise ReplayError(f"{recording} is no bag, and only a bag can be played to the nodes")
-    for earlier in out.glob("live.mcap"):
-        earlier.unlink()
     shared: Mapping[str, Parameter] = {"use_sim_time": True, "engine": options.engine}
     compressed = source.type_name.endswith("CompressedImage")
     transport = "compressed" if compressed else "raw"

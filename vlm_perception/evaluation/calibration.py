@@ -25,11 +25,13 @@ from vlm_perception.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.images import ANSWERS_FILE
 from vlm_perception.deploy.images import read_image
 from vlm_perception.manifest import QuestionSpec
+from vlm_perception.outputs.file import require_free, result_file
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.perception.questions import load_questions
 from vlm_perception.types import Frame
 
+VERB = "calibrate"
 LEAST_ANSWERS = 100
 BINS = 15
 COOLEST, HOTTEST = 0.02, 50.0
@@ -80,7 +82,9 @@ def calibrate(
         BundleError: the bundle cannot be used.
         QuestionsError: the questions cannot be read.
         CalibrationError: the folder lacks images or answers, or has others than the questions'.
+        OutputError: somebody's file lies at `out`.
     """
+    require_free(out, VERB)
     model = ModelBundle.load(bundle)
     asked = model.manifest.questions if questions is None else load_questions(questions)
     images = read_answers(data, asked)
@@ -240,9 +244,9 @@ def write_questions(
         }
         for question in questions
     ]
-    out.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump({"questions": content}, sort_keys=False, allow_unicode=True)
-    out.write_text(text, encoding="utf-8")
+    with result_file(out, VERB) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _scores(

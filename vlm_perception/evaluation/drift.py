@@ -10,7 +10,6 @@ https://arxiv.org/abs/2511.02650, and FastVLM, https://arxiv.org/abs/2412.13303,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
@@ -27,6 +26,7 @@ from vlm_perception.evaluation.drift_cases import DENSE, INT8, Case, make_cases
 from vlm_perception.evaluation.drift_times import Times, take_times
 from vlm_perception.evaluation.load import Load
 from vlm_perception.evaluation.roadworld_nano import Answers, Candidate, exam_scenes, marks
+from vlm_perception.outputs.file import write_figures
 
 KEPT = {
     "captions": "caption_object_f1",
@@ -121,9 +121,8 @@ def evaluate_drift(
         console.print(table)
     console.print(f"times: {load.verdict()}", style="green" if load.quiet else "red")
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         content = _as_json(rows, scenes, timed, load)
-        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_figures(json_file, content)
     return rows
 
 

@@ -104,7 +104,8 @@ def with_smaller_image(checkpoint: Path, dense: ModelBundle, tokens: int, direct
     directory.mkdir(parents=True, exist_ok=True)
     for entry in checkpoint.iterdir():
         link = directory / entry.name
-        link.unlink(missing_ok=True)
+        if link.is_symlink():
+            link.unlink()
         if entry.name != SPEC_NAME:
             link.symlink_to(entry.resolve())
     spec = yaml.safe_load((checkpoint / SPEC_NAME).read_text(encoding="utf-8"))

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from vlm_perception.evaluation.encoder_cases import Aim, Contestants, select, wo
 from vlm_perception.evaluation.encoder_memory import peak_rss_mb
 from vlm_perception.evaluation.load import Load, LoadMeter
 from vlm_perception.manifest import ImageSpec
+from vlm_perception.outputs.file import write_figures
 
 ROUNDS = 12
 RUNS = 5
@@ -109,9 +109,8 @@ def bench_encoder(
     console.print(as_table(rows, threads))
     console.print(load.verdict(), style="green" if load.quiet else "red")
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         content = as_json(rows, threads, load)
-        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_figures(json_file, content)
     return 0 if load.quiet else 1
 
 

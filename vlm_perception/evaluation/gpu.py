@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from vlm_perception.bundle import ModelBundle
 from vlm_perception.demo.meter import percentiles
 from vlm_perception.engines.choose import TENSORRT
 from vlm_perception.evaluation.gpu_work import Call, Work, open_work
+from vlm_perception.outputs.file import write_figures
 
 RATE_HZ = 30.0
 """Of the frames that the encoder is given while the language path is idle or busy."""
@@ -200,7 +200,7 @@ def bench_gpu(
                 for each in figures.beside
             ],
         }
-        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_figures(json_file, content)
 
 
 def _print(bundle: ModelBundle, figures: GpuFigures, console: Console) -> None:

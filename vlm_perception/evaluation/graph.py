@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -33,6 +32,7 @@ from vlm_perception.demo.usage import Usage, cpu_percent, look_at_machine, usage
 from vlm_perception.evaluation.graph_figures import BenchError, CameraWatch
 from vlm_perception.evaluation.graph_report import Setting, Span, as_json, as_tables
 from vlm_perception.nodes.shared_memory import shortage
+from vlm_perception.outputs.file import write_figures
 from vlm_perception.replay.interrupt import INTERRUPTED, Interrupt
 
 SETTLE_S = 3.0
@@ -133,9 +133,8 @@ def bench_graph(options: BenchOptions, console: Console, json_file: Path | None 
     for table in as_tables(span, without_language, setting):
         console.print(table)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         content = as_json(span, without_language, setting)
-        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_figures(json_file, content)
     return 0
 
 

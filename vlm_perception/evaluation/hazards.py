@@ -9,7 +9,6 @@ how often it is reported for nothing: who always cries danger misses none.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
@@ -27,6 +26,7 @@ from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.truth import describe
 from vlm_perception.datasets.roadworld.world import LABELS, VEHICLES, Actor, World
+from vlm_perception.outputs.file import write_figures
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.fusion import FusionSettings, SceneFusion
 from vlm_perception.perception.hazards import Hazard
@@ -106,9 +106,8 @@ def evaluate_hazards(
     for table in _tables(rows, scenes):
         Console().print(table)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         content = {"scenes": scenes, "rows": [asdict(row) for row in rows]}
-        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_figures(json_file, content)
     return rows
 
 

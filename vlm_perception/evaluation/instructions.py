@@ -9,7 +9,6 @@ commonest where captions speak of the same things: what it scores, the caption s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from vlm_perception.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.instructions import INSTRUCTIONS, Instruction, agrees
 from vlm_perception.datasets.roadworld.truth import CAPTION_PROMPT, SceneTruth
 from vlm_perception.evaluation.roadworld_nano import exam_scenes
+from vlm_perception.outputs.file import write_figures
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.perception.reasoner import ReasonerSettings
@@ -68,8 +68,7 @@ def evaluate(bundle: str, *, scenes: int = 500, json_file: Path | None = None) -
     console = Console()
     console.print(_table(marks))
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+        write_figures(json_file, figures)
         console.print(f"Written to {json_file}")
     return figures
 

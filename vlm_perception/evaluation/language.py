@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from vlm_perception.engines.choose import AUTO
 from vlm_perception.engines.machine import cpu_count, cpu_model
 from vlm_perception.evaluation.interference import Interference, measure_interference
 from vlm_perception.evaluation.load import Load, LoadMeter
+from vlm_perception.outputs.file import write_figures
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.perception.reasoner import ReasonerSettings
@@ -136,11 +136,10 @@ def bench_language(
         console.print(graph_table(graph))
     console.print(load.verdict(), style="green" if load.quiet else "red")
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         content = as_json(figures, bundle, language.engine_name, threads, load)
         if graph is not None:
             content |= graph_json(graph)
-        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_figures(json_file, content)
     return 0 if load.quiet else 1
 
 

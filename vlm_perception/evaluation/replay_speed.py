@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.table import Table
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.bag import write_bag
 from vlm_perception.evaluation.load import LoadMeter
+from vlm_perception.outputs.file import require_free, result_file, write_figures
 from vlm_perception.replay.ahead import ahead
 from vlm_perception.replay.latency import LatencyModel
 from vlm_perception.replay.output_bag import OutputBag
@@ -29,6 +29,7 @@ from vlm_perception.replay.settings import default_parameters, load_settings
 from vlm_perception.replay.source import CameraFrame, Source, Span, open_source
 from vlm_perception.replay.timing import Durations
 
+VERB = "bench replay"
 LIVE_HZ = 30.0
 READINGS = 12
 """So often the memory is read, at equal distances."""
@@ -60,6 +61,8 @@ def bench_replay(
         ValueError: the recording or the bundle cannot be used.
     """
     cv2.setNumThreads(1)
+    if latency is not None:
+        require_free(latency, VERB)
     with TemporaryDirectory(prefix="vlm_perception_") as folder:
         chosen = recording or Path(folder) / "drive"
         if recording is None:
@@ -72,9 +75,10 @@ def bench_replay(
     console.print(load.verdict(), soft_wrap=True)
     if latency is not None:
         text = yaml.safe_dump(figures["latency_ms"], sort_keys=False)
-        latency.write_text(text, encoding="utf-8")
+        with result_file(latency, VERB) as part:
+            part.write_text(text, encoding="utf-8")
     if json_file is not None:
-        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_figures(json_file, figures)
 
 
 def _replay(recording: Path, threads: int, folder: Path, console: Console) -> dict[str, Any]:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from vlm_perception.datasets.roadworld.truth import (
 )
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.manifest import QuestionSpec
+from vlm_perception.outputs.file import write_figures
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.types import Frame
@@ -82,8 +82,7 @@ def evaluate(
         console.print(table)
     _check_conditions(answers.truths)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(_finite(figures), indent=2) + "\n")
+        write_figures(json_file, _finite(figures))
         console.print(f"Written to {json_file}")
     return figures
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.table import Table
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_drive, sample_scene
 from vlm_perception.datasets.roadworld.truth import describe
+from vlm_perception.outputs.file import write_figures
 
 FIRST_SEED = 5_000_000
 DRIVE_S = 20.0
@@ -69,5 +69,4 @@ def bench_roadworld(
     table.add_row("frames of a drive", f"{speed.drive_frames_per_s_per_core:.0f}", ">= 100")
     console.print(table)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(asdict(speed), indent=2) + "\n", encoding="utf-8")
+        write_figures(json_file, asdict(speed))

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from vlm_perception.demo.processes import NodeProcesses
 from vlm_perception.demo.source import open_source
 from vlm_perception.demo.topics import DIAGNOSTICS, EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
 from vlm_perception.demo.usage import look_at_machine, usage_of
+from vlm_perception.outputs.file import write_figures
 from vlm_perception.replay.interrupt import INTERRUPTED, Interrupt
 
 SAMPLE_S = 2.0
@@ -135,8 +135,7 @@ def soak(options: SoakOptions, console: Console, json_file: Path | None = None) 
             "bundle_digest": bundle.digest,
             **machine.as_json(),
         }
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_figures(json_file, content)
     return 0 if worst < MOST_GROWTH_PERCENT and drift < MOST_DRIFT_PERCENT else FAILED
 
 

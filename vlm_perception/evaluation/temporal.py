@@ -9,7 +9,6 @@ of reading them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from vlm_perception.evaluation.gating import (
 from vlm_perception.evaluation.sequences import Recording, likeliest, record
 from vlm_perception.evaluation.temporal_tables import gate_table, truth_table, ways_table
 from vlm_perception.evaluation.ways import answer_material, compare, steady_tags, tag_material
+from vlm_perception.outputs.file import write_figures
 from vlm_perception.perception.keyframes import KeyframeSettings
 from vlm_perception.perception.temporal import (
     Attended,
@@ -133,8 +133,7 @@ def evaluate_temporal(
     for table in tables:
         console.print(table)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(_finite(figures), indent=2) + "\n", encoding="utf-8")
+        write_figures(json_file, _finite(figures))
         console.print(f"Written to {json_file}")
     return figures
 

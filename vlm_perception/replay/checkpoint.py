@@ -99,11 +99,6 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         return None
 
 
-def remove_checkpoint(folder: Path) -> None:
-    """Forget an interrupted run."""
-    (folder / FILE).unlink(missing_ok=True)
-
-
 def take(
     pipeline: Pipeline, frames: int, log_bytes: int, parts: int, counts: Mapping[str, int]
 ) -> Checkpoint:

@@ -8,7 +8,7 @@ The folder is one that Hugging Face's `datasets` loads as `imagefolder`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from vlm_perception.bundle import ModelBundle
+from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.perception.spread import cosine_distance
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.image_messages import COMPRESSED_IMAGE
@@ -26,7 +27,7 @@ from vlm_perception.replay.latency import LatencyModel
 from vlm_perception.replay.messages import message_types
 from vlm_perception.replay.pipeline import EngineOptions, Outcome, Pipeline
 from vlm_perception.replay.scene_log import line, number
-from vlm_perception.replay.settings import default_parameters, load_settings
+from vlm_perception.replay.settings import PipelineSettings, default_parameters, load_settings
 from vlm_perception.replay.source import CameraFrame, Source, Span, open_source
 from vlm_perception.types import Embedding, Frame, Reasoning, Scene
 
@@ -65,16 +66,32 @@ def run_harvest(options: HarvestOptions, console: Console) -> int:
 
     Raises:
         ReplayError: the folder holds a harvest already, or a recording cannot be used.
+        OutputError: the folder holds other images, or a recording.
     """
     if (options.out / METADATA).exists():
         raise ReplayError(f"{options.out} holds a harvest already; choose another folder")
     settings = load_settings(default_parameters())
     bundle = ModelBundle.load(options.bundle or settings.bundle)
     sources = [open_source(path, options.topic) for path in options.recordings]
-    options.out.mkdir(parents=True, exist_ok=True)
+    with ResultsFolder(options.out, "harvest", (METADATA, "*.jpg"), options.recordings) as folder:
+        if folder.left_over:
+            folder.clear()
+        taken = _take(options, bundle, settings, sources, folder.work, console)
+        folder.publish()
+    return taken
+
+
+def _take(
+    options: HarvestOptions,
+    bundle: ModelBundle,
+    settings: PipelineSettings,
+    sources: Sequence[Source],
+    out: Path,
+    console: Console,
+) -> int:
     taken = 0
     with (
-        (options.out / METADATA).open("w", encoding="utf-8") as metadata,
+        (out / METADATA).open("w", encoding="utf-8") as metadata,
         Progress(console=console, transient=True) as progress,
     ):
         for place, source in enumerate(sources):
@@ -84,7 +101,7 @@ def run_harvest(options: HarvestOptions, console: Console) -> int:
             field = _Field(options, pipeline, name, source.type_name)
             for frame in source.frames(Span()):
                 for sample, image in field.take(frame):
-                    (options.out / sample["file_name"]).write_bytes(image)
+                    (out / sample["file_name"]).write_bytes(image)
                     metadata.write(line({**sample, **_origin(source, bundle)}))
                     taken += 1
                 progress.advance(bar)

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import cv2
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from rosbags.highlevel import AnyReader
 
 from vlm_perception.perception.overlay import draw_scene
+from vlm_perception.replay.disk_room import check_room
 from vlm_perception.replay.messages import scene_of, stamp_ns
 from vlm_perception.types import Scene
 
@@ -58,7 +61,8 @@ def write_overlay(
         How many of the bag's images were drawn; 0 when it holds no image or no scene.
     """
     started = time.monotonic()
-    with AnyReader([bag]) as reader:
+    with ExitStack() as stack:
+        reader = stack.enter_context(AnyReader([bag]))
         scenes = _scenes_by_stamp(reader)
         total = _count(reader, IMAGE)
         if not scenes or not total:
@@ -68,31 +72,29 @@ def write_overlay(
         scene: Scene | None = None
         drawn = 0
         cut = False
-        try:
-            for index, (stamp, image) in enumerate(_images(reader)):
-                if index % every:
-                    cut = True
-                    continue
-                picture = _decode(image)
-                if picture is None:
-                    continue
-                writer = writer or VideoWriter(video, picture.shape[1], picture.shape[0], rate_hz)
-                # An image that was dropped shows what was known when it came.
-                scene = scenes.get(stamp, scene)
-                writer.add(stamp, _drawn(picture, scene))
-                drawn += 1
-                spent = time.monotonic() - started
-                if seconds_to_spend is not None:
-                    if spent > seconds_to_spend:
-                        cut = True
-                        break
-                    every = _stride(drawn, index, total, spent, seconds_to_spend)
-                if progress is not None and not progress(index + 1, total):
+        for index, (stamp, image) in enumerate(_images(reader)):
+            if index % every:
+                cut = True
+                continue
+            picture = _decode(image)
+            if picture is None:
+                continue
+            writer = writer or stack.enter_context(
+                VideoWriter(video, picture.shape[1], picture.shape[0], rate_hz)
+            )
+            # An image that was dropped shows what was known when it came.
+            scene = scenes.get(stamp, scene)
+            writer.add(stamp, _drawn(picture, scene))
+            drawn += 1
+            spent = time.monotonic() - started
+            if seconds_to_spend is not None:
+                if spent > seconds_to_spend:
                     cut = True
                     break
-        finally:
-            if writer is not None:
-                writer.close()
+                every = _stride(drawn, index, total, spent, seconds_to_spend)
+            if progress is not None and not progress(index + 1, total):
+                cut = True
+                break
     return Written(drawn, total, cut)
 
 
@@ -139,23 +141,39 @@ def _drawn(picture: NDArray[np.uint8], scene: Scene | None) -> NDArray[np.uint8]
 
 
 class VideoWriter:
-    """An mp4 of constant rate; a picture is repeated until the next one's time."""
+    """An mp4 of constant rate; a picture is repeated until the next one's time.
+
+    A context manager: the video takes its place when the context ends well.
+    """
 
     def __init__(self, video: Path, width: int, height: int, rate_hz: float) -> None:
-        """Begin a video of this size and rate; it takes its place when it is closed."""
+        """Begin a video of this size and rate.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         self._video = video
         self._part = video.with_name(f".{video.stem}.part.mp4")
         # MPEG-4 takes even sizes only.
         self._size = (max(2, width // 2 * 2), max(2, height // 2 * 2))
         self._rate = rate_hz
         codec = cv2.VideoWriter.fourcc(*"mp4v")
+        check_room(self._part)
         self._writer = cv2.VideoWriter(str(self._part), codec, rate_hz, self._size)
+        if not self._writer.isOpened():
+            raise OSError(f"{video} cannot be written: OpenCV has no MPEG-4 here")
         self._first_stamp: int | None = None
         self._written = 0
         self._last: NDArray[np.uint8] | None = None
 
     def add(self, stamp: int, picture: NDArray[np.uint8]) -> None:
-        """Add a BGR picture of a time in nanoseconds; one of another size is fitted in."""
+        """Add a BGR picture of a time in nanoseconds; one of another size is fitted in.
+
+        Raises:
+            DiskFullError: there is no room for more.
+        """
+        # OpenCV does not tell when it cannot write.
+        check_room(self._part)
         if (picture.shape[1], picture.shape[0]) != self._size:
             picture = _fitted(picture, self._size)
         if self._first_stamp is None:
@@ -169,10 +187,22 @@ class VideoWriter:
         self._written = max(due, self._written) + 1
         self._last = picture
 
-    def close(self) -> None:
+    def __enter__(self) -> VideoWriter:
+        """Nothing more to do."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """End the video."""
         self._writer.release()
-        self._part.replace(self._video)
+        if kind is None:
+            self._part.replace(self._video)
+        else:
+            self._part.unlink(missing_ok=True)
 
 
 def _fitted(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
@@ -26,30 +27,31 @@ INTERVALS = 100
 def draw_replay(
     source: Source, span: Span, log: Path, video: Path, console: Console, interrupt: Interrupt
 ) -> None:
-    """Read the recording again and draw each frame; an interrupted video ends where it is."""
+    """Read the recording again and draw each frame; an interrupted video ends where it is.
+
+    Raises:
+        DiskFullError: there is no room for it.
+    """
     records = read_log(log)
     labels = next(records)["labels"]
     scenes = _scenes(records)
     scene = next(scenes, None)
     writer: VideoWriter | None = None
-    with Progress(console=console, transient=True) as progress:
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(console=console, transient=True))
         bar = progress.add_task("drawing overlay.mp4", total=source.expected)
-        try:
-            for frame in source.frames(span):
-                progress.advance(bar)
-                if interrupt or scene is None:
-                    return
-                if frame.index != scene["frame"] or frame.pixels is None:
-                    continue
-                drawn = draw_scene(frame.pixels, scene_of_record(scene, labels))
-                height, width = drawn.shape[:2]
-                writer = writer or VideoWriter(video, width, height, _rate(log))
-                bgr = np.asarray(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), dtype=np.uint8)
-                writer.add(frame.time_ns, bgr)
-                scene = next(scenes, None)
-        finally:
-            if writer is not None:
-                writer.close()
+        for frame in source.frames(span):
+            progress.advance(bar)
+            if interrupt or scene is None:
+                return
+            if frame.index != scene["frame"] or frame.pixels is None:
+                continue
+            drawn = draw_scene(frame.pixels, scene_of_record(scene, labels))
+            height, width = drawn.shape[:2]
+            writer = writer or stack.enter_context(VideoWriter(video, width, height, _rate(log)))
+            bgr = np.asarray(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), dtype=np.uint8)
+            writer.add(frame.time_ns, bgr)
+            scene = next(scenes, None)
 
 
 def _scenes(records: Iterator[Record]) -> Iterator[Record]:

@@ -26,6 +26,7 @@ from rich.progress import (
 
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.engines.machine import cpu_count, cpu_model
+from vlm_perception.outputs.folder import UNFINISHED, ResultsFolder
 from vlm_perception.replay import checkpoint as checkpoints
 from vlm_perception.replay.ahead import ahead
 from vlm_perception.replay.clocks import STAMPS, choose_clock
@@ -42,7 +43,6 @@ from vlm_perception.replay.scene_log import FORMAT, VERSION, faults_in, line, sh
 from vlm_perception.replay.schedule import Schedule, read_schedule
 from vlm_perception.replay.settings import PipelineSettings, default_parameters, load_settings
 from vlm_perception.replay.source import BagSource, CameraFrame, Source, Span, open_source
-from vlm_perception.results_folder import UNFINISHED, ResultsFolder
 
 LOG, RUN, REPORT, VIDEO, KEYFRAMES = (
     "scene.jsonl",
@@ -173,9 +173,11 @@ def _finish(
     work = folder.work
     (work / RUN).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     if options.overlay and facts["frames"]:
-        draw_replay(source, options.span, work / LOG, work / VIDEO, console, interrupt)
+        try:
+            draw_replay(source, options.span, work / LOG, work / VIDEO, console, interrupt)
+        except DiskFullError as error:
+            _say(console, f"{VIDEO} is left out: {error}")
     write_report(work, facts)
-    checkpoints.remove_checkpoint(work)
     folder.publish()
 
 

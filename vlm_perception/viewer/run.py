@@ -18,6 +18,7 @@ from rich.progress import Progress
 from vlm_perception.demo.environment import require_ros, use_dds_profile
 from vlm_perception.demo.observer import Observer
 from vlm_perception.demo.topics import Topic
+from vlm_perception.outputs.file import result_file
 from vlm_perception.replay.bag import Bag
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.interrupt import Interrupt
@@ -71,8 +72,7 @@ def run_view(options: ViewOptions, console: Console) -> int:
     with Interrupt() as interrupt, ExitStack() as stack:
         recording, viewer = rr.RecordingStream("vlm_perception"), None
         if options.save is not None:
-            options.save.parent.mkdir(parents=True, exist_ok=True)
-            recording.save(options.save)
+            recording.save(stack.enter_context(result_file(options.save, "view")))
         else:
             viewer = stack.enter_context(Viewer(options.web_port if options.web else None))
             recording.connect_grpc(viewer.address)

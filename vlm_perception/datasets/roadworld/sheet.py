@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
+from vlm_perception.outputs.file import result_file
 
 RENDER_SIZE = (640, 360)
 TILE_SIZE = (288, 162)
@@ -32,8 +33,8 @@ def write_sheet(path: Path, seed: int = 0, columns: int = 4, rows: int = 5) -> P
     encoded, file = cv2.imencode(".png", sheet, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     if not encoded:
         raise OSError(f"cannot write {path}: this OpenCV cannot encode PNG")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(file.tobytes())
+    with result_file(path, "roadworld sheet") as part:
+        part.write_bytes(file.tobytes())
     return path
 
 

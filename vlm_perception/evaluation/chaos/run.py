@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ from vlm_perception.evaluation.chaos import faults, surroundings
 from vlm_perception.evaluation.chaos.fuzz import fuzz
 from vlm_perception.evaluation.chaos.stage import NODES, ChaosError, Finding, Stage
 from vlm_perception.nodes.shared_memory import shortage
+from vlm_perception.outputs.file import write_figures
 
 HOUR_NS = 3600 * faults.SECOND_NS
 FAILED = 1
@@ -85,9 +85,8 @@ def run_chaos(options: ChaosOptions, console: Console, json_file: Path | None = 
         highlight=False,
     )
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         content = {"faults": [asdict(each) for each in findings], **machine.as_json()}
-        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_figures(json_file, content)
     return 0 if all(finding.ok for finding in findings) else FAILED
 
 

@@ -1,12 +1,10 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""A folder for results: they are written aside, take their places when whole, and spare the rest.
+"""A folder for the results of a run, which are written aside and take their places when whole.
 
-A mark in the folder lists the files that a run has put there, each with its size and time. Only
-these are ever replaced or removed, and only while they are as they were left: whatever else lies in
-the folder, or was changed since, belongs to somebody. What is being written lies in a folder of its
-own until it is whole. Then the list of the new files is written down, and each is moved; a run
-that is killed meanwhile is completed by the next one.
+What is being written lies in a folder of its own. When all of it is whole, the list of the new
+files is written down and each is moved; what a run that is killed meanwhile leaves undone, the next
+one does.
 """
 
 from __future__ import annotations
@@ -15,38 +13,20 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from vlm_perception.outputs.mark import MARK, Mark, OutputError, read_mark, stamp, write_mark
 
-MARK = ".vlm_perception.json"
 UNFINISHED = "unfinished"
 
 
-class OutputError(ValueError):
-    """Results cannot be written where they were asked for; the text says what to do."""
-
-
-class Mark(BaseModel):
-    """What a run has written into a folder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Unfinished(Mark):
+    """What a run is writing."""
 
     verb: str
-    whole: bool = True
-    """False while the run goes on."""
-    files: dict[str, tuple[int, int]] = {}
-    """Path within the folder: size in bytes, time of its last change in nanoseconds."""
-
-    @field_validator("files")
-    @classmethod
-    def _within(cls, files: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-        for name in files:
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or not path.parts:
-                raise ValueError(f"{name} lies outside the folder")
-        return files
+    whole: bool = False
+    """Whether nothing is left but to put the files into their places."""
 
 
 class ResultsFolder:
@@ -121,25 +101,26 @@ class ResultsFolder:
         self.left_over = False
 
     def publish(self) -> None:
-        """Put what lies in `work` into its place, and remove what an earlier run had left there.
+        """Put the results in `work` into their places; an earlier run's and the rest of it go.
 
         Raises:
             OutputError: somebody's file lies in the way; all stays as it is.
             OSError: a file cannot be moved; the next run completes it.
         """
         files = {
-            path.relative_to(self.work).as_posix(): _stamp(path)
-            for path in sorted(self.work.rglob("*"))
-            if path.is_file() and path.name != MARK
+            path.relative_to(self.work).as_posix(): stamp(path, self._verb)
+            for pattern in self._names
+            for path in sorted(self.work.glob(pattern))
         }
         self._refuse_foreign(files)
-        _write_mark(self.work, Mark(verb=self._verb, files=files))
-        self._put_into_place()
+        whole = _Unfinished(verb=self._verb, whole=True, files=files)
+        write_mark(self.work, whole)
+        self._put_into_place(whole)
 
     def _prepare(self) -> None:
         unfinished = self._unfinished()
         if unfinished is not None and unfinished.whole:
-            self._put_into_place()
+            self._put_into_place(unfinished)
             self.completed, unfinished = True, None
         found = [path for pattern in self._names for path in self.path.glob(pattern)]
         self._refuse_foreign([*self._names, *(str(path.relative_to(self.path)) for path in found)])
@@ -148,11 +129,11 @@ class ResultsFolder:
         else:
             self.left_over = True
 
-    def _unfinished(self) -> Mark | None:
+    def _unfinished(self) -> _Unfinished | None:
         """The mark of the work that an interrupted run has left."""
         if not os.path.lexists(self.work):
             return None
-        mark = _read_mark(self.work) if _plain(self.work) else None
+        mark = read_mark(self.work, _Unfinished) if _plain(self.work) else None
         if mark is None and not _is_bare(self.work):
             raise OutputError(
                 f"{self._shown / UNFINISHED} was not made by this program; rename it or choose "
@@ -170,30 +151,31 @@ class ResultsFolder:
     def _begin(self) -> None:
         try:
             self.work.mkdir()
-            _write_mark(self.work, Mark(verb=self._verb, whole=False))
+            write_mark(self.work, _Unfinished(verb=self._verb))
         except OSError as error:
             raise OutputError(
                 f"{self._shown} cannot take results ({error.strerror}); choose another --out"
             ) from error
 
-    def _put_into_place(self) -> None:
-        new, old = _read_mark(self.work), _read_mark(self.path)
-        assert new is not None
+    def _put_into_place(self, new: _Unfinished) -> None:
         waiting = [name for name in new.files if (self.work / name).exists()]
         self._refuse_foreign(waiting)
         for name in waiting:
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
             (self.work / name).replace(self.path / name)
-        for name in old.files if old is not None else ():
-            if name not in new.files and self._is_ours(name, old):
+        old = read_mark(self.path, Mark) or Mark()
+        of_others = {name: each for name, each in old.files.items() if each[0] != self._verb}
+        for name in old.files.keys() - new.files.keys() - of_others.keys():
+            if self._is_ours(name, old):
                 (self.path / name).unlink()
                 _remove_empty((self.path / name).parent, self.path)
-        (self.work / MARK).replace(self.path / MARK)
+        write_mark(self.path, Mark(files={**of_others, **new.files}))
+        (self.work / MARK).unlink()
         shutil.rmtree(self.work)
 
     def _refuse_foreign(self, names: Iterable[str]) -> None:
         """Refuse to write where something lies that no run of this verb has left there."""
-        mark = _read_mark(self.path)
+        mark = read_mark(self.path, Mark) or Mark()
         for name in names:
             path = self.path / name
             blocked = [each for each in path.parents if self.path in each.parents]
@@ -204,12 +186,10 @@ class ResultsFolder:
                     "since; move it away or choose another --out"
                 )
 
-    def _is_ours(self, name: str, mark: Mark | None) -> bool:
+    def _is_ours(self, name: str, mark: Mark) -> bool:
         path = self.path / name
-        if mark is None or mark.verb != self._verb or name not in mark.files:
-            return False
         inside = all(_plain(each) for each in path.parents if self.path in each.parents)
-        return inside and path.exists() and _stamp(path) == mark.files[name]
+        return inside and path.is_file() and mark.files.get(name) == stamp(path, self._verb)
 
     def _keep_apart(self, given: Path) -> None:
         if not given.exists():
@@ -223,20 +203,6 @@ class ResultsFolder:
             raise OutputError(
                 f"the results would lie in {given} itself, which is read; choose another --out"
             )
-
-
-def note_rewritten(file: Path) -> None:
-    """Let a result that this program has written anew count as one of its folder's results."""
-    mark = _read_mark(file.parent)
-    if mark is not None and file.name in mark.files:
-        files = {**mark.files, file.name: _stamp(file)}
-        _write_mark(file.parent, mark.model_copy(update={"files": files}))
-
-
-def is_result(file: Path) -> bool:
-    """Whether a file is as a run of this program has left it."""
-    mark = _read_mark(file.parent)
-    return mark is not None and file.exists() and mark.files.get(file.name) == _stamp(file)
 
 
 def _resolved(path: Path) -> Path:
@@ -277,25 +243,6 @@ def _is_bare(folder: Path) -> bool:
     return _plain(folder) and all(each == folder / f"{MARK}.new" for each in files)
 
 
-def _stamp(file: Path) -> tuple[int, int]:
-    status = file.lstat()
-    return status.st_size, status.st_mtime_ns
-
-
 def _remove_empty(folder: Path, top: Path) -> None:
     if folder != top and not any(folder.iterdir()):
         folder.rmdir()
-
-
-def _read_mark(folder: Path) -> Mark | None:
-    """The mark of a folder; one that is damaged claims nothing."""
-    try:
-        return Mark.model_validate_json((folder / MARK).read_bytes())
-    except (OSError, ValidationError):
-        return None
-
-
-def _write_mark(folder: Path, mark: Mark) -> None:
-    temporary = folder / f"{MARK}.new"
-    temporary.write_text(mark.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    temporary.replace(folder / MARK)

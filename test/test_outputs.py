@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -19,7 +20,9 @@ from recordings import jpeg, write
 from typer.testing import CliRunner
 
 from vlm_perception.cli import app
-from vlm_perception.results_folder import MARK, UNFINISHED, OutputError, ResultsFolder
+from vlm_perception.outputs.file import write_figures
+from vlm_perception.outputs.folder import UNFINISHED, ResultsFolder
+from vlm_perception.outputs.mark import MARK, OutputError
 
 NAMES = ("log", "bag", "pictures/*")
 OLD = {"log": "old", "bag": "old", "pictures/1": "old"}
@@ -127,12 +130,28 @@ def test_a_mark_claims_nothing_outside_its_folder(tmp_path: Path) -> None:
     fill(tmp_path, {"victim": "mine"})
     run(tmp_path / "out", {"log": "old"})
     status = (tmp_path / "victim").stat()
-    mark = tmp_path / "out" / MARK
-    entry = f'"../victim": [{status.st_size}, {status.st_mtime_ns}], "log"'
-    mark.write_text(mark.read_text().replace('"log"', entry))
+    mark = json.loads((tmp_path / "out" / MARK).read_text())
+    mark["files"]["../victim"] = ["verb", status.st_size, status.st_mtime_ns]
+    (tmp_path / "out" / MARK).write_text(json.dumps(mark))
     with contextlib.suppress(OutputError):
         run(tmp_path / "out", {"bag": "new"})
     assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_a_file_of_figures_replaces_its_own_kind_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_figures(Path("figures.json"), {"figure": 1})
+    write_figures(Path("figures.json"), {"figure": 2})
+    assert json.loads(Path("figures.json").read_text()) == {"figure": 2}
+    fill(tmp_path, {"scene.mcap": "mine"})
+    Path("figures.json").write_text("edited")
+    for name in ("scene.mcap", "figures.json"):
+        told = CliRunner().invoke(app, ["bench", "replay", "scene.mcap", "--json", name])
+        assert told.exit_code == 2
+        assert "choose another name" in told.output
+    assert content(tmp_path) == {"scene.mcap": "mine", "figures.json": "edited"}
 
 
 @settings(max_examples=60, deadline=None)

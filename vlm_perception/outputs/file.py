@@ -1,0 +1,76 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""A single file for results: written aside, put into its place when whole, over nobody's file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vlm_perception.outputs.mark import Mark, OutputError, read_mark, stamp, write_mark
+
+FIGURES = "--json"
+"""Stands for the verbs that write figures."""
+
+
+def maker(file: Path) -> str:
+    """The verb that has left a file as it is now; empty when none of this program has."""
+    mark = read_mark(file.parent, Mark) or Mark()
+    verb = mark.files.get(file.name, ("", 0, 0))[0]
+    return verb if file.is_file() and mark.files.get(file.name) == stamp(file, verb) else ""
+
+
+def require_free(file: Path, verb: str) -> None:
+    """Refuse a file that exists, unless this verb has left it so.
+
+    Raises:
+        OutputError: somebody's file or folder lies there.
+    """
+    if os.path.lexists(file) and not _is_stream(file) and maker(file) != verb:
+        raise OutputError(
+            f"{file} exists and was not made by this program for this purpose, or was changed "
+            "since; move it away or choose another name"
+        )
+
+
+@contextmanager
+def result_file(file: Path, verb: str) -> Iterator[Path]:
+    """A path to write to; what stands there becomes the result when the context ends well.
+
+    Args:
+        file: the result; its folder is made, and marked.
+        verb: whose result it is.
+
+    Raises:
+        OutputError: somebody's file lies there.
+        OSError: it cannot be written.
+    """
+    require_free(file, verb)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.stem}.part{file.suffix}")
+    try:
+        yield part
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+    mark = read_mark(file.parent, Mark) or Mark()
+    write_mark(file.parent, Mark(files={**mark.files, file.name: stamp(file, verb)}))
+
+
+def write_figures(file: Path, content: Any) -> None:
+    """Write figures as JSON; see `result_file`."""
+    text = json.dumps(content, indent=2) + "\n"
+    if _is_stream(file):
+        file.write_text(text, encoding="utf-8")
+        return
+    with result_file(file, FIGURES) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def _is_stream(file: Path) -> bool:
+    """Whether it is no place where anything is kept, such as /dev/stdout or a pipe."""
+    return file.exists() and not file.is_file() and not file.is_dir()
