@@ -96,17 +96,17 @@ def write_with_stranger(folder: Path, files: list[bytes]) -> Path:
     return folder
 
 
-def raw(stamp_ns: int, encoding: str, data: bytes, height: int = 36):
-    """An Image of 64 pixels a row."""
+def raw(stamp_ns: int, encoding: str, data: bytes, step: int = 0):
+    """An Image of 64x36 pixels; a step of 0 is that of a packed one."""
     make = TYPES.types
     stamp = make["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 1_000_000_000))
     return make["sensor_msgs/msg/Image"](
         header=make["std_msgs/msg/Header"](stamp=stamp, frame_id="camera"),
-        height=height,
+        height=36,
         width=64,
         encoding=encoding,
         is_bigendian=0,
-        step=len(data) // height,
+        step=step or len(data) // 36,
         data=np.frombuffer(data, np.uint8),
     )
 

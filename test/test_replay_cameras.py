@@ -33,7 +33,7 @@ from vlm_perception.replay.source import Span, open_source
 FILES = [jpeg(index) for index in range(4)]
 STAMPS = [START_NS + index * STEP_NS for index in range(len(FILES))]
 WHOLE = Span()
-COLOURS, GREY = bytes(64 * 36 * 3), bytes(64 * 36)
+GREY, NV12 = bytes(64 * 36), bytes(64 * 36 * 3 // 2)
 PACKET = b"\0\0\0\1\x67" + bytes(40)
 
 
@@ -150,7 +150,7 @@ def compressed(file, said):
 
 
 DEPTH = bytes(cv2.imencode(".png", np.full((36, 64), 1500, np.uint16))[1])
-COLOUR_CAMERA = {"/rgb/image": [raw(START_NS, "bgr8", COLOURS)] * 2}
+COLOUR_CAMERA = {"/rgb/image": [raw(START_NS, "nv12", NV12, step=64)] * 2}
 LEFT_OUT = {
     "/depth": ([raw(START_NS, "16UC1", GREY * 2)] * 9, "16UC1, which shows no colours"),
     "/depth/png": ([compressed(DEPTH, "16UC1; png compressed ")], "shows no colours"),
@@ -169,6 +169,7 @@ def test_a_camera_that_shows_colours_is_taken_and_the_others_are_named(tmp_path)
     others = {name: messages for name, (messages, _) in LEFT_OUT.items()}
     source = open_source(write_messages(tmp_path / "bag", COLOUR_CAMERA | STEREO | others))
     assert source.topic == "/rgb/image"
+    assert [frame.pixels.shape for frame in source.frames(WHOLE)] == [(36, 64, 3)] * 2
     (note,) = (note for note in source.notes if "left out" in note)
     for name, (_, why) in LEFT_OUT.items():
         assert f"{name} (" in note

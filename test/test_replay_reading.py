@@ -280,6 +280,8 @@ def test_what_is_wrong_with_an_image_stands_at_its_frame(tmp_path):
     [
         (lambda folder: folder / "nothing.mcap", "does not exist"),
         (packed(".zip", bytes), "is an archive; unpack it"),
+        (lambda folder: KINDS["ROS 1"](folder).rename(folder / "drive"), "rename it to \\*.bag"),
+        (lambda folder: KINDS["file in gzip"](folder).rename(folder / "x.gz"), r"\*\.mcap\.gz"),
         (lambda folder: write(folder / "bag", []), "holds no images"),
         (
             lambda folder: write(folder / "bag", FILES, topics=("/l", "/r")),

@@ -13,7 +13,7 @@ import rosbags.rosbag1
 import rosbags.rosbag2
 from rosbags.interfaces import Connection, ConnectionExtRosbag2
 
-from vlm_perception.replay import packing
+from vlm_perception.replay import mcap_scan, packing, ros1_scan
 from vlm_perception.replay.mcap_scan import ScannedMcap
 from vlm_perception.replay.ros1_scan import ScannedRos1
 from vlm_perception.replay.sqlite_scan import ScannedSqlite
@@ -32,6 +32,8 @@ SCANNERS: dict[str, Callable[[Path], StorageFile]] = {
     ".active": ScannedRos1,
 }
 """By suffix; ROS 1 calls a bag that is still being recorded NAME.bag.active."""
+MAGICS = {".mcap": mcap_scan.MAGIC, ".bag": ros1_scan.MAGIC, ".db3": b"SQLite format 3\0"}
+LONGEST_MAGIC = 16
 OLD = ".orig"
 """What `rosbag reindex` puts before the suffix of the bag that it leaves as it was."""
 
@@ -49,6 +51,13 @@ def storage_name(path: Path) -> str:
 def storage_suffix(path: Path) -> str:
     """Suffix of a file's name without that of its compression."""
     return Path(storage_name(path)).suffix
+
+
+def suffix_by_content(path: Path) -> str:
+    """The suffix that a recording should have by its first bytes; empty: it is none."""
+    with path.open("rb") as file:
+        start = file.read(LONGEST_MAGIC)
+    return next((suffix for suffix, magic in MAGICS.items() if start.startswith(magic)), "")
 
 
 def title(path: Path) -> str:

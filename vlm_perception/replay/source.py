@@ -21,7 +21,7 @@ from vlm_perception.replay.bag import FOREVER_NS, METADATA, Bag
 from vlm_perception.replay.cameras import choose_camera
 from vlm_perception.replay.clocks import LOOKED_AT, clock_offset_ns
 from vlm_perception.replay.errors import ReplayError
-from vlm_perception.replay.files import is_recording
+from vlm_perception.replay.files import is_recording, suffix_by_content
 from vlm_perception.replay.image_messages import (
     COMPRESSED_IMAGE,
     compressed_image,
@@ -29,6 +29,7 @@ from vlm_perception.replay.image_messages import (
     read_image,
 )
 from vlm_perception.replay.messages import MessageError, message_types, stamp_ns
+from vlm_perception.replay.packing import OPENERS
 from vlm_perception.replay.storage import CDR, Message, Topic
 
 VIDEO_TOPIC = "/image/compressed"
@@ -102,14 +103,28 @@ def open_source(path: Path, topic: str | None = None) -> Source:
     )
     if holds_bag or is_recording(path):
         return BagSource(Bag(path), topic)
-    if any(suffix in ARCHIVES for suffix in path.suffixes[-2:]) and path.is_file():
-        raise ReplayError(f"{path} is an archive; unpack it and give the folder that it held")
+    if path.is_file():
+        _refuse_misnamed(path)
     if topic is not None:
         raise ReplayError(f"{path} is no bag and has no topics; leave --topic out")
     try:
         return MediaSource(path, open_media(str(path), packets=True))
     except MediaError as error:
         raise ReplayError(str(error)) from error
+
+
+def _refuse_misnamed(path: Path) -> None:
+    """Tell what a file is whose name hides that it is a recording, or may be."""
+    if any(suffix in ARCHIVES for suffix in path.suffixes[-2:]):
+        raise ReplayError(f"{path} is an archive; unpack it and give the folder that it held")
+    suffix = suffix_by_content(path)
+    if suffix:
+        raise ReplayError(f"{path} is a recording, as its first bytes say; rename it to *{suffix}")
+    if path.suffix in OPENERS:
+        raise ReplayError(
+            f"{path} is compressed and does not say what; unpack it, or rename a recording to "
+            f"*.mcap{path.suffix}, *.db3{path.suffix} or *.bag{path.suffix}"
+        )
 
 
 class BagSource:
