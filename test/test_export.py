@@ -21,6 +21,7 @@ from checkpoints import make_checkpoint, write_spec
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.export import export_bundle
+from vlm_perception.outputs.mark import OutputError
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
@@ -185,4 +186,10 @@ def test_a_folder_that_is_no_bundle_is_left_alone(siglip_checkpoint: Path, tmp_p
     (tmp_path / "photos" / "mine.jpg").write_bytes(b"x")
     with pytest.raises(ExportError, match="is no bundle"):
         export_bundle(siglip_checkpoint, tmp_path / "photos")
+    assert (tmp_path / "photos" / "mine.jpg").is_file()
+    (tmp_path / "photos" / "manifest.yaml").write_text("files: {}")
+    with pytest.raises(ExportError, match=r"mine.jpg is no part of the bundle"):
+        export_bundle(siglip_checkpoint, tmp_path / "photos")
+    with pytest.raises(OutputError, match="which is read"):
+        export_bundle(siglip_checkpoint, siglip_checkpoint / "dual")
     assert (tmp_path / "photos" / "mine.jpg").is_file()

@@ -11,6 +11,8 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from recordings import jpeg, write
 from typer.testing import CliRunner
 
 from vlm_perception.cli import app
+from vlm_perception.outputs import swap
 from vlm_perception.outputs.file import write_figures
 from vlm_perception.outputs.folder import UNFINISHED, ResultsFolder
 from vlm_perception.outputs.mark import MARK, OutputError
@@ -49,8 +52,8 @@ def run(folder: Path, files: dict[str, str], verb: str = "verb") -> None:
         results.publish()
 
 
-def killed(folder: Path, at: int) -> bool:
-    """Run in a process that is killed at its n-th operation on files; whether it came so far."""
+def killed(work: Callable[[], None], at: int) -> bool:
+    """Work in a process that is killed at its n-th operation on files; whether it came so far."""
     child = os.fork()
     if child == 0:
         left = iter(range(at))
@@ -62,7 +65,7 @@ def killed(folder: Path, at: int) -> bool:
 
         sys.addaudithook(hook)
         try:
-            run(folder, NEW)
+            work()
         finally:
             os._exit(0)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -75,7 +78,7 @@ def test_wherever_a_run_is_killed_old_or_new_results_are_whole(tmp_path: Path) -
         folder = tmp_path / str(at)
         run(folder, OLD)
         fill(folder, FOREIGN)
-        if not killed(folder, at):
+        if not killed(partial(run, folder, NEW), at):
             break
         with ResultsFolder(folder, "verb", NAMES) as results:
             found = content(folder)
@@ -86,6 +89,31 @@ def test_wherever_a_run_is_killed_old_or_new_results_are_whole(tmp_path: Path) -
         assert content(folder) == {**NEW, **FOREIGN}
         at += 1
     assert {("old", False, True), ("new", True, False)} <= set(seen)
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_folder_is_swapped_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr(swap, "_exchanged", lambda *_: False)
+
+    def make(place: Path, files: dict[str, str]) -> None:
+        with swap.made_beside(place, "verb") as scratch:
+            fill(scratch / "made", files)
+            swap.swap(scratch / "made", place)
+
+    for at in range(1000):
+        folder = tmp_path / str(at)
+        make(folder / "out", OLD)
+        whole = not killed(partial(make, folder / "out", NEW), at)
+        assert not (exchanges or whole) or content(folder / "out") in (OLD, NEW)
+        with swap.made_beside(folder / "out", "verb"):
+            assert content(folder / "out") in (OLD, NEW)
+        assert [path.name for path in folder.iterdir()] == ["out"]
+        if whole:
+            break
+    assert at > 5
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +47,7 @@ from vlm_perception.deploy.processor import load_processor, processor_spec
 from vlm_perception.deploy.reference import TransformersModel
 from vlm_perception.deploy.spec import BundleSpec, load_spec
 from vlm_perception.deploy.thinning import lay_out_vision
+from vlm_perception.engines.plans import FOLDER as PLANS
 from vlm_perception.manifest import (
     FORMAT_VERSION,
     FileEntry,
@@ -57,6 +56,9 @@ from vlm_perception.manifest import (
     VisionSpec,
     manifest_digest,
 )
+from vlm_perception.outputs.apart import keep_apart
+from vlm_perception.outputs.swap import made_beside, swap
+from vlm_perception.outputs.work import is_plain
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.perception.vocabulary import VocabularyBuilder
 from vlm_perception.yaml_files import read_yaml
@@ -88,11 +90,13 @@ def export_bundle(
 
     Raises:
         ExportError: the checkpoint cannot become a bundle, or `out` cannot be written.
+        OutputError: `out` holds what is read, or lies in it, or another export writes there.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     spec = load_spec(checkpoint)
-    if out.exists() and not (out / MANIFEST_NAME).is_file():
-        raise ExportError(f"{out} exists and is no bundle; it will not be overwritten")
+    read = [checkpoint, *([options.calibration] if options.calibration is not None else [])]
+    place = keep_apart(out, read)
+    _require_bundle(place)
     card = _read_card(checkpoint, spec)
     images = None if options.calibration is None else split_images(options.calibration)
     source = load_checkpoint(checkpoint, spec.vision_tower)
@@ -108,14 +112,15 @@ def export_bundle(
             "pruned before it; export it without --keep"
         )
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-            export = _Export(source, spec, card, Path(scratch), images)
+        with made_beside(place, "export") as scratch:
+            export = _Export(source, spec, card, scratch, images)
             made = export.make("bundle", options)
             if images is not None and options.validate:
                 own = TransformersModel(source, made) if own_size else None
                 _validate(made, own, export, options, images)
-            _replace(out, made.path)
+            made.path.chmod(0o755)
+            _require_bundle(place)
+            swap(made.path, place)
     except OSError as error:
         raise ExportError(f"{out} cannot be written: {error}") from error
     return ModelBundle.load(out)
@@ -303,13 +308,28 @@ def _finish(directory: Path) -> ModelBundle:
     return bundle
 
 
-def _replace(out: Path, finished: Path) -> None:
-    """Put the finished bundle in its place; readers see the old one or the new one."""
-    finished.chmod(0o755)
+def _require_bundle(out: Path) -> None:
+    """Refuse a place where more stands than a bundle that may be replaced.
+
+    Raises:
+        ExportError: there are files that no export has put there.
+    """
     if not out.exists():
-        finished.rename(out)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-    out.rename(old / "bundle")
-    finished.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    manifest = out / MANIFEST_NAME
+    if not manifest.is_file():
+        raise ExportError(f"{out} exists and is no bundle; it will not be overwritten")
+    try:
+        listed = {MANIFEST_NAME, *read_yaml(manifest)["files"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ExportError(
+            f"{manifest} does not tell which files of {out} are a bundle's; move that folder away "
+            "or choose another --out"
+        ) from error
+    files = (path.relative_to(out) for path in out.rglob("*") if not is_plain(path))
+    foreign = [each for each in files if str(each) not in listed and each.parts[0] != PLANS]
+    if foreign:
+        raise ExportError(
+            f"{out / foreign[0]} is no part of the bundle and would be lost; move it away or "
+            "choose another --out"
+        )

@@ -9,24 +9,16 @@ one does.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
+from vlm_perception.outputs import work
+from vlm_perception.outputs.apart import keep_apart
 from vlm_perception.outputs.mark import MARK, Mark, OutputError, read_mark, stamp, write_mark
 
 UNFINISHED = "unfinished"
-
-
-class _Unfinished(Mark):
-    """What a run is writing."""
-
-    verb: str
-    whole: bool = False
-    """Whether nothing is left but to put the files into their places."""
 
 
 class ResultsFolder:
@@ -50,15 +42,13 @@ class ResultsFolder:
         Raises:
             OutputError: an input lies in the folder, or the folder in an input.
         """
-        self.path = _resolved(folder)
+        self.path = keep_apart(folder, inputs)
         self.work = self.path / UNFINISHED
         self.left_over = False
         """Whether a run that was interrupted has left something in `work`."""
         self.completed = False
         """Whether the results of the last run were put into place only now."""
         self._shown, self._verb, self._names = folder, verb, tuple(names)
-        for each in inputs:
-            self._keep_apart(each)
 
     def __enter__(self) -> ResultsFolder:
         """Take the folder, complete what a killed run had begun, and open `work`.
@@ -67,13 +57,7 @@ class ResultsFolder:
             OutputError: the folder is in use, cannot be written, or holds somebody's files under
                 the names of results.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.path, self._shown)
-        except OSError as error:
-            raise OutputError(
-                f"{self._shown} cannot take results ({error.strerror}); choose another --out"
-            ) from error
+        self._lock = work.taken(self.path)
         try:
             self._prepare()
         except BaseException:
@@ -89,15 +73,15 @@ class ResultsFolder:
     ) -> None:
         """Leave the folder to others; it goes when it holds nothing."""
         if self.work.is_dir() and {each.name for each in self.work.iterdir()} == {MARK}:
-            shutil.rmtree(self.work)
+            work.remove(self.work)
             if not any(self.path.iterdir()):
                 self.path.rmdir()
         os.close(self._lock)
 
     def clear(self) -> None:
         """Remove what an interrupted run has left in `work`."""
-        shutil.rmtree(self.work)
-        self._begin()
+        work.remove(self.work)
+        work.begin(self.work, self._verb)
         self.left_over = False
 
     def publish(self) -> None:
@@ -113,51 +97,23 @@ class ResultsFolder:
             for path in sorted(self.work.glob(pattern))
         }
         self._refuse_foreign(files)
-        whole = _Unfinished(verb=self._verb, whole=True, files=files)
+        whole = work.Unfinished(verb=self._verb, whole=True, files=files)
         write_mark(self.work, whole)
         self._put_into_place(whole)
 
     def _prepare(self) -> None:
-        unfinished = self._unfinished()
+        unfinished = work.left_over(self.work, self._verb)
         if unfinished is not None and unfinished.whole:
             self._put_into_place(unfinished)
             self.completed, unfinished = True, None
         found = [path for pattern in self._names for path in self.path.glob(pattern)]
         self._refuse_foreign([*self._names, *(str(path.relative_to(self.path)) for path in found)])
         if unfinished is None:
-            self._begin()
+            work.begin(self.work, self._verb)
         else:
             self.left_over = True
 
-    def _unfinished(self) -> _Unfinished | None:
-        """The mark of the work that an interrupted run has left."""
-        if not os.path.lexists(self.work):
-            return None
-        mark = read_mark(self.work, _Unfinished) if _plain(self.work) else None
-        if mark is None and not _is_bare(self.work):
-            raise OutputError(
-                f"{self._shown / UNFINISHED} was not made by this program; rename it or choose "
-                "another --out"
-            )
-        if mark is not None and mark.verb != self._verb:
-            raise OutputError(
-                f"{self._shown / UNFINISHED} is what an interrupted `{mark.verb}` has left; choose "
-                "another --out"
-            )
-        if mark is None:
-            shutil.rmtree(self.work)
-        return mark
-
-    def _begin(self) -> None:
-        try:
-            self.work.mkdir()
-            write_mark(self.work, _Unfinished(verb=self._verb))
-        except OSError as error:
-            raise OutputError(
-                f"{self._shown} cannot take results ({error.strerror}); choose another --out"
-            ) from error
-
-    def _put_into_place(self, new: _Unfinished) -> None:
+    def _put_into_place(self, new: work.Unfinished) -> None:
         waiting = [name for name in new.files if (self.work / name).exists()]
         self._refuse_foreign(waiting)
         for name in waiting:
@@ -170,8 +126,7 @@ class ResultsFolder:
                 (self.path / name).unlink()
                 _remove_empty((self.path / name).parent, self.path)
         write_mark(self.path, Mark(files={**of_others, **new.files}))
-        (self.work / MARK).unlink()
-        shutil.rmtree(self.work)
+        work.remove(self.work)
 
     def _refuse_foreign(self, names: Iterable[str]) -> None:
         """Refuse to write where something lies that no run of this verb has left there."""
@@ -179,7 +134,9 @@ class ResultsFolder:
         for name in names:
             path = self.path / name
             blocked = [each for each in path.parents if self.path in each.parents]
-            blocked = [each for each in blocked if os.path.lexists(each) and not _plain(each)]
+            blocked = [
+                each for each in blocked if os.path.lexists(each) and not work.is_plain(each)
+            ]
             if blocked or (os.path.lexists(path) and not self._is_ours(name, mark)):
                 raise OutputError(
                     f"{self._shown / name} was not left there by `{self._verb}`, or was changed "
@@ -188,59 +145,8 @@ class ResultsFolder:
 
     def _is_ours(self, name: str, mark: Mark) -> bool:
         path = self.path / name
-        inside = all(_plain(each) for each in path.parents if self.path in each.parents)
+        inside = all(work.is_plain(each) for each in path.parents if self.path in each.parents)
         return inside and path.is_file() and mark.files.get(name) == stamp(path, self._verb)
-
-    def _keep_apart(self, given: Path) -> None:
-        if not given.exists():
-            return
-        source = _resolved(given)
-        if _holds(self.path, source):
-            raise OutputError(
-                f"{given} lies in {self._shown}, the folder for the results; choose another --out"
-            )
-        if _holds(source, self.path):
-            raise OutputError(
-                f"the results would lie in {given} itself, which is read; choose another --out"
-            )
-
-
-def _resolved(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError) as error:
-        raise OutputError(f"{path} leads in a circle of symbolic links") from error
-
-
-def _holds(folder: Path, path: Path) -> bool:
-    """Whether a path is the folder or lies in it, as the file system sees it."""
-    return folder.is_dir() and any(
-        each.exists() and each.samefile(folder) for each in (path, *path.parents)
-    )
-
-
-def _locked(folder: Path, shown: Path) -> int:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise OutputError(
-            f"another run is writing into {shown}; wait for its end or choose another --out"
-        ) from error
-    except OSError:
-        pass  # Some network file systems have no locks.
-    return handle
-
-
-def _plain(folder: Path) -> bool:
-    return folder.is_dir() and not folder.is_symlink()
-
-
-def _is_bare(folder: Path) -> bool:
-    """Whether it is a folder without files, as a run leaves it that is killed at its ends."""
-    files = (each for each in folder.rglob("*") if not _plain(each))
-    return _plain(folder) and all(each == folder / f"{MARK}.new" for each in files)
 
 
 def _remove_empty(folder: Path, top: Path) -> None:
