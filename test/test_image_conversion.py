@@ -22,6 +22,7 @@ from rosbags.image import message_to_cvimage
 from sensor_msgs.msg import CompressedImage
 
 from vlm_perception.perception.image_conversion import (
+    ACCEPT,
     ENCODINGS,
     ImageOptions,
     convert,
@@ -189,21 +190,23 @@ def test_bits_that_a_camera_leaves_unused(bits: int) -> None:
     low = (RGB.astype(np.uint32) * (2**bits - 1) // 255).astype(np.uint16)
     for made in (image(low, "rgb16"), compressed(low, ".png")):
         assert to_rgb(made).max() <= (255 >> (16 - bits)) + 1
-        assert np.abs(convert(made, ImageOptions(bits=bits)).pixels.astype(int) - RGB).max() <= 1
+        assert (
+            np.abs(convert(made, ImageOptions(image_bits=bits)).pixels.astype(int) - RGB).max() <= 1
+        )
 
 
 def test_unused_bits_are_said_once() -> None:
     notes: list[str] = []
     dark, bright = (image(RGB.astype(np.uint16) * factor, "rgb16") for factor in (16, 257))
-    reader = ImageReader(ImageOptions(), notes.append)
+    reader = ImageReader(notes.append)
     for _ in range(3 * RECENT):
-        reader.read(dark)
-    assert len(notes) == 1 and "`image_bits:=12`" in notes[0]
-    for options, first in ((ImageOptions(bits=12), dark), (ImageOptions(), bright)):
+        reader.read(dark, ImageOptions())
+    assert len(notes) == 1 and "image_bits:=12" in notes[0]
+    for options, first in ((ImageOptions(image_bits=12), dark), (ImageOptions(), bright)):
         notes.clear()
-        reader = ImageReader(options, notes.append)
+        reader = ImageReader(notes.append)
         for made in (first, *[dark] * 2 * RECENT):
-            reader.read(made)
+            reader.read(made, options)
         assert not notes
 
 
@@ -327,32 +330,38 @@ def test_nothing_is_written_for_damaged_images(capfd: pytest.CaptureFixture[str]
     assert written.err == written.out == ""
 
 
+def jpeg_message(file: bytes) -> Any:
+    return CompressedImage(format="jpeg", data=array("B", file))
+
+
 def test_a_camera_that_always_pads_learns_of_the_parameter() -> None:
     whole = jpeg_corpora.whole("plain")
+    padded = jpeg_message(whole[:-2] + bytes(200) + whole[-2:])
     notes: list[str] = []
-    padded = CompressedImage(format="jpeg", data=array("B", whole[:-2] + bytes(200) + whole[-2:]))
+    reader = ImageReader(notes.append)
     said = []
-    reader = ImageReader(ImageOptions(), notes.append)
     for _ in range(RECENT):
         with pytest.raises(ImageError) as caught:
-            reader.read(padded)
-        said.append("jpeg_padding:=accept" in str(caught.value))
-    assert not said[0] and said[-1] and not notes
-    accepting = ImageReader(ImageOptions(accept_padding=True), notes.append)
+            reader.read(padded, ImageOptions())
+        said.append("jpeg_padding:=accept" in reader.explain(caught.value))
+    assert not said[0] and said[-1] and len(notes) == 1
     for _ in range(3):
-        accepting.read(padded)
-    assert accepting.padded == 3 and len(notes) == 1
+        reader.read(padded, ImageOptions(jpeg_padding=ACCEPT))
+    assert reader.padded == 3 and len(notes) == 2
 
 
 def test_a_hole_now_and_then_is_not_called_padding() -> None:
     whole = jpeg_corpora.whole("plain")
-    good, holed = (
-        CompressedImage(format="jpeg", data=array("B", file))
-        for file in (whole, whole[:-2] + bytes(200) + whole[-2:])
-    )
-    reader = ImageReader(ImageOptions())
+    good, holed = jpeg_message(whole), jpeg_message(whole[:-2] + bytes(200) + whole[-2:])
+    reader = ImageReader()
     for _ in range(RECENT):
-        reader.read(good)
+        reader.read(good, ImageOptions())
         with pytest.raises(ImageError) as caught:
-            reader.read(holed)
-        assert "jpeg_padding" not in str(caught.value)
+            reader.read(holed, ImageOptions())
+        assert "jpeg_padding" not in reader.explain(caught.value)
+
+
+@pytest.mark.parametrize("given", [{"jpeg_padding": "yes"}, {"image_bits": 7}, {"image_bits": 17}])
+def test_options_out_of_range(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(given))):
+        ImageOptions(**given)

@@ -27,6 +27,7 @@ from vlm_perception.nodes.detections import DetectionOutput
 from vlm_perception.nodes.diagnostics import Meter, figure, milliseconds
 from vlm_perception.nodes.embedding_input import EmbeddingInput
 from vlm_perception.nodes.image_input import COMPRESSED, RAW
+from vlm_perception.nodes.image_settings import ImageSettings
 from vlm_perception.nodes.lifecycle import NodeSettings, PerceptionNode
 from vlm_perception.nodes.parameters import CONFIGURE, setting
 from vlm_perception.nodes.process import run
@@ -36,6 +37,7 @@ from vlm_perception.nodes.worker import Worker
 from vlm_perception.perception.fusion import FusionSettings, SceneFusion
 from vlm_perception.perception.hazards import Contradiction, Hazard
 from vlm_perception.perception.image_errors import ImageError
+from vlm_perception.perception.image_reader import ImageReader
 from vlm_perception.perception.markers import DEPTH
 from vlm_perception.types import Scene, Status
 
@@ -47,7 +49,7 @@ SILENT = (Status.NO_CAMERA, Status.NO_EMBEDDING)
 
 
 @dataclass(frozen=True)
-class FusionNodeSettings(NodeSettings):
+class FusionNodeSettings(ImageSettings, NodeSettings):
     """Parameters of scene_fusion."""
 
     stale_after: float = setting(
@@ -132,6 +134,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         self._heartbeat_timer: Any = None
         self._worker: Worker[Arrival] | None = None
         self._painter: Worker[Scene] | None = None
+        self._reader = ImageReader()
         self._reasonings: deque[Arrival] = deque(maxlen=16)
         self._dropped_before = 0
         self._heartbeats = 0
@@ -335,9 +338,12 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         if message is None:
             return
         try:
-            self._overlays.publish(overlay(message, scene))
+            pixels = self._reader.read(message, self.settings.image_options)
         except ImageError as error:
-            self.complaints.add(error.kind, f"no overlay: the image was skipped: {error}")
+            said = self._reader.explain(error)
+            self.complaints.add(error.kind, f"no overlay: the image was skipped: {said}")
+            return
+        self._overlays.publish(overlay(pixels, scene))
 
 
 def main() -> NoReturn:

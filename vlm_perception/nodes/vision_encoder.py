@@ -16,6 +16,7 @@ from vlm_perception.msg import EmbeddingInfo, VisionEmbedding
 from vlm_perception.nodes import handover
 from vlm_perception.nodes.conversions import embedding_message, stage_message, stamp_to_ns
 from vlm_perception.nodes.image_input import COMPRESSED, RAW, ImageInput
+from vlm_perception.nodes.image_settings import ImageSettings
 from vlm_perception.nodes.info import embedding_info
 from vlm_perception.nodes.lifecycle import NetworkSettings, PerceptionNode
 from vlm_perception.nodes.parameters import CONFIGURE, setting
@@ -24,8 +25,8 @@ from vlm_perception.nodes.process import run
 from vlm_perception.nodes.qos import latched, newest, overridable
 from vlm_perception.nodes.worker import Worker
 from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.image_conversion import to_rgb
 from vlm_perception.perception.image_errors import ImageError
+from vlm_perception.perception.image_reader import ImageReader
 from vlm_perception.srv import SetVocabulary
 from vlm_perception.types import Frame
 
@@ -34,7 +35,7 @@ VOCABULARY_REQUESTS = 4
 
 
 @dataclass(frozen=True)
-class EncoderSettings(NetworkSettings):
+class EncoderSettings(ImageSettings, NetworkSettings):
     """Parameters of vision_encoder."""
 
     image_transport: str = setting(
@@ -75,6 +76,8 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         self._bundle: ModelBundle | None = None
         self._images: ImageInput | None = None
         self._worker: Worker[Arrival] | None = None
+        self._reader = ImageReader(self._note)
+        self._camera_notes: list[str] = []
         self._notes: dict[str, str] = {}
         self._dropped_before = 0
         self._sequence = 0
@@ -157,6 +160,8 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             **self._notes,
             "vocabulary_version": str(encoder.vocabulary.version),
             "labels": str(len(encoder.vocabulary.labels)),
+            "padded": str(self._reader.padded),
+            "camera": "; ".join(self._camera_notes),
         }
 
     def _on_image(self, message: Any) -> None:
@@ -174,12 +179,14 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             return
         try:
             started = time.monotonic()
-            pixels = to_rgb(message)
+            pixels = self._reader.read(message, self.settings.image_options)
             converting = time.monotonic() - started
             frame = Frame(pixels, stamp_ns, message.header.frame_id, arrival.received_s)
             embedding = encoder.encode(frame, self._sequence)
         except ImageError as error:
-            self.complaints.add(error.kind, f"image on {images.topic} was skipped: {error}")
+            self.complaints.add(
+                error.kind, f"image on {images.topic} was skipped: {self._reader.explain(error)}"
+            )
             return
         result = embedding_message(embedding, time.monotonic() - arrival.received_s)
         result.stages.insert(0, stage_message("convert", converting))
@@ -190,6 +197,12 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         age = self.age_of(stamp_ns)
         if age is not None:
             self.ages.add(age)
+
+    def _note(self, sentence: str) -> None:
+        """Keep what is said once of a camera for the diagnostics, too."""
+        self._camera_notes.append(sentence)
+        images = self._images
+        self.get_logger().warning(f"{images.topic}: {sentence}" if images else sentence)
 
     def _publish_info(self) -> None:
         bundle, encoder = self._bundle, self._encoder

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from geometry_msgs.msg import Point
+from numpy.typing import NDArray
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import Marker, MarkerArray
 
 from vlm_perception.nodes.conversions import bytes_of, header
-from vlm_perception.perception.image_conversion import to_rgb
 from vlm_perception.perception.markers import LIFETIME_S, NOTHING, Pinhole, Shape, scene_shapes
 from vlm_perception.perception.overlay import draw_scene
 from vlm_perception.types import Scene
@@ -48,13 +49,9 @@ def _marker(stamped: Any, shape: Shape, action: int) -> Any:
     return marker
 
 
-def overlay(message: Any, scene: Scene) -> Any:
-    """Draw the scene onto its camera image.
-
-    Raises:
-        ImageError: The image cannot be read.
-    """
-    picture = draw_scene(to_rgb(message), scene)
+def overlay(pixels: NDArray[np.uint8], scene: Scene) -> Any:
+    """Draw the scene onto its camera image, uint8 RGB [height, width, 3]."""
+    picture = draw_scene(pixels, scene)
     height, width = picture.shape[:2]
     return Image(
         header=header(scene.stamp_ns, scene.frame_id),

@@ -32,6 +32,8 @@ Pixels = NDArray[np.uint8]
 
 OTHER_FILES = ("BMP", "TIFF", "WEBP")
 """What is read besides JPEG and PNG, as the image library names it."""
+PADDING = REFUSE, ACCEPT = ("refuse", "accept")
+LEAST_BITS = 8
 MAX_PIXELS_OF_OTHERS = 4096 * 2160
 """Most pixels of such a file: more take too long to decode."""
 
@@ -97,10 +99,21 @@ ENCODINGS: dict[str, Encoding] = {
 class ImageOptions:
     """How images are read that do not say all of themselves."""
 
-    accept_padding: bool = False
-    """Whether bytes that mean nothing may stand before a JPEG's end."""
-    bits: int = 16
+    jpeg_padding: str = REFUSE
+    """Whether bytes that mean nothing may stand before a JPEG's end: REFUSE or ACCEPT."""
+    image_bits: int = 16
     """How many bits of the values of 16-bit images the camera uses, from the lowest on."""
+
+    def __post_init__(self) -> None:
+        """Check what was given.
+
+        Raises:
+            ValueError: it is out of range.
+        """
+        if self.jpeg_padding not in PADDING:
+            raise ValueError(f"jpeg_padding is {self.jpeg_padding!r}; give {' or '.join(PADDING)}")
+        if not LEAST_BITS <= self.image_bits <= 16:
+            raise ValueError(f"image_bits is {self.image_bits}; give {LEAST_BITS} to 16")
 
 
 @dataclass(frozen=True)
@@ -221,7 +234,7 @@ def _coloured(values: NDArray[Any], encoding: Encoding, options: ImageOptions) -
     highest = None
     if encoding.bits == 16:
         highest = int(values.max())
-        values = _to_8_bits(values, options.bits)
+        values = _to_8_bits(values, options.image_bits)
     if encoding.channels > 1:
         values = values.reshape(len(values), -1, encoding.channels)
     if encoding.chroma == 2.0:
@@ -256,7 +269,7 @@ def _of_file(message: Any, options: ImageOptions) -> RgbImage:
     grey = padded = False
     pixels: NDArray[Any]
     if file.startswith(JPEG_START):
-        jpeg = decode_jpeg(file, accept_padding=options.accept_padding)
+        jpeg = decode_jpeg(file, accept_padding=options.jpeg_padding == ACCEPT)
         grey, padded, pixels = jpeg.grey, jpeg.padded, jpeg.pixels
     elif file.startswith(PNG_START):
         png = decode_png(file)

@@ -12,12 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.perception.image_conversion import ImageOptions, convert
-from vlm_perception.perception.image_errors import DamagedImageError
+from vlm_perception.perception.image_errors import DamagedImageError, ImageError
 
 RECENT = 30
 """So many images tell what most of them are like."""
 ENOUGH = 5
 """Fewer tell nothing."""
+ADVICE = (
+    "most images of this camera are refused for bytes that mean nothing before their end, so that "
+    "it may be the camera's way: set jpeg_padding:=accept, and keep it if the pictures are whole"
+)
 DEPTHS = (8, 10, 12, 14)
 """Bits of cameras that fill 16 in part."""
 
@@ -25,18 +29,16 @@ DEPTHS = (8, 10, 12, 14)
 class ImageReader:
     """Converts the images of one camera."""
 
-    def __init__(
-        self, options: ImageOptions, note: Callable[[str], None] = lambda sentence: None
-    ) -> None:
-        """Read images so; note is called with what is said once of a camera."""
-        self._options = options
+    def __init__(self, note: Callable[[str], None] = lambda sentence: None) -> None:
+        """Begin; note is called with what is said once of a camera."""
         self._note = note
         self._padding_alone: deque[bool] = deque(maxlen=RECENT)
+        self._advised = False
         self._wide = self._highest = 0
         self.padded = 0
         """Images in which bytes that mean nothing were passed over."""
 
-    def read(self, message: Any) -> NDArray[np.uint8]:
+    def read(self, message: Any, options: ImageOptions) -> NDArray[np.uint8]:
         """Convert a sensor_msgs Image or CompressedImage.
 
         Returns:
@@ -46,37 +48,40 @@ class ImageReader:
             ImageError: as `convert` raises it.
         """
         try:
-            image = convert(message, self._options)
+            image = convert(message, options)
         except DamagedImageError as error:
             self._padding_alone.append(error.only_padding)
-            if error.only_padding and self._most_are_padded():
-                raise DamagedImageError(
-                    error.kind,
-                    f"{error}. Most images of this camera are like that, so that it may be its "
-                    "way: if they look right with `jpeg_padding:=accept`, keep that",
-                ) from error
+            if not self._advised and self._is_habit(error):
+                self._advised = True
+                self._note(ADVICE)
             raise
         self._padding_alone.append(False)
         if image.padded:
             self.padded += 1
             if self.padded == 1:
-                self._note("it pads its JPEGs with bytes that mean nothing; no pixel is lost")
+                self._note("the camera pads its JPEGs with bytes that mean nothing; no pixel lacks")
         if image.highest is not None:
-            self._look_at_depth(image.highest)
+            self._look_at_depth(image.highest, options.image_bits)
         return image.pixels
 
-    def _most_are_padded(self) -> bool:
-        count = len(self._padding_alone)
-        return count >= ENOUGH and 2 * sum(self._padding_alone) > count
+    def explain(self, error: ImageError) -> str:
+        """Why an image was skipped, with a parameter's name where most are for the same reason."""
+        return f"{error}; {ADVICE}" if self._is_habit(error) else str(error)
 
-    def _look_at_depth(self, highest: int) -> None:
+    def _is_habit(self, error: ImageError) -> bool:
+        """Whether most images are refused for nothing but what may be their camera's way."""
+        count = len(self._padding_alone)
+        alone = isinstance(error, DamagedImageError) and error.only_padding
+        return alone and count >= ENOUGH and 2 * sum(self._padding_alone) > count
+
+    def _look_at_depth(self, highest: int, used: int) -> None:
         """Say once that images of 16 bits use fewer, which makes them nearly black."""
         self._wide, self._highest = self._wide + 1, max(self._highest, highest)
-        if self._wide != RECENT or self._options.bits != 16:
+        if self._wide != RECENT or used != 16:
             return
         bits = next((depth for depth in DEPTHS if self._highest < 2**depth), None)
         if bits is not None:
             self._note(
                 f"no value in {RECENT} images of 16 bits exceeds {self._highest}, which is nearly "
-                f"black; if the camera uses {bits} bits, set `image_bits:={bits}`"
+                f"black; if the camera uses {bits} bits, set image_bits:={bits}"
             )

@@ -102,6 +102,7 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
     read = (options.recording, *([options.schedule] if options.schedule else []))
     folder = ResultsFolder(out, "replay", RESULTS, read)
     settings = load_settings(options.parameters or default_parameters())
+    source.images = settings.images
     model = load_model(options.latency) if options.latency else LatencyModel()
     bundle = ModelBundle.load(options.bundle or settings.bundle)
     schedule = read_schedule(options.schedule) if options.schedule else None

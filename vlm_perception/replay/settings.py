@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from vlm_perception.manifest import describe_errors
 from vlm_perception.perception.fusion import FusionSettings
 from vlm_perception.perception.hazards import Contradiction, Hazard
+from vlm_perception.perception.image_conversion import ImageOptions
 from vlm_perception.perception.reasoner import ReasonerSettings
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.share import share_folder
@@ -28,6 +29,7 @@ class PipelineSettings:
 
     bundle: str = "roadworld-nano"
     temporal: bool = True
+    images: ImageOptions = field(default_factory=ImageOptions)
     rate_hz: float = 10.0
     questions: str = ""
     """File with the typed questions; empty: the bundle's own."""
@@ -60,6 +62,7 @@ def load_settings(file: Path) -> PipelineSettings:
         return PipelineSettings(
             bundle=_value(encoder, "bundle", str, PipelineSettings.bundle),
             temporal=_value(encoder, "temporal", bool, PipelineSettings.temporal),
+            images=_filled(ImageOptions, encoder),
             rate_hz=_value(reasoner, "rate_hz", float, PipelineSettings.rate_hz),
             questions=_value(reasoner, "questions", str, PipelineSettings.questions),
             reasoner=_filled(ReasonerSettings, reasoner),

@@ -14,8 +14,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.perception.image_conversion import to_rgb
+from vlm_perception.perception.image_conversion import ImageOptions, convert
 from vlm_perception.perception.image_errors import ImageError
+from vlm_perception.perception.image_reader import ImageReader
 from vlm_perception.perception.media import Media, MediaError, Picture, open_media
 from vlm_perception.replay.bag import FOREVER_NS, METADATA, Bag
 from vlm_perception.replay.cameras import choose_camera
@@ -80,6 +81,8 @@ class Source(Protocol):
     """How many images the whole recording should hold, where that is known."""
     clock_offset_ns: int
     """How long after their stamps the images were recorded."""
+    images: ImageOptions
+    """How images are read that do not say all of themselves."""
     notes: list[str]
     losses: list[str]
 
@@ -130,6 +133,8 @@ def _refuse_misnamed(path: Path) -> None:
 class BagSource:
     """The images of one topic of a bag."""
 
+    images = ImageOptions()
+
     def __init__(self, bag: Bag, topic: str | None) -> None:
         """Find the camera topic.
 
@@ -155,9 +160,10 @@ class BagSource:
 
     def frames(self, span: Span, skip: int = 0) -> Iterator[CameraFrame]:
         """Frames of a part of the bag."""
+        reader = ImageReader(self.notes.append)
         for index, message in enumerate(self.messages([self.topic], span)):
             if index >= skip:
-                yield _frame(index, message, self._recorded)
+                yield _frame(index, message, self._recorded, reader, self.images)
 
     def messages(self, names: Collection[str], span: Span) -> Iterator[Message]:
         """Messages of these topics in a part of the bag."""
@@ -174,6 +180,7 @@ class MediaSource:
     topic, type_name = VIDEO_TOPIC, COMPRESSED_IMAGE
     camera = Topic(VIDEO_TOPIC, COMPRESSED_IMAGE)
     clock_offset_ns = 0
+    images = ImageOptions()
 
     def __init__(self, path: Path, media: Media) -> None:
         """Take over an opened video or folder.
@@ -218,7 +225,7 @@ class MediaSource:
         file = picture.encoded(JPEG_QUALITY)
         message = compressed_image(stamp_ns, VIDEO_FRAME_ID, file)
         try:
-            pixels = to_rgb(message)
+            pixels = convert(message, self.images).pixels
         except ImageError as error:
             return CameraFrame(
                 index, stamp_ns, stamp_ns, VIDEO_FRAME_ID, None, b"", error.kind, str(error)
@@ -227,7 +234,9 @@ class MediaSource:
         return CameraFrame(index, stamp_ns, stamp_ns, VIDEO_FRAME_ID, pixels, data)
 
 
-def _frame(index: int, message: Message, topic: Topic) -> CameraFrame:
+def _frame(
+    index: int, message: Message, topic: Topic, reader: ImageReader, images: ImageOptions
+) -> CameraFrame:
     try:
         read = read_image(message.data, topic)
     except MessageError as error:
@@ -238,7 +247,7 @@ def _frame(index: int, message: Message, topic: Topic) -> CameraFrame:
     as_recorded = topic.encoding == CDR and topic.type_name == kind
     data = message.data if as_recorded else bytes(message_types().serialize_cdr(read, kind))
     try:
-        pixels = to_rgb(read)
+        pixels = reader.read(read, images)
     except ImageError as error:
         return CameraFrame(
             index, message.time_ns, stamp, frame_id, None, data, error.kind, str(error)
