@@ -7,12 +7,15 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from array import array
 from pathlib import Path
 from typing import Any
 
+import jpeg_corpora
 import numpy as np
 import pytest
 from camera import compressed, image, picture, stamped
+from diagnostic_msgs.msg import DiagnosticStatus
 from ros_graph import BEST_EFFORT, Graph, Inbox, wait_until
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
@@ -207,6 +210,44 @@ def test_compressed_images(graph: Graph, siglip_bundle: ModelBundle) -> None:
         lambda: (camera.publish(cut), time.sleep(0.1), "ends in mid-image" in encoder.log())[-1],
     )
     send(camera, stamped(compressed(picture(64, 48), ".png"), now_ns()), embeddings)
+    whole = jpeg_corpora.whole("restarts")
+    holed, padded, filled = (
+        stamped(CompressedImage(format="jpeg", data=array("B", file)), now_ns())
+        for file in (
+            whole[:9000] + whole[-9000:],
+            whole.replace(b"\xff\xd3", b"\x00\xff\xd3"),
+            whole[:-2] + bytes(500) + whole[-2:],
+        )
+    )
+
+    def told() -> Any:
+        return graph.status("vision_encoder")
+
+    wait_until(
+        "a warning of the hole",
+        lambda: (
+            camera.publish(holed),
+            time.sleep(0.1),
+            told().level == DiagnosticStatus.WARN and "its JPEG is damaged" in told().message,
+        )[-1],
+    )
+    assert count(graph, "vision_encoder", "damaged")
+    padded.header.stamp.sec += 1
+    send(camera, padded, embeddings)
+    wait_until("padding", lambda: int(graph.values("vision_encoder")["padded"]))
+    assert "pads its JPEGs" in graph.values("vision_encoder")["camera"]
+    filled.header.stamp.sec += 2
+    wait_until(
+        "the remedy",
+        lambda: (
+            camera.publish(filled),
+            time.sleep(0.05),
+            "jpeg_padding:=accept" in told().message,
+        )[-1],
+    )
+    assert graph.set_parameter("vision_encoder", "jpeg_padding", "accept").successful
+    send(camera, filled, embeddings)
+    assert "\nCorrupt JPEG data" not in encoder.log()
     encoder.stop()
 
 

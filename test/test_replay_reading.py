@@ -9,6 +9,7 @@ import re
 import shutil
 import sqlite3
 
+import jpeg_corpora
 import lz4.frame
 import pytest
 from hypothesis import given, settings
@@ -30,6 +31,7 @@ from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 
 from vlm_perception.replay.bag import Bag
 from vlm_perception.replay.errors import ReplayError
+from vlm_perception.replay.settings import load_settings
 from vlm_perception.replay.source import Span, open_source
 
 FILES = [jpeg(index) for index in range(12)]
@@ -273,6 +275,25 @@ def test_what_is_wrong_with_an_image_stands_at_its_frame(tmp_path):
     assert [frame.fault for frame in frames[:5]] == ["", "", "truncated", "bad_data_length", ""]
     assert frames[2].pixels is None
     assert not source.losses
+
+
+def test_images_are_read_as_the_parameters_say(tmp_path):
+    whole = jpeg_corpora.whole("plain")
+    filled = whole[:-2] + bytes(100) + whole[-2:]
+    bag = write(tmp_path / "bag", [filled] * 8 + [whole[:9000] + whole[-5000:]])
+    source, frames = read(bag)
+    assert [frame.fault for frame in frames] == ["damaged"] * 9
+    assert any("jpeg_padding:=accept" in note for note in source.notes)
+    parameters = tmp_path / "nodes.yaml"
+    parameters.write_text("/**: {ros__parameters: {jpeg_padding: accept, image_bits: 12}}")
+    source = open_source(bag)
+    source.images = load_settings(parameters).images
+    assert source.images.image_bits == 12
+    frames = list(source.frames(Span()))
+    assert [frame.fault for frame in frames] == [""] * 8 + ["damaged"]
+    parameters.write_text("/**: {ros__parameters: {jpeg_padding: yes}}")
+    with pytest.raises(ReplayError, match="jpeg_padding"):
+        load_settings(parameters)
 
 
 @pytest.mark.parametrize(
