@@ -69,3 +69,21 @@ def test_ages_are_counted_on_the_recordings_clock_where_that_is_asked_for(tmp_pa
     assert set(statuses) == {"NO_REASONING", "DEGRADED"}
     assert "--time stamps" in notes[0]
     assert "time" not in head
+
+
+def test_an_earlier_recording_may_follow_a_later_one(tmp_path):
+    folder = tmp_path / "bag"
+    folder.mkdir()
+    for name, first in (("a", 1000), ("b", 0)):
+        part = write(tmp_path / name, FILES, first=first)
+        (part / f"{name}.mcap").rename(folder / f"{name}.mcap")
+    out = tmp_path / "out"
+    options = run.ReplayOptions(folder, out=out, overlay=False)
+    assert run.run_replay(options, Console(quiet=True)) == 0
+    statuses = [each["status"] for each in read_log(out / run.LOG) if "tags" in each]
+    assert statuses[:COUNT] == statuses[COUNT:]
+    assert "OK" in statuses
+    with AnyReader([out]) as bag:
+        scenes = [each for each in bag.connections if each.topic == "/scene"]
+        times = [time_ns for _, time_ns, _ in bag.messages(scenes)]
+    assert sum(time_ns < TIMES[-1] + STEP_NS for time_ns in times) == COUNT

@@ -29,6 +29,7 @@ from vlm_perception.replay.storage import Topic
 LISTED_AT_MOST = 20
 LOOKED_AT = 5
 """Messages of a topic, of which the first that is whole tells what it is."""
+RECORD_COLOURS = "record the topic of a colour or grey camera, too"
 GREY = ("mono8", "mono16", "8UC1")
 
 
@@ -81,13 +82,18 @@ def _shown(topic: Topic, image: Any) -> Shown:
     if image_type(topic) == IMAGE:
         encoding = str(image.encoding)
         if NO_COLOURS.fullmatch(encoding):
-            return Shown(topic, wrong=f"{encoding}, which shows no colours")
+            return Shown(topic, wrong=f"{encoding}, which shows no colours", remedy=RECORD_COLOURS)
         if encoding_of(encoding) is None:
-            return Shown(topic, wrong=f"the encoding {encoding!r}, which is not read")
+            return Shown(
+                topic,
+                wrong=f"the encoding {encoding!r}, which is not read",
+                remedy="convert it to rgb8, as image_proc does, and record that",
+            )
         return Shown(topic, colours=encoding not in GREY)
     said = Format.parse(str(image.format))
     if said.shows_depth:
-        return Shown(topic, wrong=f"{said.text.strip()}, which shows no colours")
+        wrong = f"{said.text.strip()}, which shows no colours"
+        return Shown(topic, wrong=wrong, remedy=RECORD_COLOURS)
     codec = codec_of(said.text, bytes(image.data[:4]))
     if codec:
         return _video(topic, codec)

@@ -28,6 +28,8 @@ from vlm_perception.replay.settings import PipelineSettings
 from vlm_perception.types import Embedding, Frame, Reasoning, Scene
 
 RUN_ID = "replay"
+SET_BACK_S = 1.0
+"""From one image to the next; by less, files mix up what was recorded by several threads."""
 
 
 @dataclass(frozen=True)
@@ -178,10 +180,15 @@ class Pipeline:
         return {name: wall.cost_ms() for name, wall in self._wall.items() if wall.runs}
 
     def _arrival(self, time_ns: int) -> float:
-        """Time on the robot's clock; it never runs backwards, whatever was recorded."""
+        """Time on the robot's clock; it never runs backwards, whatever was recorded.
+
+        Where the recording's clock was set back, or an earlier recording follows, it runs on.
+        """
         if self._origin_ns is None:
             self._origin_ns = time_ns
         elapsed = (time_ns - self._origin_ns) * 1e-9 / self._speed
+        if elapsed < self._arrived_s - SET_BACK_S / self._speed:
+            self._origin_ns = time_ns - round(self._arrived_s * self._speed * 1e9)
         self._arrived_s = max(self._arrived_s, elapsed)
         return self._arrived_s
 
