@@ -119,6 +119,22 @@ def test_a_folder_without_answers_is_refused(tmp_path: Path) -> None:
     assert len(read_answers(answered(tmp_path, [GOOD] * 100), [WET])) == 100
 
 
+def test_images_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_images(data, 5, (64, 36))
+    lines = (data / ANSWERS_FILE).read_text().splitlines() * 25
+    (data / ANSWERS_FILE).write_text("\n".join(lines))
+    (data / "5000002.jpg").write_bytes((data / "5000002.jpg").read_bytes()[:300])
+    command = ["calibrate", "roadworld-nano", "--data", str(data), "--out", str(tmp_path / "q")]
+    made = CliRunner().invoke(app, command)
+    assert made.exit_code == 0, made.output
+    assert "1 images could not be read" in made.output and "5000002.jpg" in made.output
+    (data / ANSWERS_FILE).write_text("\n".join(lines[:-1]))
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2
+    assert "99 images (25 more cannot be read)" in " ".join(refused.output.split())
+
+
 def test_the_road_world_is_calibrated_from_the_command_line(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "new" / "questions.yaml"
     write_images(data, 4, (64, 36))

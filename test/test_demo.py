@@ -19,6 +19,7 @@ from ament_index_python.packages import get_package_prefix
 from rosbags.highlevel import AnyReader
 
 from vlm_perception.bundle import ModelBundle
+from vlm_perception.demo.processes import Exit
 from vlm_perception.replay.bag import Bag
 
 SECONDS = 3
@@ -109,6 +110,13 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         timeout=120,
         env={**os.environ, "COLUMNS": "200"},
     )
+
+
+def test_the_error_of_a_node_is_what_it_logged_as_one() -> None:
+    log = "[INFO] [1.0] [a]: begun\n[ERROR] [2.0] [a]: no camera\n[INFO] [3.0] [a]: played 3 images"
+    assert Exit("video_source", 2, log).error == "no camera"
+    assert Exit("video_source", 2, "cannot start: no such file").error == "no such file"
+    assert Exit("video_source", 1, "Traceback\nValueError: odd").error == "ValueError: odd"
 
 
 def test_demo_plays_a_video_to_its_end(

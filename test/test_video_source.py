@@ -14,8 +14,11 @@ import cv2
 import numpy as np
 import pytest
 from camera import picture
+from diagnostic_msgs.msg import DiagnosticArray
 from ros_graph import BEST_EFFORT, Graph, Inbox, wait_until
 from sensor_msgs.msg import CompressedImage, Image
+from streams import MjpegServer
+from videos import cut
 
 WIDTH, HEIGHT, FRAMES = 320, 180, 30
 
@@ -89,7 +92,7 @@ def test_what_cannot_be_played_ends_with_a_sentence(graph: Graph, tmp_path: Path
     empty.mkdir()
     cases = {
         tmp_path / "missing.mp4": "does not exist",
-        text: "cannot be decoded",
+        text: "is no video, it is text",
         empty: "holds no images",
         99: "webcam 99",
     }
@@ -101,11 +104,38 @@ def test_what_cannot_be_played_ends_with_a_sentence(graph: Graph, tmp_path: Path
 
 
 def test_a_damaged_image_in_the_midst(graph: Graph, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "0.png"), picture(64, 48))
+    for index in (0, 2):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), picture(64, 48))
     (tmp_path / "1.png").write_bytes(b"no image")
-    process = graph.start("video_source", source=tmp_path)
-    assert process.wait() == 2
-    assert "1.png is no image" in process.log() and "Traceback" not in process.log()
+    inbox = graph.listen(Image, "image", BEST_EFFORT)
+    process = graph.start("video_source", source=tmp_path, rate_hz=5.0, wait_for_subscriber_s=10.0)
+    assert process.wait() == 0
+    assert "1.png cannot be used" in process.log() and "Traceback" not in process.log()
+    assert "played 2 images; 1 could not be used or are missing" in process.log()
+    assert len(inbox.all()) == 2
+
+
+def test_a_video_that_was_cut_off_is_played_and_named(graph: Graph, tmp_path: Path) -> None:
+    video = cut(make_video(tmp_path / "a.avi", "MJPG"), 0.6)
+    process = graph.start("video_source", source=video, rate_hz=60.0)
+    assert process.wait() == 0
+    assert "a.avi should last 1.0 s, but it ends after" in process.log()
+
+
+def test_a_stream_that_is_lost_is_opened_again(graph: Graph) -> None:
+    inbox = graph.listen(CompressedImage, "image/compressed", BEST_EFFORT)
+    states = graph.listen(DiagnosticArray, "/diagnostics")
+    with MjpegServer() as server:
+        process = graph.start("video_source", source=server.url, transport="compressed")
+        inbox.wait()
+        server.break_off()
+        wait_until("a complaint", lambda: "gives no image" in process.log())
+        before = len(inbox.all())
+        wait_until("images again", lambda: len(inbox.all()) > before + 3)
+        said = [status for array in states.all() for status in array.status]
+        assert any("it is opened again" in status.message for status in said)
+        process.stop(signal.SIGINT)
+    assert stamps(inbox) == sorted(stamps(inbox))
 
 
 def test_a_loop_ends_with_its_images(graph: Graph, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ def demo(
     video: Annotated[
         str | None,
         typer.Argument(
-            help="A video file, a folder of images or a webcam's index; without it the procedural "
-            "road world, 1280x720 at 30 Hz."
+            help="A video file, a folder of images, a webcam's index or device, or the address of "
+            "a stream such as rtsp://HOST/PATH; without it the procedural road world, 1280x720 at "
+            "30 Hz."
         ),
     ] = None,
     seconds: Annotated[

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ Parameter = bool | int | float | str | list[str]
 STOP_SIGNALS = ((signal.SIGINT, 0.8), (signal.SIGTERM, 0.3), (signal.SIGKILL, 0.5))
 """What is sent to a node that is to stop, and how many seconds it then has."""
 LOG_TAIL_LINES = 12
+ERROR_LINE = re.compile(r"(\[(ERROR|FATAL)\] \[[^\]]*\] \[[^\]]*\]|cannot start): (?P<text>.+)")
+"""As ROS logs an error, and as a node's process says why it does not start."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,11 @@ class Exit:
     log_tail: str
 
     @property
-    def last_line(self) -> str:
-        """The last thing that it said."""
-        return self.log_tail.rsplit("\n", maxsplit=1)[-1]
+    def error(self) -> str:
+        """The last error that it told of, whatever else it said then; else its last line."""
+        lines = self.log_tail.splitlines() or [""]
+        told = [found["text"] for line in lines if (found := ERROR_LINE.match(line))]
+        return told[-1] if told else lines[-1]
 
     def __str__(self) -> str:
         how = f"was killed by signal {-self.code}" if self.code < 0 else f"ended with {self.code}"

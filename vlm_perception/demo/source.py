@@ -1,18 +1,17 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo plays: the road world, a video file, a folder of images or a webcam."""
+"""What the demo plays: the road world, a video file, a folder of images, a camera or a stream."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
+from vlm_perception.perception.image_errors import ImageError
+from vlm_perception.perception.media import Media, MediaError
+from vlm_perception.perception.open_media import is_address, open_media
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 RATE_HZ = 30.0
 FASTEST_HZ = 60.0
 WIDTH, HEIGHT = 1280, 720
@@ -33,7 +32,7 @@ class Source:
     """What the node's parameter `source` gets."""
     rate_hz: float
     seconds: float | None
-    """How long it lasts; nothing for a webcam."""
+    """How long it lasts; nothing for a camera."""
     size: tuple[int, int]
     """Width and height of its first image."""
 
@@ -44,7 +43,8 @@ def open_source(
     """Find out what is to be played, and that it can be.
 
     Args:
-        video: Path of a video or of a folder of images, a webcam's index, or nothing: road world.
+        video: Path of a video or of a folder of images, a webcam's index or device, the address of
+            a stream, or nothing: road world.
         rate_hz: Images a second; None: the source's own rate.
         seed: Of the road world.
 
@@ -58,14 +58,28 @@ def open_source(
 
 
 def _recorded(video: str) -> Source:
-    if video.isdecimal():
-        return _webcam(int(video))
-    path = Path(video).expanduser()
-    if path.is_dir():
-        return _folder(path.resolve())
-    if not path.exists():
-        raise InputError(f"{video} does not exist: give a video file, a folder or a webcam index")
-    return _file(path.resolve())
+    try:
+        media = open_media(video)
+        size = _size(media)
+    except MediaError as error:
+        raise InputError(str(error)) from error
+    rate = _sane_rate(media.rate_hz or 0.0)
+    media.close()
+    # A stream whose length is not written down ends when the source does.
+    seconds = media.count / rate if media.count else None
+    # The node runs in another folder.
+    path = None if video.isdecimal() or is_address(video) else Path(video).expanduser().resolve()
+    return Source(media.name, str(path or video), rate, seconds, size)
+
+
+def _size(media: Media) -> tuple[int, int]:
+    """Width and height of the first image that can be read."""
+    for picture in media.pictures():
+        with suppress(ImageError):
+            if not picture.fault:
+                height, width = picture.decoded().shape[:2]
+                return width, height
+    raise MediaError(f"no image of {media.name} can be decoded: it is damaged")
 
 
 def _roadworld(rate_hz: float, seed: int) -> Source:
@@ -76,74 +90,5 @@ def _roadworld(rate_hz: float, seed: int) -> Source:
     return Source("road world", str(clip), rate_hz, ROADWORLD_SECONDS, (WIDTH, HEIGHT))
 
 
-def _webcam(index: int) -> Source:
-    with _quiet_opencv():
-        capture = cv2.VideoCapture(index)
-        try:
-            playable = capture.isOpened() and capture.read()[0]
-            rate = float(capture.get(cv2.CAP_PROP_FPS))
-            size = _size(capture)
-        finally:
-            capture.release()
-    if not Path(f"/dev/video{index}").exists():
-        raise InputError(f"webcam {index} does not exist: `ls /dev/video*` shows those that do")
-    if not playable:
-        raise InputError(
-            f"webcam {index} gives no image: close the program that uses it, and check that you "
-            "may read its device (group video)"
-        )
-    return Source(f"webcam {index}", str(index), _sane_rate(rate), None, size)
-
-
-def _folder(path: Path) -> Source:
-    images = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not images:
-        raise InputError(f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    with _quiet_opencv():
-        first = cv2.imread(str(images[0]))
-    if first is None:
-        raise InputError(f"{images[0]} cannot be decoded: is it complete, and really an image?")
-    seconds = len(images) / RATE_HZ
-    size = (first.shape[1], first.shape[0])
-    return Source(f"{len(images)} images of {path}", str(path), RATE_HZ, seconds, size)
-
-
-def _file(path: Path) -> Source:
-    with _quiet_opencv():
-        capture = cv2.VideoCapture(str(path))
-        try:
-            readable = capture.isOpened() and capture.read()[0]
-            rate = _sane_rate(float(capture.get(cv2.CAP_PROP_FPS)))
-            frames = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-            size = _size(capture)
-        finally:
-            capture.release()
-    if not readable:
-        raise InputError(
-            f"{path} cannot be read as a video: it is damaged or its codec is unknown here; "
-            f"`ffmpeg -i {path.name} -c:v mjpeg clip.avi` makes one that plays"
-        )
-    # A stream whose length is not written down ends when the source does.
-    return Source(str(path), str(path), rate, frames / rate if frames > 0 else None, size)
-
-
-def _size(capture: cv2.VideoCapture) -> tuple[int, int]:
-    return int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-
-
 def _sane_rate(rate: float) -> float:
     return min(rate, FASTEST_HZ) if rate >= 1 else RATE_HZ
-
-
-@contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """Keep the decoders from writing to stderr: the one sentence that follows says it better."""
-    kept = os.dup(2)
-    silence = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(silence, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(silence)
-        os.close(kept)

@@ -65,7 +65,7 @@ class Watch:
             if gone.name == SOURCE and gone.code == 0 and scenes.count:
                 return True
             if gone.name == SOURCE and gone.code == BAD_INPUT:
-                raise InputError(gone.last_line)
+                raise InputError(gone.error)
             raise NodeFailedError(str(gone))
         if not scenes.count and now - self._started > FIRST_SCENE_WITHIN_S:
             raise NodeFailedError(

@@ -123,6 +123,12 @@ def export_bundle(
             swap(made.path, place)
     except OSError as error:
         raise ExportError(f"{out} cannot be written: {error}") from error
+    if images is not None and images.skipped:
+        _log.warning(
+            "%d images of %s could not be read and were left out; each is named above",
+            images.skipped,
+            options.calibration,
+        )
     return ModelBundle.load(out)
 
 

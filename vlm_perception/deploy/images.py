@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from vlm_perception.deploy.errors import ExportError
+from vlm_perception.perception import image_folder
+from vlm_perception.perception.image_errors import ImageError
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 LEAST = 200
 """Images that a calibration and a validation need at least, each."""
 MOST = 256
@@ -50,7 +50,7 @@ def split_images(folder: Path, *, least: int = LEAST, most: int = MOST) -> Image
     halves: tuple[list[Path], list[Path]] = ([], [])
     seen: set[bytes] = set()
     skipped = duplicates = 0
-    for path in sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES):
+    for path in image_folder.list_images(folder, deep=True):
         if all(len(half) >= most for half in halves):
             break
         try:
@@ -89,9 +89,6 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         ExportError: it is damaged or no image.
     """
     try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            return np.asarray(upright.convert("RGB"), dtype=np.uint8)
-    # Pillow raises many kinds for damaged files.
-    except Exception as error:
-        raise ExportError(f"{path} cannot be read as an image: {error}") from error
+        return image_folder.read_image(path)
+    except ImageError as error:
+        raise ExportError(str(error)) from error

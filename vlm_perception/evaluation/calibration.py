@@ -23,6 +23,7 @@ from rich.table import Column, Table
 
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.images import ANSWERS_FILE
+from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.images import read_image
 from vlm_perception.manifest import QuestionSpec
 from vlm_perception.outputs.file import require_free, result_file
@@ -87,7 +88,9 @@ def calibrate(
     require_free(out, VERB)
     model = ModelBundle.load(bundle)
     asked = model.manifest.questions if questions is None else load_questions(questions)
-    images = read_answers(data, asked)
+    answered = read_answers(data, asked)
+    images, broken = _readable(answered)
+    _require_enough(data / ANSWERS_FILE, images, asked, left_out=len(answered) - len(images))
     scores = _scores(model, asked, images)
     fitted: dict[str, Calibrated] = {}
     for question, found in zip(asked, scores, strict=True):
@@ -98,6 +101,10 @@ def calibrate(
     write_questions(out, asked, fitted)
     console = Console()
     console.print(_table(fitted))
+    if broken:
+        console.print(
+            f"{len(broken)} images could not be read and were left out:", *broken.values(), sep="\n"
+        )
     console.print(f"Written to {out}", soft_wrap=True, highlight=False)
     return fitted
 
@@ -182,19 +189,40 @@ def read_answers(folder: Path, questions: Sequence[QuestionSpec]) -> list[Answer
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
+    _require_enough(path, images, questions)
+    return images
+
+
+def _require_enough(
+    path: Path,
+    images: Sequence[AnsweredImage],
+    questions: Sequence[QuestionSpec],
+    left_out: int = 0,
+) -> None:
+    lacks = f" ({left_out} more cannot be read)" if left_out else ""
     for question in questions:
         count = sum(question.name in image.answers for image in images)
         if 0 < count < LEAST_ANSWERS:
             raise CalibrationError(
-                f"{path} answers {question.name!r} for {count} images; {LEAST_ANSWERS} are the "
-                "least, so add some, or leave the question out"
+                f"{path} answers {question.name!r} for {count} images{lacks}; {LEAST_ANSWERS} are "
+                "the least, so add some, or leave the question out"
             )
     if not any(image.answers for image in images):
         raise CalibrationError(
-            f"{path} answers no question; it needs {LEAST_ANSWERS} answers to each that is to be "
-            f"calibrated: {', '.join(question.name for question in questions)}"
+            f"{path} answers no question{lacks}; it needs {LEAST_ANSWERS} answers to each that is "
+            f"to be calibrated: {', '.join(question.name for question in questions)}"
         )
-    return images
+
+
+def _readable(images: Sequence[AnsweredImage]) -> tuple[list[AnsweredImage], dict[Path, str]]:
+    """The images that can be read, and what is wrong with the others."""
+    broken: dict[Path, str] = {}
+    for path in {image.path: None for image in images}:
+        try:
+            read_image(path)
+        except ExportError as error:
+            broken[path] = str(error)
+    return [image for image in images if image.path not in broken], broken
 
 
 def _answered(

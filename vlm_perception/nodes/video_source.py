@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""A camera for the desk: plays a file, a folder, a webcam or the road world at a fixed rate."""
+"""A camera for the desk: plays a file, a folder, a camera, a stream or the road world."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 import traceback
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -18,18 +19,25 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
+from vlm_perception.nodes.complaints import Complaints
 from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report, milliseconds
 from vlm_perception.nodes.errors import EndedError, StartError
 from vlm_perception.nodes.image_input import COMPRESSED, RAW
 from vlm_perception.nodes.parameters import FIXED, Parameters, setting
 from vlm_perception.nodes.process import BAD_INPUT, FAILED, run
 from vlm_perception.nodes.qos import newest, overridable
-from vlm_perception.perception.media import CACHE_BYTES, Media, MediaError, Picture, open_media
+from vlm_perception.perception.image_errors import ImageError
+from vlm_perception.perception.media import Media, MediaError, Picture
+from vlm_perception.perception.open_media import open_media
 
 ROADWORLD = "roadworld"
 AHEAD = 8
 """Images that are decoded ahead of time."""
 ROADWORLD_SECONDS = 20.0
+CACHE_BYTES = 512 * 1024 * 1024
+"""Most that is kept of encoded images which are played again."""
+COMPLAINED_OF_FOR_S = 5.0
+"""How long diagnostics show what was wrong with an image."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +46,18 @@ class SourceSettings:
 
     source: str = setting(
         ROADWORLD,
-        "What to play: a video file, a folder of images, a webcam's index, or roadworld.",
+        "What to play: a video file, a folder of images, a webcam's index or device (/dev/video0), "
+        "the address of a stream (rtsp://HOST/PATH), or roadworld.",
         change=FIXED,
         number_as_text=True,
     )
-    rate_hz: float = setting(30.0, "Images a second.", minimum=0.1, maximum=240.0, change=FIXED)
+    rate_hz: float = setting(
+        30.0,
+        "Images a second; of a camera or stream at most so many, as they come.",
+        minimum=0.1,
+        maximum=240.0,
+        change=FIXED,
+    )
     width: int = setting(
         1280, "Width of the road world in pixels.", minimum=16, maximum=8192, change=FIXED
     )
@@ -85,6 +100,8 @@ class Prepared:
     data: array[int]
     width: int
     height: int
+    stamp: Any = None
+    """When a camera gave it; None: it is as old as its message."""
 
 
 class VideoSource(Node):
@@ -102,11 +119,14 @@ class VideoSource(Node):
         settings = Parameters(self, SourceSettings).value
         self._settings = settings
         self._compressed = settings.transport == COMPRESSED
+        self._complaints = Complaints(self.get_logger())
         self._media = self._open()
         self._published = Meter()
         self._late = 0
         self._stopping = threading.Event()
-        self._queue: queue.Queue[Prepared | None] = queue.Queue(maxsize=AHEAD)
+        # What waits grows old, and a camera does not wait.
+        size = 1 if self._media.live else AHEAD
+        self._queue: queue.Queue[Prepared | None] = queue.Queue(maxsize=size)
         topic = "image/compressed" if self._compressed else "image"
         self._publisher = self.create_publisher(
             CompressedImage if self._compressed else Image,
@@ -135,7 +155,7 @@ class VideoSource(Node):
             seconds = settings.duration_s if not settings.loop else 0.0
             source = self._roadworld_clip(seconds or ROADWORLD_SECONDS)
         try:
-            return open_media(source, packets=self._compressed)
+            return open_media(source)
         except MediaError as error:
             raise StartError(str(error)) from error
 
@@ -176,6 +196,9 @@ class VideoSource(Node):
     def _hand_over(self, prepared: Prepared | None) -> bool:
         """Wait for room in the queue; false when the process is ending."""
         while not self._stopping.is_set():
+            if self._media.live:
+                with suppress(queue.Empty):
+                    self._queue.get_nowait()
             try:
                 self._queue.put(prepared, timeout=0.1)
             except queue.Full:
@@ -200,11 +223,17 @@ class VideoSource(Node):
         while True:
             before = size
             for picture in self._media.pictures():
-                prepared = self._prepared(picture)
+                prepared = self._usable(picture)
+                if self._stopping.is_set():
+                    return
+                if prepared is None:
+                    continue
                 size += len(prepared.data)
                 if keep and size <= CACHE_BYTES:
                     kept.append(prepared)
                 yield prepared
+            for loss in self._media.losses:
+                self._complaints.add("lost", loss)
             if not self._settings.loop:
                 return
             if size == before:
@@ -212,14 +241,26 @@ class VideoSource(Node):
             while keep and size <= CACHE_BYTES:
                 yield from kept
 
+    def _usable(self, picture: Picture) -> Prepared | None:
+        """Prepare an image; None, and a complaint, where there is none."""
+        if picture.fault:
+            self._complaints.add(picture.fault, picture.fault_text)
+            return None
+        try:
+            return self._prepared(picture)
+        except ImageError as error:
+            self._complaints.add(error.kind, f"an image of {self._media.name} is skipped: {error}")
+            return None
+
     def _prepared(self, picture: Picture) -> Prepared:
+        stamp = self.get_clock().now().to_msg() if self._media.live else None
         data = array("B")
         if self._compressed:
             data.frombytes(picture.encoded(self._settings.jpeg_quality))
-            return Prepared(data, 0, 0)
+            return Prepared(data, 0, 0, stamp)
         pixels = picture.decoded()
         data.frombytes(pixels.tobytes())
-        return Prepared(data, pixels.shape[1], pixels.shape[0])
+        return Prepared(data, pixels.shape[1], pixels.shape[0], stamp)
 
     def _play(self) -> None:
         period = 1.0 / self._settings.rate_hz
@@ -241,11 +282,13 @@ class VideoSource(Node):
             due += period
             if time.monotonic() > due + period:
                 # Catching up would publish images faster than the rate.
-                self._late += 1
+                self._late += not self._media.live
                 due = time.monotonic()
             prepared = self._next()
         if not self._stopping.wait(period) and self.context.ok():
-            self.get_logger().info(f"played {self._published.total} images")
+            skipped = sum(self._complaints.counts().values())
+            also = f"; {skipped} could not be used or are missing" if skipped else ""
+            self.get_logger().info(f"played {self._published.total} images{also}")
         self.context.try_shutdown()
 
     def _wait_for_subscriber(self) -> None:
@@ -270,23 +313,26 @@ class VideoSource(Node):
             )
         message.data = prepared.data
         message.header.frame_id = self._settings.frame_id
-        message.header.stamp = self.get_clock().now().to_msg()
+        message.header.stamp = prepared.stamp or self.get_clock().now().to_msg()
         return message
 
     def _report(self) -> Report:
-        rate = f"{self._published.rate():.2f}"
+        rate, complaints = f"{self._published.rate():.2f}", self._complaints.counts()
         values = {
             "rate_in_hz": rate,
             "rate_out_hz": rate,
             "latency_p50_ms": milliseconds(None),
             "latency_p95_ms": milliseconds(None),
-            "dropped": "0",
+            "dropped": str(sum(complaints.values())),
             "published": str(self._published.total),
             "late": str(self._late),
-            "source": self._settings.source,
+            "source": self._media.name,
             "transport": self._settings.transport,
+            **{kind: str(count) for kind, count in complaints.items()},
         }
-        return Report(DiagnosticStatus.OK, "playing", values)
+        wrong = self._complaints.recent(COMPLAINED_OF_FOR_S)
+        level = DiagnosticStatus.WARN if wrong else DiagnosticStatus.OK
+        return Report(level, wrong or "playing", values)
 
 
 def main() -> NoReturn:

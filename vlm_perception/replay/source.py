@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from vlm_perception.perception.image_conversion import ImageOptions, convert
 from vlm_perception.perception.image_errors import ImageError
 from vlm_perception.perception.image_reader import ImageReader
-from vlm_perception.perception.media import Media, MediaError, Picture, open_media
+from vlm_perception.perception.media import Media, MediaError, Picture
+from vlm_perception.perception.open_media import open_media
 from vlm_perception.replay.bag import FOREVER_NS, METADATA, Bag
 from vlm_perception.replay.cameras import choose_camera
 from vlm_perception.replay.clocks import LOOKED_AT, clock_offset_ns
@@ -36,6 +37,7 @@ from vlm_perception.replay.storage import CDR, Message, Topic
 VIDEO_TOPIC = "/image/compressed"
 VIDEO_FRAME_ID = "camera_optical_frame"
 FOLDER_RATE_HZ = 30.0
+SAME_TIME_S = 1e-6
 VIDEO_START_NS = 1_000_000_000
 """Stamp of a video's first frame: 0 would mean that the time is unknown."""
 JPEG_QUALITY = 90
@@ -101,6 +103,11 @@ def open_source(path: Path, topic: str | None = None) -> Source:
     Raises:
         ReplayError: there are no camera images, or those of more than one camera.
     """
+    if path.parts and path.parts[0].endswith(":"):
+        raise ReplayError(
+            "only files are replayed, no addresses: download a video; what a camera streams is "
+            "recorded by `vlm-perception demo ADDRESS`"
+        )
     holds_bag = path.is_dir() and (
         (path / METADATA).exists() or any(is_recording(file) for file in path.iterdir())
     )
@@ -111,7 +118,7 @@ def open_source(path: Path, topic: str | None = None) -> Source:
     if topic is not None:
         raise ReplayError(f"{path} is no bag and has no topics; leave --topic out")
     try:
-        return MediaSource(path, open_media(str(path), packets=True))
+        return MediaSource(path, open_media(str(path)))
     except MediaError as error:
         raise ReplayError(str(error)) from error
 
@@ -175,7 +182,7 @@ class BagSource:
 
 
 class MediaSource:
-    """The images of a video file or of a folder, at the rate of the video."""
+    """The images of a video file or of a folder, at the times of the video."""
 
     topic, type_name = VIDEO_TOPIC, COMPRESSED_IMAGE
     camera = Topic(VIDEO_TOPIC, COMPRESSED_IMAGE)
@@ -189,49 +196,52 @@ class MediaSource:
             ReplayError: it is a live camera, which cannot be replayed.
         """
         if media.live:
-            raise ReplayError("a webcam cannot be replayed; `vlm-perception demo 0` records a bag")
+            raise ReplayError(
+                f"{media.name} is a camera and cannot be replayed; `vlm-perception demo {path}` "
+                "records a bag"
+            )
         self.name = path.resolve().name
-        self.expected: int | None = None
+        self.expected = media.count
         self.losses: list[str] = []
         self._media = media
         self._rate_hz = media.rate_hz or FOLDER_RATE_HZ
         where = "as the file says" if media.rate_hz else "as nothing else is said"
-        self.notes = [f"the images are taken at {self._rate_hz:g} Hz, {where}"]
+        even = f"the images are taken at {self._rate_hz:g} Hz, {where}"
+        self.notes = media.notes or [even]
 
     def frames(self, span: Span, skip: int = 0) -> Iterator[CameraFrame]:
         """Frames of a part of the video."""
-        begin = round(span.start_s * self._rate_hz)
-        pictures = enumerate(self._media.pictures())
         index = 0
-        while True:
-            try:
-                position, picture = next(pictures)
-            except StopIteration:
-                return
-            except MediaError as error:
-                self.losses.append(str(error))
-                return
-            if position < begin:
+        for position, picture in enumerate(self._media.pictures()):
+            time_s = position / self._rate_hz
+            if self._media.timed and picture.time_s is not None:
+                time_s = picture.time_s
+            elapsed = time_s - span.start_s
+            if elapsed < -SAME_TIME_S:
                 continue
-            elapsed = (position - begin) / self._rate_hz
-            if span.duration_s is not None and elapsed >= span.duration_s - 1e-9:
+            if span.duration_s is not None and elapsed >= span.duration_s - SAME_TIME_S:
                 return
             if index >= skip:
-                yield self._frame(index, position, picture)
+                yield self._frame(index, time_s, picture)
             index += 1
+        self.losses = self._media.losses
 
-    def _frame(self, index: int, position: int, picture: Picture) -> CameraFrame:
-        stamp_ns = VIDEO_START_NS + round(position * 1e9 / self._rate_hz)
+    def _frame(self, index: int, time_s: float, picture: Picture) -> CameraFrame:
+        stamp_ns = VIDEO_START_NS + round(time_s * 1e9)
+        if picture.fault:
+            return _without_image(index, stamp_ns, picture.fault, picture.fault_text)
         file = picture.encoded(JPEG_QUALITY)
         message = compressed_image(stamp_ns, VIDEO_FRAME_ID, file)
         try:
             pixels = convert(message, self.images).pixels
         except ImageError as error:
-            return CameraFrame(
-                index, stamp_ns, stamp_ns, VIDEO_FRAME_ID, None, b"", error.kind, str(error)
-            )
+            return _without_image(index, stamp_ns, error.kind, str(error))
         data = bytes(message_types().serialize_cdr(message, COMPRESSED_IMAGE))
         return CameraFrame(index, stamp_ns, stamp_ns, VIDEO_FRAME_ID, pixels, data)
+
+
+def _without_image(index: int, stamp_ns: int, fault: str, text: str) -> CameraFrame:
+    return CameraFrame(index, stamp_ns, stamp_ns, VIDEO_FRAME_ID, None, b"", fault, text)
 
 
 def _frame(
