@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -151,19 +153,29 @@ def _topic(connection: Connection) -> Topic:
     )
 
 
-class _Unpacked:
-    """A file that was compressed as a whole; it is unpacked into the temporary folder."""
+class _Copy:
+    """What a compressed file holds, in the temporary folder as long as somebody reads it."""
 
     def __init__(self, path: Path) -> None:
-        self._folder = TemporaryDirectory(prefix="vlm_perception_")
-        try:
-            target = Path(self._folder.name) / path.stem
-            self._torn = not packing.unpack_file(path, target)
-            self._file = open_file(target)
-        except BaseException:
-            self._folder.cleanup()
-            raise
+        folder = TemporaryDirectory(prefix="vlm_perception_")
+        weakref.finalize(self, folder.cleanup)
+        self.path = Path(folder.name) / path.stem
+        self.whole = packing.unpack_file(path, self.path)
+
+
+@lru_cache(maxsize=1)
+def _copy_of(path: Path, changed_ns: int) -> _Copy:
+    """The copy; the last one is kept, as a recording is read several times."""
+    return _Copy(path)
+
+
+class _Unpacked:
+    """A file that was compressed as a whole."""
+
+    def __init__(self, path: Path) -> None:
         self._name = path.name
+        self._copy = _copy_of(path.absolute(), path.stat().st_mtime_ns)
+        self._file = open_file(self._copy.path)
 
     @property
     def topics(self) -> tuple[Topic, ...]:
@@ -175,7 +187,7 @@ class _Unpacked:
 
     @property
     def loss(self) -> str:
-        if self._torn:
+        if not self._copy.whole:
             return f"{self._name}: the compressed file breaks off or is damaged; {self._file.loss}"
         return self._file.loss
 
@@ -184,4 +196,3 @@ class _Unpacked:
 
     def close(self) -> None:
         self._file.close()
-        self._folder.cleanup()

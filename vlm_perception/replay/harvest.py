@@ -29,6 +29,7 @@ from vlm_perception.replay.pipeline import EngineOptions, Outcome, Pipeline
 from vlm_perception.replay.scene_log import line, number
 from vlm_perception.replay.settings import PipelineSettings, default_parameters, load_settings
 from vlm_perception.replay.source import CameraFrame, Source, Span, open_source
+from vlm_perception.replay.telling import tell_losses, tell_notes
 from vlm_perception.types import Embedding, Frame, Reasoning, Scene
 
 METADATA = "metadata.jsonl"
@@ -73,11 +74,15 @@ def run_harvest(options: HarvestOptions, console: Console) -> int:
     settings = load_settings(default_parameters())
     bundle = ModelBundle.load(options.bundle or settings.bundle)
     sources = [open_source(path, options.topic) for path in options.recordings]
+    for source in sources:
+        tell_notes((f"{source.name}: {note}" for note in source.notes), console)
     with ResultsFolder(options.out, "harvest", (METADATA, "*.jpg"), options.recordings) as folder:
         if folder.left_over:
             folder.clear()
         taken = _take(options, bundle, settings, sources, folder.work, console)
         folder.publish()
+    for source in sources:
+        tell_losses(source.losses, console)
     return taken
 
 

@@ -43,6 +43,7 @@ from vlm_perception.replay.scene_log import FORMAT, VERSION, faults_in, line, sh
 from vlm_perception.replay.schedule import Schedule, read_schedule
 from vlm_perception.replay.settings import PipelineSettings, default_parameters, load_settings
 from vlm_perception.replay.source import BagSource, CameraFrame, Source, Span, open_source
+from vlm_perception.replay.telling import tell_losses, tell_notes
 
 LOG, RUN, REPORT, VIDEO, KEYFRAMES = (
     "scene.jsonl",
@@ -111,8 +112,7 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
     source.notes += [f"of the schedule: {loss}" for loss in schedule.losses] if schedule else []
     pipeline = Pipeline(bundle, settings, model, options.engine, options.speed, schedule, clock)
     head = _head(options, source, settings, model, pipeline, bundle, schedule)
-    for note in source.notes:
-        console.print(f"note: {note}", style="dim", soft_wrap=True, markup=False)
+    tell_notes(source.notes, console)
     with Interrupt() as interrupt, folder:
         run = _Run(options, source, pipeline, bundle, folder.work, head)
         _open(run, folder, out, console)
@@ -128,8 +128,7 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
     for name in (REPORT, LOG, *(part.name for part in parts(out)), VIDEO):
         if (out / name).exists():
             _say(console, f"  {out / name}")
-    for loss in source.losses:
-        console.print(f"lost: {loss}", style="yellow", soft_wrap=True, markup=False)
+    tell_losses(source.losses, console)
     return LOSSES if source.losses or not facts["frames"] else 0
 
 

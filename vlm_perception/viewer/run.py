@@ -22,6 +22,7 @@ from vlm_perception.outputs.file import result_file
 from vlm_perception.replay.bag import Bag
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.interrupt import Interrupt
+from vlm_perception.replay.telling import tell_losses, tell_notes
 from vlm_perception.viewer.entities import (
     COMPRESSED_IMAGE,
     RAW_IMAGE,
@@ -66,6 +67,7 @@ def run_view(options: ViewOptions, console: Console) -> int:
         GraphEnvironmentError: ROS or the built messages are missing.
     """
     bag = Bag(options.bag) if options.bag is not None else None
+    tell_notes(bag.notes if bag else (), console)
     if bag is None:
         require_ros()
         use_dds_profile()
@@ -127,8 +129,7 @@ def _show_bag(
                 break
     if shown < read:
         bag.losses.append(f"{read - shown} messages of another version of this package")
-    for loss in bag.losses:
-        console.print(f"lost: {loss}", style="yellow", soft_wrap=True, markup=False)
+    tell_losses(bag.losses, console)
     return shown
 
 
