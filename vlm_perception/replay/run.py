@@ -113,6 +113,7 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
     pipeline = Pipeline(bundle, settings, model, options.engine, options.speed, schedule, clock)
     head = _head(options, source, settings, model, pipeline, bundle, schedule)
     tell_notes(source.notes, console)
+    told = len(source.notes)
     with Interrupt() as interrupt, folder:
         run = _Run(options, source, pipeline, bundle, folder.work, head)
         _open(run, folder, out, console)
@@ -122,6 +123,7 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
             return interrupt.exit_code(INTERRUPTED)
         facts = run.facts()
         _say(console, _summary(facts))
+        tell_notes(facts["notes"][told:], console)
         if facts["faults"]:
             _say_faults(folder.work / LOG, facts, console)
         _finish(folder, source, options, facts, console, interrupt)
