@@ -275,7 +275,13 @@ def test_a_clip_is_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert cached_clip(128, 72, 10, 0.5, 3) == path
     assert path.stat().st_mtime_ns == stored.st_mtime_ns
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
-    assert cached_clip(128, 72, 10, 0.2, 4) != path
+    assert cached_clip(128, 72, 10, 0.3, 3, or_longer=True) == path
+    said: list[tuple[int, int]] = []
+    other = cached_clip(
+        128, 72, 10, 0.2, 4, or_longer=True, report=lambda done, count: said.append((done, count))
+    )
+    assert other != path and said == sorted(said) and {*said} == {(0, 2), (1, 2), (2, 2)}
+    assert cached_clip(128, 72, 10, 0.1, 3) not in (path, other)
     video = cv2.VideoCapture(str(path))
     for index in range(5):
         good, image = video.read()

@@ -162,6 +162,7 @@ def test_it_ends_while_the_road_world_is_rendered(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cache = tmp_path / "vlm_perception"
     source = graph.start("video_source", source="roadworld", width=320, height=180, seed=1)
-    wait_until("a begun clip", lambda: cache.is_dir() and [*cache.glob(".*.avi")])
+    wait_until("progress", lambda: "rendering the road world" in source.log())
+    assert "0 of 600 images" in source.log() and [*cache.glob(".*.avi")]
     source.stop(signal.SIGINT)
     assert not [*cache.iterdir()], "half a clip was left"

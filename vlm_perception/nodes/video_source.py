@@ -38,6 +38,7 @@ CACHE_BYTES = 512 * 1024 * 1024
 """Most that is kept of encoded images which are played again."""
 COMPLAINED_OF_FOR_S = 5.0
 """How long diagnostics show what was wrong with an image."""
+RENDERED_SAID_EVERY_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -174,11 +175,20 @@ class VideoSource(Node):
                 round(settings.rate_hz),
                 seconds,
                 settings.seed,
+                # What is too long is cut by duration_s.
+                or_longer=settings.duration_s > 0 and not settings.loop,
                 stopped=lambda: not self.context.ok(),
+                report=self._say_rendered,
             )
         except RenderingStoppedError as error:
             raise EndedError(str(error)) from error
         return str(path)
+
+    def _say_rendered(self, done: int, count: int) -> None:
+        self.get_logger().info(
+            f"rendering the road world, which is then kept: {done} of {count} images",
+            throttle_duration_sec=RENDERED_SAID_EVERY_S,
+        )
 
     def _prepare(self) -> None:
         try:

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from functools import lru_cache, partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,7 @@ from vlm_perception.engines.machine import cache_directory
 WORLD_VERSION = 1
 """Raise it when the same seed gives other pixels: clips in the cache are then rendered anew."""
 JPEG_QUALITY = 90
+STOP_LOOKED_FOR_EVERY_S = 0.2
 
 
 class RenderingStoppedError(RuntimeError):
@@ -51,9 +53,11 @@ def cached_clip(
     seconds: float,
     seed: int,
     *,
+    or_longer: bool = False,
     stopped: Callable[[], bool] = lambda: False,
+    report: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Path of a Motion-JPEG file of the drive; renders it with a progress bar if it is missing.
+    """Path of a Motion-JPEG file of the drive, which is rendered if it is missing.
 
     Args:
         width: Of the frames, in pixels.
@@ -61,42 +65,81 @@ def cached_clip(
         fps: Frames a second.
         seconds: Length of the drive.
         seed: Of the drive.
-        stopped: Asked after each frame: whether to end without a clip.
+        or_longer: Whether a longer one will do if it is there already.
+        stopped: Asked several times a second: whether to end without a clip.
+        report: Called several times a second with the number of rendered frames and of all;
+            without it a progress bar is drawn.
 
     Raises:
         OSError: The cache cannot be written.
         RenderingStoppedError: It was stopped.
     """
-    name = f"roadworld-v{WORLD_VERSION}-{seed}-{width}x{height}-{fps}fps-{seconds:g}s.avi"
-    path = cache_directory() / name
+    start = f"roadworld-v{WORLD_VERSION}-{seed}-{width}x{height}-{fps}fps-"
+    path = cache_directory() / f"{start}{seconds:g}s.avi"
     if path.exists():
         return path
+    if or_longer:
+        lengths = {_seconds(file, start): file for file in path.parent.glob(f"{start}*s.avi")}
+        enough = [length for length in lengths if length >= seconds]
+        if enough:
+            return lengths[min(enough)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_name(f".{os.getpid()}-{name}")
+    job = partial(frame, width=width, height=height, fps=fps, seconds=seconds, seed=seed)
+    count = round(fps * seconds)
+    with Progress(transient=True, disable=report is not None) as progress:
+        bar = progress.add_task("Rendering the road world (once)", total=count)
+
+        def tell(done: int) -> None:
+            if stopped():
+                raise RenderingStoppedError(f"{path} was not finished")
+            if report is not None:
+                report(done, count)
+            progress.update(bar, completed=done)
+
+        _write(path, job, count, (width, height), fps, tell)
+    return path
+
+
+def _seconds(file: Path, start: str) -> float:
+    return float(file.name.removeprefix(start).removesuffix("s.avi"))
+
+
+def _write(
+    path: Path,
+    job: Callable[[int], NDArray[np.uint8]],
+    count: int,
+    size: tuple[int, int],
+    fps: int,
+    tell: Callable[[int], None],
+) -> None:
+    """Render in all cores and write; nothing is left of a clip that was not finished."""
+    partial_path = path.with_name(f".{os.getpid()}-{path.name}")
     fourcc = cv2.VideoWriter.fourcc(*"MJPG")
-    writer = cv2.VideoWriter(str(partial_path), fourcc, float(fps), (width, height))
+    writer = cv2.VideoWriter(str(partial_path), fourcc, float(fps), size)
     if not writer.isOpened():
         raise OSError(f"cannot write {partial_path}: this OpenCV cannot encode Motion JPEG")
     writer.set(cv2.VIDEOWRITER_PROP_QUALITY, JPEG_QUALITY)
-    job = partial(frame, width=width, height=height, fps=fps, seconds=seconds, seed=seed)
-    count = round(fps * seconds)
     # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
     pool = ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_ignore_interrupts)
+    waiting = deque(pool.submit(job, index) for index in range(count))
     try:
-        with Progress(transient=True) as progress:
-            bar = progress.add_task("Rendering the road world (once)", total=count)
-            for image in pool.map(job, range(count), chunksize=5):
-                if stopped():
-                    raise RenderingStoppedError(f"{path} was not finished")
+        while waiting:
+            tell(count - len(waiting))
+            if wait([waiting[0]], timeout=STOP_LOOKED_FOR_EVERY_S).done:
+                image = waiting.popleft().result()
                 writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-                progress.advance(bar)
+        tell(count)
         writer.release()
         partial_path.rename(path)
+    except RenderingStoppedError:
+        # They may still be importing, which takes seconds on a busy machine.
+        for child in active_children():
+            child.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
         writer.release()
         partial_path.unlink(missing_ok=True)
-    return path
 
 
 def _ignore_interrupts() -> None:
