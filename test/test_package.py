@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 from ament_index_python.packages import get_package_share_directory
+from typer.testing import CliRunner
 
+from vlm_perception.cli import app
 from vlm_perception.nodes.language_settings import LanguageSettings
 from vlm_perception.nodes.scene_fusion import FusionNodeSettings
 from vlm_perception.nodes.vision_encoder import EncoderSettings
@@ -71,6 +73,21 @@ def test_cmake_names_every_interface_and_program():
         assert set(re.findall(rf"^  ({kind}/\S+)$", CMAKE, re.MULTILINE)) == on_disk
     programs = set(re.search(r"foreach\(node (.+)\)", CMAKE)[1].split())
     assert programs == {path.stem for path in NODES if "\ndef main()" in path.read_text()}
+
+
+def test_what_colcon_tests_needs_no_more_than_a_robot_has():
+    quick = re.search(r"foreach\(test\s+(.+?)\)", CMAKE, re.DOTALL)[1].split()
+    assert len(quick) >= 8
+    for name in quick:
+        tree = ast.parse((ROOT / "test" / f"test_{name}.py").read_text())
+        used = {str(each).split(".")[0] for each in names(tree)}
+        assert not used & {"hypothesis", "openvino", "torch", "transformers", "checkpoints"}, name
+
+
+def test_the_command_line_tells_its_version():
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert result.output.startswith(f"vlm-perception {version('vlm_perception')} (Python ")
 
 
 def test_every_requirement_is_pinned():

@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
 import typer
 
 from vlm_perception.cli import (
@@ -38,6 +43,37 @@ app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(roadworld.app, name="roadworld")
+
+
+ENGINES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        found = [f"{name} {_installed(name)}" for name in ENGINES if _installed(name)]
+        ros = f"ROS {os.environ.get('ROS_DISTRO', 'not sourced')}"
+        around = ", ".join([f"Python {platform.python_version()}", ros, *found])
+        typer.echo(f"vlm-perception {_installed('vlm_perception')} ({around})")
+        raise typer.Exit
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    """Take what stands before the verb."""
 
 
 def main() -> None:
