@@ -28,6 +28,12 @@ from vlm_perception.nodes.launch_arguments import (
 
 CONFIG = Path(get_package_share_directory("vlm_perception")) / "config"
 RESPAWN_DELAY_S = 0.5
+ARGUMENTS_OF = {
+    ENCODER: ("bundle", "image_transport"),
+    FUSION: ("image_transport",),
+    REASONER: ("bundle", "cameras"),
+}
+"""Arguments that are parameters of a node, besides use_sim_time, which each has."""
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -83,9 +89,12 @@ def parameter_files(values: dict[str, Any]) -> list[str]:
     params = values["params_file"]
     for note in params.notes:
         get_logger("vlm_perception").warning(note)
-    names = ("use_sim_time", "bundle", "image_transport")
-    given = {name: values[name] for name in names if values[name] is not None}
-    of_reasoner = {"cameras": values["cameras"]} if values["cameras"] else {}
-    of_each = {ENCODER: given, FUSION: given, REASONER: {**given, **of_reasoner}}
-    of_arguments = {params.name_behind_all(node): dict(each) for node, each in of_each.items()}
+    of_arguments = {
+        params.name_behind_all(node): {
+            name: values[name]
+            for name in (*names, "use_sim_time")
+            if values[name] not in (None, [])
+        }
+        for node, names in ARGUMENTS_OF.items()
+    }
     return [parameter_file(params.content), parameter_file(of_arguments)]
