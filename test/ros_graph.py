@@ -203,13 +203,14 @@ class Graph:
         )
         return self.call(SetParameters, f"/{node}/set_parameters", request).results[0]
 
-    def transition(self, node: str, label: str) -> bool:
+    def transition(self, node: str, label: str, timeout: float = PATIENCE_S) -> bool:
         """Ask for a transition as `ros2 lifecycle set` does."""
         from lifecycle_msgs.srv import ChangeState  # noqa: PLC0415
 
         request = ChangeState.Request()
         request.transition.label = label
-        return bool(self.call(ChangeState, f"/{node}/change_state", request).success)
+        name = f"/{node}/change_state"
+        return bool(self.call(ChangeState, name, request, timeout).success)
 
     def close(self) -> None:
         for process in self._processes:

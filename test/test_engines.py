@@ -4,23 +4,28 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper, save
 
 from vlm_perception.bundle import VISION_FP16_GRAPH, BundleError, ModelBundle
 from vlm_perception.engines import choose as choosing
 from vlm_perception.engines import openvino as openvino_engine
 from vlm_perception.engines.base import EngineError
-from vlm_perception.engines.choose import CACHE_NAME, ONNXRUNTIME, OPENVINO, choose
+from vlm_perception.engines.choose import CACHE_NAME, ONNXRUNTIME, OPENVINO, choose, load_engine
+from vlm_perception.engines.steps import Work
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel
 
@@ -77,6 +82,35 @@ def test_openvino_captions_and_answers_as_onnx_runtime_does(bundle: ModelBundle)
         said.append((caption, language.log_likelihoods(prefix, packed)))
     assert said[0][0] == said[1][0]
     np.testing.assert_allclose(said[0][1], said[1][1], atol=1e-3)
+
+
+def test_a_run_of_onnx_runtime_can_be_ended(tmp_path: Path) -> None:
+    names = [f"x{index}" for index in range(2001)]
+    weights = numpy_helper.from_array(np.eye(256, dtype=np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", [x, "w"], [y]) for x, y in itertools.pairwise(names)],
+        "slow",
+        [helper.make_tensor_value_info(names[0], TensorProto.FLOAT, ["rows", 256])],
+        [helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, ["rows", 256])],
+        [weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    save(model, tmp_path / "slow.onnx")
+    engine = load_engine(ONNXRUNTIME, tmp_path / "slow.onnx", threads=1)
+
+    def end() -> None:
+        while work.step is None or work.step.cancel is None:
+            time.sleep(0.01)
+        time.sleep(0.05)  # What is ended before it has begun is not begun.
+        work.step.cancel()
+
+    with Work("run") as work, ThreadPoolExecutor() as pool:
+        ended = pool.submit(end)
+        with pytest.raises(EngineError, match="terminate"):
+            engine.run({"x0": np.zeros((20_000, 256), np.float32)})  # would take a minute
+        ended.result()
+        ones = np.ones((1, 256), np.float32)
+        np.testing.assert_array_equal(engine.run({"x0": ones})["x2000"], ones)
 
 
 def test_openvino_refuses_as_every_engine_does(siglip_bundle: ModelBundle, tmp_path: Path) -> None:

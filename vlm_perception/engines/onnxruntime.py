@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vlm_perception.engines.base import (
     check_inputs,
     check_threads,
 )
+from vlm_perception.engines.steps import Pace
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -63,6 +65,7 @@ class OnnxRuntimeEngine:
         self._inputs = {arg.name: _spec(arg) for arg in self._session.get_inputs()}
         self._outputs = {arg.name: _spec(arg) for arg in self._session.get_outputs()}
         self._names = list(self._outputs)
+        self._pace = Pace(f"a run of {self._graph} in {self.name}")
 
     @property
     def name(self) -> str:
@@ -86,8 +89,10 @@ class OnnxRuntimeEngine:
             EngineError: an input does not fit, or the runtime failed.
         """
         check_inputs(self._graph, self._inputs, inputs)
+        options = onnxruntime.RunOptions()
         try:
-            values = self._session.run(self._names, inputs)
+            with self._pace.call(partial(setattr, options, "terminate", True)):
+                values = self._session.run(self._names, inputs, options)
         except Exception as error:
             raise EngineError(f"{self._graph} failed in {self.name}: {error}") from error
         return dict(zip(self._names, values, strict=True))

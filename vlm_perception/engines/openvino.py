@@ -20,6 +20,7 @@ from vlm_perception.engines.base import (
     check_inputs,
     check_threads,
 )
+from vlm_perception.engines.steps import Pace
 
 
 class OpenVinoEngine:
@@ -58,6 +59,7 @@ class OpenVinoEngine:
         self._inputs = _specs(graph.inputs, model.inputs)
         self._outputs = _specs(graph.outputs, model.outputs)
         self._request = model.create_infer_request()
+        self._pace = Pace(f"a run of {self._graph} in {self.name}")
 
     @property
     def name(self) -> str:
@@ -82,8 +84,11 @@ class OpenVinoEngine:
         """
         check_inputs(self._graph, self._inputs, inputs)
         try:
-            # share_outputs is off: the outputs are copies, which the next run leaves alone.
-            values = self._request.infer(dict(inputs))
+            # It can be cancelled only when it runs in a thread of OpenVINO's own, to which the
+            # niceness of the caller does not apply.
+            with self._pace.call():
+                # share_outputs is off: the outputs are copies, which the next run leaves alone.
+                values = self._request.infer(dict(inputs))
         except Exception as error:
             raise EngineError(f"{self._graph} failed in {self.name}: {error}") from error
         return {name: values[name] for name in self._outputs}

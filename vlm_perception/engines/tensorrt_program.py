@@ -15,6 +15,7 @@ import tensorrt as trt
 
 from vlm_perception.engines.base import Array, EngineError, TensorSpec
 from vlm_perception.engines.cuda import BufferPool, Device, DeviceBuffer, PinnedBuffer, Stream
+from vlm_perception.engines.steps import Pace
 from vlm_perception.engines.tensorrt_messages import Log, Recorder, start
 
 _log = logging.getLogger(__name__)
@@ -143,6 +144,7 @@ class Program:
             EngineError: TensorRT refuses the shapes or fails.
         """
         self._plan, self._stream = plan, stream
+        self._pace = Pace(f"a run of {plan.path.name} in tensorrt {trt.__version__}")
         self.context = plan.engine.create_execution_context()
         if self.context is None:
             raise plan.fail("there is no room for what it computes with")
@@ -205,7 +207,8 @@ class Program:
         Raises:
             EngineError: something of it failed; the message names the layer.
         """
-        self._stream.synchronize()
+        with self._pace.call():
+            self._stream.synchronize()
         if self._plan.recorder.num_errors():
             raise self._plan.fail("it failed while it ran")
 

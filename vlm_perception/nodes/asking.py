@@ -86,13 +86,14 @@ class Asking:
         give_way(settings.niceness)  # This thread ends with the answer.
         try:
             asker, newest = self._open(request.camera)
-            answer = asker.ask(
-                newest,
-                request.question,
-                list(request.choices),
-                timeout=request.timeout or settings.answer_timeout,
-                max_tokens=settings.max_caption_tokens,
-            )
+            with self._node.watchdog.watch("ask"):
+                answer = asker.ask(
+                    newest,
+                    request.question,
+                    list(request.choices),
+                    timeout=request.timeout or settings.answer_timeout,
+                    max_tokens=settings.max_caption_tokens,
+                )
         except ValueError as error:
             response.message = str(error)
             self._node.complaints.add("question_refused", f"no answer on ~/ask: {error}")
@@ -142,7 +143,8 @@ class Asking:
             self._refuse(result, "one description is being written already; cancel it or wait")
         else:
             try:
-                self._write(goal, result, began)
+                with self._node.watchdog.watch("describe"):
+                    self._write(goal, result, began)
             except ValueError as error:
                 self._refuse(result, str(error))
             finally:

@@ -26,21 +26,25 @@ class Complaints:
         self._logged_s: dict[str, float] = {}
         self._last: tuple[float, str] = (float("-inf"), "")
 
-    def add(self, kind: str, sentence: str) -> None:
+    def add(self, kind: str, sentence: str, *, severe: bool = False) -> None:
         """Count a complaint of this kind; the sentence names the topic, the cause and a remedy."""
         with self._lock:
             self._counts[kind] += 1
             self._last = (time.monotonic(), sentence)
-        self.say(kind, sentence)
+        self.say(kind, sentence, severe=severe)
 
-    def say(self, kind: str, sentence: str) -> None:
+    def say(self, kind: str, sentence: str, *, severe: bool = False) -> None:
         """Log a sentence of this kind, without counting it, unless one was logged just before."""
         now = time.monotonic()
         with self._lock:
             silent = now - self._logged_s.get(kind, float("-inf")) < EVERY_S
             if not silent:
                 self._logged_s[kind] = now
-        if not silent:
+        if silent:
+            return
+        if severe:
+            self._logger.error(sentence)
+        else:
             self._logger.warning(sentence)
 
     def counts(self) -> dict[str, int]:

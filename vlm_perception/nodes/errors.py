@@ -5,6 +5,14 @@
 from __future__ import annotations
 
 
+def text_of(error: BaseException) -> str:
+    """Return what an error says, also when it fails to."""
+    try:
+        return str(error)
+    except Exception:
+        return f"{type(error).__name__}, whose text cannot be had"
+
+
 class EndedError(Exception):
     """The process was told to end before the node was ready: that is no failure."""
 

@@ -94,14 +94,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         """Listen to the encoders and to instructions."""
         self._give_way(self.settings.niceness)
         self._ladder = Ladder()
-        self._worker = Worker(
-            "reason",
-            self._reason,
-            self.worker_failed,
-            self._interval,
-            niceness=self.settings.niceness,
-        )
-        self._worker.start()
+        self._worker = self.worker("reason", self._reason, self._interval, self.settings.niceness)
         for name, camera in self._cameras.items():
             camera.start(partial(self._worker.mailbox.put, sender=name))
         bundle, reasoner = self._bundle, self._reasoner

@@ -19,9 +19,11 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from vlm_perception.engines.choose import AUTO, CHOICES
 from vlm_perception.nodes.complaints import Complaints
 from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report, pace
+from vlm_perception.nodes.errors import text_of
 from vlm_perception.nodes.parameters import CONFIGURE, FIXED, Parameters, setting
 from vlm_perception.nodes.plans import MODES, REFUSE, OnlyBuiltError
 from vlm_perception.nodes.time_jump import TimeWatch
+from vlm_perception.nodes.watchdog import Watchdog
 from vlm_perception.nodes.worker import Worker
 
 PATIENCE_S, CLOSING_S = 5.0, 1.0
@@ -79,6 +81,7 @@ class NetworkSettings(NodeSettings):
 
 
 SettingsT = TypeVar("SettingsT", bound=NodeSettings)
+ItemT = TypeVar("ItemT")
 
 
 class PerceptionNode(LifecycleNode, Generic[SettingsT]):
@@ -122,6 +125,7 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
         self.patience_s = PATIENCE_S
         """How long to wait for what is to end."""
         self._diagnostics = DiagnosticsPublisher(self, self._report, self.parts)
+        self.watchdog = Watchdog(self._tell_of_hang)
         if self.parameters.value.autostart:
             self._autostart_timer = self.create_steady_timer(0.0, self._begin_autostart)
 
@@ -175,12 +179,31 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         return self.create_timer(period, callback, clock=clock)
 
-    def worker_failed(self, error: Exception) -> None:
+    def worker(
+        self,
+        name: str,
+        handle: Callable[[ItemT], None],
+        interval: Callable[[], float] = lambda: 0.0,
+        niceness: int | None = None,
+    ) -> Worker[ItemT]:
+        """Start a worker of this node; the arguments are those of Worker."""
+        worker = Worker(
+            name,
+            handle,
+            self.worker_failed,
+            self.watchdog,
+            interval=interval,
+            niceness=niceness,
+        )
+        worker.start()
+        return worker
+
+    def worker_failed(self, error: BaseException) -> None:
         """Count and log what went wrong with one input."""
         if not self.context.ok():
             return  # The process is ending, and what is published now fails.
         if isinstance(error, ValueError):
-            self.complaints.add("refused", str(error))
+            self.complaints.add("refused", text_of(error))
         else:
             trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
             self.complaints.add("internal_errors", f"internal error, input skipped: {trace}")
@@ -213,6 +236,7 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
         finally:
             self._transitions.release()
         self.time_watch.close()
+        self.watchdog.close()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load; on failure the node stays unconfigured."""
@@ -292,7 +316,7 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
                 result = entities(state)
                 after()
             except Exception as error:
-                self.fault = f"cannot {name}: {error}"
+                self.fault = f"cannot {name}: {text_of(error)}"
                 if isinstance(error, OnlyBuiltError):
                     self.get_logger().info(str(error))
                     self.context.try_shutdown()
@@ -325,12 +349,23 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
                 f"`ros2 lifecycle set {self.get_fully_qualified_name()} configure` and `activate`"
             )
 
+    def _tell_of_hang(self, sentence: str, new: bool) -> None:
+        """Tell at once, whatever the executor does, that work hangs, still hangs or has ended."""
+        if not self.context.ok():
+            return
+        if new:
+            self.complaints.add("hangs", sentence, severe=True)
+        elif sentence:
+            self.complaints.say("hangs", sentence, severe=True)
+        self._diagnostics.publish()
+
     def _report(self) -> Report:
-        obstacle = self.obstacle() if self.active else ""
+        hang = self.watchdog.hang
+        obstacle = self.obstacle() if self.active and not hang else ""
         if obstacle:
             self.complaints.say("obstacle", obstacle)
-        if self.fault or obstacle:
-            level, message = DiagnosticStatus.ERROR, self.fault or obstacle
+        if hang or self.fault or obstacle:
+            level, message = DiagnosticStatus.ERROR, hang or self.fault or obstacle
         elif complaint := self.complaints.recent(within_s=10.0):
             level, message = DiagnosticStatus.WARN, complaint
         else:

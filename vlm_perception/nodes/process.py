@@ -123,6 +123,13 @@ def _run(creators: Sequence[Callable[[], Any]]) -> int:
     return max(int(getattr(node, "exit_code", 0)) for node in nodes)
 
 
+def end_with_stacks(sentence: str) -> NoReturn:
+    """End a process that hangs at once, with this sentence and the stacks of all threads."""
+    print(f"the process ends with exit code {FAILED}: {sentence}", file=sys.stderr, flush=True)
+    faulthandler.dump_traceback(all_threads=True)
+    os._exit(FAILED)
+
+
 def _watch_the_end() -> None:
     """After a signal: a callback that hangs is not waited for, and says where it hangs."""
     context = rclpy.get_default_context()

@@ -169,12 +169,8 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         """Listen to both paths and keep the heart beating."""
         self._tap = CameraTap(self, self.settings.image_transport)
         self._published_s = time.monotonic()
-        self._worker = Worker("fuse", self._fuse, self.worker_failed)
-        self._worker.start()
-        self._painter = Worker(
-            "paint", self._paint, self.worker_failed, lambda: 1.0 / self.settings.overlay_hz
-        )
-        self._painter.start()
+        self._worker = self.worker("fuse", self._fuse)
+        self._painter = self.worker("paint", self._paint, lambda: 1.0 / self.settings.overlay_hz)
         self._embeddings = EmbeddingInput(self, self._on_embedding)
         self._reasoning_subscription = subscribe(
             self,

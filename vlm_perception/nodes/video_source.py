@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -19,6 +19,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
+from vlm_perception.engines.steps import LEAST_S, step
 from vlm_perception.nodes.complaints import Complaints
 from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report, milliseconds
 from vlm_perception.nodes.errors import EndedError, StartError
@@ -26,6 +27,7 @@ from vlm_perception.nodes.image_input import COMPRESSED, RAW
 from vlm_perception.nodes.parameters import FIXED, Parameters, setting
 from vlm_perception.nodes.process import BAD_INPUT, FAILED, run
 from vlm_perception.nodes.qos import newest, overridable
+from vlm_perception.nodes.watchdog import Watchdog
 from vlm_perception.perception.image_errors import ImageError
 from vlm_perception.perception.media import Media, MediaError, Picture
 from vlm_perception.perception.open_media import open_media
@@ -39,6 +41,8 @@ CACHE_BYTES = 512 * 1024 * 1024
 COMPLAINED_OF_FOR_S = 5.0
 """How long diagnostics show what was wrong with an image."""
 RENDERED_SAID_EVERY_S = 3.0
+CAMERA_S = 12.0
+"""The longest to wait for a camera's image; OpenCV gives up after ten seconds, and says so."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +140,10 @@ class VideoSource(Node):
             qos_overriding_options=overridable(),
         )
         self._diagnostics = DiagnosticsPublisher(self, self._report)
+        self._watchdog = Watchdog(self._tell_of_hang)
         self._threads = [
-            threading.Thread(target=work, name=name, daemon=True)
-            for name, work in (("prepare", self._prepare), ("play", self._play))
+            threading.Thread(target=self._watched, args=(name, work), name=name, daemon=True)
+            for name, work in (("prepare", self._prepare), ("publish", self._play))
         ]
         for thread in self._threads:
             thread.start()
@@ -148,6 +153,11 @@ class VideoSource(Node):
         self._stopping.set()
         for thread in self._threads:
             thread.join(timeout=0.5)
+        self._watchdog.close()
+
+    def _watched(self, name: str, work: Callable[[], None]) -> None:
+        with self._watchdog.watch(name):
+            work()
 
     def _open(self) -> Media:
         settings = self._settings
@@ -192,7 +202,12 @@ class VideoSource(Node):
 
     def _prepare(self) -> None:
         try:
-            for prepared in self._images():
+            images, limit = self._images(), CAMERA_S if self._media.live else LEAST_S
+            while True:
+                with step(f"reading an image of {self._settings.source}", limit):
+                    prepared = next(images, None)
+                if prepared is None:
+                    break
                 if not self._hand_over(prepared):
                     return
         except MediaError as error:
@@ -233,7 +248,9 @@ class VideoSource(Node):
         while True:
             before = size
             for picture in self._media.pictures():
-                prepared = self._usable(picture)
+                # What cannot be used is passed over; the wait for the next one begins anew.
+                with step("preparing an image"):
+                    prepared = self._usable(picture)
                 if self._stopping.is_set():
                     return
                 if prepared is None:
@@ -283,7 +300,8 @@ class VideoSource(Node):
             if self._stopping.wait(max(0.0, due - time.monotonic())):
                 return
             try:
-                self._publisher.publish(self._message(prepared))
+                with step("publishing an image"):
+                    self._publisher.publish(self._message(prepared))
             except Exception:
                 if self.context.ok():
                     raise
@@ -326,6 +344,15 @@ class VideoSource(Node):
         message.header.stamp = prepared.stamp or self.get_clock().now().to_msg()
         return message
 
+    def _tell_of_hang(self, sentence: str, new: bool) -> None:
+        if not self.context.ok():
+            return
+        if new:
+            self._complaints.add("hangs", sentence, severe=True)
+        elif sentence:
+            self._complaints.say("hangs", sentence, severe=True)
+        self._diagnostics.publish()
+
     def _report(self) -> Report:
         rate, complaints = f"{self._published.rate():.2f}", self._complaints.counts()
         values = {
@@ -333,13 +360,15 @@ class VideoSource(Node):
             "rate_out_hz": rate,
             "latency_p50_ms": milliseconds(None),
             "latency_p95_ms": milliseconds(None),
-            "dropped": str(sum(complaints.values())),
+            "dropped": str(sum(complaints.values()) - complaints.get("hangs", 0)),
             "published": str(self._published.total),
             "late": str(self._late),
             "source": self._media.name,
             "transport": self._settings.transport,
             **{kind: str(count) for kind, count in complaints.items()},
         }
+        if hang := self._watchdog.hang:
+            return Report(DiagnosticStatus.ERROR, hang, values)
         wrong = self._complaints.recent(COMPLAINED_OF_FOR_S)
         level = DiagnosticStatus.WARN if wrong else DiagnosticStatus.OK
         return Report(level, wrong or "playing", values)

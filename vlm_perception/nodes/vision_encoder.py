@@ -118,8 +118,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
     def start(self) -> None:
         """Tell what the embeddings are, and listen to the camera."""
         self._publish_info()
-        self._worker = Worker("encode", self._encode, self.worker_failed)
-        self._worker.start()
+        self._worker = self.worker("encode", self._encode)
         self._images = ImageInput(self, self.settings.image_transport, self._on_image)
 
     def stop(self) -> None:
@@ -223,7 +222,8 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             response.message = f"{VOCABULARY_REQUESTS} requests wait already; try again in a moment"
             return response
         try:
-            encoder.set_vocabulary(list(request.labels) or self._own_labels())
+            with self.watchdog.watch("set_vocabulary"):
+                encoder.set_vocabulary(list(request.labels) or self._own_labels())
             response.accepted = True
             self._publish_info()
         except ValueError as error:

@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from vlm_perception.engines.steps import step
 from vlm_perception.nodes.priority import give_way
+from vlm_perception.nodes.watchdog import Watchdog
 
 ItemT = TypeVar("ItemT")
 
@@ -69,7 +71,9 @@ class Worker(Generic[ItemT]):
         self,
         name: str,
         handle: Callable[[ItemT], None],
-        on_error: Callable[[Exception], None],
+        on_error: Callable[[BaseException], None],
+        watchdog: Watchdog,
+        *,
         interval: Callable[[], float] = lambda: 0.0,
         niceness: int | None = None,
     ) -> None:
@@ -79,12 +83,14 @@ class Worker(Generic[ItemT]):
             name: Name of the thread.
             handle: Called with each item, in the thread.
             on_error: Called with what handle raised; the thread goes on.
+            watchdog: Looks at how long each item takes.
             interval: Shortest time between two calls of handle, in seconds.
             niceness: How far the thread gives way to others, 0 to 19; None: as it was started.
         """
         self.mailbox: Mailbox[ItemT] = Mailbox()
         self._handle = handle
         self._on_error = on_error
+        self._watchdog = watchdog
         self._interval = interval
         self._niceness = niceness
         self._stopping = threading.Event()
@@ -104,6 +110,10 @@ class Worker(Generic[ItemT]):
     def _run(self) -> None:
         if self._niceness is not None:
             give_way(self._niceness)
+        with self._watchdog.watch(self._thread.name):
+            self._work()
+
+    def _work(self) -> None:
         due = time.monotonic()
         while not self._stopping.wait(max(0.0, due - time.monotonic())):
             item = self.mailbox.take()
@@ -113,6 +123,8 @@ class Worker(Generic[ItemT]):
             now, interval = time.monotonic(), self._interval()
             due = due + interval if due + interval > now else now + interval
             try:
-                self._handle(item)
-            except Exception as error:
+                with step("the work on one input"):
+                    self._handle(item)
+            # Whatever it is: without this thread the node would be deaf.
+            except BaseException as error:
                 self._on_error(error)

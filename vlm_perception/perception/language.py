@@ -122,6 +122,13 @@ class LanguageModel:
         engines = {PROJECTOR_GRAPH: self._projector, DECODER_GRAPH: self._decoder.engine}
         self._bundle.verify_golden(engines)
 
+    def warm_up(self, packed: PackedQuestions) -> None:
+        """Read a blank image, answer these questions about it and begin a caption."""
+        vision = self._bundle.manifest.vision
+        prefix = self.prefill(np.zeros((vision.tokens, vision.token_width), np.float16))
+        self.answer(prefix, packed)
+        self.generate(prefix, self._spec.caption_prompt, max_tokens=1)
+
     def prefill(self, tokens: NDArray[np.float16], frame: FrameKey | None = None) -> Prefix:
         """Read an image.
 

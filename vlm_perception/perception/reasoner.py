@@ -168,7 +168,9 @@ class Reasoner:
         return self._language.engine_name if self._language is not None else ""
 
     def warm_up(self) -> None:
-        """Check the engines against the bundle's stored outputs, which also makes them allocate.
+        """Check the engines against the bundle's stored outputs, and analyse a blank image.
+
+        Afterwards they have allocated, and it is known how long their calls take.
 
         Raises:
             BundleError: an engine gives other outputs than were stored.
@@ -176,6 +178,7 @@ class Reasoner:
         if self._language is not None:
             self._language.verify()
             self._bundle.verify_golden(self._temporal.engines)
+            self._language.warm_up(self._packed)
 
     def set_instruction(self, text: str) -> int:
         """Steer the caption from the next frame on; an empty text takes the instruction back.

@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
+
+from vlm_perception.engines.steps import step
 
 
 class Turns:
@@ -21,7 +24,8 @@ class Turns:
         self._serving = 0
 
     def __enter__(self) -> None:
-        with self._condition:
+        # Whoever holds it is the one that is late.
+        with step("a turn", math.inf), self._condition:
             ticket = self._tickets
             self._tickets += 1
             self._condition.wait_for(lambda: self._serving == ticket)
