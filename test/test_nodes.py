@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import time
@@ -332,8 +333,10 @@ def test_a_damaged_bundle_is_refused_until_it_is_mended(
 
 
 def test_parameters_are_checked(graph: Graph, siglip_bundle: ModelBundle) -> None:
-    encoder = graph.start("vision_encoder", bundle=siglip_bundle.path)
+    encoder = graph.start("vision_encoder", bundle=siglip_bundle.path, treads=2)
     graph.wait_active("vision_encoder")
+    assert "there is no parameter treads" in encoder.log()
+    assert "did you mean threads?" in encoder.log()
     for name, value, reason in [
         ("input_timeout", 0.0, "0.1"),
         ("input_timeout", "soon", "give a number"),
@@ -346,6 +349,9 @@ def test_parameters_are_checked(graph: Graph, siglip_bundle: ModelBundle) -> Non
         result = graph.set_parameter("vision_encoder", name, value)
         assert not result.successful and reason in result.reason, (name, result.reason)
     assert graph.set_parameter("vision_encoder", "input_timeout", 5).successful
+    # As `ros2 param load` of the node's own dump does.
+    for name, value in [("threads", 1), ("autostart", True), ("use_sim_time", False)]:
+        assert graph.set_parameter("vision_encoder", name, value).successful, name
     assert graph.transition("vision_encoder", "deactivate")
     assert graph.transition("vision_encoder", "cleanup")
     assert graph.set_parameter("vision_encoder", "threads", 2).successful
@@ -353,6 +359,8 @@ def test_parameters_are_checked(graph: Graph, siglip_bundle: ModelBundle) -> Non
     assert graph.transition("vision_encoder", "configure")
     assert graph.transition("vision_encoder", "activate")
     encoder.stop()
+    told = re.findall(r"\]: (\w+(?: up)?) \(run", encoder.log())
+    assert told == ["configured", "activated", "deactivated", "cleaned up", *told[:2]]
     refused = graph.start("scene_fusion", heartbeat_hz=1.0)
     assert refused.wait() == 2
     assert "heartbeat_hz" in refused.log() and "Traceback" not in refused.log()

@@ -7,6 +7,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -101,9 +104,56 @@ def test_a_signal_while_nodes_are_made_is_no_failure() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+PROGRAMS = Path(sys.prefix) / "lib" / "vlm_perception"
+TOOL = Path(sys.prefix) / "bin" / "vlm-perception"
+
+
+def catches_sigterm(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def interrupted(command: list[str], delay_s: float, number: signal.Signals) -> tuple[int, str]:
+    """Exit code and complaints of a program after a signal, so long after its first line."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not catches_sigterm(process.pid):
+            time.sleep(0.005)
+        time.sleep(delay_s)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60.0)
+    complaints = [line for line in said.splitlines() if "[INFO]" not in line]
+    return process.returncode, "\n".join(complaints)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_moment_of_the_start_is_no_failure(number: signal.Signals) -> None:
+    # The moments for imports, for making the node, for configuring it and for its work.
+    command = [str(PROGRAMS / "scene_fusion")]
+    moments = [number / 5.0 for number in range(15)]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda moment: interrupted(command, moment, number), moments)
+    assert dict(zip(moments, found, strict=True)) == dict.fromkeys(moments, (0, ""))
+
+
+def test_ctrl_c_ends_a_verb_while_it_is_imported() -> None:
+    command = [str(TOOL), "bundle", "--help"]
+    assert interrupted(command, 0.05, signal.SIGINT) == (130, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [(["--nosuch"], "--nosuch"), (["--params-file", "missing.yaml"], "missing.yaml")],
+    [
+        (["--nosuch"], "--nosuch"),
+        (["--params-file", "missing.yaml"], "missing.yaml"),
+        (["-p", "conflict_frames:=2.0"], "conflict_frames is 2.0 (float); give an integer"),
+        (["-p", "autostart:=1"], "autostart is 1 (int); give true or false"),
+        (["-p", "use_sim_time:=5"], "use_sim_time"),
+        (["-p", "qos_overrides./scene.publisher.depth:=much"], "publisher.depth"),
+        (["-p", "qos_overrides./scene.publisher.reliability:=perhaps"], "perhaps"),
+    ],
 )
 def test_wrong_ros_arguments_are_one_sentence(arguments: list[str], named: str) -> None:
     command = [sys.executable, "-m", "vlm_perception.nodes.scene_fusion", "--ros-args"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
@@ -78,4 +79,11 @@ def _options(
 
 def main() -> None:
     """Run the command line; bad input ends with one sentence and exit code 2."""
+    # The program ends at once while it imports this; a verb has something to put in order.
+    for number, usual in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGTERM, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, usual)
     app()

@@ -20,7 +20,13 @@ from vlm_perception.engines.choose import AUTO, CHOICES
 from vlm_perception.nodes.complaints import Complaints
 from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report, pace
 from vlm_perception.nodes.errors import text_of
-from vlm_perception.nodes.parameters import CONFIGURE, FIXED, Parameters, setting
+from vlm_perception.nodes.parameters import (
+    CONFIGURE,
+    FIXED,
+    Parameters,
+    TakesWhatItHas,
+    setting,
+)
 from vlm_perception.nodes.plans import MODES, REFUSE, OnlyBuiltError
 from vlm_perception.nodes.time_jump import TimeWatch
 from vlm_perception.nodes.watchdog import Watchdog
@@ -28,6 +34,16 @@ from vlm_perception.nodes.worker import Worker
 
 PATIENCE_S, CLOSING_S = 5.0, 1.0
 """How long a transition, and the end of the process, wait for the work in hand."""
+
+
+TOLD = {
+    "configure": "configured",
+    "activate": "activated",
+    "deactivate": "deactivated",
+    "clean up": "cleaned up",
+    "shut down": "shut down",
+    "recover": "recovered from an error, unconfigured",
+}
 
 
 class BusyError(RuntimeError):
@@ -84,7 +100,7 @@ SettingsT = TypeVar("SettingsT", bound=NodeSettings)
 ItemT = TypeVar("ItemT")
 
 
-class PerceptionNode(LifecycleNode, Generic[SettingsT]):
+class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
     """A lifecycle node whose work runs in threads of its own, so that services always answer.
 
     Subclasses override load, start, stop and unload. load and start may raise: the transition then
@@ -225,17 +241,16 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
     def close(self) -> None:
         """Stop and unload, for the end of the process, which takes along what does not end soon."""
         self.patience_s = CLOSING_S
-        if not self._transitions.acquire(timeout=CLOSING_S):
-            return
-        try:
-            self.active = False
-            self.stop()
-            self.unload()
-        except BusyError as error:
-            self.get_logger().debug(f"closed while {error}")
-        finally:
-            self._transitions.release()
-        self.time_watch.close()
+        if self._transitions.acquire(timeout=CLOSING_S):
+            try:
+                self.active = False
+                self.stop()
+                self.unload()
+            except BusyError as error:
+                self.get_logger().debug(f"closed while {error}")
+            finally:
+                self._transitions.release()
+            self.time_watch.close()
         self.watchdog.close()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -328,6 +343,9 @@ class PerceptionNode(LifecycleNode, Generic[SettingsT]):
                 undo()
                 return TransitionCallbackReturn.FAILURE
         self.fault = ""
+        if self.context.ok():
+            results = f", {self.results.total} results so far" if name == "deactivate" else ""
+            self.get_logger().info(f"{TOLD[name]} (run {self.run_id[:8] or 'none'}){results}")
         return result
 
     def _begin_autostart(self) -> None:

@@ -9,6 +9,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Generic, TypeVar
 
 from rcl_interfaces.msg import (
@@ -17,7 +18,6 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
-from rclpy.exceptions import InvalidParameterValueException
 from rclpy.node import Node
 
 from vlm_perception.nodes.errors import StartError
@@ -31,6 +31,10 @@ CONFIGURE = "configure"
 """Taken up at the next configure; refused while the node is configured."""
 LIVE = "live"
 """Taken up at once."""
+
+
+FOREIGN = ("qos_overrides.", "use_sim_time", "start_type_description_service")
+"""How the names begin of what ROS itself takes from a parameter file."""
 
 
 class SettingError(StartError):
@@ -132,6 +136,26 @@ def setting(
     return dataclasses.field(default=default, metadata={"setting": about})
 
 
+class TakesWhatItHas(Node):
+    """A node that accepts the value which a parameter has, also of one that cannot change.
+
+    So a node takes its own `ros2 param dump` back.
+    """
+
+    def set_parameters_atomically(self, parameter_list: Any) -> Any:
+        """Set what differs; rclpy refuses a read-only parameter whatever its value is."""
+        changed = [given for given in parameter_list if not self._holds(given)]
+        if parameter_list and not changed:
+            return SetParametersResult(successful=True)
+        return super().set_parameters_atomically(changed)
+
+    def _holds(self, given: Any) -> bool:
+        if not self.has_parameter(given.name):
+            return False
+        held = self.get_parameter(given.name)
+        return bool(held.type_ == given.type_ and held.value == given.value)
+
+
 class Parameters(Generic[SettingsT]):
     """The parameters of a node, declared from a settings dataclass and kept as one of it."""
 
@@ -156,6 +180,7 @@ class Parameters(Generic[SettingsT]):
         defaults = settings_class()
         values = {name: self._declare(name, getattr(defaults, name)) for name in self._settings}
         self._value = settings_class(**values)
+        self._warn_of_unknown()
         node.add_on_set_parameters_callback(self._on_set)
 
     @property
@@ -167,11 +192,22 @@ class Parameters(Generic[SettingsT]):
     def _declare(self, name: str, default: Value) -> Value:
         about, kind = self._settings[name], self._kinds[name]
         first = list(default) if isinstance(default, tuple) else default
-        try:
-            declared: Any = self._node.declare_parameter(name, first, about.descriptor(kind))
-        except InvalidParameterValueException as error:
-            raise SettingError(str(error)) from error
+        # rclpy would end a node that was given a wrong type with a traceback.
+        given = self._node._parameter_overrides.get(name)
+        if given is not None:
+            about.check(name, kind, given.value)
+        declared: Any = self._node.declare_parameter(name, first, about.descriptor(kind))
         return about.check(name, kind, declared.value)
+
+    def _warn_of_unknown(self) -> None:
+        for name in self._node._parameter_overrides:
+            if name in self._settings or name.startswith(FOREIGN):
+                continue
+            near = get_close_matches(name, self._settings, n=1)
+            remedy = f"did you mean {near[0]}?" if near else "docs/parameters.md lists those it has"
+            self._node.get_logger().warning(
+                f"there is no parameter {name}, and what was given for it is not used: {remedy}"
+            )
 
     def _on_set(self, parameters: Sequence[Any]) -> SetParametersResult:
         try:
@@ -187,7 +223,8 @@ class Parameters(Generic[SettingsT]):
     def _checked(self, parameter: Any) -> Value:
         about = self._settings[parameter.name]
         value = about.check(parameter.name, self._kinds[parameter.name], parameter.value)
-        if about.change == CONFIGURE and self.configured:
+        held = getattr(self.value, parameter.name)
+        if about.change == CONFIGURE and self.configured and value != held:
             raise SettingError(
                 f"{parameter.name} is taken up at configure: deactivate and clean up the node first"
             )

@@ -18,7 +18,9 @@ from typing import Any, NoReturn
 
 import cv2
 import rclpy
+from rclpy.exceptions import ParameterException
 from rclpy.executors import Executor, ExternalShutdownException
+from rclpy.qos_overriding_options import InvalidQosOverridesError
 
 from vlm_perception.nodes.errors import EndedError, StartError
 from vlm_perception.nodes.executor import ServiceThreadsExecutor
@@ -140,11 +142,20 @@ def _watch_the_end() -> None:
 
 def _made(creators: Sequence[Callable[[], Any]]) -> Iterator[Any]:
     for create in creators:
-        made = create()
-        if isinstance(made, Iterator):
-            yield from made
-        else:
-            yield made
+        try:
+            made = create()
+            if isinstance(made, Iterator):
+                yield from made
+            else:
+                yield made
+        # Of a parameter that ROS itself declares: use_sim_time, or a qos_override.
+        except (ParameterException, InvalidQosOverridesError) as error:
+            raise StartError(f"{error}; correct the parameter") from error
+        except RuntimeError as error:
+            # rclpy's own words on a policy that there is not; what rcl fails at is a subclass.
+            if type(error) is not RuntimeError:
+                raise
+            raise StartError(f"{error}; correct the parameter") from error
 
 
 def _spin(executor: Executor, logger: Any) -> None:

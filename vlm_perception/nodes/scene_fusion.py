@@ -164,6 +164,10 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             ),
             run_id=self.run_id,
         )
+        self.get_logger().info(
+            f"looks for {len(settings.hazards)} hazards and {len(settings.contradictions)} "
+            f"contradictions; reasonings are stale after {settings.stale_after:g} s"
+        )
 
     def start(self) -> None:
         """Listen to both paths and keep the heart beating."""

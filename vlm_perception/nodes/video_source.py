@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
 from vlm_perception.engines.steps import LEAST_S, step
@@ -24,7 +23,7 @@ from vlm_perception.nodes.complaints import Complaints
 from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report, milliseconds
 from vlm_perception.nodes.errors import EndedError, StartError
 from vlm_perception.nodes.image_input import COMPRESSED, RAW
-from vlm_perception.nodes.parameters import FIXED, Parameters, setting
+from vlm_perception.nodes.parameters import FIXED, Parameters, TakesWhatItHas, setting
 from vlm_perception.nodes.process import BAD_INPUT, FAILED, run
 from vlm_perception.nodes.qos import newest, overridable
 from vlm_perception.nodes.watchdog import Watchdog
@@ -109,7 +108,7 @@ class Prepared:
     """When a camera gave it; None: it is as old as its message."""
 
 
-class VideoSource(Node):
+class VideoSource(TakesWhatItHas):
     """Publishes prepared images at a fixed rate and ends the process after the last."""
 
     def __init__(self) -> None:

@@ -67,8 +67,9 @@ class Watchdog:
                 self._works.discard(work)
 
     def close(self) -> None:
-        """Look no more."""
+        """Look no more, and refer to the node no more: its end waits for that."""
         self._closed.set()
+        self._thread.join(1.0)
 
     def _run(self) -> None:
         last = time.monotonic()
