@@ -134,6 +134,19 @@ def test_images_of_every_kind_are_read_as_those_of_ros2(make, tmp_path):
     assert not source.losses
 
 
+def test_an_image_with_an_impossible_stamp_is_a_fault_of_its_own(tmp_path):
+    stamps = [timestamp(STAMPS[0]), timestamp(2**62), b"\x08\xff"]
+    data = [field(1, stamp) + field(2, FILES[0]) + field(3, b"jpeg") for stamp in stamps]
+    schema = ("foxglove.CompressedImage", "protobuf", b"")
+    write_mcap(tmp_path / "a.mcap", data, profile="", encoding="protobuf", schema=schema)
+    message = image(0, FILES[0])
+    message.header.stamp.sec, message.header.stamp.nanosec = 2**31 - 1, 2**32 - 1
+    write_messages(tmp_path / "bag", {CAMERA: [image(START_NS, FILES[0]), message]})
+    for recording, count in (("a.mcap", 2), ("bag", 1)):
+        frames = list(open_source(tmp_path / recording).frames(WHOLE))
+        assert [frame.fault for frame in frames] == ["", *["bad_message"] * count]
+
+
 @given(st.binary(max_size=60))
 def test_any_bytes_are_fields_of_protobuf_or_refused(data):
     try:

@@ -8,7 +8,7 @@ import filecmp
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from vlm_perception.replay.errors import ReplayError
@@ -115,7 +115,7 @@ class Bag:
         except FileNotFoundError:
             self.notes.append(f"{METADATA} is missing; the files are read in order of their names")
             return self._look_into(present)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
             self.notes.append(
                 f"{METADATA} cannot be used ({type(error).__name__}); the files are read in order "
                 "of their names"
@@ -186,7 +186,7 @@ def _read_metadata(file: Path) -> tuple[list[str], int]:
     """Names of the files and number of messages that rosbag2 wrote down."""
     content: Any = read_yaml(file, most_bytes=MOST_METADATA)
     information = content["rosbag2_bagfile_information"]
-    names = [Path(str(name)).name for name in information["relative_file_paths"]]
+    names = [PurePath(name).name for name in information["relative_file_paths"]]
     return names, int(information["message_count"])
 
 

@@ -94,6 +94,20 @@ def read_image(data: bytes, topic: Topic) -> Any:
         raise MessageError.of(topic.type_name, error) from error
 
 
+def serialized_image(image: Any) -> bytes:
+    """A message of sensor_msgs as a bag of ROS 2 holds it.
+
+    Raises:
+        MessageError: a field holds what ROS 2 has no place for, as a stamp after 2038.
+    """
+    kind = str(image.__msgtype__)
+    try:
+        return bytes(message_types().serialize_cdr(image, kind))
+    # As when it is read.
+    except Exception as error:
+        raise MessageError.of(kind, error) from error
+
+
 def read_message(data: bytes, topic: Topic) -> Any:
     """A recorded image or packet with the fields that it was recorded with.
 

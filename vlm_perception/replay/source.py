@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from vlm_perception.replay.image_messages import (
     compressed_image,
     image_type,
     read_image,
+    serialized_image,
 )
 from vlm_perception.replay.messages import MessageError, message_types, stamp_ns
 from vlm_perception.replay.packing import OPENERS
@@ -40,6 +41,7 @@ FOLDER_RATE_HZ = 30.0
 SAME_TIME_S = 1e-6
 VIDEO_START_NS = 1_000_000_000
 """Stamp of a video's first frame: 0 would mean that the time is unknown."""
+LATEST_STAMP_NS = 2**31 * 1_000_000_000 - 1
 JPEG_QUALITY = 90
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 
@@ -247,15 +249,14 @@ def _without_image(index: int, stamp_ns: int, fault: str, text: str) -> CameraFr
 def _frame(
     index: int, message: Message, topic: Topic, reader: ImageReader, images: ImageOptions
 ) -> CameraFrame:
+    as_recorded = topic.encoding == CDR and topic.type_name == image_type(topic)
     try:
         read = read_image(message.data, topic)
+        stamp = _stamp(read)
+        data = message.data if as_recorded else serialized_image(read)
     except MessageError as error:
         return CameraFrame(index, message.time_ns, 0, "", None, b"", "bad_message", str(error))
-    stamp = stamp_ns(read.header.stamp)
     frame_id = str(read.header.frame_id)
-    kind = image_type(topic)
-    as_recorded = topic.encoding == CDR and topic.type_name == kind
-    data = message.data if as_recorded else bytes(message_types().serialize_cdr(read, kind))
     try:
         pixels = reader.read(read, images)
     except ImageError as error:
@@ -263,3 +264,15 @@ def _frame(
             index, message.time_ns, stamp, frame_id, None, data, error.kind, str(error)
         )
     return CameraFrame(index, message.time_ns, stamp, frame_id, pixels, data)
+
+
+def _stamp(image: Any) -> int:
+    """The stamp of an image in nanoseconds.
+
+    Raises:
+        MessageError: it is later than the results' messages can say.
+    """
+    stamp = stamp_ns(image.header.stamp)
+    if stamp > LATEST_STAMP_NS:
+        raise MessageError(f"its stamp of {stamp} ns is no time; the message is damaged")
+    return stamp
