@@ -162,7 +162,10 @@ def test_bad_settings_end_a_node_for_good_and_a_kill_does_not(
     launch = Launch(tmp_path, "perception.launch.py", f"params_file:={file}")
     launched.append(launch)
     launch.wait_for("not started again", 2)
+    original = file.read_text()
     file.unlink()
+    files = {each.read_text() for each in tmp_path.glob("*/parameters_*.yaml")}
+    assert original in files and sum("use_sim_time" in each for each in files) == 1
     started = r"\[language_reasoner-\d\]: process started with pid \[(\d+)\]"
     launch.wait_for("bundle roadworld-nano from .* is ready")
     os.kill(int(launch.wait_for(started)[0]), signal.SIGKILL)

@@ -37,14 +37,14 @@ def with_arguments(
     Args:
         file: the launch file.
         arguments: of two with one name the first counts.
-        make: gets the context and the values; a ValueError is a refusal.
+        make: gets the context and the values; whatever it raises is a refusal.
     """
 
     def read_and_make(context: LaunchContext) -> list[Any]:
         try:
             _warn_of_unknown(file, arguments)
             return list(make(context, read_arguments(arguments, context.launch_configurations)))
-        except (ValueError, OSError) as error:
+        except Exception as error:
             return [refusal(error)]
 
     declared = {
