@@ -121,8 +121,8 @@ def _write(
     writer.set(cv2.VIDEOWRITER_PROP_QUALITY, JPEG_QUALITY)
     # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
     pool = ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_ignore_interrupts)
-    waiting = deque(pool.submit(job, index) for index in range(count))
     try:
+        waiting = deque(pool.submit(job, index) for index in range(count))
         while waiting:
             tell(count - len(waiting))
             if wait([waiting[0]], timeout=STOP_LOOKED_FOR_EVERY_S).done:
@@ -131,7 +131,7 @@ def _write(
         tell(count)
         writer.release()
         partial_path.rename(path)
-    except RenderingStoppedError:
+    except BaseException:
         # They may still be importing, which takes seconds on a busy machine.
         for child in active_children():
             child.terminate()
