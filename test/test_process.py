@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from vlm_perception.demo.environment import require_ros
 from vlm_perception.nodes.environment import check_environment
 from vlm_perception.nodes.errors import StartError
 
@@ -71,6 +72,12 @@ def test_an_environment_that_no_node_can_start_in_is_explained(
 ) -> None:
     with pytest.raises(StartError, match=sentence):
         check_environment(variables)
+
+
+def test_what_starts_nodes_looks_at_the_environment_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", "500")
+    with pytest.raises(StartError, match="ROS_DOMAIN_ID"):
+        require_ros()
 
 
 def test_domains_and_log_folders_that_can_be_are_taken(tmp_path: Path) -> None:
