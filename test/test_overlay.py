@@ -7,12 +7,20 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import cv2
+import jpeg_corpora
 import numpy as np
+import PIL.Image
 import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
 
 from vlm_perception.perception.markers import scene_shapes
 from vlm_perception.perception.overlay import LABEL_COLOURS, RED, draw_scene
 from vlm_perception.perception.shown import shown
+from vlm_perception.replay.building import scene_message
+from vlm_perception.replay.image_messages import compressed_image
+from vlm_perception.replay.messages import message_types
+from vlm_perception.replay.overlay_video import write_overlay
 from vlm_perception.types import Attribute, Region, Scene, Status, Tag
 
 SCENE = Scene(
@@ -135,3 +143,28 @@ def test_hazard_is_red_and_every_status_has_a_colour() -> None:
     assert reds(dataclasses.replace(SCENE, hazards=("pedestrian",))) > 100
     for status in Status:
         draw_scene(image, dataclasses.replace(SCENE, status=status, reason="because"))
+
+
+def test_a_video_shows_whole_images_as_the_nodes_see_them(tmp_path) -> None:
+    whole = jpeg_corpora.whole("plain")
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    part = exif.tobytes()
+    turned = whole[:2] + b"\xff\xe1" + (len(part) + 2).to_bytes(2, "big") + part + whole[2:]
+    messages = {
+        "image/compressed": [
+            compressed_image(stamp, "camera", file)
+            for stamp, file in enumerate((turned, whole[:9000] + whole[-9000:], whole), 1)
+        ],
+        "scene": [scene_message(SCENE)],
+    }
+    with Writer(tmp_path / "bag", version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        for name, made in messages.items():
+            kind = made[0].__msgtype__
+            topic = writer.add_connection(name, kind, typestore=message_types())
+            for stamp, message in enumerate(made, 1):
+                writer.write(topic, stamp, message_types().serialize_cdr(message, kind))
+    video = tmp_path / "overlay.mp4"
+    assert write_overlay(tmp_path / "bag" / "bag.mcap", video, rate_hz=10.0).frames == 2
+    picture = cv2.VideoCapture(str(video)).read()[1]
+    assert picture.shape == (jpeg_corpora.HEIGHT, jpeg_corpora.WIDTH, 3)
