@@ -433,7 +433,7 @@ def test_any_damage_is_survived_and_what_it_costs_is_told(kind, tmp_path):
         st.sampled_from([b"\0", b"\xff", b"\x7f"]),
         st.sampled_from([1, 8]),
     )
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=40, deadline=None)
     def survived(at, byte, length):
         file.write_bytes(data[:at] + byte * length + data[at + length :])
         try:
