@@ -14,15 +14,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from ros_graph import Graph
+
+from vlm_perception.msg import VisionEmbedding
 
 pytest.importorskip("launch_ros", reason="comes with a ROS installation, not from PyPI")
 
 ROOT = Path(__file__).parent.parent
+DOMAIN = 60 + os.getpid() % 40
 LAUNCH = """
 import sys
 from launch import LaunchDescription, LaunchService
@@ -58,7 +63,7 @@ class Launch:
         environment = {
             **os.environ,
             "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
-            "ROS_DOMAIN_ID": str(60 + os.getpid() % 40),
+            "ROS_DOMAIN_ID": str(DOMAIN),
             "ROS_LOG_DIR": str(folder),
             "TMPDIR": str(self.temporary),
         }
@@ -187,8 +192,10 @@ def test_the_demo_plays_to_the_topic_that_the_nodes_read(
         tmp_path, "demo.launch.py", "source:=a video", "image:=camera/image_raw", "rate_hz:=5"
     )
     launched.append(launch)
-    assert launch.wait() == 0
-    assert "played 3 images" in launch.said and "no image for" not in launch.said
+    with closing(Graph(tmp_path, DOMAIN)) as graph:
+        embeddings = graph.listen(VisionEmbedding, "embedding")
+        assert launch.wait() == 0
+        assert "played 3 images" in launch.said and embeddings.all()
 
 
 def test_a_demo_without_a_video_fails(tmp_path: Path, launched: list[Launch]) -> None:
