@@ -302,11 +302,8 @@ def test_a_file_that_was_cut_or_flipped_is_refused_also_under_a_fitting_hash(
     try:
         file.write_bytes(broken)
         if file.name == "manifest.yaml":
-            try:
-                # A byte of no meaning, such as the last line's end.
-                assert ModelBundle.load(copy).digest.encode() in manifest
-            except BundleError as refused:
-                assert str(refused)
+            with pytest.raises(BundleError):
+                ModelBundle.load(copy)
             return
         with pytest.raises(BundleError, match="altered"):
             ModelBundle.load(copy)

@@ -153,38 +153,6 @@ def test_lying_tensors_are_refused(changes: dict[str, Any]) -> None:
         tensor_array(message, "t")
 
 
-def test_messages_that_hold_more_than_any_node_says_are_refused() -> None:
-    for message, convert, sentence in [
-        (
-            dataclasses.replace(REASONING, caption="word " * 300_000),
-            reasoning_from,
-            "in its caption",
-        ),
-        (
-            dataclasses.replace(REASONING, attributes=REASONING.attributes * 200),
-            reasoning_from,
-            "attributes",
-        ),
-        (
-            dataclasses.replace(EMBEDDING, tags=EMBEDDING.tags * 600),
-            embedding_from,
-            "tags; at most",
-        ),
-        (
-            dataclasses.replace(EMBEDDING, regions=EMBEDDING.regions * 9000),
-            embedding_from,
-            "regions",
-        ),
-    ]:
-        made = (
-            reasoning_message(message, 3, 0.5)
-            if isinstance(message, Reasoning)
-            else embedding_message(message, 0.5)
-        )
-        with pytest.raises(MessageError, match=sentence):
-            convert(made)
-
-
 def test_embeddings_that_contradict_themselves_are_refused() -> None:
     few = embedding_message(EMBEDDING, 0.5)
     few.token_index = few.token_index[:1]

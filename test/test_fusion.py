@@ -243,6 +243,10 @@ def test_a_slow_path_that_falls_silent_is_noticed_by_its_own_rhythm() -> None:
         now_ns = NOW + round((0.9 + seconds) * 1000) * MS
         statuses.append(fusion.fuse(embedding(now_ns), clock.now, now_ns).status)
     assert statuses == [Status.OK, Status.STALE_REASONING]
+    fusion.add_reasoning(reasoning(now_ns), clock.now)
+    assert fusion.fuse(embedding(now_ns), clock.now, now_ns).status is Status.OK
+    fusion.slow.gone = True
+    assert fusion.fuse(embedding(now_ns), clock.now, now_ns).status is Status.STALE_REASONING
 
 
 @given(st.permutations(range(6)), st.integers(0, 6))

@@ -145,7 +145,6 @@ def test_two_reasoners_say_the_same(siglip_bundle: ModelBundle) -> None:
 
 def test_an_instruction_makes_a_key_frame_and_is_carried_along(siglip_bundle: ModelBundle) -> None:
     reasoner = Reasoner(siglip_bundle, SETTINGS)
-    assert reasoner.set_instruction("") == 0, "the bundle's own prompt is in force"
     reasoner.reason(embed(siglip_bundle, 0, 1.0))
     version = reasoner.set_instruction("look for <eos> cones")
     result = reasoner.reason(embed(siglip_bundle, 0, 1.1))
@@ -157,10 +156,7 @@ def test_an_instruction_makes_a_key_frame_and_is_carried_along(siglip_bundle: Mo
         reasoner.set_instruction("zq" * 400)
     with pytest.raises(InstructionError, match="UTF-8"):
         reasoner.set_instruction("\udcff")
-    assert reasoner.set_instruction(" look for <eos> cones") == version, "it is in force already"
     assert reasoner.reason(embed(siglip_bundle, 0, 1.2)).instruction_version == version
-    assert reasoner.set_instruction("") == version + 1
-    assert reasoner.set_instruction(" ") == version + 1
 
 
 def test_an_instruction_that_comes_during_an_analysis_waits_for_the_next_frame(

@@ -30,6 +30,7 @@ from vlm_perception.srv import SetVocabulary
 
 WIDTH, HEIGHT = 320, 180
 MS = 1_000_000
+YEAR_NS = 31_557_600_000 * MS
 
 
 def now_ns() -> int:
@@ -396,6 +397,57 @@ def test_lifecycle_without_autostart(graph: Graph, siglip_bundle: ModelBundle) -
         for label in ("configure", "activate", "deactivate", "cleanup", "configure", "shutdown"):
             assert graph.transition(name, label), f"{name}: {label}\n{process.log()}"
         process.stop()
+
+
+def test_what_waits_and_what_rests_is_told_apart(graph: Graph) -> None:
+    process = graph.start("scene_fusion", autostart=False)
+
+    def told(level: bytes, words: str) -> None:
+        def said() -> bool:
+            status = graph.status("scene_fusion")
+            return status is not None and status.level == level and words in status.message
+
+        wait_until(words, said)
+
+    told(DiagnosticStatus.WARN, "waits unconfigured: run `ros2 lifecycle set /scene_fusion conf")
+    assert graph.transition("scene_fusion", "configure")
+    told(DiagnosticStatus.WARN, "waits inactive: run `ros2 lifecycle set /scene_fusion activate`")
+    assert graph.transition("scene_fusion", "activate")
+    told(DiagnosticStatus.WARN, "no image has arrived yet: on /image publishers: 0; start the")
+    told(DiagnosticStatus.ERROR, "on /embedding: publishers: 0; start its vision_encoder")
+    assert int(graph.values("scene_fusion")["troubles"]) == 2
+    assert graph.transition("scene_fusion", "deactivate")
+    told(DiagnosticStatus.OK, "inactive, as was asked for")
+    process.stop()
+
+
+def test_diagnostics_are_well_only_when_the_scene_is(
+    graph: Graph, siglip_bundle: ModelBundle
+) -> None:
+    nodes = {
+        "vision_encoder": graph.start("vision_encoder", bundle=siglip_bundle.path),
+        "scene_fusion": graph.start("scene_fusion"),
+    }
+    scenes = graph.listen(SemanticScene, "scene", 10)
+    camera = graph.publisher(Image, "image", BEST_EFFORT)
+
+    def told(name: str, level: bytes, words: str, ahead_ns: int) -> None:
+        def said() -> Any:
+            camera.publish(rgb(now_ns() + ahead_ns))
+            time.sleep(0.05)
+            status = graph.status(name)
+            same = level == DiagnosticStatus.OK or words in nodes[name].log()
+            return same and status and status.level == level and words in status.message
+
+        wait_until(f"{words} in diagnostics and log of {name}", said)
+
+    told("scene_fusion", DiagnosticStatus.OK, "tags only: on /reasoning publishers: 0", 0)
+    for offset_ns, words in ((-15 * YEAR_NS, "15.0 years old when"), (YEAR_NS, "in the future")):
+        for name in nodes:
+            told(name, DiagnosticStatus.WARN, words, offset_ns)
+            assert "set the camera's clock" in graph.status(name).message
+        assert any(words in scene.reason for scene in scenes.all())
+    assert count(graph, "vision_encoder", "clock") > 0
 
 
 def test_liveliness_tells_of_a_node_that_says_nothing(graph: Graph) -> None:

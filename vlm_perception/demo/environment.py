@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from vlm_perception.nodes.environment import check_environment
 from vlm_perception.share import share_folder
 
 DOMAINS = range(1, 101)
@@ -25,11 +24,10 @@ class GraphEnvironmentError(RuntimeError):
 
 
 def require_ros() -> None:
-    """Check that ROS and the package's own messages can be imported, and that nodes can start.
+    """Check that ROS and the package's own messages can be imported.
 
     Raises:
         GraphEnvironmentError: One of them is missing.
-        StartError: No node can start in this environment.
     """
     try:
         import rclpy  # noqa: F401, PLC0415
@@ -45,7 +43,6 @@ def require_ros() -> None:
             f"the package's messages are not built ({error}): run `make setup`, or `colcon build`"
             " in a ROS 2 workspace"
         ) from error
-    check_environment()
 
 
 @contextmanager

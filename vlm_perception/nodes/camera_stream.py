@@ -16,7 +16,8 @@ from vlm_perception.msg import SceneReasoning, SemanticScene
 from vlm_perception.nodes.conversions import embedding_from, reasoning_message
 from vlm_perception.nodes.diagnostics import Meter, Report, figure, pace
 from vlm_perception.nodes.embedding_input import EmbeddingInput
-from vlm_perception.nodes.qos import newest, overridable, results, subscribe
+from vlm_perception.nodes.qos import newest, overridable, present, results, subscribe
+from vlm_perception.nodes.reasoning_input import LEASE_S
 from vlm_perception.perception.asking import AskError
 from vlm_perception.perception.reasoner import Reasoner
 from vlm_perception.types import Embedding, Reasoning
@@ -58,7 +59,7 @@ class CameraStream:
         self._publisher = node.create_lifecycle_publisher(
             SceneReasoning,
             self._prefix + "reasoning",
-            results(),
+            present(LEASE_S),
             qos_overriding_options=overridable(),
         )
 
@@ -118,6 +119,9 @@ class CameraStream:
         embedding = embedding_from(arrival.message)
         if not node.time_watch.accepts(embedding.stamp_ns, self.topic):
             return
+        node.time_watch.check_clock(
+            embedding.stamp_ns, self.topic, arrival.received_s, arrival.message.processing_time
+        )
         reasoning = reasoner.reason(embedding, rung)
         elapsed = time.monotonic() - arrival.received_s
         self._publisher.publish(reasoning_message(reasoning, self.sequence, elapsed))
@@ -153,6 +157,11 @@ class CameraStream:
         """Return what to say when no embedding comes; empty: they do."""
         return self._silence() if self._input is not None and self._silent() else ""
 
+    def concern(self) -> str:
+        """Return what to say when embeddings of several encoders are mixed."""
+        embeddings, watch = self._input, self._node.time_watch
+        return embeddings.publishers.crowd(watch.mixed(self.topic)) if embeddings else ""
+
     def figures(self) -> Mapping[str, str]:
         """Return how often was analysed and what the newest reasoning holds."""
         last = self._newest
@@ -165,15 +174,16 @@ class CameraStream:
 
     def report(self, dropped: int) -> Report:
         """Return the camera's own status, for a node that serves several."""
-        obstacle = self.obstacle()
-        level = DiagnosticStatus.ERROR if obstacle else DiagnosticStatus.OK
+        obstacle, concern = self.obstacle(), self.concern()
+        level = DiagnosticStatus.WARN if concern else DiagnosticStatus.OK
+        level = DiagnosticStatus.ERROR if obstacle else level
         values = {
             **pace(self._arrivals, self._results, self._ages),
             "dropped": str(dropped),
             **self.figures(),
         }
         heard = "active" if self._input is not None else "not active"
-        return Report(level, obstacle or heard, values)
+        return Report(level, obstacle or concern or heard, values)
 
     def _silent(self) -> bool:
         return bool(self._arrivals.silence() > self._node.settings.input_timeout)

@@ -81,6 +81,11 @@ class CameraTap:
             return False
         return int(self._node.count_publishers(camera.topic)) > 0
 
+    def cause(self) -> str:
+        """Say why no image comes; empty while nobody listens."""
+        camera = self._input
+        return f"on {camera.topic} {camera.cause()}" if camera is not None else ""
+
     def image(self, stamp_ns: int) -> Any | None:
         """Return the image message with this stamp, if it is among the newest."""
         with self._lock:

@@ -10,6 +10,8 @@ from collections import Counter
 from typing import Any
 
 EVERY_S = 5.0
+LOGGED_AFTER_S = 2.0
+"""What passes sooner, as while nodes start, stands in the diagnostics only."""
 
 
 class Complaints:
@@ -25,6 +27,9 @@ class Complaints:
         self._counts: Counter[str] = Counter()
         self._logged_s: dict[str, float] = {}
         self._last: tuple[float, str] = (float("-inf"), "")
+        self._since: dict[str, float] = {}
+        self.troubles = 0
+        """How often something began that lasted."""
 
     def add(self, kind: str, sentence: str, *, severe: bool = False) -> None:
         """Count a complaint of this kind; the sentence names the topic, the cause and a remedy."""
@@ -46,6 +51,22 @@ class Complaints:
             self._logger.error(sentence)
         else:
             self._logger.warning(sentence)
+
+    def lasting(self, kind: str, sentence: str) -> str:
+        """Log what is the matter as long as it is, count when it begins, and return it.
+
+        To be called again and again; an empty sentence says that all is well.
+        """
+        now = time.monotonic()
+        with self._lock:
+            if not sentence:
+                self._since.pop(kind, None)
+                return ""
+            self.troubles += kind not in self._since
+            since = self._since.setdefault(kind, now)
+        if now - since >= LOGGED_AFTER_S:
+            self.say(kind, sentence)
+        return sentence
 
     def counts(self) -> dict[str, int]:
         """Return how many there were of each kind."""

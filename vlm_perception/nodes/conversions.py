@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import RegionOfInterest
 from std_msgs.msg import Header
 
-from vlm_perception.manifest import MOST_LABELS, MOST_QUESTIONS
 from vlm_perception.msg import (
     Attribute as AttributeMessage,
 )
@@ -36,7 +35,6 @@ from vlm_perception.msg import (
 from vlm_perception.msg import (
     Tag as TagMessage,
 )
-from vlm_perception.perception.regions import MOST_REGIONS_PER_LABEL
 from vlm_perception.types import (
     Attribute,
     Embedding,
@@ -67,8 +65,6 @@ DTYPE_CODES: dict[str, int] = {
     "u": Tensor.DLPACK_UINT,
     "f": Tensor.DLPACK_FLOAT,
 }
-LONGEST_CAPTION = 10_000
-MOST_REGIONS = MOST_LABELS * MOST_REGIONS_PER_LABEL
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 
@@ -153,12 +149,6 @@ def _typed(values: NDArray[Any], dtype: type[ScalarT], ndim: int, name: str) -> 
         wanted = f"{ndim}-dimensional {np.dtype(dtype).name}"
         raise MessageError(f"{name} is {values.dtype.name} of shape {values.shape}, not {wanted}")
     return np.ascontiguousarray(values)
-
-
-def _require_few(what: str, values: Sized, most: int) -> None:
-    """What comes in goes out with each scene, and is drawn."""
-    if len(values) > most:
-        raise MessageError(f"it has {len(values)} {what}; at most {most} are taken")
 
 
 def stage_message(name: str, seconds: float) -> Any:
@@ -265,8 +255,6 @@ def embedding_from(message: Any) -> Embedding:
     pooled = _typed(tensor_array(message.pooled, "pooled"), np.float32, 1, "pooled")
     if not np.isfinite(pooled).all():
         raise MessageError("pooled holds NaN or infinity")
-    _require_few("tags", message.tags, MOST_LABELS)
-    _require_few("regions", message.regions, MOST_REGIONS)
     if not (message.image_width and message.image_height):
         raise MessageError("its image has no size")
     return Embedding(
@@ -315,8 +303,6 @@ def reasoning_from(message: Any) -> Reasoning:
     Raises:
         MessageError: The message contradicts itself.
     """
-    _require_few("attributes", message.attributes, MOST_QUESTIONS)
-    _require_few("characters in its caption", message.caption, LONGEST_CAPTION)
     return Reasoning(
         stamp_ns=stamp_to_ns(message.header.stamp),
         frame_id=message.header.frame_id,

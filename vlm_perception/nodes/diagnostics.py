@@ -1,10 +1,11 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a node tells of itself once a second on /diagnostics (REP 107)."""
+"""What a node tells of itself on /diagnostics (REP 107): once a second, and what is new at once."""
 
 from __future__ import annotations
 
 import platform
+import re
 import threading
 import time
 from collections import deque
@@ -18,6 +19,9 @@ from rclpy.clock import Clock, ClockType
 
 WINDOW_S = 5.0
 PERIOD_S = 1.0
+LOOK_S = 0.1
+"""Between two looks at whether there is something new to tell."""
+FIGURES = re.compile(r"[\d.]+")
 
 
 class Meter:
@@ -79,21 +83,44 @@ class Report:
 
 
 class DiagnosticsPublisher:
-    """Publishes the node's report, and those of its parts, at 1 Hz, on a steady clock."""
+    """Publishes the node's report, and those of its parts, at 1 Hz, on a steady clock.
+
+    A new judgement is published at once; one that only counts on is none.
+    """
 
     def __init__(
         self,
         node: Any,
         report: Callable[[], Report],
         parts: Callable[[], Mapping[str, Report]] = dict,
+        judge: Callable[[], tuple[bytes, str]] = lambda: (b"", ""),
     ) -> None:
-        """Start publishing what report returns, and parts by the name of each."""
+        """Start publishing.
+
+        Args:
+            node: whose state it is.
+            report: returns it.
+            parts: return those of its parts, by the name of each.
+            judge: returns level and message of the report, at little cost.
+        """
         self._node = node
         self._report = report
         self._parts = parts
+        self._judge = judge
+        self._told: tuple[bytes, str] | None = None
+        self._told_s = float("-inf")
         self._name = node.get_fully_qualified_name().lstrip("/")
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        node.create_timer(PERIOD_S, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        node.create_timer(LOOK_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _look(self) -> None:
+        level, message = self._judge()
+        judgement = level, FIGURES.sub("", message)
+        # Half a look early: the timer's own jitter must not make it two looks late.
+        due = time.monotonic() - self._told_s >= PERIOD_S - LOOK_S / 2
+        if due or judgement != self._told:
+            self._told, self._told_s = judgement, time.monotonic()
+            self.publish()
 
     def publish(self) -> None:
         """Publish the reports now."""

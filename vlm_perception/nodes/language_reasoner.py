@@ -142,6 +142,10 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         """Return what to say when no embedding of a camera comes."""
         return "; ".join(filter(None, (camera.obstacle() for camera in self._cameras.values())))
 
+    def concern(self) -> str:
+        """Return what to say when embeddings of several encoders are mixed."""
+        return "; ".join(filter(None, (camera.concern() for camera in self._cameras.values())))
+
     def parts(self) -> Mapping[str, Report]:
         """Return a report of each camera where there are several."""
         worker = self._worker

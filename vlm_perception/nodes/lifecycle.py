@@ -28,6 +28,7 @@ from vlm_perception.nodes.parameters import (
     setting,
 )
 from vlm_perception.nodes.plans import MODES, REFUSE, OnlyBuiltError
+from vlm_perception.nodes.publishers import WAKING
 from vlm_perception.nodes.time_jump import TimeWatch
 from vlm_perception.nodes.watchdog import Watchdog
 from vlm_perception.nodes.worker import Worker
@@ -138,10 +139,12 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
         """Why the last transition failed, or what stands in the way of work; empty: nothing."""
         self.time_watch = TimeWatch(self, self.complaints, self.time_jumped, self.stamps_jumped)
         self._transitions = threading.RLock()
+        self._put_to_rest = False
+        """Whether the work was ended on purpose, so that it is no fault that none is done."""
         self.patience_s = PATIENCE_S
         """How long to wait for what is to end."""
-        self._diagnostics = DiagnosticsPublisher(self, self._report, self.parts)
         self.watchdog = Watchdog(self._tell_of_hang)
+        self._diagnostics = DiagnosticsPublisher(self, self._report, self.parts, self._judge)
         if self.parameters.value.autostart:
             self._autostart_timer = self.create_steady_timer(0.0, self._begin_autostart)
 
@@ -189,6 +192,17 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
     def obstacle(self) -> str:
         """Return what keeps an active node from working, with a remedy; empty: nothing."""
         return ""
+
+    def concern(self) -> str:
+        """Return what an active node cannot do as well as it should, with a remedy; empty: nothing.
+
+        It is looked for ten times a second.
+        """
+        return ""
+
+    def summary(self) -> str:
+        """Return what to say of a node that is active and well."""
+        return "active"
 
     def create_steady_timer(self, period: float, callback: Callable[[], None]) -> Any:
         """Create a timer that fires whatever the ROS clock does."""
@@ -343,6 +357,8 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
                 undo()
                 return TransitionCallbackReturn.FAILURE
         self.fault = ""
+        if name != "configure":
+            self._put_to_rest = name != "activate"
         if self.context.ok():
             results = f", {self.results.total} results so far" if name == "deactivate" else ""
             self.get_logger().info(f"{TOLD[name]} (run {self.run_id[:8] or 'none'}){results}")
@@ -377,24 +393,43 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
             self.complaints.say("hangs", sentence, severe=True)
         self._diagnostics.publish()
 
-    def _report(self) -> Report:
-        hang = self.watchdog.hang
-        obstacle = self.obstacle() if self.active and not hang else ""
-        if obstacle:
-            self.complaints.say("obstacle", obstacle)
+    def _judge(self) -> tuple[bytes, str]:
+        """Level and message of the diagnostics; the log has the same words while they hold."""
+        hang, active = self.watchdog.hang, self.active
+        blocked = self.obstacle() if active and not hang else ""
+        obstacle = self.complaints.lasting("obstacle", blocked)
+        well = active and not hang and not obstacle
+        concern = self.complaints.lasting("concern", self.concern() if well else "")
         if hang or self.fault or obstacle:
-            level, message = DiagnosticStatus.ERROR, hang or self.fault or obstacle
-        elif complaint := self.complaints.recent(within_s=10.0):
-            level, message = DiagnosticStatus.WARN, complaint
-        else:
-            level = DiagnosticStatus.OK
-            message = "active" if self.active else "not active"
+            return DiagnosticStatus.ERROR, hang or self.fault or obstacle
+        if not active:
+            return self._why_not_active()
+        doubts = [each for each in (concern, self.complaints.recent(within_s=10.0)) if each]
+        if doubts:
+            return DiagnosticStatus.WARN, "; ".join(dict.fromkeys(doubts))
+        return DiagnosticStatus.OK, self.summary()
+
+    def _why_not_active(self) -> tuple[bytes, str]:
+        state, name = self._state_machine.current_state[1], self.get_fully_qualified_name()
+        if self._put_to_rest:
+            return DiagnosticStatus.OK, f"{state}, as was asked for" + (
+                f"; to let it work, run {WAKING[state].format(name=name)}"
+                if state in WAKING
+                else ""
+            )
+        if state in WAKING and not self.parameters.value.autostart:
+            return DiagnosticStatus.WARN, f"waits {state}: run {WAKING[state].format(name=name)}"
+        return DiagnosticStatus.WARN, f"not active yet: {state}"
+
+    def _report(self) -> Report:
+        level, message = self._judge()
         counts = self.complaints.counts()
         values = {
             **pace(self.arrivals, self.results, self.ages),
             "dropped": str(self.dropped()),
             "bad_messages": str(sum(counts.values())),
             **{f"bad_messages.{kind}": str(count) for kind, count in sorted(counts.items())},
+            "troubles": str(self.complaints.troubles),
             "time_jumps": str(self.time_watch.jumps),
             "state": self._state_machine.current_state[1],
             "run_id": self.run_id,

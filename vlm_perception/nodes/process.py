@@ -22,7 +22,6 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.qos_overriding_options import InvalidQosOverridesError
 
-from vlm_perception.nodes.environment import check_environment
 from vlm_perception.nodes.errors import EndedError, StartError
 from vlm_perception.nodes.executor import ServiceThreadsExecutor
 from vlm_perception.nodes.shared_memory import remove_leftovers
@@ -89,12 +88,10 @@ def _run(creators: Sequence[Callable[[], Any]]) -> int:
     # Of a node that was killed, whose place this one may take.
     remove_leftovers()
     try:
-        check_environment()
         rclpy.init()
-    # What init raises for wrong arguments behind --ros-args are private subclasses of RuntimeError.
-    except (StartError, RuntimeError) as error:
-        kind = "" if isinstance(error, StartError) else f"{type(error).__name__}: "
-        print(f"cannot start: {kind}{error}", file=sys.stderr)
+    # What it raises for wrong arguments behind --ros-args are private subclasses.
+    except RuntimeError as error:
+        print(f"cannot start: {type(error).__name__}: {error}", file=sys.stderr)
         return BAD_INPUT
     if early:
         return 0

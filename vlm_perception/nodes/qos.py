@@ -17,6 +17,8 @@ from rclpy.qos import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
+from vlm_perception.nodes.publishers import misfit, no_fit, type_name
+
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 except ImportError:  # Humble
@@ -43,11 +45,6 @@ def results(depth: int = 10) -> QoSProfile:
     )
 
 
-def requests() -> QoSProfile:
-    """For services: so many at once that each is told yes or no; the default drops all but ten."""
-    return results(1000)
-
-
 def watched(lease_s: float, depth: int = 10) -> QoSProfile:
     """As results, and whoever asks for liveliness learns of a silence as long as the lease.
 
@@ -56,6 +53,18 @@ def watched(lease_s: float, depth: int = 10) -> QoSProfile:
     """
     profile = results(depth)
     profile.liveliness = QoSLivelinessPolicy.MANUAL_BY_TOPIC
+    profile.liveliness_lease_duration = Duration(nanoseconds=round(lease_s * 1e9))
+    return profile
+
+
+def present(lease_s: float) -> QoSProfile:
+    """As results; whoever asks for liveliness learns that the process died, within the lease.
+
+    The middleware's own thread gives the signs of life, so that they do not hang on how often
+    something is published.
+    """
+    profile = results()
+    profile.liveliness = QoSLivelinessPolicy.AUTOMATIC
     profile.liveliness_lease_duration = Duration(nanoseconds=round(lease_s * 1e9))
     return profile
 
@@ -88,13 +97,12 @@ def subscribe(
     """
     name = node.resolve_topic_name(topic)
 
-    def incompatible(event: Any) -> None:
-        node.complaints.add(
-            "incompatible_qos",
-            f"{event.total_count} publisher(s) on {name} offer a QoS that this subscription cannot "
-            f"take, nothing comes from them; set qos_overrides.{name}.subscription.reliability to "
-            "match, or the publisher's QoS",
-        )
+    def incompatible(_: Any) -> None:
+        found = node.get_publishers_info_by_topic(name)
+        fitting = [each for each in found if each.topic_type == type_name(message_type)]
+        # The event's own count is of all that ever were, and it may come before the graph knows.
+        sentence = misfit(name, fitting, profile) or f"a publisher on {name}: {no_fit(name)}"
+        node.complaints.add("incompatible_qos", sentence)
 
     try:
         return node.create_subscription(
@@ -109,6 +117,32 @@ def subscribe(
         return node.create_subscription(
             message_type, topic, callback, profile, qos_overriding_options=overridable()
         )
+
+
+def watch_presence(
+    node: Any, message_type: type, topic: str, on_change: Callable[[bool], None], lease_s: float
+) -> Any | None:
+    """Hear when a publisher that offers such a lease is there, and when none is any more.
+
+    None is returned where the middleware cannot tell.
+
+    A subscription beside the one that reads: one that asks for a lease would get nothing from a
+    publisher that offers none, as when an older bag is played.
+    """
+    profile = present(lease_s)
+    profile.reliability, profile.depth = QoSReliabilityPolicy.BEST_EFFORT, 1
+
+    def changed(event: Any) -> None:
+        if event.alive_count_change:
+            on_change(event.alive_count > 0)
+
+    events = SubscriptionEventCallbacks(liveliness=changed, incompatible_qos=lambda _: None)
+    try:
+        return node.create_subscription(
+            message_type, topic, lambda _: None, profile, event_callbacks=events, raw=True
+        )
+    except UnsupportedEventTypeError:
+        return None
 
 
 def subscribe_alive(

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import MarkerArray
 
-from vlm_perception.msg import SceneReasoning, SemanticScene
+from vlm_perception.msg import SemanticScene
 from vlm_perception.nodes.camera_tap import CameraTap
 from vlm_perception.nodes.conversions import (
     MessageError,
@@ -31,7 +31,8 @@ from vlm_perception.nodes.image_settings import ImageSettings
 from vlm_perception.nodes.lifecycle import NodeSettings, PerceptionNode
 from vlm_perception.nodes.parameters import CONFIGURE, setting
 from vlm_perception.nodes.process import run
-from vlm_perception.nodes.qos import newest, overridable, results, subscribe, watched
+from vlm_perception.nodes.qos import overridable, results, watched
+from vlm_perception.nodes.reasoning_input import ReasoningInput
 from vlm_perception.nodes.visualization import markers, overlay
 from vlm_perception.nodes.worker import Worker
 from vlm_perception.perception.fusion import FusionSettings, SceneFusion
@@ -45,6 +46,8 @@ LOOK_S = 0.05
 """Between two looks at whether something is missing."""
 LEASE_S = 0.4
 """A subscriber that asks for liveliness learns of so long a silence; heartbeats come more often."""
+ASK_S = 0.5
+"""Between two looks at why it is."""
 SILENT = (Status.NO_CAMERA, Status.NO_EMBEDDING)
 
 
@@ -130,7 +133,9 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         self._fusion: SceneFusion | None = None
         self._tap: CameraTap | None = None
         self._embeddings: EmbeddingInput | None = None
-        self._reasoning_subscription: Any = None
+        self._reasoning_input: ReasoningInput | None = None
+        self._asked_s = float("-inf")
+        self._no_embedding = self._no_image = ""
         self._heartbeat_timer: Any = None
         self._worker: Worker[Arrival] | None = None
         self._painter: Worker[Scene] | None = None
@@ -148,7 +153,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             MarkerArray, "scene/markers", results(), qos_overriding_options=overridable()
         )
         self._overlays = self.create_lifecycle_publisher(
-            Image, "scene/overlay", newest(1), qos_overriding_options=overridable()
+            Image, "scene/overlay", results(2), qos_overriding_options=overridable()
         )
         self._detections = DetectionOutput(self)
 
@@ -173,16 +178,11 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         """Listen to both paths and keep the heart beating."""
         self._tap = CameraTap(self, self.settings.image_transport)
         self._published_s = time.monotonic()
+        self._newest = None
         self._worker = self.worker("fuse", self._fuse)
         self._painter = self.worker("paint", self._paint, lambda: 1.0 / self.settings.overlay_hz)
         self._embeddings = EmbeddingInput(self, self._on_embedding)
-        self._reasoning_subscription = subscribe(
-            self,
-            SceneReasoning,
-            "reasoning",
-            self._on_reasoning,
-            results(),
-        )
+        self._reasoning_input = ReasoningInput(self, self._on_reasoning, self._on_presence)
         self._heartbeat_timer = self.create_steady_timer(LOOK_S, self._heartbeat)
 
     def stop(self) -> None:
@@ -193,9 +193,9 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         if self._embeddings is not None:
             self._embeddings.close()
             self._embeddings = None
-        if self._reasoning_subscription is not None:
-            self.destroy_subscription(self._reasoning_subscription)
-            self._reasoning_subscription = None
+        if self._reasoning_input is not None:
+            self._reasoning_input.close()
+            self._reasoning_input = None
         if self._tap is not None:
             self._tap.close()
             self._tap = None
@@ -230,6 +230,24 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             return ""
         return embeddings.silence(silence)
 
+    def concern(self) -> str:
+        """Return why the scene is not OK, and what is mixed up; tags alone may be meant so."""
+        embeddings, reasonings = self._embeddings, self._reasoning_input
+        if embeddings is None or reasonings is None:
+            return ""
+        crowds = (
+            embeddings.publishers.crowd(self.time_watch.mixed(embeddings.topic)),
+            reasonings.publishers.crowd(),
+        )
+        return "; ".join(filter(None, (self._doubt(), *crowds)))
+
+    def summary(self) -> str:
+        """Return that the node works, and when tags are all there is."""
+        reasonings = self._reasoning_input
+        if reasonings is not None and reasonings.tags_only():
+            return f"active, tags only: {reasonings.cause()}"
+        return "active"
+
     def figures(self) -> Mapping[str, str]:
         """Return the newest scene's status and ages."""
         scene = self._newest
@@ -248,6 +266,14 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             },
         }
 
+    def _doubt(self) -> str:
+        scene, fusion, reasonings = self._newest, self._fusion, self._reasoning_input
+        if scene is None or fusion is None or reasonings is None:
+            return ""
+        if scene.status is Status.NO_REASONING and reasonings.tags_only():
+            return fusion.doubt
+        return scene.reason
+
     def _on_embedding(self, message: Any) -> None:
         self.arrivals.add()
         worker = self._worker
@@ -256,6 +282,11 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
 
     def _on_reasoning(self, message: Any) -> None:
         self._reasonings.append(Arrival(message, time.monotonic()))
+
+    def _on_presence(self, alive: bool) -> None:
+        with self._lock:
+            if self._fusion is not None:
+                self._fusion.slow.gone = not alive
 
     def _fuse(self, arrival: Arrival) -> None:
         embeddings = self._embeddings
@@ -307,9 +338,11 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
                 return
             missing = fusion.fast.missing(now, settings.input_timeout)
             blind = missing or fusion.empty
+            slow = fusion.uninformed or fusion.slow.missing(now, settings.stale_after)
         # To join a topic may wait for the middleware, and scenes may not wait for that.
         tap.listen(blind or self._overlays.get_subscription_count() > 0)
         tap.calibrate(self._markers.get_subscription_count() > 0)
+        self._ask_for_causes(fusion, tap, blind, slow, now)
         with self._lock:
             if self._fusion is not fusion or not self.active:
                 return
@@ -318,8 +351,27 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             if not due and (told or not missing or self._newest is None):
                 return
             self._take_reasonings(fusion)
-            self._publish(fusion.heartbeat(now, tap.alive(), settings.input_timeout))
+            alive = tap.alive()
+            obstacle = self._no_embedding if alive else self._no_image
+            self._publish(fusion.heartbeat(now, alive, settings.input_timeout, obstacle))
             self._heartbeats += 1
+
+    def _ask_for_causes(
+        self, fusion: SceneFusion, tap: CameraTap, blind: bool, slow: bool, now: float
+    ) -> None:
+        """Find out what keeps away what is missing, now and then: the graph knows."""
+        embeddings, reasonings = self._embeddings, self._reasoning_input
+        if embeddings is None or reasonings is None or now - self._asked_s < ASK_S:
+            return
+        self._asked_s = now if blind or slow else float("-inf")
+        self._no_embedding = embeddings.publishers.cause() if blind else ""
+        self._no_image = tap.cause() if blind else ""
+        fusion.slow_obstacle = reasonings.cause() if slow else ""
+        if self.time_watch.mixed(embeddings.topic):
+            fusion.slow_obstacle = (
+                f"the stamps on {embeddings.topic} go back and forth, as those of two cameras do; "
+                "see what vision_encoder reports on /diagnostics"
+            )
 
     def _publish(self, scene: Scene) -> None:
         self._scenes.publish(scene_message(scene))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +14,13 @@ from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 
 from vlm_perception.nodes.complaints import Complaints
+from vlm_perception.perception.ages import doubt_of
 from vlm_perception.perception.stamps import Order, StampOrder
 
 ONCE_S = 2.0
 """A jump of the clock and the jump of the stamps that goes with it are told once."""
+MIXED_S = 5.0
+"""Stamps that step back twice within this time are those of two publishers."""
 
 
 class TimeWatch:
@@ -38,14 +41,16 @@ class TimeWatch:
             on_clock_jump: called when the clock has gone back.
             on_stamp_jump: called with the topic whose stamps have gone back.
         """
-        self._logger = node.get_logger()
         self._complaints = complaints
+        self._clock = node.get_clock()
         self._on_clock_jump = on_clock_jump
         self._on_stamp_jump = on_stamp_jump
         self._lock = threading.Lock()
         self._stamps: defaultdict[str, StampOrder] = defaultdict(StampOrder)
         """By topic."""
-        self._told_s = float("-inf")
+        self._steps: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=2))
+        """By topic, when stamps last stepped back."""
+        self._told: tuple[float, str] = (float("-inf"), "")
         self.jumps = 0
         threshold = JumpThreshold(
             min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
@@ -61,6 +66,8 @@ class TimeWatch:
         """
         with self._lock:
             judgement = self._stamps[topic].judge(stamp_ns)
+            if judgement.back_ns:
+                self._steps[topic].append(time.monotonic())
         if judgement.order is Order.UNKNOWN:
             self._complaints.add(
                 "stamp_zero",
@@ -76,8 +83,31 @@ class TimeWatch:
             return False
         elif judgement.order is Order.JUMPED:
             self._on_stamp_jump(topic)
-            self._tell(f"stamps on {topic} went back by {judgement.back_ns / 1e9:.1f} s")
+            self._tell(f"stamps on {topic} went back by {judgement.back_ns / 1e9:.1f} s", topic)
         return True
+
+    def check_clock(
+        self, stamp_ns: int, topic: str, received_s: float, spent_s: float = 0.0
+    ) -> None:
+        """Complain of an image that is not the present, by its stamp and the node's clock.
+
+        Args:
+            stamp_ns: of the image; 0 is complained of elsewhere.
+            topic: that the message came on.
+            received_s: monotonic time of its arrival.
+            spent_s: seconds since the image reached the encoder.
+        """
+        now_ns = self._clock.now().nanoseconds
+        arrived_ns = now_ns - round((time.monotonic() - received_s) * 1e9) if now_ns else 0
+        doubt = doubt_of(stamp_ns, arrived_ns, spent_s) if stamp_ns else None
+        if doubt is not None:
+            self._complaints.add("clock", f"on {topic}: {doubt.sentence}")
+
+    def mixed(self, topic: str) -> bool:
+        """Whether the stamps of a topic go back and forth."""
+        with self._lock:
+            steps = tuple(self._steps[topic])
+        return len(steps) == 2 and time.monotonic() - steps[0] <= MIXED_S
 
     def close(self) -> None:
         """Stop watching the clock."""
@@ -87,11 +117,15 @@ class TimeWatch:
         with self._lock:
             self._stamps.clear()
         self._on_clock_jump()
-        self._tell(f"the ROS clock went back by {-jump.delta.nanoseconds / 1e9:.1f} s")
+        self._tell(f"the ROS clock went back by {-jump.delta.nanoseconds / 1e9:.1f} s", "")
 
-    def _tell(self, what: str) -> None:
-        now = time.monotonic()
-        if now - self._told_s > ONCE_S:
-            self.jumps += 1
-            self._logger.warning(f"{what} (a bag that starts again?): state was reset")
-        self._told_s = now
+    def _tell(self, what: str, source: str) -> None:
+        """Count and log a jump of a topic, or of the clock, unless it goes with another's."""
+        now, (told_s, teller) = time.monotonic(), self._told
+        if now - told_s <= ONCE_S and source != teller:
+            return
+        self.jumps += 1
+        self._told = now, source
+        self._complaints.say(
+            "time_jump", f"{what} (a bag that starts again, or two publishers?): state was reset"
+        )

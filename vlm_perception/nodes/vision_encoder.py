@@ -22,7 +22,7 @@ from vlm_perception.nodes.lifecycle import NetworkSettings, PerceptionNode
 from vlm_perception.nodes.parameters import CONFIGURE, setting
 from vlm_perception.nodes.plans import prepare_plans, why_not_tensorrt
 from vlm_perception.nodes.process import run
-from vlm_perception.nodes.qos import latched, newest, overridable, requests
+from vlm_perception.nodes.qos import latched, newest, overridable
 from vlm_perception.nodes.worker import Worker
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.image_errors import ImageError
@@ -88,9 +88,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             EmbeddingInfo, "embedding_info", latched(), qos_overriding_options=overridable()
         )
         self._vocabulary_requests = threading.BoundedSemaphore(VOCABULARY_REQUESTS)
-        self.create_service(
-            SetVocabulary, "~/set_vocabulary", self._set_vocabulary, qos_profile=requests()
-        )
+        self.create_service(SetVocabulary, "~/set_vocabulary", self._set_vocabulary)
 
     def load(self) -> None:
         """Load the bundle, compare it with its golden outputs and warm the networks up."""
@@ -149,6 +147,13 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             return ""
         return images.silence(silence)
 
+    def concern(self) -> str:
+        """Return what to say when images of several cameras are mixed."""
+        images = self._images
+        if images is None:
+            return ""
+        return images.publishers.crowd(self.time_watch.mixed(images.topic))
+
     def figures(self) -> Mapping[str, str]:
         """Return bundle, engine and vocabulary."""
         bundle, encoder = self._bundle, self._encoder
@@ -178,6 +183,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         stamp_ns = stamp_to_ns(message.header.stamp)
         if not self.time_watch.accepts(stamp_ns, images.topic):
             return
+        self.time_watch.check_clock(stamp_ns, images.topic, arrival.received_s)
         try:
             started = time.monotonic()
             pixels = self._reader.read(message, self.settings.image_options)
@@ -189,12 +195,6 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
                 error.kind, f"image on {images.topic} was skipped: {self._reader.explain(error)}"
             )
             return
-        if message.header.frame_id != embedding.frame_id:
-            self.get_logger().warning(
-                f"the camera's frame_id {message.header.frame_id!r} begins with a slash, which tf2 "
-                f"refuses: results carry {embedding.frame_id!r}; name it so in the camera's driver",
-                once=True,
-            )
         result = embedding_message(embedding, time.monotonic() - arrival.received_s)
         result.stages.insert(0, stage_message("convert", converting))
         handover.give(self._embeddings.topic_name, result)

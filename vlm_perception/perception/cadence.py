@@ -24,12 +24,15 @@ class Cadence:
     def __init__(self) -> None:
         """Nothing has arrived."""
         self._arrivals: deque[float] = deque(maxlen=KEPT)
+        self.gone = False
+        """Whether whoever sends is known to be gone; something that comes says the opposite."""
 
     def beat(self, now_s: float) -> None:
         """Note an arrival. After a silence the rate is learned anew: it may be another one."""
         if self._arrivals and now_s - self._arrivals[-1] > self.missing_after(float("inf")):
             self._arrivals.clear()
         self._arrivals.append(now_s)
+        self.gone = False
 
     def silence(self, now_s: float) -> float:
         """Return the seconds since the last arrival; infinite before the first."""
@@ -49,8 +52,9 @@ class Cadence:
 
     def missing(self, now_s: float, longest_s: float) -> bool:
         """Whether the stream is silent for longer than it should be."""
-        return self.silence(now_s) > self.missing_after(longest_s)
+        return self.gone or self.silence(now_s) > self.missing_after(longest_s)
 
     def reset(self) -> None:
         """Forget all arrivals."""
         self._arrivals.clear()
+        self.gone = False

@@ -95,6 +95,17 @@ class SceneFusion:
         """Whether no embedding has been joined, since the start or the last reset."""
         return self._last is None
 
+    @property
+    def uninformed(self) -> bool:
+        """Whether there is no reasoning, since the start or the last reset."""
+        return not self._reasonings
+
+    @property
+    def doubt(self) -> str:
+        """Why the newest frame is not known to be the present; empty: it is."""
+        last = self._last
+        return last.doubt.sentence if last is not None and last.doubt is not None else ""
+
     def reset(self) -> None:
         """Forget all that was received, as when time has jumped."""
         self._reasonings.clear()

@@ -183,8 +183,6 @@ class Reasoner:
     def set_instruction(self, text: str) -> int:
         """Steer the caption from the next frame on; an empty text takes the instruction back.
 
-        The text that is in force already changes nothing, the version neither.
-
         Returns:
             The version that reasonings with this instruction carry.
 
@@ -194,8 +192,7 @@ class Reasoner:
         text = text.strip()
         self._check_instruction(text)
         with self._lock:
-            if text != self._instruction.text:
-                self._instruction = _Instruction(text, self._instruction.version + 1)
+            self._instruction = _Instruction(text, self._instruction.version + 1)
             return self._instruction.version
 
     def reset(self) -> None:
