@@ -43,7 +43,9 @@ def _resolved(path: Path) -> Path:
     try:
         return path.resolve()
     except (OSError, RuntimeError) as error:
-        raise OutputError(f"{path} leads in a circle of symbolic links") from error
+        raise OutputError(
+            f"{path} leads in a circle of symbolic links; choose another --out"
+        ) from error
 
 
 def _holds(folder: Path, path: Path) -> bool:

@@ -95,6 +95,7 @@ class ResultsFolder:
             path.relative_to(self.work).as_posix(): stamp(path, self._verb)
             for pattern in self._names
             for path in sorted(self.work.glob(pattern))
+            if not work.is_plain(path)
         }
         self._refuse_foreign(files)
         whole = work.Unfinished(verb=self._verb, whole=True, files=files)
@@ -106,7 +107,8 @@ class ResultsFolder:
         if unfinished is not None and unfinished.whole:
             self._put_into_place(unfinished)
             self.completed, unfinished = True, None
-        found = [path for pattern in self._names for path in self.path.glob(pattern)]
+        found = (path for pattern in self._names for path in self.path.glob(pattern))
+        found = (path for path in found if not work.is_plain(path))
         self._refuse_foreign([*self._names, *(str(path.relative_to(self.path)) for path in found)])
         if unfinished is None:
             work.begin(self.work, self._verb)

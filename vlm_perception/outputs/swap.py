@@ -67,7 +67,7 @@ def _clear(scratch: Path, place: Path, verb: str) -> None:
         if (scratch / OLD).is_dir() and not place.exists():
             (scratch / OLD).rename(place)
         work.remove(scratch)
-        _log.info("removed %s, which an interrupted run had left", scratch)
+        _log.warning("removed %s, which an interrupted run had left", scratch)
     finally:
         os.close(handle)
 

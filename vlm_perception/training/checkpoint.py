@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -103,19 +102,17 @@ def save_checkpoint(
     labels: list[dict[str, Any]],
     directory: Path,
 ) -> Path:
-    """Write dual/, vlm/, bundle.yaml and the model card in half precision; replaces `directory`."""
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    """Write dual/, vlm/, bundle.yaml and the model card in half precision, to a new `directory`."""
     processor = SiglipImageProcessorPil(
         do_resize=True, size={"width": INPUT_SIZE[0], "height": INPUT_SIZE[1]}
     )
     vlm.generation_config.eos_token_id = tokenizer.eos_token_id
     vlm.generation_config.pad_token_id = tokenizer.pad_token_id
     for name, model in (("dual", dual), ("vlm", vlm)):
-        nn.Module.half(model).save_pretrained(partial / name)
+        nn.Module.half(model).save_pretrained(directory / name)
         nn.Module.float(model)
-        tokenizer.save_pretrained(partial / name)
-        processor.save_pretrained(partial / name)
+        tokenizer.save_pretrained(directory / name)
+        processor.save_pretrained(directory / name)
     spec = {
         "name": "roadworld-nano",
         "geometry": {"width": INPUT_SIZE[0], "height": INPUT_SIZE[1]},
@@ -127,8 +124,8 @@ def save_checkpoint(
         ],
         "licences": {"weights": "Apache-2.0", "training data": "Apache-2.0 (rendered)"},
     }
-    (partial / "bundle.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
-    (partial / "MODEL_CARD.md").write_text(
+    (directory / "bundle.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    (directory / "MODEL_CARD.md").write_text(
         MODEL_CARD.format(
             dual=dual.num_parameters() / 1e6,
             vlm=vlm.num_parameters() / 1e6,
@@ -140,6 +137,4 @@ def save_checkpoint(
             instructions="; ".join(kind.wordings[0] for kind in INSTRUCTIONS),
         )
     )
-    shutil.rmtree(directory, ignore_errors=True)
-    partial.rename(directory)
     return directory

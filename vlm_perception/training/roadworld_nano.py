@@ -26,6 +26,7 @@ from vlm_perception.datasets.roadworld.shards import (
 )
 from vlm_perception.deploy.pruning import parse_schedule
 from vlm_perception.manifest import KeepStep
+from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.training.checkpoint import calibrate, save_checkpoint
 from vlm_perception.training.dual import (
     LOSS_WEIGHTS,
@@ -48,6 +49,8 @@ from vlm_perception.yaml_files import read_yaml
 
 KEEP = parse_schedule("0.7@2,3,4", LAYERS, GRID[0] * GRID[1])
 """The pruning that the shipped bundle is exported with."""
+CHECKPOINT = "checkpoint"
+RESULTS = (f"{CHECKPOINT}/*", f"{CHECKPOINT}/*/*")
 EASY_SHARDS = 5
 EASY_SMALL, FULL_SMALL = 0.05, 0.3
 
@@ -196,7 +199,20 @@ def train(out: Path, recipe: Recipe = RECIPE) -> Path:
 
     Returns:
         The checkpoint directory, `out`/checkpoint, ready for `vlm-perception export`.
+
+    Raises:
+        OutputError: `out` holds the checkpoint to go on from, or another one in the result's place.
     """
+    read = [recipe.start] if recipe.start is not None else []
+    with ResultsFolder(out, "train roadworld", RESULTS, read) as results:
+        if results.left_over:
+            results.clear()
+        _train(out, recipe, results.work / CHECKPOINT)
+        results.publish()
+    return out / CHECKPOINT
+
+
+def _train(out: Path, recipe: Recipe, result: Path) -> None:
     workers = os.cpu_count() or 1
     tokenizer = build_tokenizer()
     if recipe.start is not None and not recipe.dual_shards:
@@ -211,4 +227,4 @@ def train(out: Path, recipe: Recipe = RECIPE) -> Path:
         held_out = [ShardSpec(recipe.calibration_seed, SCENES_PER_SHARD, FULL_SMALL, GRID)]
         labels = calibrate(dual, tokenizer, prepare(held_out, out, workers), recipe.keep)
     nn.Module.to(vlm, "cpu")
-    return save_checkpoint(dual, vlm, tokenizer, labels, out / "checkpoint")
+    save_checkpoint(dual, vlm, tokenizer, labels, result)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from rich.progress import Progress
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from vlm_perception.datasets.roadworld.clip import JPEG_QUALITY, frame
+from vlm_perception.outputs.swap import made_beside, swap
 
 TOPIC = "/camera/image_raw/compressed"
 TYPE = "sensor_msgs/msg/CompressedImage"
@@ -45,21 +47,29 @@ def write_bag(
     count = round(seconds * fps)
     with Progress(transient=True) as progress:
         bar = progress.add_task("rendering", total=count)
-        files = []
+        files: list[NDArray[np.uint8]] = []
         for index in range(count):
             image = frame(index, width=width, height=height, fps=fps, seconds=seconds, seed=seed)
             bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-            files.append(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1])
+            file = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+            files.append(np.asarray(file, np.uint8).reshape(-1))
             progress.advance(bar)
+    with made_beside(folder, "roadworld bag") as scratch:
+        _write(scratch / folder.name, files, fps, count * repeat)
+        swap(scratch / folder.name, folder)
+    return count * repeat
+
+
+def _write(folder: Path, files: list[NDArray[np.uint8]], fps: int, count: int) -> None:
+    """Write so many images, those of the files in turn."""
     types = get_typestore(Stores.ROS2_HUMBLE)
     make = types.types
     with Writer(folder, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
         connection = writer.add_connection(TOPIC, TYPE, typestore=types)
-        for index in range(count * repeat):
+        for index in range(count):
             time_ns = START_NS + round(index * 1e9 / fps)
             stamp = make["builtin_interfaces/msg/Time"](*divmod(time_ns, 1_000_000_000))
             header = make["std_msgs/msg/Header"](stamp=stamp, frame_id=FRAME_ID)
-            file = np.asarray(files[index % count], np.uint8).reshape(-1)
+            file = files[index % len(files)]
             message = make[TYPE](header=header, format="jpeg", data=file)
             writer.write(connection, time_ns, types.serialize_cdr(message, TYPE))
-    return count * repeat
