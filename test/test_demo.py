@@ -196,9 +196,9 @@ def test_node_that_dies_is_reported(demo: Demo) -> None:
     ("name", "content", "complaint"),
     [
         ("missing.mp4", None, "does not exist"),
-        ("broken.mp4", b"no video" * 100, "cannot be read as a video"),
-        ("99", None, "webcam 99 does not exist"),
-        ("folder/", None, "holds no image"),
+        ("broken.mp4", b"no video" * 100, "is no video, it is text"),
+        ("99", None, "/dev/video99 has no camera"),
+        ("folder/", None, "holds no images"),
     ],
 )
 def test_unplayable_video_ends_with_a_sentence(

@@ -94,7 +94,7 @@ def test_what_cannot_be_played_ends_with_a_sentence(graph: Graph, tmp_path: Path
         tmp_path / "missing.mp4": "does not exist",
         text: "is no video, it is text",
         empty: "holds no images",
-        99: "webcam 99",
+        99: "/dev/video99 has no camera behind it",
     }
     for source, sentence in cases.items():
         process = graph.start("video_source", source=source)

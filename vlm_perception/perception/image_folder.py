@@ -116,7 +116,7 @@ class ImageFolder(Media):
         pictures = list(self._until_first_good())
         if pictures[-1].fault:
             raise MediaError(
-                f"none of the {len(self._files)} images of {path} can be read; the first: "
+                f"no image of {path} can be read ({len(pictures)} tried); the first: "
                 f"{pictures[0].fault_text}"
             )
 
@@ -145,7 +145,7 @@ def _read(file: Path) -> Picture:
 
 
 def _why_none(folder: Path) -> str:
-    below = list_images(folder, deep=True)
-    if below:
-        return f"{folder} holds images only in its subfolders; give one of them: {below[0].parent}"
+    for file in folder.glob("*/*"):
+        if _is_image(file.relative_to(folder)):
+            return f"{folder} holds images only in its subfolders; give one of them: {file.parent}"
     return f"{folder} holds no images; give a folder with {', '.join(sorted(SUFFIXES))}"

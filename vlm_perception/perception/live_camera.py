@@ -37,8 +37,12 @@ class LiveCamera(Media):
         self._source = source
         self.name = f"webcam {source}" if source.isdecimal() else shown(source)
         self._capture = self._open()
+
+    @property
+    def rate_hz(self) -> float | None:
+        """As the camera states it; some state none, or nonsense."""
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
-        self.rate_hz = rate if 1.0 <= rate <= 1000.0 else None
+        return rate if 1.0 <= rate <= 1000.0 else None
 
     @property
     def has_length(self) -> bool:
@@ -91,7 +95,7 @@ class LiveCamera(Media):
         if "://" in self._source:
             raise MediaError(why_no_stream(self._source))
         path = f"/dev/video{self._source}" if self._source.isdecimal() else self._source
-        raise MediaError(f"{self.name} gives no image: {why_no_device(Path(path))}")
+        raise MediaError(f"there is no image: {why_no_device(Path(path))}")
 
     def _capture_of(self) -> cv2.VideoCapture:
         if "://" in self._source:

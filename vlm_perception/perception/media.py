@@ -65,8 +65,11 @@ class Media(ABC):
     live = False
     name = ""
     """What is played, as people are told: without the password of an address."""
-    rate_hz: float | None = None
-    """Images a second, where the source itself says so."""
+
+    @property
+    def rate_hz(self) -> float | None:
+        """Images a second, where the source itself says so."""
+        return None
 
     @property
     def count(self) -> int | None:

@@ -40,6 +40,9 @@ def open_media(source: str) -> Media:
     if is_address(source):
         return _address(source)
     path = Path(source).expanduser()
+    if not source.isprintable():
+        # OpenCV crashes on names that are not UTF-8.
+        raise MediaError(f"the name {source!a} cannot be read; rename it")
     try:
         mode = path.stat().st_mode
     except OSError as error:

@@ -79,7 +79,7 @@ class VideoFile(Media):
         """
         self.name = self._location = location
         self._packets = self._is_motion_jpeg()
-        self.rate_hz = self._stated_rate()
+        self._stated_hz = self._stated_rate()
         self._last_s = 0.0
         if next((picture for picture in self.pictures() if not picture.fault), None) is None:
             raise MediaError(why_no_video(Path(location)))
@@ -106,12 +106,19 @@ class VideoFile(Media):
             capture.release()
         shown = np.sort(np.array(times, np.float64))
         shown -= shown[:1]
-        length = promised / self.rate_hz if self.rate_hz else 0.0
+        length = promised / self._stated_hz if self._stated_hz else 0.0
         edited = edited_s(Path(self._location))
         if edited is not None and edited < length:
             length = edited
             shown = shown[shown < edited - SAME_TIME_S]
         return Index(shown, len(times), promised, length)
+
+    @property
+    def rate_hz(self) -> float | None:
+        """As the file states it; where the images are not even, how many there are in a second."""
+        if self.index is None or not self.notes:
+            return self._stated_hz
+        return (len(self.index.times_s) - 1) / float(self.index.times_s[-1])
 
     @property
     def count(self) -> int | None:

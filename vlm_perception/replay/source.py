@@ -111,7 +111,7 @@ def open_source(path: Path, topic: str | None = None) -> Source:
             "recorded by `vlm-perception demo ADDRESS`"
         )
     holds_bag = path.is_dir() and (
-        (path / METADATA).exists() or any(is_recording(file) for file in path.iterdir())
+        (path / METADATA).exists() or any(map(_is_part_of_bag, path.iterdir()))
     )
     if holds_bag or is_recording(path):
         return BagSource(Bag(path), topic)
@@ -137,6 +137,11 @@ def _refuse_misnamed(path: Path) -> None:
             f"{path} is compressed and does not say what; unpack it, or rename a recording to "
             f"*.mcap{path.suffix}, *.db3{path.suffix} or *.bag{path.suffix}"
         )
+
+
+def _is_part_of_bag(file: Path) -> bool:
+    # macOS leaves ._NAME beside NAME.
+    return is_recording(file) and not file.name.startswith(".")
 
 
 class BagSource:
