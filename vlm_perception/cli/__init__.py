@@ -75,15 +75,19 @@ def _options(
     ] = False,
 ) -> None:
     """Take what stands before the verb."""
-
-
-def main() -> None:
-    """Run the command line; bad input ends with one sentence and exit code 2."""
-    # The program ends at once while it imports this; a verb has something to put in order.
+    # The program ends at once while it imports; a verb has something to put in order.
     for number, usual in (
         (signal.SIGINT, signal.default_int_handler),
         (signal.SIGTERM, signal.SIG_DFL),
     ):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, usual)
-    app()
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one sentence and exit code 2."""
+    try:
+        app()
+    # One that comes while typer itself is at work.
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None

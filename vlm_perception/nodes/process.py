@@ -9,10 +9,12 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -20,7 +22,9 @@ import cv2
 import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.executors import Executor, ExternalShutdownException
+from rclpy.logging import LoggingSeverity, set_logger_level
 from rclpy.qos_overriding_options import InvalidQosOverridesError
+from rclpy.signals import SignalHandlerOptions
 
 from vlm_perception.nodes.errors import EndedError, StartError
 from vlm_perception.nodes.executor import ServiceThreadsExecutor
@@ -78,26 +82,28 @@ def run(*creators: Callable[[], Any]) -> NoReturn:
 def _run(creators: Sequence[Callable[[], Any]]) -> int:
     # A crash in the middleware or in an engine tells in which call.
     faulthandler.enable()
-    # rclpy's own handlers end the context; without these, Python's would raise KeyboardInterrupt
-    # anywhere, also in the midst of the clean-up, and a SIGTERM before init would kill.
-    early: list[int] = []
+    # rclpy's own handlers end the context while others still log, which then fails aloud.
+    woken, wakes = socket.socketpair()
+    wakes.setblocking(False)
+    signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: early.append(1))
+        signal.signal(number, lambda *_: None)
+    # A signal while rclpy makes a node, which then fails to, is no reason to warn.
+    warnings.filterwarnings("ignore", "Failed to fini", RuntimeWarning)
     # OpenCV's pool spins between an image's resizing and the next: a quarter of a core in vain.
     cv2.setNumThreads(1)
     # Of a node that was killed, whose place this one may take.
     remove_leftovers()
     try:
-        rclpy.init()
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     # What it raises for wrong arguments behind --ros-args are private subclasses.
     except RuntimeError as error:
         print(f"cannot start: {type(error).__name__}: {error}", file=sys.stderr)
         return BAD_INPUT
-    if early:
-        return 0
+    executor = ServiceThreadsExecutor()  # Before a signal can end the context that it needs.
+    threading.Thread(target=_end_by_signal, args=(woken,), name="signals", daemon=True).start()
     threading.Thread(target=_watch_the_end, name="watch the end", daemon=True).start()
     nodes: list[Any] = []
-    executor = ServiceThreadsExecutor()
     try:
         for node in _made(creators):
             nodes.append(node)
@@ -130,6 +136,13 @@ def end_with_stacks(sentence: str) -> NoReturn:
     print(f"the process ends with exit code {FAILED}: {sentence}", file=sys.stderr, flush=True)
     faulthandler.dump_traceback(all_threads=True)
     os._exit(FAILED)
+
+
+def _end_by_signal(woken: socket.socket) -> None:
+    """Wait for a signal, then end the context; nothing can be logged to ROS from then on."""
+    woken.recv(1)
+    set_logger_level("", LoggingSeverity.FATAL)
+    rclpy.try_shutdown()
 
 
 def _watch_the_end() -> None:
