@@ -106,12 +106,9 @@ def tight(encoding: str) -> Any:
     "encoding", [name for name in ENCODINGS if not name.endswith("16") and name != "nv24"]
 )
 def test_others_convert_to_the_same_pixels(encoding: str) -> None:
-    ours = to_rgb(message(encoding))
-    assert np.array_equal(ours, message_to_cvimage(tight(encoding), "rgb8"))
-    if not encoding.startswith("nv"):
-        cv_bridge = pytest.importorskip("cv_bridge", reason="no ROS with cv_bridge is sourced")
-        theirs = cv_bridge.CvBridge().imgmsg_to_cv2(tight(encoding), "rgb8")
-        assert np.abs(ours.astype(int) - theirs).max() <= 1
+    # Through cv_bridge where ROS brings it, whose OpenCV is another one.
+    ours = to_rgb(message(encoding)).astype(int)
+    assert np.abs(ours - message_to_cvimage(tight(encoding), "rgb8")).max() <= 1
 
 
 def test_colours_of_each_pixel_are_converted_as_opencv_converts_shared_ones() -> None:
