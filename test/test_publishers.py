@@ -88,6 +88,16 @@ def test_images_of_another_transport_are_told(
     images.close()
 
 
+def test_a_silent_publisher_hides_none_of_another_type(reader: Any, join: Join) -> None:
+    images = ImageInput(reader, RAW, lambda _: None)
+    join(Node, "silent").create_publisher(Image, "image", BEST_EFFORT)
+    wait_until("the silent one", lambda: "publishers: 1 (/silent)" in images.silence(3.0))
+    join(Node, "driver").create_publisher(CompressedImage, "image", BEST_EFFORT)
+    told = "/driver publishes sensor_msgs/msg/CompressedImage there"
+    wait_until("the other", lambda: told in images.silence(3.0))
+    images.close()
+
+
 def test_a_qos_that_does_not_fit_is_told_in_the_same_words(reader: Any, join: Join) -> None:
     profile = results()
     subscription = subscribe(reader, Image, "image", lambda _: None, profile)

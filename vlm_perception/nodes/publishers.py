@@ -86,15 +86,11 @@ class Publishers:
         fitting = [each for each in found if each.topic_type == self._type]
         if not found:
             return f"publishers: 0; {self._advice.absent}"
-        if not fitting:
-            other = found[0]
-            return (
-                f"{full_name(other)} publishes {other.topic_type} there, and {self._type} is read; "
-                f"{self._advice.foreign}"
-            )
+        foreign = next((each for each in found if each.topic_type != self._type), None)
         return (
             misfit(self._topic, fitting, self._qos)
             or self._waiting(fitting)
+            or (self._foreign(foreign) if foreign else "")
             or f"publishers: {len(fitting)} ({_names(fitting)}); {self._advice.unheard}"
         )
 
@@ -120,8 +116,15 @@ class Publishers:
         if len(fitting) < 2 or not certain:
             return ""
         return (
-            f"{len(fitting)} publishers on {self._topic} ({_names(fitting)}): what they send "
-            + (f"is mixed up; {self._advice.crowded}")
+            f"{len(fitting)} publishers on {self._topic} ({_names(fitting)}): what they send is "
+            f"mixed up; {self._advice.crowded}"
+        )
+
+    def _foreign(self, other: Any) -> str:
+        """Say that a publisher has another type, which is heard no more than a silent one."""
+        return (
+            f"{full_name(other)} publishes {other.topic_type} there, and {self._type} is read; "
+            f"{self._advice.foreign}"
         )
 
     def _waiting(self, fitting: Sequence[Any]) -> str:
