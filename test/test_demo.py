@@ -146,6 +146,8 @@ def test_demo_plays_a_video_to_its_end(
     assert counts["/reasoning"] >= SECONDS
     assert counts["/diagnostics"] >= SECONDS
     assert any(captions)
+    for node in ("vision_encoder", "scene_fusion"):  # Else the camera seems dead to one of them.
+        assert "image_transport: compressed" in (out / "nodes" / f"{node}.yaml").read_text()
 
     overlay = cv2.VideoCapture(str(out / "overlay.mp4"))
     assert overlay.get(cv2.CAP_PROP_FRAME_COUNT) >= images - 1

@@ -94,7 +94,7 @@ def node_specs(options: GraphOptions) -> list[NodeSpec]:
         everything = {**images, **model, **forced, **cameras}
         return [NodeSpec("perception", everything, holds=options.nodes)]
     parameters: Mapping[str, Mapping[str, Parameter]] = {
-        FUSION: {},
+        FUSION: {**images},
         REASONER: {**model, **forced, **cameras},
         ENCODER: {**model, **images},
     }
