@@ -107,7 +107,7 @@ def test_a_damaged_image_in_the_midst(graph: Graph, tmp_path: Path) -> None:
     for index in (0, 2):
         cv2.imwrite(str(tmp_path / f"{index}.png"), picture(64, 48))
     (tmp_path / "1.png").write_bytes(b"no image")
-    inbox = graph.listen(Image, "image", BEST_EFFORT)
+    inbox = graph.listen(Image, "image", 20)  # reliable, as rviz asks for it
     process = graph.start("video_source", source=tmp_path, rate_hz=5.0, wait_for_subscriber_s=10.0)
     assert process.wait() == 0
     assert "1.png cannot be used" in process.log() and "Traceback" not in process.log()

@@ -25,7 +25,7 @@ from vlm_perception.nodes.errors import EndedError, StartError
 from vlm_perception.nodes.image_input import COMPRESSED, RAW
 from vlm_perception.nodes.parameters import FIXED, Parameters, TakesWhatItHas, setting
 from vlm_perception.nodes.process import BAD_INPUT, FAILED, run
-from vlm_perception.nodes.qos import newest, overridable
+from vlm_perception.nodes.qos import overridable, results
 from vlm_perception.nodes.watchdog import Watchdog
 from vlm_perception.perception.image_errors import ImageError
 from vlm_perception.perception.media import Media, MediaError, Picture
@@ -135,7 +135,8 @@ class VideoSource(TakesWhatItHas):
         self._publisher = self.create_publisher(
             CompressedImage if self._compressed else Image,
             topic,
-            newest(1),
+            # rviz and recorders may ask for it, and one that reads slowly holds nobody up.
+            results(1),
             qos_overriding_options=overridable(),
         )
         self._diagnostics = DiagnosticsPublisher(self, self._report)
