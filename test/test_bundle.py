@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,13 @@ def test_whatever_a_manifest_says_it_is_used_or_refused_in_one_sentence(
         (copy / "manifest.yaml").write_text(original)
 
 
+def says_the_same(one: bytes, other: bytes) -> bool:
+    try:
+        return bool(yaml.safe_load(bytes(one)) == yaml.safe_load(other))
+    except (yaml.YAMLError, ValueError):
+        return False
+
+
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -302,7 +310,8 @@ def test_a_file_that_was_cut_or_flipped_is_refused_also_under_a_fitting_hash(
     try:
         file.write_bytes(broken)
         if file.name == "manifest.yaml":
-            with pytest.raises(BundleError):
+            # The last line's end, say, means nothing.
+            with nullcontext() if says_the_same(broken, manifest) else pytest.raises(BundleError):
                 ModelBundle.load(copy)
             return
         with pytest.raises(BundleError, match="altered"):

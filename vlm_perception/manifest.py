@@ -31,6 +31,7 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1, le=1 << 31)]
 Pixels = Annotated[int, Field(ge=1, le=1 << 14)]
 Tokens = Annotated[int, Field(ge=1, le=(1 << 16) - 1)]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 """Messages carry their places in 16 bits."""
 Bias = Annotated[float, Field(ge=-1e4, le=1e4)]
 Scale = Annotated[float, Field(gt=0.0, le=1e4)]
@@ -163,7 +164,7 @@ class TextSpec(_Strict):
 
     tokenizer: FileName
     length: Tokens
-    pad_token_id: int = Field(ge=0)
+    pad_token_id: TokenId
     score: Literal["sigmoid", "softmax"]
     logit_scale: Scale
     logit_bias: Bias
@@ -228,7 +229,7 @@ class LanguageSpec(_Strict):
     prompt: Text
     answer_separator: str
     caption_prompt: Text
-    stop_token_ids: Annotated[tuple[int, ...], Field(min_length=1)]
+    stop_token_ids: Annotated[tuple[TokenId, ...], Field(min_length=1)]
     width: Count
     layers: Count
     kv_heads: Count
