@@ -24,8 +24,10 @@ def test_a_killed_node_is_noticed_and_rubbish_ends_none(
     result = CliRunner().invoke(app, ["chaos", *arguments, *wanted], catch_exceptions=False)
     assert result.exit_code in (0, 1), "how soon it was noticed hangs on the machine"
     killed, fuzzed = json.loads(file.read_text())["faults"]
-    assert set(killed) == {"name", "seen", "noticed_s", "recovered_s", "lost", "ok"}
+    keys = {"name", "seen", "noticed_s", "diagnosed_s", "recovered_s", "lost", "ok"}
+    assert set(killed) == keys
     assert "NO_EMBEDDING" in killed["seen"] and killed["noticed_s"] > 0 and killed["lost"] > 0
+    assert killed["diagnosed_s"] > 0
     assert killed["recovered_s"] is not None
     assert "3 of 3 nodes live" in fuzzed["seen"] and " 0 complaints" not in fuzzed["seen"]
     assert fuzzed["recovered_s"] is not None

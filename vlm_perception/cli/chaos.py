@@ -26,18 +26,19 @@ def chaos(
     bundle: BundleOption = "roadworld-nano",
     json_file: JsonOption = None,
 ) -> None:
-    """Try faults on the running graph: kills, hangs, a camera that misbehaves, clocks, fuzzing.
+    """Try faults on the running graph: kills, hangs, cameras that misbehave, clocks, bad input.
 
     Starts the three nodes as processes with a camera of its own and prints, for each fault, what
-    was seen, how soon it was noticed, how soon the scene was OK again, and the images that became
-    no scene. Takes some five minutes. Close other programs first: their load makes nodes late, too.
+    was seen, how soon it was noticed and diagnosed, how soon the scene was OK again, and the images
+    that became no scene. Takes some ten minutes. Close other programs first: their load makes nodes
+    late, too.
     Needs hypothesis (`pip install hypothesis`).
 
     `vlm-perception chaos --json chaos.json`
 
     `vlm-perception chaos --only kill --kills 10`
 
-    Exit code: 0 when each fault was noticed and overcome in time, else 1.
+    Exit code: 0 when each fault was noticed, diagnosed and overcome in time, else 1.
     """
     with plain_errors():
         module = with_library("vlm_perception.evaluation.chaos.run", "hypothesis", "hypothesis")

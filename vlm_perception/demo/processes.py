@@ -40,6 +40,8 @@ class NodeSpec:
     """The nodes in it, where one process holds several; each gets the parameters."""
     namespace: str = ""
     """Without a slash before it; empty: none of its own."""
+    runner: tuple[str, ...] = ()
+    """Module and arguments that run its module, whose name comes behind them; empty: nothing."""
 
     @property
     def title(self) -> str:
@@ -118,6 +120,10 @@ class NodeProcesses:
                 return Exit(name, code, self._log_tail(name))
         return None
 
+    def exit_code(self, title: str) -> int | None:
+        """How a node has ended; None while it runs."""
+        return self._processes[title].poll()
+
     def ask_to_stop(self) -> None:
         """Send the first signal and return at once: there may be something to do meanwhile."""
         if self._asked_s is None:
@@ -160,7 +166,7 @@ class NodeProcesses:
         }
         parameters.write_text(yaml.safe_dump(content), encoding="utf-8")
         command = [sys.executable, "-m", "vlm_perception.demo.child", str(os.getpid())]
-        command += [f"vlm_perception.nodes.{spec.name}", "--ros-args"]
+        command += [*spec.runner, f"vlm_perception.nodes.{spec.name}", "--ros-args"]
         for file in (share_folder() / "config" / "perception.yaml", parameters):
             command += ["--params-file", str(file)]
         for old, new in spec.remappings.items():

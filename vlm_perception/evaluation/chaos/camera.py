@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from vlm_perception.datasets.roadworld.clip import frame
 from vlm_perception.evaluation.chaos.participant import Participant
 
+RAW, COMPRESSED = "raw", "compressed"
+JPEG = "jpeg"
 FRAMES = 8
 SECONDS = 20.0
 SEED = 7
@@ -38,6 +40,8 @@ class Manner:
     """Makes the stamp of an image of its number and of the time."""
     copies: int = 1
     """How often each image is sent."""
+    damaged: Callable[[int], bool] = lambda index: False
+    """Whether the middle is missing from the JPEG of this number."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,17 @@ class Sent:
 
 
 class Camera:
-    """Publishes the road world on `image` from a thread of its own; a context manager."""
+    """Publishes the road world from a thread of its own; a context manager."""
 
-    def __init__(self, participant: Participant) -> None:
-        """Prepare; nothing is sent before start()."""
+    def __init__(self, participant: Participant, transport: str = RAW) -> None:
+        """Prepare; nothing is sent before start().
+
+        Args:
+            participant: through whom.
+            transport: `raw`, on `image`, or `compressed`, JPEG on `image/compressed`.
+        """
         self._participant = participant
+        self._compressed = transport == COMPRESSED
         self._lock = threading.Lock()
         self._manner = Manner()
         self._clock: Callable[[], int] = time.time_ns
@@ -63,13 +73,14 @@ class Camera:
 
     def __enter__(self) -> Camera:
         """Advertise the topic and prepare the pictures."""
-        from sensor_msgs.msg import Image  # noqa: PLC0415
+        from sensor_msgs.msg import CompressedImage, Image  # noqa: PLC0415
 
         from vlm_perception.nodes.qos import newest  # noqa: PLC0415
 
-        self._image = Image
-        self._publisher = self._participant.publisher(Image, "image", newest(1))
-        _pictures(self._manner.width, self._manner.height, self._manner.encoding)
+        self._type: Any = CompressedImage if self._compressed else Image
+        self.topic = "image/compressed" if self._compressed else "image"
+        self._publisher = self._participant.publisher(self._type, self.topic, newest(1))
+        _prepared(self._manner, self._compressed)
         self._thread.start()
         return self
 
@@ -91,7 +102,7 @@ class Camera:
         """Change some of the manner, from the next image on."""
         with self._lock:
             manner = replace(self._manner, **changes)
-        _pictures(manner.width, manner.height, manner.encoding)
+        _prepared(manner, self._compressed)
         with self._lock:
             self._manner = manner
 
@@ -122,23 +133,39 @@ class Camera:
             due = max(due + 1.0 / manner.rate_hz, time.monotonic() - 1.0 / manner.rate_hz)
             self._ended.wait(max(0.0, due - time.monotonic()))
 
+    def send_jpeg(self, data: bytes) -> float:
+        """Send these bytes as one image more, and return when."""
+        message = self._type(format="jpeg", data=_bytes(data))
+        _stamp(message, self._clock())
+        at_s = time.monotonic()
+        self._publisher.publish(message)
+        return at_s
+
     def _send(self, manner: Manner, index: int) -> None:
-        pictures = _pictures(manner.width, manner.height, manner.encoding)
+        pictures = _prepared(manner, self._compressed)
         data, step = pictures[_to_and_fro(index)]
+        if self._compressed:
+            damaged = manner.damaged(index)
+            message = self._type(format="jpeg", data=_without_middle(data) if damaged else data)
+        else:
+            message = self._type(
+                height=manner.height,
+                width=manner.width,
+                encoding=manner.encoding,
+                is_bigendian=0,
+                step=step,
+                data=data,
+            )
         stamp_ns = max(0, manner.stamp(index, self._clock()))
-        message = self._image(
-            height=manner.height,
-            width=manner.width,
-            encoding=manner.encoding,
-            is_bigendian=0,
-            step=step,
-            data=data,
-        )
-        message.header.frame_id = "camera_optical_frame"
-        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+        _stamp(message, stamp_ns)
         self.sent.append(Sent(time.monotonic(), stamp_ns))
         for _ in range(manner.copies):
             self._publisher.publish(message)
+
+
+def _stamp(message: Any, stamp_ns: int) -> None:
+    message.header.frame_id = "camera_optical_frame"
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
 
 
 def write_pictures(folder: Path) -> Path:
@@ -156,17 +183,31 @@ def _to_and_fro(index: int) -> int:
     return place if place < FRAMES else 2 * FRAMES - 2 - place
 
 
+def _prepared(manner: Manner, compressed: bool) -> list[tuple[array[int], int]]:
+    encoding = JPEG if compressed else manner.encoding
+    return _pictures(manner.width, manner.height, encoding)
+
+
 @lru_cache(maxsize=8)
 def _pictures(width: int, height: int, encoding: str) -> list[tuple[array[int], int]]:
-    """Data and step of each picture."""
+    """Data and step of each picture; of a JPEG the step tells nothing."""
     made = []
     for index in range(FRAMES):
         picture = np.ascontiguousarray(cv2.resize(_frame(index), (width, height)))
         pixels = _encoded(picture.astype(np.uint8), encoding)
-        data = array("B")
-        data.frombytes(pixels.tobytes())
-        made.append((data, pixels.nbytes // height))
+        made.append((_bytes(pixels.tobytes()), pixels.nbytes // height))
     return made
+
+
+def _bytes(data: bytes) -> array[int]:
+    # What the messages take without looking at each element.
+    return array("B", data)
+
+
+def _without_middle(jpeg: array[int]) -> array[int]:
+    """What is left of a JPEG when packets of its middle were lost on the way."""
+    size = len(jpeg)
+    return jpeg[: 4 * size // 10] + jpeg[7 * size // 10 :]
 
 
 def _frame(index: int) -> NDArray[np.uint8]:
@@ -174,6 +215,8 @@ def _frame(index: int) -> NDArray[np.uint8]:
 
 
 def _encoded(rgb: NDArray[np.uint8], encoding: str) -> NDArray[np.uint8]:
+    if encoding == JPEG:
+        return np.asarray(cv2.imencode(".jpg", rgb[..., ::-1])[1], np.uint8)
     if encoding == "bgr8":
         return np.ascontiguousarray(rgb[..., ::-1])
     if encoding == "mono8":

@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from vlm_perception.demo.usage import usage_of
+from vlm_perception.evaluation.chaos.finding import RECOVERED_WITHIN_S, Finding
 from vlm_perception.evaluation.chaos.participant import wait
-from vlm_perception.evaluation.chaos.stage import NODES, Finding, Stage
+from vlm_perception.evaluation.chaos.stage import NODES, Stage
 
 PER_SECOND = 200.0
 ANSWER_WITHIN_S = 1.0
-RECOVERED_WITHIN_S = 2.0
 GROWTH_PERCENT = 5.0
 WARM_UP_SHARE = 0.1
 """So many of the messages come before memory is first read: buffers have their size by then."""

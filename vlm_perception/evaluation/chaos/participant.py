@@ -34,6 +34,8 @@ class Report:
     """What a node said of itself on /diagnostics."""
 
     at_s: float
+    level: int
+    """0 is OK, as in DiagnosticStatus."""
     message: str
     values: dict[str, str] = field(default_factory=dict)
 
@@ -163,7 +165,7 @@ class Participant:
         for status in message.status:
             node = str(status.name).split(":", maxsplit=1)[0].strip("/")
             values = {str(item.key): str(item.value) for item in status.values}
-            report = Report(time.monotonic(), str(status.message), values)
+            report = Report(time.monotonic(), status.level[0], str(status.message), values)
             self.reports.setdefault(node, []).append(report)
 
 

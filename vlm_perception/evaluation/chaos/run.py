@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -18,14 +20,32 @@ from rich.table import Table
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.demo.environment import own_graph, require_ros
 from vlm_perception.demo.usage import look_at_machine
-from vlm_perception.evaluation.chaos import faults, surroundings
+from vlm_perception.evaluation.chaos import (
+    damage,
+    full_memory,
+    peers,
+    processes,
+    starts,
+    streams,
+    surroundings,
+    workers,
+)
+from vlm_perception.evaluation.chaos.camera import COMPRESSED
+from vlm_perception.evaluation.chaos.finding import Finding
 from vlm_perception.evaluation.chaos.fuzz import fuzz
-from vlm_perception.evaluation.chaos.stage import NODES, ChaosError, Finding, Stage
+from vlm_perception.evaluation.chaos.stage import NODES, ChaosError, Stage
 from vlm_perception.nodes.shared_memory import shortage
 from vlm_perception.outputs.file import write_figures
 
-HOUR_NS = 3600 * faults.SECOND_NS
+HOUR_NS = 3600 * streams.SECOND_NS
 FAILED = 1
+PLAIN, SIM_TIME, JPEG = "plain", "sim time", "jpeg"
+STAGES: Mapping[str, Mapping[str, Any]] = {
+    PLAIN: {},
+    SIM_TIME: {"sim_time": True},
+    JPEG: {"transport": COMPRESSED},
+}
+"""What the graph is started with, for the faults that are tried on it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +65,7 @@ class Trial:
 
     name: str
     attempt: Callable[[Stage], Finding]
-    sim_time: bool = False
+    stage: str = PLAIN
 
 
 def run_chaos(options: ChaosOptions, console: Console, json_file: Path | None = None) -> int:
@@ -67,11 +87,13 @@ def run_chaos(options: ChaosOptions, console: Console, json_file: Path | None = 
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         progress = stack.enter_context(Progress(console=console, transient=True))
         bar = progress.add_task("Faults", total=len(chosen))
-        for sim_time in (False, True):
-            group = [trial for trial in chosen if trial.sim_time is sim_time]
+        # A copy, since it will be tampered with.
+        copy = str(shutil.copytree(bundle, folder / "bundle"))
+        for kind, manner in STAGES.items():
+            group = [trial for trial in chosen if trial.stage == kind]
             if not group:
                 continue
-            with own_graph(), Stage(bundle, folder, sim_time=sim_time) as stage:
+            with own_graph(), Stage(copy, folder, **manner) as stage:
                 for trial in group:
                     progress.update(bar, description=trial.name)
                     findings.append(_try(stage, trial))
@@ -114,42 +136,61 @@ def _try(stage: Stage, trial: Trial) -> Finding:
 
 def trials(options: ChaosOptions) -> Sequence[Trial]:
     """Every fault, in the order in which they are tried."""
+    future = partial(
+        streams.stamped, name="images from the future", stamp=lambda _, now: now + HOUR_NS
+    )
     return (
-        *(Trial(f"kill -9 {node}", partial(faults.killed, node=node)) for node in NODES),
+        *(Trial(f"kill -9 {node}", partial(processes.killed, node=node)) for node in NODES),
         Trial("kill -9 the camera", surroundings.camera_killed),
-        Trial("language_reasoner hangs", faults.hang),
-        Trial("camera stops", faults.silence),
-        Trial("camera changes size and encoding", faults.new_formats),
-        Trial("camera at 120 Hz", lambda s: faults.rate(s, 120.0)),
-        Trial("camera at 1 Hz", lambda s: faults.rate(s, 1.0)),
-        Trial("images out of order", faults.disordered),
-        Trial("images twice", faults.duplicated),
-        Trial("stamp 0", lambda s: faults.stamped(s, "images with stamp 0", lambda *_: 0)),
-        Trial(
-            "stamps of the future",
-            lambda s: faults.stamped(s, "images from the future", lambda _, now: now + HOUR_NS),
-        ),
+        Trial("kill -9 a recorder", surroundings.recorder_killed),
+        Trial("language_reasoner is stopped", processes.stopped),
+        *(Trial(f"{node} hangs", partial(workers.hung, node=node)) for node in NODES),
+        Trial("video_source hangs", workers.source_hung),
+        Trial("camera stops", streams.silence),
+        Trial("camera changes size and encoding", streams.new_formats),
+        Trial("camera at 120 Hz", lambda s: streams.rate(s, 120.0)),
+        Trial("camera at 1 Hz", lambda s: streams.rate(s, 1.0)),
+        Trial("images out of order", streams.disordered),
+        Trial("images twice", streams.duplicated),
+        Trial("stamp 0", lambda s: streams.stamped(s, "images with stamp 0", lambda *_: 0)),
+        Trial("stamps of the future", future),
+        Trial("two cameras on one topic", peers.two_cameras),
+        Trial("another type on the topic", peers.foreign_type),
+        Trial("QoS that does not fit", peers.incompatible_qos),
+        Trial("parameter file vanishes", starts.parameters_vanished),
+        Trial("bundle is swapped", starts.bundle_swapped),
+        Trial("signals at the start", starts.signalled),
         Trial("disk full", surroundings.disk_full),
+        Trial("shared memory full", full_memory.attempt),
         Trial(f"{options.messages} fuzzed messages", lambda s: fuzz(s, options.messages)),
-        Trial(f"{options.kills} kills", lambda s: faults.many_kills(s, options.kills)),
-        Trial("clock forwards", lambda s: faults.clock_jump(s, 1000.0), sim_time=True),
-        Trial("clock backwards", lambda s: faults.clock_jump(s, -1000.0), sim_time=True),
+        Trial(f"{options.kills} kills", lambda s: processes.many_kills(s, options.kills)),
+        Trial("damaged images", damage.damaged, JPEG),
+        Trial("JPEG bomb", damage.bomb, JPEG),
+        Trial("clock forwards", lambda s: streams.clock_jump(s, 1000.0), SIM_TIME),
+        Trial("clock backwards", lambda s: streams.clock_jump(s, -1000.0), SIM_TIME),
     )
 
 
 def _line(finding: Finding) -> str:
-    times = (f"noticed {_seconds(finding.noticed_s)}", f"recovered {_seconds(finding.recovered_s)}")
+    times = (
+        f"noticed {_seconds(finding.noticed_s)}",
+        f"diagnosed {_seconds(finding.diagnosed_s)}",
+        f"recovered {_seconds(finding.recovered_s)}",
+    )
     return f"{finding.name}: {finding.seen}; {', '.join(times)}; {_verdict(finding)}"
 
 
 def as_table(findings: Sequence[Finding]) -> Table:
     """The findings for people."""
-    table = Table("fault", "what was seen", "noticed", "recovered", "lost", "", title="Chaos")
+    table = Table(
+        "fault", "what was seen", "noticed", "diagnosed", "recovered", "lost", "", title="Chaos"
+    )
     for finding in findings:
         table.add_row(
             finding.name,
             finding.seen,
             _seconds(finding.noticed_s),
+            _seconds(finding.diagnosed_s),
             _seconds(finding.recovered_s),
             str(finding.lost),
             _verdict(finding),

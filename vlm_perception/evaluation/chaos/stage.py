@@ -10,21 +10,21 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from vlm_perception.demo.processes import NodeProcesses, NodeSpec
-from vlm_perception.evaluation.chaos.camera import Camera
-from vlm_perception.evaluation.chaos.participant import Participant, Seen, wait
+from vlm_perception.evaluation.chaos.camera import RAW, Camera
+from vlm_perception.evaluation.chaos.participant import Participant, Report, Seen, wait
 from vlm_perception.nodes.shared_memory import remove_leftovers
 from vlm_perception.types import Status
 
 ENCODER, REASONER, FUSION = "vision_encoder", "language_reasoner", "scene_fusion"
 NODES = (ENCODER, REASONER, FUSION)
 CAMERA = "video_source"
-"""A camera in a process of its own, for those faults that need one; see Stage.play."""
+"""A camera in a process of its own, for those faults that need one; see Stage.show()."""
 START_WITHIN_S = 90.0
 SETTLE_S = 2.0
 IN_FLIGHT_S = 0.2
@@ -35,36 +35,25 @@ class ChaosError(RuntimeError):
     """The graph could not be brought up; the message says why."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What a fault did. Times in seconds; None: it does not apply, or it did not happen."""
-
-    name: str
-    seen: str
-    """What was seen, in words."""
-    noticed_s: float | None
-    """From the fault to the first scene, or liveliness event, that tells of it."""
-    recovered_s: float | None
-    """From the end of the fault, or the restarted node being active, to the next good scene."""
-    lost: int
-    """Images in that time that no scene was made of."""
-    ok: bool
-
-
 class Stage:
     """Starts the three nodes and a camera of its own; a context manager."""
 
-    def __init__(self, bundle: str, folder: Path, *, sim_time: bool = False) -> None:
+    def __init__(
+        self, bundle: str, folder: Path, *, sim_time: bool = False, transport: str = RAW
+    ) -> None:
         """Prepare; nothing is started.
 
         Args:
             bundle: name or absolute path of the model bundle.
             folder: takes the logs of the nodes.
             sim_time: whether the nodes take the time from /clock, which is then published.
+            transport: how the camera's images travel, `raw` or `compressed`.
         """
         self.folder = folder
-        self._bundle = bundle
+        self.bundle = bundle
+        """What the nodes are started with from now on."""
         self._sim_time = sim_time
+        self._transport = transport
         self._stack = ExitStack()
 
     def __enter__(self) -> Stage:
@@ -76,7 +65,7 @@ class Stage:
         with ExitStack() as stack:
             self._processes = stack.enter_context(NodeProcesses(self.folder))
             self.participant = stack.enter_context(Participant())
-            self.camera = stack.enter_context(Camera(self.participant))
+            self.camera = stack.enter_context(Camera(self.participant, self._transport))
             if self._sim_time:
                 self.clock = stack.enter_context(SimClock(self.participant))
                 self.camera.keep_time_by(self.clock.now_ns)
@@ -120,10 +109,19 @@ class Stage:
         self._processes.start(self._spec(node))
         return time.monotonic()
 
-    def play(self, pictures: Path) -> float:
-        """Start a camera in a process of its own beside this one's, and return when."""
+    def start_hangable(self, node: str, flag: Path) -> float:
+        """Start a node whose calls hang while the flag is there, and return when."""
+        runner = ("vlm_perception.evaluation.chaos.hangable", str(flag))
+        self._processes.start(replace(self._spec(node), runner=runner))
+        return time.monotonic()
+
+    def exit_code(self, node: str) -> int | None:
+        """How a node has ended; None while it runs."""
+        return self._processes.exit_code(node)
+
+    def show(self, pictures: Path) -> None:
+        """Let a camera in a process of its own, once it is started, play this folder."""
         self._pictures = pictures
-        return self.respawn(CAMERA)
 
     def settle(self) -> None:
         """Let the camera behave well and wait until all has been well for a while.
@@ -153,6 +151,21 @@ class Stage:
         scene = self.participant.first_scene(lambda s: s.status is not Status.OK, since_s, within_s)
         return scene.at_s - since_s if scene else None
 
+    def silenced(self, since_s: float, within_s: float = 5.0) -> float | None:
+        """Return the seconds from a time to the end of the scene's liveliness."""
+
+        def lost() -> float | None:
+            return next((at for at in list(self.participant.silenced) if at > since_s), None)
+
+        at_s: float | None = wait(lost, since_s + within_s - time.monotonic())
+        return at_s - since_s if at_s else None
+
+    def first_of(self, since_s: float, within_s: float = 60.0) -> float | None:
+        """Return when the first scene came of an image that is newer than all seen before."""
+        newest_ns = max(s.stamp_ns for s in self.participant.scenes if s.at_s <= since_s)
+        newer = self.participant.first_scene(lambda s: s.stamp_ns > newest_ns, since_s, within_s)
+        return newer.at_s if newer else None
+
     def well_again(self, since_s: float, within_s: float = 10.0) -> Seen | None:
         """Return the first scene after a time that is OK, of an image sent after it."""
         sent = self.camera.between(since_s, float("inf"))
@@ -162,6 +175,42 @@ class Stage:
             return scene.status is Status.OK and scene.stamp_ns >= first_ns
 
         return self.participant.first_scene(good, since_s, within_s)
+
+    def told(self, since_s: float) -> str:
+        """The status and reason of the first scene after a time that is not OK."""
+        scenes = list(self.participant.scenes)
+        bad = next((scene for scene in scenes if scene.at_s > since_s and scene.status), None)
+        return f"{bad.status.name}: {bad.reason}" if bad else "always OK"
+
+    def diagnosis(
+        self, since_s: float, *nodes: str, about: str = "", within_s: float = 5.0
+    ) -> Report | None:
+        """Wait for the first report after a time whose level is not OK; None if none comes.
+
+        Args:
+            since_s: the monotonic time.
+            nodes: whose report; any node's when empty.
+            about: what the report's message must contain.
+            within_s: how long to wait, from since_s on.
+        """
+
+        def bad(report: Report) -> bool:
+            return report.at_s > since_s and report.level > 0 and about in report.message
+
+        def first() -> Report | None:
+            found = (
+                next(filter(bad, list(self.participant.reports.get(node, []))), None)
+                for node in nodes or NODES
+            )
+            return min(filter(None, found), key=lambda report: report.at_s, default=None)
+
+        report: Report | None = wait(first, since_s + within_s - time.monotonic())
+        return report
+
+    def diagnosed(self, since_s: float, *nodes: str, about: str = "") -> float | None:
+        """Return the seconds from a time to the report that diagnosis() returns."""
+        report = self.diagnosis(since_s, *nodes, about=about)
+        return report.at_s - since_s if report else None
 
     def lost(self, start_s: float, end_s: float) -> tuple[int, int]:
         """Return how many images of a time became no scene, and how many there were."""
@@ -176,7 +225,9 @@ class Stage:
             return NodeSpec(node, {"source": source, "transport": "raw", "loop": True})
         parameters: dict[str, bool | str] = {"use_sim_time": self._sim_time}
         if node != FUSION:
-            parameters["bundle"] = self._bundle
+            parameters["bundle"] = self.bundle
+        if node != REASONER:
+            parameters["image_transport"] = self._transport
         return NodeSpec(node, parameters)
 
 
