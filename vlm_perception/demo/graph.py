@@ -76,8 +76,9 @@ class Graph:
             "loop": options.loop,
             "frame_id": CAMERA_FRAME,
             "wait_for_subscriber_s": LISTENERS_WITHIN_S,
-            # The encoder, and the observer where it records: neither may miss the first images.
-            "wait_for_subscribers": 1 + (IMAGE in self._observer.meters),
+            # The encoder, scene_fusion, which listens until there is an embedding, and the observer
+            # where it records: none may miss the first images.
+            "wait_for_subscribers": 2 + (IMAGE in self._observer.meters),
         }
         return NodeSpec("video_source", parameters, namespace=options.namespace)
 
