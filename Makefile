@@ -41,7 +41,8 @@ endif
 
 pytest:
 	@$(PYTHON) scripts/setup_venv.py --dev --train
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile -m "not alone"
+	$(BIN)/pytest -m alone
 	ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/pytest test/test_messages.py
 
 check-tensorrt:

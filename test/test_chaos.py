@@ -14,6 +14,8 @@ from vlm_perception.bundle import ModelBundle
 from vlm_perception.cli import app
 from vlm_perception.evaluation.soak import Sample, growths
 
+pytestmark = pytest.mark.alone
+
 
 def test_a_killed_node_is_noticed_and_rubbish_ends_none(
     siglip_bundle: ModelBundle, tmp_path: Path

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from ament_index_python.packages import get_package_prefix
+from ros_graph import wait_until
 from rosbags.highlevel import AnyReader
 
 from vlm_perception.bundle import ModelBundle
@@ -26,6 +27,7 @@ SECONDS = 3
 RATE = 30
 LONG = 60
 COMMAND = [str(Path(get_package_prefix("vlm_perception")) / "bin" / "vlm-perception")]
+pytestmark = pytest.mark.alone
 NODES = {"video_source", "vision_encoder", "language_reasoner", "scene_fusion"}
 
 
@@ -173,6 +175,8 @@ def test_of_a_killed_demo_the_recording_is_kept_and_no_node(
     demo: Demo, long_video: Path, siglip_bundle: ModelBundle, tmp_path: Path
 ) -> None:
     assert set(demo.nodes()) == NODES
+    work = tmp_path / "demo"
+    wait_until("a recording", lambda: any(file.stat().st_size for file in work.rglob("*.mcap")))
     demo.kill()
     deadline = time.monotonic() + 2
     while demo.nodes() and time.monotonic() < deadline:

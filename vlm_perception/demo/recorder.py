@@ -132,10 +132,10 @@ def keep_recordings(work: Path, folder: Path) -> list[Path]:
         folder: where they are kept; nothing there is replaced.
 
     Returns:
-        Their new places.
+        Their new places; nothing was written yet to one that is empty, which stays.
     """
     kept = []
-    for file in sorted(work.rglob("*.mcap")):
+    for file in sorted(file for file in work.rglob("*.mcap") if file.stat().st_size):
         time_s = file.stat().st_mtime
         name = f"{file.stem}.interrupted-{datetime.fromtimestamp(time_s):%Y%m%d-%H%M%S}"
         target = folder / f"{name}.mcap"
