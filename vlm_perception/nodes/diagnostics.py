@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.clock import Clock, ClockType
+
+from vlm_perception.nodes.ticker import Ticker
 
 WINDOW_S = 5.0
 PERIOD_S = 1.0
@@ -111,12 +112,16 @@ class DiagnosticsPublisher:
         self._told_s = float("-inf")
         self._name = node.get_fully_qualified_name().lstrip("/")
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        node.create_timer(LOOK_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._ticker = Ticker(node, "diagnostics", LOOK_S, self._look)
+
+    def close(self) -> None:
+        """Publish no more on its own, and refer to the node no more."""
+        self._ticker.close()
 
     def _look(self) -> None:
         level, message = self._judge()
         judgement = level, FIGURES.sub("", message)
-        # Half a look early: the timer's own jitter must not make it two looks late.
+        # Half a look early: jitter must not make it two looks late.
         due = time.monotonic() - self._told_s >= PERIOD_S - LOOK_S / 2
         if due or judgement != self._told:
             self._told, self._told_s = judgement, time.monotonic()

@@ -146,7 +146,8 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
         self.watchdog = Watchdog(self._tell_of_hang)
         self._diagnostics = DiagnosticsPublisher(self, self._report, self.parts, self._judge)
         if self.parameters.value.autostart:
-            self._autostart_timer = self.create_steady_timer(0.0, self._begin_autostart)
+            clock = Clock(clock_type=ClockType.STEADY_TIME)  # The ROS clock may stand still.
+            self._autostart_timer = self.create_timer(0.0, self._begin_autostart, clock=clock)
 
     @property
     def default_callback_group(self) -> ReentrantCallbackGroup:
@@ -204,11 +205,6 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
         """Return what to say of a node that is active and well."""
         return "active"
 
-    def create_steady_timer(self, period: float, callback: Callable[[], None]) -> Any:
-        """Create a timer that fires whatever the ROS clock does."""
-        clock = Clock(clock_type=ClockType.STEADY_TIME)
-        return self.create_timer(period, callback, clock=clock)
-
     def worker(
         self,
         name: str,
@@ -265,6 +261,7 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
             finally:
                 self._transitions.release()
             self.time_watch.close()
+        self._diagnostics.close()
         self.watchdog.close()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:

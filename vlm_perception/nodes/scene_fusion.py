@@ -33,6 +33,7 @@ from vlm_perception.nodes.parameters import CONFIGURE, setting
 from vlm_perception.nodes.process import run
 from vlm_perception.nodes.qos import overridable, results, watched
 from vlm_perception.nodes.reasoning_input import ReasoningInput
+from vlm_perception.nodes.ticker import Ticker
 from vlm_perception.nodes.visualization import markers, overlay
 from vlm_perception.nodes.worker import Worker
 from vlm_perception.perception.fusion import FusionSettings, SceneFusion
@@ -136,7 +137,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         self._reasoning_input: ReasoningInput | None = None
         self._asked_s = float("-inf")
         self._no_embedding = self._no_image = ""
-        self._heartbeat_timer: Any = None
+        self._heart: Ticker | None = None
         self._worker: Worker[Arrival] | None = None
         self._painter: Worker[Scene] | None = None
         self._reader = ImageReader()
@@ -183,13 +184,13 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         self._painter = self.worker("paint", self._paint, lambda: 1.0 / self.settings.overlay_hz)
         self._embeddings = EmbeddingInput(self, self._on_embedding)
         self._reasoning_input = ReasoningInput(self, self._on_reasoning, self._on_presence)
-        self._heartbeat_timer = self.create_steady_timer(LOOK_S, self._heartbeat)
+        self._heart = Ticker(self, "heartbeat", LOOK_S, self._heartbeat)
 
     def stop(self) -> None:
         """Stop to listen and to publish."""
-        if self._heartbeat_timer is not None:
-            self.destroy_timer(self._heartbeat_timer)
-            self._heartbeat_timer = None
+        if self._heart is not None:
+            self._heart.close()
+            self._heart = None
         if self._embeddings is not None:
             self._embeddings.close()
             self._embeddings = None

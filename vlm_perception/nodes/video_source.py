@@ -153,6 +153,7 @@ class VideoSource(TakesWhatItHas):
         self._stopping.set()
         for thread in self._threads:
             thread.join(timeout=0.5)
+        self._diagnostics.close()
         self._watchdog.close()
 
     def _watched(self, name: str, work: Callable[[], None]) -> None:
