@@ -68,6 +68,14 @@ def test_a_recording_that_failed_while_writing_can_be_read(
     assert read == list(range(len(read))) and len(read) > 0.9 * recorder.messages
 
 
+def test_what_lies_where_a_recording_is_made_stays(tmp_path: Path) -> None:
+    (tmp_path / ".recording").mkdir()
+    (tmp_path / ".recording" / "scene.mcap").write_text("mine")
+    with pytest.raises(FileExistsError):
+        Recorder(tmp_path / "scene.mcap", [IMAGE]).__enter__()
+    assert (tmp_path / ".recording" / "scene.mcap").read_text() == "mine"
+
+
 def test_a_recording_is_not_begun_without_room(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (KEPT_FREE_BYTES - 1, before[1]))

@@ -26,6 +26,7 @@ from vlm_perception.outputs import swap
 from vlm_perception.outputs.file import write_figures
 from vlm_perception.outputs.folder import UNFINISHED, ResultsFolder
 from vlm_perception.outputs.mark import MARK, OutputError
+from vlm_perception.outputs.own import own_folder
 
 NAMES = ("log", "bag", "pictures/*")
 OLD = {"log": "old", "bag": "old", "pictures/1": "old"}
@@ -180,6 +181,53 @@ def test_a_file_of_figures_replaces_its_own_kind_only(
         assert told.exit_code == 2
         assert "choose another name" in told.output
     assert content(tmp_path) == {"scene.mcap": "mine", "figures.json": "edited"}
+
+
+def test_a_folder_of_its_own_is_taken_again_and_no_other(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        with own_folder(tmp_path / "own", "verb") as folder:
+            fill(folder, {"cache": text})
+            with pytest.raises(OutputError, match="another run"), own_folder(folder, "verb"):
+                pass
+        write_figures(tmp_path / "own" / "figures.json", {})
+    fill(tmp_path, {"mine/cache": "mine"})
+    for place, verb in (("own", "other"), ("mine", "verb"), (".", "verb")):
+        with pytest.raises(OutputError, match="choose another --out"):
+            own_folder(tmp_path / place, verb).__enter__()
+    fill(tmp_path, {"input/cache": "mine"})
+    with pytest.raises(OutputError, match="which is read"):
+        own_folder(tmp_path / "input" / "out", "verb", [tmp_path / "input"]).__enter__()
+    assert content(tmp_path) == {
+        "own/cache": "new",
+        "own/figures.json": "{}\n",
+        "mine/cache": "mine",
+        "input/cache": "mine",
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "train temporal --checkpoint checkpoint --out mine",
+        "train temporal --checkpoint trained --out out",
+        "train roadworld-nano --out mine",
+        "evaluate drift --checkpoint checkpoint --out mine",
+        "evaluate temporal --out mine",
+    ],
+)
+def test_what_a_run_leaves_to_the_next_lies_over_nobodys_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str
+) -> None:
+    pytest.importorskip("torch")
+    for name in ("checkpoint/dual/1", "trained/dual/1", "trained/temporal/config.json"):
+        fill(tmp_path, {name: "mine"})
+    fill(tmp_path, {"mine/int4.yaml": "mine", "mine/work/last.pt": "mine"})
+    before = content(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(app, arguments.split())
+    assert told.exit_code == 2
+    assert "choose another --out" in " ".join(told.output.split())
+    assert content(tmp_path) == before
 
 
 @settings(max_examples=60, deadline=None)

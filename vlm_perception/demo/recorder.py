@@ -61,7 +61,6 @@ class Recorder:
         self.bag.parent.mkdir(parents=True, exist_ok=True)
         check_room(self.bag)
         self._work = self.bag.parent / ".recording"
-        shutil.rmtree(self._work, ignore_errors=True)
         self._work.mkdir()
         # The writer names the file after its folder.
         folder = self._work / self.bag.stem

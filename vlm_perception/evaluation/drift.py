@@ -27,7 +27,9 @@ from vlm_perception.evaluation.drift_times import Times, take_times
 from vlm_perception.evaluation.load import Load
 from vlm_perception.evaluation.roadworld_nano import Answers, Candidate, exam_scenes, marks
 from vlm_perception.outputs.file import write_figures
+from vlm_perception.outputs.own import own_folder
 
+VERB = "evaluate drift"
 KEPT = {
     "captions": "caption_object_f1",
     "attributes": "attributes_balanced_accuracy_mean",
@@ -102,8 +104,10 @@ def evaluate_drift(
 
     Raises:
         ExportError: the checkpoint or a schedule cannot be used.
+        OutputError: the folder holds somebody's files.
     """
-    cases = make_cases(checkpoint, keeps, heads, out)
+    with own_folder(out, VERB, [checkpoint]) as work:
+        cases = make_cases(checkpoint, keeps, heads, work)
     candidates = {case.name: Candidate(case.bundle) for case in cases}
     pooled: dict[str, list[NDArray[np.float32]]] = {name: [] for name in candidates}
     for image, truth in exam_scenes(scenes):

@@ -37,6 +37,7 @@ from vlm_perception.evaluation.sequences import Recording, likeliest, record
 from vlm_perception.evaluation.temporal_tables import gate_table, truth_table, ways_table
 from vlm_perception.evaluation.ways import answer_material, compare, steady_tags, tag_material
 from vlm_perception.outputs.file import write_figures
+from vlm_perception.outputs.own import own_folder
 from vlm_perception.perception.keyframes import KeyframeSettings
 from vlm_perception.perception.temporal import (
     Attended,
@@ -45,6 +46,7 @@ from vlm_perception.perception.temporal import (
 )
 from vlm_perception.perception.vocabulary import Vocabulary, VocabularyBuilder
 
+VERB = "evaluate temporal"
 FIRST_SEED = 30_000_000
 """Nothing was trained on these sequences, and no setting was chosen on them."""
 SETTINGS = KeyframeSettings()
@@ -101,6 +103,7 @@ def evaluate_temporal(
     Raises:
         BundleError: the bundle cannot be used.
         SequenceError: it is no road-world bundle.
+        OutputError: the folder holds somebody's files.
     """
     model = ModelBundle.load(bundle)
     kinds = [
@@ -108,7 +111,8 @@ def evaluate_temporal(
         (STATIC, range(first_seed, first_seed + scenes)),
     ]
     _check(model)
-    recordings = record(model, kinds, seconds, out)
+    with own_folder(out, VERB, [model.path]) as work:
+        recordings = record(model, kinds, seconds, work)
     vocabulary = VocabularyBuilder(model).build(LABELS, version=1)
     both = [
         _watch(model, vocabulary, recordings[kind], f"Attention, {kind}s")

@@ -58,7 +58,8 @@ def result_file(file: Path, verb: str) -> Iterator[Path]:
     finally:
         part.unlink(missing_ok=True)
     mark = read_mark(file.parent, Mark) or Mark()
-    write_mark(file.parent, Mark(files={**mark.files, file.name: stamp(file, verb)}))
+    files = {**mark.files, file.name: stamp(file, verb)}
+    write_mark(file.parent, mark.model_copy(update={"files": files}))
 
 
 def write_figures(file: Path, content: Any) -> None:

@@ -127,7 +127,7 @@ class ResultsFolder:
             if self._is_ours(name, old):
                 (self.path / name).unlink()
                 _remove_empty((self.path / name).parent, self.path)
-        write_mark(self.path, Mark(files={**of_others, **new.files}))
+        write_mark(self.path, old.model_copy(update={"files": {**of_others, **new.files}}))
         work.remove(self.work)
 
     def _refuse_foreign(self, names: Iterable[str]) -> None:

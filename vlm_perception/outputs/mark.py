@@ -27,6 +27,8 @@ class Mark(BaseModel):
 
     files: dict[str, tuple[str, int, int]] = {}
     """Path within the folder: the verb, size in bytes, time of the last change in nanoseconds."""
+    owner: str = ""
+    """The verb that may replace whatever lies in the folder; empty: what is listed, no more."""
 
     @field_validator("files")
     @classmethod

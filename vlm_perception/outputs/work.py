@@ -29,7 +29,7 @@ def left_over(work: Path, verb: str) -> Unfinished | None:
     if not os.path.lexists(work):
         return None
     mark = read_mark(work, Unfinished) if is_plain(work) else None
-    if mark is None and not _is_bare(work):
+    if mark is None and not is_bare(work):
         raise OutputError(f"{work} was not made by this program; rename it or choose another --out")
     if mark is not None and mark.verb != verb:
         raise OutputError(
@@ -50,7 +50,7 @@ def begin(work: Path, verb: str) -> None:
         work.mkdir()
         write_mark(work, Unfinished(verb=verb))
     except OSError as error:
-        raise _cannot(work.parent, error) from error
+        raise cannot(work.parent, error) from error
 
 
 def remove(work: Path) -> None:
@@ -74,7 +74,7 @@ def taken(folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise _cannot(folder, error) from error
+        raise cannot(folder, error) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -92,11 +92,12 @@ def is_plain(folder: Path) -> bool:
     return folder.is_dir() and not folder.is_symlink()
 
 
-def _is_bare(folder: Path) -> bool:
+def is_bare(folder: Path) -> bool:
     """Whether it is a folder without files, as a run leaves it that is killed at its ends."""
     files = (each for each in folder.rglob("*") if not is_plain(each))
     return is_plain(folder) and all(each == folder / f"{MARK}.new" for each in files)
 
 
-def _cannot(folder: Path, error: OSError) -> OutputError:
+def cannot(folder: Path, error: OSError) -> OutputError:
+    """What to raise where a folder cannot be written."""
     return OutputError(f"{folder} cannot take results ({error.strerror}); choose another --out")

@@ -27,6 +27,7 @@ from vlm_perception.datasets.roadworld.shards import (
 from vlm_perception.deploy.pruning import parse_schedule
 from vlm_perception.manifest import KeepStep
 from vlm_perception.outputs.folder import ResultsFolder
+from vlm_perception.outputs.own import own_folder
 from vlm_perception.training.checkpoint import calibrate, save_checkpoint
 from vlm_perception.training.dual import (
     LOSS_WEIGHTS,
@@ -49,7 +50,8 @@ from vlm_perception.yaml_files import read_yaml
 
 KEEP = parse_schedule("0.7@2,3,4", LAYERS, GRID[0] * GRID[1])
 """The pruning that the shipped bundle is exported with."""
-CHECKPOINT = "checkpoint"
+VERB = "train roadworld"
+CHECKPOINT, WORK = "checkpoint", "work"
 RESULTS = (f"{CHECKPOINT}/*", f"{CHECKPOINT}/*/*")
 EASY_SHARDS = 5
 EASY_SMALL, FULL_SMALL = 0.05, 0.3
@@ -201,30 +203,32 @@ def train(out: Path, recipe: Recipe = RECIPE) -> Path:
         The checkpoint directory, `out`/checkpoint, ready for `vlm-perception export`.
 
     Raises:
-        OutputError: `out` holds the checkpoint to go on from, or another one in the result's place.
+        OutputError: `out` holds the checkpoint to go on from, another one in the result's place, or
+            somebody's files where this works.
     """
     read = [recipe.start] if recipe.start is not None else []
-    with ResultsFolder(out, "train roadworld", RESULTS, read) as results:
+    results = ResultsFolder(out, VERB, RESULTS, read)
+    with results, own_folder(out / WORK, VERB) as work:
         if results.left_over:
             results.clear()
-        _train(out, recipe, results.work / CHECKPOINT)
+        _train(work, recipe, results.work / CHECKPOINT)
         results.publish()
     return out / CHECKPOINT
 
 
-def _train(out: Path, recipe: Recipe, result: Path) -> None:
+def _train(work: Path, recipe: Recipe, result: Path) -> None:
     workers = os.cpu_count() or 1
     tokenizer = build_tokenizer()
     if recipe.start is not None and not recipe.dual_shards:
         dual = SiglipModel.from_pretrained(recipe.start / "dual", dtype=torch.float32)
         spec = read_yaml(recipe.start / "bundle.yaml")
         labels = spec["vocabulary"]["labels"]
-        vlm = train_vlm(recipe, prepare(vlm_specs(recipe), out, workers), dual, out)
+        vlm = train_vlm(recipe, prepare(vlm_specs(recipe), work, workers), dual, work)
     else:
-        dual = train_dual(recipe, prepare(dual_specs(recipe), out, workers), out)
-        vlm = train_vlm(recipe, prepare(vlm_specs(recipe), out, workers), dual, out)
+        dual = train_dual(recipe, prepare(dual_specs(recipe), work, workers), work)
+        vlm = train_vlm(recipe, prepare(vlm_specs(recipe), work, workers), dual, work)
         nn.Module.to(dual, "cpu")
         held_out = [ShardSpec(recipe.calibration_seed, SCENES_PER_SHARD, FULL_SMALL, GRID)]
-        labels = calibrate(dual, tokenizer, prepare(held_out, out, workers), recipe.keep)
+        labels = calibrate(dual, tokenizer, prepare(held_out, work, workers), recipe.keep)
     nn.Module.to(vlm, "cpu")
     save_checkpoint(dual, vlm, tokenizer, labels, result)

@@ -30,12 +30,16 @@ from vlm_perception.deploy.temporal_graph import (
     ages_within,
     save_temporal,
 )
+from vlm_perception.outputs.folder import ResultsFolder
+from vlm_perception.outputs.own import own_folder
 from vlm_perception.perception.answers import HORIZON_S
 from vlm_perception.perception.vocabulary import Vocabulary, VocabularyBuilder
 from vlm_perception.training.loop import Schedule, fit
 from vlm_perception.training.temporal_data import Seen, stretches, watch
 from vlm_perception.training.temporal_readout import fit_readouts
 
+VERB = "train temporal"
+MODULE = "temporal"
 TICKS = 40
 STRIDES = {10.0: (1, 1, 2), 30.0: (1, 2, 3, 5)}
 """Frames from one tick to the next, by the rate of a sequence: 5 to 30 ticks a second."""
@@ -224,15 +228,23 @@ def train(bundle: str, checkpoint: Path, out: Path, recipe: Recipe = RECIPE) -> 
 
     Raises:
         ValueError: there is no such bundle or checkpoint.
+        OutputError: the checkpoint holds a module that was not trained here, or `out` somebody's
+            files.
     """
     model = ModelBundle.load(bundle)
     if not (checkpoint / "dual").is_dir():
         raise ValueError(
             f"{checkpoint} holds no dual/; give the checkpoint directory that {bundle} was made of"
         )
-    wanted = stretches(recipe.drives, recipe.quick, recipe.scenes, recipe.first_seed)
-    seen = watch(model, wanted, out / "seen", os.cpu_count() or 1)
-    vocabulary = VocabularyBuilder(model).build(LABELS, version=1)
-    objective = fit_module(seen, vocabulary, recipe, out / "temporal")
-    module = fit_readouts(objective.finished().cpu(), seen)
-    return save_temporal(module, checkpoint / "temporal")
+    results = ResultsFolder(checkpoint, VERB, [f"{MODULE}/*"])
+    with results, own_folder(out, VERB, [checkpoint, model.path]) as work:
+        if results.left_over:
+            results.clear()
+        wanted = stretches(recipe.drives, recipe.quick, recipe.scenes, recipe.first_seed)
+        seen = watch(model, wanted, work / "seen", os.cpu_count() or 1)
+        vocabulary = VocabularyBuilder(model).build(LABELS, version=1)
+        objective = fit_module(seen, vocabulary, recipe, work / MODULE)
+        module = fit_readouts(objective.finished().cpu(), seen)
+        save_temporal(module, results.work / MODULE)
+        results.publish()
+    return checkpoint / MODULE
