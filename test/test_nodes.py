@@ -336,9 +336,12 @@ def test_a_damaged_bundle_is_refused_until_it_is_mended(
 
 
 def test_parameters_are_checked(graph: Graph, siglip_bundle: ModelBundle) -> None:
-    encoder = graph.start("vision_encoder", bundle=siglip_bundle.path, treads=2)
+    override = "qos_overrides./image.subscriber.depth"
+    unknown: dict[str, Any] = {"treads": 2, override: 3}
+    encoder = graph.start("vision_encoder", bundle=siglip_bundle.path, **unknown)
     graph.wait_active("vision_encoder")
-    assert "there is no parameter treads" in encoder.log()
+    for name in unknown:
+        assert f"there is no parameter {name}, and" in encoder.log()
     assert "did you mean threads?" in encoder.log()
     for name, value, reason in [
         ("input_timeout", 0.0, "0.1"),

@@ -10,8 +10,13 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rclpy.parameter import Parameter
+
+from vlm_perception.nodes.errors import StartError
+from vlm_perception.nodes.qos_overrides import check_overrides
 
 PROGRAM = """
 import sys, threading
@@ -151,16 +156,55 @@ def test_ctrl_c_ends_a_verb_while_it_is_imported() -> None:
         (["-p", "conflict_frames:=2.0"], "conflict_frames is 2.0 (float); give an integer"),
         (["-p", "autostart:=1"], "autostart is 1 (int); give true or false"),
         (["-p", "use_sim_time:=5"], "use_sim_time"),
-        (["-p", "qos_overrides./scene.publisher.depth:=much"], "publisher.depth"),
-        (["-p", "qos_overrides./scene.publisher.reliability:=perhaps"], "perhaps"),
     ],
 )
 def test_wrong_ros_arguments_are_one_sentence(arguments: list[str], named: str) -> None:
-    command = [sys.executable, "-m", "vlm_perception.nodes.scene_fusion", "--ros-args"]
-    done = subprocess.run(
-        [*command, *arguments], capture_output=True, check=False, text=True, timeout=60.0
-    )
-    assert done.returncode == 2
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("cannot start: ") and named in last
+    assert named in refused("scene_fusion", arguments)
+
+
+def refused(node: str, arguments: list[str]) -> str:
+    """The one sentence with which a node refuses to start."""
+    command = [sys.executable, "-m", f"vlm_perception.nodes.{node}", "--ros-args", *arguments]
+    done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=60.0)
+    assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("cannot start: ")
+    return last
+
+
+OVERRIDES = [
+    ("video_source", "/image.publisher.depth:=-3", "is -3; give an integer from 1 to 100000"),
+    ("perception", "/image.subscription.reliability:=foo", "is 'foo'; choose one of: system"),
+    ("scene_fusion", "/clock.subscription.depth:=much", "is 'much'; give an integer"),
+]
+
+
+def test_qos_overrides_that_cannot_be_used_end_any_node_with_one_sentence() -> None:
+    def tried(node: str, override: str, _: str) -> str:
+        arguments = ("use_sim_time:=true", f"qos_overrides.{override}")
+        return refused(node, [word for each in arguments for word in ("-p", each)])
+
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(lambda row: tried(*row), OVERRIDES))
+    for (_, override, named), sentence in zip(OVERRIDES, said, strict=True):
+        assert f"qos_overrides.{override.partition(':')[0]} {named}" in sentence
+
+
+@pytest.mark.parametrize(
+    ("policy", "good", "bad"),
+    [
+        ("depth", [1, 10, 100_000], [0, -3, 2**62, 2.0, True, "10", [1]]),
+        ("reliability", ["reliable", "BEST_EFFORT", "system_default"], ["foo", "unknown", "", 1]),
+        ("history", ["keep_last", "keep_all"], ["keep", ["keep_last"], False]),
+        ("durability", ["volatile", "transient_local"], ["latched", 2.5]),
+        ("deadline", [5, "not ours to judge"], []),
+    ],
+)
+def test_which_qos_overrides_can_be_used(policy: str, good: list[Any], bad: list[Any]) -> None:
+    name = f"qos_overrides./front/scene.publisher.{policy}"
+    for value in good:
+        check_overrides({name: Parameter(name, value=value)})
+    for value in bad:
+        with pytest.raises(StartError, match=r"give an integer|choose one of"):
+            check_overrides({name: Parameter(name, value=value)})

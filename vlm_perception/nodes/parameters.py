@@ -21,6 +21,7 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 
 from vlm_perception.nodes.errors import StartError
+from vlm_perception.nodes.qos_overrides import check_overrides, is_known
 
 SettingsT = TypeVar("SettingsT")
 Value = bool | int | float | str | tuple[str, ...]
@@ -33,8 +34,8 @@ LIVE = "live"
 """Taken up at once."""
 
 
-FOREIGN = ("qos_overrides.", "use_sim_time", "start_type_description_service")
-"""How the names begin of what ROS itself takes from a parameter file."""
+FOREIGN = ("use_sim_time", "start_type_description_service")
+"""What ROS itself takes from a parameter file, besides QoS overrides."""
 
 
 class SettingError(StartError):
@@ -142,6 +143,17 @@ class TakesWhatItHas(Node):
     So a node takes its own `ros2 param dump` back.
     """
 
+    def declare_parameters(self, *args: Any, **named: Any) -> Any:
+        """Declare parameters, but none beside QoS overrides that cannot be used.
+
+        Each node declares some before it makes its first publisher or subscription.
+
+        Raises:
+            StartError: such an override was given.
+        """
+        check_overrides(self._parameter_overrides)
+        return super().declare_parameters(*args, **named)
+
     def set_parameters_atomically(self, parameter_list: Any) -> Any:
         """Set what differs; rclpy refuses a read-only parameter whatever its value is."""
         changed = [given for given in parameter_list if not self._holds(given)]
@@ -201,7 +213,7 @@ class Parameters(Generic[SettingsT]):
 
     def _warn_of_unknown(self) -> None:
         for name in self._node._parameter_overrides:
-            if name in self._settings or name.startswith(FOREIGN):
+            if name in self._settings or name in FOREIGN or is_known(name):
                 continue
             near = get_close_matches(name, self._settings, n=1)
             remedy = f"did you mean {near[0]}?" if near else "docs/parameters.md lists those it has"

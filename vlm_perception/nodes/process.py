@@ -23,7 +23,6 @@ import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.logging import LoggingSeverity, set_logger_level
-from rclpy.qos_overriding_options import InvalidQosOverridesError
 from rclpy.signals import SignalHandlerOptions
 
 from vlm_perception.nodes.errors import EndedError, StartError
@@ -161,13 +160,8 @@ def _made(creators: Sequence[Callable[[], Any]]) -> Iterator[Any]:
                 yield from made
             else:
                 yield made
-        # Of a parameter that ROS itself declares: use_sim_time, or a qos_override.
-        except (ParameterException, InvalidQosOverridesError) as error:
-            raise StartError(f"{error}; correct the parameter") from error
-        except RuntimeError as error:
-            # rclpy's own words on a policy that there is not; what rcl fails at is a subclass.
-            if type(error) is not RuntimeError:
-                raise
+        # Of a parameter that ROS itself declares, as use_sim_time.
+        except ParameterException as error:
             raise StartError(f"{error}; correct the parameter") from error
 
 
