@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.engines.external_data import GraphError, external_files
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.manifest import FileEntry
 from vlm_perception.ordinary_files import open_ordinary
 
@@ -25,7 +26,7 @@ FileState = tuple[int, int, int, int]
 """Which file it is, and whether it was written to: device, inode, size, time of the last change."""
 
 
-class BundleError(ValueError):
+class BundleError(VlmPerceptionError):
     """A bundle cannot be used; the message says why and what to do."""
 
 

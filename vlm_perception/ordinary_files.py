@@ -9,8 +9,10 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from vlm_perception.errors import VlmPerceptionError
 
-class NoFileError(OSError):
+
+class NoFileError(VlmPerceptionError, OSError):
     """A path names a folder, a pipe or a device."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.ordinary_files import open_ordinary
 
 MOST_BYTES = 1 << 20
@@ -23,7 +24,7 @@ BYTES_PER_VALUE = 8
 _Loader: type[yaml.SafeLoader | yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class YamlError(ValueError):
+class YamlError(VlmPerceptionError):
     """A file cannot be used as YAML; the message says why and what to do."""
 
 

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from vlm_perception.errors import RunError, VlmPerceptionError
+
 BAD_INPUT = 2
 FAILED = 1
 
@@ -89,7 +91,7 @@ def with_library(module: str, library: str, package: str) -> Any:
         ) from error
 
 
-class MissingExtraError(ValueError):
+class MissingExtraError(VlmPerceptionError):
     """A library that only some verbs need is not installed."""
 
 
@@ -98,8 +100,10 @@ def plain_errors() -> Iterator[None]:
     """End with one sentence: exit code 2 for bad input, 1 for what failed while running."""
     try:
         yield
+    except RunError as error:
+        _say(str(error))
+        raise typer.Exit(FAILED) from error
     except ValueError as error:
-        # BundleError, InputError, ExportError and their like are ValueErrors by contract.
         _say(str(error))
         raise typer.Exit(BAD_INPUT) from error
     except (RuntimeError, OSError) as error:

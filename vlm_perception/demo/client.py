@@ -8,11 +8,12 @@ from types import TracebackType
 from typing import Any
 
 from vlm_perception.demo.member import GraphMember
+from vlm_perception.errors import RunError
 
 ANSWERED_WITHIN_S = 10.0
 
 
-class CallError(RuntimeError):
+class CallError(RunError):
     """A service did not answer; the message says which."""
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from vlm_perception.errors import RunError
 from vlm_perception.share import share_folder
 
 DOMAINS = range(1, 101)
@@ -19,7 +20,7 @@ PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES
 DISCOVERY_VARIABLES = ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY")
 
 
-class GraphEnvironmentError(RuntimeError):
+class GraphEnvironmentError(RunError):
     """The machine lacks something that the demo needs; the message says what to do."""
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.perception.image_errors import ImageError
 from vlm_perception.perception.media import Media, MediaError
 from vlm_perception.perception.open_media import is_address, open_media
@@ -19,7 +20,7 @@ ROADWORLD_SECONDS = 20.0
 ROADWORLD_SEED = 7
 
 
-class InputError(ValueError):
+class InputError(VlmPerceptionError):
     """The given video cannot be played; the message says why and what to do."""
 
 

@@ -10,6 +10,7 @@ from vlm_perception.demo.observer import Observer
 from vlm_perception.demo.processes import NodeProcesses
 from vlm_perception.demo.source import InputError, Source
 from vlm_perception.demo.topics import IMAGE, SCENE
+from vlm_perception.errors import RunError
 
 FIRST_SCENE_WITHIN_S = 60.0
 SILENCE_AT_END_S = 1.5
@@ -18,7 +19,7 @@ BAD_INPUT = 2
 """With which the source ends when what it plays turns out to be unreadable."""
 
 
-class NodeFailedError(RuntimeError):
+class NodeFailedError(RunError):
     """A node ended early or no scene came; the message holds its last words."""
 
 

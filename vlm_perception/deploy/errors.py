@@ -1,7 +1,11 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The one error of this package, so that a command can turn it into a sentence."""
+"""What keeps a checkpoint from becoming a bundle."""
+
+from __future__ import annotations
+
+from vlm_perception.errors import VlmPerceptionError
 
 
-class ExportError(ValueError):
+class ExportError(VlmPerceptionError):
     """A checkpoint cannot become a bundle; the message says why and what to do."""

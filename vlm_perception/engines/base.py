@@ -11,10 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_perception.errors import VlmPerceptionError
+
 Array = NDArray[Any]
 
 
-class EngineError(ValueError):
+class EngineError(VlmPerceptionError):
     """A graph cannot be loaded or run; the message says what was expected and what came."""
 
 

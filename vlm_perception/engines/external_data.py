@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vlm_perception.errors import VlmPerceptionError
+
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 KEY, VALUE = 1, 2
 """Fields of an entry of external_data."""
@@ -21,7 +23,7 @@ DEEPEST = 64
 """Graphs within graphs."""
 
 
-class GraphError(ValueError):
+class GraphError(VlmPerceptionError):
     """A file is no ONNX graph."""
 
 

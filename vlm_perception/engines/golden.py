@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from vlm_perception.engines.base import Array
+from vlm_perception.errors import VlmPerceptionError
 
 TOKEN_INDEX = "token_index"
 LEAST_COMMON = 0.75
@@ -16,7 +17,7 @@ LEAST_COMMON = 0.75
 nearly the same may change places when an engine rounds otherwise."""
 
 
-class GoldenError(ValueError):
+class GoldenError(VlmPerceptionError):
     """An output is not what was stored; the message says by how much."""
 
     def __init__(self, output: str, detail: str) -> None:

@@ -25,6 +25,7 @@ from vlm_perception.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.images import ANSWERS_FILE
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.deploy.images import read_image
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.manifest import QuestionSpec
 from vlm_perception.outputs.file import require_free, result_file
 from vlm_perception.perception.encoder import VisionEncoder
@@ -39,7 +40,7 @@ COOLEST, HOTTEST = 0.02, 50.0
 _HALVINGS = 50
 
 
-class CalibrationError(ValueError):
+class CalibrationError(VlmPerceptionError):
     """Questions cannot be calibrated with what is there; the message says why."""
 
 

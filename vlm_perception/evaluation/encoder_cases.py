@@ -21,6 +21,7 @@ from vlm_perception.datasets.roadworld.images import write_images
 from vlm_perception.deploy.export import export_bundle
 from vlm_perception.deploy.options import ExportOptions
 from vlm_perception.engines.machine import cache_directory
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.evaluation.exported import export_state
 from vlm_perception.training.student import build_tokenizer
 
@@ -51,7 +52,7 @@ VIT_B16 = CLIPConfig(
 )
 
 
-class CaseError(ValueError):
+class CaseError(VlmPerceptionError):
     """A case cannot be measured here; the message says why."""
 
 

@@ -12,6 +12,7 @@ from statistics import median
 from vlm_perception.demo.meter import percentiles
 from vlm_perception.demo.observer import Observer, Report, decode
 from vlm_perception.demo.topics import EMBEDDING, MEASURED, REASONING, SCENE, Topic
+from vlm_perception.errors import RunError
 
 PUBLISHED = "published"
 """Key under which video_source counts the frames that it published."""
@@ -19,7 +20,7 @@ PUBLISHED = "published"
 Percentiles = Mapping[str, float]
 
 
-class BenchError(RuntimeError):
+class BenchError(RunError):
     """The graph could not be measured; the message says why."""
 
 

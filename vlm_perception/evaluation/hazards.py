@@ -26,6 +26,7 @@ from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.truth import describe
 from vlm_perception.datasets.roadworld.world import LABELS, VEHICLES, Actor, World
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.outputs.file import write_figures
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.fusion import FusionSettings, SceneFusion
@@ -51,7 +52,7 @@ TICK_NS = 10_000_000_000
 """Between the stamps of two scenes: far enough that each is a world of its own."""
 
 
-class HazardError(ValueError):
+class HazardError(VlmPerceptionError):
     """The bundle cannot be examined."""
 
 

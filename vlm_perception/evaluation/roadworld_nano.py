@@ -28,6 +28,7 @@ from vlm_perception.datasets.roadworld.truth import (
     presence_question,
 )
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.manifest import QuestionSpec
 from vlm_perception.outputs.file import write_figures
 from vlm_perception.perception.encoder import VisionEncoder
@@ -46,7 +47,7 @@ CONDITIONS_FROM = 500
 """Fewer scenes than this are too few to judge the exam's own balance by."""
 
 
-class ExamError(ValueError):
+class ExamError(VlmPerceptionError):
     """The exam cannot be held with this bundle."""
 
 

@@ -24,6 +24,7 @@ from vlm_perception.demo.processes import NodeProcesses
 from vlm_perception.demo.source import open_source
 from vlm_perception.demo.topics import DIAGNOSTICS, EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
 from vlm_perception.demo.usage import look_at_machine, usage_of
+from vlm_perception.errors import RunError
 from vlm_perception.outputs.file import write_figures
 from vlm_perception.replay.interrupt import INTERRUPTED, Interrupt
 
@@ -37,7 +38,7 @@ FAILED = 1
 RATES = (EMBEDDING, REASONING, SCENE)
 
 
-class SoakError(RuntimeError):
+class SoakError(RunError):
     """The graph did not come up, or a node ended; the message says which."""
 
 

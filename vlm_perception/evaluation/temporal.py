@@ -21,6 +21,7 @@ from rich.table import Table
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.sequences import DRIVE, STATIC
 from vlm_perception.datasets.roadworld.world import LABELS
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.evaluation.gating import (
     Answers,
     Flags,
@@ -52,7 +53,7 @@ FIRST_SEED = 30_000_000
 SETTINGS = KeyframeSettings()
 
 
-class SequenceError(ValueError):
+class SequenceError(VlmPerceptionError):
     """The bundle cannot be examined on road-world sequences."""
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import RegionOfInterest
 from std_msgs.msg import Header
 
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.msg import (
     Attribute as AttributeMessage,
 )
@@ -68,7 +69,7 @@ DTYPE_CODES: dict[str, int] = {
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 
-class MessageError(ValueError):
+class MessageError(VlmPerceptionError):
     """A message contradicts itself; the text says how."""
 
 

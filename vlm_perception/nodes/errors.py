@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from vlm_perception.errors import VlmPerceptionError
+
 
 def text_of(error: BaseException) -> str:
     """Return what an error says, also when it fails to."""
@@ -17,7 +19,7 @@ class EndedError(Exception):
     """The process was told to end before the node was ready: that is no failure."""
 
 
-class StartError(ValueError):
+class StartError(VlmPerceptionError):
     """The process cannot do what it was started for; the text says why and what to do."""
 
 

@@ -17,6 +17,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from vlm_perception.engines.choose import AUTO, CHOICES
+from vlm_perception.errors import RunError
 from vlm_perception.nodes.complaints import Complaints
 from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report, pace
 from vlm_perception.nodes.errors import text_of
@@ -47,7 +48,7 @@ TOLD = {
 }
 
 
-class BusyError(RuntimeError):
+class BusyError(RunError):
     """What is to end is still at work."""
 
 

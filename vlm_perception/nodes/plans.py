@@ -13,12 +13,13 @@ from vlm_perception.engines.base import EngineError
 from vlm_perception.engines.choose import AUTO, TENSORRT
 from vlm_perception.engines.load_tensorrt import tensorrt_installed
 from vlm_perception.engines.plans import BuildOptions
+from vlm_perception.errors import VlmPerceptionError
 
 REFUSE, BUILD, BUILD_ONLY = "refuse", "build", "build_only"
 MODES = (REFUSE, BUILD, BUILD_ONLY)
 
 
-class OnlyBuiltError(ValueError):
+class OnlyBuiltError(VlmPerceptionError):
     """The plans are built, and the node was started for nothing else."""
 
 

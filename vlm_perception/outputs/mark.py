@@ -13,10 +13,12 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from vlm_perception.errors import VlmPerceptionError
+
 MARK = ".vlm_perception.json"
 
 
-class OutputError(ValueError):
+class OutputError(VlmPerceptionError):
     """Results cannot be written where they were asked for; the text says what to do."""
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from vlm_perception.bundle import ModelBundle
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.manifest import QuestionSpec
 from vlm_perception.perception.kv_cache import Prefix
 from vlm_perception.perception.language import LanguageModel
@@ -29,7 +30,7 @@ WAITING = 4
 """Questions that may wait for the one that is being answered; a further one is refused."""
 
 
-class AskError(ValueError):
+class AskError(VlmPerceptionError):
     """A question cannot be answered; the message says why and what to do."""
 
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.types import Attribute, Tag
 
 
-class RuleError(ValueError):
+class RuleError(VlmPerceptionError):
     """A rule is not written as it should be; the message says how."""
 
 

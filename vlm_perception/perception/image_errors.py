@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+from vlm_perception.errors import VlmPerceptionError
+
 MAX_PIXELS = 100_000_000
 """Larger images are refused: a lying header must not exhaust the memory."""
 
 
-class ImageError(ValueError):
+class ImageError(VlmPerceptionError):
     """An image cannot be read; the text says why and what the sender should change."""
 
     def __init__(self, kind: str, sentence: str) -> None:

@@ -16,6 +16,7 @@ from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, M
 from vlm_perception.bundle_files import read_array
 from vlm_perception.engines.base import Engine
 from vlm_perception.engines.choose import AUTO, ONNXRUNTIME, TENSORRT, Workload
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.manifest import LanguageSpec, QuestionSpec
 from vlm_perception.perception.decoder import load_decoder
 from vlm_perception.perception.handover import TOKENS, FrameKey
@@ -30,7 +31,7 @@ TYPICAL_STEPS = 16
 """Tokens that `engine="auto"` decodes to measure; a caption has as many or a few more."""
 
 
-class PromptError(ValueError):
+class PromptError(VlmPerceptionError):
     """A text cannot be put to the language model; the message says why."""
 
 

@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.perception.image_conversion import to_rgb
 
 
-class MediaError(ValueError):
+class MediaError(VlmPerceptionError):
     """There is nothing to play; the text says why and what to give instead."""
 
 

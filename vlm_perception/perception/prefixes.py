@@ -9,6 +9,7 @@ import threading
 import numpy as np
 
 from vlm_perception.bundle import ModelBundle
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.perception.kv_cache import Prefix
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.types import Embedding
@@ -16,11 +17,11 @@ from vlm_perception.types import Embedding
 Frame = tuple[str, int, int]
 
 
-class BundleMismatchError(ValueError):
+class BundleMismatchError(VlmPerceptionError):
     """An embedding was made by another bundle than the one that is to read it."""
 
 
-class EmbeddingError(ValueError):
+class EmbeddingError(VlmPerceptionError):
     """An embedding holds numbers that no encoder gives."""
 
 

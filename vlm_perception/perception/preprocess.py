@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.manifest import ImageSpec, ProcessorSpec
 
 # Pixels to each side that Pillow's Lanczos looks at, where nothing is shrunk.
@@ -21,7 +22,7 @@ WIDEST_FILTER = 3
 LARGEST_RESIZED = 1 << 24
 
 
-class FrameError(ValueError):
+class FrameError(VlmPerceptionError):
     """An image cannot be encoded; the message says what is wrong with it."""
 
 

@@ -11,11 +11,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.manifest import MOST_QUESTIONS, QuestionSpec, describe_errors
 from vlm_perception.yaml_files import read_yaml
 
 
-class QuestionsError(ValueError):
+class QuestionsError(VlmPerceptionError):
     """A file of questions cannot be used; the message says why and what to do."""
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.engines.choose import ONNXRUNTIME
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.manifest import QuestionSpec
 from vlm_perception.perception.answers import AnswerMemory
 from vlm_perception.perception.asking import Asker
@@ -35,7 +36,7 @@ PROMPT_ROOM = 256
 """Tokens that a question or an instruction may have, beside the longest answer to it."""
 
 
-class InstructionError(ValueError):
+class InstructionError(VlmPerceptionError):
     """An instruction cannot be followed; the message says why."""
 
 

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from vlm_perception.bundle import TEXT_GRAPH, ModelBundle
 from vlm_perception.engines.base import Engine
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.manifest import LONGEST_LABEL, MOST_LABELS, LabelSpec
 from vlm_perception.perception.text import TextTokenizer, require_text
 
 
-class VocabularyError(ValueError):
+class VocabularyError(VlmPerceptionError):
     """A vocabulary cannot be used; the message says why."""
 
 

@@ -8,11 +8,13 @@ import os
 import resource
 from pathlib import Path
 
+from vlm_perception.errors import RunError
+
 KEPT_FREE_BYTES = 32 * 2**20
 """For the last chunk and the index of a bag, and for what others write at the same moment."""
 
 
-class DiskFullError(OSError):
+class DiskFullError(RunError, OSError):
     """There is no room to go on; the text says what to do."""
 
 

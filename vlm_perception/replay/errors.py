@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from vlm_perception.errors import VlmPerceptionError
 
-class ReplayError(ValueError):
+
+class ReplayError(VlmPerceptionError):
     """A recording, a log or an option cannot be used; the text says why and what to do."""

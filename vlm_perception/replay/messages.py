@@ -11,6 +11,7 @@ from typing import Any
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.share import share_folder
 from vlm_perception.types import Attribute, Reasoning, Region, Scene, Status, Tag
 
@@ -18,7 +19,7 @@ _STAMP = struct.Struct("<iI")
 _CDR_HEADER_BYTES = 4
 
 
-class MessageError(ValueError):
+class MessageError(VlmPerceptionError):
     """A message is not what its type says."""
 
     @classmethod

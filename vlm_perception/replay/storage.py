@@ -13,6 +13,8 @@ from typing import Protocol
 
 from rosbags.interfaces import Qos
 
+from vlm_perception.errors import VlmPerceptionError
+
 ROS1 = "ros1"
 CDR = "cdr"
 PROTOBUF = "protobuf"
@@ -20,7 +22,7 @@ JSON = "json"
 WRITTEN_LATELY_S = 10.0
 
 
-class StorageError(ValueError):
+class StorageError(VlmPerceptionError):
     """A file cannot be read at all; the text says why."""
 
 

@@ -13,6 +13,8 @@ import time
 from contextlib import suppress
 from types import TracebackType
 
+from vlm_perception.errors import RunError
+
 LOOPBACK = "127.0.0.1"
 STARTS_WITHIN_S = 60.0
 LIVES_S = 1.0
@@ -22,7 +24,7 @@ SCREENS = ("DISPLAY", "WAYLAND_DISPLAY")
 ELSE = "use --web, or --save FILE and look at it elsewhere"
 
 
-class ViewerError(RuntimeError):
+class ViewerError(RunError):
     """The viewer does not start; the text says why."""
 
 

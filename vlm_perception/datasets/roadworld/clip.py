@@ -22,6 +22,7 @@ from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_drive
 from vlm_perception.datasets.roadworld.world import World
 from vlm_perception.engines.machine import cache_directory
+from vlm_perception.errors import RunError
 
 WORLD_VERSION = 1
 """Raise it when the same seed gives other pixels: clips in the cache are then rendered anew."""
@@ -29,7 +30,7 @@ JPEG_QUALITY = 90
 STOP_LOOKED_FOR_EVERY_S = 0.2
 
 
-class RenderingStoppedError(RuntimeError):
+class RenderingStoppedError(RunError):
     """A clip was left unfinished because the program is to end."""
 
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from vlm_perception.demo.processes import NodeProcesses, NodeSpec
+from vlm_perception.errors import RunError
 from vlm_perception.evaluation.chaos.camera import RAW, Camera
 from vlm_perception.evaluation.chaos.participant import Participant, Report, Seen, wait
 from vlm_perception.nodes.shared_memory import remove_leftovers
@@ -31,7 +32,7 @@ IN_FLIGHT_S = 0.2
 """Images that are younger than this may still become scenes."""
 
 
-class ChaosError(RuntimeError):
+class ChaosError(RunError):
     """The graph could not be brought up; the message says why."""
 
 
