@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlm_perception.bundle import ModelBundle
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.perception.asking import WAITING, Asker, AskError
 from vlm_perception.perception.decoder import HostDecoder
 from vlm_perception.perception.encoder import VisionEncoder
@@ -115,7 +116,7 @@ def test_one_frame_is_prefilled_once(language: LanguageModel, seen: Embedding) -
 def test_what_is_no_question_is_refused(
     asker: Asker, seen: Embedding, question: str, choices: Sequence[str], sentence: str
 ) -> None:
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(VlmPerceptionError, match=sentence):
         ask(asker, seen, question, choices)
 
 

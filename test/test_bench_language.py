@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from vlm_perception.bundle import ModelBundle
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.evaluation import interference
 from vlm_perception.evaluation import language as bench
 from vlm_perception.evaluation.graph_figures import BenchError
@@ -60,7 +61,7 @@ def test_a_bundle_with_one_question_is_refused(
     monkeypatch.setattr(
         bench.ModelBundle, "load", lambda name: ModelBundle(bundle.path, manifest=single)
     )
-    with pytest.raises(ValueError, match="fewer than two questions"):
+    with pytest.raises(VlmPerceptionError, match="fewer than two questions"):
         bench_language(
             "roadworld-nano", scenes=1, threads=1, pairs=0, seconds=2.0, console=Console()
         )

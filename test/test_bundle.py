@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from vlm_perception.bundle import BundleError, ModelBundle
 from vlm_perception.bundle_files import file_sha256
 from vlm_perception.engines.base import EngineError
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.manifest import manifest_digest
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.reasoner import Reasoner
@@ -280,7 +281,7 @@ def test_whatever_a_manifest_says_it_is_used_or_refused_in_one_sentence(
         edit(copy, change, sign=parents[:1] != ["files"] and last not in ("files", "digest"))
         try:
             use(ModelBundle.load(copy))
-        except ValueError as refused:
+        except VlmPerceptionError as refused:
             assert 10 < len(str(refused)) < 5000
     finally:
         (copy / "manifest.yaml").write_text(original)
@@ -319,7 +320,7 @@ def test_a_file_that_was_cut_or_flipped_is_refused_also_under_a_fitting_hash(
         edit(copy, lambda _: None)
         try:
             use(ModelBundle.load(copy))
-        except ValueError as refused:
+        except VlmPerceptionError as refused:
             assert str(refused)
     finally:
         file.write_bytes(whole)

@@ -20,6 +20,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from vlm_perception.bundle import ModelBundle
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.msg import SceneReasoning, SemanticScene
 from vlm_perception.nodes.camera_names import check_camera_names
 from vlm_perception.nodes.worker import Mailbox
@@ -78,7 +79,7 @@ def test_what_is_known_of_a_camera_is_its_own(siglip_bundle: ModelBundle) -> Non
 
 @pytest.mark.parametrize("names", [[""], ["front "], ["/front"], ["a/"], ["1st"], ["a", "a"]])
 def test_names_that_are_refused(names: list[str]) -> None:
-    with pytest.raises(ValueError, match="give"):
+    with pytest.raises(VlmPerceptionError, match="give"):
         check_camera_names(names)
     check_camera_names(["front", "left/near_2"])
 

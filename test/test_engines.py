@@ -182,12 +182,15 @@ class Race:
             OPENVINO: Timed(self.clock, openvino),
         }
         self.refuse: set[str] = set()
+        self.fail: set[str] = set()
         self.loads = 0
 
     def load(self, name: str) -> Any:
         self.loads += 1
         if name in self.refuse:
             raise BundleError(f"{name} gives another pooled")
+        if name in self.fail:
+            np.zeros(3).reshape(4)
         return self.engines[name]
 
     def choose(self, **subject: Any) -> str:
@@ -262,6 +265,9 @@ def test_an_engine_that_is_refused_or_missing_is_never_chosen(
     assert "openvino takes no part in the choice: openvino gives another pooled" in caplog.text
     race.refuse = {ONNXRUNTIME, OPENVINO}
     with pytest.raises(EngineError, match="no engine can be used: onnxruntime gives"):
+        race.choose(threads=2)
+    race.refuse, race.fail = set(), {OPENVINO}
+    with pytest.raises(ValueError, match="cannot reshape"):
         race.choose(threads=2)
     monkeypatch.setattr(choosing, "installed", lambda: {ONNXRUNTIME: "1"})
     race.loads = 0

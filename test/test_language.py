@@ -16,7 +16,7 @@ from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel, PromptError
 from vlm_perception.perception.prefixes import BundleMismatchError, EmbeddingError
 from vlm_perception.perception.reasoner import InstructionError, Reasoner, ReasonerSettings
-from vlm_perception.perception.text import TextTokenizer
+from vlm_perception.perception.text import TextError, TextTokenizer
 from vlm_perception.types import Embedding, Frame, Reasoning
 
 SETTINGS = ReasonerSettings(drift_threshold=2.0, max_keyframe_age=1.0, max_caption_tokens=12)
@@ -40,7 +40,7 @@ def test_words_are_never_control_tokens(siglip_bundle: ModelBundle) -> None:
         assert ids[0] == 1
         assert not controls & set(ids[1:])
         assert tokenizer.decode(ids) == f"question: {text} answer:"
-    with pytest.raises(ValueError, match="UTF-8"):
+    with pytest.raises(TextError, match="UTF-8"):
         tokenizer.encode("\udcff")
 
 

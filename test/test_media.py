@@ -213,6 +213,9 @@ def test_what_is_no_video_is_called_what_it_is(tmp_path: Path, name: str) -> Non
         ("http://127.0.0.1:9/a", "^http://127.0.0.1:9/a refuses the connection"),
         ("rtsp://nowhere.invalid/a", "there is no host nowhere.invalid"),
         ("ftp://127.0.0.1/a", "is no address of a stream"),
+        ("rtsp://[::1/a", "is no address .*IPv6"),
+        ("rtsp://a..b/a", "cannot be reached"),
+        ("~nobody-of-that-name/a.mp4", "lies nowhere"),
     ],
 )
 def test_devices_and_streams_are_refused_for_the_true_reason(source: str, sentence: str) -> None:

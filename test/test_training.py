@@ -45,6 +45,7 @@ from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.deploy.export import export_bundle
 from vlm_perception.deploy.pruning import parse_schedule
 from vlm_perception.deploy.vision_graph import VisionGraph
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.evaluation.roadworld_nano import EXAM_SEED, evaluate
 from vlm_perception.training import checkpoint
 from vlm_perception.training.dual import POSITIVE_PERCENT, Scenes, order, patch_embeddings
@@ -379,7 +380,7 @@ def test_a_resumed_run_is_an_unbroken_one_bit_for_bit(tmp_path: Path) -> None:
     # A finished run is not run again; another schedule is not taken for the same.
     again = train(tmp_path / "broken", schedule, break_at=0)
     assert torch.equal(again[0].weight, unbroken[0].weight)
-    with pytest.raises(ValueError, match="another schedule"):
+    with pytest.raises(VlmPerceptionError, match="another schedule"):
         train(tmp_path / "broken", Schedule(steps=60, batch=8))
 
 

@@ -36,7 +36,7 @@ from vlm_perception.engines.choose import (
 from vlm_perception.engines.golden import GoldenError, check_alike, check_close
 from vlm_perception.engines.load_tensorrt import fitting_plan, load_plan, tensorrt_installed
 from vlm_perception.manifest import Manifest, describe_errors, manifest_digest, tensor_shapes
-from vlm_perception.yaml_files import read_yaml
+from vlm_perception.yaml_files import YamlError, read_as_json
 
 __all__ = ["BundleError", "ModelBundle", "bundle_directories", "find_bundle"]
 
@@ -318,16 +318,15 @@ def _misfit(outputs: Mapping[str, NDArray[Any]], stored: Mapping[str, NDArray[An
 
 def _read_manifest(path: Path) -> Manifest:
     try:
-        content = read_yaml(path)
-        # By way of JSON: strict validation then takes lists where tuples are meant.
-        manifest = Manifest.model_validate_json(json.dumps(content, ensure_ascii=False))
+        text = read_as_json(path)
+        manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         raise BundleError(
             f"{path} is no valid manifest: {describe_errors(error)}. Export the bundle again"
         ) from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, YamlError) as error:
         raise BundleError(f"{path} cannot be read ({error}). Export the bundle again") from error
-    if manifest_digest(content) != manifest.digest:
+    if manifest_digest(json.loads(text)) != manifest.digest:
         raise BundleError(
             f"{path} does not match its own digest: it was edited or damaged. Restore it, or "
             "export the bundle again with the change in bundle.yaml"

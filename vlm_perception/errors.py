@@ -8,7 +8,7 @@ All others are faults of the program and keep their trace.
 from __future__ import annotations
 
 
-class VlmPerceptionError(ValueError):
+class VlmPerceptionError(Exception):
     """What was given cannot be used; the text says why and what to do, in one sentence."""
 
 

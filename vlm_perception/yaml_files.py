@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,26 @@ def read_yaml(path: Path, *, most_bytes: int = MOST_BYTES) -> Any:
         raise YamlError("it is no UTF-8 text; save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise YamlError(_in_one_line(error)) from error
-    except YamlError:
-        raise
     # What PyYAML lets through where a value is not what its tag says.
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise YamlError(f"a value in it cannot be read ({error}); put texts in quotes") from error
+
+
+def read_as_json(path: Path) -> str:
+    """Read one YAML document of plain values as JSON, of which strict models take lists for tuples.
+
+    Raises:
+        OSError: it is no ordinary file, or cannot be opened.
+        YamlError: it is no YAML, too large when written out, or holds what JSON has no place for.
+    """
+    content = read_yaml(path)
+    try:
+        text = json.dumps(content, ensure_ascii=False)
+        text.encode("utf-8")
+    # Dates, bytes and sets, and halves of characters.
+    except (TypeError, ValueError) as error:
+        raise YamlError(f"a value in it cannot be read ({error}); put texts in quotes") from error
+    return text
 
 
 def _read_bytes(path: Path, most: int) -> bytes:

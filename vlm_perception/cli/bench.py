@@ -15,17 +15,21 @@ from vlm_perception.cli.common import (
     BundleOption,
     JsonOption,
     TransportOption,
+    finite,
     one_of,
     plain_errors,
     with_torch,
 )
+from vlm_perception.errors import VlmPerceptionError
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed: a table, and JSON with --json.")
 
 
 @app.command("graph")
 def bench_graph(
-    seconds: Annotated[float, typer.Option(min=3, help="How long to measure.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option(callback=finite, min=3, help="How long to measure.")
+    ] = 60.0,
     force_keyframes: Annotated[
         bool, typer.Option("--force-keyframes", help="A full analysis on every tick, no repeats.")
     ] = False,
@@ -42,7 +46,9 @@ def bench_graph(
     ] = 1,
     rate: Annotated[
         float | None,
-        typer.Option(min=0.1, max=240, help="Images a second of each camera, instead of 30."),
+        typer.Option(
+            callback=finite, min=0.1, max=240, help="Images a second of each camera, instead of 30."
+        ),
     ] = None,
     language_dead: Annotated[
         bool, typer.Option("--language-dead", help="Then kill the language node; measure again.")
@@ -69,7 +75,7 @@ def bench_graph(
     with plain_errors():
         module = importlib.import_module("vlm_perception.evaluation.graph")
         if language_dead and composition != "processes":
-            raise ValueError(
+            raise VlmPerceptionError(
                 "--language-dead kills the language node's process, which with --composition "
                 "single is that of all nodes; use --composition processes"
             )
@@ -90,7 +96,9 @@ def bench_graph(
 
 @app.command("roadworld")
 def bench_roadworld(
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long to draw, for each row.")] = 5.0,
+    seconds: Annotated[
+        float, typer.Option(callback=finite, min=0.1, help="How long to draw, for each row.")
+    ] = 5.0,
     width: Annotated[int, typer.Option(min=16, max=7680)] = 448,
     height: Annotated[int, typer.Option(min=16, max=4320)] = 252,
     json_file: JsonOption = None,
@@ -150,7 +158,9 @@ def bench_language(
             help="How often the graph's language node is turned off and on; 0: never.",
         ),
     ] = 5,
-    seconds: Annotated[float, typer.Option(min=2, help="Length of each of these phases.")] = 8.0,
+    seconds: Annotated[
+        float, typer.Option(callback=finite, min=2, help="Length of each of these phases.")
+    ] = 8.0,
     bundle: BundleOption = "roadworld-nano",
     video: Annotated[
         str | None, typer.Option(help="Let the graph play this instead of the road world.")
@@ -216,7 +226,9 @@ def bench_gpu(
     engine: Annotated[
         str, typer.Option(help="`onnxruntime` (with CUDA), or `tensorrt` where plans are built.")
     ] = "onnxruntime",
-    seconds: Annotated[float, typer.Option(min=0.2, help="Length of each of eight phases.")] = 10.0,
+    seconds: Annotated[
+        float, typer.Option(callback=finite, min=0.2, help="Length of each of eight phases.")
+    ] = 10.0,
     on_cpu: Annotated[
         bool, typer.Option("--on-cpu", help="Try the command out where there is no GPU.")
     ] = False,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.common import BundleOption, JsonOption, plain_errors, with_library
+from vlm_perception.cli.common import BundleOption, JsonOption, finite, plain_errors, with_library
 
 app = typer.Typer()
 
@@ -49,8 +49,12 @@ def chaos(
 
 @app.command()
 def soak(
-    minutes: Annotated[float, typer.Option(min=0.1, help="How long, after the warm-up.")] = 60.0,
-    warm_up: Annotated[float, typer.Option(min=0, help="Seconds that are not counted.")] = 120.0,
+    minutes: Annotated[
+        float, typer.Option(callback=finite, min=0.1, help="How long, after the warm-up.")
+    ] = 60.0,
+    warm_up: Annotated[
+        float, typer.Option(callback=finite, min=0, help="Seconds that are not counted.")
+    ] = 120.0,
     bundle: BundleOption = "roadworld-nano",
     json_file: JsonOption = None,
 ) -> None:

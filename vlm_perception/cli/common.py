@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +42,18 @@ JsonOption = Annotated[
 TransportOption = Annotated[
     str, typer.Option(help="How images travel between the processes: `compressed` or `raw`.")
 ]
+
+
+def finite(value: float | list[float] | None) -> float | list[float] | None:
+    """Refuse NaN and infinity, which pass where no bound excludes them.
+
+    Raises:
+        typer.BadParameter: there is one.
+    """
+    for number in value if isinstance(value, list) else [value]:
+        if number is not None and not math.isfinite(number):
+            raise typer.BadParameter(f"{number} is no finite number")
+    return value
 
 
 def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
@@ -97,16 +111,20 @@ class MissingExtraError(VlmPerceptionError):
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """End with one sentence: exit code 2 for bad input, 1 for what failed while running."""
+    """End with one sentence: exit code 2 for bad input, 1 for what failed while running.
+
+    All else is a fault of the program: it keeps its trace, and Python ends with 1.
+    """
     try:
         yield
     except RunError as error:
         _say(str(error))
         raise typer.Exit(FAILED) from error
-    except ValueError as error:
+    except VlmPerceptionError as error:
         _say(str(error))
         raise typer.Exit(BAD_INPUT) from error
-    except (RuntimeError, OSError) as error:
+    # The machine refuses, or a process of a pool was killed.
+    except (OSError, BrokenExecutor) as error:
         _say(str(error))
         raise typer.Exit(FAILED) from error
 

@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.common import BundleOption, plain_errors
+from vlm_perception.cli.common import BundleOption, finite, plain_errors
+from vlm_perception.errors import VlmPerceptionError
 
 app = typer.Typer()
 
@@ -29,7 +30,9 @@ def demo(
     seconds: Annotated[
         float | None,
         typer.Option(
-            min=1, help="End after so long; without it at the end of the video (road world: 20 s)."
+            callback=finite,
+            min=1,
+            help="End after so long; without it at the end of the video (road world: 20 s).",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the bag and the video.")] = Path("out/demo"),
@@ -62,7 +65,9 @@ def overlay(
     video: Annotated[
         Path | None, typer.Option(help="The video to write; overlay.mp4 beside the bag.")
     ] = None,
-    rate: Annotated[float, typer.Option(min=1, max=240, help="Frames a second.")] = 30.0,
+    rate: Annotated[
+        float, typer.Option(callback=finite, min=1, max=240, help="Frames a second.")
+    ] = 30.0,
 ) -> None:
     """Draw the scenes of a recorded bag onto its images and write a video.
 
@@ -70,15 +75,17 @@ def overlay(
     """
     with plain_errors():
         if not bag.exists():
-            raise ValueError(f"{bag} does not exist: `vlm-perception demo` records one")
+            raise VlmPerceptionError(f"{bag} does not exist: `vlm-perception demo` records one")
         module = importlib.import_module("vlm_perception.replay.overlay_video")
         target = video or bag.parent / "overlay.mp4"
         if target.suffix != ".mp4":
-            raise ValueError(f"{target} does not end in .mp4; give the video such a name")
+            raise VlmPerceptionError(f"{target} does not end in .mp4; give the video such a name")
         outputs = importlib.import_module("vlm_perception.outputs.file")
         # Beside its bag it is one of the results of the verb that has made the bag.
         with outputs.result_file(target, outputs.maker(bag) or "overlay") as part:
             written = module.write_overlay(bag, part, rate_hz=rate)
             if not written.frames:
-                raise ValueError(f"{bag} holds no images with scenes, so there is nothing to draw")
+                raise VlmPerceptionError(
+                    f"{bag} holds no images with scenes, so there is nothing to draw"
+                )
     Console().print(f"video: {target}  ({written.frames} images)", soft_wrap=True)

@@ -14,6 +14,7 @@ from rich.console import Console
 from vlm_perception.cli.common import (
     BundleArgument,
     JsonOption,
+    finite,
     one_of,
     plain_errors,
     with_torch,
@@ -55,10 +56,16 @@ def export(
     ] = None,
     budget_ms: Annotated[
         float | None,
-        typer.Option(help="What the vision network may take on this machine, for --keep auto."),
+        typer.Option(
+            callback=finite,
+            help="What the vision network may take on this machine, for --keep auto.",
+        ),
     ] = None,
     heads: Annotated[
-        float, typer.Option(help="Share of the vision tower's attention heads that stay.")
+        float,
+        typer.Option(
+            callback=finite, help="Share of the vision tower's attention heads that stay."
+        ),
     ] = 1.0,
     precision: Annotated[
         str, typer.Option(help="`float16-weights`, or `int8-mixed` for INT8 feed-forward layers.")

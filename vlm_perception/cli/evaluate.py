@@ -14,6 +14,7 @@ from rich.console import Console
 from vlm_perception.cli.common import (
     BundleOption,
     JsonOption,
+    finite,
     one_of,
     plain_errors,
     with_torch,
@@ -69,7 +70,10 @@ def evaluate_drift(
     ] = None,
     heads: Annotated[
         list[float] | None,
-        typer.Option(help="A share of the attention heads to keep, `0.75`; may be given again."),
+        typer.Option(
+            callback=finite,
+            help="A share of the attention heads to keep, `0.75`; may be given again.",
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder for the exported bundles; a second run uses them again.")
@@ -109,7 +113,7 @@ def evaluate_temporal(
     scenes: Annotated[
         int, typer.Option(min=1, help="Scenes that stand still while the exposure hunts.")
     ] = 20,
-    seconds: Annotated[float, typer.Option(min=1, help="Length of each.")] = 20.0,
+    seconds: Annotated[float, typer.Option(callback=finite, min=1, help="Length of each.")] = 20.0,
     out: Annotated[
         Path, typer.Option(help="Folder that keeps what the networks said; a second run is quick.")
     ] = Path("out/temporal"),
@@ -161,7 +165,10 @@ def evaluate_agreement(
         typer.Argument(metavar="BAG", help="By default 20 s of the road world, 640x360 at 30 Hz."),
     ] = None,
     rate: Annotated[
-        float, typer.Option(min=0.01, max=10, help="Speed of playing, for machines that are busy.")
+        float,
+        typer.Option(
+            callback=finite, min=0.01, max=10, help="Speed of playing, for machines that are busy."
+        ),
     ] = 1.0,
     engine: Annotated[
         str, typer.Option(help="Of both: `onnxruntime` or `openvino`.")

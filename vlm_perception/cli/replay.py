@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.common import one_of, plain_errors
+from vlm_perception.cli.common import finite, one_of, plain_errors
 
 app = typer.Typer()
 
@@ -36,14 +36,16 @@ def replay(
         Path | None, typer.Option(help="Folder for the results. [default: out/replay/NAME]")
     ] = None,
     start: Annotated[
-        float, typer.Option(min=0, help="Begin so many seconds after the first image.")
+        float,
+        typer.Option(callback=finite, min=0, help="Begin so many seconds after the first image."),
     ] = 0.0,
     duration: Annotated[
-        float | None, typer.Option(min=0.001, help="Replay so many seconds only.")
+        float | None, typer.Option(callback=finite, min=0.001, help="Replay so many seconds only.")
     ] = None,
     rate: Annotated[
         float,
         typer.Option(
+            callback=finite,
             min=0.01,
             max=100,
             help="Seconds of the bag that pass in one of the robot's; see `ros2 bag play --rate`.",
@@ -163,12 +165,18 @@ def harvest(
         str | None, typer.Option(help="The model: a bundle's name or directory.")
     ] = None,
     below: Annotated[
-        float, typer.Option(min=0, max=1, help="Take frames with an answer less likely than this.")
+        float,
+        typer.Option(
+            callback=finite, min=0, max=1, help="Take frames with an answer less likely than this."
+        ),
     ] = 0.5,
     distance: Annotated[
         float,
         typer.Option(
-            min=0, max=2, help="Leave out a frame nearer than this (cosine) to the one before it."
+            callback=finite,
+            min=0,
+            max=2,
+            help="Leave out a frame nearer than this (cosine) to the one before it.",
         ),
     ] = 0.01,
 ) -> None:

@@ -11,14 +11,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.common import plain_errors
+from vlm_perception.cli.common import finite, plain_errors
 
 app = typer.Typer(no_args_is_help=True, help="Render the procedural road world.")
 
 
 @app.command("clip")
 def roadworld_clip(
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long.")] = 20.0,
+    seconds: Annotated[float, typer.Option(callback=finite, min=0.1, help="How long.")] = 20.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pixels.")] = 7,
     width: Annotated[int, typer.Option(min=16, max=7680)] = 1280,
     height: Annotated[int, typer.Option(min=16, max=4320)] = 720,
@@ -71,7 +71,9 @@ def roadworld_sheet(
 @app.command("bag")
 def roadworld_bag(
     out: Annotated[Path, typer.Option(help="The bag's folder; it must not exist.")],
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long the drive is.")] = 10.0,
+    seconds: Annotated[
+        float, typer.Option(callback=finite, min=0.1, help="How long the drive is.")
+    ] = 10.0,
     repeat: Annotated[
         int, typer.Option(min=1, help="Let it follow on itself so often, for long bags.")
     ] = 1,

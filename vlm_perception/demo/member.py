@@ -8,6 +8,8 @@ import threading
 from types import TracebackType
 from typing import Any
 
+from vlm_perception.demo.environment import GraphEnvironmentError
+
 
 class GraphMember:
     """A node with a context and an executor of its own, so that one process can hold several.
@@ -27,16 +29,28 @@ class GraphMember:
         self._failure: BaseException | None = None
 
     def __enter__(self) -> GraphMember:
-        """Join the graph."""
+        """Join the graph.
+
+        Raises:
+            GraphEnvironmentError: ROS refuses, as for a domain that is none.
+        """
         import rclpy  # noqa: PLC0415
+        from rclpy.exceptions import NameValidationException  # noqa: PLC0415
         from rclpy.executors import SingleThreadedExecutor  # noqa: PLC0415
         from rclpy.signals import SignalHandlerOptions  # noqa: PLC0415
 
         self._context = rclpy.context.Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self.node = rclpy.create_node(
-            self._name, context=self._context, namespace=self._namespace or None
-        )
+        try:
+            rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+            self.node = rclpy.create_node(
+                self._name, context=self._context, namespace=self._namespace or None
+            )
+        # What rcl fails at is a subclass of RuntimeError.
+        except (RuntimeError, NameValidationException) as error:
+            raise GraphEnvironmentError(
+                f"the ROS graph cannot be joined ({' '.join(str(error).split())}): correct the "
+                "namespace, ROS_DOMAIN_ID or RMW_IMPLEMENTATION"
+            ) from error
         self.executor = SingleThreadedExecutor(context=self._context)
         self.executor.add_node(self.node)
         return self

@@ -57,7 +57,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
         had to end early.
 
     Raises:
-        ValueError: Video or bundle cannot be used; nothing was started.
+        VlmPerceptionError: Video or bundle cannot be used; nothing was started.
         GraphEnvironmentError: ROS or the built messages are missing.
         OSError: The folder cannot be written.
     """

@@ -54,9 +54,10 @@ def measure_ranges(
     for start in track(range(0, len(images), STRIDE), "Calibrating", transient=True):
         batch = images[start : start + STRIDE]
         inputs = [preprocessor.run(read_image(path))[0].copy() for path in batch]
+        reader = _Reader(inputs)
         with _silence():
             try:
-                calibrater.collect_data(_Reader(inputs))
+                calibrater.collect_data(reader)
             # What numpy's histogram raises for a range that is not finite.
             except ValueError as error:
                 raise ExportError(

@@ -34,7 +34,7 @@ def report_coverage(name: str, target: str, console: Console, json_file: Path | 
         0 when the target runs all of it, 1 otherwise.
 
     Raises:
-        ValueError: the bundle or the target cannot be used.
+        VlmPerceptionError: the bundle or the target cannot be used.
     """
     bundle, table = ModelBundle.load(name), load_target(target)
     graphs = cover_bundle(bundle, target)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from vlm_perception.bundle import MANIFEST_NAME, VISION_GRAPH, ModelBundle
 from vlm_perception.bundle_files import file_sha256
@@ -48,12 +49,14 @@ from vlm_perception.deploy.reference import TransformersModel
 from vlm_perception.deploy.spec import BundleSpec, load_spec
 from vlm_perception.deploy.thinning import lay_out_vision
 from vlm_perception.engines.plans import FOLDER as PLANS
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.manifest import (
     FORMAT_VERSION,
     FileEntry,
     GoldenSpec,
     Manifest,
     VisionSpec,
+    describe_errors,
     manifest_digest,
 )
 from vlm_perception.outputs.apart import keep_apart
@@ -61,7 +64,7 @@ from vlm_perception.outputs.swap import made_beside, swap
 from vlm_perception.outputs.work import is_plain
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.perception.vocabulary import VocabularyBuilder
-from vlm_perception.yaml_files import read_yaml
+from vlm_perception.yaml_files import YamlError, read_yaml
 
 GOLDEN_NAME = "golden.npz"
 CARD_NAME = "MODEL_CARD.md"
@@ -123,6 +126,10 @@ def export_bundle(
             swap(made.path, place)
     except OSError as error:
         raise ExportError(f"{out} cannot be written: {error}") from error
+    except ValidationError as error:
+        raise ExportError(
+            f"{checkpoint} holds what no bundle can: {describe_errors(error)}"
+        ) from error
     if images is not None and images.skipped:
         _log.warning(
             "%d images of %s could not be read and were left out; each is named above",
@@ -280,7 +287,7 @@ def _write_tokenizers(directory: Path, tokenizers: dict[str, Any]) -> dict[str, 
 def _read_card(checkpoint: Path, spec: BundleSpec) -> str:
     try:
         return (checkpoint / spec.model_card).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ExportError(f"the model card {spec.model_card} cannot be read: {error}") from error
 
 
@@ -307,7 +314,7 @@ def _finish(directory: Path) -> ModelBundle:
         VocabularyBuilder(bundle).build(None, version=1)
         if bundle.manifest.language is not None:
             LanguageModel(bundle).pack(bundle.manifest.questions)
-    except ValueError as error:
+    except VlmPerceptionError as error:
         raise ExportError(f"the finished bundle does not pass its own checks: {error}") from error
     for graph, difference in differences.items():
         _log.info("%s: largest difference from torch %.2g", graph, difference)
@@ -327,7 +334,7 @@ def _require_bundle(out: Path) -> None:
         raise ExportError(f"{out} exists and is no bundle; it will not be overwritten")
     try:
         listed = {MANIFEST_NAME, *read_yaml(manifest)["files"]}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, YamlError, TypeError, KeyError) as error:
         raise ExportError(
             f"{manifest} does not tell which files of {out} are a bundle's; move that folder away "
             "or choose another --out"

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from vlm_perception.bundle import VISION_FP16_GRAPH, VISION_GRAPH
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.manifest import Sha256, describe_errors
-from vlm_perception.yaml_files import read_yaml
+from vlm_perception.yaml_files import YamlError, read_as_json
 
 PLAN_NAME = "precision.yaml"
 HEADER = """\
@@ -135,11 +135,10 @@ def read_plan(path: Path) -> PrecisionPlan:
         ExportError: it cannot be read or contradicts itself; the message lists the faults.
     """
     try:
-        content = read_yaml(path)
-        return PrecisionPlan.model_validate_json(json.dumps(content, ensure_ascii=False))
+        return PrecisionPlan.model_validate_json(read_as_json(path))
     except ValidationError as error:
         raise ExportError(f"{path} is no precision plan: {describe_errors(error)}") from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, YamlError) as error:
         raise ExportError(f"{path} cannot be read: {error}") from error
 
 

@@ -27,7 +27,7 @@ def report_profile(name: str, device: str, console: Console, json_file: Path | N
     """Profile a bundle and print it.
 
     Raises:
-        ValueError: the bundle, the device or an operator cannot be used.
+        VlmPerceptionError: the bundle, the device or an operator cannot be used.
     """
     profile = profile_bundle(ModelBundle.load(name), device)
     for table in (*(_phase_table(profile, phase) for phase in profile.phases), _sums(profile)):

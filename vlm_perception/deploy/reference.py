@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -63,16 +64,15 @@ class TransformersModel:
         Raises:
             ExportError: the tower does not take what its processor makes.
         """
-        try:
+        with _fitting():
             pixels = _pixels(self._processor, image)
-            pooled = _normalised(self._source.dual.get_image_features(pixel_values=pixels))[0]
-            if self._reader is None:
-                return Said(pooled)
-            self._reader.look(_pixels(self._language_processor, image))
-        except (ValueError, RuntimeError) as error:
-            raise ExportError(
-                f"the checkpoint's image processor does not fit the tower: {error}"
-            ) from error
+            features = self._source.dual.get_image_features(pixel_values=pixels)
+        pooled = _normalised(features)[0]
+        if self._reader is None:
+            return Said(pooled)
+        with _fitting():
+            pixels = _pixels(self._language_processor, image)
+        self._reader.look(pixels)
         answers = tuple(self._reader.answer(each) for each in self._manifest.questions)
         return Said(pooled, answers, self._reader.caption())
 
@@ -90,6 +90,17 @@ class TransformersModel:
         return np.stack([row / np.linalg.norm(row) for row in rows])
 
 
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """What transformers and torch raise for pixels that a tower does not take is told as that."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise ExportError(
+            f"the checkpoint's image processor does not fit the tower: {error}"
+        ) from error
+
+
 class _Reader:
     """The language model, with one image in its cache."""
 
@@ -105,8 +116,13 @@ class _Reader:
         self._cache: Module = None
 
     def look(self, pixels: Tensor) -> None:
-        """Read an image [1, 3, H, W]; answers and captions are about it from then on."""
-        features = self._features(self._vlm, pixels).unsqueeze(0)
+        """Read an image [1, 3, H, W]; answers and captions are about it from then on.
+
+        Raises:
+            ExportError: the tower does not take it.
+        """
+        with _fitting():
+            features = self._features(self._vlm, pixels).unsqueeze(0)
         before, _ = self._ids("")
         embeds = torch.cat([self._embed([before]), features], dim=1)
         self._cache = self._decoder(inputs_embeds=embeds, use_cache=True).past_key_values

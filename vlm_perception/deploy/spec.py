@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from vlm_perception.deploy.errors import ExportError
 from vlm_perception.manifest import QuestionSpec, VocabularySpec, describe_errors
-from vlm_perception.yaml_files import read_yaml
+from vlm_perception.yaml_files import YamlError, read_as_json
 
 SPEC_NAME = "bundle.yaml"
 
@@ -32,7 +31,11 @@ class Geometry(_Strict):
     @model_validator(mode="after")
     def _one_way(self) -> Geometry:
         if self.aspect is not None:
-            parse_aspect(self.aspect)
+            try:
+                parse_aspect(self.aspect)
+            # Of a validator, pydantic takes this kind alone.
+            except ExportError as error:
+                raise ValueError(str(error)) from error
         if [self.width is None, self.height is None] != [self.aspect is not None] * 2:
             raise ValueError("give width and height, or aspect alone")
         return self
@@ -90,8 +93,7 @@ def load_spec(checkpoint: Path) -> BundleSpec:
     if not checkpoint.is_dir():
         raise ExportError(f"there is no checkpoint directory {checkpoint}")
     try:
-        content = read_yaml(path)
-        return BundleSpec.model_validate_json(json.dumps(content, ensure_ascii=False))
+        return BundleSpec.model_validate_json(read_as_json(path))
     except FileNotFoundError as error:
         if (checkpoint / "config.json").is_file():
             raise ExportError(
@@ -104,5 +106,5 @@ def load_spec(checkpoint: Path) -> BundleSpec:
         ) from error
     except ValidationError as error:
         raise ExportError(f"{path}: {describe_errors(error)}") from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, YamlError) as error:
         raise ExportError(f"{path} cannot be read: {error}") from error

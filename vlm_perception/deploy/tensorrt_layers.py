@@ -107,7 +107,7 @@ def read_layers(
             for each in content["Layers"]
             if _profile_of(str(each["Name"])) in (None, profile)
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(
             f"{title}: the inspector's answer cannot be read ({error}); build the plan again with "
             "`vlm-perception build`, which asks TensorRT to keep the details"

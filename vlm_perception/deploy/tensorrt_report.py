@@ -74,7 +74,7 @@ def report_build(
     """Build the plans of a bundle and print what was made.
 
     Raises:
-        ValueError: the bundle, the machine or a graph cannot be used.
+        VlmPerceptionError: the bundle, the machine or a graph cannot be used.
         OSError: there is no room for the plans.
     """
     bundle = ModelBundle.load(name)
@@ -104,7 +104,7 @@ def report_dry_run(
     """Check the graphs that would be built, and print how far they are from the bundle's own.
 
     Raises:
-        ValueError: the bundle cannot be used, or a graph does not fit TensorRT.
+        VlmPerceptionError: the bundle cannot be used, or a graph does not fit TensorRT.
     """
     bundle = ModelBundle.load(name)
     graphs = tensorrt_graphs(bundle)

@@ -16,12 +16,13 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 import onnxruntime
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from vlm_perception.engines.base import Array, Engine, EngineError
 from vlm_perception.engines.machine import cache_directory, cpu_count, cpu_model
 from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
 from vlm_perception.engines.openvino import OpenVinoEngine
+from vlm_perception.errors import VlmPerceptionError
 
 ONNXRUNTIME = "onnxruntime"
 OPENVINO = "openvino"
@@ -93,7 +94,8 @@ def choose(
 
     Args:
         subject: what is run, and with how many threads; for JSON.
-        load: loads the engine of a name and checks its outputs; a ValueError leaves it out.
+        load: loads the engine of a name and checks its outputs; an error of this package, as
+            EngineError and BundleError, leaves it out.
         workload: what to measure with.
         clock: seconds.
 
@@ -126,8 +128,7 @@ def _load_all(names: Iterable[str], load: Callable[[str], Engine]) -> dict[str, 
     for name in names:
         try:
             engines[name] = load(name)
-        # EngineError, and BundleError for outputs that are not those that were stored.
-        except ValueError as error:
+        except VlmPerceptionError as error:
             refused.append(str(error))
             _log.warning("the engine %s takes no part in the choice: %s", name, error)
     if not engines:
@@ -182,7 +183,7 @@ def _read(file: Path) -> list[Decision]:
         return _Decisions.validate_json(file.read_bytes())
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:
+    except (OSError, ValidationError) as error:
         _log.warning("%s cannot be read and is made anew: %s", file, error)
         return []
 

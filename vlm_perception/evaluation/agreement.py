@@ -26,6 +26,7 @@ from vlm_perception.demo.observer import Observer
 from vlm_perception.demo.processes import NodeProcesses, NodeSpec, Parameter
 from vlm_perception.demo.recorder import Recorder
 from vlm_perception.demo.topics import DIAGNOSTICS, EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
+from vlm_perception.errors import RunError
 from vlm_perception.outputs.file import write_figures
 from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.perception.partial_text import UNFINISHED
@@ -68,8 +69,8 @@ def agreement(options: AgreementOptions, console: Console, json_file: Path | Non
         0 when the replay on the robot's schedule says the same within the default tolerances.
 
     Raises:
-        ValueError: the recording cannot be used.
-        RuntimeError: a node failed, or ROS is missing.
+        VlmPerceptionError: the recording cannot be used.
+        RunError: a node failed, or ROS is missing.
     """
     require_ros()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -155,7 +156,7 @@ def _run_live(recording: Path, options: AgreementOptions, out: Path, console: Co
             _check(processes, recorder)
             time.sleep(0.1)
         if player.returncode:
-            raise RuntimeError(f"the player of {recording} ended with {player.returncode}")
+            raise RunError(f"the player of {recording} ended with {player.returncode}")
         time.sleep(LAST_RESULTS_S)
 
 
@@ -164,9 +165,9 @@ def _wait_until_active(processes: NodeProcesses, observer: Observer) -> None:
     while not all(_active(observer, name) for name in NODES):
         exited = processes.first_exit()
         if exited is not None:
-            raise RuntimeError(str(exited))
+            raise RunError(str(exited))
         if time.monotonic() > deadline:
-            raise RuntimeError(f"the nodes were not active after {READY_WITHIN_S:g} s")
+            raise RunError(f"the nodes were not active after {READY_WITHIN_S:g} s")
         time.sleep(0.1)
 
 
@@ -177,10 +178,10 @@ def _active(observer: Observer, name: str) -> bool:
 
 def _check(processes: NodeProcesses, recorder: Recorder) -> None:
     if recorder.complaint:
-        raise RuntimeError(recorder.complaint)
+        raise RunError(recorder.complaint)
     exited = processes.first_exit()
     if exited is not None:
-        raise RuntimeError(str(exited))
+        raise RunError(str(exited))
 
 
 def _with_cut_captions(live: Said, offline: Said) -> Said:

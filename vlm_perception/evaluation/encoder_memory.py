@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vlm_perception.bundle import ModelBundle
+from vlm_perception.errors import RunError
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
@@ -22,12 +23,12 @@ def peak_rss_mb(bundle: ModelBundle, *, engine: str, threads: int) -> float:
     """Start a process that loads the encoder of a bundle and encodes 20 frames; its peak in MB.
 
     Raises:
-        RuntimeError: the process failed.
+        RunError: the process failed.
     """
     command = [sys.executable, "-m", __name__, str(bundle.path), engine, str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"the process that was to be measured failed: {done.stderr.strip()}")
+        raise RunError(f"the process that was to be measured failed: {done.stderr.strip()}")
     return float(done.stdout)
 
 

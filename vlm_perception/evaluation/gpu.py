@@ -169,7 +169,7 @@ def bench_gpu(
     """Measure and print; see `measure`.
 
     Raises:
-        ValueError: the bundle, the engine or the GPU cannot be used.
+        VlmPerceptionError: the bundle, the engine or the GPU cannot be used.
         OSError: the file cannot be written.
     """
     bundle = ModelBundle.load(name)

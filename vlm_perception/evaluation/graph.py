@@ -79,7 +79,7 @@ def bench_graph(options: BenchOptions, console: Console, json_file: Path | None 
         The exit code: 0, or that of an interruption.
 
     Raises:
-        ValueError: The bundle or the video cannot be used.
+        VlmPerceptionError: The bundle or the video cannot be used.
         GraphEnvironmentError: ROS or the built messages are missing.
         BenchError: A node ended, or the graph did not come up.
     """

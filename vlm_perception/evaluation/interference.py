@@ -139,7 +139,7 @@ def measure_interference(
         What was measured, or nothing when it was interrupted.
 
     Raises:
-        ValueError: the video cannot be played.
+        VlmPerceptionError: the video cannot be played.
         GraphEnvironmentError: ROS or the built messages are missing.
         BenchError: a node ended, the graph did not come up, or frames are missing.
         CallError: the language node does not answer.

@@ -18,6 +18,7 @@ from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.engines.choose import AUTO
 from vlm_perception.engines.machine import cpu_count, cpu_model
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.evaluation.interference import Interference, measure_interference
 from vlm_perception.evaluation.load import Load, LoadMeter
 from vlm_perception.outputs.file import write_figures
@@ -104,13 +105,13 @@ def bench_language(
 
     Raises:
         BundleError: the bundle cannot be used, or it has no language model.
-        ValueError: it asks fewer than two questions, or the video cannot be played.
+        VlmPerceptionError: it asks fewer than two questions, or the video cannot be played.
         GraphEnvironmentError: ROS or the built messages are missing.
         BenchError: the graph could not be measured.
     """
     bundle = ModelBundle.load(bundle_name)
     if len(bundle.manifest.questions) < 2:
-        raise ValueError(
+        raise VlmPerceptionError(
             f"bundle {bundle.manifest.name} asks fewer than two questions, so that the cost of one "
             "more cannot be told; export it with two or more in bundle.yaml"
         )

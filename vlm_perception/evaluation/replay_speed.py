@@ -58,7 +58,7 @@ def bench_replay(
         json_file: file for the figures.
 
     Raises:
-        ValueError: the recording or the bundle cannot be used.
+        VlmPerceptionError: the recording or the bundle cannot be used.
     """
     cv2.setNumThreads(1)
     if latency is not None:

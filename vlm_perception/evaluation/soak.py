@@ -78,7 +78,7 @@ def soak(options: SoakOptions, console: Console, json_file: Path | None = None) 
     """Run the graph, print a table and return the exit code: 0 when nothing grows or falls.
 
     Raises:
-        ValueError: the bundle cannot be used.
+        VlmPerceptionError: the bundle cannot be used.
         GraphEnvironmentError: ROS or the built messages are missing.
         SoakError: the graph did not come up, or a node ended.
     """

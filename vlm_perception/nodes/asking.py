@@ -13,6 +13,7 @@ from typing import Any
 from rclpy.action import ActionServer, CancelResponse
 
 from vlm_perception.action import Describe
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.nodes.conversions import ns_to_stamp
 from vlm_perception.nodes.diagnostics import Meter, milliseconds
 from vlm_perception.nodes.priority import give_way
@@ -37,8 +38,8 @@ class Asking:
         Args:
             node: a PerceptionNode whose settings have max_caption_tokens, answer_timeout and
                 niceness.
-            newest: by camera what gives its newest frame, or raises ValueError with why there is
-                none; the only camera may have no name.
+            newest: by camera what gives its newest frame, or raises VlmPerceptionError with why
+                there is none; the only camera may have no name.
         """
         self._node, self._newest = node, newest
         self._asker: Asker | None = None
@@ -94,9 +95,11 @@ class Asking:
                     timeout=request.timeout or settings.answer_timeout,
                     max_tokens=settings.max_caption_tokens,
                 )
-        except ValueError as error:
+        except VlmPerceptionError as error:
             response.message = str(error)
             self._node.complaints.add("question_refused", f"no answer on ~/ask: {error}")
+        except Exception as error:
+            response.message = self._node.internal_error(error, "no answer on ~/ask")
         else:
             response.success = True
             response.answer = answer.text
@@ -145,8 +148,10 @@ class Asking:
             try:
                 with self._node.watchdog.watch("describe"):
                     self._write(goal, result, began)
-            except ValueError as error:
+            except VlmPerceptionError as error:
                 self._refuse(result, str(error))
+            except Exception as error:
+                result.message = self._node.internal_error(error, "no description")
             finally:
                 self._describing.release()
         result.processing_time = time.monotonic() - began

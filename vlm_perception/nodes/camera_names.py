@@ -7,6 +7,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from vlm_perception.errors import VlmPerceptionError
+
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
 
 
@@ -14,14 +16,14 @@ def check_camera_names(names: Sequence[str]) -> None:
     """Refuse what cannot be a namespace, or is there twice.
 
     Raises:
-        ValueError: the message says which name, and why.
+        VlmPerceptionError: the message says which name, and why.
     """
     for name in names:
         if not NAME.fullmatch(name):
-            raise ValueError(
+            raise VlmPerceptionError(
                 f"{name!r} cannot name a camera; give a namespace as front or front/left: letters, "
                 "digits and _, beginning with a letter, without a slash before or behind"
             )
     twice = next((name for name in names if list(names).count(name) > 1), None)
     if twice is not None:
-        raise ValueError(f"the camera {twice!r} stands there twice; give it once")
+        raise VlmPerceptionError(f"the camera {twice!r} stands there twice; give it once")

@@ -19,7 +19,7 @@ from vlm_perception.nodes.embedding_input import EmbeddingInput
 from vlm_perception.nodes.qos import newest, overridable, present, results, subscribe
 from vlm_perception.nodes.reasoning_input import LEASE_S
 from vlm_perception.perception.asking import AskError
-from vlm_perception.perception.reasoner import Reasoner
+from vlm_perception.perception.reasoner import InstructionError, Reasoner
 from vlm_perception.types import Embedding, Reasoning
 
 
@@ -111,7 +111,8 @@ class CameraStream:
         """Publish a reasoning on an embedding, at the effort of a rung of the ladder.
 
         Raises:
-            ValueError: it contradicts itself, holds NaN or comes from another bundle.
+            MessageError: it contradicts itself.
+            VlmPerceptionError: it holds what no encoder gives, or comes from another bundle.
         """
         reasoner, node = self._reasoner, self._node
         if reasoner is None:
@@ -200,7 +201,7 @@ class CameraStream:
         try:
             version = reasoner.set_instruction(message.data)
             node.get_logger().info(f"instruction {version} on {topic}: {message.data[:200]!r}")
-        except ValueError as error:
+        except InstructionError as error:
             node.complaints.add("bad_instruction", f"instruction on {topic} was refused: {error}")
 
     def _on_scene(self, message: Any) -> None:

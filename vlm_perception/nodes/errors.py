@@ -1,8 +1,11 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps a node from starting."""
+"""What keeps a node from starting, and what happens to errors that nobody expects."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 from vlm_perception.errors import VlmPerceptionError
 
@@ -13,6 +16,21 @@ def text_of(error: BaseException) -> str:
         return str(error)
     except Exception:
         return f"{type(error).__name__}, whose text cannot be had"
+
+
+def guarded(node: Any, callback: Callable[..., None]) -> Callable[..., None]:
+    """Return a callback of a PerceptionNode whose errors are counted and logged as a worker's are.
+
+    The executor would log them, too, but each time and without counting them.
+    """
+
+    def call(*arguments: Any) -> None:
+        try:
+            callback(*arguments)
+        except Exception as error:
+            node.worker_failed(error)
+
+    return call
 
 
 class EndedError(Exception):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, ModelBundle
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.nodes.asking import Asking
 from vlm_perception.nodes.camera_stream import Arrival, CameraStream
 from vlm_perception.nodes.conversions import MessageError
@@ -201,7 +202,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         camera = self._cameras[arrival.camera]
         try:
             camera.reason(arrival, self._ladder.rung)
-        except ValueError as error:
+        except VlmPerceptionError as error:
             kind = "bad_embedding" if isinstance(error, MessageError) else "refused"
             self.complaints.add(kind, f"embedding on {camera.topic} was skipped: {error}")
             return

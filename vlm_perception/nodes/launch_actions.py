@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -23,6 +24,7 @@ from launch.events.process import ProcessExited, ShutdownProcess
 from launch.launch_context import LaunchContext
 from launch.logging import get_logger, launch_config
 
+from vlm_perception.errors import RunError, VlmPerceptionError
 from vlm_perception.nodes.launch_arguments import Argument, read_arguments, unknown_arguments
 from vlm_perception.nodes.process import BAD_INPUT
 
@@ -37,7 +39,8 @@ def with_arguments(
     Args:
         file: the launch file.
         arguments: of two with one name the first counts.
-        make: gets the context and the values; whatever it raises is a refusal.
+        make: gets the context and the values; whatever it raises is a refusal, with its trace
+            unless it is meant for people.
     """
 
     def read_and_make(context: LaunchContext) -> list[Any]:
@@ -45,6 +48,8 @@ def with_arguments(
             _warn_of_unknown(file, arguments)
             return list(make(context, read_arguments(arguments, context.launch_configurations)))
         except Exception as error:
+            if not isinstance(error, VlmPerceptionError):
+                get_logger("vlm_perception").error(traceback.format_exc())
             return [refusal(error)]
 
     declared = {
@@ -90,7 +95,7 @@ def end_of_all(what: str) -> Callable[[ProcessExited, LaunchContext], Shutdown]:
 
     def end(event: ProcessExited, context: LaunchContext) -> Shutdown:
         if event.returncode and not context.is_shutdown:
-            raise RuntimeError(f"{what} ended with exit code {event.returncode}")
+            raise RunError(f"{what} ended with exit code {event.returncode}")
         return Shutdown(reason=f"{what} ended")
 
     return end

@@ -15,6 +15,7 @@ from rclpy.validate_namespace import validate_namespace
 from rclpy.validate_topic_name import validate_topic_name
 
 from vlm_perception.bundle import find_bundle
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.nodes.camera_names import check_camera_names
 from vlm_perception.nodes.errors import ArgumentError
 from vlm_perception.nodes.params_file import DEFAULT_PARAMS, read_params_file
@@ -29,7 +30,7 @@ ENCODER, REASONER, FUSION = "vision_encoder", "language_reasoner", "scene_fusion
 def boolean(text: str) -> bool:
     """Read true or false in any usual spelling."""
     if text.lower() not in TRUE + FALSE:
-        raise ValueError("give true or false")
+        raise ArgumentError("give true or false")
     return text.lower() in TRUE
 
 
@@ -42,7 +43,7 @@ def number(low: float, high: float) -> Callable[[str], float]:
         except ValueError:
             value = low - 1
         if not low <= value <= high:  # false for NaN, too
-            raise ValueError(f"give a number from {low:g} to {high:.10g}")
+            raise ArgumentError(f"give a number from {low:g} to {high:.10g}")
         return value
 
     return read
@@ -53,7 +54,7 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if text not in choices:
-            raise ValueError(f"give one of: {', '.join(choices)}")
+            raise ArgumentError(f"give one of: {', '.join(choices)}")
         return text
 
     return read
@@ -70,7 +71,7 @@ def namespace(text: str) -> str:
     try:
         validate_namespace(f"/{name}")
     except InvalidNamespaceException as error:
-        raise ValueError(f"{_reason(error)}; give one as front or robot/front") from error
+        raise ArgumentError(f"{_reason(error)}; give one as front or robot/front") from error
     return name
 
 
@@ -79,7 +80,7 @@ def topic(text: str) -> str:
     try:
         validate_topic_name(text)
     except InvalidTopicNameException as error:
-        raise ValueError(f"{_reason(error)}; give one as /camera/image_raw") from error
+        raise ArgumentError(f"{_reason(error)}; give one as /camera/image_raw") from error
     return text
 
 
@@ -103,18 +104,26 @@ def bundle(text: str) -> str:
 
 def existing(text: str) -> Path:
     """Read the path of something that there is."""
-    path = Path(text).expanduser()
+    path = _path(text)
     if not path.exists():
-        raise ValueError(f"{path.absolute()} does not exist; give its path")
+        raise ArgumentError(f"{path.absolute()} does not exist; give its path")
     return path
 
 
 def new_folder(text: str) -> Path:
     """Read the path of a folder that there is not yet."""
-    path = Path(text).expanduser()
+    path = _path(text)
     if path.exists():
-        raise ValueError(f"{path.absolute()} exists already; give another, or move it away")
+        raise ArgumentError(f"{path.absolute()} exists already; give another, or move it away")
     return path
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    # Of a user whom nobody knows.
+    except RuntimeError as error:
+        raise ArgumentError(f"{error}; give a full path") from error
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,11 @@ class Argument:
     """None: it must be given."""
     description: str
     read: Callable[[str], Any]
-    """Turns the text into a value. Raises ValueError: the text cannot be used; says what can."""
+    """Turns the text into a value.
+
+    Raises:
+        VlmPerceptionError: the text cannot be used; says what can.
+    """
 
 
 BOTH_TOPICS = one_of("raw", "compressed")
@@ -236,7 +249,7 @@ def read_arguments(arguments: Iterable[Argument], given: Mapping[str, str]) -> d
             text = given.get(each.name, each.default) or ""
             try:
                 values[each.name] = each.read(text)
-            except ValueError as error:
+            except VlmPerceptionError as error:
                 raise ArgumentError(f"{each.name}:={text}: {error}") from error
     if len(values["cameras"]) > 1 and values["image"].startswith("/"):
         raise ArgumentError(

@@ -17,7 +17,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from vlm_perception.engines.choose import AUTO, CHOICES
-from vlm_perception.errors import RunError
+from vlm_perception.errors import RunError, VlmPerceptionError
 from vlm_perception.nodes.complaints import Complaints
 from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report, pace
 from vlm_perception.nodes.errors import text_of
@@ -229,11 +229,19 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
         """Count and log what went wrong with one input."""
         if not self.context.ok():
             return  # The process is ending, and what is published now fails.
-        if isinstance(error, ValueError):
+        if isinstance(error, VlmPerceptionError):
             self.complaints.add("refused", text_of(error))
         else:
-            trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            self.complaints.add("internal_errors", f"internal error, input skipped: {trace}")
+            self.internal_error(error, "input skipped")
+
+    def internal_error(self, error: BaseException, outcome: str) -> str:
+        """Count and log a fault of the program, with its trace, and return what to tell others."""
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        self.complaints.add("internal_errors", f"internal error, {outcome}: {trace}", severe=True)
+        return (
+            f"internal error ({type(error).__name__}: {text_of(error)}): report it with the trace "
+            f"in the log of {self.get_name()}"
+        )
 
     def age_of(self, stamp_ns: int) -> float | None:
         """Return ROS time less stamp in seconds; None when one of them is not known."""
@@ -349,8 +357,8 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
                     self.context.try_shutdown()
                 # After a signal nothing can be published any more: that is no fault.
                 if self.context.ok():
-                    if not isinstance(error, ValueError):
-                        self.get_logger().error(traceback.format_exc())
+                    if not isinstance(error, VlmPerceptionError):
+                        self.internal_error(error, f"cannot {name}")
                     self.get_logger().error(self.fault)
                 undo()
                 return TransitionCallbackReturn.FAILURE

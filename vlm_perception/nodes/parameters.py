@@ -20,6 +20,7 @@ from rcl_interfaces.msg import (
 )
 from rclpy.node import Node
 
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.nodes.errors import StartError
 from vlm_perception.nodes.qos_overrides import check_overrides, is_known
 
@@ -53,7 +54,7 @@ class Setting:
     change: str = LIVE
     number_as_text: bool = False
     validate: Callable[[Any], object] | None = None
-    """Raises ValueError for what the fields above cannot express."""
+    """Raises VlmPerceptionError for what the fields above cannot express."""
 
     def check(self, name: str, kind: type, value: object) -> Value:
         """Return the value in the setting's own type.
@@ -70,7 +71,7 @@ class Setting:
         if self.validate is not None:
             try:
                 self.validate(converted)
-            except ValueError as error:
+            except VlmPerceptionError as error:
                 raise SettingError(f"{name}: {error}") from error
         return converted
 
@@ -227,7 +228,7 @@ class Parameters(Generic[SettingsT]):
             if changes:
                 with self._lock:
                     self._value = dataclasses.replace(self._value, **changes)  # type: ignore[type-var]
-        except ValueError as error:
+        except SettingError as error:
             self._node.get_logger().warning(f"parameter refused: {error}")
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)

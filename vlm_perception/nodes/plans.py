@@ -56,7 +56,7 @@ def prepare_plans(
 
     Raises:
         OnlyBuiltError: with `build_only`, when all is built.
-        ValueError: a plan cannot be built; with the engine `auto` that is a warning.
+        VlmPerceptionError: a plan cannot be built; with the engine `auto` that is a warning.
     """
     wanted = engine == TENSORRT or (engine == AUTO and tensorrt_installed())
     if mode == REFUSE or not (wanted or mode == BUILD_ONLY):
@@ -67,7 +67,7 @@ def prepare_plans(
         outcomes = module.build_bundle(
             bundle, BuildOptions(), lambda graph: PhaseLog(logger, graph), only=only
         )
-    except (ValueError, OSError) as error:
+    except (VlmPerceptionError, OSError) as error:
         if mode == BUILD_ONLY or engine == TENSORRT:
             raise
         logger.warning(f"no plans were built: {error}")

@@ -17,6 +17,7 @@ from rclpy.qos import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
+from vlm_perception.nodes.errors import guarded
 from vlm_perception.nodes.publishers import misfit, no_fit, type_name
 
 try:
@@ -95,7 +96,7 @@ def subscribe(
 
     A middleware without that event (rmw_zenoh) gets the subscription without it.
     """
-    name = node.resolve_topic_name(topic)
+    name, callback = node.resolve_topic_name(topic), guarded(node, callback)
 
     def incompatible(_: Any) -> None:
         found = node.get_publishers_info_by_topic(name)

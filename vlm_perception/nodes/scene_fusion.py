@@ -26,6 +26,7 @@ from vlm_perception.nodes.conversions import (
 from vlm_perception.nodes.detections import DetectionOutput
 from vlm_perception.nodes.diagnostics import Meter, figure, milliseconds
 from vlm_perception.nodes.embedding_input import EmbeddingInput
+from vlm_perception.nodes.errors import guarded
 from vlm_perception.nodes.image_input import COMPRESSED, RAW
 from vlm_perception.nodes.image_settings import ImageSettings
 from vlm_perception.nodes.lifecycle import NodeSettings, PerceptionNode
@@ -184,7 +185,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         self._painter = self.worker("paint", self._paint, lambda: 1.0 / self.settings.overlay_hz)
         self._embeddings = EmbeddingInput(self, self._on_embedding)
         self._reasoning_input = ReasoningInput(self, self._on_reasoning, self._on_presence)
-        self._heart = Ticker(self, "heartbeat", LOOK_S, self._heartbeat)
+        self._heart = Ticker(self, "heartbeat", LOOK_S, guarded(self, self._heartbeat))
 
     def stop(self) -> None:
         """Stop to listen and to publish."""
@@ -324,7 +325,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             arrival = self._reasonings.popleft()
             try:
                 fusion.add_reasoning(reasoning_from(arrival.message), arrival.received_s)
-            except ValueError as error:
+            except MessageError as error:
                 topic = self.resolve_topic_name("reasoning")
                 self.complaints.add("bad_reasoning", f"reasoning on {topic} was skipped: {error}")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from vlm_perception.bundle import VISION_GRAPH, ModelBundle
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.msg import EmbeddingInfo, VisionEmbedding
 from vlm_perception.nodes import handover
 from vlm_perception.nodes.conversions import embedding_message, stage_message, stamp_to_ns
@@ -234,9 +235,11 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
                 encoder.set_vocabulary(list(request.labels) or self._own_labels())
             response.accepted = True
             self._publish_info()
-        except ValueError as error:
+        except VlmPerceptionError as error:
             response.message = str(error)
             self.complaints.add("vocabulary_refused", f"vocabulary refused: {error}")
+        except Exception as error:
+            response.message = self.internal_error(error, "vocabulary not taken")
         finally:
             self._vocabulary_requests.release()
         response.vocabulary_version = int(encoder.vocabulary.version)

@@ -164,7 +164,7 @@ class Asker:
         """Answer a question about the frame that is the newest when its turn comes.
 
         Args:
-            newest: gives that frame; it may raise ValueError.
+            newest: gives that frame; it may raise VlmPerceptionError.
             question: taken literally, whatever it holds.
             choices: the allowed answers; without them the answer is free.
             timeout: the longest time to take in seconds.
@@ -173,7 +173,7 @@ class Asker:
         Raises:
             AskError: the question is none, too many wait, or the time is over.
             PromptError: the question or a choice cannot be put to the model.
-            ValueError: `newest` has no frame, or one that cannot be read.
+            VlmPerceptionError: `newest` has no frame, or one that cannot be read.
         """
         deadline = _Deadline(timeout, self._clock)
         asked = self._question(question, choices)
@@ -201,7 +201,7 @@ class Asker:
 
         Raises:
             AskError: the instruction is too long.
-            ValueError: the frame cannot be read.
+            VlmPerceptionError: the frame cannot be read.
         """
         instruction = instruction.strip()
         if instruction:

@@ -118,9 +118,10 @@ def decode_jpeg(file: bytes, *, accept_padding: bool = False) -> DecodedJpeg:
         return replace(cleaned, padded=True)
     try:
         pixels = simplejpeg.decode_jpeg(file, "RGB")
-        return DecodedJpeg(pixels, header.components == 1, padded=False)
     except ValueError as error:
         warning = str(error)
+    else:
+        return DecodedJpeg(pixels, header.components == 1, padded=False)
     _check_padding(file, header, warning, accept_padding)
     pixels = simplejpeg.decode_jpeg(file, "RGB", strict=False)
     return DecodedJpeg(pixels, header.components == 1, padded=True)

@@ -23,7 +23,7 @@ from vlm_perception.perception.handover import TOKENS, FrameKey
 from vlm_perception.perception.kv_cache import Cache, Prefix, causal_inputs
 from vlm_perception.perception.packing import PackedQuestions, Packer
 from vlm_perception.perception.sampling import GREEDY, Sampling, Token, TokenChooser
-from vlm_perception.perception.text import TextTokenizer
+from vlm_perception.perception.text import TextError, TextTokenizer
 from vlm_perception.perception.turns import Turns
 from vlm_perception.types import Attribute
 
@@ -290,7 +290,7 @@ class LanguageModel:
         """
         try:
             count = len(self._prompt_ids(text))
-        except ValueError as error:
+        except TextError as error:
             raise PromptError(str(error)) from error
         if count + reserve > self._room:
             raise PromptError(

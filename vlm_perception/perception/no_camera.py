@@ -90,7 +90,8 @@ def _why_not_reached(parts: SplitResult, host: str, port: int) -> str:
             f"does not answer within {ANSWERED_WITHIN_S:.0f} s: check host and port ({port}), the "
             "network and its firewall"
         )
-    except (OSError, http.client.HTTPException) as error:
+    # UnicodeError: a host with a label that is empty or too long.
+    except (OSError, UnicodeError, http.client.HTTPException) as error:
         return f"cannot be reached ({error or type(error).__name__}): check host, port and network"
 
 

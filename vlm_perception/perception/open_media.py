@@ -15,6 +15,7 @@ import cv2
 from vlm_perception.perception.image_folder import SUFFIXES, ImageFolder
 from vlm_perception.perception.live_camera import LiveCamera
 from vlm_perception.perception.media import Media, MediaError
+from vlm_perception.perception.no_camera import shown
 from vlm_perception.perception.video_file import VideoFile
 
 GIVE = (
@@ -39,10 +40,14 @@ def open_media(source: str) -> Media:
         return LiveCamera(source)
     if is_address(source):
         return _address(source)
-    path = Path(source).expanduser()
     if not source.isprintable():
         # OpenCV crashes on names that are not UTF-8.
         raise MediaError(f"the name {source!a} cannot be read; rename it")
+    try:
+        path = Path(source).expanduser()
+    # Of a user whom nobody knows.
+    except RuntimeError as error:
+        raise MediaError(f"{source!r} lies nowhere ({error}); {GIVE}") from error
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -61,7 +66,10 @@ def open_media(source: str) -> Media:
 
 
 def _address(source: str) -> Media:
-    parts = urlsplit(source)
+    try:
+        parts = urlsplit(source)
+    except ValueError as error:
+        raise MediaError(f"{shown(source)} is no address ({error}); {GIVE}") from error
     if parts.scheme == "file":
         return open_media(parts.path)
     # What has a length is a film on a server; a camera has none.

@@ -30,12 +30,18 @@ def require_readable(embedding: Embedding, bundle: ModelBundle) -> None:
 
     Raises:
         BundleMismatchError: the embedding comes from another bundle.
-        EmbeddingError: the embedding holds NaN or infinity.
+        EmbeddingError: the embedding holds NaN or infinity, or has another width.
     """
     if embedding.bundle_digest != bundle.digest:
         raise BundleMismatchError(
             f"the embedding was made by bundle {embedding.bundle_digest[:12]} and this node has "
             f"{bundle.digest[:12]} ({bundle.manifest.name}); start both nodes with the same bundle"
+        )
+    width = bundle.manifest.vision.embedding_width
+    if embedding.pooled.shape != (width,):
+        raise EmbeddingError(
+            f"the embedding has the shape {list(embedding.pooled.shape)} and those of this bundle "
+            f"have [{width}]; the encoder or the message is broken"
         )
     if not (np.isfinite(embedding.pooled).all() and np.isfinite(embedding.tokens).all()):
         raise EmbeddingError(

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.manifest import MOST_QUESTIONS, QuestionSpec, describe_errors
-from vlm_perception.yaml_files import read_yaml
+from vlm_perception.yaml_files import YamlError, read_as_json
 
 
 class QuestionsError(VlmPerceptionError):
@@ -43,14 +42,13 @@ def load_questions(path: Path) -> tuple[QuestionSpec, ...]:
         QuestionsError: it cannot be read, or it holds something else.
     """
     try:
-        content = read_yaml(path.expanduser())
-        # By way of JSON: strict validation then takes lists where tuples are meant.
-        return QuestionFile.model_validate_json(json.dumps(content)).questions
+        return QuestionFile.model_validate_json(read_as_json(path.expanduser())).questions
     except ValidationError as error:
         words = any(fault["type"] == "string_type" for fault in error.errors())
         hint = ". Put yes, no, on, off and numbers in quotes" if words else ""
         raise QuestionsError(f"questions in {path}: {describe_errors(error)}{hint}") from error
-    except (OSError, ValueError, TypeError) as error:
+    # RuntimeError: the home of somebody whom nobody knows.
+    except (OSError, YamlError, RuntimeError) as error:
         raise QuestionsError(
             f"questions cannot be read from {path} ({error}); give the path of a YAML file such as "
             "config/questions/road.yaml, or none for the bundle's own"

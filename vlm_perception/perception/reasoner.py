@@ -216,7 +216,7 @@ class Reasoner:
 
         Raises:
             BundleMismatchError: the embedding comes from another bundle.
-            EmbeddingError: the embedding holds NaN or infinity.
+            EmbeddingError: the embedding holds NaN or infinity, or has another width.
             PromptError: the bundle has no language model.
         """
         if self._language is None:

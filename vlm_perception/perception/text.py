@@ -10,21 +10,26 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from vlm_perception.bundle import BundleError
+from vlm_perception.errors import VlmPerceptionError
+
+
+class TextError(VlmPerceptionError):
+    """A string is no text."""
 
 
 def require_text(text: str) -> None:
     """Refuse what is no text.
 
     Raises:
-        ValueError: the string holds what undecodable bytes leave: halves of characters, or U+FFFD,
+        TextError: the string holds what undecodable bytes leave: halves of characters, or U+FFFD,
             which ROS puts in their place.
     """
     if "\ufffd" in text:
-        raise ValueError("the text is no valid UTF-8: some of its bytes could not be decoded")
+        raise TextError("the text is no valid UTF-8: some of its bytes could not be decoded")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"the text is no valid UTF-8: {error.reason}") from error
+        raise TextError(f"the text is no valid UTF-8: {error.reason}") from error
 
 
 class TextTokenizer:
@@ -63,7 +68,7 @@ class TextTokenizer:
             framed: with the begin and end tokens that the tokenizer adds to a text.
 
         Raises:
-            ValueError: the text is no valid Unicode.
+            TextError: the text is no valid Unicode.
         """
         require_text(text)
         return list(self._tokenizer.encode(text, add_special_tokens=framed).ids)

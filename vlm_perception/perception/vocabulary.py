@@ -14,7 +14,7 @@ from vlm_perception.bundle import TEXT_GRAPH, ModelBundle
 from vlm_perception.engines.base import Engine
 from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.manifest import LONGEST_LABEL, MOST_LABELS, LabelSpec
-from vlm_perception.perception.text import TextTokenizer, require_text
+from vlm_perception.perception.text import TextError, TextTokenizer, require_text
 
 
 class VocabularyError(VlmPerceptionError):
@@ -144,7 +144,7 @@ def _check_labels(labels: Sequence[str]) -> None:
             )
         try:
             require_text(label)
-        except ValueError as error:
+        except TextError as error:
             raise VocabularyError(f"label {label!r}: {error}") from error
         if label in seen:
             raise VocabularyError(f"the label {label!r} stands there twice")

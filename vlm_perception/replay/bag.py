@@ -14,7 +14,7 @@ from typing import Any
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.files import is_recording, open_file, storage_name, title
 from vlm_perception.replay.storage import Message, StorageError, Topic
-from vlm_perception.yaml_files import read_yaml
+from vlm_perception.yaml_files import YamlError, read_yaml
 
 METADATA = "metadata.yaml"
 MOST_METADATA = 1 << 23
@@ -115,10 +115,9 @@ class Bag:
         except FileNotFoundError:
             self.notes.append(f"{METADATA} is missing; the files are read in order of their names")
             return self._look_into(present)
-        except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+        except (OSError, YamlError) as error:
             self.notes.append(
-                f"{METADATA} cannot be used ({type(error).__name__}); the files are read in order "
-                "of their names"
+                f"{METADATA} cannot be used ({error}); the files are read in order of their names"
             )
             return self._look_into(present)
         return self._listed_files(present, listed, promised)
@@ -183,11 +182,19 @@ class Bag:
 
 
 def _read_metadata(file: Path) -> tuple[list[str], int]:
-    """Names of the files and number of messages that rosbag2 wrote down."""
+    """Names of the files and number of messages that rosbag2 wrote down.
+
+    Raises:
+        OSError: the file cannot be read.
+        YamlError: it is no YAML, or holds something else.
+    """
     content: Any = read_yaml(file, most_bytes=MOST_METADATA)
-    information = content["rosbag2_bagfile_information"]
-    names = [PurePath(name).name for name in information["relative_file_paths"]]
-    return names, int(information["message_count"])
+    try:
+        information = content["rosbag2_bagfile_information"]
+        names = [PurePath(name).name for name in information["relative_file_paths"]]
+        return names, int(information["message_count"])
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise YamlError(f"it holds no such list as rosbag2 writes: {error!r}") from error
 
 
 def _is_part(path: Path) -> bool:

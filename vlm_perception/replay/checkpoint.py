@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -69,6 +70,9 @@ RECORDS: dict[str, Any] = {
 """Dataclasses and enumerations of which the state may hold values."""
 
 
+_log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """How far a run has come."""
@@ -120,7 +124,9 @@ def restore(pipeline: Pipeline, checkpoint: Checkpoint) -> bool:
     fresh = _plain(pipeline)
     try:
         _restored(pipeline, checkpoint.state)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    # What was written into the file makes any of these.
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        _log.warning("the interrupted run cannot be taken up (%r) and is begun anew", error)
         _restored(pipeline, fresh)
         return False
     pipeline.clock.now = checkpoint.clock_s
@@ -204,7 +210,7 @@ def _restored_object(found: Any, content: list[Any]) -> Any:
     """The object that is there, with what it remembers."""
     name, values = content
     if type(found).__name__ != name or vars(found).keys() != values.keys():
-        raise ValueError(f"{name} is not what the pipeline has here")
+        raise TypeError(f"{name} is not what the pipeline has here")
     for key, each in values.items():
         setattr(found, key, _restored(getattr(found, key), each))
     return found

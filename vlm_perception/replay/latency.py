@@ -22,7 +22,7 @@ from vlm_perception.engines.choose import ONNXRUNTIME
 from vlm_perception.manifest import describe_errors
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.timing import Durations
-from vlm_perception.yaml_files import read_yaml
+from vlm_perception.yaml_files import YamlError, read_yaml
 
 Milliseconds = Annotated[float, Field(ge=0.0, le=60_000.0)]
 
@@ -66,7 +66,7 @@ def load_model(file: Path) -> LatencyModel:
         return LatencyModel.model_validate(content)
     except ValidationError as error:
         raise ReplayError(f"{file} is no latency model: {describe_errors(error)}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, YamlError) as error:
         raise ReplayError(f"{file} cannot be read: {error}") from error
 
 

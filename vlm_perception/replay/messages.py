@@ -84,7 +84,15 @@ def stamp_ns(time: Any) -> int:
 
 
 def scene_of(message: Any) -> Scene:
-    """Turn a SemanticScene message into a scene."""
+    """Turn a SemanticScene message into a scene.
+
+    Raises:
+        MessageError: its status is none of STATUS_*.
+    """
+    try:
+        status = Status(int(message.status))
+    except ValueError as error:
+        raise MessageError(f"its status {message.status} is none of STATUS_*") from error
     return Scene(
         stamp_ns=stamp_ns(message.header.stamp),
         frame_id=str(message.header.frame_id),
@@ -106,7 +114,7 @@ def scene_of(message: Any) -> Scene:
         keyframe_age=float(message.keyframe_age),
         latency={str(link.name): float(link.duration) for link in message.latency},
         rung=int(message.rung),
-        status=Status(int(message.status)),
+        status=status,
         reason=str(message.reason),
     )
 

@@ -9,15 +9,21 @@ https://protobuf.dev/programming-guides/encoding
 
 from __future__ import annotations
 
+from vlm_perception.errors import VlmPerceptionError
+
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 LONGEST_VARINT = 10
+
+
+class ProtobufError(VlmPerceptionError):
+    """Bytes are no message of protobuf."""
 
 
 def protobuf_fields(data: bytes) -> dict[int, int | bytes]:
     """The last value of each field: integers, or bytes for strings and messages.
 
     Raises:
-        ValueError: the message breaks off, or is none.
+        ProtobufError: the message breaks off, or is none.
     """
     fields: dict[int, int | bytes] = {}
     at = 0
@@ -32,10 +38,10 @@ def protobuf_fields(data: bytes) -> dict[int, int | bytes]:
         elif kind in (FIXED32, FIXED64):
             length = 4 if kind == FIXED32 else 8
         else:
-            raise ValueError(f"no field of protobuf has the wire type {kind}")
+            raise ProtobufError(f"no field of protobuf has the wire type {kind}")
         value = data[at : at + length]
         if len(value) < length:
-            raise ValueError("the message breaks off")
+            raise ProtobufError("the message breaks off")
         fields[key >> 3] = value if kind == BYTES else int.from_bytes(value, "little")
         at += length
     return fields
@@ -48,4 +54,4 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << (7 * place)
         if byte < 0x80:
             return value, at + place + 1
-    raise ValueError("the message breaks off")
+    raise ProtobufError("the message breaks off")

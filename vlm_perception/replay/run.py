@@ -93,7 +93,7 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
         INTERRUPTED after Ctrl-C.
 
     Raises:
-        ValueError: recording, bundle or an option cannot be used.
+        VlmPerceptionError: recording, bundle or an option cannot be used.
         DiskFullError: the disk became full; the same command goes on from there.
         OSError: the results cannot be written.
     """

@@ -12,7 +12,7 @@ from vlm_perception.replay.bag import METADATA, Bag
 from vlm_perception.replay.building import REASONING, SCENE
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.files import is_recording
-from vlm_perception.replay.messages import read_cdr, reasoning_of, scene_of
+from vlm_perception.replay.messages import MessageError, read_cdr, reasoning_of, scene_of
 from vlm_perception.replay.scene_log import Record, read_log, scene_record
 
 CONTEXT = ("bundle", "digest", "engine", "source", "topic", "start", "duration", "speed")
@@ -68,7 +68,7 @@ def _from_bag(path: Path) -> Said:
     for message in bag.messages(wanted):
         try:
             _take(said, kinds[message.topic], message.data)
-        except ValueError as error:
+        except MessageError as error:
             bag.losses.append(str(error))
     said.whole = not bag.losses
     return said

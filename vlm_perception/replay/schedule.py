@@ -18,6 +18,7 @@ from vlm_perception.replay.bag import Bag
 from vlm_perception.replay.building import EMBEDDING, REASONING, SCENE
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.messages import (
+    MessageError,
     read_cdr,
     reasoning_of,
     scene_of,
@@ -82,7 +83,7 @@ def read_schedule(path: Path) -> Schedule:
             else:
                 scene = scene_of(read_cdr(message.data, kind))
                 scenes.setdefault(scene.stamp_ns, scene)
-        except (ValueError, struct.error):
+        except (MessageError, struct.error):
             damaged += 1
     if damaged:
         bag.losses.append(f"{damaged} messages of {path} are damaged or of another version")

@@ -13,12 +13,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from vlm_perception.manifest import describe_errors
 from vlm_perception.perception.fusion import FusionSettings
-from vlm_perception.perception.hazards import Contradiction, Hazard
+from vlm_perception.perception.hazards import Contradiction, Hazard, RuleError
 from vlm_perception.perception.image_conversion import ImageOptions
 from vlm_perception.perception.reasoner import ReasonerSettings
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.share import share_folder
-from vlm_perception.yaml_files import read_yaml
+from vlm_perception.yaml_files import YamlError, read_yaml
 
 ENCODER, REASONER, FUSION = "vision_encoder", "language_reasoner", "scene_fusion"
 
@@ -72,7 +72,7 @@ def load_settings(file: Path) -> PipelineSettings:
         )
     except ValidationError as error:
         raise ReplayError(f"{file}: {describe_errors(error)}") from error
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, YamlError, RuleError) as error:
         raise ReplayError(f"{file} is no file of ROS parameters: {error}") from error
 
 
@@ -80,8 +80,20 @@ def _of(content: Any, node: str) -> dict[str, Any]:
     """A node's parameters: those of all nodes, overlaid by those that name it."""
     merged: dict[str, Any] = {}
     for pattern in ("/**", f"/**/{node}", f"/{node}", node):
-        merged |= (content.get(pattern) or {}).get("ros__parameters") or {}
+        merged |= _section(_section(content, pattern), "ros__parameters")
     return merged
+
+
+def _section(content: Any, name: str) -> dict[str, Any]:
+    """What stands under a name; nothing where it is missing or empty.
+
+    Raises:
+        YamlError: the content, or what stands there, is no mapping.
+    """
+    found = (content.get(name) or {}) if isinstance(content, dict) else None
+    if not isinstance(found, dict):
+        raise YamlError(f"{name!r} stands in no mapping, or for none; write `{name}:` and below it")
+    return found
 
 
 def _value(parameters: dict[str, Any], name: str, kind: Any, default: Any) -> Any:

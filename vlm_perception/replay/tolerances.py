@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vlm_perception.manifest import describe_errors
 from vlm_perception.replay.errors import ReplayError
-from vlm_perception.yaml_files import read_yaml
+from vlm_perception.yaml_files import YamlError, read_yaml
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Amount = Annotated[float, Field(ge=0.0)]
@@ -53,5 +53,5 @@ def load_tolerances(file: Path) -> Tolerances:
         return Tolerances.model_validate(content)
     except ValidationError as error:
         raise ReplayError(f"{file} holds no tolerances: {describe_errors(error)}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, YamlError) as error:
         raise ReplayError(f"{file} cannot be read: {error}") from error

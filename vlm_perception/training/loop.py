@@ -15,6 +15,8 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from vlm_perception.errors import VlmPerceptionError
+
 LOG_EVERY = 20
 SAVE_EVERY = 100
 
@@ -131,7 +133,7 @@ def _resume(
         return 0
     state = torch.load(path, weights_only=True)
     if state["schedule"] != asdict(schedule):
-        raise ValueError(
+        raise VlmPerceptionError(
             f"{path} was trained with another schedule ({state['schedule']}); "
             "give another --out or remove it to begin anew"
         )

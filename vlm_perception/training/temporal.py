@@ -30,6 +30,7 @@ from vlm_perception.deploy.temporal_graph import (
     ages_within,
     save_temporal,
 )
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.outputs.own import own_folder
 from vlm_perception.perception.answers import HORIZON_S
@@ -227,13 +228,13 @@ def train(bundle: str, checkpoint: Path, out: Path, recipe: Recipe = RECIPE) -> 
         The directory of the module.
 
     Raises:
-        ValueError: there is no such bundle or checkpoint.
+        VlmPerceptionError: there is no such bundle or checkpoint.
         OutputError: the checkpoint holds a module that was not trained here, or `out` somebody's
             files.
     """
     model = ModelBundle.load(bundle)
     if not (checkpoint / "dual").is_dir():
-        raise ValueError(
+        raise VlmPerceptionError(
             f"{checkpoint} holds no dual/; give the checkpoint directory that {bundle} was made of"
         )
     results = ResultsFolder(checkpoint, VERB, [f"{MODULE}/*"])

@@ -21,12 +21,11 @@ import cv2
 import numpy as np
 import rerun as rr
 import rerun.blueprint as rrb
-from rosbags.serde import SerdeError
 
 from vlm_perception.perception.image_conversion import to_rgb
 from vlm_perception.perception.image_errors import ImageError
 from vlm_perception.perception.overlay import LABEL_COLOURS, STATUS_COLOURS
-from vlm_perception.replay.messages import message_types, reasoning_of, scene_of, stamp_ns
+from vlm_perception.replay.messages import MessageError, read_cdr, reasoning_of, scene_of, stamp_ns
 from vlm_perception.types import Attribute, Reasoning, Scene, Status
 
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -73,14 +72,15 @@ class Entities:
             Whether it could be read: another version of the package may have recorded it.
         """
         try:
-            message: Any = message_types().deserialize_cdr(data, type_name)
-        except (SerdeError, ValueError, AssertionError, IndexError):
+            message = read_cdr(data, type_name)
+            scene = scene_of(message) if type_name == SCENE else None
+        except MessageError:
             return False
         self._recording.set_time(ARRIVAL, timestamp=np.datetime64(time_ns, "ns"))
         stamp = stamp_ns(message.header.stamp)
         self._recording.set_time(STAMP, timestamp=np.datetime64(stamp or time_ns, "ns"))
-        if type_name == SCENE:
-            self._scene(scene_of(message))
+        if scene is not None:
+            self._scene(scene)
         elif type_name == REASONING:
             self._reasoning(reasoning_of(message))
         else:

@@ -62,7 +62,7 @@ def run_view(options: ViewOptions, console: Console) -> int:
         The exit code, 0.
 
     Raises:
-        ValueError: the bag cannot be used.
+        VlmPerceptionError: the bag cannot be used.
         ViewerError: the viewer does not start.
         GraphEnvironmentError: ROS or the built messages are missing.
     """

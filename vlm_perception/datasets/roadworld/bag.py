@@ -14,6 +14,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from vlm_perception.datasets.roadworld.clip import JPEG_QUALITY, frame
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.outputs.swap import made_beside, swap
 
 TOPIC = "/camera/image_raw/compressed"
@@ -39,10 +40,10 @@ def write_bag(
         The number of images.
 
     Raises:
-        ValueError: there is something at `folder` already.
+        VlmPerceptionError: there is something at `folder` already.
     """
     if folder.exists():
-        raise ValueError(f"{folder} exists already; remove it or choose another folder")
+        raise VlmPerceptionError(f"{folder} exists already; remove it or choose another folder")
     width, height = size
     count = round(seconds * fps)
     with Progress(transient=True) as progress:

@@ -20,6 +20,7 @@ from rich.table import Table
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.demo.environment import own_graph, require_ros
 from vlm_perception.demo.usage import look_at_machine
+from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.evaluation.chaos import (
     damage,
     full_memory,
@@ -72,7 +73,7 @@ def run_chaos(options: ChaosOptions, console: Console, json_file: Path | None = 
     """Try the faults and return the exit code: 0 when each is as it must be, else 1.
 
     Raises:
-        ValueError: the bundle cannot be used, or no fault has such a name.
+        VlmPerceptionError: the bundle cannot be used, or no fault has such a name.
         GraphEnvironmentError: ROS or the built messages are missing.
         ChaosError: the graph does not come up.
     """
@@ -116,13 +117,13 @@ def choose(options: ChaosOptions) -> list[Trial]:
     """Return the faults that were asked for.
 
     Raises:
-        ValueError: there is none of such a name.
+        VlmPerceptionError: there is none of such a name.
     """
     known = trials(options)
     for part in options.only:
         if not any(part in trial.name for trial in known):
             names = ", ".join(trial.name for trial in known)
-            raise ValueError(f"no fault is named {part!r}; there are: {names}")
+            raise VlmPerceptionError(f"no fault is named {part!r}; there are: {names}")
     return [t for t in known if not options.only or any(part in t.name for part in options.only)]
 
 
