@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from streets import PROPERTY
 
 pytest.importorskip("torch")
@@ -20,7 +21,13 @@ pytest.importorskip("torch")
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, SiglipModel
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    SiglipModel,
+)
 
 from vlm_perception.datasets.roadworld.instructions import AFTER, BEFORE, INSTRUCTIONS
 from vlm_perception.datasets.roadworld.renderer import render
@@ -47,6 +54,8 @@ from vlm_perception.deploy.pruning import parse_schedule
 from vlm_perception.deploy.vision_graph import VisionGraph
 from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.evaluation.roadworld_nano import EXAM_SEED, evaluate
+from vlm_perception.perception.encoder import VisionEncoder
+from vlm_perception.perception.language import LanguageModel
 from vlm_perception.training import checkpoint
 from vlm_perception.training.dual import POSITIVE_PERCENT, Scenes, order, patch_embeddings
 from vlm_perception.training.language import (
@@ -61,6 +70,7 @@ from vlm_perception.training.loop import SAVE_EVERY, Schedule, fit
 from vlm_perception.training.roadworld_nano import LANGUAGE, RECIPE, dual_specs, vlm_specs
 from vlm_perception.training.student import GRID, INPUT_SIZE, build_dual, build_tokenizer, build_vlm
 from vlm_perception.training.tower import see
+from vlm_perception.types import Frame
 
 PATCHES = GRID[0] * GRID[1]
 PREFIX = 1 + PATCHES
@@ -413,6 +423,18 @@ def test_calibration_finds_the_slope_and_never_turns_a_score_around() -> None:
     assert specs[0]["calibration_bias"] == pytest.approx(-1, abs=0.15)
 
 
+def written_by_transformers(checkpoint: Path, image: NDArray[np.uint8], most: int) -> list[int]:
+    """Tokens of an image's caption, with nothing but what lies beside the weights."""
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": CAPTION_PROMPT}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": parts}], tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    ids = model.generate(**inputs, max_new_tokens=most)[0, inputs["input_ids"].shape[1] :].tolist()
+    return [each for each in ids if each != processor.tokenizer.eos_token_id]
+
+
 # Three scenes are too few for every class to occur.
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 def test_an_untrained_student_can_be_exported_and_examined(
@@ -438,6 +460,11 @@ def test_an_untrained_student_can_be_exported_and_examined(
     assert manifest.language.caption_prompt == CAPTION_PROMPT
     assert sum(file.bytes for file in manifest.files.values()) <= 20e6
     assert "never seen" in (bundle.path / manifest.model_card).read_text()
+    image = np.random.default_rng(0).integers(0, 256, (*INPUT_SIZE[::-1], 3), np.uint8)
+    language = LanguageModel(bundle)
+    prefix = language.prefill(VisionEncoder(bundle).encode(Frame(image, 1), 0).tokens)
+    ours = language.generate(prefix, CAPTION_PROMPT, max_tokens=24).token_ids
+    assert written_by_transformers(saved / "vlm", image, 24) == list(ours)
     written = tmp_path / "exam.json"
     figures = evaluate(str(bundle.path), scenes=3, json_file=written)
     assert figures["bundle_digest"] == bundle.digest

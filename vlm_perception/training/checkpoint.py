@@ -17,7 +17,6 @@ from torch import nn
 from transformers import (
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
-    SiglipImageProcessorPil,
     SiglipModel,
 )
 
@@ -27,9 +26,12 @@ from vlm_perception.datasets.roadworld.truth import CAPTION_PROMPT, QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS
 from vlm_perception.manifest import KeepStep
 from vlm_perception.training.dual import DualObjective
+from vlm_perception.training.processors import save_dual_processor, save_vlm_processor
 from vlm_perception.training.student import INPUT_SIZE, PATCH, PROMPT, templates
 from vlm_perception.training.tower import see
 
+LONGEST_ANSWER = 80
+"""Tokens: transformers would end a caption after 20."""
 MODEL_CARD = """# roadworld-nano
 
 A dual encoder (SigLIP, {dual:.1f} M parameters) and a LLaVA-style language model ({vlm:.1f} M,
@@ -103,16 +105,14 @@ def save_checkpoint(
     directory: Path,
 ) -> Path:
     """Write dual/, vlm/, bundle.yaml and the model card in half precision, to a new `directory`."""
-    processor = SiglipImageProcessorPil(
-        do_resize=True, size={"width": INPUT_SIZE[0], "height": INPUT_SIZE[1]}
-    )
     vlm.generation_config.eos_token_id = tokenizer.eos_token_id
     vlm.generation_config.pad_token_id = tokenizer.pad_token_id
+    vlm.generation_config.max_new_tokens = LONGEST_ANSWER
     for name, model in (("dual", dual), ("vlm", vlm)):
         nn.Module.half(model).save_pretrained(directory / name)
         nn.Module.float(model)
-        tokenizer.save_pretrained(directory / name)
-        processor.save_pretrained(directory / name)
+    save_dual_processor(tokenizer, directory / "dual")
+    save_vlm_processor(tokenizer, directory / "vlm")
     spec = {
         "name": "roadworld-nano",
         "geometry": {"width": INPUT_SIZE[0], "height": INPUT_SIZE[1]},

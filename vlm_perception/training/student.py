@@ -9,6 +9,8 @@ not make them compete as a softmax does (Zhai et al., Sigmoid Loss for Language 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from tokenizers import (
@@ -47,6 +49,8 @@ GRID = (16, 9)
 WIDTH = 192
 LAYERS = 6
 TEXT_LENGTH = 48
+MAX_POSITIONS = 512
+"""Of the decoder: the image, a question and its answer."""
 VOCABULARY_SIZE = 1024
 IMAGE_TOKEN = "<image>"
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>", IMAGE_TOKEN)
@@ -115,6 +119,17 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
+    return dress_tokenizer(tokenizer)
+
+
+def dress_tokenizer(tokenizer: Tokenizer, **options: Any) -> PreTrainedTokenizerFast:
+    """The student's tokens as transformers uses them.
+
+    Args:
+        tokenizer: what `build_tokenizer` trains.
+        options: of PreTrainedTokenizerFast, in place of these.
+    """
+    usual = {"model_max_length": MAX_POSITIONS, "padding_side": "right"}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<bos>",
@@ -122,8 +137,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         unk_token="<unk>",
         additional_special_tokens=[IMAGE_TOKEN],
-        model_max_length=512,
-        padding_side="right",
+        **usual | options,
     )
 
 
@@ -173,7 +187,7 @@ def build_vlm(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerati
         num_hidden_layers=4,
         num_attention_heads=6,
         num_key_value_heads=6,
-        max_position_embeddings=512,
+        max_position_embeddings=MAX_POSITIONS,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
