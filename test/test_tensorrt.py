@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +24,9 @@ from vlm_perception.engines.load_tensorrt import tensorrt_module
 from vlm_perception.engines.plan_check import require_loadable
 from vlm_perception.evaluation.gpu import measure
 from vlm_perception.evaluation.gpu_work import Work, open_work
+from vlm_perception.perception import handover
 from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.handover import FRAMES, TOKENS
+from vlm_perception.perception.handover import FRAMES, Handover
 from vlm_perception.perception.language import LanguageModel
 from vlm_perception.types import Frame
 
@@ -83,10 +85,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     paths = [str(SIMULATED), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tokens = Handover()
+    for user in ("encoder", "language"):
+        monkeypatch.setattr(f"vlm_perception.perception.{user}.TOKENS", tokens)
     forget_modules()
     yield
     forget_modules()
-    TOKENS.wanted = False
 
 
 def forget_modules() -> None:
@@ -218,6 +222,8 @@ def test_tokens_stay_on_the_device_between_encoder_and_projector(built: Path) ->
     language = LanguageModel(bundle, engine=TENSORRT)
     encoder = VisionEncoder(bundle, engine=TENSORRT, run_id="run")
     image = np.asarray(np.load(built / "golden.npz")["vision.onnx/in/image"][0])
+    # Who reads for the first time finds nothing, and then all that comes.
+    language.prefill(encoder.encode(Frame(image, 1), 4).tokens, ("run", 4))
     seen = encoder.encode(Frame(image, 1), 5)
     encoder.encode(Frame(255 - image, 2), 6)
     packed = language.pack(bundle.manifest.questions)
@@ -228,6 +234,42 @@ def test_tokens_stay_on_the_device_between_encoder_and_projector(built: Path) ->
     np.testing.assert_allclose(kept, uploaded, atol=0.02)
     other = language.log_likelihoods(language.prefill(blank, ("run", 6)), packed)
     assert np.abs(other - uploaded).max() > 0.1
+
+
+@pytest.mark.usefixtures("gpu")
+def test_tokens_are_kept_only_while_somebody_reads_them(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "PATIENCE", 3)
+    engine = importlib.import_module("vlm_perception.engines.tensorrt").TensorRtEngine
+    copies: list[weakref.ref[object]] = []
+    keep = engine.keep
+
+    def counted(self: object, name: str) -> object:
+        tokens = keep(self, name)
+        copies.append(weakref.ref(tokens))
+        return tokens
+
+    monkeypatch.setattr(engine, "keep", counted)
+    bundle = ModelBundle.load(built)
+    encoder = VisionEncoder(bundle, engine=TENSORRT, run_id="run")
+    language = LanguageModel(bundle, engine=TENSORRT)
+    image = np.asarray(np.load(built / "golden.npz")["vision.onnx/in/image"][0])
+
+    def copied(frames: int) -> int:
+        before = len(copies)
+        for sequence in range(frames):
+            seen = encoder.encode(Frame(image, 1), sequence)
+        # As long as the language node is active, it reads now and then.
+        language.prefill(seen.tokens, ("run", frames - 1))
+        return len(copies) - before
+
+    assert [copied(2), copied(2), copied(3)] == [0, 2, 3]
+    for sequence in range(10):
+        encoder.encode(Frame(image, 1), sequence)
+    assert len(copies) == 5 + 3, "the encoder goes on copying for nobody"
+    assert not any(tokens() for tokens in copies), "the device's memory is not given back"
+    assert [copied(2), copied(2)] == [0, 2], "who reads again is served again"
 
 
 @pytest.mark.usefixtures("gpu")
@@ -283,14 +325,14 @@ def test_nothing_is_taken_from_the_device_while_it_works(
         language.log_likelihoods(prefix, packed)
         list(language.stream(prefix, "what is there?", max_tokens=3))
 
-    # One more than are kept between the engines.
-    for sequence in range(FRAMES + 1):
+    # Two more than are kept between the engines: the first finds nobody who has read yet.
+    for sequence in range(FRAMES + 2):
         work(sequence)
     pycuda = importlib.import_module("pycuda.driver")
     taken: list[int] = []
     take = pycuda.mem_alloc
     monkeypatch.setattr(pycuda, "mem_alloc", lambda size: (taken.append(size), take(size))[1])
-    for sequence in range(FRAMES + 1, FRAMES + 4):
+    for sequence in range(FRAMES + 2, FRAMES + 5):
         work(sequence)
     assert taken == []
 

@@ -1,6 +1,10 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Patch tokens that stay on the GPU between encoder and language model in one process."""
+"""Patch tokens that stay on the GPU between encoder and language model in one process.
+
+Whoever finds none reads those of the embedding, which has them all the same. So nobody needs to say
+that they begin or end to read: that they do is seen.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,10 @@ from typing import Any
 
 FRAMES = 8
 """So many are kept; the language model reads one of the newest."""
+PATIENCE = 256
+"""Frames that nobody has read one of, after which none is kept until somebody asks again: the
+language model has been deactivated or is gone, or looks so seldom that a copy of each frame costs
+more than it saves."""
 
 FrameKey = tuple[str, int]
 """Run and sequence number of an embedding."""
@@ -22,20 +30,28 @@ class Handover:
         """Start with nothing, and nobody who reads."""
         self._lock = threading.Lock()
         self._kept: OrderedDict[FrameKey, Any] = OrderedDict()
-        self.wanted = False
+        self._unread = PATIENCE
+
+    @property
+    def wanted(self) -> bool:
         """Whether somebody in this process reads; else nothing need be kept."""
+        return self._unread < PATIENCE
 
     def put(self, frame: FrameKey, tokens: Any) -> None:
-        """Keep the tokens of a frame; the oldest are dropped."""
+        """Keep the tokens of a frame; the oldest are dropped, and all where nobody reads."""
         with self._lock:
             self._kept[frame] = tokens
-            while len(self._kept) > FRAMES:
+            self._unread += 1
+            while len(self._kept) > (FRAMES if self.wanted else 0):
                 self._kept.popitem(last=False)
 
     def get(self, frame: FrameKey | None) -> Any:
-        """The tokens of a frame; None where they are not here."""
+        """The tokens of a frame, and keep those to come; None where they are not here."""
+        if frame is None:
+            return None
         with self._lock:
-            return None if frame is None else self._kept.get(frame)
+            self._unread = 0
+            return self._kept.get(frame)
 
 
 TOKENS = Handover()

@@ -95,8 +95,7 @@ class LanguageModel:
             workload = self._typical_workload()
             engine = bundle.choose_engine(DECODER_GRAPH, threads=threads, workload=workload)
         self._projector = bundle.engine(PROJECTOR_GRAPH, threads=threads, engine=engine)
-        if engine == TENSORRT:
-            TOKENS.wanted = True
+        self._on_device = engine == TENSORRT
         self._decoder = load_decoder(bundle, threads=threads, engine=engine)
         held = self._decoder.capacity
         if held is not None:
@@ -150,7 +149,7 @@ class LanguageModel:
             raise PromptError(
                 f"the image has {tokens.shape[0]} tokens and the projector takes at most {most}"
             )
-        features = TOKENS.get(frame) if TOKENS.wanted else None
+        features = TOKENS.get(frame) if self._on_device else None
         if features is None:
             features = tokens[np.newaxis].astype(np.float32)
         image = self._run(self._projector, {"tokens": features})["embeds"][0]
