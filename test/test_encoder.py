@@ -130,9 +130,16 @@ def test_regions_are_boxes_of_neighbouring_patches(siglip_bundle: ModelBundle) -
     boxes = [(region.label, region.x, region.y, region.width, region.height) for region in found]
     assert boxes == [("car", 48, 32, 48, 32), ("car", 240, 128, 16, 16)]
     assert found[0].score > found[1].score > 0.5
+    both = find_regions(patches.reshape(-1, 2), everywhere, [1, 0], vocabulary, spec, placement)
+    assert [region.label for region in both] == ["truck", "car", "car"], "in the order of the tags"
     assert not find_regions(patches.reshape(-1, 2), everywhere, [], vocabulary, spec, placement)
     stricter = replace(vocabulary, region_thresholds=np.full(2, 1.0, np.float32))
     assert not find_regions(patches.reshape(-1, 2), everywhere, [0], stricter, spec, placement)
+    patches[:] = 0.0
+    patches[::2, ::2, 0] = cosines = np.linspace(0.6, 1.0, 40, dtype=np.float32).reshape(5, 8)
+    many = find_regions(patches.reshape(-1, 2), everywhere, [0], vocabulary, spec, placement)
+    likeliest = 1 / (1 + np.exp(5 - 10 * np.sort(cosines.ravel())[:-9:-1]))
+    np.testing.assert_allclose([region.score for region in many], likeliest, atol=1e-6)
 
 
 def test_regions_of_a_pruned_image_stand_where_their_patches_do(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vlm_perception.perception.cadence import Cadence
 from vlm_perception.perception.fusion import FusionSettings, SceneFusion
-from vlm_perception.perception.hazards import Contradiction, Hazard, RuleError
+from vlm_perception.perception.hazards import Answer, Contradiction, Hazard, RuleError
 from vlm_perception.types import Attribute, Embedding, Reasoning, Scene, Status, Tag
 
 MS = 1_000_000
@@ -157,6 +157,31 @@ def test_a_contradiction_that_lasts_is_a_conflict_and_the_tag_counts() -> None:
     assert [scene.hazards for scene in scenes[3:]] == [("pedestrian",), ("pedestrian",), ()]
 
 
+LABELS = ("car", "cone", "dog", "lorry")
+
+
+@given(
+    rules=st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from((None, "0", "1")))),
+    tagged=st.lists(st.sampled_from(LABELS), unique=True),
+    said=st.sampled_from("01"),
+)
+def test_hazards_are_named_in_the_order_that_the_message_promises(
+    rules: list[tuple[str, str | None]], tagged: list[str], said: str
+) -> None:
+    """Those among the tags in their order, then those that are only answered as the rules go."""
+    hazards = tuple(Hazard(label, Answer("q", value) if value else None) for label, value in rules)
+    fusion = SceneFusion(FusionSettings(hazards=hazards), clock=Clock())
+    answer = (Attribute("q", said, ("0", "1"), (0.5, 0.5)),)
+    fusion.add_reasoning(replace(reasoning(NOW), attributes=answer), 50.0)
+    tags = tuple(Tag(0, label, 0.9 - 0.1 * i) for i, label in enumerate(tagged))
+    expected = [label for label in tagged if label in dict(rules)]
+    for label, value in rules:
+        if value == said and label not in expected:
+            expected.append(label)
+    frame = replace(embedding(NOW), tags=tags)
+    assert list(fusion.fuse(frame, 50.0, NOW).hazards) == expected
+
+
 def test_a_fresh_answer_adds_a_hazard_and_a_stale_one_does_not() -> None:
     works = (Attribute("construction", "yes", ("yes", "no"), (0.9, 0.1)),)
     for age_ms, hazards in ((200, ("pedestrian", "works")), (1200, ("pedestrian",))):
@@ -284,6 +309,7 @@ def test_a_heartbeat_repeats_the_header_and_grows_older() -> None:
     early = fusion.heartbeat(50.7, camera_alive=False)
     late = fusion.heartbeat(52.5, camera_alive=True)
     assert (early.status, early.reason) == (scene.status, scene.reason)
+    assert early.latency == {} != scene.latency
     assert late.status is Status.NO_EMBEDDING
     assert late.reason.startswith("no embedding for 2.5 s: see what vision_encoder")
     assert "; no reasoning for 2.6 s: " in late.reason, "said beside the status"
@@ -296,5 +322,9 @@ def test_a_heartbeat_repeats_the_header_and_grows_older() -> None:
     assert fusion.heartbeat(50.9, camera_alive=True).caption == "the same image"
     assert fusion.heartbeat(52.5, camera_alive=False).status is Status.NO_CAMERA
     assert late.sequence == early.sequence + 1 == scene.sequence + 2
+    before = fusion.heartbeat(52.9, camera_alive=True).sequence
     fusion.reset()
-    assert fusion.heartbeat(53.0, camera_alive=True).stamp_ns == 0
+    empty = fusion.heartbeat(53.0, camera_alive=True)
+    assert (empty.stamp_ns, empty.frame_id, empty.bundle_digest) == (0, "", "")
+    assert (empty.image_size, empty.vocabulary_version, empty.instruction_version) == ((0, 0), 0, 0)
+    assert empty.sequence == before + 1, "a jump leaves no gap"

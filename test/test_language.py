@@ -122,9 +122,12 @@ def test_a_reasoner_analyses_key_frames_and_repeats_the_anchor(siglip_bundle: Mo
     first = reasoner.reason(embed(siglip_bundle, 0, 1.0))
     assert (first.trigger, first.is_keyframe, first.run_id) == ("first", True, "run")
     assert [attribute.name for attribute in first.attributes] == ["weather", "light", "pedestrian"]
-    assert {"prefill", "questions", "caption", "total"} <= first.stages.keys()
+    assert first.drift == 0
+    assert first.stages.keys() == {"prefill", "questions", "caption", "total"}
+    assert sum(first.stages.values()) <= 2 * first.stages["total"]
     second = reasoner.reason(embed(siglip_bundle, 1, 1.5))
     assert (second.trigger, second.is_keyframe) == ("none", False)
+    assert second.stages.keys() == {"total"}
     assert second.drift > 0
     assert (second.stamp_ns, second.keyframe_stamp_ns) == (1_500_000_000, 1_000_000_000)
     assert said(second) == said(first)
@@ -145,6 +148,7 @@ def test_two_reasoners_say_the_same(siglip_bundle: ModelBundle) -> None:
 
 def test_an_instruction_makes_a_key_frame_and_is_carried_along(siglip_bundle: ModelBundle) -> None:
     reasoner = Reasoner(siglip_bundle, SETTINGS)
+    assert reasoner.set_instruction("") == 0, "the bundle's own prompt is in force"
     reasoner.reason(embed(siglip_bundle, 0, 1.0))
     version = reasoner.set_instruction("look for <eos> cones")
     result = reasoner.reason(embed(siglip_bundle, 0, 1.1))
@@ -156,7 +160,10 @@ def test_an_instruction_makes_a_key_frame_and_is_carried_along(siglip_bundle: Mo
         reasoner.set_instruction("zq" * 400)
     with pytest.raises(InstructionError, match="UTF-8"):
         reasoner.set_instruction("\udcff")
+    assert reasoner.set_instruction(" look for <eos> cones") == version, "it is in force already"
     assert reasoner.reason(embed(siglip_bundle, 0, 1.2)).instruction_version == version
+    assert reasoner.set_instruction("") == version + 1
+    assert reasoner.set_instruction(" ") == version + 1
 
 
 def test_an_instruction_that_comes_during_an_analysis_waits_for_the_next_frame(

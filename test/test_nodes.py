@@ -399,6 +399,11 @@ def test_lifecycle_without_autostart(graph: Graph, siglip_bundle: ModelBundle) -
     }
     for name, parameters in nodes.items():
         process = graph.start(name, autostart=False, **parameters)
+        if name == "vision_encoder":
+            request = SetVocabulary.Request(labels=["car"])
+            early = graph.call(SetVocabulary, "/vision_encoder/set_vocabulary", request)
+            assert not early.accepted and "configure it first" in early.message
+            assert early.vocabulary_version == 0
         for label in ("configure", "activate", "deactivate", "cleanup", "configure", "shutdown"):
             assert graph.transition(name, label), f"{name}: {label}\n{process.log()}"
         process.stop()

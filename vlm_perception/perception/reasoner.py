@@ -103,7 +103,7 @@ class Reasoner:
             run_id: is written into each reasoning.
             questions: the typed questions; the bundle's own when None.
             clock: seconds, for stage times and budgets.
-            engine: `onnxruntime`, `openvino` or `auto`.
+            engine: `onnxruntime`, `openvino`, `tensorrt` or `auto`.
 
         Raises:
             BundleError: the bundle lacks a file.
@@ -184,6 +184,8 @@ class Reasoner:
     def set_instruction(self, text: str) -> int:
         """Steer the caption from the next frame on; an empty text takes the instruction back.
 
+        The text that is in force already changes nothing, the version neither.
+
         Returns:
             The version that reasonings with this instruction carry.
 
@@ -193,7 +195,8 @@ class Reasoner:
         text = text.strip()
         self._check_instruction(text)
         with self._lock:
-            self._instruction = _Instruction(text, self._instruction.version + 1)
+            if text != self._instruction.text:
+                self._instruction = _Instruction(text, self._instruction.version + 1)
             return self._instruction.version
 
     def reset(self) -> None:
