@@ -5,6 +5,7 @@
 import ast
 import dataclasses
 import re
+import sys
 import xml.etree.ElementTree as ET
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,17 @@ NOT_IN_HUMBLE = {
     "BEST_AVAILABLE",
 }
 CODE_IN_DATA = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+IMPORTED_AS = {
+    "backports-zstd": "backports",
+    "cuda-python": "cuda",
+    "opencv-python": "cv2",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "rerun-sdk": "rerun",
+    "scikit-learn": "sklearn",
+}
+# JetPack's, and Python's own from 3.14 on.
+OUTSIDE_PIP = {"tensorrt", "compression"}
 UNSAFE_CALLS = {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
 
 
@@ -98,6 +110,24 @@ def test_every_requirement_is_pinned():
     pinned = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.M)
     assert len(lists) == 5
     assert wanted <= set(pinned)
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split(".")[0]
+
+
+def test_every_import_is_declared():
+    project = (ROOT / "pyproject.toml").read_text().partition("[project.scripts]")[0]
+    by_pip = {name.lower() for name in re.findall(r'^  "([\w.-]+)', project, re.M)}
+    by_ros = {each.text for each in ET.parse(ROOT / "package.xml").iter() if "depend" in each.tag}
+    declared = by_ros | {IMPORTED_AS.get(name, name) for name in by_pip}
+    for path in (ROOT / "vlm_perception").rglob("*.py"):
+        foreign = set(imported(path)) - sys.stdlib_module_names - {"vlm_perception", *OUTSIDE_PIP}
+        assert foreign <= declared, f"{path} imports {', '.join(foreign - declared)}"
 
 
 def test_parameter_file_is_accepted_by_the_nodes():

@@ -12,7 +12,6 @@ from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSReliabilityPolic
 
 from vlm_perception.nodes.errors import StartError
 
-PREFIX = "qos_overrides."
 NAME = re.compile(r"qos_overrides\.(/.+)\.(publisher|subscription)\.(\w+)")
 WORDS: Mapping[str, Iterable[Any]] = {
     "durability": QoSDurabilityPolicy,
