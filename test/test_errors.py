@@ -19,10 +19,12 @@ from rclpy.action import ActionClient
 from ros_graph import BEST_EFFORT, Graph, wait_until
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
+from typer.testing import CliRunner
 
 import vlm_perception
 from vlm_perception.action import Describe
 from vlm_perception.bundle import ModelBundle
+from vlm_perception.cli import app
 from vlm_perception.cli.common import BAD_INPUT, FAILED
 from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.srv import Ask, SetVocabulary
@@ -224,6 +226,21 @@ def test_a_fault_of_the_program_ends_a_verb_with_its_trace(
     assert (
         refused.stderr.startswith("error: there is no bundle") and refused.stderr.count("\n") == 1
     )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("replay", "a.mcap", "--start", "inf"),
+        ("roadworld", "clip", "--seconds", "1e300"),
+        ("export", "a", "--out", "b", "--budget-ms", "nan"),
+        ("evaluate", "drift", "--heads", "0.5", "--heads", "nan"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_each_verb(command: tuple[str, ...]) -> None:
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == BAD_INPUT
+    assert "is no number up to 1e+09" in " ".join(refused.output.split())
 
 
 def ask(graph: Graph) -> Ask.Response:

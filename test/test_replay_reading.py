@@ -28,7 +28,9 @@ from recordings import (
 )
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
+from typer.testing import CliRunner
 
+from vlm_perception.cli import app
 from vlm_perception.replay.bag import Bag
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.settings import load_settings
@@ -291,9 +293,26 @@ def test_images_are_read_as_the_parameters_say(tmp_path):
     assert source.images.image_bits == 12
     frames = list(source.frames(Span()))
     assert [frame.fault for frame in frames] == [""] * 8 + ["damaged"]
-    parameters.write_text("/**: {ros__parameters: {jpeg_padding: yes}}")
-    with pytest.raises(ReplayError, match="jpeg_padding"):
-        load_settings(parameters)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("/**: {ros__parameters: {jpeg_padding: yes}}", "jpeg_padding"),
+        ("/**: {ros__parameters: {jpeg_padding: maybe}}", "give refuse or accept"),
+        ("[1, 2]", "'/\\*\\*' stands in no mapping"),
+        ("/**: [1, 2]", "'/\\*\\*' stands in no mapping"),
+        ("/**: {ros__parameters: 3}", "'ros__parameters' stands in no mapping"),
+        ("/**: {ros__parameters: {hazards: ['| x']}}", "not written as 'label'"),
+        ("/**: {ros__parameters: {rate_hz: .nan}}", "rate_hz is nan; give a finite number"),
+        ("/**: {ros__parameters: {questions: 2020-01-01}}", "valid string"),
+        ("{", "no YAML"),
+    ],
+)
+def test_parameters_that_cannot_be_used_are_told(tmp_path, content, sentence):
+    (tmp_path / "nodes.yaml").write_text(content)
+    with pytest.raises(ReplayError, match=sentence):
+        load_settings(tmp_path / "nodes.yaml")
 
 
 @pytest.mark.parametrize(
@@ -432,3 +451,12 @@ def test_any_damage_is_survived_and_what_it_costs_is_told(kind, tmp_path):
 
     survived()
     assert max(counts) == len(FILES)
+
+
+def test_a_bag_without_scenes_and_what_is_no_bag_cannot_be_drawn(tmp_path):
+    write(tmp_path / "bag", [jpeg(0)], topics=("/image/compressed",))
+    (tmp_path / "text.mcap").write_text("no bag")
+    for bag, sentence in (("bag", "holds no images with scenes"), ("text.mcap", "cannot be read")):
+        refused = CliRunner().invoke(app, ["overlay", str(tmp_path / bag)])
+        assert refused.exit_code == 2
+        assert sentence in " ".join(refused.output.split())

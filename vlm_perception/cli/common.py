@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
@@ -19,6 +18,8 @@ from vlm_perception.errors import RunError, VlmPerceptionError
 
 BAD_INPUT = 2
 FAILED = 1
+LARGEST = 1e9
+"""Of a number of seconds or the like, whatever it is of."""
 
 BundleOption = Annotated[
     str, typer.Option(help="The model: a bundle's name (`roadworld-nano`) or its directory.")
@@ -45,14 +46,14 @@ TransportOption = Annotated[
 
 
 def finite(value: float | list[float] | None) -> float | list[float] | None:
-    """Refuse NaN and infinity, which pass where no bound excludes them.
+    """Refuse NaN, infinity and what overflows, which pass where no bound excludes them.
 
     Raises:
         typer.BadParameter: there is one.
     """
     for number in value if isinstance(value, list) else [value]:
-        if number is not None and not math.isfinite(number):
-            raise typer.BadParameter(f"{number} is no finite number")
+        if number is not None and not abs(number) <= LARGEST:  # false for NaN, too
+            raise typer.BadParameter(f"{number:g} is no number up to {LARGEST:g}")
     return value
 
 

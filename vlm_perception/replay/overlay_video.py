@@ -15,10 +15,11 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.highlevel import AnyReader
+from rosbags.highlevel import AnyReader, AnyReaderError
 
 from vlm_perception.perception.overlay import draw_scene
 from vlm_perception.replay.disk_room import check_room
+from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.messages import scene_of, stamp_ns
 from vlm_perception.types import Scene
 
@@ -59,10 +60,16 @@ def write_overlay(
 
     Returns:
         How many of the bag's images were drawn; 0 when it holds no image or no scene.
+
+    Raises:
+        ReplayError: the bag cannot be read.
     """
     started = time.monotonic()
     with ExitStack() as stack:
-        reader = stack.enter_context(AnyReader([bag]))
+        try:
+            reader = stack.enter_context(AnyReader([bag]))
+        except AnyReaderError as error:
+            raise ReplayError(f"{bag} cannot be read: {error}") from error
         scenes = _scenes_by_stamp(reader)
         total = _count(reader, IMAGE)
         if not scenes or not total:
@@ -107,16 +114,23 @@ def _stride(drawn: int, index: int, total: int, spent: float, limit: float) -> i
 def _scenes_by_stamp(reader: Any) -> dict[int, Scene]:
     """The first scene of each stamp: later ones are heartbeats, which repeat it."""
     scenes: dict[int, Scene] = {}
-    for connection, _, data in reader.messages(_connections(reader, SCENE)):
+    for connection, data in _messages(reader, SCENE):
         scene = scene_of(reader.deserialize(data, connection.msgtype))
         scenes.setdefault(scene.stamp_ns, scene)
     return scenes
 
 
 def _images(reader: Any) -> Iterator[tuple[int, Any]]:
-    for connection, _, data in reader.messages(_connections(reader, IMAGE)):
+    for connection, data in _messages(reader, IMAGE):
         message = reader.deserialize(data, connection.msgtype)
         yield stamp_ns(message.header.stamp), message.data
+
+
+def _messages(reader: Any, topic: str) -> Iterator[tuple[Any, bytes]]:
+    connections = _connections(reader, topic)
+    # rosbags takes none for all.
+    for connection, _, data in reader.messages(connections) if connections else ():
+        yield connection, data
 
 
 def _connections(reader: Any, topic: str) -> list[Any]:

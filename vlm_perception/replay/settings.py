@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,17 @@ def load_settings(file: Path) -> PipelineSettings:
 
 
 def _of(content: Any, node: str) -> dict[str, Any]:
-    """A node's parameters: those of all nodes, overlaid by those that name it."""
+    """A node's parameters: those of all nodes, overlaid by those that name it.
+
+    Raises:
+        YamlError: the content has another structure, or a number is none.
+    """
     merged: dict[str, Any] = {}
     for pattern in ("/**", f"/**/{node}", f"/{node}", node):
         merged |= _section(_section(content, pattern), "ros__parameters")
+    for name, value in merged.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise YamlError(f"{name} is {value}; give a finite number")
     return merged
 
 
