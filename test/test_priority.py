@@ -16,7 +16,9 @@ from vlm_perception.nodes.priority import session_gives_way, session_niceness
 
 PROGRAM = """
 import os, threading
-from vlm_perception.nodes.priority import give_way, session_gives_way, session_niceness
+from vlm_perception.nodes.priority import (
+    give_way, session_as_before, session_gives_way, session_niceness,
+)
 
 def nice():
     seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
@@ -38,12 +40,14 @@ nice()
 before = session_niceness()
 session_gives_way(5)
 session_gives_way(4)
-print(*seen, before, session_niceness())
+given = session_niceness()
+session_as_before()
+print(*seen, before, given, session_niceness())
 """
 
 
 @pytest.mark.parametrize("leads", [True, False])
-def test_threads_and_sessions_give_way(leads: bool) -> None:
+def test_threads_and_sessions_give_way_and_a_session_takes_it_back(leads: bool) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         capture_output=True,
@@ -51,10 +55,11 @@ def test_threads_and_sessions_give_way(leads: bool) -> None:
         text=True,
         start_new_session=leads,
     )
-    *threads, before, group = done.stdout.split()
+    *threads, before, group, after = done.stdout.split()
     own = int(threads[3])
     assert [int(nice) for nice in threads[:3]] == [max(own, 7)] * 3
     assert group == ("5" if leads and before != "None" else before)
+    assert after == before
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -254,7 +254,8 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
         Raises:
             BusyError: it did not end in time; nothing may be started beside it.
         """
-        if not worker.stop(self.patience_s):
+        # What is worked on while the process ends cannot be published any more.
+        if not worker.stop(self.patience_s, at_once=not self.context.ok()):
             raise BusyError("the last input is still being worked on; try again")
 
     def close(self) -> None:

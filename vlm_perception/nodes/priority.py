@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 AUTOGROUP = Path("/proc/self/autogroup")
@@ -14,6 +15,11 @@ AUTOGROUP = Path("/proc/self/autogroup")
 Absent where the kernel has none; empty where a control group shares the cores instead, and in a
 process that never was in a session of its own, as the first ones of a container.
 """
+TRIES, RETRY_S = 5, 0.1
+"""The kernel lets all users together write there ten times a second."""
+
+_before: list[int] = []
+"""Nice values that the session had each time before it gave way."""
 
 
 def give_way(niceness: int) -> None:
@@ -44,8 +50,24 @@ def session_gives_way(niceness: int) -> None:
         OSError: the kernel does not let it.
     """
     current = session_niceness()
-    if current is not None and os.getsid(0) == os.getpid():
-        AUTOGROUP.write_text(str(max(current, niceness)), encoding="ascii")
+    if current is not None and current < niceness and os.getsid(0) == os.getpid():
+        AUTOGROUP.write_text(str(niceness), encoding="ascii")
+        _before.append(current)
+
+
+def session_as_before() -> None:
+    """Take back that the session gives way, for the end of its process, which somebody waits for.
+
+    Anybody may do that for a session, unlike for a thread.
+    """
+    for _ in range(TRIES if _before else 0):
+        try:
+            AUTOGROUP.write_text(str(_before[0]), encoding="ascii")
+            return
+        except BlockingIOError:
+            time.sleep(RETRY_S)
+        except OSError:
+            return  # It ends as slowly as it worked.
 
 
 def session_niceness() -> int | None:

@@ -27,6 +27,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from vlm_perception.nodes.errors import EndedError, StartError
 from vlm_perception.nodes.executor import ServiceThreadsExecutor
+from vlm_perception.nodes.priority import session_as_before
 from vlm_perception.nodes.shared_memory import remove_leftovers
 
 FAILED, BAD_INPUT = 1, 2
@@ -140,6 +141,7 @@ def end_with_stacks(sentence: str) -> NoReturn:
 def _end_by_signal(woken: socket.socket) -> None:
     """Wait for a signal, then end the context; nothing can be logged to ROS from then on."""
     woken.recv(1)
+    session_as_before()
     set_logger_level("", LoggingSeverity.FATAL)
     rclpy.try_shutdown()
 

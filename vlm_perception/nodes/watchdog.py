@@ -66,6 +66,12 @@ class Watchdog:
             finally:
                 self._works.discard(work)
 
+    def end_steps(self) -> None:
+        """End what is in hand, where that can be done: nobody waits for its result any more."""
+        for work in tuple(self._works):
+            if (step := work.step) is not None and step.cancel is not None:
+                step.cancel()
+
     def close(self) -> None:
         """Look no more, and refer to the node no more: its end waits for that."""
         self._closed.set()

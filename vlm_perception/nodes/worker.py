@@ -100,10 +100,12 @@ class Worker(Generic[ItemT]):
         """Start the thread."""
         self._thread.start()
 
-    def stop(self, timeout: float) -> bool:
-        """End the thread after the item in hand; false when it did not end in time."""
+    def stop(self, timeout: float, *, at_once: bool = False) -> bool:
+        """End the thread after the item in hand, or in it; false when it did not end in time."""
         self._stopping.set()
         self.mailbox.close()
+        if at_once:
+            self._watchdog.end_steps()
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
