@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,14 @@ def wait_until(what: str, condition: Callable[[], Any], timeout: float = PATIENC
 class NodeProcess:
     """A node of the package in a process of its own."""
 
-    def __init__(self, name: str, arguments: list[str], folder: Path, domain: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: list[str],
+        folder: Path,
+        domain: int,
+        runner: Sequence[str] = (),
+    ) -> None:
         self.name = name
         folder.mkdir(exist_ok=True)
         self._log = folder / f"{name}.{time.monotonic_ns()}.log"
@@ -54,7 +61,10 @@ class NodeProcess:
         }
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", f"vlm_perception.nodes.{name}", "--ros-args", *arguments],
+                [
+                    *(sys.executable, "-m", *runner, f"vlm_perception.nodes.{name}"),
+                    *("--ros-args", *arguments),
+                ],
                 cwd=folder,  # not the sources, which lack the messages
                 env=environment,
                 stdout=log,
@@ -133,15 +143,17 @@ class Graph:
         self._processes: list[NodeProcess] = []
         self._diagnostics = self.listen(DiagnosticArray, "/diagnostics", 10)
 
-    def start(self, name: str, *remaps: str, **parameters: Any) -> NodeProcess:
-        """Start a node with these parameters and remappings."""
+    def start(
+        self, name: str, *remaps: str, runner: Sequence[str] = (), **parameters: Any
+    ) -> NodeProcess:
+        """Start a node with these parameters and remappings; a runner is a module that runs it."""
         arguments: list[str] = []
         for parameter, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             arguments += ["-p", f"{parameter}:={text}"]
         for remap in remaps:
             arguments += ["-r", remap]
-        process = NodeProcess(name, arguments, self._folder, self.domain)
+        process = NodeProcess(name, arguments, self._folder, self.domain, runner)
         self._processes.append(process)
         return process
 

@@ -11,39 +11,47 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
 from camera import image, picture, stamped
 from embedding_camera import EmbeddingCamera
+from rclpy.action import ActionClient
 from ros_graph import BEST_EFFORT, Graph, NodeProcess, wait_until
 from sensor_msgs.msg import Image
 
+from vlm_perception.action import Describe
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.engines.steps import Pace, Work, step
-
-ENGINE = "onnxruntime.capi.onnxruntime_inference_collection:InferenceSession.run"
+from vlm_perception.evaluation.chaos import hangable
+from vlm_perception.nodes.watchdog import Watchdog
+from vlm_perception.nodes.worker import Worker
+from vlm_perception.srv import Ask, SetVocabulary
 
 
 class Hangs:
     """Starts nodes in which one function hangs while `file` exists."""
 
-    def __init__(self, graph: Graph, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._graph, self._monkeypatch = graph, monkeypatch
-        self.file = folder / "hang"
-        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "hanging"))
-        monkeypatch.setenv("HANGS_WHILE", str(self.file))
+    def __init__(self, graph: Graph, file: Path) -> None:
+        self._graph, self.file = graph, file
 
     def start(self, place: str, node: str, name: str, **parameters: object) -> NodeProcess:
-        self._monkeypatch.setenv("HANGING", place)
-        return self._graph.start(node, f"__node:={name}", **parameters)
+        runner = [hangable.__name__, str(self.file), place]
+        return self._graph.start(node, f"__node:={name}", runner=runner, **parameters)
+
+    def start_engine(self, node: str, name: str, **parameters: object) -> NodeProcess:
+        """Start a node whose network can hang."""
+        settings = {"bundle": "roadworld-nano", "engine": "onnxruntime", **parameters}
+        return self.start(hangable.ENGINE, node, name, **settings)
 
 
 @pytest.fixture
-def hangs(graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hangs:
-    return Hangs(graph, tmp_path, monkeypatch)
+def hangs(graph: Graph, tmp_path: Path) -> Hangs:
+    return Hangs(graph, tmp_path / "hang")
 
 
 @contextmanager
@@ -76,9 +84,7 @@ def error_of(graph: Graph, name: str, worker: str) -> str:
 
 
 def test_a_hang_is_told_and_what_does_not_end_is_ended(graph: Graph, hangs: Hangs) -> None:
-    node = hangs.start(
-        ENGINE, "vision_encoder", "encoder", bundle="roadworld-nano", engine="onnxruntime"
-    )
+    node = hangs.start_engine("vision_encoder", "encoder")
     graph.wait_active("encoder")
     with camera(graph):
         wait_until("embeddings", lambda: float(graph.values("encoder")["rate_out_hz"]) > 0)
@@ -95,7 +101,53 @@ def test_a_hang_is_told_and_what_does_not_end_is_ended(graph: Graph, hangs: Hang
         assert node.wait() == 1
     log = node.log()
     assert re.search(rf"\[ERROR\] .*: {re.escape(sentence)}", log)
-    assert f"exit code 1: {sentence}" in log and "in hangs" in log
+    assert f"exit code 1: {sentence}" in log and "in hangable" in log
+
+
+def test_whoever_waits_for_a_call_that_hangs_is_told_of_its_end(graph: Graph, hangs: Hangs) -> None:
+    language = hangs.start_engine("language_reasoner", "language", niceness=0)
+    vision = hangs.start_engine("vision_encoder", "vision")
+    graph.wait_active("language")
+    graph.wait_active("vision")
+    eyes = EmbeddingCamera(graph, ModelBundle.load("roadworld-nano"), name="")
+    describer = ActionClient(graph.node, Describe, "/language/describe")
+
+    def ask() -> Any:
+        return graph.call(
+            Ask,
+            "/language/ask",
+            Ask.Request(question="is it", choices=["wet", "dry"], timeout=60.0),
+        )
+
+    def set_vocabulary() -> Any:
+        request = SetVocabulary.Request(labels=["car", "boat"])
+        return graph.call(SetVocabulary, "/vision/set_vocabulary", request)
+
+    def describe() -> Any:
+        goal = describer.send_goal_async(Describe.Goal())
+        wait_until("a goal's acceptance", goal.done)
+        result = goal.result().get_result_async()
+        wait_until("a result", result.done)
+        return result.result().result
+
+    try:
+        wait_until("an answer", lambda: ask().success)
+        assert describer.wait_for_server(20.0)
+        hangs.file.write_text(hangable.OBEYS)
+        with ThreadPoolExecutor(3) as pool:
+            waiting = [pool.submit(call) for call in (ask, set_vocabulary, describe)]
+            asked, vocabulary, described = (each.result() for each in waiting)
+        hangs.file.unlink()
+        assert not (asked.success or vocabulary.accepted or described.success)
+        for answer in (asked, vocabulary, described):
+            assert "took more than 1 s and was ended" in answer.message
+        wait_until("an answer", lambda: ask().success)
+        assert set_vocabulary().accepted and describe().tokens > 0
+    finally:
+        eyes.close()
+    language.stop()
+    vision.stop()
+    assert "set_vocabulary hangs: a run of text.onnx" in vision.log()
 
 
 def test_every_worker_is_watched(graph: Graph, hangs: Hangs, tmp_path: Path) -> None:
@@ -150,6 +202,26 @@ def test_time_in_which_the_process_was_stopped_does_not_count() -> None:
         process.send_signal(signal.SIGCONT)
         said, _ = process.communicate("go on\n", timeout=30.0)
     assert said == "quiet\n"
+
+
+def test_what_is_in_hand_when_the_process_ends_is_ended() -> None:
+    begun, told = threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+
+    def handle(_: int) -> None:
+        with step("a long run", 60.0, told.set):
+            begun.set()
+            told.wait()
+
+    watchdog = Watchdog(lambda *_: None)
+    worker = Worker("work", handle, errors.append, watchdog)
+    worker.start()
+    worker.mailbox.put(1)
+    assert begun.wait(10.0)
+    assert not worker.stop(0.0)
+    assert worker.stop(10.0, at_once=True)
+    watchdog.close()
+    assert not errors
 
 
 @pytest.mark.parametrize(("warm_up_s", "limit_s"), [(0.01, 1.0), (0.3, 1.5)])

@@ -94,6 +94,12 @@ class OnnxRuntimeEngine:
             with self._pace.call(partial(setattr, options, "terminate", True)):
                 values = self._session.run(self._names, inputs, options)
         except Exception as error:
+            if options.terminate:
+                raise EngineError(
+                    f"a run of {self._graph} in {self.name} took more than "
+                    f"{self._pace.limit_s:.3g} s and was ended; see what else uses this machine's "
+                    "cores, memory or GPU"
+                ) from error
             raise EngineError(f"{self._graph} failed in {self.name}: {error}") from error
         return dict(zip(self._names, values, strict=True))
 

@@ -1,48 +1,56 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Run a node's module so that its engines and its results hang while a file is there.
+"""Run a node's module so that one function hangs while a file is there.
 
-Usage: python -m vlm_perception.evaluation.chaos.hangable FILE MODULE [ARGUMENT...]
+Usage: python -m vlm_perception.evaluation.chaos.hangable FILE PLACE MODULE [ARGUMENT...]
 
-What hangs obeys nobody, as a driver that waits for a device.
+PLACE is the function, as `module:Class.method`. What hangs obeys nobody, as a driver that waits for
+a device; when the file holds OBEYS, a run of ONNX Runtime goes on once it is told to end.
 """
 
 from __future__ import annotations
 
+import importlib
 import runpy
 import sys
 import time
-from collections.abc import Callable
+from functools import wraps
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 POLL_S = 0.01
-RESULTS = ("/embedding", "/reasoning", "/scene", "/image")
+OBEYS = "obeys"
+ENGINE = "onnxruntime.capi.onnxruntime_inference_collection:InferenceSession.run"
 
 
 def main() -> None:
-    """Replace what may hang, then become the module."""
-    import onnxruntime  # noqa: PLC0415
-    from rclpy.publisher import Publisher  # noqa: PLC0415
-
-    file, module, *arguments = sys.argv[1:]
-    flag = Path(file)
-    _hang(flag, onnxruntime.InferenceSession, "run", lambda _: True)
-    _hang(flag, Publisher, "publish", lambda publisher: publisher.topic_name in RESULTS)
+    """Replace what is to hang, then become the module."""
+    flag, place, module, *arguments = sys.argv[1:]
+    _replace(place, Path(flag))
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _hang(flag: Path, owner: Any, name: str, concerned: Callable[[Any], bool]) -> None:
-    """Let a method wait while the flag is there."""
-    method = getattr(owner, name)
+def _replace(place: str, flag: Path) -> None:
+    home, _, name = place.partition(":")
+    owner: Any = importlib.import_module(home)
+    *parents, name = name.split(".")
+    if parents:
+        owner = attrgetter(".".join(parents))(owner)
+    function = getattr(owner, name)
 
-    def hangable(self: Any, *arguments: Any, **named: Any) -> Any:
-        while concerned(self) and flag.exists():
+    @wraps(function)
+    def hangable(*arguments: Any, **named: Any) -> Any:
+        while flag.exists() and not (_told_to_end(arguments) and flag.read_text() == OBEYS):
             time.sleep(POLL_S)
-        return method(self, *arguments, **named)
+        return function(*arguments, **named)
 
     setattr(owner, name, hangable)
+
+
+def _told_to_end(arguments: tuple[Any, ...]) -> bool:
+    return any(getattr(each, "terminate", False) is True for each in arguments)
 
 
 if __name__ == "__main__":

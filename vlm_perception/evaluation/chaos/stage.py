@@ -17,6 +17,7 @@ from typing import Any
 
 from vlm_perception.demo.processes import NodeProcesses, NodeSpec
 from vlm_perception.errors import RunError
+from vlm_perception.evaluation.chaos import hangable
 from vlm_perception.evaluation.chaos.camera import RAW, Camera
 from vlm_perception.evaluation.chaos.participant import Participant, Report, Seen, wait
 from vlm_perception.nodes.shared_memory import remove_leftovers
@@ -26,6 +27,13 @@ ENCODER, REASONER, FUSION = "vision_encoder", "language_reasoner", "scene_fusion
 NODES = (ENCODER, REASONER, FUSION)
 CAMERA = "video_source"
 """A camera in a process of its own, for those faults that need one; see Stage.show()."""
+HANGS = {
+    ENCODER: hangable.ENGINE,
+    REASONER: hangable.ENGINE,
+    FUSION: "vlm_perception.perception.fusion:SceneFusion.fuse",
+    CAMERA: "sensor_msgs.msg:Image.__init__",
+}
+"""What hangs in a node that is started so: its network, or the making of what it sends."""
 START_WITHIN_S = 90.0
 SETTLE_S = 2.0
 IN_FLIGHT_S = 0.2
@@ -111,8 +119,8 @@ class Stage:
         return time.monotonic()
 
     def start_hangable(self, node: str, flag: Path) -> float:
-        """Start a node whose calls hang while the flag is there, and return when."""
-        runner = ("vlm_perception.evaluation.chaos.hangable", str(flag))
+        """Start a node whose work hangs while the flag is there, and return when."""
+        runner = (hangable.__name__, str(flag), HANGS[node])
         self._processes.start(replace(self._spec(node), runner=runner))
         return time.monotonic()
 
