@@ -35,6 +35,11 @@ class Complaints:
         """Count a complaint of this kind; the sentence names the topic, the cause and a remedy."""
         with self._lock:
             self._counts[kind] += 1
+        self.note(kind, sentence, severe=severe)
+
+    def note(self, kind: str, sentence: str, *, severe: bool = False) -> None:
+        """Tell of what has happened, in the diagnostics for a while, too, without counting it."""
+        with self._lock:
             self._last = (time.monotonic(), sentence)
         self.say(kind, sentence, severe=severe)
 

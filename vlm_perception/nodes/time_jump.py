@@ -126,6 +126,6 @@ class TimeWatch:
             return
         self.jumps += 1
         self._told = now, source
-        self._complaints.say(
+        self._complaints.note(
             "time_jump", f"{what} (a bag that starts again, or two publishers?): state was reset"
         )

@@ -79,7 +79,8 @@ class Camera:
 
         self._type: Any = CompressedImage if self._compressed else Image
         self.topic = "image/compressed" if self._compressed else "image"
-        self._publisher = self._participant.publisher(self._type, self.topic, newest(1))
+        self._profile = newest(1)
+        self.join()
         _prepared(self._manner, self._compressed)
         self._thread.start()
         return self
@@ -89,6 +90,16 @@ class Camera:
         self._ended.set()
         self._going.set()
         self._thread.join()
+
+    def join(self) -> None:
+        """Be on the topic, as from the beginning."""
+        self._publisher = self._participant.publisher(self._type, self.topic, self._profile)
+
+    def leave(self) -> None:
+        """Leave the topic to another camera."""
+        self.stop()
+        with self._lock:
+            self._participant.remove(self._publisher)
 
     def start(self) -> None:
         """Send images."""
@@ -158,9 +169,12 @@ class Camera:
             )
         stamp_ns = max(0, manner.stamp(index, self._clock()))
         _stamp(message, stamp_ns)
-        self.sent.append(Sent(time.monotonic(), stamp_ns))
-        for _ in range(manner.copies):
-            self._publisher.publish(message)
+        with self._lock:
+            if not self._going.is_set():
+                return
+            self.sent.append(Sent(time.monotonic(), stamp_ns))
+            for _ in range(manner.copies):
+                self._publisher.publish(message)
 
 
 def _stamp(message: Any, stamp_ns: int) -> None:

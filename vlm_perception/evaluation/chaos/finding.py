@@ -35,7 +35,7 @@ class Finding:
     """Images in that time that no scene was made of."""
     ok: bool
     diagnosed_s: float | None = None
-    """From the fault to the first report on /diagnostics whose level is not OK."""
+    """From the fault to the first report on /diagnostics whose level is not OK; all were before."""
 
 
 def within(seconds: float | None, limit: float) -> bool:

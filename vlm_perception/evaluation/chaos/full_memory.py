@@ -46,7 +46,7 @@ def attempt(stage: Stage) -> Finding:
     )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no word"]
-        raise ChaosError(f"{SHARED_MEMORY} cannot be made small with unshare: {last[0]}")
+        raise ChaosError(f"with a small {SHARED_MEMORY}, which takes unshare: {last[0]}")
     return Finding(**json.loads(done.stdout))
 
 

@@ -18,7 +18,12 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from vlm_perception.demo.usage import usage_of
-from vlm_perception.evaluation.chaos.finding import RECOVERED_WITHIN_S, Finding
+from vlm_perception.evaluation.chaos.finding import (
+    NOTICED_WITHIN_S,
+    RECOVERED_WITHIN_S,
+    Finding,
+    within,
+)
 from vlm_perception.evaluation.chaos.participant import wait
 from vlm_perception.evaluation.chaos.stage import NODES, Stage
 
@@ -93,6 +98,7 @@ def fuzz(stage: Stage, messages: int) -> Finding:
     )
     complaints = sum(_bad_messages(stage, node) for node in NODES)
     scenes = len(participant.between(since, end))
+    diagnosed = stage.diagnosed(since)
     return Finding(
         f"{sent} fuzzed messages",
         f"{len(alive)} of {len(NODES)} nodes live, {complaints} complaints, memory grew by "
@@ -104,8 +110,9 @@ def fuzz(stage: Stage, messages: int) -> Finding:
         len(alive) == len(NODES)
         and slowest <= ANSWER_WITHIN_S
         and growth <= GROWTH_PERCENT
-        and recovered is not None
-        and recovered <= RECOVERED_WITHIN_S,
+        and within(recovered, RECOVERED_WITHIN_S)
+        and within(diagnosed, NOTICED_WITHIN_S),
+        diagnosed,
     )
 
 

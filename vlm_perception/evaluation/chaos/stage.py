@@ -35,6 +35,7 @@ HANGS = {
 }
 """What hangs in a node that is started so: its network, or the making of what it sends."""
 START_WITHIN_S = 90.0
+ENDED_WITHIN_S = 5.0
 SETTLE_S = 2.0
 IN_FLIGHT_S = 0.2
 """Images that are younger than this may still become scenes."""
@@ -112,6 +113,12 @@ class Stage:
         os.killpg(self.pids[node], number)
         return time.monotonic()
 
+    def end(self, node: str) -> None:
+        """Let a node, if it runs, end as it should, so that nobody counts on it any longer."""
+        if self.exit_code(node) is None:
+            self.kill(node, signal.SIGINT)
+            wait(lambda: self.exit_code(node) is not None, ENDED_WITHIN_S)
+
     def respawn(self, node: str) -> float:
         """Start a node again, as a launch file does, and return when."""
         remove_leftovers()
@@ -135,6 +142,8 @@ class Stage:
     def settle(self) -> None:
         """Let the camera behave well and wait until all has been well for a while.
 
+        No node complains any more then, also not of what is over: what is told later is new.
+
         Raises:
             ChaosError: it does not become well.
         """
@@ -149,11 +158,23 @@ class Stage:
                 now - began > SETTLE_S
                 and len(latest) > 5
                 and all(scene.status is Status.OK for scene in latest)
+                and not any(self._complains(node, began) for node in NODES)
             )
 
         if not wait(well, START_WITHIN_S):
             last = self.participant.scenes[-1:]
-            raise ChaosError(f"the scene does not become OK: {last[0].reason if last else 'none'}")
+            told = filter(None, (self._complains(node, began) for node in NODES))
+            scene = f"{last[0].status.name} {last[0].reason}".strip() if last else "none"
+            raise ChaosError(
+                "; ".join((f"it does not become well: the last scene: {scene}", *told))
+            )
+
+    def _complains(self, node: str, since_s: float) -> str:
+        """What a node has reported last, if that is not that it is well; empty: it is."""
+        report = self.participant.newest_report(node)
+        if report is None or report.at_s <= since_s:
+            return f"{node} reports nothing"
+        return f"{node}: {report.message}" if report.level else ""
 
     def noticed(self, since_s: float, within_s: float = 5.0) -> float | None:
         """Return the seconds from a time to the first scene that is not OK."""

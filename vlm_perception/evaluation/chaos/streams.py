@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from vlm_perception.evaluation.chaos.finding import (
+    NOTICED_WITHIN_S,
     RECOVERED_WITHIN_S,
     SILENCE_S,
     Finding,
@@ -95,13 +96,15 @@ def disordered(stage: Stage) -> Finding:
     backwards = sum(later < before for before, later in pairwise(stamps))
     found = counts(stage.participant.between(since, end))
     lost, of = stage.lost(since, end)
+    diagnosed = stage.diagnosed(since, ENCODER)
     return Finding(
         "every fifth image 50 ms late",
         f"late ones skipped, {backwards} scenes out of order; {found}",
         None,
         None,
         lost,
-        not backwards and 0.15 * of <= lost <= 0.3 * of,
+        not backwards and 0.15 * of <= lost <= 0.3 * of and within(diagnosed, NOTICED_WITHIN_S),
+        diagnosed,
     )
 
 
@@ -138,7 +141,7 @@ def stamped(stage: Stage, name: str, stamp: Callable[[int, int], int]) -> Findin
 def clock_jump(stage: Stage, seconds: float) -> Finding:
     """Let /clock jump, and the camera's stamps with it, as when a bag starts again."""
     since = stage.clock.jump(seconds)
-    noticed = stage.noticed(since)
+    noticed, diagnosed = stage.noticed(since), stage.diagnosed(since)
     well = stage.well_again(since)
     recovered = well.at_s - since if well else None
     end = well.at_s if well else time.monotonic()
@@ -149,8 +152,8 @@ def clock_jump(stage: Stage, seconds: float) -> Finding:
         noticed,
         recovered,
         lost,
-        within(recovered, RECOVERED_WITHIN_S),
-        stage.diagnosed(since),
+        within(recovered, RECOVERED_WITHIN_S) and within(diagnosed, NOTICED_WITHIN_S),
+        diagnosed,
     )
 
 

@@ -42,7 +42,7 @@ BAG_BYTES = 24 * 2**20
 def camera_killed(stage: Stage) -> Finding:
     """Let a process play the camera, kill it, and start another one."""
     stage.show(write_pictures(stage.folder / "pictures"))
-    stage.camera.stop()
+    stage.camera.leave()
     try:
         stage.respawn(CAMERA)
         stage.settle()
@@ -59,8 +59,9 @@ def camera_killed(stage: Stage) -> Finding:
             seen=f"then {', '.join(sorted(status.name for status in statuses))}",
             ok=Status.NO_CAMERA in statuses and first is not None,
         )
-        stage.kill(CAMERA)
     finally:
+        stage.end(CAMERA)
+        stage.camera.join()
         stage.camera.start()
     return finding
 

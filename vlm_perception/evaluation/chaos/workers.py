@@ -39,14 +39,15 @@ def hung(stage: Stage, node: str) -> Finding:
 def source_hung(stage: Stage) -> Finding:
     """The same of video_source, as the camera."""
     flag = stage.folder / f"{CAMERA}.hangs"
-    stage.camera.stop()
+    stage.camera.leave()
     try:
         stage.show(write_pictures(stage.folder / "pictures of one that hangs"))
         stage.start_hangable(CAMERA, flag)
         stage.settle()
         return _hang(stage, CAMERA, flag)
     finally:
-        stage.kill(CAMERA)
+        stage.end(CAMERA)
+        stage.camera.join()
         stage.camera.start()
 
 
