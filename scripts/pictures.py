@@ -22,9 +22,10 @@ from PIL import Image
 from rich.console import Console
 
 from vlm_perception.demo.source import open_source
+from vlm_perception.messages.rosbags import read_cdr
+from vlm_perception.messages.tables import SCENE
 from vlm_perception.perception.overlay import draw_scene
 from vlm_perception.replay.bag import Bag
-from vlm_perception.replay.messages import message_types, scene_of
 from vlm_perception.replay.run import ReplayOptions, run_replay
 from vlm_perception.replay.source import Span
 
@@ -63,10 +64,8 @@ def overlay(clip: Path, target: Path) -> None:
     video.set(cv2.CAP_PROP_POS_FRAMES, SHOWN_FRAME)
     frame = np.asarray(cv2.cvtColor(video.read()[1], cv2.COLOR_BGR2RGB), np.uint8)
     messages = list(Bag(WORK).messages(["/scene"]))
-    message = message_types().deserialize_cdr(
-        messages[SHOWN_FRAME].data, "vlm_perception/msg/SemanticScene"
-    )
-    save(Image.fromarray(draw_scene(frame, scene_of(message))), target)
+    message = read_cdr(messages[SHOWN_FRAME].data, SCENE.type_name)
+    save(Image.fromarray(draw_scene(frame, SCENE.read(message))), target)
 
 
 def report(chromium: str, target: Path) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 from ros_graph import BEST_EFFORT, Graph
 
 from vlm_perception.bundle import ModelBundle
+from vlm_perception.messages.ros import ROS
+from vlm_perception.messages.tables import EMBEDDING
 from vlm_perception.msg import VisionEmbedding
-from vlm_perception.nodes.conversions import embedding_message
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame
 
@@ -48,4 +49,4 @@ class EmbeddingCamera:
                 sequence=sequence,
                 vocabulary_version=VOCABULARY_VERSION,
             )
-            self._publisher.publish(embedding_message(seen, 0.01))
+            self._publisher.publish(EMBEDDING.write(seen, ROS, processing_time=0.01))

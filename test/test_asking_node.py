@@ -23,8 +23,8 @@ from std_msgs.msg import String
 from vlm_perception.action import Describe
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.manifest import manifest_digest
+from vlm_perception.messages.codec import stamp_ns
 from vlm_perception.msg import SceneReasoning, SemanticScene
-from vlm_perception.nodes.conversions import stamp_to_ns
 from vlm_perception.perception.asking import WAITING
 from vlm_perception.srv import Ask
 
@@ -89,7 +89,7 @@ def test_questions_about_now(graph: Graph, asking: Asking) -> None:
         assert sum(typed.probabilities) == pytest.approx(1.0, abs=1e-5)
         assert typed.bundle_digest == asking.bundle.digest and typed.processing_time > 0
         assert typed.vocabulary_version == VOCABULARY_VERSION
-        assert abs(stamp_to_ns(typed.stamp) - before) < 2e9, "the answer is not about now"
+        assert abs(stamp_ns(typed.stamp) - before) < 2e9, "the answer is not about now"
         free = asking.ask("describe the road")
         assert free.success and free.answer and 0 < free.confidence <= 1
         assert not list(free.probabilities)
@@ -146,7 +146,7 @@ def test_a_description_is_streamed(graph: Graph) -> None:
     assert result.text.startswith("".join(piece.delta for piece in pieces))
     assert len(pieces) > 3
     assert [piece.tokens for piece in pieces] == sorted({piece.tokens for piece in pieces})
-    assert {stamp_to_ns(piece.stamp) for piece in pieces} == {stamp_to_ns(result.stamp)}
+    assert {stamp_ns(piece.stamp) for piece in pieces} == {stamp_ns(result.stamp)}
     client.destroy()
     asking.process.stop()
 

@@ -153,7 +153,7 @@ def test_whoever_waits_for_a_call_that_hangs_is_told_of_its_end(graph: Graph, ha
 def test_every_worker_is_watched(graph: Graph, hangs: Hangs, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "image.png"), picture(64, 36))
     source = {"source": str(tmp_path), "loop": True, "transport": "raw"}
-    read = "vlm_perception.nodes.conversions:embedding_from"
+    read = "vlm_perception.messages.tables:EMBEDDING.read"
     find = "vlm_perception.nodes.camera_tap:CameraTap.image"
     decode = "vlm_perception.perception.media:Picture.decoded"
     make = "sensor_msgs.msg._image:Image.__init__"

@@ -16,11 +16,11 @@ from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from typer.testing import CliRunner
 
 from vlm_perception.cli import app
+from vlm_perception.messages.rosbags import message_types
+from vlm_perception.messages.tables import EMBEDDING, REASONING, SCENE
 from vlm_perception.replay import run
-from vlm_perception.replay.building import EMBEDDING, REASONING, SCENE
 from vlm_perception.replay.compare import compare
 from vlm_perception.replay.errors import ReplayError
-from vlm_perception.replay.messages import message_types
 from vlm_perception.replay.said import read_said
 from vlm_perception.replay.scene_log import read_log
 from vlm_perception.replay.schedule import read_schedule
@@ -52,9 +52,11 @@ def without(bag, topics, stamps_from_ns, target):
 
 def test_damaged_results_of_a_robot_are_left_out_and_told(tmp_path):
     with Writer(tmp_path / "bag", version=8, storage_plugin=StoragePlugin.MCAP) as writer:
-        for kind in (EMBEDDING, REASONING, SCENE):
+        for table in (EMBEDDING, REASONING, SCENE):
+            kind = table.type_name
             topic = writer.add_connection(kind[-5:], kind, typestore=message_types())
-            writer.write(topic, START_NS, b"\0\1\0\0" + b"\xff" * (0 if kind == EMBEDDING else 90))
+            length = 0 if table is EMBEDDING else 90
+            writer.write(topic, START_NS, b"\0\1\0\0" + b"\xff" * length)
     schedule = read_schedule(tmp_path / "bag")
     assert not (schedule.encoded or schedule.ticks or schedule.known)
     assert schedule.losses[0].startswith("3 messages of")

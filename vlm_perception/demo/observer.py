@@ -21,7 +21,8 @@ from vlm_perception.demo.topics import (
     SCENE,
     Topic,
 )
-from vlm_perception.replay.messages import scene_of, stamp_of_serialized
+from vlm_perception.messages.rosbags import stamp_of_serialized
+from vlm_perception.messages.tables import SCENE as SCENES
 from vlm_perception.types import Scene
 
 Sink = Callable[[Topic, int, bytes], None]
@@ -102,7 +103,7 @@ class Observer:
     def scene(self) -> Scene | None:
         """The newest scene, or nothing before the first."""
         data = self._newest_scene
-        return scene_of(decode(SCENE, data)) if data else None
+        return SCENES.read(decode(SCENE, data)) if data else None
 
     def keyframes(self) -> int:
         """How many frames were worked out in full."""

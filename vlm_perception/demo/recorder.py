@@ -17,8 +17,8 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from vlm_perception.demo.topics import Topic
+from vlm_perception.messages.rosbags import message_types
 from vlm_perception.replay.disk_room import DiskFullError, check_room
-from vlm_perception.replay.messages import message_types
 from vlm_perception.replay.output_bag import BAG_VERSION, qos_profile
 
 _Item = tuple[Topic, int, bytes] | None

@@ -14,7 +14,8 @@ from rclpy.action import ActionServer, CancelResponse
 
 from vlm_perception.action import Describe
 from vlm_perception.errors import VlmPerceptionError
-from vlm_perception.nodes.conversions import ns_to_stamp
+from vlm_perception.messages.codec import time_message
+from vlm_perception.messages.ros import ROS
 from vlm_perception.nodes.diagnostics import Meter, milliseconds
 from vlm_perception.nodes.priority import give_way
 from vlm_perception.nodes.qos import results
@@ -105,7 +106,7 @@ class Asking:
             response.answer = answer.text
             response.confidence = answer.confidence
             response.probabilities = array("f", answer.probabilities)
-            response.stamp = ns_to_stamp(answer.stamp_ns)
+            response.stamp = time_message(answer.stamp_ns, ROS)
             response.vocabulary_version = answer.vocabulary_version
             self._answers.add(time.monotonic() - began)
         response.bundle_digest = self._digest
@@ -176,7 +177,7 @@ class Asking:
         embedding = newest()
         most = int(request.max_tokens) or self._node.settings.max_caption_tokens
         description = asker.describe(embedding, request.instruction, max_tokens=most)
-        stamp = ns_to_stamp(embedding.stamp_ns)
+        stamp = time_message(embedding.stamp_ns, ROS)
         result.stamp = stamp
         result.vocabulary_version = embedding.vocabulary_version
         try:

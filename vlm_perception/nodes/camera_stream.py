@@ -12,8 +12,9 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import String
 
+from vlm_perception.messages.ros import ROS
+from vlm_perception.messages.tables import EMBEDDING, REASONING
 from vlm_perception.msg import SceneReasoning, SemanticScene
-from vlm_perception.nodes.conversions import embedding_from, reasoning_message
 from vlm_perception.nodes.diagnostics import Meter, Report, figure, pace
 from vlm_perception.nodes.embedding_input import EmbeddingInput
 from vlm_perception.nodes.qos import newest, overridable, present, results, subscribe
@@ -117,7 +118,7 @@ class CameraStream:
         reasoner, node = self._reasoner, self._node
         if reasoner is None:
             return
-        embedding = embedding_from(arrival.message)
+        embedding = EMBEDDING.read(arrival.message)
         if not node.time_watch.accepts(embedding.stamp_ns, self.topic):
             return
         node.time_watch.check_clock(
@@ -125,7 +126,8 @@ class CameraStream:
         )
         reasoning = reasoner.reason(embedding, rung)
         elapsed = time.monotonic() - arrival.received_s
-        self._publisher.publish(reasoning_message(reasoning, self.sequence, elapsed))
+        message = REASONING.write(reasoning, ROS, sequence=self.sequence, processing_time=elapsed)
+        self._publisher.publish(message)
         self.sequence += 1
         self.analyses += reasoning.is_keyframe
         self._newest = reasoning
@@ -152,7 +154,7 @@ class CameraStream:
             raise AskError("the node is not active; configure and activate it first")
         if arrival is None or self._silent():
             raise AskError(f"there is no frame to ask about: {self._silence()}")
-        return embedding_from(arrival.message)
+        return EMBEDDING.read(arrival.message)
 
     def obstacle(self) -> str:
         """Return what to say when no embedding comes; empty: they do."""

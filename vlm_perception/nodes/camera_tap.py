@@ -11,7 +11,7 @@ from typing import Any
 
 from sensor_msgs.msg import CameraInfo
 
-from vlm_perception.nodes.conversions import stamp_to_ns
+from vlm_perception.messages.codec import stamp_ns
 from vlm_perception.nodes.image_input import ImageInput
 from vlm_perception.nodes.qos import newest, subscribe
 from vlm_perception.nodes.visualization import pinhole
@@ -97,6 +97,6 @@ class CameraTap:
     def _on_image(self, message: Any) -> None:
         self._arrived_s = time.monotonic()
         with self._lock:
-            self._images[stamp_to_ns(message.header.stamp)] = message
+            self._images[stamp_ns(message.header.stamp)] = message
             while len(self._images) > KEPT:
                 self._images.popitem(last=False)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vlm_perception.nodes.conversions import header
+from vlm_perception.messages.codec import header
+from vlm_perception.messages.ros import ROS
 from vlm_perception.nodes.qos import overridable, results
 from vlm_perception.types import Region, Scene
 
@@ -37,7 +38,7 @@ class DetectionOutput:
 
 def detections(scene: Scene) -> Any:
     """Make a Detection2DArray: a box for each region, its label and score as the one hypothesis."""
-    head = header(scene.stamp_ns, scene.frame_id)
+    head = header(scene.stamp_ns, scene.frame_id, ROS)
     return Detection2DArray(
         header=head, detections=[_detection(region, head) for region in scene.regions]
     )

@@ -13,9 +13,9 @@ from typing import NoReturn
 
 from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, ModelBundle
 from vlm_perception.errors import VlmPerceptionError
+from vlm_perception.messages.codec import MessageError
 from vlm_perception.nodes.asking import Asking
 from vlm_perception.nodes.camera_stream import Arrival, CameraStream
-from vlm_perception.nodes.conversions import MessageError
 from vlm_perception.nodes.diagnostics import Report, figure
 from vlm_perception.nodes.language_settings import LanguageSettings
 from vlm_perception.nodes.lifecycle import PerceptionNode

@@ -15,14 +15,11 @@ from typing import Any, NoReturn
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import MarkerArray
 
+from vlm_perception.messages.codec import MessageError
+from vlm_perception.messages.ros import ROS
+from vlm_perception.messages.tables import EMBEDDING, REASONING, SCENE
 from vlm_perception.msg import SemanticScene
 from vlm_perception.nodes.camera_tap import CameraTap
-from vlm_perception.nodes.conversions import (
-    MessageError,
-    embedding_from,
-    reasoning_from,
-    scene_message,
-)
 from vlm_perception.nodes.detections import DetectionOutput
 from vlm_perception.nodes.diagnostics import Meter, figure, milliseconds
 from vlm_perception.nodes.embedding_input import EmbeddingInput
@@ -295,7 +292,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         if embeddings is None:
             return
         try:
-            embedding = embedding_from(arrival.message)
+            embedding = EMBEDDING.read(arrival.message)
         except MessageError as error:
             self.complaints.add(
                 "bad_embedding", f"embedding on {embeddings.topic} was skipped: {error}"
@@ -324,7 +321,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         while self._reasonings:
             arrival = self._reasonings.popleft()
             try:
-                fusion.add_reasoning(reasoning_from(arrival.message), arrival.received_s)
+                fusion.add_reasoning(REASONING.read(arrival.message), arrival.received_s)
             except MessageError as error:
                 topic = self.resolve_topic_name("reasoning")
                 self.complaints.add("bad_reasoning", f"reasoning on {topic} was skipped: {error}")
@@ -376,7 +373,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             )
 
     def _publish(self, scene: Scene) -> None:
-        self._scenes.publish(scene_message(scene))
+        self._scenes.publish(SCENE.write(scene, ROS))
         self._published_s = time.monotonic()
         self._newest = scene
         if self._markers.get_subscription_count() > 0 and scene.frame_id:

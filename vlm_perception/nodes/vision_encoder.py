@@ -8,23 +8,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from vlm_perception.bundle import VISION_GRAPH, ModelBundle
 from vlm_perception.errors import VlmPerceptionError
+from vlm_perception.messages.codec import header, stamp_ns
+from vlm_perception.messages.ros import ROS
+from vlm_perception.messages.tables import EMBEDDING, EMBEDDING_INFO
 from vlm_perception.msg import EmbeddingInfo, VisionEmbedding
 from vlm_perception.nodes import handover
-from vlm_perception.nodes.conversions import embedding_message, stage_message, stamp_to_ns
 from vlm_perception.nodes.image_input import COMPRESSED, RAW, ImageInput
 from vlm_perception.nodes.image_settings import ImageSettings
-from vlm_perception.nodes.info import embedding_info
 from vlm_perception.nodes.lifecycle import NetworkSettings, PerceptionNode
 from vlm_perception.nodes.parameters import CONFIGURE, setting
 from vlm_perception.nodes.plans import prepare_plans, why_not_tensorrt
 from vlm_perception.nodes.process import run
 from vlm_perception.nodes.qos import latched, newest, overridable
 from vlm_perception.nodes.worker import Worker
+from vlm_perception.perception.embedding_info import embedding_info_fields
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.image_errors import ImageError
 from vlm_perception.perception.image_reader import ImageReader
@@ -181,28 +183,29 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         message, encoder, images = arrival.message, self._encoder, self._images
         if encoder is None or images is None:
             return
-        stamp_ns = stamp_to_ns(message.header.stamp)
-        if not self.time_watch.accepts(stamp_ns, images.topic):
+        stamp = stamp_ns(message.header.stamp)
+        if not self.time_watch.accepts(stamp, images.topic):
             return
-        self.time_watch.check_clock(stamp_ns, images.topic, arrival.received_s)
+        self.time_watch.check_clock(stamp, images.topic, arrival.received_s)
         try:
             started = time.monotonic()
             pixels = self._reader.read(message, self.settings.image_options)
             converting = time.monotonic() - started
-            frame = Frame(pixels, stamp_ns, message.header.frame_id, arrival.received_s)
+            frame = Frame(pixels, stamp, message.header.frame_id, arrival.received_s)
             embedding = encoder.encode(frame, self._sequence)
         except ImageError as error:
             self.complaints.add(
                 error.kind, f"image on {images.topic} was skipped: {self._reader.explain(error)}"
             )
             return
-        result = embedding_message(embedding, time.monotonic() - arrival.received_s)
-        result.stages.insert(0, stage_message("convert", converting))
+        embedding = replace(embedding, stages={"convert": converting, **embedding.stages})
+        elapsed = time.monotonic() - arrival.received_s
+        result = EMBEDDING.write(embedding, ROS, processing_time=elapsed)
         handover.give(self._embeddings.topic_name, result)
         self._embeddings.publish(result)
         self._sequence += 1
-        self.results.add(result.processing_time)
-        age = self.age_of(stamp_ns)
+        self.results.add(elapsed)
+        age = self.age_of(stamp)
         if age is not None:
             self.ages.add(age)
 
@@ -215,8 +218,9 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
     def _publish_info(self) -> None:
         bundle, encoder = self._bundle, self._encoder
         if bundle is not None and encoder is not None:
-            stamp = self.get_clock().now().to_msg()
-            self._info.publish(embedding_info(bundle, encoder, self.run_id, stamp))
+            head = header(self.get_clock().now().nanoseconds, "", ROS)
+            fields = embedding_info_fields(bundle, encoder)
+            self._info.publish(ROS[EMBEDDING_INFO](header=head, run_id=self.run_id, **fields))
 
     def _own_labels(self) -> list[str]:
         bundle = self._bundle

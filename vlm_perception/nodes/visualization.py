@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import Point
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image
 from visualization_msgs.msg import Marker, MarkerArray
 
-from vlm_perception.nodes.conversions import bytes_of, header
+from vlm_perception.messages.codec import header
+from vlm_perception.messages.ros import ROS
 from vlm_perception.perception.markers import LIFETIME_S, NOTHING, Pinhole, Shape, scene_shapes
 from vlm_perception.perception.overlay import draw_scene
 from vlm_perception.types import Scene
@@ -26,7 +26,7 @@ def pinhole(camera_info: Any, size: tuple[int, int]) -> Pinhole | None:
 
 def markers(scene: Scene, camera: Pinhole | None, depth: float) -> Any:
     """Build the scene's text and boxes in the camera's optical frame; see scene_shapes."""
-    stamped = header(scene.stamp_ns, scene.frame_id)
+    stamped = header(scene.stamp_ns, scene.frame_id, ROS)
     shapes = scene_shapes(scene, camera, depth)
     built = [_marker(stamped, shape, Marker.ADD) for shape in shapes]
     return MarkerArray(markers=[_marker(stamped, NOTHING, Marker.DELETEALL), *built])
@@ -53,12 +53,12 @@ def overlay(pixels: NDArray[np.uint8], scene: Scene) -> Any:
     """Draw the scene onto its camera image, uint8 RGB [height, width, 3]."""
     picture = draw_scene(pixels, scene)
     height, width = picture.shape[:2]
-    return Image(
-        header=header(scene.stamp_ns, scene.frame_id),
+    return ROS["sensor_msgs/msg/Image"](
+        header=header(scene.stamp_ns, scene.frame_id, ROS),
         height=height,
         width=width,
         encoding="rgb8",
         is_bigendian=0,
         step=width * 3,
-        data=bytes_of(picture),
+        data=picture,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from vlm_perception.messages.codec import MessageError
 from vlm_perception.perception.image_conversion import encoding_of
 from vlm_perception.perception.image_format import CODECS, NO_COLOURS, Format, codec_of
 from vlm_perception.replay.bag import Bag
@@ -23,7 +24,6 @@ from vlm_perception.replay.image_messages import (
     read_image,
     read_message,
 )
-from vlm_perception.replay.messages import MessageError
 from vlm_perception.replay.storage import Topic
 
 LISTED_AT_MOST = 20

@@ -15,11 +15,13 @@ import numpy as np
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from vlm_perception.replay.messages import (
-    MessageError,
+from vlm_perception.messages.codec import header, stamp_ns
+from vlm_perception.messages.rosbags import (
+    ROSBAGS,
     definition_types,
     message_types,
-    stamp_ns,
+    serialized,
+    unreadable,
 )
 from vlm_perception.replay.protobuf import protobuf_fields
 from vlm_perception.replay.storage import CDR, JSON, PROTOBUF, ROS1, Topic
@@ -91,7 +93,7 @@ def read_image(data: bytes, topic: Topic) -> Any:
         return _of_sensor_msgs(read, kind)
     # Fields may be missing, or of any type.
     except Exception as error:
-        raise MessageError.of(topic.type_name, error) from error
+        raise unreadable(topic.type_name, error) from error
 
 
 def serialized_image(image: Any) -> bytes:
@@ -100,12 +102,11 @@ def serialized_image(image: Any) -> bytes:
     Raises:
         MessageError: a field holds what ROS 2 has no place for, as a stamp after 2038.
     """
-    kind = str(image.__msgtype__)
     try:
-        return bytes(message_types().serialize_cdr(image, kind))
+        return serialized(image)
     # As when it is read.
     except Exception as error:
-        raise MessageError.of(kind, error) from error
+        raise unreadable(str(image.__msgtype__), error) from error
 
 
 def read_message(data: bytes, topic: Topic) -> Any:
@@ -122,26 +123,16 @@ def read_message(data: bytes, topic: Topic) -> Any:
         if topic.encoding == ROS1:
             return _types(topic).deserialize_ros1(data, topic.type_name)
         return _types(topic).deserialize_cdr(data, topic.type_name)
-    # Of a message that is not what its type says, readers make nearly anything.
+    # Of a message that is not what its type says, readers ROSBAGS nearly anything.
     except Exception as error:
-        raise MessageError.of(topic.type_name, error) from error
-
-
-def image_header(time_ns: int, frame_id: str) -> Any:
-    """The header of an image."""
-    types = message_types().types
-    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
-    stamp = types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
-    return types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
+        raise unreadable(topic.type_name, error) from error
 
 
 def compressed_image(time_ns: int, frame_id: str, file: bytes) -> Any:
     """A sensor_msgs/CompressedImage of a JPEG file."""
-    return message_types().types[COMPRESSED_IMAGE](
-        header=image_header(time_ns, frame_id),
-        format="jpeg",
-        data=np.frombuffer(file, dtype=np.uint8),
-    )
+    data = np.frombuffer(file, dtype=np.uint8)
+    head = header(time_ns, frame_id, ROSBAGS)
+    return ROSBAGS[COMPRESSED_IMAGE](header=head, format="jpeg", data=data)
 
 
 def _types(topic: Topic) -> Typestore:
@@ -193,10 +184,10 @@ def _of_json(data: bytes) -> Any:
 def _of_sensor_msgs(read: Any, kind: str) -> Any:
     """An image of ROS 1 or of Foxglove as one of ROS 2."""
     if hasattr(read, "header"):
-        header = image_header(stamp_ns(read.header.stamp), str(read.header.frame_id))
+        head = header(stamp_ns(read.header.stamp), str(read.header.frame_id), ROSBAGS)
         fields = {name: value for name, value in vars(read).items() if name != "header"}
     else:
-        header = image_header(stamp_ns(read.timestamp), str(read.frame_id))
+        head = header(stamp_ns(read.timestamp), str(read.frame_id), ROSBAGS)
         fields = {"data": np.frombuffer(read.data, dtype=np.uint8)}
         if kind == COMPRESSED_IMAGE:
             fields["format"] = str(read.format)
@@ -204,4 +195,4 @@ def _of_sensor_msgs(read: Any, kind: str) -> Any:
             sizes = ("width", "height", "step")
             fields |= {name: int(getattr(read, name)) for name in sizes}
             fields |= {"encoding": str(read.encoding), "is_bigendian": 0}
-    return message_types().types[kind](header=header, **fields)
+    return ROSBAGS[kind](header=head, **fields)

@@ -22,10 +22,10 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, TypesysError, get_typestore
 
-from vlm_perception.replay.building import EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
+from vlm_perception.messages.rosbags import definition_types, message_types
+from vlm_perception.messages.tables import EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
 from vlm_perception.replay.disk_room import check_room
 from vlm_perception.replay.marker_messages import MARKERS
-from vlm_perception.replay.messages import definition_types, message_types
 from vlm_perception.replay.storage import CDR, Topic
 
 BAG_VERSION: Literal[8] = 8
@@ -36,9 +36,9 @@ PARTS = (f"{STEM}.mcap", f"{STEM}_[0-9]*.mcap")
 """Patterns of the files of a bag."""
 RESULTS = {
     "/embedding_info": (EMBEDDING_INFO, 1, True, True),
-    "/embedding": (EMBEDDING, 2, False, False),
-    "/reasoning": (REASONING, 10, True, False),
-    "/scene": (SCENE, 10, True, False),
+    "/embedding": (EMBEDDING.type_name, 2, False, False),
+    "/reasoning": (REASONING.type_name, 10, True, False),
+    "/scene": (SCENE.type_name, 10, True, False),
     "/scene/markers": (MARKERS, 10, True, False),
 }
 """Topic: type, depth, reliable, latched; as the nodes publish them."""

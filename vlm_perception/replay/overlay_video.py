@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rosbags.highlevel import AnyReader, AnyReaderError
 
+from vlm_perception.messages.codec import stamp_ns
+from vlm_perception.messages.tables import SCENE as SCENES
 from vlm_perception.perception.overlay import draw_scene
 from vlm_perception.replay.disk_room import check_room
 from vlm_perception.replay.errors import ReplayError
-from vlm_perception.replay.messages import scene_of, stamp_ns
 from vlm_perception.types import Scene
 
 IMAGE, SCENE = "image/compressed", "scene"
@@ -115,7 +116,7 @@ def _scenes_by_stamp(reader: Any) -> dict[int, Scene]:
     """The first scene of each stamp: later ones are heartbeats, which repeat it."""
     scenes: dict[int, Scene] = {}
     for connection, data in _messages(reader, SCENE):
-        scene = scene_of(reader.deserialize(data, connection.msgtype))
+        scene = SCENES.read(reader.deserialize(data, connection.msgtype))
         scenes.setdefault(scene.stamp_ns, scene)
     return scenes
 

@@ -13,15 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.bundle import ModelBundle
+from vlm_perception.messages.codec import header
+from vlm_perception.messages.rosbags import ROSBAGS, serialized
+from vlm_perception.messages.tables import EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
+from vlm_perception.perception.embedding_info import embedding_info_fields
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.stamps import Order
-from vlm_perception.replay.building import (
-    embedding_info_message,
-    embedding_message,
-    reasoning_message,
-    scene_message,
-    serialized,
-)
 from vlm_perception.replay.marker_messages import markers_message
 from vlm_perception.replay.output_bag import OutputBag
 from vlm_perception.replay.pipeline import RUN_ID, Pipeline, Tick
@@ -68,7 +65,9 @@ class Results:
 
     def describe(self, bundle: ModelBundle, encoder: VisionEncoder) -> None:
         """Let the bag begin with what the embeddings mean."""
-        self._embedding_info = serialized(embedding_info_message(bundle, encoder, RUN_ID, 0))
+        fields = embedding_info_fields(bundle, encoder)
+        info = ROSBAGS[EMBEDDING_INFO](header=header(0, "", ROSBAGS), run_id=RUN_ID, **fields)
+        self._embedding_info = serialized(info)
 
     def take(self, frame: CameraFrame, pipeline: Pipeline) -> None:
         """Perceive a frame and write down what comes of it."""
@@ -97,9 +96,9 @@ class Results:
             self._take_tick(tick)
         self._put(frame_record(frame, outcome.scene))
         at_ns = outcome.embedded_ns
-        embedding = embedding_message(outcome.embedding, outcome.seconds)
+        embedding = EMBEDDING.write(outcome.embedding, ROSBAGS, processing_time=outcome.seconds)
         self.bag.write("/embedding", at_ns, serialized(embedding))
-        self.bag.write("/scene", at_ns, serialized(scene_message(outcome.scene)))
+        self.bag.write("/scene", at_ns, serialized(SCENE.write(outcome.scene, ROSBAGS)))
         # Without a frame nobody knows where to draw them.
         if outcome.scene.frame_id:
             self.bag.write("/scene/markers", at_ns, serialized(markers_message(outcome.scene)))
@@ -124,7 +123,9 @@ class Results:
 
     def _take_tick(self, tick: Tick) -> None:
         self._put(reasoning_record(tick))
-        message = reasoning_message(tick.reasoning, tick.sequence, tick.seconds)
+        message = REASONING.write(
+            tick.reasoning, ROSBAGS, sequence=tick.sequence, processing_time=tick.seconds
+        )
         self.bag.write("/reasoning", tick.ended_ns, serialized(message))
         self.counts["reasonings"] += 1
         if tick.reasoning.is_keyframe:

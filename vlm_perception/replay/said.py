@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlm_perception.messages.codec import MessageError
+from vlm_perception.messages.rosbags import read_cdr
+from vlm_perception.messages.tables import REASONING, SCENE
 from vlm_perception.replay.bag import METADATA, Bag
-from vlm_perception.replay.building import REASONING, SCENE
 from vlm_perception.replay.errors import ReplayError
 from vlm_perception.replay.files import is_recording
-from vlm_perception.replay.messages import MessageError, read_cdr, reasoning_of, scene_of
 from vlm_perception.replay.scene_log import Record, read_log, scene_record
 
 CONTEXT = ("bundle", "digest", "engine", "source", "topic", "start", "duration", "speed")
@@ -64,7 +65,9 @@ def _from_bag(path: Path) -> Said:
     bag = Bag(path)
     kinds = {each.name: each.type_name for each in bag.topics}
     said = Said(str(path))
-    wanted = [name for name, kind in kinds.items() if kind in (SCENE, REASONING)]
+    wanted = [
+        name for name, kind in kinds.items() if kind in (SCENE.type_name, REASONING.type_name)
+    ]
     for message in bag.messages(wanted):
         try:
             _take(said, kinds[message.topic], message.data)
@@ -76,12 +79,12 @@ def _from_bag(path: Path) -> Said:
 
 def _take(said: Said, kind: str, data: bytes) -> None:
     read = read_cdr(data, kind)
-    if kind == REASONING:
-        reasoning = reasoning_of(read)
+    if kind == REASONING.type_name:
+        reasoning = REASONING.read(read)
         if reasoning.is_keyframe:
             said.keyframes.append((reasoning.stamp_ns, reasoning.trigger))
         return
-    scene = scene_of(read)
+    scene = SCENE.read(read)
     if scene.bundle_digest:
         said.context.setdefault("digest", scene.bundle_digest)
         said.frames.setdefault(scene.stamp_ns, scene_record(scene))

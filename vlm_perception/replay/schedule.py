@@ -14,16 +14,11 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlm_perception.messages.codec import MessageError
+from vlm_perception.messages.rosbags import read_cdr, stamp_of_serialized
+from vlm_perception.messages.tables import EMBEDDING, REASONING, SCENE
 from vlm_perception.replay.bag import Bag
-from vlm_perception.replay.building import EMBEDDING, REASONING, SCENE
 from vlm_perception.replay.errors import ReplayError
-from vlm_perception.replay.messages import (
-    MessageError,
-    read_cdr,
-    reasoning_of,
-    scene_of,
-    stamp_of_serialized,
-)
 from vlm_perception.types import UNKNOWN_AGE, Reasoning, Scene, Trigger
 
 AGE_PRECISION_NS = 1_000_000
@@ -75,13 +70,13 @@ def read_schedule(path: Path) -> Schedule:
     for message in bag.messages(kinds):
         kind = kinds[message.topic]
         try:
-            if kind == EMBEDDING:
+            if kind == EMBEDDING.type_name:
                 encoded.add(stamp_of_serialized(message.data))
-            elif kind == REASONING:
-                reasoning = reasoning_of(read_cdr(message.data, kind))
+            elif kind == REASONING.type_name:
+                reasoning = REASONING.read(read_cdr(message.data, kind))
                 reasonings.setdefault(reasoning.stamp_ns, reasoning)
             else:
-                scene = scene_of(read_cdr(message.data, kind))
+                scene = SCENE.read(read_cdr(message.data, kind))
                 scenes.setdefault(scene.stamp_ns, scene)
         except (MessageError, struct.error):
             damaged += 1
@@ -101,7 +96,7 @@ def read_schedule(path: Path) -> Schedule:
 
 def _topics(bag: Bag) -> dict[str, str]:
     """Type of each topic that a schedule is read from."""
-    wanted = (EMBEDDING, REASONING, SCENE)
+    wanted = [table.type_name for table in (EMBEDDING, REASONING, SCENE)]
     kinds = {each.name: each.type_name for each in bag.topics if each.count}
     for kind in wanted:
         count = list(kinds.values()).count(kind)

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_perception.messages.codec import MessageError, stamp_ns
+from vlm_perception.messages.rosbags import serialized
 from vlm_perception.perception.image_conversion import ImageOptions, convert
 from vlm_perception.perception.image_errors import ImageError
 from vlm_perception.perception.image_reader import ImageReader
@@ -31,7 +33,6 @@ from vlm_perception.replay.image_messages import (
     read_image,
     serialized_image,
 )
-from vlm_perception.replay.messages import MessageError, message_types, stamp_ns
 from vlm_perception.replay.packing import OPENERS
 from vlm_perception.replay.storage import CDR, Message, Topic
 
@@ -243,7 +244,7 @@ class MediaSource:
             pixels = convert(message, self.images).pixels
         except ImageError as error:
             return _without_image(index, stamp_ns, error.kind, str(error))
-        data = bytes(message_types().serialize_cdr(message, COMPRESSED_IMAGE))
+        data = serialized(message)
         return CameraFrame(index, stamp_ns, stamp_ns, VIDEO_FRAME_ID, pixels, data)
 
 

@@ -22,17 +22,18 @@ import numpy as np
 import rerun as rr
 import rerun.blueprint as rrb
 
+from vlm_perception.messages.codec import MessageError, stamp_ns
+from vlm_perception.messages.rosbags import read_cdr
+from vlm_perception.messages.tables import REASONING, SCENE
 from vlm_perception.perception.image_conversion import to_rgb
 from vlm_perception.perception.image_errors import ImageError
 from vlm_perception.perception.overlay import LABEL_COLOURS, STATUS_COLOURS
-from vlm_perception.replay.messages import MessageError, read_cdr, reasoning_of, scene_of, stamp_ns
 from vlm_perception.types import Attribute, Reasoning, Scene, Status
 
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 RAW_IMAGE = "sensor_msgs/msg/Image"
-SCENE = "vlm_perception/msg/SemanticScene"
-REASONING = "vlm_perception/msg/SceneReasoning"
-SHOWN = (COMPRESSED_IMAGE, RAW_IMAGE, SCENE, REASONING)
+READERS = {table.type_name: table.read for table in (SCENE, REASONING)}
+SHOWN = (COMPRESSED_IMAGE, RAW_IMAGE, *READERS)
 """The types of messages that make entities."""
 STAMP, ARRIVAL = "stamp", "arrival"
 """Time lines: of the camera, on which boxes lie on their image, and of the recorder."""
@@ -73,16 +74,16 @@ class Entities:
         """
         try:
             message = read_cdr(data, type_name)
-            scene = scene_of(message) if type_name == SCENE else None
+            said = READERS[type_name](message) if type_name in READERS else None
         except MessageError:
             return False
         self._recording.set_time(ARRIVAL, timestamp=np.datetime64(time_ns, "ns"))
         stamp = stamp_ns(message.header.stamp)
         self._recording.set_time(STAMP, timestamp=np.datetime64(stamp or time_ns, "ns"))
-        if scene is not None:
-            self._scene(scene)
-        elif type_name == REASONING:
-            self._reasoning(reasoning_of(message))
+        if isinstance(said, Scene):
+            self._scene(said)
+        elif isinstance(said, Reasoning):
+            self._reasoning(said)
         else:
             self._image(message, type_name)
         return True

@@ -18,6 +18,7 @@ from rich.progress import Progress
 from vlm_perception.demo.environment import require_ros, use_dds_profile
 from vlm_perception.demo.observer import Observer
 from vlm_perception.demo.topics import Topic
+from vlm_perception.messages.tables import REASONING, SCENE
 from vlm_perception.outputs.file import result_file
 from vlm_perception.replay.bag import Bag
 from vlm_perception.replay.errors import ReplayError
@@ -26,8 +27,6 @@ from vlm_perception.replay.telling import tell_losses, tell_notes
 from vlm_perception.viewer.entities import (
     COMPRESSED_IMAGE,
     RAW_IMAGE,
-    REASONING,
-    SCENE,
     SHOWN,
     Entities,
 )
@@ -113,7 +112,7 @@ def _show_bag(
         for topic in bag.topics
         if topic.type_name in SHOWN and topic.name.strip("/").startswith(prefix)
     }
-    if not any(topic.type_name == SCENE for topic in topics.values()):
+    if not any(topic.type_name == SCENE.type_name for topic in topics.values()):
         raise ReplayError(
             f"{bag.path} holds no scenes{f' below {prefix}' if prefix else ''}: "
             "`vlm-perception replay` makes a bag that does"
@@ -170,7 +169,11 @@ def _topics(options: ViewOptions) -> tuple[Topic, ...]:
         RAW_IMAGE if raw else COMPRESSED_IMAGE,
         reliable=False,
     )
-    return (image, Topic(f"{prefix}reasoning", REASONING), Topic(f"{prefix}scene", SCENE))
+    return (
+        image,
+        Topic(f"{prefix}reasoning", REASONING.type_name),
+        Topic(f"{prefix}scene", SCENE.type_name),
+    )
 
 
 def _say(console: Console, text: str) -> None:

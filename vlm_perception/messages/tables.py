@@ -1,0 +1,163 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The package's messages and the objects that they hold, field by field."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import numpy as np
+
+from vlm_perception import types
+from vlm_perception.messages import codec
+from vlm_perception.messages.codec import Library, MessageError, Part, Row, Table
+from vlm_perception.messages.tensor import tensor
+
+
+def _status(value: int) -> types.Status:
+    try:
+        return types.Status(value)
+    except ValueError as error:
+        raise MessageError(f"its status {value} is none of STATUS_*") from error
+
+
+def _region_message(region: types.Region, library: Library) -> Any:
+    box = library["sensor_msgs/msg/RegionOfInterest"](
+        x_offset=int(region.x),
+        y_offset=int(region.y),
+        height=int(region.height),
+        width=int(region.width),
+        do_rectify=False,
+    )
+    index, score = int(region.label_index), float(region.score)
+    kind = library["vlm_perception/msg/Region"]
+    return kind(label_index=index, label=region.label, score=score, roi=box)
+
+
+def _region(message: Any) -> types.Region:
+    box = message.roi
+    place = (box.x_offset, box.y_offset, box.width, box.height)
+    return types.Region(message.label_index, message.label, message.score, *place)
+
+
+def _attribute_message(attribute: types.Attribute, library: Library) -> Any:
+    return library["vlm_perception/msg/Attribute"](
+        name=attribute.name,
+        value=attribute.value,
+        choices=list(attribute.choices),
+        probabilities=library.sequence(array("f", attribute.probabilities)),
+    )
+
+
+def _attribute(message: Any) -> types.Attribute:
+    choices, probabilities = tuple(message.choices), tuple(message.probabilities.tolist())
+    if len(choices) != len(probabilities):
+        raise MessageError(
+            f"attribute {message.name!r} has {len(choices)} choices, {len(probabilities)} "
+            "probabilities"
+        )
+    return types.Attribute(message.name, message.value, choices, probabilities)
+
+
+def _embedding(**values: Any) -> types.Embedding:
+    tokens, indices = len(values["tokens"]), len(values["token_index"])
+    if tokens != indices:
+        raise MessageError(f"it has {tokens} tokens and {indices} token indices")
+    if not np.isfinite(values["pooled"]).all():
+        raise MessageError("pooled holds NaN or infinity")
+    if not all(values["image_size"]):
+        raise MessageError("its image has no size")
+    return types.Embedding(**values)
+
+
+EMBEDDING_INFO = "vlm_perception/msg/EmbeddingInfo"
+KEYFRAME = Row(codec.time_message, codec.stamp_ns, "keyframe_stamp_ns")
+TEXTS = Row(lambda texts, library: list(texts), tuple)
+STAGES = Row(
+    lambda stages, library: [
+        library["vlm_perception/msg/StageTime"](name=name, duration=float(seconds))
+        for name, seconds in stages.items()
+    ],
+    lambda stages: {stage.name: stage.duration for stage in stages},
+)
+TAGS = Row(
+    lambda tags, library: [
+        library["vlm_perception/msg/Tag"](
+            label_index=int(tag.label_index), label=tag.label, score=float(tag.score)
+        )
+        for tag in tags
+    ],
+    lambda tags: tuple([types.Tag(tag.label_index, tag.label, tag.score) for tag in tags]),
+)
+REGIONS = Row(
+    lambda regions, library: [_region_message(region, library) for region in regions],
+    lambda messages: tuple([_region(message) for message in messages]),
+)
+ATTRIBUTES = Row(
+    lambda attributes, library: [_attribute_message(each, library) for each in attributes],
+    lambda messages: tuple([_attribute(message) for message in messages]),
+)
+EMBEDDING = Table(
+    "vlm_perception/msg/VisionEmbedding",
+    _embedding,
+    run_id=str,
+    sequence=int,
+    bundle_digest=str,
+    image_width=Part("image_size"),
+    image_height=Part("image_size"),
+    grid_width=Part("grid_size"),
+    grid_height=Part("grid_size"),
+    pooled=tensor("pooled", np.float32, 1),
+    tokens=tensor("tokens", np.float16, 2),
+    token_index=Row(
+        lambda places, library: library.sequence(array("H", places.tobytes())),
+        lambda places: np.array(places, np.uint16),
+    ),
+    tags=TAGS,
+    regions=REGIONS,
+    vocabulary_version=int,
+    stages=STAGES,
+)
+REASONING = Table(
+    "vlm_perception/msg/SceneReasoning",
+    types.Reasoning,
+    run_id=str,
+    bundle_digest=str,
+    keyframe_stamp=KEYFRAME,
+    is_keyframe=bool,
+    trigger=lambda trigger: types.Trigger(trigger).value,
+    drift=float,
+    caption=str,
+    attributes=ATTRIBUTES,
+    instruction=str,
+    instruction_version=int,
+    vocabulary_version=int,
+    rung=int,
+    stages=STAGES,
+)
+SCENE = Table(
+    "vlm_perception/msg/SemanticScene",
+    types.Scene,
+    run_id=str,
+    sequence=int,
+    bundle_digest=str,
+    image_width=Part("image_size"),
+    image_height=Part("image_size"),
+    vocabulary_version=int,
+    instruction_version=int,
+    tags=TAGS,
+    regions=REGIONS,
+    attributes=ATTRIBUTES,
+    hazards=TEXTS,
+    conflicts=TEXTS,
+    caption=str,
+    keyframe_stamp=KEYFRAME,
+    embedding_age=float,
+    reasoning_age=float,
+    keyframe_age=float,
+    latency=STAGES,
+    rung=int,
+    status=Row(lambda status, library: int(status), _status),
+    reason=str,
+)
