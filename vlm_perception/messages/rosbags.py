@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from vlm_perception.messages.codec import NS, Library, MessageError
@@ -30,21 +30,6 @@ def message_types() -> Typestore:
 
 
 ROSBAGS = Library(lambda type_name: message_types().types[type_name], np.asarray)
-
-
-def definition_types(type_name: str, definition: str) -> Any:
-    """The types that a recording's own definition of a type tells of.
-
-    Raises:
-        TypesysError: the definition cannot be read.
-    """
-    rule = "=" * 80 + "\n"
-    if not definition.startswith(f"{rule}IDL: "):
-        return get_types_from_msg(definition, type_name)
-    types: dict[str, Any] = {}
-    for part in definition.split(rule)[1:]:
-        types.update(get_types_from_idl(part.split("\n", 1)[1]))
-    return types
 
 
 def serialized(message: Any) -> bytes:

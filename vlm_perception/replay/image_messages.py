@@ -16,9 +16,9 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from vlm_perception.messages.codec import header, stamp_ns
+from vlm_perception.messages.definitions import definition_types
 from vlm_perception.messages.rosbags import (
     ROSBAGS,
-    definition_types,
     message_types,
     serialized,
     unreadable,

@@ -22,7 +22,8 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, TypesysError, get_typestore
 
-from vlm_perception.messages.rosbags import definition_types, message_types
+from vlm_perception.messages.definitions import definition_types
+from vlm_perception.messages.rosbags import message_types
 from vlm_perception.messages.tables import EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
 from vlm_perception.replay.disk_room import check_room
 from vlm_perception.replay.marker_messages import MARKERS

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_perception.messages.codec import MessageError
-from vlm_perception.messages.rosbags import read_cdr
+from vlm_perception.messages.definitions import reader
 from vlm_perception.messages.tables import REASONING, SCENE
 from vlm_perception.replay.bag import METADATA, Bag
 from vlm_perception.replay.errors import ReplayError
@@ -37,6 +37,7 @@ def read_said(path: Path) -> Said:
 
     Raises:
         ReplayError: it is neither, or holds no scene.
+        MessageError: its messages are of another version than can be read.
     """
     if path.is_dir() and (path / "scene.jsonl").exists():
         path = path / "scene.jsonl"
@@ -63,22 +64,20 @@ def _from_log(path: Path) -> Said:
 
 def _from_bag(path: Path) -> Said:
     bag = Bag(path)
-    kinds = {each.name: each.type_name for each in bag.topics}
+    kinds = (SCENE.type_name, REASONING.type_name)
+    topics = {each.name: each for each in bag.topics if each.type_name in kinds and each.count}
+    readers = {name: reader(*each.type) for name, each in topics.items()}
     said = Said(str(path))
-    wanted = [
-        name for name, kind in kinds.items() if kind in (SCENE.type_name, REASONING.type_name)
-    ]
-    for message in bag.messages(wanted):
+    for message in bag.messages(topics):
         try:
-            _take(said, kinds[message.topic], message.data)
+            _take(said, topics[message.topic].type_name, readers[message.topic](message.data))
         except MessageError as error:
             bag.losses.append(str(error))
     said.whole = not bag.losses
     return said
 
 
-def _take(said: Said, kind: str, data: bytes) -> None:
-    read = read_cdr(data, kind)
+def _take(said: Said, kind: str, read: Any) -> None:
     if kind == REASONING.type_name:
         reasoning = REASONING.read(read)
         if reasoning.is_keyframe:

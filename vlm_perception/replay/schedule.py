@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_perception.messages.codec import MessageError
-from vlm_perception.messages.rosbags import read_cdr, stamp_of_serialized
+from vlm_perception.messages.definitions import reader
+from vlm_perception.messages.rosbags import stamp_of_serialized
 from vlm_perception.messages.tables import EMBEDDING, REASONING, SCENE
 from vlm_perception.replay.bag import Bag
 from vlm_perception.replay.errors import ReplayError
+from vlm_perception.replay.storage import Topic
 from vlm_perception.types import UNKNOWN_AGE, Reasoning, Scene, Trigger
 
 AGE_PRECISION_NS = 1_000_000
@@ -60,23 +62,25 @@ def read_schedule(path: Path) -> Schedule:
 
     Raises:
         ReplayError: the bag cannot be read, or lacks one of the topics.
+        MessageError: its messages are of another version than can be read.
     """
     bag = Bag(path)
-    kinds = _topics(bag)
+    topics = _topics(bag)
+    readers = {name: reader(*each.type) for name, each in topics.items()}
     encoded: set[int] = set()
     reasonings: dict[int, Reasoning] = {}
     scenes: dict[int, Scene] = {}
     damaged = 0
-    for message in bag.messages(kinds):
-        kind = kinds[message.topic]
+    for message in bag.messages(topics):
+        kind, read = topics[message.topic].type_name, readers[message.topic]
         try:
             if kind == EMBEDDING.type_name:
                 encoded.add(stamp_of_serialized(message.data))
             elif kind == REASONING.type_name:
-                reasoning = REASONING.read(read_cdr(message.data, kind))
+                reasoning = REASONING.read(read(message.data))
                 reasonings.setdefault(reasoning.stamp_ns, reasoning)
             else:
-                scene = SCENE.read(read_cdr(message.data, kind))
+                scene = SCENE.read(read(message.data))
                 scenes.setdefault(scene.stamp_ns, scene)
         except (MessageError, struct.error):
             damaged += 1
@@ -94,18 +98,18 @@ def read_schedule(path: Path) -> Schedule:
     )
 
 
-def _topics(bag: Bag) -> dict[str, str]:
-    """Type of each topic that a schedule is read from."""
+def _topics(bag: Bag) -> dict[str, Topic]:
+    """The topics that a schedule is read from, by their names."""
     wanted = [table.type_name for table in (EMBEDDING, REASONING, SCENE)]
-    kinds = {each.name: each.type_name for each in bag.topics if each.count}
+    kinds = [each.type_name for each in bag.topics if each.count]
     for kind in wanted:
-        count = list(kinds.values()).count(kind)
+        count = kinds.count(kind)
         if count != 1:
             raise ReplayError(
                 f"{bag.path} has {count} topics of {kind}; a schedule needs one, as they come of "
                 "one camera's nodes"
             )
-    return {name: kind for name, kind in kinds.items() if kind in wanted}
+    return {each.name: each for each in bag.topics if each.count and each.type_name in wanted}
 
 
 def _newest_known(scene: Scene, reasonings: dict[int, Reasoning], taken: list[int]) -> int:

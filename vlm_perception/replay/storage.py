@@ -43,6 +43,11 @@ class Topic:
     qos: tuple[Qos, ...] = ()
     """Quality of service that its publishers offered, where the recording says so."""
 
+    @property
+    def type(self) -> tuple[str, str, str]:
+        """All that the recording says of the messages' type: name, definition and hash."""
+        return self.type_name, self.definition, self.digest
+
 
 @dataclass(frozen=True)
 class Message:

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -23,7 +24,6 @@ import rerun as rr
 import rerun.blueprint as rrb
 
 from vlm_perception.messages.codec import MessageError, stamp_ns
-from vlm_perception.messages.rosbags import read_cdr
 from vlm_perception.messages.tables import REASONING, SCENE
 from vlm_perception.perception.image_conversion import to_rgb
 from vlm_perception.perception.image_errors import ImageError
@@ -61,19 +61,20 @@ class Entities:
         )
         recording.log("status", statuses, static=True)
 
-    def feed(self, type_name: str, time_ns: int, data: bytes) -> bool:
+    def feed(self, type_name: str, time_ns: int, data: bytes, read: Callable[[bytes], Any]) -> bool:
         """Take a message.
 
         Args:
             type_name: one of SHOWN.
             time_ns: when it was received, in nanoseconds.
             data: the message as CDR.
+            read: makes a message of it, or raises MessageError.
 
         Returns:
-            Whether it could be read: another version of the package may have recorded it.
+            Whether it could be read.
         """
         try:
-            message = read_cdr(data, type_name)
+            message = read(data)
             said = READERS[type_name](message) if type_name in READERS else None
         except MessageError:
             return False

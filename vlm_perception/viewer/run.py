@@ -18,6 +18,7 @@ from rich.progress import Progress
 from vlm_perception.demo.environment import require_ros, use_dds_profile
 from vlm_perception.demo.observer import Observer
 from vlm_perception.demo.topics import Topic
+from vlm_perception.messages.definitions import reader
 from vlm_perception.messages.tables import REASONING, SCENE
 from vlm_perception.outputs.file import result_file
 from vlm_perception.replay.bag import Bag
@@ -117,17 +118,18 @@ def _show_bag(
             f"{bag.path} holds no scenes{f' below {prefix}' if prefix else ''}: "
             "`vlm-perception replay` makes a bag that does"
         )
+    readers = {name: reader(*topic.type) for name, topic in topics.items()}
     shown = read = 0
     with Progress(console=console, transient=True) as progress:
         total = sum(topic.count for topic in topics.values())
         for message in progress.track(bag.messages(topics), total=total, description="reading"):
-            kind = topics[message.topic].type_name
-            shown += entities.feed(kind, message.time_ns, message.data)
+            kind, read_message = topics[message.topic].type_name, readers[message.topic]
+            shown += entities.feed(kind, message.time_ns, message.data, read_message)
             read += 1
             if ended():
                 break
     if shown < read:
-        bag.losses.append(f"{read - shown} messages of another version of this package")
+        bag.losses.append(f"{read - shown} messages are damaged")
     tell_losses(bag.losses, console)
     return shown
 
@@ -149,7 +151,7 @@ def _show_graph(
                 topic, time_ns, data = arrived.get(timeout=POLL_S)
             except Empty:
                 continue
-            shown += entities.feed(topic.type_name, time_ns, data)
+            shown += entities.feed(topic.type_name, time_ns, data, reader(topic.type_name))
             heard_s[topic] = time.monotonic()
     return shown
 
