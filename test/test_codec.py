@@ -166,6 +166,22 @@ def test_lying_tensors_are_refused(changes: dict[str, Any]) -> None:
         tensor_array(message, "t")
 
 
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (replace(SEEN, tags=SEEN.tags * 600), "600 tags; at most"),
+        (replace(SEEN, regions=SEEN.regions * 9000), "9000 regions"),
+        (replace(REASONED, attributes=REASONED.attributes * 200), "200 attributes"),
+        (replace(REASONED, caption="word " * 300_000), "in its caption"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_messages_that_hold_more_than_any_node_says_are_refused(value: Any, sentence: str) -> None:
+    table, alone = TABLES[type(value)]
+    with pytest.raises(MessageError, match=sentence):
+        table.read(table.write(value, ROS, **alone))
+
+
 def test_messages_that_contradict_themselves_are_refused() -> None:
     few, wrong = (EMBEDDING.write(SEEN, ROS, processing_time=0.5) for _ in range(2))
     few.token_index = few.token_index[:1]

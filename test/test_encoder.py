@@ -38,6 +38,11 @@ def test_an_embedding_is_complete(siglip_bundle: ModelBundle) -> None:
     assert embedding.stages["total"] >= embedding.stages["vision"] > 0
 
 
+def test_the_slash_that_tf2_refuses_is_left_out(siglip_bundle: ModelBundle) -> None:
+    old = replace(frame(), frame_id="/camera_link")
+    assert VisionEncoder(siglip_bundle).encode(old, 0).frame_id == "camera_link"
+
+
 def test_the_same_frame_gives_the_same_bytes(siglip_bundle: ModelBundle) -> None:
     encoder = VisionEncoder(siglip_bundle)
     first = encoder.encode(frame(1), 0)

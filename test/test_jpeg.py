@@ -111,3 +111,9 @@ def test_an_endless_header_ends() -> None:
         decode_jpeg(b"\xff\xd8" + b"\xff\xfe\x00\x02" * 1_000_000)
     with pytest.raises(ImageError):
         decode_jpeg(b"\xff\xd8" + b"\xff" * 10_000_000 + b"\x00")
+
+
+@pytest.mark.parametrize("file", [b"", b"\xff\xd8", b"\n" + corpora.whole("plain")])
+def test_what_is_no_jpeg(file: bytes) -> None:
+    with pytest.raises(ImageError, match="no JPEG"):
+        decode_jpeg(file)

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from rclpy.parameter import Parameter
 
+from vlm_perception.demo.environment import require_ros
+from vlm_perception.nodes.environment import check_environment
 from vlm_perception.nodes.errors import StartError
 from vlm_perception.nodes.qos_overrides import check_overrides
 
@@ -55,6 +57,35 @@ def test_a_node_that_hangs_ends_and_says_where(place: str) -> None:
         _, said = process.communicate(timeout=30.0)
     assert process.returncode == 1
     assert f"in {place}" in said
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"ROS_DOMAIN_ID": "500"}, "ROS_DOMAIN_ID is '500' and must be"),
+        ({"ROS_DOMAIN_ID": "mine"}, "ROS_DOMAIN_ID is 'mine' and must be"),
+        ({"ROS_DOMAIN_ID": "-1"}, "ROS_DOMAIN_ID is '-1' and must be"),
+        ({"ROS_LOG_DIR": "/proc/none"}, "set ROS_LOG_DIR to a folder"),
+        ({"ROS_LOG_DIR": "", "ROS_HOME": "", "HOME": "/proc"}, "set ROS_LOG_DIR to a folder"),
+        ({"ROS_LOG_DIR": "", "ROS_HOME": "", "HOME": ""}, "HOME is not set"),
+    ],
+)
+def test_an_environment_that_no_node_can_start_in_is_explained(
+    variables: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(StartError, match=sentence):
+        check_environment(variables)
+
+
+def test_what_starts_nodes_looks_at_the_environment_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", "500")
+    with pytest.raises(StartError, match="ROS_DOMAIN_ID"):
+        require_ros()
+
+
+def test_domains_and_log_folders_that_can_be_are_taken(tmp_path: Path) -> None:
+    for domain in ("", "0", "232", "0x10", "007", " 5 "):
+        check_environment({"ROS_DOMAIN_ID": domain, "ROS_LOG_DIR": str(tmp_path / "log")})
 
 
 LOADING = """

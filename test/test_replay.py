@@ -244,7 +244,7 @@ def test_a_summary_of_a_long_log_stays_small(replayed, tmp_path):
 
 @given(st.lists(st.integers(0, 2**62) | st.integers(0, 10**10), min_size=1, max_size=12))
 @example([0, 10**17, 0, 10**17])
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_report_is_as_long_as_its_log_whatever_the_clock_did(replayed, tmp_path, times):
     head, *rest = (replayed / run.LOG).read_text().splitlines()
     scene = next(json.loads(line) for line in rest if "tags" in json.loads(line))

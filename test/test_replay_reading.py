@@ -412,6 +412,19 @@ DAMAGED = {
 }
 
 
+def test_a_time_before_all_times_is_damage(tmp_path):
+    bag = KINDS["sqlite3"](tmp_path)
+    data = (bag / "bag.db3").read_bytes()
+    # Once in the row, once in the index.
+    places = [match.start() for match in re.finditer(STAMPS[3].to_bytes(8, "big"), data)]
+    for at in places:
+        (bag / "bag.db3").write_bytes(data[:at] + b"\xff" * 8 + data[at + 8 :])
+        source, frames = read(bag)
+        assert all(frame.time_ns in STAMPS for frame in frames)
+        assert len(frames) == len(FILES) or source.losses
+    assert len(places) == 2
+
+
 FIELDS = (
     b"op=",
     b"conn=",
@@ -439,7 +452,7 @@ def test_any_damage_is_survived_and_what_it_costs_is_told(kind, tmp_path):
         st.sampled_from([b"\0", b"\xff", b"\x7f"]),
         st.sampled_from([1, 8]),
     )
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=40, deadline=None)
     def survived(at, byte, length):
         file.write_bytes(data[:at] + byte * length + data[at + length :])
         try:

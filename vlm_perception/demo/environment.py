@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vlm_perception.errors import RunError
+from vlm_perception.nodes.environment import check_environment
 from vlm_perception.share import share_folder
 
 DOMAINS = range(1, 101)
@@ -25,10 +26,11 @@ class GraphEnvironmentError(RunError):
 
 
 def require_ros() -> None:
-    """Check that ROS and the package's own messages can be imported.
+    """Check that ROS and the package's own messages can be imported, and that nodes can start.
 
     Raises:
         GraphEnvironmentError: One of them is missing.
+        StartError: No node can start in this environment.
     """
     try:
         import rclpy  # noqa: F401, PLC0415
@@ -44,6 +46,7 @@ def require_ros() -> None:
             f"the package's messages are not built ({error}): run `make setup`, or `colcon build`"
             " in a ROS 2 workspace"
         ) from error
+    check_environment()
 
 
 @contextmanager

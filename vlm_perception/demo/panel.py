@@ -17,6 +17,7 @@ from rich.text import Text
 from vlm_perception.demo.meter import Meter, percentiles
 from vlm_perception.demo.observer import Observer, Report
 from vlm_perception.demo.topics import EMBEDDING, IMAGE, REASONING, SCENE, Topic
+from vlm_perception.perception.shown import shown
 from vlm_perception.types import Attribute, Scene, Status, Tag
 
 NODES: tuple[tuple[str, Topic], ...] = (
@@ -101,7 +102,8 @@ class Panel:
 
     def render(self) -> RenderableType:
         """The panel as it stands."""
-        scene = self._observer.scene()
+        newest = self._observer.scene()
+        scene = newest and shown(newest)
         parts: list[RenderableType] = [_node_table(node_rows(self._observer))]
         if scene is None:
             parts.append(Text("waiting for the first scene: the nodes load their models", "dim"))
@@ -118,8 +120,9 @@ class Panel:
         parts += [f"{row.name} {row.rate} Hz p50 {row.p50} p95 {row.p95} ms" for row in rows]
         parts.append(f"drops {'/'.join(row.dropped for row in rows)}")
         parts.append(f"key frames {rows[2].keyframes}")
-        scene = self._observer.scene()
-        if scene is not None:
+        newest = self._observer.scene()
+        if newest is not None:
+            scene = shown(newest)
             parts.append(" ".join(filter(None, (scene.status.name, scene.reason))))
             parts.append(", ".join(f"{tag.label} {tag.score:.2f}" for tag in _best(scene.tags)))
             answers = (f"{a.name}={a.value} {_probability(a):.2f}" for a in scene.attributes)
@@ -215,7 +218,7 @@ def _tag_table(tags: tuple[Tag, ...]) -> Table:
     table.add_column("")
     table.add_column("score", justify="right")
     for tag in _best(tags):
-        table.add_row(tag.label, _bar(tag.score), f"{tag.score:.2f}")
+        table.add_row(Text(tag.label), _bar(tag.score), f"{tag.score:.2f}")
     return table
 
 
@@ -228,7 +231,7 @@ def _attribute_table(attributes: tuple[Attribute, ...]) -> Table:
     for attribute in attributes:
         probability = _probability(attribute)
         name = attribute.name.replace("_", " ")
-        table.add_row(name, attribute.value, _bar(probability), f"{probability:.2f}")
+        table.add_row(Text(name), Text(attribute.value), _bar(probability), f"{probability:.2f}")
     return table
 
 

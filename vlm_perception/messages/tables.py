@@ -5,14 +5,21 @@
 from __future__ import annotations
 
 from array import array
-from typing import Any
+from collections.abc import Sized
+from typing import Any, TypeVar
 
 import numpy as np
 
 from vlm_perception import types
+from vlm_perception.manifest import MOST_LABELS, MOST_QUESTIONS
 from vlm_perception.messages import codec
 from vlm_perception.messages.codec import Library, MessageError, Part, Row, Table
 from vlm_perception.messages.tensor import tensor
+from vlm_perception.perception.regions import MOST_REGIONS_PER_LABEL
+
+LONGEST_CAPTION = 10_000
+MOST_REGIONS = MOST_LABELS * MOST_REGIONS_PER_LABEL
+T = TypeVar("T", bound=Sized)
 
 
 def _status(value: int) -> types.Status:
@@ -60,6 +67,13 @@ def _attribute(message: Any) -> types.Attribute:
     return types.Attribute(message.name, message.value, choices, probabilities)
 
 
+def _few(what: str, values: T, most: int) -> T:
+    """The values, of which what comes in goes out with each scene, and is drawn."""
+    if len(values) > most:
+        raise MessageError(f"it has {len(values)} {what}; at most {most} are taken")
+    return values
+
+
 def _embedding(**values: Any) -> types.Embedding:
     tokens, indices = len(values["tokens"]), len(values["token_index"])
     if tokens != indices:
@@ -88,15 +102,24 @@ TAGS = Row(
         )
         for tag in tags
     ],
-    lambda tags: tuple([types.Tag(tag.label_index, tag.label, tag.score) for tag in tags]),
+    lambda tags: tuple(
+        [
+            types.Tag(tag.label_index, tag.label, tag.score)
+            for tag in _few("tags", tags, MOST_LABELS)
+        ]
+    ),
 )
 REGIONS = Row(
     lambda regions, library: [_region_message(region, library) for region in regions],
-    lambda messages: tuple([_region(message) for message in messages]),
+    lambda messages: tuple(
+        [_region(message) for message in _few("regions", messages, MOST_REGIONS)]
+    ),
 )
 ATTRIBUTES = Row(
     lambda attributes, library: [_attribute_message(each, library) for each in attributes],
-    lambda messages: tuple([_attribute(message) for message in messages]),
+    lambda messages: tuple(
+        [_attribute(message) for message in _few("attributes", messages, MOST_QUESTIONS)]
+    ),
 )
 EMBEDDING = Table(
     "vlm_perception/msg/VisionEmbedding",
@@ -119,6 +142,10 @@ EMBEDDING = Table(
     vocabulary_version=int,
     stages=STAGES,
 )
+CAPTION = Row(
+    lambda text, library: str(text),
+    lambda text: _few("characters in its caption", text, LONGEST_CAPTION),
+)
 REASONING = Table(
     "vlm_perception/msg/SceneReasoning",
     types.Reasoning,
@@ -128,7 +155,7 @@ REASONING = Table(
     is_keyframe=bool,
     trigger=lambda trigger: types.Trigger(trigger).value,
     drift=float,
-    caption=str,
+    caption=CAPTION,
     attributes=ATTRIBUTES,
     instruction=str,
     instruction_version=int,
@@ -151,7 +178,7 @@ SCENE = Table(
     attributes=ATTRIBUTES,
     hazards=TEXTS,
     conflicts=TEXTS,
-    caption=str,
+    caption=CAPTION,
     keyframe_stamp=KEYFRAME,
     embedding_age=float,
     reasoning_age=float,

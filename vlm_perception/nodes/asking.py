@@ -8,9 +8,10 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
-from rclpy.action import ActionServer, CancelResponse
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
 
 from vlm_perception.action import Describe
 from vlm_perception.errors import VlmPerceptionError
@@ -18,11 +19,14 @@ from vlm_perception.messages.codec import time_message
 from vlm_perception.messages.ros import ROS
 from vlm_perception.nodes.diagnostics import Meter, milliseconds
 from vlm_perception.nodes.priority import give_way
-from vlm_perception.nodes.qos import results
+from vlm_perception.nodes.qos import requests, results
 from vlm_perception.perception.asking import Asker, AskError, Description
 from vlm_perception.srv import Ask
 from vlm_perception.types import Embedding
 
+GOALS_TOLD = 5
+"""Goals at once that end with a sentence; more are rejected, which costs no thread."""
+LONGEST_NAME = 100
 FEEDBACK_KEPT = 100
 """Pieces of a text that wait for a slow client; by default ten would, less than a sentence."""
 
@@ -48,12 +52,18 @@ class Asking:
         self._answers, self._descriptions = Meter(), Meter()
         self._stopping = threading.Event()
         self._describing = threading.Lock()
-        node.create_service(Ask, "~/ask", self._ask)
+        self._goals, self._goals_lock = 0, threading.Lock()
+        node.create_service(Ask, "~/ask", self._ask, qos_profile=requests())
         self._server = ActionServer(
             node,
             Describe,
             "~/describe",
             self._describe,
+            goal_callback=self._respond,
+            handle_accepted_callback=self._accepted,
+            goal_service_qos_profile=requests(),
+            result_service_qos_profile=requests(),
+            cancel_service_qos_profile=requests(),
             cancel_callback=lambda _: CancelResponse.ACCEPT,
             feedback_pub_qos_profile=results(FEEDBACK_KEPT),
         )
@@ -134,15 +144,41 @@ class Asking:
             served = ", ".join(names)
             raise AskError(f"this node serves the cameras {served}; name one of them as `camera`")
         served = f"the camera {here!r}" if here else "a camera without a name"
+        wanted = wanted[:LONGEST_NAME]
         raise AskError(
-            f"this node serves {served} and not {camera!r}; leave the field empty, or ask "
+            f"this node serves {served} and not {wanted!r}; leave the field empty, or ask "
             f"/{wanted}/{self._node.get_name()}"
         )
 
+    def _respond(self, _: Any) -> GoalResponse:
+        if self._goals < GOALS_TOLD:
+            return GoalResponse.ACCEPT
+        self._complain(f"{GOALS_TOLD} goals are at work or end just now; send it again in a moment")
+        return GoalResponse.REJECT
+
+    def _accepted(self, goal: Any) -> None:
+        with self._goals_lock:
+            self._goals += 1
+        goal.execute()
+
     def _describe(self, goal: Any) -> Any:
+        result = Describe.Result(time_to_first_token=-1.0, bundle_digest=self._digest)
+        try:
+            self._serve(goal, result)
+        except Exception:
+            # Nothing can be published any more when the process ends, and nobody is left to tell.
+            if self._node.context.ok():
+                raise
+            with suppress(Exception):
+                goal.abort()  # Of a goal without an end, rclpy would complain.
+        finally:
+            with self._goals_lock:
+                self._goals -= 1
+        return result
+
+    def _serve(self, goal: Any, result: Any) -> None:
         began = time.monotonic()
         give_way(self._node.settings.niceness)
-        result = Describe.Result(time_to_first_token=-1.0, bundle_digest=self._digest)
         if not self._describing.acquire(blocking=False):
             self._refuse(result, "one description is being written already; cancel it or wait")
         else:
@@ -156,18 +192,18 @@ class Asking:
             finally:
                 self._describing.release()
         result.processing_time = time.monotonic() - began
-        if not self._node.context.ok():
-            return result  # The process ends: there is nobody left to tell.
         if goal.is_cancel_requested:
             goal.canceled()
         elif result.success:
             goal.succeed()
         else:
             goal.abort()
-        return result
 
     def _refuse(self, result: Any, sentence: str) -> None:
         result.message = sentence
+        self._complain(sentence)
+
+    def _complain(self, sentence: str) -> None:
         self._node.complaints.add("description_refused", f"no description: {sentence}")
 
     def _write(self, goal: Any, result: Any, began: float) -> None:

@@ -25,6 +25,7 @@ from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.logging import LoggingSeverity, set_logger_level
 from rclpy.signals import SignalHandlerOptions
 
+from vlm_perception.nodes.environment import check_environment
 from vlm_perception.nodes.errors import EndedError, StartError
 from vlm_perception.nodes.executor import ServiceThreadsExecutor
 from vlm_perception.nodes.priority import session_as_before
@@ -95,10 +96,12 @@ def _run(creators: Sequence[Callable[[], Any]]) -> int:
     # Of a node that was killed, whose place this one may take.
     remove_leftovers()
     try:
+        check_environment()
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    # What it raises for wrong arguments behind --ros-args are private subclasses.
-    except RuntimeError as error:
-        print(f"cannot start: {type(error).__name__}: {error}", file=sys.stderr)
+    # What init raises for wrong arguments behind --ros-args are private subclasses of RuntimeError.
+    except (StartError, RuntimeError) as error:
+        kind = "" if isinstance(error, StartError) else f"{type(error).__name__}: "
+        print(f"cannot start: {kind}{error}", file=sys.stderr)
         return BAD_INPUT
     executor = ServiceThreadsExecutor()  # Before a signal can end the context that it needs.
     threading.Thread(target=_end_by_signal, args=(woken,), name="signals", daemon=True).start()

@@ -46,6 +46,11 @@ def results(depth: int = 10) -> QoSProfile:
     )
 
 
+def requests() -> QoSProfile:
+    """For services: so many at once that each is told yes or no; the default drops all but ten."""
+    return results(1000)
+
+
 def watched(lease_s: float, depth: int = 10) -> QoSProfile:
     """As results, and whoever asks for liveliness learns of a silence as long as the lease.
 

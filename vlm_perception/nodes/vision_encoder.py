@@ -24,7 +24,7 @@ from vlm_perception.nodes.lifecycle import NetworkSettings, PerceptionNode
 from vlm_perception.nodes.parameters import CONFIGURE, setting
 from vlm_perception.nodes.plans import prepare_plans, why_not_tensorrt
 from vlm_perception.nodes.process import run
-from vlm_perception.nodes.qos import latched, newest, overridable
+from vlm_perception.nodes.qos import latched, newest, overridable, requests
 from vlm_perception.nodes.worker import Worker
 from vlm_perception.perception.embedding_info import embedding_info_fields
 from vlm_perception.perception.encoder import VisionEncoder
@@ -91,7 +91,9 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             EmbeddingInfo, "embedding_info", latched(), qos_overriding_options=overridable()
         )
         self._vocabulary_requests = threading.BoundedSemaphore(VOCABULARY_REQUESTS)
-        self.create_service(SetVocabulary, "~/set_vocabulary", self._set_vocabulary)
+        self.create_service(
+            SetVocabulary, "~/set_vocabulary", self._set_vocabulary, qos_profile=requests()
+        )
 
     def load(self) -> None:
         """Load the bundle, compare it with its golden outputs and warm the networks up."""
@@ -198,6 +200,12 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
                 error.kind, f"image on {images.topic} was skipped: {self._reader.explain(error)}"
             )
             return
+        if message.header.frame_id != embedding.frame_id:
+            self.get_logger().warning(
+                f"the camera's frame_id {message.header.frame_id!r} begins with a slash, which tf2 "
+                f"refuses: results carry {embedding.frame_id!r}; name it so in the camera's driver",
+                once=True,
+            )
         embedding = replace(embedding, stages={"convert": converting, **embedding.stages})
         elapsed = time.monotonic() - arrival.received_s
         result = EMBEDDING.write(embedding, ROS, processing_time=elapsed)

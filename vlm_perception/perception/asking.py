@@ -223,11 +223,12 @@ class Asker:
     def _question(self, question: str, choices: Sequence[str]) -> QuestionSpec | str:
         """Check what is asked; a typed question comes back with its choices."""
         question = question.strip()
-        for text in (question, *choices):
-            require_text(text)
         if not question:
             raise AskError("the question is empty; ask one")
         _check_length(question, "question")
+        _check_number(choices)
+        for text in (question, *choices):
+            require_text(text)
         if not choices:
             return question
         _check_choices(choices)
@@ -282,11 +283,14 @@ def _check_length(text: str, what: str) -> None:
         )
 
 
-def _check_choices(choices: Sequence[str]) -> None:
+def _check_number(choices: Sequence[str]) -> None:
     if len(choices) == 1:
         raise AskError("one choice is no question; give two or more, or none for a free answer")
     if len(choices) > MOST_CHOICES:
         raise AskError(f"there are {len(choices)} choices and at most {MOST_CHOICES} are taken")
+
+
+def _check_choices(choices: Sequence[str]) -> None:
     if not all(choice.strip() for choice in choices):
         raise AskError("a choice is empty; give each one a word")
     _check_length("".join(choices), "list of choices")

@@ -136,7 +136,8 @@ class VisionEncoder:
         spec = self._bundle.manifest.image
         return Embedding(
             stamp_ns=frame.stamp_ns,
-            frame_id=frame.frame_id,
+            # tf2 takes no slash in front, which tf had.
+            frame_id=frame.frame_id.lstrip("/"),
             sequence=sequence,
             run_id=self._run_id,
             bundle_digest=self._bundle.digest,

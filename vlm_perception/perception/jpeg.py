@@ -112,7 +112,7 @@ def decode_jpeg(file: bytes, *, accept_padding: bool = False) -> DecodedJpeg:
         ImageError: it is no JPEG that can be read, or one that would take too long.
     """
     header = read_header(file)
-    _check_work(header, file)
+    _check_work(header, file, MAX_WORK)
     if header.padded:
         cleaned = decode_jpeg(header.clean + file[header.data :], accept_padding=accept_padding)
         return replace(cleaned, padded=True)
@@ -122,6 +122,7 @@ def decode_jpeg(file: bytes, *, accept_padding: bool = False) -> DecodedJpeg:
         warning = str(error)
     else:
         return DecodedJpeg(pixels, header.components == 1, padded=False)
+    _check_work(header, file, MAX_WORK // 2)  # It is decoded twice.
     _check_padding(file, header, warning, accept_padding)
     pixels = simplejpeg.decode_jpeg(file, "RGB", strict=False)
     return DecodedJpeg(pixels, header.components == 1, padded=True)
@@ -134,6 +135,8 @@ def read_header(file: bytes) -> JpegHeader:
         DamagedImageError: it ends too early, or it has no picture.
         ImageError: it is of a kind that cannot be decoded.
     """
+    if not file.startswith(START):
+        raise ImageError("bad_format", "its data is no JPEG")
     position, clean, padded = 2, file[:2], False
     frame, progressive, size_at, interval = b"", False, 0, 0
     for _ in range(MAX_SEGMENTS):
@@ -181,14 +184,14 @@ def _frame(frame: bytes) -> tuple[tuple[int, int], int, tuple[int, int]]:
     return (width, height), components, (across, down)
 
 
-def _check_work(header: JpegHeader, file: bytes) -> None:
+def _check_work(header: JpegHeader, file: bytes, most: int) -> None:
     """Refuse a small file that would take long to decode."""
     scans = 1 + (file.count(b"\xff\xda", header.data) if header.many_scans else 0)
     if scans > MAX_SCANS:
         raise ImageError(
             "bad_size", f"its JPEG has more than {MAX_SCANS} scans; send a baseline JPEG"
         )
-    if header.width * header.height * (scans + 4) > MAX_WORK:
+    if header.width * header.height * (scans + 4) > most:
         raise ImageError(
             "bad_size",
             f"its JPEG of {header.width}x{header.height} in {scans} scan(s) would take too long to "

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vlm_perception.perception.shown import shown
 from vlm_perception.types import Scene, Status
 
 DEPTH = 5.0
@@ -106,6 +107,7 @@ def scene_shapes(scene: Scene, camera: Pinhole | None, depth: float = DEPTH) -> 
         camera: places the pixels; guessed where it is None.
         depth: distance in metres of the plane on which everything stands.
     """
+    scene = shown(scene)
     camera = camera or Pinhole.of_image(scene.image_size)
     height, width = depth * TEXT_HEIGHT, depth * LINE_WIDTH
     above = (camera.point(camera.cx, 0, depth),)

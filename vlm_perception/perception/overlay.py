@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from vlm_perception.perception.shown import shown
 from vlm_perception.types import Attribute, Region, Scene, Status, Tag
 
 Colour = tuple[int, int, int]
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels; right and bottom are outside."""
 Picture = NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -49,7 +52,12 @@ MAX_ATTRIBUTES = 10
 MAX_REGIONS = 24
 MAX_CAPTION_LINES = 2
 SMALLEST_READABLE = 96
+LEAST_SCALE = 0.7
+"""Below it letters cannot be read; small images get fewer panels instead."""
+MOST_OF_WIDTH = 0.5
+"""A panel that would take more is left out."""
 PANEL_OPACITY = 0.68
+NOWHERE: Box = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class _Layout:
     @classmethod
     def of(cls, width: int, height: int) -> _Layout:
         # Two panels side by side need some 710 pixels of a scale of 1.
-        scale = min(width / 900, height / 720)
+        scale = max(LEAST_SCALE, min(width / 900, height / 720))
         return cls(
             scale=scale,
             margin=max(2, round(16 * scale)),
@@ -96,13 +104,18 @@ def draw_scene(image_rgb: Picture, scene: Scene) -> Picture:
     if width == 0 or height == 0:
         return canvas
     layout = _Layout.of(width, height)
-    _draw_regions(canvas, scene, layout)
+    scene = shown(scene)
+    boxes = _draw_regions(canvas, scene, layout)
     if min(width, height) < SMALLEST_READABLE:
         return canvas
     bottom = _draw_footer(canvas, scene, layout)
-    _draw_tags(canvas, scene.tags, layout, bottom)
-    _draw_attributes(canvas, scene.attributes, layout, bottom)
-    _draw_warnings(canvas, scene, layout)
+    taken = [(layout.margin, bottom, width - layout.margin, height)]
+    if layout.panel <= MOST_OF_WIDTH * width:
+        taken.append(_draw_tags(canvas, scene.tags, layout, bottom))
+        taken.append(_draw_attributes(canvas, scene.attributes, layout, bottom))
+    taken += _draw_warnings(canvas, scene, layout, bottom, taken)
+    for region, box in boxes:
+        _draw_label(canvas, region, box, taken, layout)
     return canvas
 
 
@@ -176,12 +189,16 @@ def _chip(
     canvas: Picture, text: str, at: tuple[int, int], layout: _Layout, colour: Colour
 ) -> tuple[int, int]:
     """Write dark text on a coloured chip and return the chip's width and height."""
-    width, height = _text_size(text, layout.small)
-    pad_x, pad_y = layout.px(7), layout.px(3)
-    size = (width + 2 * pad_x, height + 2 * pad_y)
+    size = _chip_size(text, layout)
     _paint(canvas, _rounded(*size, layout.px(6)), at, colour)
-    _write(canvas, text, (at[0] + pad_x, at[1] + pad_y), layout.small, DARK)
+    inside = (at[0] + layout.px(7), at[1] + layout.px(3))
+    _write(canvas, text, inside, layout.small, DARK)
     return size
+
+
+def _chip_size(text: str, layout: _Layout) -> tuple[int, int]:
+    width, height = _text_size(text, layout.small)
+    return width + 2 * layout.px(7), height + 2 * layout.px(3)
 
 
 def _bar(
@@ -226,41 +243,64 @@ def _label_colour(label_index: int) -> Colour:
     return LABEL_COLOURS[label_index % len(LABEL_COLOURS)]
 
 
-def _draw_regions(canvas: Picture, scene: Scene, layout: _Layout) -> None:
+def _draw_regions(canvas: Picture, scene: Scene, layout: _Layout) -> list[tuple[Region, Box]]:
+    """Draw the strongest boxes and return where they are."""
     height, width = canvas.shape[:2]
     scene_width, scene_height = scene.image_size
     if scene_width <= 0 or scene_height <= 0:
-        return
+        return []
     ratio = (width / scene_width, height / scene_height)
     strongest = sorted(scene.regions, key=lambda region: region.score)[-MAX_REGIONS:]
-    for region in strongest:
-        _draw_region(canvas, region, ratio, layout)
+    return [(region, _draw_region(canvas, region, ratio, layout)) for region in strongest]
 
 
 def _draw_region(
     canvas: Picture, region: Region, ratio: tuple[float, float], layout: _Layout
-) -> None:
+) -> Box:
     height, width = canvas.shape[:2]
     x0, y0 = round(region.x * ratio[0]), round(region.y * ratio[1])
     x1 = min(width - 1, round((region.x + region.width) * ratio[0]) - 1)
     y1 = min(height - 1, round((region.y + region.height) * ratio[1]) - 1)
     colour = _label_colour(region.label_index)
     cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, max(1, layout.px(2)))
-    if min(width, height) < SMALLEST_READABLE:
-        return
-    text = f"{region.label} {region.score:.2f}"
-    chip_height = _text_size(text, layout.small)[1] + 2 * layout.px(3)
-    top = y0 - chip_height if y0 >= chip_height else y0
-    _chip(canvas, text, (x0, top), layout, colour)
+    return x0, y0, x1 + 1, y1 + 1
 
 
-def _draw_tags(canvas: Picture, tags: tuple[Tag, ...], layout: _Layout, bottom: int) -> None:
+def _draw_label(
+    canvas: Picture, region: Region, box: Box, taken: list[Box], layout: _Layout
+) -> None:
+    """Write what is in a box, at the first place of those around it where nothing is written."""
+    text = _fit(f"{region.label} {region.score:.2f}", layout.small, canvas.shape[1] // 2)
+    width, height = _chip_size(text, layout)
+    left, top, right, bottom = box
+    left = max(0, min(left, canvas.shape[1] - width))
+    places = [(left, top - height), (left, top), (left, bottom), (left, bottom - height)]
+    places += [(left, other[3]) for other in taken if _overlap(box, other)]
+    places += [(beside, top) for _, _, beside, _ in taken if left < beside < right]
+    free = (
+        (x, y)
+        for x, y in places
+        if 0 <= y <= canvas.shape[0] - height
+        and not any(_overlap((x, y, x + width, y + height), other) for other in taken)
+    )
+    at = next(free, (left, max(0, top - height)))
+    _chip(canvas, text, at, layout, _label_colour(region.label_index))
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _draw_tags(canvas: Picture, tags: tuple[Tag, ...], layout: _Layout, bottom: int) -> Box:
+    """Draw the likeliest tags at the upper left and return the place that they take."""
     best = sorted(tags, key=lambda tag: -tag.score)[:MAX_TAGS]
     rows = _rows_that_fit(len(best), layout, bottom)
     if rows <= 0:
-        return
+        return NOWHERE
     x = y = layout.margin
-    _panel(canvas, (x, y), (layout.panel, _panel_height(rows, layout)), layout)
+    size = (layout.panel, _panel_height(rows, layout))
+    taken = (x, y, x + size[0], y + size[1])
+    _panel(canvas, (x, y), size, layout)
     x += layout.px(14)
     y += layout.px(10)
     _write(canvas, "TAGS", (x, y), layout.small, GREY)
@@ -276,25 +316,30 @@ def _draw_tags(canvas: Picture, tags: tuple[Tag, ...], layout: _Layout, bottom: 
         bar = (bar_x, top + layout.px(7), bar_width, layout.px(8))
         _bar(canvas, tag.score, bar, layout, _label_colour(tag.label_index))
         _write(canvas, score, (score_x, top), layout.text, GREY)
+    return taken
 
 
 def _draw_attributes(
     canvas: Picture, attributes: tuple[Attribute, ...], layout: _Layout, bottom: int
-) -> None:
+) -> Box:
+    """Draw the answers at the upper right and return the place that they take."""
     rows = _rows_that_fit(min(len(attributes), MAX_ATTRIBUTES), layout, bottom)
     if rows <= 0:
-        return
+        return NOWHERE
     x = canvas.shape[1] - layout.margin - layout.panel
     if x < layout.margin + layout.panel:  # Too narrow for two panels side by side (portrait).
-        return
+        return NOWHERE
     y = layout.margin
-    _panel(canvas, (x, y), (layout.panel, _panel_height(rows, layout)), layout)
+    size = (layout.panel, _panel_height(rows, layout))
+    taken = (x, y, x + size[0], y + size[1])
+    _panel(canvas, (x, y), size, layout)
     x += layout.px(14)
     y += layout.px(10)
     _write(canvas, "ATTRIBUTES", (x, y), layout.small, GREY)
     inner = layout.panel - 2 * layout.px(14)
     for row, attribute in enumerate(attributes[:rows]):
         _draw_attribute(canvas, attribute, (x, y + layout.row * (row + 1)), inner, layout)
+    return taken
 
 
 def _draw_attribute(
@@ -370,18 +415,25 @@ def _duration(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def _draw_warnings(canvas: Picture, scene: Scene, layout: _Layout) -> None:
+def _draw_warnings(
+    canvas: Picture, scene: Scene, layout: _Layout, bottom: int, taken: list[Box]
+) -> list[Box]:
     """Hazards in red and conflicts between the paths in amber, at the top between the panels."""
-    chips = [(hazard, RED) for hazard in scene.hazards]
-    chips += [(conflict, AMBER) for conflict in scene.conflicts]
-    left = 2 * layout.margin + layout.panel
-    right = canvas.shape[1] - left
+    chips = [(f"hazard: {hazard}", RED) for hazard in scene.hazards]
+    chips += [(f"conflict: {conflict}", AMBER) for conflict in scene.conflicts]
+    beside = [box for box in taken if box[1] == layout.margin]
+    left = max((box[2] for box in beside if box[0] == layout.margin), default=0) + layout.margin
+    right = min((box[0] for box in beside if box[0] > layout.margin), default=canvas.shape[1])
+    right -= layout.margin
     y = layout.margin
+    places: list[Box] = []
     for text, colour in chips:
-        room = right - left - 2 * layout.px(7)
-        if room <= 0:
-            return
-        shown = _fit(text, layout.small, room)
-        width = _text_size(shown, layout.small)[0] + 2 * layout.px(7)
-        _, height = _chip(canvas, shown, ((left + right - width) // 2, y), layout, colour)
+        shown_text = _fit(text, layout.small, right - left - 2 * layout.px(7))
+        width, height = _chip_size(shown_text, layout)
+        if y + height > bottom:
+            break
+        x = (left + right - width) // 2
+        _chip(canvas, shown_text, (x, y), layout, colour)
+        places.append((x, y, x + width, y + height))
         y += height + layout.px(6)
+    return places

@@ -81,7 +81,9 @@ class VocabularyBuilder:
         Raises:
             VocabularyError: there are none, too many, or one is empty, doubled or too long.
         """
-        names = list(self._known) if labels is None else [label.strip() for label in labels]
+        wanted = list(self._known) if labels is None else labels
+        _check_number(wanted)
+        names = [label.strip() for label in wanted]
         _check_labels(names)
         specs = [self._known.get(name, LabelSpec(label=name)) for name in names]
         defaults, text = self._manifest.vocabulary, self._manifest.text
@@ -128,11 +130,14 @@ def _either(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _check_labels(labels: Sequence[str]) -> None:
+def _check_number(labels: Sequence[str]) -> None:
     if not labels:
         raise VocabularyError("a vocabulary needs at least one label")
     if len(labels) > MOST_LABELS:
         raise VocabularyError(f"{len(labels)} labels are too many; at most {MOST_LABELS} are taken")
+
+
+def _check_labels(labels: Sequence[str]) -> None:
     seen: set[str] = set()
     for label in labels:
         if not label:

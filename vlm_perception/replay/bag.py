@@ -88,8 +88,10 @@ class Bag:
             read = 0
             try:
                 for message in file.messages(names, start_ns, stop_ns):
-                    read += 1
-                    yield message
+                    # A damaged index can give what was not asked for.
+                    if start_ns <= message.time_ns < stop_ns:
+                        read += 1
+                        yield message
                 self._lose(file.loss)
             finally:
                 file.close()

@@ -19,6 +19,8 @@ from rosbags.highlevel import AnyReader, AnyReaderError
 
 from vlm_perception.messages.codec import stamp_ns
 from vlm_perception.messages.tables import SCENE as SCENES
+from vlm_perception.perception.image_conversion import to_rgb
+from vlm_perception.perception.image_errors import ImageError
 from vlm_perception.perception.overlay import draw_scene
 from vlm_perception.replay.disk_room import check_room
 from vlm_perception.replay.errors import ReplayError
@@ -124,7 +126,7 @@ def _scenes_by_stamp(reader: Any) -> dict[int, Scene]:
 def _images(reader: Any) -> Iterator[tuple[int, Any]]:
     for connection, data in _messages(reader, IMAGE):
         message = reader.deserialize(data, connection.msgtype)
-        yield stamp_ns(message.header.stamp), message.data
+        yield stamp_ns(message.header.stamp), message
 
 
 def _messages(reader: Any, topic: str) -> Iterator[tuple[Any, bytes]]:
@@ -142,17 +144,18 @@ def _count(reader: Any, topic: str) -> int:
     return sum(int(each.msgcount) for each in _connections(reader, topic))
 
 
-def _decode(data: Any) -> NDArray[np.uint8] | None:
-    """BGR picture of a compressed image, or nothing when it is damaged."""
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    return None if picture is None else np.asarray(picture, dtype=np.uint8)
+def _decode(image: Any) -> NDArray[np.uint8] | None:
+    """RGB picture of a compressed image, or nothing when it is damaged."""
+    try:
+        return to_rgb(image)
+    except ImageError:
+        return None
 
 
 def _drawn(picture: NDArray[np.uint8], scene: Scene | None) -> NDArray[np.uint8]:
-    if scene is None:
-        return picture
-    rgb = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-    return np.asarray(cv2.cvtColor(draw_scene(rgb, scene), cv2.COLOR_RGB2BGR), dtype=np.uint8)
+    """BGR picture with the scene on it."""
+    rgb = picture if scene is None else draw_scene(picture, scene)
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), dtype=np.uint8)
 
 
 class VideoWriter:
