@@ -21,7 +21,7 @@ from vlm_perception.perception.decoder import HostDecoder
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.language import LanguageModel, PromptError
 from vlm_perception.perception.partial_text import PartialText
-from vlm_perception.perception.prefixes import BundleMismatchError, NewestPrefix
+from vlm_perception.perception.prefixes import BundleMismatchError, EmbeddingError, NewestPrefix
 from vlm_perception.perception.reasoner import Reasoner, ReasonerSettings
 from vlm_perception.perception.text import TextTokenizer
 from vlm_perception.perception.turns import Turns
@@ -134,6 +134,12 @@ def test_choices_that_the_tokenizer_cannot_tell_apart_are_refused(
 def test_an_embedding_of_another_bundle_is_refused(asker: Asker, seen: Embedding) -> None:
     with pytest.raises(BundleMismatchError, match="same bundle"):
         ask(asker, replace(seen, bundle_digest="f" * 64), "is the road wet")
+
+
+def test_an_embedding_of_another_width_is_refused(asker: Asker, seen: Embedding) -> None:
+    for pooled in (seen.pooled[1:], seen.pooled[:0], np.append(seen.pooled, np.float32(0))):
+        with pytest.raises(EmbeddingError, match="of this bundle have"):
+            ask(asker, replace(seen, pooled=pooled), "is the road wet")
 
 
 @pytest.mark.parametrize("timeout", [-1.0, float("nan"), float("inf")])
