@@ -141,31 +141,28 @@ def _is_own(call: ast.Call, tree: ast.Module) -> bool:
     imported = {
         alias.asname or alias.name
         for each in ast.walk(tree)
-        if isinstance(each, ast.ImportFrom)
-        and (each.module or "").startswith("vlm_perception")
-        # Records and enumerations, which Python's library makes the constructors of.
-        and each.module != "vlm_perception.types"
+        if isinstance(each, ast.ImportFrom) and (each.module or "").startswith("vlm_perception")
         for alias in each.names
+        # Records and enumerations, which Python's library makes the constructors of.
+        if "vlm_perception.types" not in (each.module, f"{each.module}.{alias.name}")
     }
     defined = {each.name for each in tree.body if isinstance(each, ast.FunctionDef | ast.ClassDef)}
     return called == "self" or called in imported | defined
 
 
-FAULTS = (
-    "vlm_perception.engines.onnxruntime:OnnxRuntimeEngine.run",
-    "vlm_perception.perception.reasoner:Reasoner.set_instruction",
-    "vlm_perception.perception.fusion:SceneFusion.fuse",
-)
-"""Where the nodes' own code raises what numpy does for arrays of other shapes."""
-NODES = ("vision_encoder", "language_reasoner", "scene_fusion")
+ENGINE = "vlm_perception.engines.onnxruntime:OnnxRuntimeEngine.run"
+FAULTS = {
+    "vision_encoder": ENGINE,
+    "language_reasoner": f"{ENGINE} vlm_perception.perception.reasoner:Reasoner.set_instruction",
+    "scene_fusion": "vlm_perception.perception.fusion:SceneFusion.fuse",
+}
+"""Where the code of each node fails."""
 
 
 @pytest.fixture
 def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nodes that are started now fail while there is this file."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "hanging"))
-    monkeypatch.setenv("HANGING", " ".join(FAULTS))
-    monkeypatch.setenv("FAILS_WHILE", str(tmp_path / "fault"))
+    """What is started by way of `faulty` fails while there is this file."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     return tmp_path / "fault"
 
 
@@ -174,9 +171,15 @@ def test_faults_of_the_program_are_counted_with_their_trace_and_refuse_nothing(
 ) -> None:
     given = {"bundle": siglip_bundle.path, "engine": "onnxruntime"}
     processes = [
-        graph.start(name, "__ns:=/front", **(given if name != NODES[2] else {})) for name in NODES
+        graph.start(
+            name,
+            "__ns:=/front",
+            runner=["faulty", str(fault), places],
+            **(given if ENGINE in places else {}),
+        )
+        for name, places in FAULTS.items()
     ]
-    for name in NODES:
+    for name in FAULTS:
         graph.wait_active(f"front/{name}")
     camera = EmbeddingCamera(graph, siglip_bundle, 20.0)
 
@@ -199,7 +202,7 @@ def test_faults_of_the_program_are_counted_with_their_trace_and_refuse_nothing(
 
         def all_failed() -> bool:
             images.publish(stamped(image(picture(64, 36), "rgb8"), time.time_ns()))
-            return all(internal(name) > 1 for name in NODES)
+            return all(internal(name) > 1 for name in FAULTS)
 
         wait_until("all faults", all_failed)
         fault.unlink()
@@ -207,15 +210,16 @@ def test_faults_of_the_program_are_counted_with_their_trace_and_refuse_nothing(
     finally:
         camera.close()
     for process in processes:
-        assert "in hangs\n" in process.log() and "ValueError: operands" in process.log()
+        assert "in faulty\n" in process.log() and "ValueError: operands" in process.log()
 
 
 def test_a_fault_of_the_program_ends_a_verb_with_its_trace(
-    siglip_bundle: ModelBundle, fault: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    siglip_bundle: ModelBundle, fault: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HANGING", "vlm_perception.bundle:ModelBundle.verify_golden")
     fault.touch()
-    command = [sys.executable, "-m", "vlm_perception.cli", "bundle", "show"]
+    place = "vlm_perception.bundle:ModelBundle.verify_golden"
+    command = [sys.executable, "-m", "faulty", str(fault), place]
+    command += ["vlm_perception.cli", "bundle", "show"]
     faulty, refused = (
         subprocess.run([*command, name], cwd=tmp_path, capture_output=True, text=True, check=False)
         for name in (str(siglip_bundle.path), "nonesuch")

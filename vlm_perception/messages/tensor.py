@@ -67,7 +67,7 @@ def tensor_array(message: Any, name: str) -> NDArray[Any]:
     # numpy looks whether the last element is in the data, but not whether elements are so twice.
     try:
         if math.prod(shape) * size > held:
-            raise ValueError(f"{math.prod(shape) * size} bytes are needed")
+            raise TypeError(f"{math.prod(shape) * size} bytes are needed")  # as numpy does
         steps = [stride * size for stride in strides] or None
         return np.ndarray(shape, dtype, message.data, start, steps)
     except (OverflowError, TypeError, ValueError) as error:
