@@ -77,6 +77,7 @@ def test_each_encoding_becomes_rgb(encoding: str, how: dict[str, Any]) -> None:
     assert result.shape == (HEIGHT, WIDTH, 3) and result.dtype == np.uint8
     difference = np.abs(result.astype(int) - truth)
     assert np.percentile(difference, 95) <= levels, f"off by {difference.max()}"
+    assert np.array_equal(convert(message(encoding, **how), view=True).pixels, result)
 
 
 @pytest.mark.parametrize("encoding", [name for name in ENCODINGS if name.endswith("16")])

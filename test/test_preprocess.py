@@ -189,6 +189,18 @@ def spec_of(processor: ProcessorSpec, side: int, patch: int) -> ImageSpec:
     )
 
 
+@pytest.mark.parametrize("processor", [None, *PROCESSORS], ids=str)
+@pytest.mark.parametrize("size", [(640, 360), (90, 50)])
+def test_bgr_becomes_the_same_pixels(
+    processor: ProcessorSpec | None, size: tuple[int, int]
+) -> None:
+    spec = SPEC if processor is None else spec_of(processor, processor.size[0], 16)
+    image = noise(*size)
+    expected = Preprocessor(spec).run(image)[0]
+    bgr = np.ascontiguousarray(image[..., ::-1])
+    assert np.array_equal(Preprocessor(spec).run(bgr[..., ::-1])[0], expected)
+
+
 def test_a_processor_must_give_one_size_and_enough_of_it() -> None:
     with pytest.raises(ValueError, match="must crop to a size"):
         ProcessorSpec(resample="bicubic", resize=224, crop=None)

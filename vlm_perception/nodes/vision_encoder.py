@@ -191,7 +191,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         self.time_watch.check_clock(stamp, images.topic, arrival.received_s)
         try:
             started = time.monotonic()
-            pixels = self._reader.read(message, self.settings.image_options)
+            pixels = self._reader.read(message, self.settings.image_options, view=True)
             converting = time.monotonic() - started
             frame = Frame(pixels, stamp, message.header.frame_id, arrival.received_s)
             embedding = encoder.encode(frame, self._sequence)

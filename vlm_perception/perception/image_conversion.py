@@ -136,7 +136,8 @@ class RgbImage:
     """The pixels of a message, and what is to be said of them."""
 
     pixels: Pixels
-    """uint8 [height, width, 3], C-contiguous; it may share memory with the message."""
+    """uint8 [height, width, 3], C-contiguous unless a view was asked for; it may share memory with
+    the message."""
     padded: bool = False
     """Whether it is a JPEG in which bytes that mean nothing were passed over."""
     highest: int | None = None
@@ -148,13 +149,23 @@ def to_rgb(message: Any) -> Pixels:
     return convert(message).pixels
 
 
-def convert(message: Any, options: ImageOptions = ImageOptions()) -> RgbImage:
+def convert(
+    message: Any, options: ImageOptions = ImageOptions(), *, view: bool = False
+) -> RgbImage:
     """Convert a sensor_msgs Image or CompressedImage to RGB.
+
+    Args:
+        message: the message.
+        options: how to read what it does not say.
+        view: whether BGR may become a reversed view of the message, for who swaps the channels when
+            there are fewer pixels.
 
     Raises:
         ImageError: The message is empty, damaged, of unknown encoding, or contradicts itself.
     """
-    return (_of_file if hasattr(message, "format") else _of_image)(message, options)
+    if hasattr(message, "format"):
+        return _of_file(message, options)
+    return _of_image(message, options, view)
 
 
 def encoding_of(name: str) -> Encoding | None:
@@ -162,7 +173,7 @@ def encoding_of(name: str) -> Encoding | None:
     return ENCODINGS.get(name) or ENCODINGS.get(name.lower())
 
 
-def _of_image(message: Any, options: ImageOptions) -> RgbImage:
+def _of_image(message: Any, options: ImageOptions, view: bool) -> RgbImage:
     encoding = encoding_of(message.encoding)
     if encoding is None:
         raise ImageError(
@@ -173,6 +184,8 @@ def _of_image(message: Any, options: ImageOptions) -> RgbImage:
     values = _values(message, encoding)
     if encoding.bits == 16 and bool(message.is_bigendian) != (sys.byteorder == "big"):
         values = values.byteswap()
+    if view and encoding.code == cv2.COLOR_BGR2RGB and encoding.bits == 8:
+        return RgbImage(values.reshape(len(values), -1, 3)[..., ::-1])
     return _coloured(values, encoding, options)
 
 

@@ -38,8 +38,8 @@ class ImageReader:
         self.padded = 0
         """Images in which bytes that mean nothing were passed over."""
 
-    def read(self, message: Any, options: ImageOptions) -> NDArray[np.uint8]:
-        """Convert a sensor_msgs Image or CompressedImage.
+    def read(self, message: Any, options: ImageOptions, *, view: bool = False) -> NDArray[np.uint8]:
+        """Convert a sensor_msgs Image or CompressedImage; the arguments are those of `convert`.
 
         Returns:
             uint8 RGB [height, width, 3].
@@ -48,7 +48,7 @@ class ImageReader:
             ImageError: as `convert` raises it.
         """
         try:
-            image = convert(message, options)
+            image = convert(message, options, view=view)
         except DamagedImageError as error:
             self._padding_alone.append(error.only_padding)
             if not self._advised and self._is_habit(error):

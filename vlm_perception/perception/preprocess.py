@@ -114,7 +114,8 @@ class Preprocessor:
         """Fit an image in.
 
         Args:
-            image: RGB [height, width, 3].
+            image: RGB [height, width, 3]; of a reversed view of BGR, the channels are swapped when
+                it has been shrunk.
 
         Returns:
             The buffer [1, height, width, 3], valid until the next call, and where the image lies.
@@ -124,23 +125,29 @@ class Preprocessor:
         """
         _check(image)
         placement = self._prepare(image.shape[1], image.shape[0])
+        of_bgr = image.strides[2] < 0
+        stored = image[..., ::-1] if of_bgr else image
         if self._spec.processor is None:
             rows = slice(placement.top, placement.top + placement.height)
             columns = slice(placement.left, placement.left + placement.width)
-            _average(image, self._buffer[0, rows, columns])
+            target = self._buffer[0, rows, columns]
+            _average(stored, target)
         else:
-            self._process(image, placement, self._spec.processor)
+            target = self._process(stored, placement, self._spec.processor)
+        if of_bgr:
+            target[:] = cv2.cvtColor(target, cv2.COLOR_BGR2RGB)
         return self._buffer, placement
 
     def _process(
         self, image: NDArray[np.uint8], placement: Placement, processor: ProcessorSpec
-    ) -> None:
+    ) -> NDArray[np.uint8]:
+        """Fill the part of the buffer that shows something of the image, and return it."""
         across = _part(placement.left, placement.width, self._spec.width, image.shape[1])
         down = _part(placement.top, placement.height, self._spec.height, image.shape[0])
         target = self._buffer[0, down.seen, across.seen]
         if processor.resample == "area":
             _average(image[down.nearest, across.nearest], target)
-            return
+            return target
         resample = Image.Resampling[processor.resample.upper()]
         shrinks = placement.width <= image.shape[1] and placement.height <= image.shape[0]
         area = placement.width * placement.height
@@ -156,6 +163,7 @@ class Preprocessor:
             resized = np.asarray(Image.fromarray(image).resize(size, resample))
             result = resized[down.cut, across.cut]
         target[:] = result
+        return target
 
     def _prepare(self, width: int, height: int) -> Placement:
         """The place for this size; when the size is new the padding is painted again."""
