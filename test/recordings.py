@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import cv2
@@ -121,43 +120,3 @@ def write_messages(folder: Path, topics: dict[str, list]) -> Path:
                 data = TYPES.serialize_cdr(message, kind)
                 writer.write(topic, START_NS + index * STEP_NS, data)
     return folder
-
-
-def write_mcap(
-    file: Path,
-    messages: list[bytes],
-    *,
-    profile: str,
-    encoding: str,
-    schema: tuple[str, str, bytes],
-    topic: str = CAMERA,
-) -> Path:
-    """An mcap file without chunks and index, as any program may write it.
-
-    Args:
-        file: where to.
-        messages: serialized.
-        profile: of the header.
-        encoding: of the messages.
-        schema: name, encoding and definition.
-        topic: of all messages.
-    """
-    name, kind, definition = schema
-    magic = b"\x89MCAP0\r\n"
-    records = [
-        (0x01, _text(profile) + _text("")),
-        (0x03, struct.pack("<H", 1) + _text(name) + _text(kind) + _text(definition)),
-        (0x04, struct.pack("<HH", 1, 1) + _text(topic) + _text(encoding) + _text("")),
-    ]
-    for index, data in enumerate(messages):
-        time_ns = START_NS + index * STEP_NS
-        records.append((0x05, struct.pack("<HIQQ", 1, index, time_ns, time_ns) + data))
-    records += [(0x0F, bytes(4)), (0x02, bytes(20))]
-    body = b"".join(struct.pack("<BQ", code, len(record)) + record for code, record in records)
-    file.write_bytes(magic + body + magic)
-    return file
-
-
-def _text(text: str | bytes) -> bytes:
-    data = text.encode() if isinstance(text, str) else text
-    return struct.pack("<I", len(data)) + data

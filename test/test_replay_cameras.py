@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mcap.writer import Writer
 from recordings import (
     CAMERA,
     COMPRESSED,
@@ -21,7 +22,6 @@ from recordings import (
     image,
     jpeg,
     raw,
-    write_mcap,
     write_messages,
 )
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -55,6 +55,19 @@ def varint(value):
 def timestamp(stamp_ns):
     seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
     return b"\x08" + varint(seconds) + b"\x10" + varint(nanoseconds)
+
+
+def write_mcap(file, messages, *, profile, encoding, schema, topic=CAMERA):
+    """A file without chunks, as any program may write it; schema: name, encoding, definition."""
+    with file.open("wb") as stream:
+        writer = Writer(stream, use_chunking=False, enable_crcs=False)
+        writer.start(profile=profile, library="")
+        channel = writer.register_channel(topic, encoding, writer.register_schema(*schema))
+        for index, data in enumerate(messages):
+            time_ns = START_NS + index * STEP_NS
+            writer.add_message(channel, time_ns, data, time_ns, index)
+        writer.finish()
+    return file
 
 
 def ros1(file):

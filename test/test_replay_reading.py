@@ -12,8 +12,6 @@ import sqlite3
 import jpeg_corpora
 import lz4.frame
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from recordings import (
     CAMERA,
     COMPRESSED,
@@ -23,10 +21,8 @@ from recordings import (
     image,
     jpeg,
     write,
-    write_mcap,
     write_ros1,
 )
-from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 from typer.testing import CliRunner
 
@@ -127,8 +123,8 @@ def test_a_part_is_taken_by_start_and_duration(tmp_path):
 
 
 @pytest.mark.parametrize("compression", [CompressionMode.NONE, CompressionMode.STORAGE])
-@pytest.mark.parametrize("share", [0.3, 0.9])
-def test_of_a_truncated_mcap_all_before_the_break_is_used(share, compression, tmp_path):
+def test_of_a_truncated_mcap_all_before_the_break_is_used(compression, tmp_path):
+    share = 0.7
     # Chunks of 1 MiB: enough images to fill several.
     files = [jpeg(index, 640, 360) for index in range(250)]
     bag = write(tmp_path / "bag", files, compression=compression)
@@ -142,29 +138,6 @@ def test_of_a_truncated_mcap_all_before_the_break_is_used(share, compression, tm
     said = " ".join(source.losses)
     assert "no end" in said
     assert f"promises 250 messages and {len(frames)} can be read" in said
-
-
-def test_a_damaged_chunk_costs_only_itself(tmp_path):
-    files = [jpeg(index, 640, 360) for index in range(250)]
-    bag = write(tmp_path / "bag", files, compression=CompressionMode.STORAGE)
-    data = bytearray((bag / "bag.mcap").read_bytes())
-    second = data.index(b"\x28\xb5\x2f\xfd", data.index(b"\x28\xb5\x2f\xfd") + 4)
-    data[second : second + 4] = bytes(4)
-    (bag / "bag.mcap").write_bytes(data)
-    source, frames = read(bag)
-    assert 0.5 * len(files) < len(frames) < len(files)
-    assert frames[-1].stamp_ns == START_NS + 249 * STEP_NS
-    assert "1 damaged chunk" in source.losses[0]
-
-
-def test_of_a_truncated_sqlite3_file_something_is_used(tmp_path):
-    files = [jpeg(index, 640, 360) for index in range(100)]
-    bag = write(tmp_path / "bag", files, storage=StoragePlugin.SQLITE3)
-    data = (bag / "bag.db3").read_bytes()
-    (bag / "bag.db3").write_bytes(data[: len(data) * 3 // 4])
-    source, frames = read(bag / "bag.db3")
-    assert 0 < len(frames) < len(files)
-    assert "cannot be read" in source.losses[0]
 
 
 def test_a_sqlite3_file_that_is_being_written_is_read_with_its_log(tmp_path):
@@ -361,57 +334,6 @@ def test_an_order_of_names_counts_numbers(tmp_path):
     shutil.rmtree(bag)
 
 
-CUT = {
-    "mcap": KINDS["mcap"],
-    "mcap with compressed messages": lambda folder: write(
-        folder / "bag", FILES, compression=CompressionMode.MESSAGE
-    ),
-    "sqlite3": KINDS["sqlite3"],
-    "ROS 1": KINDS["ROS 1"],
-}
-
-
-@pytest.mark.parametrize("kind", CUT)
-def test_wherever_a_file_breaks_off_what_stands_before_is_read(kind, tmp_path):
-    bag = CUT[kind](tmp_path)
-    file = bag if bag.is_file() else next(bag.glob("bag.*"))
-    data = file.read_bytes()
-    counts = []
-    for part in range(1, 20):
-        file.write_bytes(data[: len(data) * part // 20])
-        try:
-            source, frames = read(bag)
-        except ReplayError:
-            counts.append(0)
-            continue
-        stamps = [frame.stamp_ns for frame in frames if frame.pixels is not None]
-        assert stamps == STAMPS[: len(stamps)]
-        assert source.losses or len(stamps) == len(STAMPS)
-        counts.append(len(stamps))
-    assert counts == sorted(counts)
-    assert counts[-1] >= 5, counts
-
-
-DAMAGED = {
-    **CUT,
-    "mcap with compressed chunks": KINDS["mcap with compressed chunks"],
-    "mcap without index": lambda folder: write_mcap(
-        folder / "bag.mcap",
-        [
-            bytes(TYPES.serialize_cdr(image(stamp, file), COMPRESSED))
-            for stamp, file in zip(STAMPS, FILES, strict=True)
-        ],
-        profile="",
-        encoding="cdr",
-        schema=(COMPRESSED, "ros2msg", b""),
-    ),
-    "ROS 1 with compressed chunks": lambda folder: write_ros1(
-        folder / "drive.bag", FILES, compression=Writer1.CompressionFormat.BZ2
-    ),
-    "file in gzip": KINDS["file in gzip"],
-}
-
-
 def test_a_time_before_all_times_is_damage(tmp_path):
     bag = KINDS["sqlite3"](tmp_path)
     data = (bag / "bag.db3").read_bytes()
@@ -423,47 +345,6 @@ def test_a_time_before_all_times_is_damage(tmp_path):
         assert all(frame.time_ns in STAMPS for frame in frames)
         assert len(frames) == len(FILES) or source.losses
     assert len(places) == 2
-
-
-FIELDS = (
-    b"op=",
-    b"conn=",
-    b"topic=",
-    b"type=",
-    b"time=",
-    b"sensor_msgs",
-    CAMERA.encode(),
-    b"TABLE",
-)
-"""Words beside which the lengths, numbers and names stand that hold a recording together."""
-
-
-@pytest.mark.parametrize("kind", DAMAGED)
-def test_any_damage_is_survived_and_what_it_costs_is_told(kind, tmp_path):
-    bag = DAMAGED[kind](tmp_path)
-    file = bag if bag.is_file() else next(bag.glob("bag.*"))
-    data = file.read_bytes()
-    found = [match.start() for word in FIELDS for match in re.finditer(re.escape(word), data)]
-    places = [at + shift for at in found for shift in (-4, -3, 0, 6) if at >= 4]
-    counts = [len(FILES)]
-
-    @given(
-        st.sampled_from(places or [0]) | st.integers(0, len(data) - 1),
-        st.sampled_from([b"\0", b"\xff", b"\x7f"]),
-        st.sampled_from([1, 8]),
-    )
-    @settings(max_examples=40, deadline=None)
-    def survived(at, byte, length):
-        file.write_bytes(data[:at] + byte * length + data[at + length :])
-        try:
-            source, frames = read(bag)
-        except ReplayError:
-            return
-        assert len(frames) == len(FILES) or source.losses
-        counts.append(len(frames))
-
-    survived()
-    assert max(counts) == len(FILES)
 
 
 def test_a_bag_without_scenes_and_what_is_no_bag_cannot_be_drawn(tmp_path):

@@ -6,21 +6,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import rosbags.rosbag1
-import rosbags.rosbag2
-from rosbags.interfaces import Connection, ConnectionExtRosbag2
-
-from vlm_perception.replay import mcap_scan, packing, ros1_scan
+from vlm_perception.replay import mcap_scan, packing, ros1_scan, sqlite_scan
+from vlm_perception.replay.indexed_file import IndexedFile
 from vlm_perception.replay.mcap_scan import ScannedMcap
 from vlm_perception.replay.ros1_scan import ScannedRos1
 from vlm_perception.replay.sqlite_scan import ScannedSqlite
 from vlm_perception.replay.storage import (
-    ROS1,
     Message,
     StorageError,
     StorageFile,
@@ -34,6 +30,12 @@ SCANNERS: dict[str, Callable[[Path], StorageFile]] = {
     ".active": ScannedRos1,
 }
 """By suffix; ROS 1 calls a bag that is still being recorded NAME.bag.active."""
+HAS_INDEX = {
+    ".mcap": mcap_scan.has_index,
+    ".db3": sqlite_scan.has_index,
+    ".bag": ros1_scan.has_index,
+    ".active": ros1_scan.has_index,
+}
 MAGICS = {".mcap": mcap_scan.MAGIC, ".bag": ros1_scan.MAGIC, ".db3": b"SQLite format 3\0"}
 LONGEST_MAGIC = 16
 OLD = ".orig"
@@ -82,75 +84,11 @@ def open_file(path: Path) -> StorageFile:
     scanner = SCANNERS.get(path.suffix)
     if scanner is None:
         raise StorageError(f"{path.name} is no recording: give an .mcap, .db3 or .bag file")
-    if _has_log(path):
-        return scanner(path)
-    try:
-        return _Indexed(path)
     # Of a damaged file, a reader makes nearly anything.
-    except Exception:
-        return scanner(path)
-
-
-def _has_log(path: Path) -> bool:
-    """Whether the newest rows of a sqlite3 file lie in a log beside it."""
-    log = path.with_name(f"{path.name}-wal")
-    return path.suffix == ".db3" and log.exists() and log.stat().st_size > 0
-
-
-class _Indexed:
-    """A file that rosbags reads."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._reader: rosbags.rosbag1.Reader | rosbags.rosbag2.Reader = (
-            rosbags.rosbag1.Reader(path)
-            if path.suffix in (".bag", ".active")
-            else rosbags.rosbag2.Reader(path)
-        )
-        self._reader.open()
-        self.loss = ""
-        topics: dict[str, Topic] = {}
-        for connection in self._reader.connections:
-            topic = _topic(connection)
-            known = topics.get(topic.name, topic)
-            count = topic.count + (known.count if topic.name in topics else 0)
-            topics[topic.name] = replace(known, count=count)
-        self.topics = tuple(topics.values())
-        self.start_ns = self._reader.start_time if any(each.count for each in self.topics) else 0
-
-    def messages(self, names: Collection[str], start_ns: int, stop_ns: int) -> Iterator[Message]:
-        connections = [each for each in self._reader.connections if each.topic in names]
-        if not connections:
-            return
-        reached = start_ns
-        try:
-            for connection, time_ns, data in self._reader.messages(connections, start_ns, stop_ns):
-                reached = time_ns + 1
-                yield Message(connection.topic, time_ns, packing.unpacked(bytes(data)))
-        # As when it was opened.
-        except Exception:
-            rest = SCANNERS[self._path.suffix](self._path)
-            try:
-                yield from rest.messages(names, reached, stop_ns)
-                self.loss = rest.loss
-            finally:
-                rest.close()
-
-    def close(self) -> None:
-        self._reader.close()
-
-
-def _topic(connection: Connection) -> Topic:
-    ext, rosbag2 = connection.ext, isinstance(connection.ext, ConnectionExtRosbag2)
-    return Topic(
-        connection.topic,
-        connection.msgtype,
-        ext.serialization_format if isinstance(ext, ConnectionExtRosbag2) else ROS1,
-        connection.msgdef.data,
-        connection.digest if rosbag2 else "",
-        connection.msgcount,
-        tuple(ext.offered_qos_profiles) if isinstance(ext, ConnectionExtRosbag2) else (),
-    )
+    with suppress(Exception):
+        if HAS_INDEX[path.suffix](path):
+            return IndexedFile(path, scanner)
+    return scanner(path)
 
 
 class _Copy:

@@ -2,206 +2,232 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads an mcap file from its beginning, record by record, as far as it goes.
 
-For files without their end, where index and summary are missing, and for those with a damaged
-chunk, which is left out. Format: https://mcap.dev/spec
+For files without index and for damaged ones. Of a chunk whose checksum or size is wrong nothing is
+used, as nobody knows which of its messages are right. Format: https://mcap.dev/spec
+
+The `mcap` library reads whole files only: at a record that is shorter than its length says, its
+readers return other bytes in place of an error.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from binascii import crc32
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rosbags.typesys.msg import normalize_msgtype
 
-from vlm_perception.replay.packing import DAMAGE, unlz4, unpacked_as_far, unpacked_if_whole, unzstd
-from vlm_perception.replay.storage import (
-    ROS1,
-    Message,
-    StorageError,
-    Topic,
-    still_written,
-    survey,
+from vlm_perception.replay.packing import DAMAGE, unlz4, unpacked_as_far, unzstd
+from vlm_perception.replay.record_scan import RecordScan
+from vlm_perception.replay.record_walk import (
+    BLOCK,
+    MOST_BYTES,
+    NO_FIELDS,
+    Bytes,
+    FileBytes,
+    Format,
+    Record,
+    walk,
 )
+from vlm_perception.replay.scan import Entry
+from vlm_perception.replay.storage import ROS1, Topic, still_written
 
+MOST_UNREAD_BYTES = 1 << 63
 MAGIC = b"\x89MCAP0\r\n"
-SCHEMA, CHANNEL, MESSAGE, CHUNK, DATA_END = 0x03, 0x04, 0x05, 0x06, 0x0F
-RECORD = struct.Struct("<BQ")
-MESSAGE_HEADER = struct.Struct("<HIQQ")
-CHUNK_HEADER = struct.Struct("<QQQI")
+FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, CHUNK_INDEX = 0x02, 0x03, 0x04, 0x05, 0x06, 0x08
+STATISTICS, DATA_END = 0x0B, 0x0F
+LEAST_BYTES = (8, 20, 14, 16, 22, 40, 6, 64, 36, 48, 46, 8, 20, 17, 4)
+"""Of the fields of each kind of record, from 1."""
+READ = (SCHEMA, CHANNEL, MESSAGE, CHUNK)
+BOUNDS = {
+    kind: (least, MOST_BYTES if kind in READ else MOST_UNREAD_BYTES)
+    for kind, least in enumerate(LEAST_BYTES, 1)
+}
+NEVER = (1, 0)
+UNPACK: dict[str, Callable[[bytes], bytes]] = {"": bytes, "zstd": unzstd, "lz4": unlz4}
+HEAD = struct.Struct("<BQ")
+HEAD_BYTES = HEAD.size
+MESSAGE_HEAD = struct.Struct("<HIQQ")
+MESSAGE_HEAD_BYTES = MESSAGE_HEAD.size
+CHUNK_HEAD = struct.Struct("<QQQI")
+FOOTER_BODY = struct.Struct("<QQI")
+COUNTS = struct.Struct("<QHI4x4xI")
+BEGINNING = re.compile(rb"(?=[\x01-\x0f][\s\S]{4}\0{4})")
+"""Of a record of less than 4 GiB."""
 
 
-@dataclass(frozen=True)
-class _Schema:
-    name: str
-    text: str
+def _record_at(data: Bytes, at: int) -> Record | None:
+    body = at + HEAD_BYTES
+    head = data[at:body]
+    if len(head) < HEAD_BYTES:
+        return None
+    kind, length = HEAD.unpack(head)
+    least, most = BOUNDS.get(kind, NEVER)
+    end = body + length
+    if not least <= length <= most:
+        return None
+    if kind == CHUNK:
+        return (kind, body, end, end, NO_FIELDS) if _chunk_bytes(data, body) == length else None
+    return (kind, body, end, body, NO_FIELDS) if end <= len(data) else None
 
 
-class ScannedMcap:
+def _chunk_bytes(data: Bytes, body: int) -> int:
+    """How long a chunk is by the lengths that stand within it."""
+    head = data[body : body + 64]
+    try:
+        _, at = _text(head, CHUNK_HEAD.size)
+        return at + 8 + int.from_bytes(head[at : at + 8], "little")
+    except (struct.error, ValueError):
+        return -1
+
+
+def _beginnings(block: bytes) -> Iterator[int]:
+    return (match.start() for match in BEGINNING.finditer(block))
+
+
+class ScannedMcap(RecordScan):
     """An mcap file without the use of its index."""
 
+    format = Format(_record_at, _beginnings)
+    magic = MAGIC
+    chunk = CHUNK
+    in_chunks = frozenset((SCHEMA, CHANNEL, MESSAGE))
+    ends = frozenset((DATA_END, FOOTER))
+
     def __init__(self, path: Path) -> None:
-        """Open the file.
+        """Open the file, and read its summary where it has one.
 
         Raises:
             StorageError: it is no mcap file.
         """
-        self._path = path
-        self._file = path.open("rb")
-        if self._file.read(len(MAGIC)) != MAGIC:
-            self._file.close()
-            raise StorageError(f"{path.name} is no mcap file, or its first bytes are damaged")
-        self._schemas: dict[int, _Schema] = {}
-        self._channels: dict[int, Topic] = {}
-        self._damaged = 0
-        self._ended = False
-        self._lost_bytes = 0
-
-    @cached_property
-    def _survey(self) -> tuple[Counter[int], int]:
-        return survey(self._records())
-
-    @property
-    def topics(self) -> tuple[Topic, ...]:
-        """All topics; the whole file is read for them."""
-        counts, _ = self._survey
-        return tuple(
-            replace(topic, count=counts[channel]) for channel, topic in self._channels.items()
-        )
-
-    @property
-    def start_ns(self) -> int:
-        """Time of the first message; 0 when there is none."""
-        return self._survey[1]
-
-    def messages(self, names: Collection[str], start_ns: int, stop_ns: int) -> Iterator[Message]:
-        """Messages of these topics in the order of the file."""
-        for channel, time_ns, data in self._records():
-            topic = self._channels[channel]
-            if topic.name in names and start_ns <= time_ns < stop_ns:
-                yield Message(topic.name, time_ns, unpacked_if_whole(data))
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        super().__init__(path, f"{path.name} is no mcap file, or its first bytes are damaged")
+        self._schemas: dict[int, tuple[str, str]] = {}
+        self._counts = (0, 0, 0, 0)
+        """Of messages, schemas, channels and chunks, as the summary says."""
+        self._read = 0
+        self.indexed = self._read_summary()
+        """Whether it has an index of chunks that is whole, as far as its checksum tells."""
 
     @property
     def loss(self) -> str:
         """What could not be read when the file was last read to its end."""
         parts = []
-        if self._damaged:
-            parts.append(f"{self._damaged} damaged chunk(s) or record(s) were left out")
+        if self._damage.records:
+            parts.append(f"{self._damage.records} damaged chunk(s) or record(s) were left out")
         if not self._ended:
             parts.append(
-                f"the file has no end, and of its last {self._lost_bytes} bytes only whole "
+                f"the file has no end, and of its last {self._damage.tail_bytes} bytes only whole "
                 f"messages were used ({still_written(self._path)})"
             )
+        missing = self._counts[0] - self._read
+        if missing > 0:
+            parts.append(f"{missing} of {self._counts[0]} messages are missing")
         return f"{self._path.name}: {', '.join(parts)}" if parts else ""
 
-    def _records(self) -> Iterator[tuple[int, int, bytes]]:
-        """Channel, time and data of each message."""
-        self._damaged, self._ended, self._lost_bytes = 0, False, 0
-        self._file.seek(len(MAGIC))
-        size = self._path.stat().st_size
-        while True:
-            position = self._file.tell()
-            head = self._file.read(RECORD.size)
-            opcode, length = RECORD.unpack(head) if len(head) == RECORD.size else (0, size)
-            if position + RECORD.size + length > size:
-                self._lost_bytes = size - position
-                if opcode == CHUNK:
-                    yield from self._inside(_torn_chunk(self._file.read()))
-                return
-            if opcode == DATA_END:
-                self._ended = True
-                return
-            if opcode in (SCHEMA, CHANNEL, MESSAGE):
-                taken = self._take(opcode, self._file.read(length))
-                if taken is not None:
-                    yield taken
-            elif opcode == CHUNK:
-                chunk = _unpack_chunk(self._file.read(length))
-                if chunk is None:
-                    self._damaged += 1
-                else:
-                    yield from self._inside(chunk)
-            else:
-                self._file.seek(length, 1)
+    def _entries(self) -> Iterator[Entry]:
+        self._read = 0
+        return super()._entries()
 
-    def _inside(self, chunk: bytes) -> Iterator[tuple[int, int, bytes]]:
-        """Messages of the records that are whole."""
-        at = 0
-        while at + RECORD.size <= len(chunk):
-            opcode, length = RECORD.unpack_from(chunk, at)
-            at += RECORD.size + length
-            if at > len(chunk):
-                return
-            taken = self._take(opcode, chunk[at - length : at])
-            if taken is not None:
-                yield taken
-
-    def _take(self, opcode: int, body: bytes) -> tuple[int, int, bytes] | None:
-        """Channel, time and data of a message; what other records say is remembered."""
+    def _take(self, data: Bytes, record: Record) -> Entry | None:
+        kind, body, end, _, _ = record
         try:
-            return self._parse(opcode, body)
+            if kind == MESSAGE:
+                start = body + MESSAGE_HEAD_BYTES
+                channel, _, time_ns, _ = MESSAGE_HEAD.unpack(data[body:start])
+                if channel in self._channels:
+                    self._read += 1
+                    return channel, time_ns, data, start, end
+                self._damage.records += 1
+            elif kind in (SCHEMA, CHANNEL, STATISTICS):
+                self._parse(kind, data[body:end])
         except (struct.error, ValueError):
-            self._damaged += 1
-            return None
+            self._damage.records += 1
+        return None
 
-    def _parse(self, opcode: int, body: bytes) -> tuple[int, int, bytes] | None:
-        if opcode == MESSAGE:
-            channel, _, time_ns, _ = MESSAGE_HEADER.unpack_from(body)
-            if channel in self._channels:
-                return channel, time_ns, body[MESSAGE_HEADER.size :]
-            self._damaged += 1
-        elif opcode == SCHEMA:
-            (number,) = struct.unpack_from("<H", body)
+    def _parse(self, kind: int, body: bytes) -> None:
+        if kind == STATISTICS:
+            self._counts = COUNTS.unpack_from(body)
+        elif kind == SCHEMA:
             name, at = _text(body, 2)
             _, at = _text(body, at)
-            self._schemas[number] = _Schema(name, _text(body, at)[0])
-        elif opcode == CHANNEL:
+            self._schemas[int.from_bytes(body[:2], "little")] = name, _text(body, at)[0]
+        else:
             number, schema = struct.unpack_from("<HH", body)
-            name, at = _text(body, 4)
-            known = self._schemas.get(schema, _Schema("", ""))
-            encoding = _text(body, at)[0]
-            kind = normalize_msgtype(known.name) if encoding == ROS1 else known.name
-            self._channels.setdefault(number, Topic(name, kind, encoding, known.text))
-        return None
+            topic, at = _text(body, 4)
+            encoding, _ = _text(body, at)
+            name, text = self._schemas.get(schema, ("", ""))
+            if encoding == ROS1:
+                name = normalize_msgtype(name)
+            self._channels[number] = Topic(topic, name, encoding, text)
+
+    def _unpack(self, record: Record, body: bytes) -> bytes | None:
+        try:
+            _, _, size, checksum = CHUNK_HEAD.unpack_from(body)
+            compression, at = _text(body, CHUNK_HEAD.size)
+            records = UNPACK[compression](body[at + 8 :])
+        except (*DAMAGE, struct.error, KeyError, ValueError):
+            return None
+        whole = len(records) == size and (not checksum or crc32(records) == checksum)
+        return records if whole else None
+
+    def _unpack_torn(self, record: Record, body: bytes) -> bytes:
+        compression, at = _text(body, CHUNK_HEAD.size)
+        return unpacked_as_far(body[at + 8 :]) if compression else body[at + 8 :]
+
+    def _read_summary(self) -> bool:
+        """Remember what the summary says; whether it can be relied upon as an index."""
+        stop = len(self._data) - len(MAGIC)
+        at = stop - FOOTER_BODY.size - HEAD_BYTES
+        footer = _record_at(self._data, at) if at > 0 else None
+        if footer is None or footer[0] != FOOTER or footer[2] != stop:
+            return False
+        start, _, checksum = FOOTER_BODY.unpack(self._data[footer[1] : stop])
+        if not len(MAGIC) <= start < at:
+            return False
+        if checksum and _checksum(self._data, start, stop - 4) != checksum:
+            return False
+        kinds: Counter[int] = Counter()
+        for record in walk(self._data, start, self.format, self._damage):
+            kinds[record[0]] += 1
+            if record[0] == FOOTER:
+                break
+            if record[0] == CHUNK_INDEX and _packed_bytes(self._data, record[2]) > MOST_BYTES:
+                return False
+            self._take(self._data, record)
+        found = len(self._schemas), len(self._channels), kinds[CHUNK_INDEX]
+        return kinds[CHUNK_INDEX] > 0 and found == self._counts[1:] and not self._damage.records
+
+
+def _checksum(data: FileBytes, start: int, stop: int) -> int:
+    value = 0
+    for at in range(start, stop, BLOCK):
+        value = crc32(data[at : min(at + BLOCK, stop)], value)
+    return value
+
+
+def _packed_bytes(data: Bytes, end: int) -> int:
+    """Size of a chunk in the file, by its entry in the index, which ends with this and another."""
+    return int.from_bytes(data[end - 16 : end - 8], "little")
 
 
 def _text(body: bytes, at: int) -> tuple[str, int]:
     """A string with its length before it, and where the next field begins."""
     (length,) = struct.unpack_from("<I", body, at)
     end = at + 4 + length
+    if end > len(body):
+        raise ValueError("a text is longer than its record")
     return body[at + 4 : end].decode("utf-8", "replace"), end
 
 
-def _torn_chunk(body: bytes) -> bytes:
-    """What can be unpacked of a chunk that breaks off."""
-    try:
-        compression, at = _text(body, CHUNK_HEADER.size)
-    except struct.error:
-        return b""
-    packed = body[at + 8 :]
-    return unpacked_as_far(packed) if compression else packed
+def has_index(path: Path) -> bool:
+    """Whether a file has an index of its chunks that is whole, as far as its checksum tells.
 
-
-def _unpack_chunk(body: bytes) -> bytes | None:
-    """The records of a chunk; None when it is damaged."""
-    try:
-        _, _, size, checksum = CHUNK_HEADER.unpack_from(body)
-        compression, at = _text(body, CHUNK_HEADER.size)
-        (length,) = struct.unpack_from("<Q", body, at)
-        packed = body[at + 8 : at + 8 + length]
-        if compression == "zstd":
-            packed = unzstd(packed)
-        elif compression == "lz4":
-            packed = unlz4(packed)
-    except (*DAMAGE, struct.error, ValueError):
-        return None
-    whole = len(packed) == size and (not checksum or crc32(packed) == checksum)
-    return packed if whole else None
+    Raises:
+        StorageError: it is no mcap file.
+    """
+    file = ScannedMcap(path)
+    file.close()
+    return file.indexed

@@ -33,7 +33,7 @@ OPENERS: dict[str, Callable[[BinaryIO], Any]] = {
 }
 """By suffix, what opens a compressed file: recorders use the first three, people all of them."""
 READ_BYTES = 1 << 20
-ZSTD_MAGIC, LZ4_MAGIC = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
+ZSTD_MAGIC, LZ4_MAGIC, BZ2_MAGIC = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"BZh"
 # lz4 raises RuntimeError, and EOFError where data breaks off; a damaged length asks for any memory.
 DAMAGE = (RuntimeError, EOFError, MemoryError, zstd.ZstdError)
 FILE_DAMAGE = (*DAMAGE, OSError, lzma.LZMAError, zlib.error)
@@ -78,11 +78,13 @@ def unpacked_if_whole(data: bytes) -> bytes:
 
 def unpacked_as_far(data: bytes) -> bytes:
     """What can be unpacked of data that break off; empty for an unknown compression."""
-    with suppress(*DAMAGE):
+    with suppress(*DAMAGE, OSError):
         if data.startswith(ZSTD_MAGIC):
             return bytes(zstd.ZstdDecompressor().decompress(data))
         if data.startswith(LZ4_MAGIC):
             return bytes(LZ4FrameDecompressor().decompress(data))
+        if data.startswith(BZ2_MAGIC):
+            return bz2.BZ2Decompressor().decompress(data)
     return b""
 
 

@@ -2,184 +2,185 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a ROS 1 bag from its beginning, record by record, as far as it goes.
 
-For bags without their index (.bag.active, or cut off), which `rosbag reindex` would mend. Format:
-https://wiki.ros.org/Bags/Format/2.0
+For damaged bags, and for those without their index (.bag.active, or cut off), which `rosbag
+reindex` of ROS 1 would mend. Format: https://wiki.ros.org/Bags/Format/2.0
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from bz2 import decompress as bz2_decompress
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import replace
-from functools import cached_property
-from io import SEEK_CUR, BytesIO
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 from rosbags.typesys.msg import normalize_msgtype
 
-from vlm_perception.replay.packing import DAMAGE, unlz4
-from vlm_perception.replay.storage import (
-    ROS1,
-    Message,
-    StorageError,
-    Topic,
-    still_written,
-    survey,
+from vlm_perception.replay.packing import DAMAGE, unlz4, unpacked_as_far
+from vlm_perception.replay.record_scan import RecordScan
+from vlm_perception.replay.record_walk import (
+    MOST_BYTES,
+    Bytes,
+    Damage,
+    Format,
+    Record,
+    walk,
 )
+from vlm_perception.replay.scan import Entry
+from vlm_perception.replay.storage import ROS1, Topic, still_written
 
 MAGIC = b"#ROSBAG V2.0\n"
-MESSAGE, CHUNK, CONNECTION = 2, 5, 7
+MESSAGE, BAG, CHUNK_INDEX, CHUNK, CHUNK_INFO, CONNECTION = 2, 3, 4, 5, 6, 7
+OPERATIONS = range(2, 8)
 LENGTH = struct.Struct("<I")
+TIME = struct.Struct("<II")
+MOST_HEADER_BYTES = 1 << 16
+KIND = re.compile(rb"\x04\0\0\0op=[\x02-\x07]")
+"""The field of a header that tells what a record is."""
+MOST_BEFORE_KIND = 64
+"""Bytes of a header before that field: fields stand in the order of their names."""
+UNPACK: dict[bytes, Callable[[bytes], bytes]] = {
+    b"none": bytes,
+    b"bz2": bz2_decompress,
+    b"lz4": unlz4,
+}
 
 
-class ScannedRos1:
+def _record_at(data: Bytes, at: int) -> Record | None:
+    length = _number(data[at : at + LENGTH.size])
+    body = at + LENGTH.size + length + LENGTH.size
+    if length > MOST_HEADER_BYTES or body > len(data):
+        return None
+    fields = _fields(data[at + LENGTH.size : body - LENGTH.size])
+    kind = fields.get(b"op", b"")
+    if len(kind) != 1 or kind[0] not in OPERATIONS:
+        return None
+    length = _number(data[body - LENGTH.size : body])
+    end, unpacked = body + length, fields.get(b"compression") == b"none"
+    if kind[0] != CHUNK:
+        return (kind[0], body, end, body, fields) if end <= len(data) else None
+    if length > MOST_BYTES or (unpacked and fields.get(b"size") != LENGTH.pack(length)):
+        return None
+    return CHUNK, body, end, end, fields
+
+
+def _fields(header: bytes) -> dict[bytes, bytes]:
+    """Names and values; none where the lengths of the fields are not that of the header."""
+    fields, at = {}, 0
+    while at + LENGTH.size <= len(header):
+        length = _number(header[at : at + LENGTH.size])
+        at += LENGTH.size + length
+        name, _, value = header[at - length : at].partition(b"=")
+        fields[name] = value
+    return fields if at == len(header) else {}
+
+
+def _number(value: bytes) -> int:
+    return int.from_bytes(value, "little")
+
+
+def _beginnings(block: bytes) -> Iterator[int]:
+    for match in KIND.finditer(block):
+        yield from range(match.start() - LENGTH.size, max(match.start() - MOST_BEFORE_KIND, -1), -1)
+
+
+class ScannedRos1(RecordScan):
     """A ROS 1 bag without the use of its index."""
 
+    format = Format(_record_at, _beginnings)
+    magic = MAGIC
+    chunk = CHUNK
+    in_chunks = frozenset((CONNECTION, MESSAGE))
+
     def __init__(self, path: Path) -> None:
-        """Open the file.
+        """Open the file, and read the topics from its index where it has one.
 
         Raises:
             StorageError: it is no bag of version 2.0.
         """
-        self._path = path
-        self._file = path.open("rb")
-        if self._file.read(len(MAGIC)) != MAGIC:
-            self._file.close()
-            raise StorageError(f"{path.name} is no ROS 1 bag of version 2.0")
-        self._topics: dict[int, Topic] = {}
-        self._lost_bytes = self._damaged = 0
-
-    @cached_property
-    def _survey(self) -> tuple[Counter[int], int]:
-        return survey(self._records())
-
-    @property
-    def topics(self) -> tuple[Topic, ...]:
-        """All topics; the whole file is read for them."""
-        counts, _ = self._survey
-        return tuple(replace(topic, count=counts[number]) for number, topic in self._topics.items())
-
-    @property
-    def start_ns(self) -> int:
-        """Time of the first message; 0 when there is none."""
-        return self._survey[1]
+        super().__init__(path, f"{path.name} is no ROS 1 bag of version 2.0")
+        bag = _record_at(self._data, len(MAGIC))
+        index = _number(bag[-1].get(b"index_pos", b"")) if bag else 0
+        if index >= len(MAGIC):
+            for record in walk(self._data, index, self.format, self._damage):
+                if record[0] == CONNECTION:
+                    self._take(self._data, record)
 
     @property
     def loss(self) -> str:
         """What could not be read when the file was last read to its end."""
         return (
-            f"{self._path.name}: it has no index that can be used; {self._lost_bytes} bytes at its "
-            f"end and {self._damaged} damaged chunk(s) or record(s) were left out "
+            f"{self._path.name}: it has no index that can be used; {self._damage.tail_bytes} bytes "
+            f"at its end and {self._damage.records} damaged chunk(s) or record(s) were left out "
             f"({still_written(self._path)})"
         )
 
-    def messages(self, names: Collection[str], start_ns: int, stop_ns: int) -> Iterator[Message]:
-        """Messages of these topics in the order of the file."""
-        for connection, time_ns, data in self._records():
-            topic = self._topics[connection]
-            if topic.name in names and start_ns <= time_ns < stop_ns:
-                yield Message(topic.name, time_ns, data)
+    def indexed(self) -> bool:
+        """Whether head, chunks and index count the same chunks and messages.
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        Raises:
+            KeyError: a field is missing, as a name is damaged.
+            struct.error: a record is damaged.
+        """
+        counts: Counter[int] = Counter()
+        chunks, damage = 0, Damage()
+        for kind, body, end, _, fields in walk(self._data, len(MAGIC), self.format, damage):
+            if kind == BAG:
+                chunks -= _number(fields[b"chunk_count"])
+            elif kind == CHUNK:
+                chunks += 1
+            elif kind == CHUNK_INDEX:
+                counts[_number(fields[b"conn"])] += _number(fields[b"count"])
+            elif kind == CHUNK_INFO:
+                pairs = struct.iter_unpack("<II", self._data[body:end])
+                for connection, count in islice(pairs, _number(fields[b"count"])):
+                    counts[connection] -= count
+        return not chunks and bool(counts) and not any(counts.values()) and damage == Damage()
 
-    def _records(self) -> Iterator[tuple[int, int, bytes]]:
-        """Connection, time and data of each message."""
-        self._lost_bytes = self._damaged = 0
-        self._file.seek(len(MAGIC))
-        size = self._path.stat().st_size
-        while (position := self._file.tell()) < size:
-            record = _record(self._file)
-            if record is None:
-                self._lost_bytes = size - position
-                yield from self._torn_chunk(position)
-                return
-            header, body = record
-            if header.get(b"op") != bytes([CHUNK]):
-                yield from self._take(header, body)
-                continue
-            chunk = _unpack_chunk(header.get(b"compression", b""), body)
-            if chunk is None:
-                self._damaged += 1
-                continue
-            records = BytesIO(chunk)
-            while (inner := _record(records)) is not None:
-                yield from self._take(*inner)
-
-    def _torn_chunk(self, position: int) -> Iterator[tuple[int, int, bytes]]:
-        """The whole messages of a chunk that the file breaks off in, where it is not compressed."""
-        self._file.seek(position)
-        header = _fields(_sized(self._file) or b"")
-        if header.get(b"op") != bytes([CHUNK]) or header.get(b"compression") != b"none":
-            return
-        self._file.seek(LENGTH.size, SEEK_CUR)
-        self._lost_bytes = self._path.stat().st_size - self._file.tell()
-        while (inner := _record(self._file)) is not None:
-            self._lost_bytes = self._path.stat().st_size - self._file.tell()
-            yield from self._take(*inner)
-
-    def _take(self, header: dict[bytes, bytes], body: bytes) -> Iterator[tuple[int, int, bytes]]:
-        """Connection, time and data of a message; what other records say is remembered."""
+    def _take(self, data: Bytes, record: Record) -> Entry | None:
+        kind, body, end, _, header = record
         try:
-            message = self._parse(header, body)
+            if kind == CONNECTION:
+                self._remember(header, _fields(data[body:end]))
+            elif kind == MESSAGE:
+                seconds, nanoseconds = TIME.unpack(header[b"time"])
+                (connection,) = LENGTH.unpack(header[b"conn"])
+                if connection in self._channels:
+                    return connection, seconds * 1_000_000_000 + nanoseconds, data, body, end
+                self._damage.records += 1
         except (struct.error, LookupError, ValueError):
-            self._damaged += 1
-            return
-        if message is not None:
-            yield message
-
-    def _parse(self, header: dict[bytes, bytes], body: bytes) -> tuple[int, int, bytes] | None:
-        operation = header[b"op"][0]
-        if operation == CONNECTION:
-            fields = _fields(body)
-            self._topics[LENGTH.unpack(header[b"conn"])[0]] = Topic(
-                header[b"topic"].decode(),
-                normalize_msgtype(fields[b"type"].decode()),
-                ROS1,
-                fields[b"message_definition"].decode("utf-8", "replace"),
-            )
-        elif operation == MESSAGE:
-            seconds, nanoseconds = struct.unpack("<II", header[b"time"])
-            connection = LENGTH.unpack(header[b"conn"])[0]
-            if connection in self._topics:
-                return connection, seconds * 1_000_000_000 + nanoseconds, body
-            self._damaged += 1
+            self._damage.records += 1
         return None
 
+    def _remember(self, header: Mapping[bytes, bytes], connection: Mapping[bytes, bytes]) -> None:
+        (number,) = LENGTH.unpack(header[b"conn"])
+        self._channels[number] = Topic(
+            header[b"topic"].decode(),
+            normalize_msgtype(connection[b"type"].decode()),
+            ROS1,
+            connection[b"message_definition"].decode("utf-8", "replace"),
+        )
 
-def _record(file: BinaryIO) -> tuple[dict[bytes, bytes], bytes] | None:
-    """Header and body of the next record; None when it is not there as a whole."""
-    header = _sized(file)
-    body = _sized(file) if header is not None else None
-    return None if header is None or body is None else (_fields(header), body)
+    def _unpack(self, record: Record, body: bytes) -> bytes | None:
+        try:
+            return UNPACK[record[-1].get(b"compression", b"")](body)
+        except (*DAMAGE, KeyError, OSError, ValueError):
+            return None
 
-
-def _sized(file: BinaryIO) -> bytes | None:
-    length = file.read(LENGTH.size)
-    if len(length) < LENGTH.size:
-        return None
-    data = file.read(LENGTH.unpack(length)[0])
-    return data if len(data) == LENGTH.unpack(length)[0] else None
-
-
-def _fields(header: bytes) -> dict[bytes, bytes]:
-    fields, at = {}, 0
-    while at + LENGTH.size <= len(header):
-        (length,) = LENGTH.unpack_from(header, at)
-        name, _, value = header[at + 4 : at + 4 + length].partition(b"=")
-        fields[name] = value
-        at += 4 + length
-    return fields
+    def _unpack_torn(self, record: Record, body: bytes) -> bytes:
+        return body if record[-1].get(b"compression") == b"none" else unpacked_as_far(body)
 
 
-def _unpack_chunk(compression: bytes, body: bytes) -> bytes | None:
+def has_index(path: Path) -> bool:
+    """Whether a bag has an index that is whole: chunks and their list count the same messages.
+
+    Raises:
+        Exception: of several kinds, where it is damaged.
+    """
+    bag = ScannedRos1(path)
     try:
-        if compression == b"bz2":
-            return bz2_decompress(body)
-        return unlz4(body) if compression == b"lz4" else body
-    except (*DAMAGE, OSError, ValueError):
-        return None
+        return bag.indexed()
+    finally:
+        bag.close()

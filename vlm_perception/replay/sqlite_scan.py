@@ -9,23 +9,45 @@ in a write-ahead log. Schema: rosbag2_storage_sqlite3.
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from vlm_perception.replay.packing import unpacked_if_whole
-from vlm_perception.replay.storage import Message, StorageError, Topic, still_written, survey
+from vlm_perception.replay.scan import Entry, Scan
+from vlm_perception.replay.storage import StorageError, Topic, still_written
 
 TOPICS = """
     SELECT topics.id, topics.name, topics.type, topics.serialization_format FROM topics
 """
-ROWS = "SELECT id, topic_id, timestamp, data FROM messages WHERE id > ? ORDER BY id"
+ROWS = "SELECT id, topic_id, timestamp, data FROM messages WHERE id >= ? ORDER BY id LIMIT ?"
+
+ALL = -1
+MOST_ROWS = 1 << 40
+ROWS_OF_A_PAGE = 256
+TAIL_BYTES = 16
 
 
-class ScannedSqlite:
+def has_index(path: Path) -> bool:
+    """Whether a file ends with a whole page, and has no log beside it that holds newer rows."""
+    log = path.with_name(f"{path.name}-wal")
+    return not _cut_page(path) and not (log.exists() and log.stat().st_size)
+
+
+def _cut_page(path: Path) -> bytes:
+    """What there is of the last page, where the file ends within it."""
+    with path.open("rb") as file:
+        page_bytes = int.from_bytes(file.read(18)[16:], "big")
+        # 1 stands for 65536; what is no power of two is damaged.
+        page_bytes = 1 << 16 if page_bytes == 1 else page_bytes
+        size = path.stat().st_size
+        rest = size % page_bytes if page_bytes else 0
+        file.seek(size - rest)
+        return file.read()
+
+
+class ScannedSqlite(Scan):
     """A sqlite3 file that may be damaged or incomplete."""
 
     def __init__(self, path: Path) -> None:
@@ -34,70 +56,79 @@ class ScannedSqlite:
         Raises:
             StorageError: it is no recording, or damaged where the topics stand.
         """
-        self._path = path
+        super().__init__(path)
+        # Not immutable=1: what stands in the write-ahead log is to be read, too.
+        self._base = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
         try:
-            # Not immutable=1: what stands in the write-ahead log is to be read, too.
-            self._base = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+            self._base.text_factory = partial(str, encoding="utf-8", errors="replace")
             # Without this, SQLite refuses a file that is shorter than its header says.
             self._base.execute("PRAGMA writable_schema=ON")
             rows = self._base.execute(TOPICS).fetchall()
             definitions = self._definitions()
         except sqlite3.Error as error:
+            self.close()
             raise StorageError(f"{path.name} is no recording that SQLite reads: {error}") from error
-        self.loss = ""
-        self._topics = {
+        self._missing, self._error, self._broke_off = 0, "", False
+        self._tail = _cut_page(path)[-TAIL_BYTES:].rstrip(b"\0")
+        self._channels = {
             number: Topic(name, kind, encoding, *definitions.get(kind, ("", "")))
             for number, name, kind, encoding in rows
             # What SQLite makes of a page that is not there.
             if all(isinstance(each, str) for each in (name, kind, encoding))
         }
 
-    @cached_property
-    def _survey(self) -> tuple[Counter[int], int]:
-        return survey(self._rows())
-
     @property
-    def topics(self) -> tuple[Topic, ...]:
-        """All topics; the whole file is read for them."""
-        counts, _ = self._survey
-        return tuple(replace(topic, count=counts[number]) for number, topic in self._topics.items())
-
-    @property
-    def start_ns(self) -> int:
-        """Time of the first message; 0 when there is none."""
-        return self._survey[1]
-
-    def messages(self, names: Collection[str], start_ns: int, stop_ns: int) -> Iterator[Message]:
-        """Messages of these topics in the order in which they were written."""
-        for topic, time_ns, data in self._rows():
-            name = self._topics[topic].name
-            if name in names and start_ns <= time_ns < stop_ns:
-                yield Message(name, time_ns, unpacked_if_whole(data))
+    def loss(self) -> str:
+        """What could not be read when the file was last read to its end."""
+        lost = [f"{self._missing} message(s)"] if self._missing else []
+        lost += ["the rest of the file"] if self._broke_off else []
+        if not lost and not self._error:
+            return ""
+        return (
+            f"{self._path.name}: {' and '.join(lost) or 'part of the file'} cannot be read"
+            f"{self._error} ({still_written(self._path)})"
+        )
 
     def close(self) -> None:
         """Close the file."""
         self._base.close()
 
-    def _rows(self) -> Iterator[tuple[int, int, bytes]]:
-        """Topic, time and data of every message that can be read to its last byte."""
-        damaged = 0
-        try:
-            for _, topic, time_ns, data in self._base.execute(ROWS, (-1,)):
-                if topic in self._topics and isinstance(time_ns, int) and isinstance(data, bytes):
-                    yield topic, time_ns, data
-                else:
-                    damaged += 1
-        except sqlite3.Error as error:
-            self.loss = (
-                f"{self._path.name}: the rest of the file cannot be read, {error} "
-                f"({still_written(self._path)})"
-            )
-            return
-        if damaged:
-            self.loss = (
-                f"{self._path.name}: {damaged} message(s) cannot be read "
-                f"({still_written(self._path)})"
-            )
+    def _entries(self) -> Iterator[Entry]:
+        self._missing, self._error, self._broke_off, last = 0, "", False, 0
+        for number, topic, time_ns, data in self._rows():
+            # Recorders number the rows from 1 on without gaps.
+            self._missing, last = self._missing + number - last - 1, number
+            whole = isinstance(time_ns, int) and isinstance(data, bytes)
+            if whole and topic in self._channels and not self._is_torn(data):
+                yield topic, time_ns, data, 0, len(data)
+            else:
+                self._missing += 1
+
+    def _rows(self) -> Iterator[tuple[int, Any, Any, Any]]:
+        """Rows with rising numbers; those of pages that SQLite cannot read are passed over."""
+        last, passed, most = 0, 0, ALL
+        while last + passed < MOST_ROWS:
+            before = last
+            try:
+                for row in self._base.execute(ROWS, (last + 1 + passed, most)):
+                    if not isinstance(row[0], int) or row[0] <= last:
+                        raise sqlite3.DatabaseError("rows are out of order")
+                    yield row
+                    last, passed = row[0], 0
+                if most == ALL or last == before:
+                    return
+                most = ALL
+            except sqlite3.Error as error:
+                self._error = f", {error}"
+                # Python reads one row ahead, and with it loses the one before the damage. So the
+                # next one is tried alone, and passed over if it fails.
+                passed += 1 + passed // ROWS_OF_A_PAGE if most == 1 else 0
+                most = 1
+        self._broke_off = True
+
+    def _is_torn(self, data: bytes) -> bool:
+        """Whether SQLite filled up a row with zeros that reaches into the file's last, cut page."""
+        return bool(self._tail) and data.endswith(b"\0") and data.rstrip(b"\0").endswith(self._tail)
 
     def _definitions(self) -> dict[str, tuple[str, str]]:
         """Message definition and hash of each type; older recordings hold none."""

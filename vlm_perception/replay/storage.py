@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -83,20 +82,6 @@ class StorageFile(Protocol):
     def close(self) -> None:
         """Let go of the file."""
         ...
-
-
-def survey(records: Iterable[tuple[int, int, bytes]]) -> tuple[Counter[int], int]:
-    """How many messages each channel has, and the time of the first one; 0 when there is none.
-
-    Args:
-        records: channel, time and data of each message.
-    """
-    counts: Counter[int] = Counter()
-    start_ns = 0
-    for channel, time_ns, _ in records:
-        counts[channel] += 1
-        start_ns = min(start_ns or time_ns, time_ns)
-    return counts, start_ns
 
 
 def still_written(path: Path) -> str:
