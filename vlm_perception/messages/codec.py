@@ -60,27 +60,31 @@ class Table(Generic[T]):
 
     def __init__(self, type_name: str, of: Callable[..., T], /, **rows: Cast | Row | Part) -> None:
         self.type_name, self._of = type_name, of
-        self._rows = [(f, r, r.name or f) for f, r in rows.items() if isinstance(r, Row)]
+        others = [(f, r, r.name or f) for f, r in rows.items() if isinstance(r, Row)]
+        self._writes = [(field, row.write, name) for field, row, name in others]
+        self._reads = [(field, row.read, name) for field, row, name in others]
         parts: dict[str, list[str]] = {}
         for field, row in rows.items():
             if isinstance(row, Part):
                 parts.setdefault(row.name, []).append(field)
         self._parts = [(name, fields, attrgetter(*fields)) for name, fields in parts.items()]
-        self._casts = [(f, cast) for f, cast in rows.items() if not isinstance(cast, Row | Part)]
-        self._plain = [field for field, _ in self._casts]
-        self._get_plain = attrgetter(*self._plain)
+        plain = {f: cast for f, cast in rows.items() if not isinstance(cast, Row | Part)}
+        self._plain, self._casts = [*plain], [*plain.values()]
+        self._get_plain = attrgetter(*plain)
 
-    def write(self, source: T, library: Library, **alone: Any) -> Any:
-        """Make a message of an object; `alone` are the fields that no row tells of."""
-        values = zip(self._casts, self._get_plain(source), strict=True)
-        fields = {field: cast(value) for (field, cast), value in values}
-        for field, row, name in self._rows:
-            fields[field] = row.write(getattr(source, name), library)
+    def write(self, source: T, library: Library, **fields: Any) -> Any:
+        """Make a message of an object and, by name, the fields that no row tells of."""
+        for field, cast, value in zip(
+            self._plain, self._casts, self._get_plain(source), strict=True
+        ):
+            fields[field] = cast(value)
+        for field, write, name in self._writes:
+            fields[field] = write(getattr(source, name), library)
         for name, names, _ in self._parts:
             fields.update(zip(names, map(int, getattr(source, name)), strict=True))
         stamped: Any = source
-        head = header(stamped.stamp_ns, stamped.frame_id, library)
-        return library[self.type_name](header=head, **fields, **alone)
+        fields["header"] = header(stamped.stamp_ns, stamped.frame_id, library)
+        return library[self.type_name](**fields)
 
     def read(self, message: Any) -> T:
         """Make an object of a message of any library.
@@ -89,8 +93,8 @@ class Table(Generic[T]):
             MessageError: the message contradicts itself.
         """
         values = dict(zip(self._plain, self._get_plain(message), strict=True))
-        for field, row, name in self._rows:
-            values[name] = row.read(getattr(message, field))
+        for field, read, name in self._reads:
+            values[name] = read(getattr(message, field))
         for name, _, get in self._parts:
             values[name] = get(message)
         head = message.header

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,6 +27,32 @@ def _status(value: int) -> types.Status:
         return types.Status(value)
     except ValueError as error:
         raise MessageError(f"its status {value} is none of STATUS_*") from error
+
+
+def _few(what: str, values: T, most: int) -> T:
+    """The values, of which what comes in goes out with each scene, and is drawn."""
+    if len(values) > most:
+        raise MessageError(f"it has {len(values)} {what}; at most {most} are taken")
+    return values
+
+
+def _many(
+    write: Callable[[Any, Library], Any], read: Callable[[Any], Any], what: str, most: int
+) -> Row:
+    """A list of messages, which is a tuple of objects."""
+    return Row(
+        lambda values, library: [write(value, library) for value in values],
+        lambda messages: tuple([read(message) for message in _few(what, messages, most)]),
+    )
+
+
+def _tag_message(tag: types.Tag, library: Library) -> Any:
+    index, score = int(tag.label_index), float(tag.score)
+    return library["vlm_perception/msg/Tag"](label_index=index, label=tag.label, score=score)
+
+
+def _tag(message: Any) -> types.Tag:
+    return types.Tag(message.label_index, message.label, message.score)
 
 
 def _region_message(region: types.Region, library: Library) -> Any:
@@ -67,13 +93,6 @@ def _attribute(message: Any) -> types.Attribute:
     return types.Attribute(message.name, message.value, choices, probabilities)
 
 
-def _few(what: str, values: T, most: int) -> T:
-    """The values, of which what comes in goes out with each scene, and is drawn."""
-    if len(values) > most:
-        raise MessageError(f"it has {len(values)} {what}; at most {most} are taken")
-    return values
-
-
 def _embedding(**values: Any) -> types.Embedding:
     tokens, indices = len(values["tokens"]), len(values["token_index"])
     if tokens != indices:
@@ -95,32 +114,9 @@ STAGES = Row(
     ],
     lambda stages: {stage.name: stage.duration for stage in stages},
 )
-TAGS = Row(
-    lambda tags, library: [
-        library["vlm_perception/msg/Tag"](
-            label_index=int(tag.label_index), label=tag.label, score=float(tag.score)
-        )
-        for tag in tags
-    ],
-    lambda tags: tuple(
-        [
-            types.Tag(tag.label_index, tag.label, tag.score)
-            for tag in _few("tags", tags, MOST_LABELS)
-        ]
-    ),
-)
-REGIONS = Row(
-    lambda regions, library: [_region_message(region, library) for region in regions],
-    lambda messages: tuple(
-        [_region(message) for message in _few("regions", messages, MOST_REGIONS)]
-    ),
-)
-ATTRIBUTES = Row(
-    lambda attributes, library: [_attribute_message(each, library) for each in attributes],
-    lambda messages: tuple(
-        [_attribute(message) for message in _few("attributes", messages, MOST_QUESTIONS)]
-    ),
-)
+TAGS = _many(_tag_message, _tag, "tags", MOST_LABELS)
+REGIONS = _many(_region_message, _region, "regions", MOST_REGIONS)
+ATTRIBUTES = _many(_attribute_message, _attribute, "attributes", MOST_QUESTIONS)
 EMBEDDING = Table(
     "vlm_perception/msg/VisionEmbedding",
     _embedding,
