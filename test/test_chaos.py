@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,11 @@ from typer.testing import CliRunner
 
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.cli import app
+from vlm_perception.evaluation.chaos import stage as stages
+from vlm_perception.evaluation.chaos.camera import Camera
+from vlm_perception.evaluation.chaos.participant import Participant, Report, Seen
 from vlm_perception.evaluation.soak import Sample, growths
+from vlm_perception.types import Status
 
 pytestmark = pytest.mark.alone
 
@@ -33,6 +39,39 @@ def test_a_killed_node_is_noticed_and_rubbish_ends_none(
     assert killed["recovered_s"] is not None
     assert "3 of 3 nodes live" in fuzzed["seen"] and " 0 complaints" not in fuzzed["seen"]
     assert fuzzed["recovered_s"] is not None
+
+
+def test_a_fault_begins_when_no_node_complains_of_the_last_one_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "SETTLE_S", 0.1)
+    stage = stages.Stage("bundle", tmp_path)
+    stage.participant = seen = Participant()
+    stage.camera = Camera(seen)
+    settled = threading.Event()
+
+    def look() -> None:
+        for number in range(1000):
+            if settled.wait(0.01):
+                return
+            now = time.monotonic()
+            seen.scenes.append(Seen(now, number, Status.OK, "", (640, 360)))
+            for node in stages.NODES:
+                old = number < 50 and node == stages.ENCODER
+                report = Report(now, int(old), "an image was skipped" if old else "active")
+                seen.reports.setdefault(node, []).append(report)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    stage.settle()
+    reports = [seen.newest_report(node) for node in stages.NODES]
+    since = time.monotonic()
+    seen.reports[stages.ENCODER].append(Report(since + 0.01, 1, "a new one"))
+    diagnosis = stage.diagnosis(since)
+    settled.set()
+    thread.join()
+    assert all(report is not None and report.level == 0 for report in reports)
+    assert diagnosis is not None and diagnosis.message == "a new one"
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def killed(stage: Stage, node: str) -> Finding:
 
 def many_kills(stage: Stage, kills: int) -> Finding:
     """Kill one node after the other and see what of it is left in shared memory."""
-    before = _ports()
+    before, since = _ports(), time.monotonic()
     for number in range(kills):
         node = NODES[number % len(NODES)]
         stage.kill(node)
@@ -70,6 +70,7 @@ def many_kills(stage: Stage, kills: int) -> Finding:
     left = _held(leftovers())
     ports = len(_ports()) - len(before)
     last = stage.participant.scenes[-1]
+    diagnosed = stage.diagnosed(since, FUSION)
     return Finding(
         f"{kills} kills in a row",
         f"{left / 2**20:.1f} MiB of killed processes left, {ports} more ports; in the end "
@@ -78,7 +79,11 @@ def many_kills(stage: Stage, kills: int) -> Finding:
         well.at_s - began if well else None,
         0,
         # The last one killed may still be there, and each node has two ports at most.
-        well is not None and left <= SEGMENT_BYTES and ports <= 2 * len(NODES),
+        well is not None
+        and within(diagnosed, NOTICED_WITHIN_S)
+        and left <= SEGMENT_BYTES
+        and ports <= 2 * len(NODES),
+        diagnosed,
     )
 
 
