@@ -51,10 +51,9 @@ READS_DAMAGED = {
     ("replay/checkpoint.py", "read_checkpoint"),
     ("replay/checkpoint.py", "restore"),
     ("replay/mcap_scan.py", "_take"),
-    ("replay/mcap_scan.py", "_unpack_chunk"),
+    ("replay/mcap_scan.py", "_unpack"),
     ("replay/output_bag.py", "_copy_topic"),
     ("replay/ros1_scan.py", "_take"),
-    ("replay/ros1_scan.py", "_unpack_chunk"),
 }
 """Functions whose own helpers take apart what somebody's file holds."""
 
@@ -96,7 +95,7 @@ def test_value_errors_are_caught_of_libraries_only_and_raised_for_them_only() ->
         file
         for file, tree in FILES.items()
         for each in ast.walk(tree)
-        if isinstance(each, ast.Raise) and each.exc is not None and _names_it(each.exc)
+        if isinstance(each, ast.Raise) and ast.unparse(each).startswith("raise ValueError")
     }
     assert raised == ASKED_FOR
     judged = {

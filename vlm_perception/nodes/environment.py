@@ -30,7 +30,7 @@ def check_environment(environment: Mapping[str, str] = os.environ) -> None:
         folder = _log_folder(environment)
         folder.mkdir(parents=True, exist_ok=True)
         reason = "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is read-only"
-    except (OSError, ValueError) as error:
+    except OSError as error:
         reason = str(error)
     if reason:
         raise StartError(
@@ -59,5 +59,5 @@ def _at_home(folder: str, environment: Mapping[str, str]) -> Path:
         return Path(folder)
     home = environment.get("HOME")
     if not home:
-        raise ValueError("HOME is not set")
+        raise OSError("HOME is not set")
     return Path(home + folder[1:])

@@ -80,7 +80,7 @@ def _chunk_bytes(data: Bytes, body: int) -> int:
     try:
         _, at = _text(head, CHUNK_HEAD.size)
         return at + 8 + int.from_bytes(head[at : at + 8], "little")
-    except (struct.error, ValueError):
+    except struct.error:
         return -1
 
 
@@ -218,7 +218,7 @@ def _text(body: bytes, at: int) -> tuple[str, int]:
     (length,) = struct.unpack_from("<I", body, at)
     end = at + 4 + length
     if end > len(body):
-        raise ValueError("a text is longer than its record")
+        raise struct.error("a text is longer than its record")
     return body[at + 4 : end].decode("utf-8", "replace"), end
 
 
