@@ -182,6 +182,16 @@ def test_messages_that_hold_more_than_any_node_says_are_refused(value: Any, sent
         table.read(table.write(value, ROS, **alone))
 
 
+def test_an_array_holds_the_memory_of_its_message() -> None:
+    message = tensor_message(np.arange(4, dtype=np.int32), ROS)
+    values = tensor_array(message, "t")
+    assert np.shares_memory(values, np.frombuffer(message.data, np.uint8))
+    with pytest.raises(ValueError, match="read-only"):
+        values[0] = 1
+    with pytest.raises(BufferError):
+        message.data.append(0)
+
+
 def test_messages_that_contradict_themselves_are_refused() -> None:
     few, wrong = (EMBEDDING.write(SEEN, ROS, processing_time=0.5) for _ in range(2))
     few.token_index = few.token_index[:1]

@@ -69,7 +69,9 @@ def tensor_array(message: Any, name: str) -> NDArray[Any]:
         if math.prod(shape) * size > held:
             raise TypeError(f"{math.prod(shape) * size} bytes are needed")  # as numpy does
         steps = [stride * size for stride in strides] or None
-        values: NDArray[Any] = np.ndarray(shape, dtype, message.data, start, steps)
+        # Other than ndarray, frombuffer keeps the message from moving its memory.
+        data = np.frombuffer(message.data, np.uint8)
+        values: NDArray[Any] = np.ndarray(shape, dtype, data, start, steps)
     except (OverflowError, TypeError, ValueError) as error:
         raise MessageError(
             f"{name} of shape {shape} from byte {start} on does not fit into {held} bytes: {error}"
