@@ -13,12 +13,13 @@ from rclpy.serialization import deserialize_message, serialize_message
 from vlm_perception.messages.codec import Table
 from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.rosbags import ROSBAGS, read_cdr, serialized
-from vlm_perception.messages.tables import EMBEDDING, REASONING, SCENE
-from vlm_perception.types import Embedding, Reasoning, Scene
+from vlm_perception.messages.tables import DETAIL, EMBEDDING, REASONING, SCENE
+from vlm_perception.types import Embedding, FrameDetail, Reasoning, Scene
 
 TABLES: dict[type, tuple[Table[Any], dict[str, Any]]] = {
     # With fields of the message alone: how long it took, and which of those of its sender it is.
     Embedding: (EMBEDDING, {"processing_time": 0.5}),
+    FrameDetail: (DETAIL, {}),
     Reasoning: (REASONING, {"sequence": 3, "processing_time": 0.5}),
     Scene: (SCENE, {}),
 }
@@ -31,10 +32,16 @@ def wire(message: Any) -> Any:
 def assert_same(one: Any, other: Any) -> None:
     for field in dataclasses.fields(one):
         a, b = getattr(one, field.name), getattr(other, field.name)
-        if isinstance(a, np.ndarray):
-            assert a.dtype == b.dtype and a.tobytes() == b.tobytes(), field.name
+        if field.name == "tensors":
+            assert list(map(content, a)) == list(map(content, b))
+        elif isinstance(a, np.ndarray):
+            assert content(a) == content(b), field.name
         else:
             assert a == b, field.name
+
+
+def content(values: Any) -> Any:
+    return values.dtype, values.shape, values.tobytes()
 
 
 def assert_both_ways(value: Any) -> None:

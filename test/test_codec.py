@@ -15,7 +15,7 @@ from rclpy.serialization import serialize_message
 from vlm_perception.messages.codec import Library, MessageError, stamp_ns, time_message
 from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.rosbags import ROSBAGS, message_types, read_cdr, serialized
-from vlm_perception.messages.tables import EMBEDDING, EMBEDDING_INFO, SCENE
+from vlm_perception.messages.tables import DETAIL, EMBEDDING, EMBEDDING_INFO, SCENE
 from vlm_perception.messages.tensor import tensor_array, tensor_message
 from vlm_perception.nodes.visualization import markers
 from vlm_perception.perception.markers import DEPTH
@@ -24,6 +24,7 @@ from vlm_perception.types import (
     FUSED_TOKEN,
     Attribute,
     Embedding,
+    FrameDetail,
     Reasoning,
     Region,
     Scene,
@@ -49,6 +50,15 @@ SEEN = Embedding(
     regions=(Region(3, "car", np.float32(0.5), np.int64(1), 2, 30, 40),),
     vocabulary_version=2,
     stages={"vision": 0.25},
+)
+READ = FrameDetail(
+    stamp_ns=0,
+    frame_id="camera",
+    run_id="ab",
+    sequence=7,
+    bundle_digest="0" * 64,
+    names=("tokens", "token_index", "view"),
+    tensors=(SEEN.tokens, SEEN.token_index, np.zeros((2, 3, 3), np.uint8)),
 )
 REASONED = Reasoning(
     stamp_ns=1_700_000_000_123_456_789,
@@ -91,9 +101,10 @@ FUSED = Scene(
     status=Status.DEGRADED,
     reason="why",
 )
+OBJECTS = [SEEN, READ, REASONED, FUSED]
 
 
-@pytest.mark.parametrize("value", [SEEN, REASONED, FUSED], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("value", OBJECTS, ids=lambda value: type(value).__name__)
 def test_both_libraries_read_what_the_other_writes(value: Any) -> None:
     assert_both_ways(value)
 
@@ -104,13 +115,13 @@ def test_every_field_is_written() -> None:
     def record(type_name: str) -> Any:
         return lambda **fields: written.setdefault(type_name, set()).update(fields)
 
-    for value in (SEEN, REASONED, FUSED):
+    for value in OBJECTS:
         table, alone = TABLES[type(value)]
         table.write(value, Library(record, list), **alone)
     defined = message_types().fielddefs
     own = {name for name in defined if name.startswith("vlm_perception/")}
-    # It is no object: its fields are told by perception/embedding_info.py.
-    assert own - set(written) == {EMBEDDING_INFO}
+    # They are no objects: the fields of one are told by perception/embedding_info.py.
+    assert own - set(written) == {EMBEDDING_INFO, "vlm_perception/msg/FrameRequest"}
     for type_name, fields in written.items():
         assert fields == {name for name, _ in defined[type_name][1]}, type_name
 
@@ -206,6 +217,10 @@ def test_messages_that_contradict_themselves_are_refused() -> None:
     ):
         with pytest.raises(MessageError, match=says):
             EMBEDDING.read(message)
+    detail = DETAIL.write(READ, ROS)
+    detail.names[1] = "tokens"
+    with pytest.raises(MessageError, match="3 tensors under the names tokens, tokens, view"):
+        DETAIL.read(detail)
     scene = SCENE.write(FUSED, ROS)
     scene.status = 77
     with pytest.raises(MessageError, match="none of STATUS_"):

@@ -24,10 +24,12 @@ FRONT = CameraFigures(
     analyses_hz=1.0,
     full_analysis_ms=31.7,
     full_analysis_p95_ms=40.0,
+    embedding_to_prefill_ms=LATENCY,
     scene_hz=14.9,
     capture_to_embedding_ms=LATENCY,
     capture_to_scene_ms=LATENCY,
     reasoning_age_ms={"p50": 110.0, "p95": 210.0, "p99": 310.0},
+    read_kb_s={"scene_fusion": 60.5},
 )
 REAR = replace(FRONT, encoded=150, scene_hz=7.5)
 ALONE = replace(FRONT, language_hz=0.0, scene_hz=14.25, reasoning_age_ms=None)
@@ -59,7 +61,13 @@ def test_one_camera_stands_at_the_top() -> None:
     assert content["language_dead"]["capture_to_scene_ms"]["p99"] == 30.0
     assert "language_dead" not in as_json(span(_=FRONT), None, SETTING)
     text = printed(span(_=FRONT), span(_=ALONE))
-    for told in ("99.00 % (297 of 300)", "110.0 / 210.0 / 310.0 ms", "14.25 Hz", ">= 29 Hz"):
+    for told in (
+        "60 kB/s",
+        "99.00 % (297 of 300)",
+        "110.0 / 210.0 / 310.0 ms",
+        "14.25 Hz",
+        ">= 29 Hz",
+    ):
         assert told in text
 
 

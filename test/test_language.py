@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vlm_perception.bundle import BundleError, ModelBundle
 from vlm_perception.engines.base import EngineError
@@ -235,3 +238,53 @@ def test_each_new_conflict_is_looked_at_once(siglip_bundle: ModelBundle) -> None
         reasoner.note_conflicts(conflicts)
     triggers.append(reasoner.reason(frame).trigger)
     assert triggers == ["first", "none", "conflict", "none", "conflict", "none", "conflict"]
+
+
+@pytest.fixture(scope="module")
+def shipped() -> tuple[Reasoner, list[Embedding]]:
+    """A reasoner of the bundle with a trained temporal module, and what it may see."""
+    bundle = ModelBundle.load("roadworld-nano")
+    few = ReasonerSettings(max_caption_tokens=1, max_keyframe_age=0.5)
+    return Reasoner(bundle, few), [embed(bundle, seed) for seed in range(4)]
+
+
+FRAMES = st.lists(
+    st.tuples(
+        st.sampled_from([0.1, 0.1, 0.1, 0.4, -3.0, 9.0]),  # seconds since the one before
+        st.integers(0, 3),
+        st.sampled_from(["", "", "", "reset", "doubt", "instruct"]),
+        st.sampled_from(["reasoned on", "reasoned on", "without detail", "broken"]),
+    ),
+    min_size=2,
+    max_size=12,
+)
+
+
+@given(steps=FRAMES)
+@settings(max_examples=25, deadline=None)
+def test_a_frame_that_is_only_decided_on_leaves_no_trace(
+    shipped: tuple[Reasoner, list[Embedding]], steps: Sequence[tuple[float, int, str, str]]
+) -> None:
+    """The reasoner says what one says that never saw such frames, whatever happened meanwhile."""
+    reasoner, pictures = shipped
+    seeing, blind = reasoner.for_another_camera(), reasoner.for_another_camera()
+    stamp_ns, doubts = 100_000_000_000, 0
+    for seconds, picture, event, fate in steps:
+        stamp_ns += round(seconds * 1e9)
+        doubts += event == "doubt"
+        for each in (seeing, blind):
+            if event == "reset":
+                each.reset()
+            elif event == "doubt":
+                each.note_conflicts([str(doubts)])
+            elif event == "instruct":
+                each.set_instruction("look for cones")
+        seen = replace(pictures[picture], stamp_ns=stamp_ns, sequence=stamp_ns)
+        if fate == "reasoned on":
+            said, expected = seeing.reason(seen), blind.reason(seen)
+            assert replace(said, stages={}) == replace(expected, stages={})
+            continue
+        decided = seeing.decide(seen)
+        if fate == "broken" and decided.is_keyframe:
+            with pytest.raises(EmbeddingError, match="a patch token holds NaN"):
+                seeing.conclude(decided, replace(seen, tokens=seen.tokens * np.float16("nan")))

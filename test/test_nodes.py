@@ -23,10 +23,14 @@ from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
 
 from vlm_perception.bundle import ModelBundle
+from vlm_perception.messages.ros import ROS
+from vlm_perception.messages.tables import EMBEDDING
 from vlm_perception.msg import EmbeddingInfo, SceneReasoning, SemanticScene, VisionEmbedding
 from vlm_perception.nodes.qos import latched, subscribe_alive
 from vlm_perception.nodes.scene_fusion import LEASE_S
+from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.srv import SetVocabulary
+from vlm_perception.types import Frame
 
 WIDTH, HEIGHT = 320, 180
 MS = 1_000_000
@@ -86,7 +90,7 @@ def test_camera_images_become_scenes(graph: Graph, siglip_bundle: ModelBundle) -
     spec = siglip_bundle.manifest
     assert list(described.vocabulary) == [label.label for label in spec.vocabulary.labels]
     embedding = embeddings.wait()
-    assert list(embedding.tokens.shape) == [described.tokens_count, described.tokens_width]
+    assert described.tokens_count == spec.vision.tokens and not embedding.tokens.data
     assert (embedding.header.frame_id, embedding.image_width) == ("camera", WIDTH)
     reasoning = reasonings.wait(lambda message: message.is_keyframe)
     assert [item.name for item in reasoning.attributes] == [q.name for q in spec.questions]
@@ -284,12 +288,8 @@ def test_stamps_of_zero_and_backwards(graph: Graph, siglip_bundle: ModelBundle) 
 
 
 def test_embedding_of_another_bundle(graph: Graph, siglip_bundle: ModelBundle) -> None:
-    graph.start("vision_encoder", bundle=siglip_bundle.path)
-    graph.wait_active("vision_encoder")
-    embeddings = graph.listen(VisionEmbedding, "embedding")
-    camera = graph.publisher(Image, "image", BEST_EFFORT)
-    good = send(camera, rgb(now_ns()), embeddings)
-
+    seen = VisionEncoder(siglip_bundle).encode(Frame(picture(WIDTH, HEIGHT), now_ns()), 0)
+    good = EMBEDDING.write(seen, ROS, processing_time=0.01)
     reasoner = graph.start("language_reasoner", "embedding:=other", bundle=siglip_bundle.path)
     graph.wait_active("language_reasoner")
     reasonings = graph.listen(SceneReasoning, "reasoning", 10)

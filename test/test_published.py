@@ -32,6 +32,8 @@ RECORDED = Path(__file__).parent / "data" / "recorded"
 RIHS01 = {
     "Attribute": "a8dbd2dbcd2e71ae34e2ce31d7eeada7225d639f974d7c29ad7f1a2917d45e34",
     "EmbeddingInfo": "9c18e4d4844cd8e411f0224a356b6e31fa256d5d91a27f502545b476b7b97b7d",
+    "FrameDetail": "4c494f478f532938122dad857dd54a597298678aecf347bc033fce5536576c0f",
+    "FrameRequest": "4f395bf1f11a282149bfdfd4a43c457d0e5d1bd7a0efce9ab7915a205e80c916",
     "Region": "e590ad014498075e38f34ee89b0b439b2cc2d276c3beed0825ce7757e53adbe0",
     "SceneReasoning": "5b56112dbcdfd07c8fe9ef6f7458578480c7e9d13dc8c6b948d9b36c0c1ba621",
     "SemanticScene": "6e1a26811aa279b5d34532fdf9f3c90cfff685957c39b963361fc3b702926a6e",

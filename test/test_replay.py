@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.cli import app
 from vlm_perception.outputs.folder import UNFINISHED
+from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.replay import checkpoint, disk_room, output_bag, run
 from vlm_perception.replay.drawing import timeline
 from vlm_perception.replay.latency import GraphCost, LatencyModel
@@ -124,6 +125,30 @@ def test_the_bag_holds_images_and_results_of_all_frames(replayed):
     assert counts["/embedding"] == 80
     assert counts["/reasoning"] == facts["reasonings"]
     assert counts["/embedding_info"] == 1
+
+
+def test_the_bag_holds_what_the_language_model_has_read(replayed):
+    read = {"/embedding": [], "/embedding/detail": [], "/reasoning": []}
+    with AnyReader([replayed]) as reader:
+        for connection, _, data in reader.messages():
+            if connection.topic in read:
+                read[connection.topic].append(reader.deserialize(data, connection.msgtype))
+    embeddings, details, reasonings = read.values()
+    assert not any(len(each.tokens.data) or len(each.token_index) for each in embeddings)
+    stamps = {(each.run_id, each.sequence): each.header.stamp for each in embeddings}
+    seen = [stamps[each.run_id, each.sequence] for each in details]
+    assert seen == [each.header.stamp for each in details]
+    assert seen == [each.header.stamp for each in reasonings if each.is_keyframe]
+    source = open_source(DRIVE)
+    first = next(iter(source.frames(Span())))
+    encoder = VisionEncoder(ModelBundle.load("roadworld-nano"))
+    expected = encoder.encode(Frame(first.pixels, first.stamp_ns), 0)
+    assert details[0].names == ["tokens", "token_index"]
+    for tensor, values in zip(
+        details[0].tensors, (expected.tokens, expected.token_index), strict=True
+    ):
+        assert tensor.shape.tolist() == list(values.shape)
+        assert tensor.data.tobytes() == values.tobytes()
 
 
 def test_the_report_needs_nothing_else_and_shows_what_was_said(replayed):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,8 @@ class Embedding:
     pooled: NDArray[np.float32]
     """[D], L2-normalised."""
     tokens: NDArray[np.float16]
-    """[K, D] patch tokens as the language model reads them."""
+    """[K, D] patch tokens as the language model reads them; [0, 0] where they were not sent along
+    and are in the frame's detail."""
     token_index: NDArray[np.uint16]
     """[K] row-major position in the grid, rising; FUSED_TOKEN for a fused token."""
     tags: tuple[Tag, ...]
@@ -86,6 +88,22 @@ class Embedding:
     vocabulary_version: int
     stages: Mapping[str, float] = field(default_factory=dict)
     """Seconds that each stage took."""
+
+
+@dataclass(frozen=True)
+class FrameDetail:
+    """What a language model reads of one frame, which is too much to send along with each."""
+
+    stamp_ns: int
+    frame_id: str
+    run_id: str
+    sequence: int
+    """With run_id those of the frame's embedding."""
+    bundle_digest: str
+    names: tuple[str, ...]
+    """Which ones there are depends on what the bundle's language model reads."""
+    tensors: tuple[NDArray[Any], ...]
+    """As many as names."""
 
 
 @dataclass(frozen=True)

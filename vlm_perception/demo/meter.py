@@ -19,6 +19,8 @@ class Arrival:
 
     received_ns: int
     stamp_ns: int
+    size: int = 0
+    """Of the serialized message, in bytes."""
 
     @property
     def latency_ms(self) -> float:

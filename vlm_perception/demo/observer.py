@@ -38,6 +38,8 @@ class Analysis:
     is_keyframe: bool
     milliseconds: float
     """What the reasoner was busy with it, without waiting for its tick; 0 for a repeat."""
+    to_prefill_ms: float
+    """From the embedding's arrival to the prefill, waiting for its tick included."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class Observer:
 
     def _receive(self, topic: Topic, now_ns: int, data: bytes) -> None:
         stamp = 0 if topic in _HEADERLESS else stamp_of_serialized(data)
-        self.meters[topic].add(Arrival(now_ns, stamp))
+        self.meters[topic].add(Arrival(now_ns, stamp, len(data)))
         if topic == SCENE:
             self._newest_scene = data
         elif topic == REASONING:
@@ -152,8 +154,15 @@ class Observer:
 
     def _note_analysis(self, now_ns: int, message: Any) -> None:
         stages = {str(stage.name): float(stage.duration) for stage in message.stages}
-        milliseconds = 1e3 * stages.get("total", 0.0)
-        self.analyses.append(Analysis(now_ns, bool(message.is_keyframe), milliseconds))
+        analysed = sum(stages.get(name, 0.0) for name in ("prefill", "questions", "caption"))
+        self.analyses.append(
+            Analysis(
+                now_ns,
+                bool(message.is_keyframe),
+                1e3 * stages.get("total", 0.0),
+                1e3 * (float(message.processing_time) - analysed),
+            )
+        )
 
     def _note_reports(self, now_ns: int, message: Any) -> None:
         """Join the values of a node's statuses; their names begin with the node's."""

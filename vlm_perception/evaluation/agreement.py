@@ -25,7 +25,14 @@ from vlm_perception.demo.environment import own_graph, require_ros
 from vlm_perception.demo.observer import Observer
 from vlm_perception.demo.processes import NodeProcesses, NodeSpec, Parameter
 from vlm_perception.demo.recorder import Recorder
-from vlm_perception.demo.topics import DIAGNOSTICS, EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
+from vlm_perception.demo.topics import (
+    DETAIL,
+    DIAGNOSTICS,
+    EMBEDDING,
+    EMBEDDING_INFO,
+    REASONING,
+    SCENE,
+)
 from vlm_perception.errors import RunError
 from vlm_perception.outputs.file import write_figures
 from vlm_perception.outputs.folder import ResultsFolder
@@ -40,7 +47,7 @@ from vlm_perception.replay.source import BagSource, open_source
 from vlm_perception.replay.tolerances import Tolerances
 
 SEED = 6_000_030
-RECORDED = (EMBEDDING, EMBEDDING_INFO, REASONING, SCENE)
+RECORDED = (EMBEDDING, EMBEDDING_INFO, DETAIL, REASONING, SCENE)
 NODES = ("scene_fusion", "language_reasoner", "vision_encoder")
 READY_WITHIN_S = 60.0
 DISCOVERY_S = 3.0

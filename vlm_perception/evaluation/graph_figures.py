@@ -11,9 +11,14 @@ from statistics import median
 
 from vlm_perception.demo.meter import percentiles
 from vlm_perception.demo.observer import Observer, Report, decode
-from vlm_perception.demo.topics import EMBEDDING, MEASURED, REASONING, SCENE, Topic
+from vlm_perception.demo.topics import DETAIL, EMBEDDING, MEASURED, REASONING, SCENE, Topic
 from vlm_perception.errors import RunError
 
+READ = {
+    "scene_fusion": (EMBEDDING, REASONING),
+    "language_reasoner": (EMBEDDING, DETAIL, SCENE),
+}
+"""The topics that a node reads beside the camera's."""
 PUBLISHED = "published"
 """Key under which video_source counts the frames that it published."""
 
@@ -35,11 +40,15 @@ class CameraFigures:
     analyses_hz: float
     full_analysis_ms: float | None
     full_analysis_p95_ms: float | None
+    embedding_to_prefill_ms: Percentiles | None
+    """Of a key frame, from its embedding's arrival on."""
     scene_hz: float
     capture_to_embedding_ms: Percentiles | None
     capture_to_scene_ms: Percentiles | None
     reasoning_age_ms: Percentiles | None
     """Of what the slow path says in a scene; None when it says nothing."""
+    read_kb_s: Mapping[str, float]
+    """Kilobytes a second on the topics that a node reads, serialized."""
 
     @property
     def encoded_share(self) -> float:
@@ -78,11 +87,21 @@ class CameraWatch:
             analyses_hz=len(full) / seconds,
             full_analysis_ms=median(full) if full else None,
             full_analysis_p95_ms=(percentiles(full) or {}).get("p95"),
+            embedding_to_prefill_ms=percentiles(
+                [each.to_prefill_ms for each in analyses if each.is_keyframe]
+            ),
             scene_hz=len({scene.stamp_ns for scene in scenes}) / seconds,
             capture_to_embedding_ms=percentiles([each.latency_ms for each in embeddings]),
             capture_to_scene_ms=percentiles([each.latency_ms for each in scenes]),
             reasoning_age_ms=percentiles(self._reasoning_ages(start_ns, end_ns)),
+            read_kb_s={
+                node: sum(self._bytes(topic, start_ns, end_ns) for topic in topics) / 1e3 / seconds
+                for node, topics in READ.items()
+            },
         )
+
+    def _bytes(self, topic: Topic, start_ns: int, end_ns: int) -> int:
+        return sum(each.size for each in self.observer.meters[topic].between(start_ns, end_ns))
 
     def _keep(self, topic: Topic, received_ns: int, data: bytes) -> None:
         """Decoding waits until nothing is measured any more."""

@@ -81,6 +81,7 @@ def _camera_as_json(figures: CameraFigures) -> dict[str, object]:
         "analyses_hz": round(figures.analyses_hz, 3),
         "full_analysis_ms": _rounded(figures.full_analysis_ms),
         "full_analysis_p95_ms": _rounded(figures.full_analysis_p95_ms),
+        "embedding_to_prefill_ms": _rounded_all(figures.embedding_to_prefill_ms),
         "scene_hz": round(figures.scene_hz, 3),
         "capture_to_embedding_ms": _rounded_all(figures.capture_to_embedding_ms),
         "capture_to_scene_ms": _rounded_all(figures.capture_to_scene_ms),
@@ -88,6 +89,7 @@ def _camera_as_json(figures: CameraFigures) -> dict[str, object]:
         "published_hz": round(figures.published_hz, 3),
         "published_frames": figures.published,
         "encoded_frames": figures.encoded,
+        "read_kb_s": _rounded_all(figures.read_kb_s),
     }
 
 
@@ -193,10 +195,14 @@ def _told(figures: CameraFigures) -> dict[str, str]:
         REASONED: f"{figures.language_hz:.2f} Hz",
         ANALYSED: f"{figures.analyses_hz:.2f} Hz",
         "a full analysis, median": _shown(figures.full_analysis_ms),
+        "embedding of a key frame to its prefill, p50/p95/p99": _shown_all(
+            figures.embedding_to_prefill_ms
+        ),
         SCENES: f"{figures.scene_hz:.2f} Hz",
         "capture to embedding, p50/p95/p99": _shown_all(figures.capture_to_embedding_ms),
         TO_SCENE: _shown_all(figures.capture_to_scene_ms),
         "age of the reasoning in a scene, p50/p95/p99": _shown_all(figures.reasoning_age_ms),
+        **{f"{node} reads": f"{rate:.0f} kB/s" for node, rate in figures.read_kb_s.items()},
     }
 
 

@@ -14,7 +14,7 @@ from vlm_perception import types
 from vlm_perception.manifest import MOST_LABELS, MOST_QUESTIONS
 from vlm_perception.messages import codec
 from vlm_perception.messages.codec import Library, MessageError, Part, Row, Table
-from vlm_perception.messages.tensor import tensor
+from vlm_perception.messages.tensor import tensor, tensor_array, tensor_message
 from vlm_perception.perception.regions import MOST_REGIONS_PER_LABEL
 
 LONGEST_CAPTION = 10_000
@@ -104,6 +104,13 @@ def _embedding(**values: Any) -> types.Embedding:
     return types.Embedding(**values)
 
 
+def _detail(**values: Any) -> types.FrameDetail:
+    names, tensors = values["names"], values["tensors"]
+    if len(names) != len(tensors) or len(set(names)) != len(names):
+        raise MessageError(f"it has {len(tensors)} tensors under the names {', '.join(names)}")
+    return types.FrameDetail(**values)
+
+
 EMBEDDING_INFO = "vlm_perception/msg/EmbeddingInfo"
 KEYFRAME = Row(codec.time_message, codec.stamp_ns, "keyframe_stamp_ns")
 TEXTS = Row(lambda texts, library: list(texts), tuple)
@@ -137,6 +144,18 @@ EMBEDDING = Table(
     regions=REGIONS,
     vocabulary_version=int,
     stages=STAGES,
+)
+DETAIL = Table(
+    "vlm_perception/msg/FrameDetail",
+    _detail,
+    run_id=str,
+    sequence=int,
+    bundle_digest=str,
+    names=TEXTS,
+    tensors=Row(
+        lambda tensors, library: [tensor_message(values, library) for values in tensors],
+        lambda messages: tuple([tensor_array(each, "a tensor") for each in messages]),
+    ),
 )
 CAPTION = Row(
     lambda text, library: str(text),

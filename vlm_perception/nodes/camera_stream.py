@@ -6,31 +6,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import String
 
 from vlm_perception.messages.ros import ROS
-from vlm_perception.messages.tables import EMBEDDING, REASONING
+from vlm_perception.messages.tables import REASONING
 from vlm_perception.msg import SceneReasoning, SemanticScene
+from vlm_perception.nodes import handover
+from vlm_perception.nodes.detail_input import DetailInput
 from vlm_perception.nodes.diagnostics import Meter, Report, figure, pace
-from vlm_perception.nodes.embedding_input import EmbeddingInput
+from vlm_perception.nodes.embedding_input import EmbeddingArrival, EmbeddingInput
 from vlm_perception.nodes.qos import newest, overridable, present, results, subscribe
 from vlm_perception.nodes.reasoning_input import LEASE_S
 from vlm_perception.perception.asking import AskError
 from vlm_perception.perception.reasoner import InstructionError, Reasoner
 from vlm_perception.types import Embedding, Reasoning
 
-
-@dataclass(frozen=True)
-class Arrival:
-    """An embedding message of a camera and the monotonic time at which it came, in seconds."""
-
-    camera: str
-    message: Any
-    received_s: float
+ASKED_ABOUT = 3
+"""A question is tried on so many frames, each the newest, when details do not come in time."""
 
 
 class CameraStream:
@@ -48,7 +44,7 @@ class CameraStream:
         self._reasoner: Reasoner | None = None
         self._input: EmbeddingInput | None = None
         self._subscriptions: list[Any] = []
-        self._arrival: Arrival | None = None
+        self._arrival: EmbeddingArrival | None = None
         self._newest: Reasoning | None = None
         self._arrivals, self._results, self._ages = Meter(), Meter(), Meter()
         self.sequence = 0
@@ -57,6 +53,7 @@ class CameraStream:
         """Those of them that were analyses of their own frame."""
         self.topic = str(node.resolve_topic_name(self._prefix + "embedding"))
         """The embeddings' topic after remapping."""
+        self._details = DetailInput(node, self.topic)
         self._publisher = node.create_lifecycle_publisher(
             SceneReasoning,
             self._prefix + "reasoning",
@@ -69,17 +66,20 @@ class CameraStream:
         self._reasoner, self._newest = reasoner, None
         self.sequence = self.analyses = 0
 
-    def start(self, put: Callable[[Arrival], None]) -> None:
+    def start(self, put: Callable[[EmbeddingArrival], None]) -> None:
         """Listen to the encoder, to instructions and to the scene; put gets each embedding."""
         for meter in (self._arrivals, self._results, self._ages):
             meter.restart()
 
-        def on_embedding(message: Any) -> None:
+        def on_embedding(arrival: EmbeddingArrival) -> None:
             self._arrivals.add()
             self._node.arrivals.add()
-            self._arrival = Arrival(self.name, message, time.monotonic())
-            put(self._arrival)
+            self._arrival = arrival
+            put(arrival)
 
+        # Within the process embeddings are handed over whole.
+        if not handover.is_offered(self.topic):
+            self._details.start()
         self._input = EmbeddingInput(self._node, on_embedding, self._prefix + "embedding")
         for message_type, topic, callback, profile in (
             (String, "instruction", self._on_instruction, results()),
@@ -90,10 +90,11 @@ class CameraStream:
             )
 
     def stop(self) -> None:
-        """Stop to listen."""
+        """Stop to listen, and to wait for what was asked for."""
         if self._input is not None:
             self._input.close()
             self._input = None
+        self._details.stop()
         while self._subscriptions:
             self._node.destroy_subscription(self._subscriptions.pop())
         self._arrival = None
@@ -108,57 +109,63 @@ class CameraStream:
         if reasoner is not None:
             reasoner.reset()
 
-    def reason(self, arrival: Arrival, rung: int) -> None:
+    def reason(self, arrival: EmbeddingArrival, rung: int) -> float | None:
         """Publish a reasoning on an embedding, at the effort of a rung of the ladder.
+
+        Returns:
+            The seconds that this took, without waiting for what the language model reads of a key
+            frame; None where that did not come: of such a frame no trace is left.
 
         Raises:
             MessageError: it contradicts itself.
             VlmPerceptionError: it holds what no encoder gives, or comes from another bundle.
         """
-        reasoner, node = self._reasoner, self._node
+        reasoner, node, began = self._reasoner, self._node, time.monotonic()
         if reasoner is None:
-            return
-        embedding = EMBEDDING.read(arrival.message)
+            return 0.0
+        embedding = arrival.read()
         if not node.time_watch.accepts(embedding.stamp_ns, self.topic):
-            return
+            return 0.0
         node.time_watch.check_clock(
-            embedding.stamp_ns, self.topic, arrival.received_s, arrival.message.processing_time
+            embedding.stamp_ns, self.topic, arrival.received_s, arrival.spent_s
         )
-        reasoning = reasoner.reason(embedding, rung)
-        elapsed = time.monotonic() - arrival.received_s
-        message = REASONING.write(reasoning, ROS, sequence=self.sequence, processing_time=elapsed)
-        self._publisher.publish(message)
-        self.sequence += 1
-        self.analyses += reasoning.is_keyframe
-        self._newest = reasoning
-        elapsed = time.monotonic() - arrival.received_s
-        age = node.age_of(embedding.stamp_ns)
-        for meter, value in (
-            (self._results, elapsed),
-            (node.results, elapsed),
-            (self._ages, age),
-            (node.ages, age),
-        ):
-            if value is not None:
-                meter.add(value)
+        decided, waited = reasoner.decide(embedding), 0.0
+        if decided.is_keyframe:
+            asked = time.monotonic()
+            whole = self._details.whole(embedding, patient=False)
+            if whole is None:
+                return None
+            if whole is not embedding:
+                embedding, waited = whole, time.monotonic() - asked
+        reasoning = reasoner.conclude(decided, embedding, rung)
+        if waited:
+            reasoning = replace(reasoning, stages={"detail": waited, **reasoning.stages})
+        self._publish(reasoning, arrival.received_s)
+        return time.monotonic() - began - waited
 
     def newest_embedding(self) -> Embedding:
-        """Return the newest frame, for a question about now.
+        """Return the newest frame with what the language model reads, for a question about now.
 
         Raises:
-            AskError: there is none, or it is no longer the present.
+            AskError: there is none, it is no longer the present, or it cannot be read.
             MessageError: it contradicts itself.
         """
-        arrival = self._arrival
-        if self._input is None:
-            raise AskError("the node is not active; configure and activate it first")
-        if arrival is None or self._silent():
-            raise AskError(f"there is no frame to ask about: {self._silence()}")
-        return EMBEDDING.read(arrival.message)
+        for _ in range(ASKED_ABOUT):
+            arrival = self._arrival
+            if self._input is None:
+                raise AskError("the node is not active; configure and activate it first")
+            if arrival is None or self._silent():
+                raise AskError(f"there is no frame to ask about: {self._silence()}")
+            whole = self._details.whole(arrival.read())
+            if whole is not None:
+                return whole
+        raise AskError(f"the newest frames cannot be read: {self._details.cause()}")
 
     def obstacle(self) -> str:
-        """Return what to say when no embedding comes; empty: they do."""
-        return self._silence() if self._input is not None and self._silent() else ""
+        """Return what to say when no embedding comes, or none can be read; empty: all is well."""
+        if self._input is None:
+            return ""
+        return self._silence() if self._silent() else self._details.obstacle()
 
     def concern(self) -> str:
         """Return what to say when embeddings of several encoders are mixed."""
@@ -173,6 +180,7 @@ class CameraStream:
             "keyframe_ratio": figure(self.analyses / max(1, self.sequence), 3),
             "drift": figure(last.drift if last else None, 4),
             "instruction_version": str(last.instruction_version if last else 0),
+            **self._details.figures(),
         }
 
     def report(self, dropped: int) -> Report:
@@ -187,6 +195,25 @@ class CameraStream:
         }
         heard = "active" if self._input is not None else "not active"
         return Report(level, obstacle or concern or heard, values)
+
+    def _publish(self, reasoning: Reasoning, received_s: float) -> None:
+        node, elapsed = self._node, time.monotonic() - received_s
+        if self._publisher.get_subscription_count() > 0:
+            alone = {"sequence": self.sequence, "processing_time": elapsed}
+            self._publisher.publish(REASONING.write(reasoning, ROS, **alone))
+        self.sequence += 1
+        self.analyses += reasoning.is_keyframe
+        self._newest = reasoning
+        elapsed = time.monotonic() - received_s
+        age = node.age_of(reasoning.stamp_ns)
+        for meter, value in (
+            (self._results, elapsed),
+            (node.results, elapsed),
+            (self._ages, age),
+            (node.ages, age),
+        ):
+            if value is not None:
+                meter.add(value)
 
     def _silent(self) -> bool:
         return bool(self._arrivals.silence() > self._node.settings.input_timeout)

@@ -1,25 +1,45 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The embedding topic: a subscription that hands messages on, and what to say when none come."""
+"""The embedding topic: a subscription that hands embeddings on, and what to say when none come."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
+
+from vlm_perception.messages.codec import MessageError
+from vlm_perception.messages.tables import EMBEDDING
 from vlm_perception.msg import VisionEmbedding
 from vlm_perception.nodes import handover
 from vlm_perception.nodes.publishers import Advice, Publishers
 from vlm_perception.nodes.qos import newest, subscribe
+from vlm_perception.types import Embedding
+
+
+@dataclass(frozen=True)
+class EmbeddingArrival:
+    """An embedding that came, not looked at yet."""
+
+    read: Callable[[], Embedding]
+    """Returns it; raises MessageError where the message contradicts itself."""
+    spent_s: float
+    """From the image's arrival in the encoder to the embedding's publication, in seconds."""
+    received_s: float
+    """Monotonic time at which it came, in seconds."""
 
 
 class EmbeddingInput:
     """The stream of `embedding`: from the encoder in this process, if it is here, else a topic."""
 
     def __init__(
-        self, node: Any, on_message: Callable[[Any], None], name: str = "embedding"
+        self, node: Any, on_arrival: Callable[[EmbeddingArrival], None], name: str = "embedding"
     ) -> None:
-        """Subscribe; on_message is called in another node's thread and must be quick."""
+        """Subscribe; on_arrival is called in another node's thread and must be quick."""
         self._node = node
         self.topic = str(node.resolve_topic_name(name))
         """The topic's name after remapping."""
@@ -27,9 +47,15 @@ class EmbeddingInput:
         self._end: Callable[[], None] = lambda: None
         profile = newest(2)
 
-        def take(message: Any) -> None:
-            self.publishers.heard(message.run_id)
-            on_message(message)
+        def take(read: Callable[[], Embedding], run_id: str, spent_s: float) -> None:
+            self.publishers.heard(run_id)
+            on_arrival(EmbeddingArrival(read, spent_s, time.monotonic()))
+
+        def take_message(message: Any) -> None:
+            take(partial(EMBEDDING.read, message), message.run_id, message.processing_time)
+
+        def take_object(embedding: Embedding, spent_s: float) -> None:
+            take(partial(_sound, embedding), embedding.run_id, spent_s)
 
         advice = Advice(
             absent=f"start its vision_encoder, or remap `{name}`",
@@ -39,9 +65,9 @@ class EmbeddingInput:
         )
         self.publishers = Publishers(node, self.topic, VisionEmbedding, profile, advice)
         if handover.is_offered(self.topic):
-            self._end = handover.read(self.topic, take)
+            self._end = handover.read(self.topic, take_object)
         else:
-            self._subscription = subscribe(node, VisionEmbedding, name, take, profile)
+            self._subscription = subscribe(node, VisionEmbedding, name, take_message, profile)
 
     def close(self) -> None:
         """End the stream."""
@@ -53,3 +79,10 @@ class EmbeddingInput:
     def silence(self, seconds: float) -> str:
         """Say that nothing came for so long, and what is the matter."""
         return f"no embedding for {seconds:.0f} s on {self.topic}: {self.publishers.cause()}"
+
+
+def _sound(embedding: Embedding) -> Embedding:
+    """Refuse what a message that holds it would be refused for."""
+    if not np.isfinite(embedding.pooled).all():
+        raise MessageError("pooled holds NaN or infinity")
+    return embedding

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -15,17 +14,21 @@ from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, M
 from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.messages.codec import MessageError
 from vlm_perception.nodes.asking import Asking
-from vlm_perception.nodes.camera_stream import Arrival, CameraStream
+from vlm_perception.nodes.camera_stream import CameraStream
 from vlm_perception.nodes.diagnostics import Report, figure
+from vlm_perception.nodes.embedding_input import EmbeddingArrival
 from vlm_perception.nodes.language_settings import LanguageSettings
 from vlm_perception.nodes.lifecycle import PerceptionNode
 from vlm_perception.nodes.plans import prepare_plans, why_not_tensorrt
 from vlm_perception.nodes.priority import session_gives_way
 from vlm_perception.nodes.process import run
-from vlm_perception.nodes.worker import Worker
+from vlm_perception.nodes.worker import Mailbox, Worker
 from vlm_perception.perception.ladder import Ladder
 from vlm_perception.perception.questions import load_questions
 from vlm_perception.perception.reasoner import Reasoner
+
+Seen = tuple[CameraStream, EmbeddingArrival]
+"""A camera, and an embedding of it."""
 
 
 class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
@@ -41,7 +44,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._alone = alone
         self._reasoner: Reasoner | None = None
         self._bundle: ModelBundle | None = None
-        self._worker: Worker[Arrival] | None = None
+        self._worker: Worker[Seen] | None = None
         self._notes: dict[str, str] = {}
         self._dropped_before = 0
         self._ladder = Ladder()
@@ -96,8 +99,9 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._give_way(self.settings.niceness)
         self._ladder = Ladder()
         self._worker = self.worker("reason", self._reason, self._interval, self.settings.niceness)
-        for name, camera in self._cameras.items():
-            camera.start(partial(self._worker.mailbox.put, sender=name))
+        mailbox = self._worker.mailbox
+        for camera in self._cameras.values():
+            camera.start(partial(_put, mailbox, camera))
         bundle, reasoner = self._bundle, self._reasoner
         if bundle is not None and reasoner is not None and reasoner.asker is not None:
             self._asking.start(reasoner.asker, bundle.digest)
@@ -140,7 +144,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         return self._dropped_before + (worker.mailbox.dropped if worker else 0)
 
     def obstacle(self) -> str:
-        """Return what to say when no embedding of a camera comes."""
+        """Return what to say when no embedding of a camera comes, or none can be read."""
         return "; ".join(filter(None, (camera.obstacle() for camera in self._cameras.values())))
 
     def concern(self) -> str:
@@ -197,16 +201,22 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
     def _interval(self) -> float:
         return 1.0 / (self.settings.rate_hz * self._ladder.effort.rate)
 
-    def _reason(self, arrival: Arrival) -> None:
-        began = time.monotonic()
-        camera = self._cameras[arrival.camera]
+    def _reason(self, seen: Seen) -> bool:
+        """Reason on an embedding; false where that was no tick."""
+        camera, arrival = seen
         try:
-            camera.reason(arrival, self._ladder.rung)
+            seconds = camera.reason(arrival, self._ladder.rung)
         except VlmPerceptionError as error:
             kind = "bad_embedding" if isinstance(error, MessageError) else "refused"
             self.complaints.add(kind, f"embedding on {camera.topic} was skipped: {error}")
-            return
-        self._ladder.record(time.monotonic() - began, 1.0 / self.settings.rate_hz)
+            return True
+        if seconds is not None:
+            self._ladder.record(seconds, 1.0 / self.settings.rate_hz)
+        return seconds is not None
+
+
+def _put(mailbox: Mailbox[Seen], camera: CameraStream, arrival: EmbeddingArrival) -> None:
+    mailbox.put((camera, arrival), sender=camera.name)
 
 
 def main() -> NoReturn:

@@ -209,7 +209,7 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
     def worker(
         self,
         name: str,
-        handle: Callable[[ItemT], None],
+        handle: Callable[[ItemT], bool | None],
         interval: Callable[[], float] = lambda: 0.0,
         niceness: int | None = None,
     ) -> Worker[ItemT]:

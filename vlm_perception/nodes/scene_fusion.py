@@ -17,12 +17,12 @@ from visualization_msgs.msg import MarkerArray
 
 from vlm_perception.messages.codec import MessageError
 from vlm_perception.messages.ros import ROS
-from vlm_perception.messages.tables import EMBEDDING, REASONING, SCENE
+from vlm_perception.messages.tables import REASONING, SCENE
 from vlm_perception.msg import SemanticScene
 from vlm_perception.nodes.camera_tap import CameraTap
 from vlm_perception.nodes.detections import DetectionOutput
 from vlm_perception.nodes.diagnostics import Meter, figure, milliseconds
-from vlm_perception.nodes.embedding_input import EmbeddingInput
+from vlm_perception.nodes.embedding_input import EmbeddingArrival, EmbeddingInput
 from vlm_perception.nodes.errors import guarded
 from vlm_perception.nodes.image_input import COMPRESSED, RAW
 from vlm_perception.nodes.image_settings import ImageSettings
@@ -115,8 +115,8 @@ class FusionNodeSettings(ImageSettings, NodeSettings):
 
 
 @dataclass(frozen=True)
-class Arrival:
-    """A message and the monotonic time at which it came, in seconds."""
+class ReasoningArrival:
+    """A reasoning message and the monotonic time at which it came, in seconds."""
 
     message: Any
     received_s: float
@@ -136,10 +136,10 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         self._asked_s = float("-inf")
         self._no_embedding = self._no_image = ""
         self._heart: Ticker | None = None
-        self._worker: Worker[Arrival] | None = None
+        self._worker: Worker[EmbeddingArrival] | None = None
         self._painter: Worker[Scene] | None = None
         self._reader = ImageReader()
-        self._reasonings: deque[Arrival] = deque(maxlen=16)
+        self._reasonings: deque[ReasoningArrival] = deque(maxlen=16)
         self._dropped_before = 0
         self._heartbeats = 0
         self._newest: Scene | None = None
@@ -273,26 +273,26 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             return fusion.doubt
         return scene.reason
 
-    def _on_embedding(self, message: Any) -> None:
+    def _on_embedding(self, arrival: EmbeddingArrival) -> None:
         self.arrivals.add()
         worker = self._worker
         if worker is not None:
-            worker.mailbox.put(Arrival(message, time.monotonic()))
+            worker.mailbox.put(arrival)
 
     def _on_reasoning(self, message: Any) -> None:
-        self._reasonings.append(Arrival(message, time.monotonic()))
+        self._reasonings.append(ReasoningArrival(message, time.monotonic()))
 
     def _on_presence(self, alive: bool) -> None:
         with self._lock:
             if self._fusion is not None:
                 self._fusion.slow.gone = not alive
 
-    def _fuse(self, arrival: Arrival) -> None:
+    def _fuse(self, arrival: EmbeddingArrival) -> None:
         embeddings = self._embeddings
         if embeddings is None:
             return
         try:
-            embedding = EMBEDDING.read(arrival.message)
+            embedding = arrival.read()
         except MessageError as error:
             self.complaints.add(
                 "bad_embedding", f"embedding on {embeddings.topic} was skipped: {error}"
@@ -306,8 +306,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
                 return
             self._take_reasonings(fusion)
             now_ns = self.get_clock().now().nanoseconds
-            spent_s = arrival.message.processing_time
-            scene = fusion.fuse(embedding, arrival.received_s, now_ns, spent_s)
+            scene = fusion.fuse(embedding, arrival.received_s, now_ns, arrival.spent_s)
             self._publish(scene)
             self._detections.publish(scene)
         for link, seconds in scene.latency.items():

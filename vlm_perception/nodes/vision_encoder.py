@@ -18,6 +18,7 @@ from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.tables import EMBEDDING, EMBEDDING_INFO
 from vlm_perception.msg import EmbeddingInfo, VisionEmbedding
 from vlm_perception.nodes import handover
+from vlm_perception.nodes.detail_output import DetailOutput
 from vlm_perception.nodes.image_input import COMPRESSED, RAW, ImageInput
 from vlm_perception.nodes.image_settings import ImageSettings
 from vlm_perception.nodes.lifecycle import NetworkSettings, PerceptionNode
@@ -26,6 +27,7 @@ from vlm_perception.nodes.plans import prepare_plans, why_not_tensorrt
 from vlm_perception.nodes.process import run
 from vlm_perception.nodes.qos import latched, newest, overridable, requests
 from vlm_perception.nodes.worker import Worker
+from vlm_perception.perception.details import without_detail
 from vlm_perception.perception.embedding_info import embedding_info_fields
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.image_errors import ImageError
@@ -90,6 +92,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         self._info = self.create_lifecycle_publisher(
             EmbeddingInfo, "embedding_info", latched(), qos_overriding_options=overridable()
         )
+        self._details = DetailOutput(self, self._embeddings.topic_name)
         self._vocabulary_requests = threading.BoundedSemaphore(VOCABULARY_REQUESTS)
         self.create_service(
             SetVocabulary, "~/set_vocabulary", self._set_vocabulary, qos_profile=requests()
@@ -121,8 +124,9 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         )
 
     def start(self) -> None:
-        """Tell what the embeddings are, and listen to the camera."""
+        """Tell what the embeddings are, and listen to the camera and to who wants a frame."""
         self._publish_info()
+        self._details.start()
         self._worker = self.worker("encode", self._encode)
         self._images = ImageInput(self, self.settings.image_transport, self._on_image)
 
@@ -135,6 +139,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             self.end(self._worker)
             self._dropped_before += self._worker.mailbox.dropped
             self._worker = None
+        self._details.stop()
 
     def unload(self) -> None:
         """Let go of the networks."""
@@ -171,6 +176,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             **self._notes,
             "vocabulary_version": str(encoder.vocabulary.version),
             "labels": str(len(encoder.vocabulary.labels)),
+            **self._details.figures(),
             "padded": str(self._reader.padded),
             "camera": "; ".join(self._camera_notes),
         }
@@ -207,12 +213,14 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
                 once=True,
             )
         embedding = replace(embedding, stages={"convert": converting, **embedding.stages})
-        elapsed = time.monotonic() - arrival.received_s
-        result = EMBEDDING.write(embedding, ROS, processing_time=elapsed)
-        handover.give(self._embeddings.topic_name, result)
-        self._embeddings.publish(result)
+        self._details.keep(embedding)
+        spent_s = time.monotonic() - arrival.received_s
+        handover.give(self._embeddings.topic_name, embedding, spent_s)
+        if self._embeddings.get_subscription_count() > 0:
+            sent = without_detail(embedding)
+            self._embeddings.publish(EMBEDDING.write(sent, ROS, processing_time=spent_s))
         self._sequence += 1
-        self.results.add(elapsed)
+        self.results.add(spent_s)
         age = self.age_of(stamp)
         if age is not None:
             self.ages.add(age)

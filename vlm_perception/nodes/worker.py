@@ -70,7 +70,7 @@ class Worker(Generic[ItemT]):
     def __init__(
         self,
         name: str,
-        handle: Callable[[ItemT], None],
+        handle: Callable[[ItemT], bool | None],
         on_error: Callable[[BaseException], None],
         watchdog: Watchdog,
         *,
@@ -81,7 +81,8 @@ class Worker(Generic[ItemT]):
 
         Args:
             name: Name of the thread.
-            handle: Called with each item, in the thread.
+            handle: Called with each item, in the thread; False: it came to nothing, and the next
+                one is taken without waiting for the interval.
             on_error: Called with what handle raised; the thread goes on.
             watchdog: Looks at how long each item takes.
             interval: Shortest time between two calls of handle, in seconds.
@@ -123,10 +124,11 @@ class Worker(Generic[ItemT]):
                 return
             # Counting from the due time keeps the mean rate when a tick starts late.
             now, interval = time.monotonic(), self._interval()
-            due = due + interval if due + interval > now else now + interval
+            last, due = due, due + interval if due + interval > now else now + interval
             try:
                 with step("the work on one input"):
-                    self._handle(item)
+                    if self._handle(item) is False:
+                        due = last
             # Whatever it is: without this thread the node would be deaf.
             except BaseException as error:
                 self._on_error(error)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +79,12 @@ class KeyframePolicy:
         self._pending = Trigger.FIRST
         self._asked = False
         self._tags = _TagWatch()
+
+    def copy(self) -> KeyframePolicy:
+        """Return another that remembers the same; what either decides, the other does not know."""
+        other = copy(self)
+        other._tags = copy(self._tags)
+        return other
 
     def reset(self) -> None:
         """Drop the anchor, since time has jumped; the next frame becomes a key frame."""

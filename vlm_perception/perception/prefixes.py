@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.errors import VlmPerceptionError
@@ -26,11 +28,11 @@ class EmbeddingError(VlmPerceptionError):
 
 
 def require_readable(embedding: Embedding, bundle: ModelBundle) -> None:
-    """Refuse an embedding that the bundle's language model cannot read.
+    """Refuse an embedding that is not one of the bundle's; its patch tokens are not looked at.
 
     Raises:
         BundleMismatchError: the embedding comes from another bundle.
-        EmbeddingError: the embedding holds NaN or infinity, or has another width.
+        EmbeddingError: the pooled embedding holds NaN or infinity, or has another width.
     """
     if embedding.bundle_digest != bundle.digest:
         raise BundleMismatchError(
@@ -43,9 +45,13 @@ def require_readable(embedding: Embedding, bundle: ModelBundle) -> None:
             f"the embedding has the shape {list(embedding.pooled.shape)} and those of this bundle "
             f"have [{width}]; the encoder or the message is broken"
         )
-    if not (np.isfinite(embedding.pooled).all() and np.isfinite(embedding.tokens).all()):
+    _require_finite(embedding.pooled, "the embedding")
+
+
+def _require_finite(values: NDArray[Any], what: str) -> None:
+    if not np.isfinite(values).all():
         raise EmbeddingError(
-            "the embedding holds NaN or infinity; the encoder's engine or the message is broken"
+            f"{what} holds NaN or infinity; the encoder's engine or the message is broken"
         )
 
 
@@ -65,6 +71,7 @@ class NewestPrefix:
         """Return the prefix of this frame; prefill it unless it is the one that is kept.
 
         Raises:
+            EmbeddingError: the tokens hold NaN or infinity.
             PromptError: there are more tokens than the bundle was made for.
             EngineError: the tokens have another width.
         """
@@ -73,6 +80,7 @@ class NewestPrefix:
             kept = self._kept
         if kept is not None and kept[0] == frame:
             return kept[1]
+        _require_finite(embedding.tokens, "a patch token")
         prefix = self._language.prefill(embedding.tokens, (embedding.run_id, embedding.sequence))
         with self._lock:
             self._kept = (frame, prefix)

@@ -17,14 +17,14 @@ from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.manifest import QuestionSpec
 from vlm_perception.perception.answers import AnswerMemory
 from vlm_perception.perception.asking import Asker
-from vlm_perception.perception.keyframes import KeyframePolicy, KeyframeSettings
+from vlm_perception.perception.keyframes import Decision, KeyframePolicy, KeyframeSettings
 from vlm_perception.perception.ladder import RUNGS
 from vlm_perception.perception.language import LanguageModel, PromptError
 from vlm_perception.perception.partial_text import UNFINISHED
 from vlm_perception.perception.prefixes import NewestPrefix, require_readable
 from vlm_perception.perception.questions import kept_questions
 from vlm_perception.perception.sampling import Sampling
-from vlm_perception.perception.temporal import TemporalState, bundle_attention
+from vlm_perception.perception.temporal import Attended, TemporalState, bundle_attention
 from vlm_perception.types import Attribute, Embedding, Reasoning, Trigger
 
 LONGEST_INSTRUCTION = 1000
@@ -77,10 +77,31 @@ class _Analysis:
     rung: int
 
 
+@dataclass(frozen=True)
+class Decided:
+    """A frame of which is known whether it is a key frame, and what is to be remembered of it."""
+
+    decision: Decision
+    attended: Attended
+    instruction: _Instruction
+    policy: KeyframePolicy
+    temporal: TemporalState
+    resets: int
+    doubts: int
+    """The temporal state and the policy as they stand with this frame, and how many resets and
+    doubts they know of."""
+    began_s: float
+
+    @property
+    def is_keyframe(self) -> bool:
+        """Whether the language model is to read the frame."""
+        return self.decision.is_keyframe
+
+
 class Reasoner:
     """A bundle's language model over a stream of embeddings.
 
-    `reason` belongs to one thread; the rest may be called from any.
+    `decide`, `conclude` and `reason` belong to one thread; the rest may be called from any.
     """
 
     def __init__(
@@ -143,16 +164,16 @@ class Reasoner:
         width = self._bundle.manifest.vision.embedding_width
         self._temporal = TemporalState(width, bundle_attention(self._bundle))
         self._answers = AnswerMemory()
-        self._pending_reset = False
+        self._resets = self._heeded_resets = 0
         self._conflicts: frozenset[str] = frozenset()
-        self._doubted = False
+        self._doubts = self._heeded_doubts = 0
         self._analysis: _Analysis | None = None
 
     def for_another_camera(self) -> Reasoner:
         """Return a reasoner over another stream that shares the language model with this one.
 
-        Anchor, memories and instruction are its own. `reason` of all that share belongs to one
-        thread.
+        Anchor, memories and instruction are its own. `decide`, `conclude` and `reason` of all that
+        share belong to one thread.
         """
         other = copy(self)
         other._begin()
@@ -202,19 +223,19 @@ class Reasoner:
     def reset(self) -> None:
         """Forget the anchor, since time has jumped; the next frame is analysed."""
         with self._lock:
-            self._pending_reset = True
+            self._resets += 1
 
     def note_conflicts(self, conflicts: Collection[str]) -> None:
         """Hear on what the scene's two paths disagree now; a new conflict asks for a key frame."""
         with self._lock:
-            self._doubted |= not self._conflicts.issuperset(conflicts)
+            self._doubts += not self._conflicts.issuperset(conflicts)
             self._conflicts = frozenset(conflicts)
 
     def reason(self, embedding: Embedding, rung: int = 0) -> Reasoning:
         """Analyse a frame if it is a key frame, else rely on what was said of the last ones.
 
         Args:
-            embedding: the frame.
+            embedding: the frame, with its patch tokens.
             rung: the effort of an analysis, an index into RUNGS.
 
         Raises:
@@ -222,37 +243,61 @@ class Reasoner:
             EmbeddingError: the embedding holds NaN or infinity, or has another width.
             PromptError: the bundle has no language model.
         """
-        if self._language is None:
-            raise PromptError(
-                f"bundle {self._bundle.manifest.name} holds no language model; run without the "
-                "language node, or use a bundle that was exported with vlm/"
-            )
+        return self.conclude(self.decide(embedding), embedding, rung)
+
+    def decide(self, embedding: Embedding) -> Decided:
+        """Find out whether a frame is a key frame; its patch tokens are not looked at.
+
+        Nothing is remembered of the frame before `conclude`. Where that is left out, the next frame
+        is decided on as if there had been none.
+
+        Raises:
+            BundleMismatchError: the embedding comes from another bundle.
+            EmbeddingError: the pooled embedding holds NaN or infinity.
+            PromptError: the bundle has no language model.
+        """
+        self._require_language()
         require_readable(embedding, self._bundle)
-        started = self._clock()
+        began_s = self._clock()
         with self._lock:
-            instruction, reset = self._instruction, self._pending_reset
-            self._pending_reset = False
-            doubted, self._doubted = self._doubted, False
-        if doubted:
-            self._policy.ask()
-        if reset:
-            self._policy.reset()
-            self._temporal.reset()
-            self._analysis = None
-        attended = self._temporal.attend(embedding.pooled, embedding.stamp_ns)
-        decision = self._policy.decide(embedding, attended, instruction.version)
-        if decision.trigger in BREAKS:
-            self._answers.reset()
+            instruction, resets, doubts = self._instruction, self._resets, self._doubts
+        policy, temporal = self._policy.copy(), self._temporal.copy()
+        if doubts != self._heeded_doubts:
+            policy.ask()
+        if resets != self._heeded_resets:
+            policy.reset()
+            temporal.reset()
+        attended = temporal.attend(embedding.pooled, embedding.stamp_ns)
+        decision = policy.decide(embedding, attended, instruction.version)
+        return Decided(decision, attended, instruction, policy, temporal, resets, doubts, began_s)
+
+    def conclude(self, decided: Decided, embedding: Embedding, rung: int = 0) -> Reasoning:
+        """Reason on the frame that was decided on last.
+
+        Args:
+            decided: what `decide` returned.
+            embedding: the same frame; that of a key frame with its patch tokens.
+            rung: the effort of an analysis, an index into RUNGS.
+
+        Raises:
+            EmbeddingError: the patch tokens hold NaN or infinity.
+            PromptError: there are more tokens than the bundle was made for.
+            EngineError: the tokens have another width.
+        """
+        attended, decision = decided.attended, decided.decision
         stages: dict[str, float] = {}
         analysis = self._analysis
+        # Without an anchor each frame is a key frame.
         if decision.is_keyframe or analysis is None:
-            analysis, attributes = self._analyse(
-                self._language, embedding, instruction, rung, stages
-            )
+            analysis, attributes = self._analyse(embedding, decided.instruction, rung, stages)
+            if decision.trigger in BREAKS:
+                self._answers.reset()
             self._analysis = analysis
-            self._policy.set_anchor(embedding, attended, instruction.version)
+            decided.policy.set_anchor(embedding, attended, decided.instruction.version)
             self._answers.add(attended, embedding.stamp_ns, attributes)
-        stages["total"] = self._clock() - started
+        self._policy, self._temporal = decided.policy, decided.temporal
+        self._heeded_resets, self._heeded_doubts = decided.resets, decided.doubts
+        stages["total"] = self._clock() - decided.began_s
         return Reasoning(
             stamp_ns=embedding.stamp_ns,
             frame_id=embedding.frame_id,
@@ -273,13 +318,12 @@ class Reasoner:
 
     def _analyse(
         self,
-        language: LanguageModel,
         embedding: Embedding,
         instruction: _Instruction,
         rung: int,
         stages: dict[str, float],
     ) -> tuple[_Analysis, tuple[Attribute, ...]]:
-        effort, settings = RUNGS[rung], self._settings
+        language, effort, settings = self._require_language(), RUNGS[rung], self._settings
         began = self._clock()
         prefix = self._prefixes.of(embedding)
         prefilled = self._clock()
@@ -304,6 +348,14 @@ class Reasoner:
             rung=rung,
         )
         return analysis, attributes
+
+    def _require_language(self) -> LanguageModel:
+        if self._language is None:
+            raise PromptError(
+                f"bundle {self._bundle.manifest.name} holds no language model; run without the "
+                "language node, or use a bundle that was exported with vlm/"
+            )
+        return self._language
 
     def _check_instruction(self, text: str) -> None:
         if len(text) > LONGEST_INSTRUCTION:

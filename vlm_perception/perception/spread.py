@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +28,12 @@ class RunningSpread:
         self._steps = np.zeros(REMEMBERED_STEPS, np.float32)
         self._count = 0
         self._previous: NDArray[np.float32] | None = None
+
+    def copy(self) -> RunningSpread:
+        """Return another that remembers the same."""
+        other = copy(self)
+        other._steps = self._steps.copy()
+        return other
 
     @property
     def value(self) -> float:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,6 +79,10 @@ class Attention(Protocol):
         """Forget what else is kept of the past."""
         ...
 
+    def copy(self) -> Attention:
+        """Return another that remembers the same."""
+        ...
+
 
 class TrainingFreeAttention:
     """One head with the identity as its projections, so that it works for any checkpoint.
@@ -94,6 +99,12 @@ class TrainingFreeAttention:
     def __init__(self) -> None:
         """Know no spread yet."""
         self._spread = RunningSpread()
+
+    def copy(self) -> TrainingFreeAttention:
+        """Return another that remembers the same."""
+        other = copy(self)
+        other._spread = self._spread.copy()
+        return other
 
     def reset(self) -> None:
         """Forget the spread."""
@@ -128,6 +139,12 @@ class TrainedAttention:
         slots = engine.inputs["ages"].shape[1]
         assert isinstance(slots, int)
         self.slots = slots
+
+    def copy(self) -> TrainedAttention:
+        """Return another that remembers the same, with the same engine."""
+        other = copy(self)
+        other._spread = self._spread.copy()
+        return other
 
     def reset(self) -> None:
         """Forget the spread."""
@@ -185,6 +202,13 @@ class TemporalState:
         """The graph that is run, if any, by its name in the bundle."""
         attention = self._attention
         return {TEMPORAL_GRAPH: attention.engine} if isinstance(attention, TrainedAttention) else {}
+
+    def copy(self) -> TemporalState:
+        """Return another that remembers the same; what either takes, the other does not."""
+        other = copy(self)
+        other._attention = self._attention.copy()
+        other._memory, other._stamps_ns = self._memory.copy(), self._stamps_ns.copy()
+        return other
 
     def reset(self) -> None:
         """Forget everything."""

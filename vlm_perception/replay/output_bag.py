@@ -24,7 +24,7 @@ from rosbags.typesys import Stores, TypesysError, get_typestore
 
 from vlm_perception.messages.definitions import definition_types
 from vlm_perception.messages.rosbags import message_types
-from vlm_perception.messages.tables import EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
+from vlm_perception.messages.tables import DETAIL, EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
 from vlm_perception.replay.disk_room import check_room
 from vlm_perception.replay.marker_messages import MARKERS
 from vlm_perception.replay.storage import CDR, Topic
@@ -38,6 +38,7 @@ PARTS = (f"{STEM}.mcap", f"{STEM}_[0-9]*.mcap")
 RESULTS = {
     "/embedding_info": (EMBEDDING_INFO, 1, True, True),
     "/embedding": (EMBEDDING.type_name, 2, False, False),
+    "/embedding/detail": (DETAIL.type_name, 2, True, False),
     "/reasoning": (REASONING.type_name, 10, True, False),
     "/scene": (SCENE.type_name, 10, True, False),
     "/scene/markers": (MARKERS, 10, True, False),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_perception.bundle import ModelBundle
+from vlm_perception.perception.details import detail_of
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.fusion import SceneFusion
 from vlm_perception.perception.ladder import Ladder
@@ -25,7 +26,7 @@ from vlm_perception.replay.clocks import RECORDING, STAMPS
 from vlm_perception.replay.latency import LatencyModel, PacedBundle, VirtualClock
 from vlm_perception.replay.schedule import Schedule
 from vlm_perception.replay.settings import PipelineSettings
-from vlm_perception.types import Embedding, Frame, Reasoning, Scene
+from vlm_perception.types import Embedding, Frame, FrameDetail, Reasoning, Scene
 
 RUN_ID = "replay"
 SET_BACK_S = 1.0
@@ -41,6 +42,9 @@ class Tick:
     ended_ns: int
     seconds: float
     """From the arrival of the embedding to the reasoning, on the robot's clock."""
+    began_ns: int
+    detail: FrameDetail | None
+    """What the language model has read of the frame; None where it has read nothing."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +252,14 @@ class Pipeline:
         self._ladder.record(self._free_s - begin_s, 1.0 / self._settings.rate_hz)
         arrives = self._free_s + self._model.transport * 1e-3
         sequence, self._reasonings = self._reasonings, self._reasonings + 1
-        tick = Tick(reasoning, sequence, self._recorded_ns(self._free_s), self._free_s - came_s)
+        tick = Tick(
+            reasoning,
+            sequence,
+            ended_ns=self._recorded_ns(self._free_s),
+            seconds=self._free_s - came_s,
+            began_ns=self._recorded_ns(begin_s),
+            detail=detail_of(embedding) if reasoning.is_keyframe else None,
+        )
         self._finished.append((tick, arrives))
         return tick
 

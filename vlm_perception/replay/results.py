@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from vlm_perception.bundle import ModelBundle
 from vlm_perception.messages.codec import header
 from vlm_perception.messages.rosbags import ROSBAGS, serialized
-from vlm_perception.messages.tables import EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
+from vlm_perception.messages.tables import DETAIL, EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
+from vlm_perception.perception.details import without_detail
 from vlm_perception.perception.embedding_info import embedding_info_fields
 from vlm_perception.perception.encoder import VisionEncoder
 from vlm_perception.perception.stamps import Order
@@ -96,7 +97,8 @@ class Results:
             self._take_tick(tick)
         self._put(frame_record(frame, outcome.scene))
         at_ns = outcome.embedded_ns
-        embedding = EMBEDDING.write(outcome.embedding, ROSBAGS, processing_time=outcome.seconds)
+        sent = without_detail(outcome.embedding)
+        embedding = EMBEDDING.write(sent, ROSBAGS, processing_time=outcome.seconds)
         self.bag.write("/embedding", at_ns, serialized(embedding))
         self.bag.write("/scene", at_ns, serialized(SCENE.write(outcome.scene, ROSBAGS)))
         # Without a frame nobody knows where to draw them.
@@ -123,6 +125,9 @@ class Results:
 
     def _take_tick(self, tick: Tick) -> None:
         self._put(reasoning_record(tick))
+        if tick.detail is not None:
+            detail = serialized(DETAIL.write(tick.detail, ROSBAGS))
+            self.bag.write("/embedding/detail", tick.began_ns, detail)
         message = REASONING.write(
             tick.reasoning, ROSBAGS, sequence=tick.sequence, processing_time=tick.seconds
         )
