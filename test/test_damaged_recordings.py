@@ -4,6 +4,7 @@
 
 import os
 import resource
+import struct
 from collections import Counter
 from functools import partial
 from itertools import islice
@@ -64,8 +65,6 @@ class Recording(NamedTuple):
     """The same where the file is cut off: a chunk that is not packed is read message by message."""
     others: list[Message]
     """Messages of the bag's other files."""
-    limit: int
-    """Up to where damage is tried: behind it names stand a second time that no checksum covers."""
 
 
 def found_at(file, whole):
@@ -104,8 +103,7 @@ def mcap(folder, compression=CompressionType.NONE, **options):
     ends = cuts = [] if packed else found_at(file, OF_ROS2)
     if packed or checked:
         ends = ends_of_chunks(chunks, OF_ROS2)
-    limit = file.stat().st_size if checked else max(ends)
-    return Recording(file, file, OF_ROS2, ends, cuts or ends, [], limit)
+    return Recording(file, file, OF_ROS2, ends, cuts or ends, [])
 
 
 def sqlite(folder):
@@ -117,7 +115,7 @@ def sqlite(folder):
     data = file.read_bytes()
     # Behind its last page; the one that leads to it may be written a few pages later.
     ends = [data.index(each.data[-12:]) + 4 * PAGE_BYTES for each in OF_ROS2]
-    return Recording(file, file, OF_ROS2, ends, ends, [], file.stat().st_size)
+    return Recording(file, file, OF_ROS2, ends, ends, [])
 
 
 def write(writer, whole, types):
@@ -142,7 +140,36 @@ def ros1(folder, compression=None):
         ends = ends_of_chunks(chunks, OF_ROS1)
     else:
         ends = found_at(file, OF_ROS1)
-    return Recording(file, file, OF_ROS1, ends, ends, [], file.stat().st_size)
+    return Recording(file, file, OF_ROS1, ends, ends, [])
+
+
+def in_order(records):
+    """The same records of a ROS 1 bag with the fields of each head in the order of their names."""
+    done, at = b"", 0
+    while at < len(records):
+        (length,) = struct.unpack_from("<I", records, at)
+        head, fields = records[at + 4 : at + 4 + length], []
+        while head:
+            (size,) = struct.unpack_from("<I", head)
+            fields.append(head[: 4 + size])
+            head = head[4 + size :]
+        at += 4 + length
+        (size,) = struct.unpack_from("<I", records, at)
+        body = records[at + 4 : at + 4 + size]
+        if b"\x04\0\0\0op=\x05" in fields:
+            body = in_order(body)
+        fields.sort(key=lambda field: field[4:])
+        done += struct.pack("<I", length) + b"".join(fields) + struct.pack("<I", size) + body
+        at += 4 + size
+    return done
+
+
+def ros1_of_ros(folder):
+    """As ROS itself writes it."""
+    recording = ros1(folder)
+    magic, records = recording.file.read_bytes().split(b"\n", 1)
+    recording.file.write_bytes(magic + b"\n" + in_order(records))
+    return recording
 
 
 def split(folder):
@@ -162,7 +189,7 @@ def split(folder):
     (bag / "metadata.yaml").write_text(yaml.safe_dump(metadata))
     file = bag / "drive_0.mcap"
     ends = found_at(file, parts[0])
-    return Recording(bag, file, parts[0], ends, ends, parts[1], max(ends))
+    return Recording(bag, file, parts[0], ends, ends, parts[1])
 
 
 KINDS = {
@@ -176,6 +203,7 @@ KINDS = {
     "mcap without chunks": partial(mcap, use_chunking=False, enable_crcs=False),
     "sqlite3": sqlite,
     "ROS 1": ros1,
+    "ROS 1 of ROS": ros1_of_ros,
     "ROS 1, bz2": partial(ros1, compression=Writer1.CompressionFormat.BZ2),
     "ROS 1, lz4": partial(ros1, compression=Writer1.CompressionFormat.LZ4),
     "split bag": split,
@@ -247,7 +275,7 @@ def test_what_stands_before_the_damage_is_read_exactly(kind, tmp_path):
     )
     @settings(max_examples=EXAMPLES, deadline=None, database=None)
     def holds(way, place, shift, length, seed):
-        at = (place + shift) % (len(data) if way == "cut off" else recording.limit)
+        at = (place + shift) % len(data)
         recording.file.write_bytes(damaged(data, way, at, length, seed))
         ends = recording.cuts if way == "cut off" else recording.ends
         before = [each for each, end in zip(recording.whole, ends, strict=True) if end <= at]

@@ -198,7 +198,9 @@ class ScannedMcap(RecordScan):
                 return False
             self._take(self._data, record)
         found = len(self._schemas), len(self._channels), kinds[CHUNK_INDEX]
-        return kinds[CHUNK_INDEX] > 0 and found == self._counts[1:] and not self._damage.records
+        if not kinds[CHUNK_INDEX] or found != self._counts[1:] or self._damage.records:
+            return False
+        return checksum > 0 or self._index_agrees()
 
 
 def _checksum(data: FileBytes, start: int, stop: int) -> int:

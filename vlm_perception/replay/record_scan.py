@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
 from vlm_perception.replay.record_walk import Bytes, Damage, FileBytes, Format, Record, walk
 from vlm_perception.replay.scan import Entry, Scan
 from vlm_perception.replay.storage import StorageError
+
+FIRST = 10
+"""Messages of which the topics are looked at; ten raw images of 4K are 250 MB."""
 
 
 class RecordScan(Scan):
@@ -56,6 +60,13 @@ class RecordScan(Scan):
     @abstractmethod
     def _unpack_torn(self, record: Record, body: bytes) -> bytes:
         """What can be unpacked of a chunk that breaks off."""
+
+    def _index_agrees(self) -> bool:
+        """Whether the first messages are of the topics that were read from the index."""
+        known = dict(self._channels)
+        for _ in islice(self._entries(), FIRST):
+            pass
+        return known == self._channels
 
     def _entries(self) -> Iterator[Entry]:
         self._damage, self._ended = Damage(), False

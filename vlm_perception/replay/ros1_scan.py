@@ -39,8 +39,8 @@ TIME = struct.Struct("<II")
 MOST_HEADER_BYTES = 1 << 16
 KIND = re.compile(rb"\x04\0\0\0op=[\x02-\x07]")
 """The field of a header that tells what a record is."""
-MOST_BEFORE_KIND = 64
-"""Bytes of a header before that field: fields stand in the order of their names."""
+BEFORE_KIND = (0, 13, 17, 19, 20, 30, 32, 33)
+"""Bytes of the fields that may stand before it: conn, time, both; compression, size, both."""
 UNPACK: dict[bytes, Callable[[bytes], bytes]] = {
     b"none": bytes,
     b"bz2": bz2_decompress,
@@ -83,7 +83,8 @@ def _number(value: bytes) -> int:
 
 def _beginnings(block: bytes) -> Iterator[int]:
     for match in KIND.finditer(block):
-        yield from range(match.start() - LENGTH.size, max(match.start() - MOST_BEFORE_KIND, -1), -1)
+        places = (match.start() - LENGTH.size - before for before in BEFORE_KIND)
+        yield from (place for place in places if place >= 0)
 
 
 class ScannedRos1(RecordScan):
@@ -137,13 +138,18 @@ class ScannedRos1(RecordScan):
                 pairs = struct.iter_unpack("<II", self._data[body:end])
                 for connection, count in islice(pairs, _number(fields[b"count"])):
                     counts[connection] -= count
-        return not chunks and bool(counts) and not any(counts.values()) and damage == Damage()
+        fits = not chunks and bool(counts) and not any(counts.values()) and damage == Damage()
+        return fits and self._index_agrees()
 
     def _take(self, data: Bytes, record: Record) -> Entry | None:
         kind, body, end, _, header = record
         try:
             if kind == CONNECTION:
-                self._remember(header, _fields(data[body:end]))
+                topic = _topic(header, _fields(data[body:end]))
+                (connection,) = LENGTH.unpack(header[b"conn"])
+                # What a chunk says, beside its messages, goes before what the index says.
+                if data is not self._data or connection not in self._channels:
+                    self._channels[connection] = topic
             elif kind == MESSAGE:
                 seconds, nanoseconds = TIME.unpack(header[b"time"])
                 (connection,) = LENGTH.unpack(header[b"conn"])
@@ -154,15 +160,6 @@ class ScannedRos1(RecordScan):
             self._damage.records += 1
         return None
 
-    def _remember(self, header: Mapping[bytes, bytes], connection: Mapping[bytes, bytes]) -> None:
-        (number,) = LENGTH.unpack(header[b"conn"])
-        self._channels[number] = Topic(
-            header[b"topic"].decode(),
-            normalize_msgtype(connection[b"type"].decode()),
-            ROS1,
-            connection[b"message_definition"].decode("utf-8", "replace"),
-        )
-
     def _unpack(self, record: Record, body: bytes) -> bytes | None:
         try:
             return UNPACK[record[-1].get(b"compression", b"")](body)
@@ -171,6 +168,15 @@ class ScannedRos1(RecordScan):
 
     def _unpack_torn(self, record: Record, body: bytes) -> bytes:
         return body if record[-1].get(b"compression") == b"none" else unpacked_as_far(body)
+
+
+def _topic(header: Mapping[bytes, bytes], connection: Mapping[bytes, bytes]) -> Topic:
+    return Topic(
+        header[b"topic"].decode(),
+        normalize_msgtype(connection[b"type"].decode()),
+        ROS1,
+        connection[b"message_definition"].decode("utf-8", "replace"),
+    )
 
 
 def has_index(path: Path) -> bool:
