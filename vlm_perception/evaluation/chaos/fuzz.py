@@ -120,12 +120,19 @@ def targets() -> list[Target]:
     """The topics that the nodes read."""
     from sensor_msgs.msg import CompressedImage, Image  # noqa: PLC0415
 
-    from vlm_perception.msg import SceneReasoning, VisionEmbedding  # noqa: PLC0415
+    from vlm_perception.msg import (  # noqa: PLC0415
+        FrameDetail,
+        FrameRequest,
+        SceneReasoning,
+        VisionEmbedding,
+    )
 
     return [
         Target("image", Image, images(), reliable=False),
         Target("image/compressed", CompressedImage, compressed_images(), reliable=False),
         Target("embedding", VisionEmbedding, embeddings(), reliable=False),
+        Target("embedding/want", FrameRequest, frames(FrameRequest), reliable=True),
+        Target("embedding/detail", FrameDetail, details(), reliable=True),
         Target("reasoning", SceneReasoning, reasonings(), reliable=True),
     ]
 
@@ -236,6 +243,24 @@ def embeddings(draw: st.DrawFn) -> Any:
         vocabulary_version=draw(_UINT32),
         processing_time=draw(_FLOATS),
     )
+
+
+@st.composite
+def frames(draw: st.DrawFn, kind: Any) -> Any:
+    """Messages about frames of any run, but for the rest of them."""
+    return kind(run_id=draw(_TEXT), sequence=draw(st.integers(0, 2**64 - 1)))
+
+
+@st.composite
+def details(draw: st.DrawFn) -> Any:
+    """Details whose names and tensors need not fit together."""
+    from vlm_perception.msg import FrameDetail  # noqa: PLC0415
+
+    detail = draw(frames(FrameDetail))
+    detail.header, detail.bundle_digest = draw(headers()), draw(_TEXT)
+    detail.names = draw(st.lists(st.sampled_from(["tokens", "token_index", ""]), max_size=3))
+    detail.tensors = draw(st.lists(tensors(), max_size=3))
+    return detail
 
 
 @st.composite

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of most faults: a scene tells of it, a node diagnoses it, and it is overcome."""
+"""What becomes of most faults: a scene tells of it or a node alone, and it is overcome."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from vlm_perception.evaluation.chaos.finding import (
     within,
 )
 from vlm_perception.evaluation.chaos.stage import Stage
+from vlm_perception.types import Status
+
+LOOKED_AT_WITHIN_S = 2.0
+"""Who publishes on a topic is looked at now and then, not with each message."""
 
 
 def overcome(
@@ -50,5 +54,23 @@ def overcome(
         and within(noticed, NOTICED_WITHIN_S)
         and within(diagnosed, NOTICED_WITHIN_S)
         and within(recovered, RECOVERED_WITHIN_S),
+        diagnosed,
+    )
+
+
+def told_only(stage: Stage, name: str, since: float, back: float, node: str, about: str) -> Finding:
+    """Judge what a node must name on /diagnostics, and what must not disturb the scene for long."""
+    diagnosis = stage.diagnosis(since, node, about=about)
+    diagnosed = diagnosis.at_s - since if diagnosis else None
+    well = stage.well_again(back)
+    recovered = well.at_s - back if well else None
+    bad = any(s.status is not Status.OK for s in stage.participant.between(since, back))
+    return Finding(
+        name,
+        diagnosis.message if diagnosis else f"{node} does not tell of {about}",
+        stage.noticed(since) if bad else None,
+        recovered,
+        0,
+        within(diagnosed, LOOKED_AT_WITHIN_S) and within(recovered, RECOVERED_WITHIN_S),
         diagnosed,
     )

@@ -13,18 +13,13 @@ from typing import Any
 from vlm_perception.demo.member import GraphMember
 from vlm_perception.evaluation.chaos.camera import Camera
 from vlm_perception.evaluation.chaos.finding import (
-    RECOVERED_WITHIN_S,
     SILENCE_S,
     Finding,
-    within,
 )
-from vlm_perception.evaluation.chaos.outcome import overcome
+from vlm_perception.evaluation.chaos.outcome import overcome, told_only
 from vlm_perception.evaluation.chaos.stage import ENCODER, REASONER, Stage
-from vlm_perception.types import Status
 
 APART_NS = 1_500_000_000
-LOOKED_AT_WITHIN_S = 2.0
-"""Who publishes on a topic is looked at now and then, not with each message."""
 
 
 def two_cameras(stage: Stage) -> Finding:
@@ -35,7 +30,7 @@ def two_cameras(stage: Stage) -> Finding:
         second.start()
         time.sleep(2 * SILENCE_S)
         back = time.monotonic()
-    return _told_only(stage, "two cameras on one topic", since, back, ENCODER, "2 publishers")
+    return told_only(stage, "two cameras on one topic", since, back, ENCODER, "2 publishers")
 
 
 def foreign_type(stage: Stage) -> Finding:
@@ -67,27 +62,7 @@ def incompatible_qos(stage: Stage) -> Finding:
         time.sleep(SILENCE_S)
         back = time.monotonic()
     name = "a publisher whose QoS does not fit"
-    return _told_only(stage, name, since, back, REASONER, "QoS")
-
-
-def _told_only(
-    stage: Stage, name: str, since: float, back: float, node: str, about: str
-) -> Finding:
-    """Judge what a node must name on /diagnostics, and what must not disturb the scene for long."""
-    diagnosis = stage.diagnosis(since, node, about=about)
-    diagnosed = diagnosis.at_s - since if diagnosis else None
-    well = stage.well_again(back)
-    recovered = well.at_s - back if well else None
-    bad = any(s.status is not Status.OK for s in stage.participant.between(since, back))
-    return Finding(
-        name,
-        diagnosis.message if diagnosis else f"{node} does not tell of {about}",
-        stage.noticed(since) if bad else None,
-        recovered,
-        0,
-        within(diagnosed, LOOKED_AT_WITHIN_S) and within(recovered, RECOVERED_WITHIN_S),
-        diagnosed,
-    )
+    return told_only(stage, name, since, back, REASONER, "QoS")
 
 
 @contextmanager

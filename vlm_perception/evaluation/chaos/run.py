@@ -23,6 +23,7 @@ from vlm_perception.demo.usage import look_at_machine
 from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.evaluation.chaos import (
     damage,
+    details,
     full_memory,
     peers,
     processes,
@@ -158,6 +159,8 @@ def trials(options: ChaosOptions) -> Sequence[Trial]:
         Trial("two cameras on one topic", peers.two_cameras),
         Trial("another type on the topic", peers.foreign_type),
         Trial("QoS that does not fit", peers.incompatible_qos),
+        Trial("want without an answer", details.unanswered),
+        Trial("answers for another run", details.misanswered),
         Trial("parameter file vanishes", starts.parameters_vanished),
         Trial("bundle is swapped", starts.bundle_swapped),
         Trial("signals at the start", starts.signalled),

@@ -119,10 +119,10 @@ class Stage:
             self.kill(node, signal.SIGINT)
             wait(lambda: self.exit_code(node) is not None, ENDED_WITHIN_S)
 
-    def respawn(self, node: str) -> float:
+    def respawn(self, node: str, remappings: Mapping[str, str] | None = None) -> float:
         """Start a node again, as a launch file does, and return when."""
         remove_leftovers()
-        self._processes.start(self._spec(node))
+        self._processes.start(replace(self._spec(node), remappings=remappings or {}))
         return time.monotonic()
 
     def start_hangable(self, node: str, flag: Path) -> float:
