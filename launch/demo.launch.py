@@ -11,8 +11,8 @@ from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
 
-from vlm_perception.nodes.launch_actions import end_of_all, parameter_file, with_arguments
-from vlm_perception.nodes.launch_arguments import DEMO, PERCEPTION, camera_namespaces
+from vlm_perception.nodes.launch.actions import end_of_all, parameter_file, with_arguments
+from vlm_perception.nodes.launch.arguments import DEMO, PERCEPTION, camera_namespaces
 
 LAUNCH = Path(get_package_share_directory("vlm_perception")) / "launch"
 

@@ -16,8 +16,8 @@ from launch.actions import SetEnvironmentVariable
 from launch.logging import get_logger
 from launch_ros.actions import Node
 
-from vlm_perception.nodes.launch_actions import parameter_file, stays_ended, with_arguments
-from vlm_perception.nodes.launch_arguments import (
+from vlm_perception.nodes.launch.actions import parameter_file, stays_ended, with_arguments
+from vlm_perception.nodes.launch.arguments import (
     ENCODER,
     FUSION,
     PERCEPTION,

@@ -11,8 +11,8 @@ from launch.actions import ExecuteProcess, IncludeLaunchDescription, TimerAction
 from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
-from vlm_perception.nodes.launch_actions import end_of_all, with_arguments
-from vlm_perception.nodes.launch_arguments import PERCEPTION, REPLAY, camera_namespaces
+from vlm_perception.nodes.launch.actions import end_of_all, with_arguments
+from vlm_perception.nodes.launch.arguments import PERCEPTION, REPLAY, camera_namespaces
 
 SHARE = Path(get_package_share_directory("vlm_perception"))
 RECORDED = ("embedding", "embedding_info", "reasoning", "scene")

@@ -6,8 +6,8 @@ The bindings are on PyPI, the libraries behind them are not needed: with empty o
 be imported on any machine, with NVIDIA's own classes, enumerations and signatures. Type stubs made
 of them let mypy check every call, and the modules are imported against them. The same is done for
 pycuda, which is compiled against CUDA's headers, and for cuda-python; both run all of
-engines/cuda.py on a driver whose device is the host's memory. TensorRT's real lean runtime is given
-files that are no plans. Nothing runs on a GPU.
+engines/tensorrt/cuda.py on a driver whose device is the host's memory. TensorRT's real lean runtime
+is given files that are no plans. Nothing runs on a GPU.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ FOREIGN_PLANS = """\
 import sys
 from pathlib import Path
 from vlm_perception.engines.base import EngineError
-from vlm_perception.engines.plan_check import require_loadable
+from vlm_perception.engines.tensorrt.load_probe import require_loadable
 code = (
     "import os, sys; sys.setdlopenflags(os.RTLD_LAZY); "
     "from vlm_perception.engines import plan_check; plan_check.main()"
@@ -115,7 +115,7 @@ def check() -> None:
 
 
 def exercise_cuda(cuda: Path, pycuda: Path, driver: Path) -> None:
-    """Runs engines/cuda.py with the real pycuda, without and with the real cuda-python.
+    """Runs engines/tensorrt/cuda.py with the real pycuda, without and with the real cuda-python.
 
     Raises:
         CheckError: a call fails, copies something else, or memory is not given back.

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Uses all that engines/cuda.py has, with the real pycuda, and cuda-python where it is found.
+"""Uses all that engines/tensorrt/cuda.py has, with the real pycuda, and cuda-python if found.
 
 check_tensorrt.py runs it on a driver whose device is the host's memory, host_memory_driver.c. What
 is checked is how arguments reach the driver and that all memory is given back, and nothing of a
@@ -15,9 +15,15 @@ import threading
 
 import numpy as np
 
-from vlm_perception.engines import cuda
 from vlm_perception.engines.base import EngineError
-from vlm_perception.engines.cuda import BufferPool, DeviceBuffer, PinnedBuffer, Stream, open_device
+from vlm_perception.engines.tensorrt import cuda
+from vlm_perception.engines.tensorrt.cuda import (
+    BufferPool,
+    DeviceBuffer,
+    PinnedBuffer,
+    Stream,
+    open_device,
+)
 
 
 def main() -> None:

@@ -21,13 +21,13 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from vlm_perception.demo.source import open_source
 from vlm_perception.messages.rosbags import read_cdr
 from vlm_perception.messages.tables import SCENE
-from vlm_perception.perception.overlay import draw_scene
-from vlm_perception.replay.bag import Bag
+from vlm_perception.perception.rendering.overlay import draw_scene
+from vlm_perception.replay.recordings.bag import Bag
+from vlm_perception.replay.recordings.source import Span
 from vlm_perception.replay.run import ReplayOptions, run_replay
-from vlm_perception.replay.source import Span
+from vlm_perception.rosgraph.source import open_source
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES, WORK = ROOT / "docs" / "img", ROOT / "out" / "pictures"

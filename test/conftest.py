@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 if TYPE_CHECKING:
     from ros_graph import Graph
 
-    from vlm_perception.bundle import ModelBundle
+    from vlm_perception.bundle.bundle import ModelBundle
 
 _DOMAINS = itertools.count(os.getpid())
 
@@ -46,7 +46,7 @@ def clip_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def siglip_bundle(siglip_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     """The bundle of `siglip_checkpoint`."""
-    from vlm_perception.deploy.export import export_bundle
+    from vlm_perception.deploy.export.export import export_bundle
 
     return export_bundle(siglip_checkpoint, tmp_path_factory.mktemp("bundles") / "siglip")
 
@@ -54,7 +54,7 @@ def siglip_bundle(siglip_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="session")
 def clip_bundle(clip_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     """The bundle of `clip_checkpoint`."""
-    from vlm_perception.deploy.export import export_bundle
+    from vlm_perception.deploy.export.export import export_bundle
 
     return export_bundle(clip_checkpoint, tmp_path_factory.mktemp("bundles") / "clip")
 

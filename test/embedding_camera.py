@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from ros_graph import BEST_EFFORT, Graph
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.tables import DETAIL, EMBEDDING
 from vlm_perception.msg import FrameDetail, FrameRequest, VisionEmbedding
-from vlm_perception.nodes.qos import results
+from vlm_perception.nodes.io.qos import results
 from vlm_perception.perception.details import detail_of, without_detail
-from vlm_perception.perception.encoder import VisionEncoder
+from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame
 from vlm_perception.types import FrameDetail as Detail
 

@@ -11,9 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_perception.manifest import ReadoutSpec
-from vlm_perception.perception.answers import HORIZON, HORIZON_S, SLOTS, TRUST, AnswerMemory
-from vlm_perception.perception.temporal import Attended, Evidence
+from vlm_perception.bundle.manifest import ReadoutSpec
+from vlm_perception.perception.reasoning.answer_memory import (
+    HORIZON,
+    HORIZON_S,
+    SLOTS,
+    TRUST,
+    AnswerMemory,
+)
+from vlm_perception.perception.vision.temporal_state import Attended, Evidence
 from vlm_perception.types import Attribute
 
 SECOND = 1_000_000_000

@@ -14,17 +14,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_perception.bundle import ModelBundle
-from vlm_perception.errors import VlmPerceptionError
-from vlm_perception.perception.asking import WAITING, Asker, AskError
-from vlm_perception.perception.decoder import HostDecoder
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.language import LanguageModel, PromptError
-from vlm_perception.perception.partial_text import PartialText
-from vlm_perception.perception.prefixes import BundleMismatchError, EmbeddingError, NewestPrefix
-from vlm_perception.perception.reasoner import Reasoner, ReasonerSettings
-from vlm_perception.perception.text import TextTokenizer
-from vlm_perception.perception.turns import Turns
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.perception.language.decoder import HostDecoder
+from vlm_perception.perception.language.fair_lock import Turns
+from vlm_perception.perception.language.model import LanguageModel, PromptError
+from vlm_perception.perception.language.partial_text import PartialText
+from vlm_perception.perception.language.prefix_cache import (
+    BundleMismatchError,
+    EmbeddingError,
+    NewestPrefix,
+)
+from vlm_perception.perception.reasoning.question_answering import WAITING, Asker, AskError
+from vlm_perception.perception.reasoning.reasoner import Reasoner, ReasonerSettings
+from vlm_perception.perception.tokenizer import TextTokenizer
+from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame, Tag
 
 COLOURS = ("red", "yellow", "green")

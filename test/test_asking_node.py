@@ -22,11 +22,11 @@ from ros_graph import Graph, wait_until
 from std_msgs.msg import String
 
 from vlm_perception.action import Describe
-from vlm_perception.bundle import ModelBundle
-from vlm_perception.manifest import manifest_digest
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.bundle.manifest import manifest_digest
 from vlm_perception.messages.codec import stamp_ns
 from vlm_perception.msg import SceneReasoning, SemanticScene
-from vlm_perception.perception.asking import WAITING
+from vlm_perception.perception.reasoning.question_answering import WAITING
 from vlm_perception.srv import Ask
 
 NODE = "language_reasoner"

@@ -17,12 +17,12 @@ from transformers import CLIPConfig, CLIPModel
 from typer.testing import CliRunner
 
 from vlm_perception.cli import app
-from vlm_perception.deploy.options import ExportOptions
-from vlm_perception.deploy.pruning import parse_schedule
-from vlm_perception.evaluation import encoder, encoder_cases
-from vlm_perception.evaluation.encoder import BF16, BUNDLE, FP32, ORT_FP32
-from vlm_perception.evaluation.encoder_cases import CASES, Aim, Case, Contestants, Workshop
-from vlm_perception.evaluation.load import Load, LoadMeter, Reading, read_processor
+from vlm_perception.deploy.export.options import ExportOptions
+from vlm_perception.evaluation.bench import encoder, encoder_cases
+from vlm_perception.evaluation.bench.encoder import BF16, BUNDLE, FP32, ORT_FP32
+from vlm_perception.evaluation.bench.encoder_cases import CASES, Aim, Case, Contestants, Workshop
+from vlm_perception.evaluation.machine_load import Load, LoadMeter, Reading, read_processor
+from vlm_perception.modeling.token_pruning import parse_schedule
 
 TINY = CLIPConfig(
     vision_config={
@@ -50,7 +50,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(encoder, "ROUNDS", 2)
     monkeypatch.setattr(encoder, "RUNS", 1)
-    monkeypatch.setattr("vlm_perception.evaluation.load.BEFORE_S", 0.01)
+    monkeypatch.setattr("vlm_perception.evaluation.machine_load.BEFORE_S", 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from vlm_perception.bundle import ModelBundle
-from vlm_perception.errors import VlmPerceptionError
-from vlm_perception.evaluation import interference
-from vlm_perception.evaluation import language as bench
-from vlm_perception.evaluation.graph_figures import BenchError
-from vlm_perception.evaluation.interference import Phase
-from vlm_perception.evaluation.language import SceneTimes, bench_language, summarise
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.evaluation.bench import interference
+from vlm_perception.evaluation.bench import language as bench
+from vlm_perception.evaluation.bench.graph_figures import BenchError
+from vlm_perception.evaluation.bench.interference import Phase
+from vlm_perception.evaluation.bench.language import SceneTimes, bench_language, summarise
 
 
 def test_one_more_question_is_set_against_a_prefill_and_one_answer() -> None:

@@ -19,13 +19,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vlm_perception.bundle import BundleError, ModelBundle
-from vlm_perception.bundle_files import file_sha256
+from vlm_perception.bundle.bundle import BundleError, ModelBundle
+from vlm_perception.bundle.files import file_sha256
+from vlm_perception.bundle.manifest import manifest_digest
+from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.engines.base import EngineError
-from vlm_perception.errors import VlmPerceptionError
-from vlm_perception.manifest import manifest_digest
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.reasoner import Reasoner
+from vlm_perception.perception.reasoning.reasoner import Reasoner
+from vlm_perception.perception.vision.encoder import VisionEncoder
 
 
 @pytest.fixture

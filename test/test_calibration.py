@@ -16,9 +16,10 @@ from PIL import Image
 from streets import PROPERTY
 from typer.testing import CliRunner
 
+from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.cli import app
 from vlm_perception.datasets.roadworld.images import ANSWERS_FILE, write_images
-from vlm_perception.evaluation.calibration import (
+from vlm_perception.evaluation.tasks.answer_calibration import (
     CalibrationError,
     calibration_error,
     fit_temperature,
@@ -26,8 +27,7 @@ from vlm_perception.evaluation.calibration import (
     negative_log_likelihood,
     read_answers,
 )
-from vlm_perception.manifest import QuestionSpec
-from vlm_perception.perception.questions import load_questions
+from vlm_perception.perception.reasoning.questions import load_questions
 
 WET = QuestionSpec(name="wet", question="is the road wet", choices=("no", "yes"))
 RNG = np.random.default_rng(0)

@@ -19,13 +19,13 @@ from ros_graph import BEST_EFFORT, PATIENCE_S, Graph, wait_until
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from vlm_perception.bundle import ModelBundle
-from vlm_perception.errors import VlmPerceptionError
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.msg import SceneReasoning, SemanticScene
-from vlm_perception.nodes.camera_names import check_camera_names
-from vlm_perception.nodes.worker import Mailbox
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.reasoner import Reasoner, ReasonerSettings
+from vlm_perception.nodes.io.camera_names import check_camera_names
+from vlm_perception.nodes.process.worker import Mailbox
+from vlm_perception.perception.reasoning.reasoner import Reasoner, ReasonerSettings
+from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.srv import Ask
 from vlm_perception.types import Embedding, Frame
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.cli import app
-from vlm_perception.evaluation.chaos import stage as stages
-from vlm_perception.evaluation.chaos.camera import Camera
-from vlm_perception.evaluation.chaos.participant import Participant, Report, Seen
+from vlm_perception.evaluation.chaos.testbed import stage as stages
+from vlm_perception.evaluation.chaos.testbed.faulty_camera import Camera
+from vlm_perception.evaluation.chaos.testbed.participant import Participant, Report, Seen
 from vlm_perception.evaluation.soak import Sample, growths
 from vlm_perception.types import Status
 

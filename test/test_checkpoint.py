@@ -18,11 +18,11 @@ from jinja2 import TemplateError
 from PIL import Image
 from transformers import AutoModel, AutoProcessor, LlavaForConditionalGeneration
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.language import LanguageModel
+from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
 ROOT = Path(__file__).parent.parent

@@ -13,13 +13,13 @@ from both_ways import TABLES, assert_both_ways
 from rclpy.serialization import serialize_message
 
 from vlm_perception.messages.codec import Library, MessageError, stamp_ns, time_message
+from vlm_perception.messages.markers import markers_message
 from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.rosbags import ROSBAGS, message_types, read_cdr, serialized
 from vlm_perception.messages.tables import DETAIL, EMBEDDING, EMBEDDING_INFO, SCENE
 from vlm_perception.messages.tensor import tensor_array, tensor_message
-from vlm_perception.nodes.visualization import markers
-from vlm_perception.perception.markers import DEPTH
-from vlm_perception.replay.marker_messages import markers_message
+from vlm_perception.nodes.io.visualization_output import markers
+from vlm_perception.perception.rendering.markers import DEPTH
 from vlm_perception.types import (
     FUSED_TOKEN,
     Attribute,
@@ -120,7 +120,7 @@ def test_every_field_is_written() -> None:
         table.write(value, Library(record, list), **alone)
     defined = message_types().fielddefs
     own = {name for name in defined if name.startswith("vlm_perception/")}
-    # They are no objects: the fields of one are told by perception/embedding_info.py.
+    # They are no objects: the fields of one are told by perception/vision/embedding_info.py.
     assert own - set(written) == {EMBEDDING_INFO, "vlm_perception/msg/FrameRequest"}
     for type_name, fields in written.items():
         assert fields == {name for name, _ in defined[type_name][1]}, type_name

@@ -15,9 +15,9 @@ from onnx import helper, numpy_helper
 from typer.testing import CliRunner
 
 from vlm_perception.cli import app
-from vlm_perception.deploy.coverage import TARGETS, GraphCoverage, cover_graph, load_target
-from vlm_perception.deploy.onnx_graph import OnnxGraph
-from vlm_perception.deploy.onnx_writer import store_half
+from vlm_perception.deploy.coverage.coverage import TARGETS, GraphCoverage, cover_graph, load_target
+from vlm_perception.deploy.onnx.graph import OnnxGraph
+from vlm_perception.deploy.onnx.writer import store_half
 
 # (target, rule, operator): a graph in which the node that is named BAD breaks that rule.
 SEEDED = {

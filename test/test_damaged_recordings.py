@@ -23,10 +23,10 @@ from rosbags.rosbag1 import Reader as Reader1
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from vlm_perception.replay.bag import Bag
-from vlm_perception.replay.errors import ReplayError
-from vlm_perception.replay.source import Span, open_source
-from vlm_perception.replay.storage import Message
+from vlm_perception.replay.recordings.bag import Bag
+from vlm_perception.replay.recordings.errors import ReplayError
+from vlm_perception.replay.recordings.source import Span, open_source
+from vlm_perception.replay.storage.types import Message
 
 TOPICS = ("/left", "/right")
 STEP_NS = 10_000_000

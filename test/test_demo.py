@@ -19,9 +19,9 @@ from ament_index_python.packages import get_package_prefix
 from ros_graph import wait_until
 from rosbags.highlevel import AnyReader
 
-from vlm_perception.bundle import ModelBundle
-from vlm_perception.demo.processes import Exit
-from vlm_perception.replay.bag import Bag
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.replay.recordings.bag import Bag
+from vlm_perception.rosgraph.processes import Exit
 
 SECONDS = 3
 RATE = 30

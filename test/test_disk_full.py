@@ -14,11 +14,11 @@ import pytest
 from recordings import COMPRESSED, TYPES, image
 from rosbags.highlevel import AnyReader
 
-from vlm_perception.demo import recorder as recorder_module
-from vlm_perception.demo.recorder import Recorder
-from vlm_perception.demo.topics import IMAGE
-from vlm_perception.replay.bag import Bag
-from vlm_perception.replay.disk_room import KEPT_FREE_BYTES, DiskFullError
+from vlm_perception.common.disk_space import KEPT_FREE_BYTES, DiskFullError
+from vlm_perception.replay.recordings.bag import Bag
+from vlm_perception.rosgraph import recorder as recorder_module
+from vlm_perception.rosgraph.recorder import Recorder
+from vlm_perception.rosgraph.topics import IMAGE
 
 IMAGE_BYTES = 300_000
 ROOM = 2 * 2**20

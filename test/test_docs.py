@@ -14,12 +14,12 @@ import yaml
 from pydantic import BaseModel
 from typer.main import get_command
 
+from vlm_perception.bundle.manifest import Manifest
 from vlm_perception.cli import app
 from vlm_perception.datasets.roadworld.sheet import write_sheet
-from vlm_perception.deploy.spec import SPEC_NAME, load_spec
-from vlm_perception.manifest import Manifest
+from vlm_perception.deploy.checkpoints.bundle_yaml import SPEC_NAME, load_spec
+from vlm_perception.nodes.base.parameters import CONFIGURE, FIXED, LIVE
 from vlm_perception.nodes.language_settings import LanguageSettings
-from vlm_perception.nodes.parameters import CONFIGURE, FIXED, LIVE
 from vlm_perception.nodes.scene_fusion import FusionNodeSettings
 from vlm_perception.nodes.video_source import SourceSettings
 from vlm_perception.nodes.vision_encoder import EncoderSettings

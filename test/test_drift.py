@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 
 from checkpoints import make_checkpoint, write_spec
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.truth import QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS
-from vlm_perception.deploy.export import export_bundle
-from vlm_perception.deploy.options import ExportOptions
-from vlm_perception.deploy.precision_plan import read_plan
-from vlm_perception.deploy.spec import load_spec
-from vlm_perception.evaluation import drift, drift_cases
-from vlm_perception.evaluation.drift import same_answers, same_captions
-from vlm_perception.evaluation.drift_cases import Case
-from vlm_perception.evaluation.exported import exported
-from vlm_perception.evaluation.roadworld_nano import Answers
+from vlm_perception.deploy.checkpoints.bundle_yaml import load_spec
+from vlm_perception.deploy.compression.precision_plan import read_plan
+from vlm_perception.deploy.export.export import export_bundle
+from vlm_perception.deploy.export.options import ExportOptions
+from vlm_perception.evaluation.cached_export import exported
+from vlm_perception.evaluation.compression import cases, evaluate
+from vlm_perception.evaluation.compression.cases import Case
+from vlm_perception.evaluation.compression.evaluate import same_answers, same_captions
+from vlm_perception.evaluation.tasks.roadworld import Answers
 
 KEEP = "0.5@0,1"
 
@@ -66,10 +66,10 @@ def test_the_cases_differ_in_one_thing_each(
         asked.append((checkpoint, options))
         return pruned if options.lossy else dense
 
-    monkeypatch.setattr(drift_cases, "exported", record)
-    monkeypatch.setattr(drift_cases, "CALIBRATION_IMAGES", 1)
-    cases = drift_cases.make_cases(student, [KEEP], [0.5], tmp_path)
-    assert [case.name for case in cases] == [
+    monkeypatch.setattr(cases, "exported", record)
+    monkeypatch.setattr(cases, "CALIBRATION_IMAGES", 1)
+    made = cases.make_cases(student, [KEEP], [0.5], tmp_path)
+    assert [case.name for case in made] == [
         "dense", "int8", f"pruned {KEEP}", f"random-k {KEEP}", f"low-resolution {KEEP}",
         "heads 0.5", "int4-decoder",
     ]  # fmt: skip
@@ -93,9 +93,9 @@ def test_every_case_sits_the_exam_and_is_timed(
     dense: ModelBundle, pruned: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases = [Case("dense", dense), Case("int8", dense), Case("pruned", pruned, KEEP)]
-    monkeypatch.setattr(drift, "make_cases", lambda *arguments: cases)
+    monkeypatch.setattr(evaluate, "make_cases", lambda *arguments: cases)
     path = tmp_path / "drift.json"
-    rows = drift.evaluate_drift(Path(), [KEEP], [], tmp_path, scenes=3, timed=1, json_file=path)
+    rows = evaluate.evaluate_drift(Path(), [KEEP], [], tmp_path, scenes=3, timed=1, json_file=path)
     assert [(row.case, row.reference) for row in rows] == [
         ("dense", "dense"),
         ("int8", "dense"),

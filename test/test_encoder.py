@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from checkpoints import LABELS
-from vlm_perception.bundle import ModelBundle
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.preprocess import place
-from vlm_perception.perception.regions import find_regions
-from vlm_perception.perception.vocabulary import Vocabulary, VocabularyError
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.perception.vision.encoder import VisionEncoder
+from vlm_perception.perception.vision.preprocess import place
+from vlm_perception.perception.vision.regions import find_regions
+from vlm_perception.perception.vision.vocabulary import Vocabulary, VocabularyError
 from vlm_perception.types import FUSED_TOKEN, Frame
 
 

@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
-from vlm_perception.bundle import VISION_FP16_GRAPH, BundleError, ModelBundle
+from vlm_perception.bundle.bundle import VISION_FP16_GRAPH, BundleError, ModelBundle
 from vlm_perception.engines import choose as choosing
 from vlm_perception.engines import openvino as openvino_engine
 from vlm_perception.engines.base import EngineError
 from vlm_perception.engines.choose import CACHE_NAME, ONNXRUNTIME, OPENVINO, choose, load_engine
 from vlm_perception.engines.steps import Work
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.language import LanguageModel
+from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.vision.encoder import VisionEncoder
 
 TOLERANCE = 1e-4
 ROOT = Path(__file__).parent.parent

@@ -23,10 +23,10 @@ from typer.testing import CliRunner
 
 import vlm_perception
 from vlm_perception.action import Describe
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.cli import app
 from vlm_perception.cli.common import BAD_INPUT, FAILED
-from vlm_perception.errors import VlmPerceptionError
+from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.srv import Ask, SetVocabulary
 
 ROOT = Path(vlm_perception.__file__).parent
@@ -36,24 +36,24 @@ NO_FAILURE = {"EndedError"}
 """Ends what is being done, and is told to nobody."""
 ASKED_FOR = {
     # Validators of pydantic.
-    "manifest.py",
-    "deploy/precision_plan.py",
-    "deploy/spec.py",
+    "bundle/manifest.py",
+    "deploy/compression/precision_plan.py",
+    "deploy/checkpoints/bundle_yaml.py",
     "outputs/mark.py",
-    "perception/image_conversion.py",
-    "perception/questions.py",
+    "media/image_message.py",
+    "perception/reasoning/questions.py",
     # The parser's hook for constants.
-    "replay/scene_log.py",
+    "replay/report/scene_log.py",
 }
 """Where a library wants ValueError and nothing else."""
 READS_DAMAGED = {
-    ("yaml_files.py", "read_yaml"),
-    ("replay/checkpoint.py", "read_checkpoint"),
-    ("replay/checkpoint.py", "restore"),
-    ("replay/mcap_scan.py", "_take"),
-    ("replay/mcap_scan.py", "_unpack"),
-    ("replay/output_bag.py", "_copy_topic"),
-    ("replay/ros1_scan.py", "_take"),
+    ("common/yaml_files.py", "read_yaml"),
+    ("replay/resume.py", "read_checkpoint"),
+    ("replay/resume.py", "restore"),
+    ("replay/storage/mcap_scan.py", "_take"),
+    ("replay/storage/mcap_scan.py", "_unpack"),
+    ("replay/recordings/writer.py", "_copy_topic"),
+    ("replay/storage/ros1_scan.py", "_take"),
 }
 """Functions whose own helpers take apart what somebody's file holds."""
 
@@ -152,8 +152,10 @@ def _is_own(call: ast.Call, tree: ast.Module) -> bool:
 ENGINE = "vlm_perception.engines.onnxruntime:OnnxRuntimeEngine.run"
 FAULTS = {
     "vision_encoder": ENGINE,
-    "language_reasoner": f"{ENGINE} vlm_perception.perception.reasoner:Reasoner.set_instruction",
-    "scene_fusion": "vlm_perception.perception.fusion:SceneFusion.fuse",
+    "language_reasoner": (
+        f"{ENGINE} vlm_perception.perception.reasoning.reasoner:Reasoner.set_instruction"
+    ),
+    "scene_fusion": "vlm_perception.perception.fusion.scene:SceneFusion.fuse",
 }
 """Where the code of each node fails."""
 
@@ -216,7 +218,7 @@ def test_a_fault_of_the_program_ends_a_verb_with_its_trace(
     siglip_bundle: ModelBundle, fault: Path, tmp_path: Path
 ) -> None:
     fault.touch()
-    place = "vlm_perception.bundle:ModelBundle.verify_golden"
+    place = "vlm_perception.bundle.bundle:ModelBundle.verify_golden"
     command = [sys.executable, "-m", "faulty", str(fault), place]
     command += ["vlm_perception.cli", "bundle", "show"]
     faulty, refused = (

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from vlm_perception.cli import app
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.truth import describe
-from vlm_perception.evaluation.hazards import BANDS, staged
+from vlm_perception.evaluation.tasks.hazards import BANDS, staged
 
 
 @pytest.mark.parametrize("label", ["pedestrian", "bicycle", "car"])

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from vlm_perception.cli import app
 from vlm_perception.datasets.roadworld.truth import QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS
-from vlm_perception.evaluation.flicker import (
+from vlm_perception.evaluation.temporal.baselines import one_hot, with_lead
+from vlm_perception.evaluation.temporal.flicker import (
     Change,
     Flags,
     changes,
@@ -25,7 +26,7 @@ from vlm_perception.evaluation.flicker import (
     steadiness,
     with_hysteresis,
 )
-from vlm_perception.evaluation.gating import (
+from vlm_perception.evaluation.temporal.keyframe_gate import (
     Answers,
     Event,
     GateFigures,
@@ -37,10 +38,9 @@ from vlm_perception.evaluation.gating import (
     key_frames,
     recalled,
 )
-from vlm_perception.evaluation.sequences import Recording, likeliest
-from vlm_perception.evaluation.ways import one_hot, with_lead
-from vlm_perception.perception.keyframes import KeyframeSettings
-from vlm_perception.perception.temporal import TrainingFreeAttention
+from vlm_perception.evaluation.temporal.sequences import Recording, likeliest
+from vlm_perception.perception.reasoning.keyframes import KeyframeSettings
+from vlm_perception.perception.vision.temporal_state import TrainingFreeAttention
 
 LIGHT = list(QUESTIONS).index("traffic_light")
 RED = QUESTIONS["traffic_light"][1].index("red")

@@ -13,11 +13,11 @@ from streets import streets
 
 pytest.importorskip("sklearn")
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.truth import QUESTIONS, SceneTruth, captions
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
-from vlm_perception.evaluation import roadworld_nano as exam
-from vlm_perception.evaluation.roadworld_nano import NEGATIVES, Answers, ExamError, evaluate
+from vlm_perception.evaluation.tasks import roadworld as exam
+from vlm_perception.evaluation.tasks.roadworld import NEGATIVES, Answers, ExamError, evaluate
 
 
 @pytest.fixture(scope="module")

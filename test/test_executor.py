@@ -22,7 +22,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from vlm_perception.action import Describe
-from vlm_perception.nodes.executor import ServiceThreadsExecutor
+from vlm_perception.nodes.process.executor import ServiceThreadsExecutor
 
 MESSAGES = 20
 

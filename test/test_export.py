@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from checkpoints import make_checkpoint, write_spec
-from vlm_perception.bundle import ModelBundle
-from vlm_perception.deploy.errors import ExportError
-from vlm_perception.deploy.export import export_bundle
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.outputs.mark import OutputError
-from vlm_perception.perception.encoder import VisionEncoder
+from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
 

@@ -31,17 +31,17 @@ from transformers.models.idefics3.modeling_idefics3 import (
 )
 
 from checkpoints import LABELS, make_checkpoint, make_siglip2_tokenizer, write_spec
-from vlm_perception.bundle import ModelBundle
-from vlm_perception.deploy.checkpoint import load_checkpoint, round_to_half
-from vlm_perception.deploy.errors import ExportError
-from vlm_perception.deploy.export import export_bundle
-from vlm_perception.deploy.options import ExportOptions
-from vlm_perception.deploy.projector_graph import ShuffleProjectorGraph
-from vlm_perception.deploy.share_tower import check_positions
-from vlm_perception.manifest import QuestionSpec
-from vlm_perception.perception.kv_cache import causal_mask
-from vlm_perception.perception.language import LanguageModel
-from vlm_perception.perception.vocabulary import VocabularyBuilder
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.bundle.manifest import QuestionSpec
+from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.checkpoints.load import load_checkpoint, round_to_half
+from vlm_perception.deploy.checkpoints.shared_tower import check_positions
+from vlm_perception.deploy.export.export import export_bundle
+from vlm_perception.deploy.export.options import ExportOptions
+from vlm_perception.modeling.projectors import ShuffleProjectorGraph
+from vlm_perception.perception.language.kv_cache import causal_mask
+from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.vision.vocabulary import VocabularyBuilder
 
 TOLERANCE = 1e-3
 PROMPT = "question: {} answer:"

@@ -16,18 +16,18 @@ from embedding_camera import EmbeddingCamera
 from ros_graph import BEST_EFFORT, Graph, wait_until
 from sensor_msgs.msg import Image
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.messages.codec import MessageError
 from vlm_perception.messages.tables import DETAIL, EMBEDDING
 from vlm_perception.msg import FrameDetail, FrameRequest, SceneReasoning, VisionEmbedding
-from vlm_perception.nodes import handover
-from vlm_perception.nodes.embedding_input import EmbeddingArrival, EmbeddingInput
-from vlm_perception.nodes.qos import results
-from vlm_perception.nodes.watchdog import Watchdog
-from vlm_perception.nodes.worker import Worker
+from vlm_perception.nodes.io import intra_process
+from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival, EmbeddingInput
+from vlm_perception.nodes.io.qos import results
+from vlm_perception.nodes.process.watchdog import Watchdog
+from vlm_perception.nodes.process.worker import Worker
 from vlm_perception.perception.details import FRAMES, detail_of, with_detail
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.reasoner import Reasoner
+from vlm_perception.perception.reasoning.reasoner import Reasoner
+from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.srv import Ask
 from vlm_perception.types import Frame
 
@@ -166,14 +166,14 @@ def test_a_camera_without_details_keeps_no_other_waiting(
 def test_within_a_process_an_embedding_is_handed_over_as_it_is(
     graph: Graph, siglip_bundle: ModelBundle
 ) -> None:
-    handover.offer("/eyes")
+    intra_process.offer("/eyes")
     arrivals: list[EmbeddingArrival] = []
     stream = EmbeddingInput(graph.node, arrivals.append, "eyes")
     seen = VisionEncoder(siglip_bundle).encode(Frame(picture(64, 36), 1), 0)
-    handover.give("/eyes", seen, 0.25)
-    handover.give("/eyes", replace(seen, pooled=seen.pooled * np.float32("nan")), 0.25)
+    intra_process.give("/eyes", seen, 0.25)
+    intra_process.give("/eyes", replace(seen, pooled=seen.pooled * np.float32("nan")), 0.25)
     stream.close()
-    handover.give("/eyes", seen, 0.25)
+    intra_process.give("/eyes", seen, 0.25)
     good, broken = arrivals
     assert good.read() is seen and good.spent_s == 0.25
     with pytest.raises(MessageError, match="NaN"):

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_perception.perception.cadence import Cadence
-from vlm_perception.perception.fusion import FusionSettings, SceneFusion
-from vlm_perception.perception.hazards import Answer, Contradiction, Hazard, RuleError
+from vlm_perception.perception.fusion.arrival_rate import Cadence
+from vlm_perception.perception.fusion.rules import Answer, Contradiction, Hazard, RuleError
+from vlm_perception.perception.fusion.scene import FusionSettings, SceneFusion
 from vlm_perception.types import Attribute, Embedding, Reasoning, Scene, Status, Tag
 
 MS = 1_000_000

@@ -13,13 +13,13 @@ from PIL import Image
 from rich.console import Console
 
 from checkpoints import make_checkpoint
-from vlm_perception.bundle import ModelBundle
-from vlm_perception.deploy import images
-from vlm_perception.deploy.answers import Answers, BundleModel, ask
-from vlm_perception.deploy.errors import ExportError
-from vlm_perception.deploy.export import export_bundle
-from vlm_perception.deploy.gate import TOLERANCES, agreement, as_table, exceeded
-from vlm_perception.deploy.options import ExportOptions
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.export.export import export_bundle
+from vlm_perception.deploy.export.options import ExportOptions
+from vlm_perception.deploy.validation import images
+from vlm_perception.deploy.validation.gate import TOLERANCES, agreement, as_table, exceeded
+from vlm_perception.deploy.validation.model_outputs import Answers, BundleModel, ask
 from vlm_perception.types import Attribute
 
 COUNT = 40

@@ -28,23 +28,23 @@ from transformers import (
 )
 
 from checkpoints import write_spec
-from vlm_perception.deploy.checkpoint import Checkpoint, load_checkpoint, round_to_half
-from vlm_perception.deploy.errors import ExportError
-from vlm_perception.deploy.export import export_bundle
-from vlm_perception.deploy.geometry import (
+from vlm_perception.bundle.manifest import ImageSpec
+from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.checkpoints.bundle_yaml import load_spec
+from vlm_perception.deploy.checkpoints.image_processor import processor_spec
+from vlm_perception.deploy.checkpoints.load import Checkpoint, load_checkpoint, round_to_half
+from vlm_perception.deploy.checkpoints.naflex import at_one_resolution
+from vlm_perception.deploy.export.export import export_bundle
+from vlm_perception.deploy.export.input_geometry import (
     aspect_grid,
     choose_geometry,
     native_side,
     positions_for,
     window_of_positions,
 )
-from vlm_perception.deploy.naflex import at_one_resolution
-from vlm_perception.deploy.options import ExportOptions
-from vlm_perception.deploy.processor import processor_spec
-from vlm_perception.deploy.spec import load_spec
-from vlm_perception.deploy.vision_graph import VisionGraph
-from vlm_perception.manifest import ImageSpec
-from vlm_perception.perception.preprocess import Preprocessor, place
+from vlm_perception.deploy.export.options import ExportOptions
+from vlm_perception.modeling.vision_tower import VisionGraph
+from vlm_perception.perception.vision.preprocess import Preprocessor, place
 
 SIDE, PATCH = 12, 4
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from vlm_perception.demo.source import Source
-from vlm_perception.demo.usage import Machine
-from vlm_perception.evaluation.graph_figures import CameraFigures
-from vlm_perception.evaluation.graph_report import Setting, Span, as_json, as_tables
+from vlm_perception.evaluation.bench.graph_figures import CameraFigures
+from vlm_perception.evaluation.bench.graph_report import Setting, Span, as_json, as_tables
+from vlm_perception.rosgraph.process_usage import Machine
+from vlm_perception.rosgraph.source import Source
 
 LATENCY = {"p50": 10.0, "p95": 20.0, "p99": 30.0}
 FRONT = CameraFigures(

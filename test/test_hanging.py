@@ -25,11 +25,11 @@ from ros_graph import BEST_EFFORT, Graph, NodeProcess, wait_until
 from sensor_msgs.msg import Image
 
 from vlm_perception.action import Describe
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.engines.steps import Pace, Work, step
-from vlm_perception.evaluation.chaos import hangable
-from vlm_perception.nodes.watchdog import Watchdog
-from vlm_perception.nodes.worker import Worker
+from vlm_perception.evaluation.chaos.testbed import hangable
+from vlm_perception.nodes.process.watchdog import Watchdog
+from vlm_perception.nodes.process.worker import Worker
 from vlm_perception.srv import Ask, SetVocabulary
 
 
@@ -154,8 +154,8 @@ def test_every_worker_is_watched(graph: Graph, hangs: Hangs, tmp_path: Path) -> 
     cv2.imwrite(str(tmp_path / "image.png"), picture(64, 36))
     source = {"source": str(tmp_path), "loop": True, "transport": "raw"}
     read = "vlm_perception.messages.tables:EMBEDDING.read"
-    find = "vlm_perception.nodes.camera_tap:CameraTap.image"
-    decode = "vlm_perception.perception.media:Picture.decoded"
+    find = "vlm_perception.nodes.io.camera_monitor:CameraTap.image"
+    decode = "vlm_perception.media.media:Picture.decoded"
     make = "sensor_msgs.msg._image:Image.__init__"
     nodes = {
         "reason": hangs.start(read, "language_reasoner", "reason"),
@@ -180,7 +180,7 @@ def test_every_worker_is_watched(graph: Graph, hangs: Hangs, tmp_path: Path) -> 
 STOPPED = """
 import sys
 from vlm_perception.engines.steps import step
-from vlm_perception.nodes.watchdog import Watchdog
+from vlm_perception.nodes.process.watchdog import Watchdog
 
 told = []
 watchdog = Watchdog(lambda *telling: told.append(telling))

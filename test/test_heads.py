@@ -16,11 +16,11 @@ from torch import Tensor
 from transformers import AutoModel
 
 from checkpoints import make_checkpoint
-from vlm_perception.deploy.export import export_bundle
-from vlm_perception.deploy.heads import importance, prune_heads, switch_off
-from vlm_perception.deploy.options import ExportOptions
-from vlm_perception.deploy.towers import live_heads
-from vlm_perception.deploy.vision_graph import VisionGraph
+from vlm_perception.deploy.compression.heads import importance, prune_heads, switch_off
+from vlm_perception.deploy.export.export import export_bundle
+from vlm_perception.deploy.export.options import ExportOptions
+from vlm_perception.modeling.transformer_layers import live_heads
+from vlm_perception.modeling.vision_tower import VisionGraph
 
 HALF = (0.5, 0.5, 0.5)
 HEADS, LAYERS = 3, 3

@@ -21,15 +21,15 @@ from hypothesis import strategies as st
 from rosbags.image import message_to_cvimage
 from sensor_msgs.msg import CompressedImage
 
-from vlm_perception.perception.image_conversion import (
+from vlm_perception.media.image_errors import ImageError
+from vlm_perception.media.image_message import (
     ACCEPT,
     ENCODINGS,
     ImageOptions,
     convert,
     to_rgb,
 )
-from vlm_perception.perception.image_errors import ImageError
-from vlm_perception.perception.image_reader import RECENT, ImageReader
+from vlm_perception.media.image_reader import RECENT, ImageReader
 
 WIDTH, HEIGHT = 46, 30
 RGB = picture(WIDTH, HEIGHT)

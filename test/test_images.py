@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlm_perception.deploy.errors import ExportError
-from vlm_perception.deploy.images import read_image, split_images
+from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.validation.images import read_image, split_images
 
 ORIENTATION = 0x0112
 

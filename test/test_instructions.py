@@ -32,7 +32,7 @@ from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 
 pytest.importorskip("sklearn")
 
-from vlm_perception.evaluation import instructions as examination
+from vlm_perception.evaluation.tasks import instructions as examination
 
 NAMED: dict[str, Instruction] = {instruction.name: instruction for instruction in INSTRUCTIONS}
 

@@ -11,8 +11,8 @@ import jpeg_corpora as corpora
 import numpy as np
 import pytest
 
-from vlm_perception.perception.image_errors import DamagedImageError, ImageError
-from vlm_perception.perception.jpeg import MAX_SCANS, decode_jpeg
+from vlm_perception.media.image_errors import DamagedImageError, ImageError
+from vlm_perception.media.jpeg import MAX_SCANS, decode_jpeg
 
 NOTICED = ("20 to 80 % cut out", "512 bytes cut out", "512 bytes of noise", "end cut off")
 """What is mostly noticed; what may carry no warning of libjpeg is printed only."""

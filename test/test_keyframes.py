@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm_perception.perception.keyframes import (
+from vlm_perception.perception.reasoning.keyframes import (
     APPEARED_TICKS,
     DRIFT_IN_SCALES,
     VANISHED_TICKS,
@@ -19,13 +19,13 @@ from vlm_perception.perception.keyframes import (
     KeyframePolicy,
     KeyframeSettings,
 )
-from vlm_perception.perception.spread import (
+from vlm_perception.perception.vision.running_spread import (
     LEAST_SPREAD,
     REMEMBERED_STEPS,
     RunningSpread,
     cosine_distance,
 )
-from vlm_perception.perception.temporal import (
+from vlm_perception.perception.vision.temporal_state import (
     SCALE_IN_SPREADS,
     TemporalState,
     TrainingFreeAttention,

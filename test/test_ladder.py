@@ -9,7 +9,13 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_perception.perception.ladder import LONGEST_PATIENCE_S, PATIENCE_S, RUNGS, WINDOW_S, Ladder
+from vlm_perception.perception.reasoning.degradation import (
+    LONGEST_PATIENCE_S,
+    PATIENCE_S,
+    RUNGS,
+    WINDOW_S,
+    Ladder,
+)
 
 PERIOD = 0.1
 LAST = len(RUNGS) - 1

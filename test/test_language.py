@@ -12,14 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm_perception.bundle import BundleError, ModelBundle
+from vlm_perception.bundle.bundle import BundleError, ModelBundle
+from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.engines.base import EngineError
-from vlm_perception.manifest import QuestionSpec
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.language import LanguageModel, PromptError
-from vlm_perception.perception.prefixes import BundleMismatchError, EmbeddingError
-from vlm_perception.perception.reasoner import InstructionError, Reasoner, ReasonerSettings
-from vlm_perception.perception.text import TextError, TextTokenizer
+from vlm_perception.perception.language.model import LanguageModel, PromptError
+from vlm_perception.perception.language.prefix_cache import BundleMismatchError, EmbeddingError
+from vlm_perception.perception.reasoning.reasoner import (
+    InstructionError,
+    Reasoner,
+    ReasonerSettings,
+)
+from vlm_perception.perception.tokenizer import TextError, TextTokenizer
+from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame, Reasoning
 
 SETTINGS = ReasonerSettings(drift_threshold=2.0, max_keyframe_age=1.0, max_caption_tokens=12)

@@ -11,15 +11,15 @@ import rclpy
 import yaml
 from rclpy.context import Context
 
-from vlm_perception.nodes.errors import ArgumentError
-from vlm_perception.nodes.launch_arguments import (
+from vlm_perception.nodes.launch.arguments import (
     DEMO,
     PERCEPTION,
     REPLAY,
     read_arguments,
     unknown_arguments,
 )
-from vlm_perception.nodes.params_file import LARGEST_BYTES, read_params_file
+from vlm_perception.nodes.launch.params_file import LARGEST_BYTES, read_params_file
+from vlm_perception.nodes.process.errors import ArgumentError
 from vlm_perception.nodes.video_source import SourceSettings
 
 ENCODER, FUSION = "/front/vision_encoder", "/front/scene_fusion"

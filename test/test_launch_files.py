@@ -49,7 +49,7 @@ sys.exit(service.run())
 STAND_IN = """#!/bin/sh
 echo "asked: $*"
 [ "$2" = play ] || exit 0
-exec {python} -m vlm_perception.demo.bag_player "$3" --clock 100 --delay 6
+exec {python} -m vlm_perception.rosgraph.bag_player "$3" --clock 100 --delay 6
 """
 
 

@@ -20,14 +20,14 @@ from PIL import Image, ImageOps
 from streams import MjpegServer
 from videos import FRAMES, RATE, TICKS, cut, damage, make_video, set_times
 
-from vlm_perception.perception import live_camera
-from vlm_perception.perception.image_conversion import to_rgb
-from vlm_perception.perception.image_errors import ImageError
-from vlm_perception.perception.image_folder import list_images, read_image
-from vlm_perception.perception.media import ImageFile, MediaError
-from vlm_perception.perception.open_media import open_media
-from vlm_perception.replay.errors import ReplayError
-from vlm_perception.replay.source import Span, open_source
+from vlm_perception.media import live_camera
+from vlm_perception.media.image_errors import ImageError
+from vlm_perception.media.image_folder import list_images, read_image
+from vlm_perception.media.image_message import to_rgb
+from vlm_perception.media.media import ImageFile, MediaError
+from vlm_perception.media.open_media import open_media
+from vlm_perception.replay.recordings.errors import ReplayError
+from vlm_perception.replay.recordings.source import Span, open_source
 
 EXIF_ORIENTATION = 0x0112
 

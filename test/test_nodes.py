@@ -22,13 +22,13 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.tables import EMBEDDING
 from vlm_perception.msg import EmbeddingInfo, SceneReasoning, SemanticScene, VisionEmbedding
-from vlm_perception.nodes.qos import latched, subscribe_alive
+from vlm_perception.nodes.io.qos import latched, subscribe_alive
 from vlm_perception.nodes.scene_fusion import LEASE_S
-from vlm_perception.perception.encoder import VisionEncoder
+from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.srv import SetVocabulary
 from vlm_perception.types import Frame
 

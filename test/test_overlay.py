@@ -16,11 +16,11 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from vlm_perception.messages import tables
 from vlm_perception.messages.rosbags import ROSBAGS, message_types
-from vlm_perception.perception.markers import scene_shapes
-from vlm_perception.perception.overlay import LABEL_COLOURS, RED, draw_scene
-from vlm_perception.perception.shown import shown
-from vlm_perception.replay.image_messages import compressed_image
-from vlm_perception.replay.overlay_video import write_overlay
+from vlm_perception.perception.rendering.markers import scene_shapes
+from vlm_perception.perception.rendering.overlay import LABEL_COLOURS, RED, draw_scene
+from vlm_perception.perception.rendering.shown import shown
+from vlm_perception.replay.recordings.image_messages import compressed_image
+from vlm_perception.replay.report.overlay_video import write_overlay
 from vlm_perception.types import Attribute, Region, Scene, Status, Tag
 
 SCENE = Scene(

@@ -23,7 +23,7 @@ from vlm_perception.nodes.vision_encoder import EncoderSettings
 ROOT = Path(__file__).parent.parent
 SHARE = Path(get_package_share_directory("vlm_perception"))
 CMAKE = (ROOT / "CMakeLists.txt").read_text()
-NODES = sorted((ROOT / "vlm_perception" / "nodes").glob("*.py"))
+NODES = sorted((ROOT / "vlm_perception" / "nodes").rglob("*.py"))
 
 NOT_IN_HUMBLE = {
     "add_pre_set_parameters_callback",

@@ -27,6 +27,6 @@ ABSENT_FROM_SOME = [
 
 @pytest.mark.parametrize("name", ABSENT_FROM_SOME)
 def test_names_that_some_distribution_lacks(name: str) -> None:
-    users = {file.name for file in NODES.glob("*.py") if name in file.read_text(encoding="utf-8")}
+    users = {file.name for file in NODES.rglob("*.py") if name in file.read_text(encoding="utf-8")}
     # The one file that tries both names of the events.
     assert users <= ({"qos.py"} if name.startswith("rclpy.") else set())

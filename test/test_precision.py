@@ -22,16 +22,16 @@ from onnx import numpy_helper
 from PIL import Image
 
 from checkpoints import make_checkpoint
-from vlm_perception.bundle import DECODER_GRAPH, VISION_FP16_GRAPH, VISION_GRAPH, ModelBundle
-from vlm_perception.deploy import export
-from vlm_perception.deploy.errors import ExportError
-from vlm_perception.deploy.export import export_bundle
-from vlm_perception.deploy.options import ExportOptions
-from vlm_perception.deploy.precision import LEAST_STEP, _steps, quantize_graphs
-from vlm_perception.deploy.precision_plan import PLAN_NAME, read_plan
+from vlm_perception.bundle.bundle import DECODER_GRAPH, VISION_FP16_GRAPH, VISION_GRAPH, ModelBundle
+from vlm_perception.bundle.golden import GoldenError, check_alike
+from vlm_perception.bundle.manifest import ImageSpec
+from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.compression.int8 import LEAST_STEP, _steps, quantize_graphs
+from vlm_perception.deploy.compression.precision_plan import PLAN_NAME, read_plan
+from vlm_perception.deploy.export import export
+from vlm_perception.deploy.export.export import export_bundle
+from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.engines.choose import load_engine
-from vlm_perception.engines.golden import GoldenError, check_alike
-from vlm_perception.manifest import ImageSpec
 
 GRAPHS = (VISION_GRAPH, VISION_FP16_GRAPH)
 

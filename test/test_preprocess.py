@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vlm_perception.manifest import ImageSpec, ProcessorSpec
-from vlm_perception.perception.preprocess import (
+from vlm_perception.bundle.manifest import ImageSpec, ProcessorSpec
+from vlm_perception.perception.vision.preprocess import (
     FrameError,
     Placement,
     Preprocessor,

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from vlm_perception.nodes import priority
-from vlm_perception.nodes.priority import session_gives_way, session_niceness
+from vlm_perception.nodes.process import niceness
+from vlm_perception.nodes.process.niceness import session_gives_way, session_niceness
 
 PROGRAM = """
 import os, threading
-from vlm_perception.nodes.priority import (
+from vlm_perception.nodes.process.niceness import (
     give_way, session_as_before, session_gives_way, session_niceness,
 )
 
@@ -69,7 +69,7 @@ def test_a_kernel_that_shares_the_cores_otherwise_is_left_alone(
     group = tmp_path / "autogroup"
     if exists:
         group.touch()
-    monkeypatch.setattr(priority, "AUTOGROUP", group)
+    monkeypatch.setattr(niceness, "AUTOGROUP", group)
     monkeypatch.setattr(os, "getsid", lambda _: os.getpid())
     session_gives_way(5)
     assert session_niceness() is None

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from rclpy.parameter import Parameter
 
-from vlm_perception.demo.environment import require_ros
-from vlm_perception.nodes.environment import check_environment
-from vlm_perception.nodes.errors import StartError
-from vlm_perception.nodes.qos_overrides import check_overrides
+from vlm_perception.nodes.base.qos_overrides import check_overrides
+from vlm_perception.nodes.process.environment import check_environment
+from vlm_perception.nodes.process.errors import StartError
+from vlm_perception.rosgraph.environment import require_ros
 
 PROGRAM = """
 import sys, threading
 from rclpy.node import Node
-from vlm_perception.nodes import process
+from vlm_perception.nodes.process import runner as process
 
 class Stuck(Node):
     def __init__(self):
@@ -90,8 +90,8 @@ def test_domains_and_log_folders_that_can_be_are_taken(tmp_path: Path) -> None:
 
 LOADING = """
 import time
-from vlm_perception.nodes.lifecycle import NodeSettings, PerceptionNode
-from vlm_perception.nodes.process import run
+from vlm_perception.nodes.base.lifecycle import NodeSettings, PerceptionNode
+from vlm_perception.nodes.process.runner import run
 
 class Loading(PerceptionNode[NodeSettings]):
     def load(self):
@@ -117,7 +117,7 @@ INTERRUPTED = """
 import os, signal
 import rclpy
 from rclpy.node import Node
-from vlm_perception.nodes.process import run
+from vlm_perception.nodes.process.runner import run
 
 def make():
     os.kill(os.getpid(), signal.SIGINT)

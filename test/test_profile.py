@@ -20,14 +20,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, LlavaForConditionalGeneration
 from typer.testing import CliRunner
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.cli import app
-from vlm_perception.deploy.cost import Cost, CostModel
-from vlm_perception.deploy.devices import THIS, datasheets, find_device
-from vlm_perception.deploy.errors import ExportError
-from vlm_perception.deploy.layers import Names, layer_of_nodes
-from vlm_perception.deploy.onnx_graph import OnnxGraph, load_graph
-from vlm_perception.deploy.profile import CAPTION_TOKENS, UNATTRIBUTED, Profile, profile_bundle
+from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.onnx.graph import OnnxGraph, load_graph
+from vlm_perception.deploy.profiling.cost import Cost, CostModel
+from vlm_perception.deploy.profiling.devices import THIS, datasheets, find_device
+from vlm_perception.deploy.profiling.layers import Names, layer_of_nodes
+from vlm_perception.deploy.profiling.profile import (
+    CAPTION_TOKENS,
+    UNATTRIBUTED,
+    Profile,
+    profile_bundle,
+)
 
 DEVICE = "agx-orin-64"
 

@@ -24,14 +24,10 @@ from torch import Tensor
 from transformers import AutoModel
 
 from checkpoints import make_checkpoint
-from vlm_perception.deploy.checkpoint import round_to_half
-from vlm_perception.deploy.errors import ExportError
-from vlm_perception.deploy.export import export_bundle
-from vlm_perception.deploy.onnx_writer import write_graph
-from vlm_perception.deploy.options import ExportOptions
-from vlm_perception.deploy.parts import vision_part
-from vlm_perception.deploy.pruning import parse_schedule, prune
-from vlm_perception.deploy.staircase import (
+from vlm_perception.bundle.manifest import ImageSpec, KeepStep, VisionSpec
+from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.checkpoints.load import round_to_half
+from vlm_perception.deploy.compression.latency_budget import (
     choose,
     fit_to_device,
     lower_edges,
@@ -39,10 +35,14 @@ from vlm_perception.deploy.staircase import (
     prunable_places,
     schedules,
 )
-from vlm_perception.deploy.vision_graph import VisionGraph
+from vlm_perception.deploy.export.export import export_bundle
+from vlm_perception.deploy.export.options import ExportOptions
+from vlm_perception.deploy.export.parts import vision_part
+from vlm_perception.deploy.onnx.writer import write_graph
 from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
-from vlm_perception.manifest import ImageSpec, KeepStep, VisionSpec
-from vlm_perception.perception.encoder import VisionEncoder
+from vlm_perception.modeling.token_pruning import parse_schedule, prune
+from vlm_perception.modeling.vision_tower import VisionGraph
+from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import FUSED_TOKEN, Frame
 
 TOLERANCE = 1e-3

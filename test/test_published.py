@@ -15,16 +15,16 @@ from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from typer.testing import CliRunner
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.cli import app
 from vlm_perception.messages.codec import MessageError
 from vlm_perception.messages.definitions import layout, reader
 from vlm_perception.messages.rosbags import message_types
 from vlm_perception.messages.tables import EMBEDDING, REASONING, SCENE
 from vlm_perception.msg import SceneReasoning, SemanticScene, VisionEmbedding
-from vlm_perception.replay.bag import Bag
-from vlm_perception.replay.said import read_said
-from vlm_perception.replay.schedule import read_schedule
+from vlm_perception.replay.compare.comparable import read_said
+from vlm_perception.replay.recorded_schedule import read_schedule
+from vlm_perception.replay.recordings.bag import Bag
 
 ROOT = Path(__file__).parent.parent
 RECORDED = Path(__file__).parent / "data" / "recorded"

@@ -20,11 +20,11 @@ from rclpy.node import Node
 from ros_graph import BEST_EFFORT, Graph, wait_until
 from sensor_msgs.msg import CompressedImage, Image
 
-from vlm_perception.nodes.complaints import Complaints
-from vlm_perception.nodes.image_input import COMPRESSED, RAW, ImageInput
-from vlm_perception.nodes.publishers import Advice, Publishers
-from vlm_perception.nodes.qos import results, subscribe
-from vlm_perception.nodes.reasoning_input import ReasoningInput
+from vlm_perception.nodes.base.publishers import Advice, Publishers
+from vlm_perception.nodes.base.throttled_warnings import Complaints
+from vlm_perception.nodes.io.image_subscription import COMPRESSED, RAW, ImageInput
+from vlm_perception.nodes.io.qos import results, subscribe
+from vlm_perception.nodes.io.reasoning_subscription import ReasoningInput
 
 ADVICE = Advice("start it", "see its log", "another type", "stop one")
 Join = Callable[..., Any]
@@ -133,8 +133,8 @@ def test_a_publisher_whose_node_waits_is_told_what_to_run(reader: Any, join: Joi
 PUBLISHER = """
 import time, rclpy
 from vlm_perception.msg import SceneReasoning
-from vlm_perception.nodes.qos import present
-from vlm_perception.nodes.reasoning_input import LEASE_S
+from vlm_perception.nodes.io.qos import present
+from vlm_perception.nodes.io.reasoning_subscription import LEASE_S
 rclpy.init(domain_id={domain})
 publisher = rclpy.create_node("language_reasoner").create_publisher(
     SceneReasoning, "reasoning", present(LEASE_S))

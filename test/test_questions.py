@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 import yaml
 
-from vlm_perception.bundle import ModelBundle
-from vlm_perception.manifest import QuestionSpec
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.language import PromptError
-from vlm_perception.perception.questions import QuestionsError, kept_questions, load_questions
-from vlm_perception.perception.reasoner import Reasoner, ReasonerSettings
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.bundle.manifest import QuestionSpec
+from vlm_perception.perception.language.model import PromptError
+from vlm_perception.perception.reasoning.questions import (
+    QuestionsError,
+    kept_questions,
+    load_questions,
+)
+from vlm_perception.perception.reasoning.reasoner import Reasoner, ReasonerSettings
+from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame
 
 CONFIG = Path(__file__).parent.parent / "config"

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from checkpoints import make_checkpoint
-from vlm_perception.deploy.answers import BundleModel
-from vlm_perception.deploy.checkpoint import load_checkpoint
-from vlm_perception.deploy.export import export_bundle
-from vlm_perception.deploy.options import ExportOptions
-from vlm_perception.deploy.reference import TransformersModel
+from vlm_perception.deploy.checkpoints.load import load_checkpoint
+from vlm_perception.deploy.export.export import export_bundle
+from vlm_perception.deploy.export.options import ExportOptions
+from vlm_perception.deploy.validation.model_outputs import BundleModel
+from vlm_perception.deploy.validation.transformers_reference import TransformersModel
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "siglip-llava-llama": {},

@@ -16,19 +16,21 @@ from rich.console import Console
 from rosbags.highlevel import AnyReader
 from typer.testing import CliRunner
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.cli import app
+from vlm_perception.common import disk_space
 from vlm_perception.outputs.folder import UNFINISHED
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.replay import checkpoint, disk_room, output_bag, run
-from vlm_perception.replay.drawing import timeline
-from vlm_perception.replay.latency import GraphCost, LatencyModel
+from vlm_perception.perception.vision.encoder import VisionEncoder
+from vlm_perception.replay import resume, run
 from vlm_perception.replay.pipeline import EngineOptions, Pipeline
-from vlm_perception.replay.report import chosen, write_report
-from vlm_perception.replay.scene_log import read_log
+from vlm_perception.replay.recordings import writer
+from vlm_perception.replay.recordings.source import BagSource, Span, open_source
+from vlm_perception.replay.report.report import chosen, write_report
+from vlm_perception.replay.report.scene_log import read_log
+from vlm_perception.replay.report.summary import Keyframe, summarize
+from vlm_perception.replay.report.timeline_svg import timeline
 from vlm_perception.replay.settings import default_parameters, load_settings
-from vlm_perception.replay.source import BagSource, Span, open_source
-from vlm_perception.replay.summary import Keyframe, summarize
+from vlm_perception.replay.virtual_time import GraphCost, LatencyModel
 from vlm_perception.types import Frame
 
 DATA = Path(__file__).parent / "data"
@@ -69,8 +71,8 @@ def test_threads_change_no_byte(replayed, tmp_path):
 def test_a_full_disk_interrupts_a_run_that_goes_on_later(replayed, tmp_path, monkeypatch):
     left = iter(range(50, -1, -1))
     with monkeypatch.context() as patch:
-        patch.setattr(disk_room, "_left", lambda _: next(left) * disk_room.KEPT_FREE_BYTES)
-        with pytest.raises(disk_room.DiskFullError, match="the same command goes on"):
+        patch.setattr(disk_space, "_left", lambda _: next(left) * disk_space.KEPT_FREE_BYTES)
+        with pytest.raises(disk_space.DiskFullError, match="the same command goes on"):
             replay(DRIVE, tmp_path)
     with AnyReader([tmp_path / UNFINISHED / "scene.mcap"]) as reader:
         assert sum(each.msgcount for each in reader.connections if each.topic == "/scene") == 50
@@ -102,13 +104,13 @@ def test_an_interrupted_run_goes_on_as_if_there_had_been_none(replayed, tmp_path
 
 def test_a_checkpoint_that_does_not_fit_is_begun_anew(replayed, tmp_path, monkeypatch):
     def full(_):
-        raise disk_room.DiskFullError
+        raise disk_space.DiskFullError
 
     with monkeypatch.context() as patch:
-        patch.setattr(output_bag, "check_room", full)
-        with pytest.raises(disk_room.DiskFullError):
+        patch.setattr(writer, "check_room", full)
+        with pytest.raises(disk_space.DiskFullError):
             replay(DRIVE, tmp_path)
-    file = tmp_path / UNFINISHED / checkpoint.FILE
+    file = tmp_path / UNFINISHED / resume.FILE
     kept = json.loads(file.read_text())
     kept["state"]["object"][1]["_ladder"] = {"record": ["Popen", {"args": "true"}]}
     file.write_text(json.dumps({**kept, "frames": 40}))

@@ -26,9 +26,9 @@ from recordings import (
 )
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from vlm_perception.replay.errors import ReplayError
-from vlm_perception.replay.protobuf import ProtobufError, protobuf_fields
-from vlm_perception.replay.source import Span, open_source
+from vlm_perception.replay.recordings.errors import ReplayError
+from vlm_perception.replay.recordings.protobuf import ProtobufError, protobuf_fields
+from vlm_perception.replay.recordings.source import Span, open_source
 
 FILES = [jpeg(index) for index in range(4)]
 STAMPS = [START_NS + index * STEP_NS for index in range(len(FILES))]

@@ -27,10 +27,10 @@ from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 from typer.testing import CliRunner
 
 from vlm_perception.cli import app
-from vlm_perception.replay.bag import Bag
-from vlm_perception.replay.errors import ReplayError
+from vlm_perception.replay.recordings.bag import Bag
+from vlm_perception.replay.recordings.errors import ReplayError
+from vlm_perception.replay.recordings.source import Span, open_source
 from vlm_perception.replay.settings import load_settings
-from vlm_perception.replay.source import Span, open_source
 
 FILES = [jpeg(index) for index in range(12)]
 STAMPS = [START_NS + index * STEP_NS for index in range(len(FILES))]

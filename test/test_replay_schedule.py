@@ -19,13 +19,13 @@ from vlm_perception.cli import app
 from vlm_perception.messages.rosbags import message_types
 from vlm_perception.messages.tables import EMBEDDING, REASONING, SCENE
 from vlm_perception.replay import run
-from vlm_perception.replay.compare import compare
-from vlm_perception.replay.errors import ReplayError
-from vlm_perception.replay.said import read_said
-from vlm_perception.replay.scene_log import read_log
-from vlm_perception.replay.schedule import read_schedule
-from vlm_perception.replay.source import Span
-from vlm_perception.replay.tolerances import Tolerances
+from vlm_perception.replay.compare.comparable import read_said
+from vlm_perception.replay.compare.compare import compare
+from vlm_perception.replay.compare.tolerances import Tolerances
+from vlm_perception.replay.recorded_schedule import read_schedule
+from vlm_perception.replay.recordings.errors import ReplayError
+from vlm_perception.replay.recordings.source import Span
+from vlm_perception.replay.report.scene_log import read_log
 
 DRIVE = Path(__file__).parent / "data" / "drive"
 TIMING = ("frames", "status", "key frames")
@@ -107,7 +107,7 @@ def test_the_player_sends_images_and_the_clock_and_begins_again(tmp_path, monkey
     images, clocks = [], []
     node.create_subscription(CompressedImage, CAMERA, images.append, 20)
     node.create_subscription(Clock, "/clock", clocks.append, rclpy.qos.qos_profile_sensor_data)
-    command = [sys.executable, "-m", "vlm_perception.demo.bag_player", str(bag)]
+    command = [sys.executable, "-m", "vlm_perception.rosgraph.bag_player", str(bag)]
     command += ["--clock", "200", "--delay", "0.2", "--loop"]
     with subprocess.Popen(command, cwd=tmp_path) as player:
         deadline = time.monotonic() + 20.0

@@ -10,7 +10,7 @@ from rich.console import Console
 from rosbags.highlevel import AnyReader
 
 from vlm_perception.replay import run
-from vlm_perception.replay.scene_log import read_log
+from vlm_perception.replay.report.scene_log import read_log
 
 COUNT = 10
 FILES = [jpeg(index) for index in range(COUNT)]

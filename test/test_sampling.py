@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
-from vlm_perception.bundle import ModelBundle
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.language import LanguageModel
-from vlm_perception.perception.reasoner import Reasoner, ReasonerSettings
-from vlm_perception.perception.sampling import Sampling, TokenChooser
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.language.token_sampling import Sampling, TokenChooser
+from vlm_perception.perception.reasoning.reasoner import Reasoner, ReasonerSettings
+from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame
 
 VOCABULARY = 400

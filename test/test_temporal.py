@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.temporal import (
+from vlm_perception.perception.vision.encoder import VisionEncoder
+from vlm_perception.perception.vision.temporal_state import (
     DEAD_BAND,
     HORIZON_S,
     LONGEST_GAP_S,
@@ -23,7 +23,7 @@ from vlm_perception.perception.temporal import (
     TemporalState,
     TrainingFreeAttention,
 )
-from vlm_perception.perception.vocabulary import Vocabulary
+from vlm_perception.perception.vision.vocabulary import Vocabulary
 from vlm_perception.types import Embedding, Frame
 
 WIDTH = 32

@@ -17,28 +17,28 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from vlm_perception.bundle import TEMPORAL_GRAPH, ModelBundle
+from vlm_perception.bundle.bundle import TEMPORAL_GRAPH, ModelBundle
+from vlm_perception.bundle.manifest import ReadoutSpec
+from vlm_perception.common.export_error import ExportError
 from vlm_perception.datasets.roadworld.truth import QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS
-from vlm_perception.deploy.errors import ExportError
-from vlm_perception.deploy.export import export_bundle
-from vlm_perception.deploy.temporal_graph import (
+from vlm_perception.deploy.export.export import export_bundle
+from vlm_perception.modeling.temporal_attention import (
     TemporalAttention,
     TemporalConfig,
     ages_within,
     load_temporal,
     save_temporal,
 )
-from vlm_perception.manifest import ReadoutSpec
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.reasoner import Reasoner
-from vlm_perception.perception.temporal import (
+from vlm_perception.perception.reasoning.reasoner import Reasoner
+from vlm_perception.perception.vision.encoder import VisionEncoder
+from vlm_perception.perception.vision.temporal_state import (
     TemporalState,
     TrainedAttention,
     TrainingFreeAttention,
     bundle_attention,
 )
-from vlm_perception.perception.vocabulary import Vocabulary
+from vlm_perception.perception.vision.vocabulary import Vocabulary
 from vlm_perception.training.loop import Schedule
 from vlm_perception.training.temporal import RECIPE, fit_module
 from vlm_perception.training.temporal_data import Seen

@@ -17,28 +17,28 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
-from vlm_perception.bundle import DECODER_GRAPH, VISION_GRAPH, ModelBundle, find_bundle
+from vlm_perception.bundle.bundle import DECODER_GRAPH, VISION_GRAPH, ModelBundle, find_bundle
 from vlm_perception.engines.base import EngineError
 from vlm_perception.engines.choose import ONNXRUNTIME, TENSORRT
-from vlm_perception.engines.load_tensorrt import tensorrt_module
-from vlm_perception.engines.plan_check import require_loadable
-from vlm_perception.evaluation.gpu import measure
-from vlm_perception.evaluation.gpu_work import Work, open_work
-from vlm_perception.perception import handover
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.handover import FRAMES, Handover
-from vlm_perception.perception.language import LanguageModel
+from vlm_perception.engines.tensorrt.load import tensorrt_module
+from vlm_perception.engines.tensorrt.load_probe import require_loadable
+from vlm_perception.evaluation.bench.gpu import measure
+from vlm_perception.evaluation.bench.gpu_work import Work, open_work
+from vlm_perception.perception import device_tokens
+from vlm_perception.perception.device_tokens import FRAMES, Handover
+from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
 SIMULATED = Path(__file__).parent / "simulated_gpu"
 MODULES = ("tensorrt", "pycuda")
 OURS = (
-    "engines.cuda",
-    "engines.tensorrt_messages",
-    "engines.tensorrt_program",
-    "engines.tensorrt",
-    "engines.tensorrt_decoder",
-    "deploy.tensorrt",
+    "engines.tensorrt.cuda",
+    "engines.tensorrt.log",
+    "engines.tensorrt.program",
+    "engines.tensorrt.engine",
+    "engines.tensorrt.decoder",
+    "deploy.tensorrt.builder",
 )
 
 
@@ -86,7 +86,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tokens = Handover()
-    for user in ("encoder", "language"):
+    for user in ("vision.encoder", "language.model"):
         monkeypatch.setattr(f"vlm_perception.perception.{user}.TOKENS", tokens)
     forget_modules()
     yield
@@ -240,8 +240,8 @@ def test_tokens_stay_on_the_device_between_encoder_and_projector(built: Path) ->
 def test_tokens_are_kept_only_while_somebody_reads_them(
     built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handover, "PATIENCE", 3)
-    engine = importlib.import_module("vlm_perception.engines.tensorrt").TensorRtEngine
+    monkeypatch.setattr(device_tokens, "PATIENCE", 3)
+    engine = importlib.import_module("vlm_perception.engines.tensorrt.engine").TensorRtEngine
     copies: list[weakref.ref[object]] = []
     keep = engine.keep
 
@@ -359,7 +359,7 @@ def test_a_folder_called_tensorrt_is_no_tensorrt(
     (tmp_path / "tensorrt").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(EngineError, match="TensorRT is not installed"):
-        tensorrt_module("vlm_perception.engines.cuda")
+        tensorrt_module("vlm_perception.engines.tensorrt.cuda")
 
 
 def test_without_tensorrt_the_engine_says_what_to_install(shipped: ModelBundle) -> None:

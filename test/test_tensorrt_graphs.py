@@ -11,16 +11,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from vlm_perception.bundle import DECODER_GRAPH, VISION_GRAPH, ModelBundle
-from vlm_perception.deploy.coverage import cover_graph, load_target
-from vlm_perception.deploy.errors import ExportError
-from vlm_perception.deploy.half_products import PRODUCTS
-from vlm_perception.deploy.tensorrt_build import require_native
-from vlm_perception.deploy.tensorrt_graphs import TensorRtGraph, tensorrt_graphs
-from vlm_perception.deploy.tensorrt_layers import planned_precisions, read_layers
-from vlm_perception.deploy.tensorrt_memory import MEBIBYTE, require_memory
-from vlm_perception.engines.plans import RECIPE, BuildOptions, Machine, PlanKey
-from vlm_perception.manifest import FileEntry
+from vlm_perception.bundle.bundle import DECODER_GRAPH, VISION_GRAPH, ModelBundle
+from vlm_perception.bundle.manifest import FileEntry
+from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.coverage.coverage import cover_graph, load_target
+from vlm_perception.deploy.onnx.fp16_matmuls import PRODUCTS
+from vlm_perception.deploy.onnx.tensorrt_graphs import TensorRtGraph, tensorrt_graphs
+from vlm_perception.deploy.tensorrt.build import require_native
+from vlm_perception.deploy.tensorrt.layers import planned_precisions, read_layers
+from vlm_perception.deploy.tensorrt.memory import MEBIBYTE, require_memory
+from vlm_perception.engines.tensorrt.plan_store import RECIPE, BuildOptions, Machine, PlanKey
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ from transformers import (
     SiglipModel,
 )
 
+from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.roadworld.instructions import AFTER, BEFORE, INSTRUCTIONS
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
@@ -49,13 +50,12 @@ from vlm_perception.datasets.roadworld.truth import (
     presence_question,
 )
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
-from vlm_perception.deploy.export import export_bundle
-from vlm_perception.deploy.pruning import parse_schedule
-from vlm_perception.deploy.vision_graph import VisionGraph
-from vlm_perception.errors import VlmPerceptionError
-from vlm_perception.evaluation.roadworld_nano import EXAM_SEED, evaluate
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.language import LanguageModel
+from vlm_perception.deploy.export.export import export_bundle
+from vlm_perception.evaluation.tasks.roadworld import EXAM_SEED, evaluate
+from vlm_perception.modeling.token_pruning import parse_schedule
+from vlm_perception.modeling.vision_tower import VisionGraph
+from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.training import checkpoint
 from vlm_perception.training.dual import POSITIVE_PERCENT, Scenes, order, patch_embeddings
 from vlm_perception.training.language import (

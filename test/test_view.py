@@ -14,7 +14,7 @@ import pytest
 from recordings import jpeg, write
 from typer.testing import CliRunner
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.cli import app
 
 FRAMES = 6

@@ -14,9 +14,9 @@ import yaml
 from sensor_msgs.msg import CameraInfo
 from visualization_msgs.msg import Marker
 
-from vlm_perception.nodes.detections import detections
-from vlm_perception.nodes.visualization import markers, pinhole
-from vlm_perception.perception.fusion import SceneFusion
+from vlm_perception.nodes.io.detections_output import detections
+from vlm_perception.nodes.io.visualization_output import markers, pinhole
+from vlm_perception.perception.fusion.scene import SceneFusion
 from vlm_perception.types import Region, Scene
 
 SIZE = (640, 360)

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from rclpy.serialization import serialize_message
 
-from vlm_perception.demo.meter import Arrival, Meter, percentiles
-from vlm_perception.demo.usage import cpu_percent, usage_of
+from vlm_perception.common.fastdds_shared_memory import remove_leftovers, shortage
 from vlm_perception.messages.rosbags import stamp_of_serialized
 from vlm_perception.msg import SemanticScene
-from vlm_perception.nodes.shared_memory import remove_leftovers, shortage
+from vlm_perception.rosgraph.process_usage import cpu_percent, usage_of
+from vlm_perception.rosgraph.topic_meter import Arrival, Meter, percentiles
 
 
 def test_the_stamp_is_read_from_the_bytes() -> None:

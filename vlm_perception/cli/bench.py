@@ -20,7 +20,7 @@ from vlm_perception.cli.common import (
     plain_errors,
     with_torch,
 )
-from vlm_perception.errors import VlmPerceptionError
+from vlm_perception.common.errors import VlmPerceptionError
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed: a table, and JSON with --json.")
 
@@ -73,7 +73,7 @@ def bench_graph(
     one_of("--transport", transport, ("compressed", "raw"))
     one_of("--composition", composition, ("processes", "single"))
     with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.graph")
+        module = importlib.import_module("vlm_perception.evaluation.bench.graph")
         if language_dead and composition != "processes":
             raise VlmPerceptionError(
                 "--language-dead kills the language node's process, which with --composition "
@@ -108,7 +108,7 @@ def bench_roadworld(
     `vlm-perception bench roadworld`
     """
     with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.roadworld_speed")
+        module = importlib.import_module("vlm_perception.evaluation.bench.roadworld")
         module.bench_roadworld(width, height, seconds, Console(), json_file)
 
 
@@ -137,7 +137,7 @@ def bench_encoder(
     `vlm-perception bench encoder --case roadworld-nano/shipped --threads 1`
     """
     with plain_errors():
-        module = with_torch("vlm_perception.evaluation.encoder")
+        module = with_torch("vlm_perception.evaluation.bench.encoder")
         code = module.bench_encoder(
             case or [], threads=threads, console=Console(), json_file=json_file
         )
@@ -180,7 +180,7 @@ def bench_language(
     `vlm-perception bench language --pairs 0`  (without ROS: the model alone)
     """
     with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.language")
+        module = importlib.import_module("vlm_perception.evaluation.bench.language")
         code = module.bench_language(
             bundle,
             scenes=scenes,
@@ -215,7 +215,7 @@ def bench_replay(
     `vlm-perception bench replay --latency robot.yaml`
     """
     with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.replay_speed")
+        module = importlib.import_module("vlm_perception.evaluation.bench.replay")
         module.bench_replay(
             recording, threads=threads, latency=latency, console=Console(), json_file=json_file
         )
@@ -250,7 +250,7 @@ def bench_gpu(
     if on_cpu and engine == "tensorrt":
         raise typer.BadParameter("TensorRT needs a GPU", param_hint="--on-cpu")
     with plain_errors():
-        module = with_torch("vlm_perception.evaluation.gpu")
+        module = with_torch("vlm_perception.evaluation.bench.gpu")
         module.bench_gpu(
             bundle,
             engine,

@@ -26,7 +26,7 @@ def bundle_show(
     `vlm-perception bundle show roadworld-nano`
     """
     with plain_errors():
-        loaded = importlib.import_module("vlm_perception.bundle").ModelBundle.load(name)
+        loaded = importlib.import_module("vlm_perception.bundle.bundle").ModelBundle.load(name)
         loaded.verify_golden()
     Console().print(_bundle_table(loaded))
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from vlm_perception.errors import RunError, VlmPerceptionError
+from vlm_perception.common.errors import RunError, VlmPerceptionError
 
 BAD_INPUT = 2
 FAILED = 1

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from vlm_perception.cli.common import BundleOption, finite, plain_errors
-from vlm_perception.errors import VlmPerceptionError
+from vlm_perception.common.errors import VlmPerceptionError
 
 app = typer.Typer()
 
@@ -76,7 +76,7 @@ def overlay(
     with plain_errors():
         if not bag.exists():
             raise VlmPerceptionError(f"{bag} does not exist: `vlm-perception demo` records one")
-        module = importlib.import_module("vlm_perception.replay.overlay_video")
+        module = importlib.import_module("vlm_perception.replay.report.overlay_video")
         target = video or bag.parent / "overlay.mp4"
         if target.suffix != ".mp4":
             raise VlmPerceptionError(f"{target} does not end in .mp4; give the video such a name")

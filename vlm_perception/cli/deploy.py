@@ -97,8 +97,8 @@ def export(
     --precision int8-mixed --calibration drive-images`
     """
     with plain_errors():
-        module = with_torch("vlm_perception.deploy.export")
-        options = importlib.import_module("vlm_perception.deploy.options").ExportOptions(
+        module = with_torch("vlm_perception.deploy.export.export")
+        options = importlib.import_module("vlm_perception.deploy.export.options").ExportOptions(
             geometry=geometry,
             aspect=aspect,
             keep=keep,
@@ -112,7 +112,7 @@ def export(
         made = module.export_bundle(checkpoint, out, options)
     console = Console()
     if made.manifest.validation is not None:
-        gate = importlib.import_module("vlm_perception.deploy.gate")
+        gate = importlib.import_module("vlm_perception.deploy.validation.gate")
         console.print(gate.as_table(made.manifest.validation))
     else:
         console.print("not validated: --calibration IMAGES measures how far it has drifted")
@@ -147,7 +147,7 @@ def calibrate(
     `vlm-perception calibrate roadworld-nano --data out/answered --out out/questions.yaml`
     """
     with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.calibration")
+        module = importlib.import_module("vlm_perception.evaluation.tasks.answer_calibration")
         module.calibrate(bundle, data, out, questions)
 
 
@@ -174,7 +174,7 @@ def profile_bundle(
     `vlm-perception profile roadworld-nano --device agx-orin-64 --json profile.json`
     """
     with plain_errors():
-        module = with_torch("vlm_perception.deploy.profile_report")
+        module = with_torch("vlm_perception.deploy.profiling.report")
         module.report_profile(name, device, Console(), json_file)
 
 
@@ -194,7 +194,7 @@ def coverage_bundle(
     the target cannot be used.
     """
     with plain_errors():
-        module = with_torch("vlm_perception.deploy.coverage_report")
+        module = with_torch("vlm_perception.deploy.coverage.report")
         code = module.report_coverage(name, target, Console(), json_file)
     raise typer.Exit(code)
 
@@ -249,8 +249,10 @@ def build_plans(
     """
     one_of("--hardware", hardware, ("none", "same-capability", "ampere"))
     with plain_errors():
-        module = with_torch("vlm_perception.deploy.tensorrt_report")
-        options = importlib.import_module("vlm_perception.engines.plans").BuildOptions(
+        module = with_torch("vlm_perception.deploy.tensorrt.report")
+        options = importlib.import_module(
+            "vlm_perception.engines.tensorrt.plan_store"
+        ).BuildOptions(
             optimization_level=level,
             workspace_mib=workspace_mib,
             hardware=hardware,

@@ -37,7 +37,7 @@ def evaluate_roadworld_nano(
     `vlm-perception evaluate roadworld-nano --scenes 1000 --json exam.json`
     """
     with plain_errors():
-        module = with_torch("vlm_perception.evaluation.roadworld_nano")
+        module = with_torch("vlm_perception.evaluation.tasks.roadworld")
         module.evaluate(bundle, scenes=scenes, json_file=json_file)
 
 
@@ -55,7 +55,7 @@ def evaluate_instructions(
     `vlm-perception evaluate instructions --scenes 500 --json instructions.json`
     """
     with plain_errors():
-        module = with_torch("vlm_perception.evaluation.instructions")
+        module = with_torch("vlm_perception.evaluation.tasks.instructions")
         module.evaluate(bundle, scenes=scenes, json_file=json_file)
 
 
@@ -94,7 +94,7 @@ def evaluate_drift(
     `vlm-perception evaluate drift --keep 0.8@2,3,4 --keep 0.6@2,3,4 --heads 0.75 --scenes 300`
     """
     with plain_errors():
-        module = with_torch("vlm_perception.evaluation.drift")
+        module = with_torch("vlm_perception.evaluation.compression.evaluate")
         module.evaluate_drift(
             checkpoint,
             keep or ["0.7@2,3,4"],
@@ -131,7 +131,7 @@ def evaluate_temporal(
     `vlm-perception evaluate temporal --json temporal.json`
     """
     with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.temporal")
+        module = importlib.import_module("vlm_perception.evaluation.temporal.evaluate")
         module.evaluate_temporal(bundle, drives, scenes, seconds, out, json_file, first_seed)
 
 
@@ -154,7 +154,7 @@ def evaluate_hazards(
     `vlm-perception evaluate hazards --bundle roadworld-nano --bundle out/dense --json hazards.json`
     """
     with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.hazards")
+        module = importlib.import_module("vlm_perception.evaluation.tasks.hazards")
         module.evaluate_hazards(bundle or ["roadworld-nano"], scenes, json_file)
 
 

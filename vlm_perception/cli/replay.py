@@ -147,7 +147,7 @@ def compare(
     Exit code: 0 within the tolerances, 1 when more has changed, 2 when a file cannot be used.
     """
     with plain_errors():
-        module = importlib.import_module("vlm_perception.replay.compare")
+        module = importlib.import_module("vlm_perception.replay.compare.compare")
         code = module.run_compare(first, second, tolerances, Console())
     raise typer.Exit(code)
 

@@ -14,10 +14,10 @@ from rich.panel import Panel as Box
 from rich.table import Table
 from rich.text import Text
 
-from vlm_perception.demo.meter import Meter, percentiles
-from vlm_perception.demo.observer import Observer, Report
-from vlm_perception.demo.topics import EMBEDDING, IMAGE, REASONING, SCENE, Topic
-from vlm_perception.perception.shown import shown
+from vlm_perception.perception.rendering.shown import shown
+from vlm_perception.rosgraph.observer import Observer, Report
+from vlm_perception.rosgraph.topic_meter import Meter, percentiles
+from vlm_perception.rosgraph.topics import EMBEDDING, IMAGE, REASONING, SCENE, Topic
 from vlm_perception.types import Attribute, Scene, Status, Tag
 
 NODES: tuple[tuple[str, Topic], ...] = (

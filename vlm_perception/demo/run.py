@@ -11,22 +11,22 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from vlm_perception.bundle import ModelBundle
-from vlm_perception.demo.environment import own_graph, require_ros
-from vlm_perception.demo.graph import DEFAULT_BUNDLE, Graph, GraphOptions
-from vlm_perception.demo.observer import Observer
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.disk_space import DiskFullError
+from vlm_perception.common.fastdds_shared_memory import shortage
+from vlm_perception.common.interrupt import Interrupt
 from vlm_perception.demo.panel import Panel
-from vlm_perception.demo.processes import NodeProcesses
-from vlm_perception.demo.recorder import Recorder, keep_recordings
-from vlm_perception.demo.source import ROADWORLD_SECONDS, open_source
-from vlm_perception.demo.topics import EMBEDDING, IMAGE, REASONING, RECORDED, SCENE
 from vlm_perception.demo.watch import NodeFailedError, Watch
-from vlm_perception.nodes.shared_memory import shortage
 from vlm_perception.outputs.folder import ResultsFolder
-from vlm_perception.replay.disk_room import DiskFullError
-from vlm_perception.replay.interrupt import Interrupt
-from vlm_perception.replay.output_bag import METADATA
-from vlm_perception.replay.overlay_video import write_overlay
+from vlm_perception.replay.recordings.writer import METADATA
+from vlm_perception.replay.report.overlay_video import write_overlay
+from vlm_perception.rosgraph.environment import own_graph, require_ros
+from vlm_perception.rosgraph.launch import DEFAULT_BUNDLE, Graph, GraphOptions
+from vlm_perception.rosgraph.observer import Observer
+from vlm_perception.rosgraph.processes import NodeProcesses
+from vlm_perception.rosgraph.recorder import Recorder, keep_recordings
+from vlm_perception.rosgraph.source import ROADWORLD_SECONDS, open_source
+from vlm_perception.rosgraph.topics import EMBEDDING, IMAGE, REASONING, RECORDED, SCENE
 
 BAG, VIDEO, NODES = "scene.mcap", "overlay.mp4", "nodes"
 RESULTS = (BAG, METADATA, VIDEO, f"{NODES}/*")

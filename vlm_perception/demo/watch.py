@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import time
 
-from vlm_perception.demo.observer import Observer
-from vlm_perception.demo.processes import NodeProcesses
-from vlm_perception.demo.source import InputError, Source
-from vlm_perception.demo.topics import IMAGE, SCENE
-from vlm_perception.errors import RunError
+from vlm_perception.common.errors import RunError
+from vlm_perception.rosgraph.observer import Observer
+from vlm_perception.rosgraph.processes import NodeProcesses
+from vlm_perception.rosgraph.source import InputError, Source
+from vlm_perception.rosgraph.topics import IMAGE, SCENE
 
 FIRST_SCENE_WITHIN_S = 60.0
 SILENCE_AT_END_S = 1.5

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.errors import VlmPerceptionError
+from vlm_perception.common.errors import VlmPerceptionError
 
 Array = NDArray[Any]
 

@@ -18,11 +18,11 @@ from typing import Any
 import onnxruntime
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.common.machine import cache_directory, cpu_count, cpu_model
 from vlm_perception.engines.base import Array, Engine, EngineError
-from vlm_perception.engines.machine import cache_directory, cpu_count, cpu_model
 from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
 from vlm_perception.engines.openvino import OpenVinoEngine
-from vlm_perception.errors import VlmPerceptionError
 
 ONNXRUNTIME = "onnxruntime"
 OPENVINO = "openvino"

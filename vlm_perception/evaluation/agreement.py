@@ -20,12 +20,24 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from vlm_perception.common.errors import RunError
 from vlm_perception.datasets.roadworld.bag import write_bag
-from vlm_perception.demo.environment import own_graph, require_ros
-from vlm_perception.demo.observer import Observer
-from vlm_perception.demo.processes import NodeProcesses, NodeSpec, Parameter
-from vlm_perception.demo.recorder import Recorder
-from vlm_perception.demo.topics import (
+from vlm_perception.outputs.file import write_figures
+from vlm_perception.outputs.folder import ResultsFolder
+from vlm_perception.perception.language.partial_text import UNFINISHED
+from vlm_perception.replay.compare.comparable import Said, read_said
+from vlm_perception.replay.compare.compare import Finding, compare
+from vlm_perception.replay.compare.tolerances import Tolerances
+from vlm_perception.replay.pipeline import EngineOptions
+from vlm_perception.replay.recordings.clocks import RECORDING
+from vlm_perception.replay.recordings.errors import ReplayError
+from vlm_perception.replay.recordings.source import BagSource, open_source
+from vlm_perception.replay.run import LOSSES, ReplayOptions, run_replay
+from vlm_perception.rosgraph.environment import own_graph, require_ros
+from vlm_perception.rosgraph.observer import Observer
+from vlm_perception.rosgraph.processes import NodeProcesses, NodeSpec, Parameter
+from vlm_perception.rosgraph.recorder import Recorder
+from vlm_perception.rosgraph.topics import (
     DETAIL,
     DIAGNOSTICS,
     EMBEDDING,
@@ -33,18 +45,6 @@ from vlm_perception.demo.topics import (
     REASONING,
     SCENE,
 )
-from vlm_perception.errors import RunError
-from vlm_perception.outputs.file import write_figures
-from vlm_perception.outputs.folder import ResultsFolder
-from vlm_perception.perception.partial_text import UNFINISHED
-from vlm_perception.replay.clocks import RECORDING
-from vlm_perception.replay.compare import Finding, compare
-from vlm_perception.replay.errors import ReplayError
-from vlm_perception.replay.pipeline import EngineOptions
-from vlm_perception.replay.run import LOSSES, ReplayOptions, run_replay
-from vlm_perception.replay.said import Said, read_said
-from vlm_perception.replay.source import BagSource, open_source
-from vlm_perception.replay.tolerances import Tolerances
 
 SEED = 6_000_030
 RECORDED = (EMBEDDING, EMBEDDING_INFO, DETAIL, REASONING, SCENE)
@@ -154,7 +154,7 @@ def _run_live(recording: Path, options: AgreementOptions, out: Path, console: Co
             NodeSpec("vision_encoder", {**shared, "image_transport": transport}, camera)
         )
         _wait_until_active(processes, observer)
-        command = [sys.executable, "-m", "vlm_perception.demo.bag_player"]
+        command = [sys.executable, "-m", "vlm_perception.rosgraph.bag_player"]
         command += [str(recording.resolve()), "--rate", str(options.rate)]
         command += ["--delay", str(DISCOVERY_S)]
         player = stack.enter_context(subprocess.Popen(command, cwd=out))

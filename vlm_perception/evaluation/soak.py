@@ -16,17 +16,17 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from vlm_perception.bundle import ModelBundle
-from vlm_perception.demo.environment import own_graph, require_ros
-from vlm_perception.demo.graph import Graph, GraphOptions
-from vlm_perception.demo.observer import Observer
-from vlm_perception.demo.processes import NodeProcesses
-from vlm_perception.demo.source import open_source
-from vlm_perception.demo.topics import DIAGNOSTICS, EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
-from vlm_perception.demo.usage import look_at_machine, usage_of
-from vlm_perception.errors import RunError
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.errors import RunError
+from vlm_perception.common.interrupt import INTERRUPTED, Interrupt
 from vlm_perception.outputs.file import write_figures
-from vlm_perception.replay.interrupt import INTERRUPTED, Interrupt
+from vlm_perception.rosgraph.environment import own_graph, require_ros
+from vlm_perception.rosgraph.launch import Graph, GraphOptions
+from vlm_perception.rosgraph.observer import Observer
+from vlm_perception.rosgraph.process_usage import look_at_machine, usage_of
+from vlm_perception.rosgraph.processes import NodeProcesses
+from vlm_perception.rosgraph.source import open_source
+from vlm_perception.rosgraph.topics import DIAGNOSTICS, EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
 
 SAMPLE_S = 2.0
 START_WITHIN_S = 90.0

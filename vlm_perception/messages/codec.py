@@ -8,7 +8,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from vlm_perception.errors import VlmPerceptionError
+from vlm_perception.common.errors import VlmPerceptionError
 
 T = TypeVar("T")
 Cast = Callable[[Any], Any]

@@ -12,8 +12,8 @@ import numpy as np
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from vlm_perception.common.share import share_folder
 from vlm_perception.messages.codec import NS, Library, MessageError
-from vlm_perception.share import share_folder
 
 _STAMP = struct.Struct("<iI")
 _CDR_HEADER_BYTES = 4

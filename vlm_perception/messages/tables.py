@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from vlm_perception import types
-from vlm_perception.manifest import MOST_LABELS, MOST_QUESTIONS
+from vlm_perception.bundle.manifest import MOST_LABELS, MOST_QUESTIONS
 from vlm_perception.messages import codec
 from vlm_perception.messages.codec import Library, MessageError, Part, Row, Table
 from vlm_perception.messages.tensor import tensor, tensor_array, tensor_message
-from vlm_perception.perception.regions import MOST_REGIONS_PER_LABEL
+from vlm_perception.perception.vision.regions import MOST_REGIONS_PER_LABEL
 
 LONGEST_CAPTION = 10_000
 MOST_REGIONS = MOST_LABELS * MOST_REGIONS_PER_LABEL

@@ -10,22 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from vlm_perception.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, ModelBundle
-from vlm_perception.errors import VlmPerceptionError
+from vlm_perception.bundle.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, ModelBundle
+from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.messages.codec import MessageError
-from vlm_perception.nodes.asking import Asking
-from vlm_perception.nodes.camera_stream import CameraStream
-from vlm_perception.nodes.diagnostics import Report, figure
-from vlm_perception.nodes.embedding_input import EmbeddingArrival
+from vlm_perception.nodes.base.diagnostics import Report, figure
+from vlm_perception.nodes.base.lifecycle import PerceptionNode
+from vlm_perception.nodes.base.tensorrt_plans import prepare_plans, why_not_tensorrt
+from vlm_perception.nodes.io.ask_server import Asking
+from vlm_perception.nodes.io.camera_stream import CameraStream
+from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival
 from vlm_perception.nodes.language_settings import LanguageSettings
-from vlm_perception.nodes.lifecycle import PerceptionNode
-from vlm_perception.nodes.plans import prepare_plans, why_not_tensorrt
-from vlm_perception.nodes.priority import session_gives_way
-from vlm_perception.nodes.process import run
-from vlm_perception.nodes.worker import Mailbox, Worker
-from vlm_perception.perception.ladder import Ladder
-from vlm_perception.perception.questions import load_questions
-from vlm_perception.perception.reasoner import Reasoner
+from vlm_perception.nodes.process.niceness import session_gives_way
+from vlm_perception.nodes.process.runner import run
+from vlm_perception.nodes.process.worker import Mailbox, Worker
+from vlm_perception.perception.reasoning.degradation import Ladder
+from vlm_perception.perception.reasoning.questions import load_questions
+from vlm_perception.perception.reasoning.reasoner import Reasoner
 
 Seen = tuple[CameraStream, EmbeddingArrival]
 """A camera, and an embedding of it."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from vlm_perception.nodes import handover
+from vlm_perception.nodes.io import intra_process
 from vlm_perception.nodes.language_reasoner import LanguageReasonerNode
-from vlm_perception.nodes.process import run
+from vlm_perception.nodes.process.runner import run
 from vlm_perception.nodes.scene_fusion import SceneFusionNode
 from vlm_perception.nodes.vision_encoder import VisionEncoderNode
 
@@ -29,7 +29,7 @@ def nodes() -> Iterator[Any]:
     for camera in reasoner.settings.cameras or ("",):
         namespace = f"{here}/{camera}" if camera else ""
         encoder = VisionEncoderNode(namespace=namespace)
-        handover.offer(encoder.resolve_topic_name("embedding"))
+        intra_process.offer(encoder.resolve_topic_name("embedding"))
         yield encoder
         yield SceneFusionNode(namespace=namespace)
 

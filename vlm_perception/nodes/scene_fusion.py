@@ -15,30 +15,30 @@ from typing import Any, NoReturn
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import MarkerArray
 
+from vlm_perception.media.image_errors import ImageError
+from vlm_perception.media.image_reader import ImageReader
 from vlm_perception.messages.codec import MessageError
 from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.tables import REASONING, SCENE
 from vlm_perception.msg import SemanticScene
-from vlm_perception.nodes.camera_tap import CameraTap
-from vlm_perception.nodes.detections import DetectionOutput
-from vlm_perception.nodes.diagnostics import Meter, figure, milliseconds
-from vlm_perception.nodes.embedding_input import EmbeddingArrival, EmbeddingInput
-from vlm_perception.nodes.errors import guarded
-from vlm_perception.nodes.image_input import COMPRESSED, RAW
-from vlm_perception.nodes.image_settings import ImageSettings
-from vlm_perception.nodes.lifecycle import NodeSettings, PerceptionNode
-from vlm_perception.nodes.parameters import CONFIGURE, setting
-from vlm_perception.nodes.process import run
-from vlm_perception.nodes.qos import overridable, results, watched
-from vlm_perception.nodes.reasoning_input import ReasoningInput
-from vlm_perception.nodes.ticker import Ticker
-from vlm_perception.nodes.visualization import markers, overlay
-from vlm_perception.nodes.worker import Worker
-from vlm_perception.perception.fusion import FusionSettings, SceneFusion
-from vlm_perception.perception.hazards import Contradiction, Hazard
-from vlm_perception.perception.image_errors import ImageError
-from vlm_perception.perception.image_reader import ImageReader
-from vlm_perception.perception.markers import DEPTH
+from vlm_perception.nodes.base.diagnostics import Meter, figure, milliseconds
+from vlm_perception.nodes.base.lifecycle import NodeSettings, PerceptionNode
+from vlm_perception.nodes.base.parameters import CONFIGURE, setting
+from vlm_perception.nodes.io.camera_monitor import CameraTap
+from vlm_perception.nodes.io.detections_output import DetectionOutput
+from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival, EmbeddingInput
+from vlm_perception.nodes.io.image_settings import ImageSettings
+from vlm_perception.nodes.io.image_subscription import COMPRESSED, RAW
+from vlm_perception.nodes.io.qos import overridable, results, watched
+from vlm_perception.nodes.io.reasoning_subscription import ReasoningInput
+from vlm_perception.nodes.io.visualization_output import markers, overlay
+from vlm_perception.nodes.process.errors import guarded
+from vlm_perception.nodes.process.runner import run
+from vlm_perception.nodes.process.ticker import Ticker
+from vlm_perception.nodes.process.worker import Worker
+from vlm_perception.perception.fusion.rules import Contradiction, Hazard
+from vlm_perception.perception.fusion.scene import FusionSettings, SceneFusion
+from vlm_perception.perception.rendering.markers import DEPTH
 from vlm_perception.types import Scene, Status
 
 LOOK_S = 0.05

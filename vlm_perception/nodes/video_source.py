@@ -19,17 +19,17 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CompressedImage, Image
 
 from vlm_perception.engines.steps import LEAST_S, step
-from vlm_perception.nodes.complaints import Complaints
-from vlm_perception.nodes.diagnostics import DiagnosticsPublisher, Meter, Report, milliseconds
-from vlm_perception.nodes.errors import EndedError, StartError
-from vlm_perception.nodes.image_input import COMPRESSED, RAW
-from vlm_perception.nodes.parameters import FIXED, Parameters, TakesWhatItHas, setting
-from vlm_perception.nodes.process import BAD_INPUT, FAILED, run
-from vlm_perception.nodes.qos import overridable, results
-from vlm_perception.nodes.watchdog import Watchdog
-from vlm_perception.perception.image_errors import ImageError
-from vlm_perception.perception.media import Media, MediaError, Picture
-from vlm_perception.perception.open_media import open_media
+from vlm_perception.media.image_errors import ImageError
+from vlm_perception.media.media import Media, MediaError, Picture
+from vlm_perception.media.open_media import open_media
+from vlm_perception.nodes.base.diagnostics import DiagnosticsPublisher, Meter, Report, milliseconds
+from vlm_perception.nodes.base.parameters import FIXED, Parameters, TakesWhatItHas, setting
+from vlm_perception.nodes.base.throttled_warnings import Complaints
+from vlm_perception.nodes.io.image_subscription import COMPRESSED, RAW
+from vlm_perception.nodes.io.qos import overridable, results
+from vlm_perception.nodes.process.errors import EndedError, StartError
+from vlm_perception.nodes.process.runner import BAD_INPUT, FAILED, run
+from vlm_perception.nodes.process.watchdog import Watchdog
 
 ROADWORLD = "roadworld"
 AHEAD = 8

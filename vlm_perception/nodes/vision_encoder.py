@@ -11,27 +11,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from vlm_perception.bundle import VISION_GRAPH, ModelBundle
-from vlm_perception.errors import VlmPerceptionError
+from vlm_perception.bundle.bundle import VISION_GRAPH, ModelBundle
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.media.image_errors import ImageError
+from vlm_perception.media.image_reader import ImageReader
 from vlm_perception.messages.codec import header, stamp_ns
 from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.tables import EMBEDDING, EMBEDDING_INFO
 from vlm_perception.msg import EmbeddingInfo, VisionEmbedding
-from vlm_perception.nodes import handover
-from vlm_perception.nodes.detail_output import DetailOutput
-from vlm_perception.nodes.image_input import COMPRESSED, RAW, ImageInput
-from vlm_perception.nodes.image_settings import ImageSettings
-from vlm_perception.nodes.lifecycle import NetworkSettings, PerceptionNode
-from vlm_perception.nodes.parameters import CONFIGURE, setting
-from vlm_perception.nodes.plans import prepare_plans, why_not_tensorrt
-from vlm_perception.nodes.process import run
-from vlm_perception.nodes.qos import latched, newest, overridable, requests
-from vlm_perception.nodes.worker import Worker
+from vlm_perception.nodes.base.lifecycle import NetworkSettings, PerceptionNode
+from vlm_perception.nodes.base.parameters import CONFIGURE, setting
+from vlm_perception.nodes.base.tensorrt_plans import prepare_plans, why_not_tensorrt
+from vlm_perception.nodes.io import intra_process
+from vlm_perception.nodes.io.detail_output import DetailOutput
+from vlm_perception.nodes.io.image_settings import ImageSettings
+from vlm_perception.nodes.io.image_subscription import COMPRESSED, RAW, ImageInput
+from vlm_perception.nodes.io.qos import latched, newest, overridable, requests
+from vlm_perception.nodes.process.runner import run
+from vlm_perception.nodes.process.worker import Worker
 from vlm_perception.perception.details import without_detail
-from vlm_perception.perception.embedding_info import embedding_info_fields
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.image_errors import ImageError
-from vlm_perception.perception.image_reader import ImageReader
+from vlm_perception.perception.vision.embedding_info import embedding_info_fields
+from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.srv import SetVocabulary
 from vlm_perception.types import Frame
 
@@ -215,7 +215,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         embedding = replace(embedding, stages={"convert": converting, **embedding.stages})
         self._details.keep(embedding)
         spent_s = time.monotonic() - arrival.received_s
-        handover.give(self._embeddings.topic_name, embedding, spent_s)
+        intra_process.give(self._embeddings.topic_name, embedding, spent_s)
         if self._embeddings.get_subscription_count() > 0:
             sent = without_detail(embedding)
             self._embeddings.publish(EMBEDDING.write(sent, ROS, processing_time=spent_s))

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from vlm_perception.errors import VlmPerceptionError
+from vlm_perception.common.errors import VlmPerceptionError
 
 MARK = ".vlm_perception.json"
 

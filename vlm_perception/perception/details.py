@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vlm_perception.errors import VlmPerceptionError
+from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.types import Embedding, FrameDetail
 
 TOKENS, TOKEN_INDEX = "tokens", "token_index"

@@ -18,18 +18,18 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.messages.rosbags import message_types
 from vlm_perception.outputs.folder import ResultsFolder
-from vlm_perception.perception.spread import cosine_distance
-from vlm_perception.replay.errors import ReplayError
-from vlm_perception.replay.image_messages import COMPRESSED_IMAGE
-from vlm_perception.replay.latency import LatencyModel
+from vlm_perception.perception.vision.running_spread import cosine_distance
 from vlm_perception.replay.pipeline import EngineOptions, Outcome, Pipeline
-from vlm_perception.replay.scene_log import line, number
+from vlm_perception.replay.recordings.errors import ReplayError
+from vlm_perception.replay.recordings.image_messages import COMPRESSED_IMAGE
+from vlm_perception.replay.recordings.source import CameraFrame, Source, Span, open_source
+from vlm_perception.replay.report.scene_log import line, number
 from vlm_perception.replay.settings import PipelineSettings, default_parameters, load_settings
-from vlm_perception.replay.source import CameraFrame, Source, Span, open_source
 from vlm_perception.replay.telling import tell_losses, tell_notes
+from vlm_perception.replay.virtual_time import LatencyModel
 from vlm_perception.types import Embedding, Frame, Reasoning, Scene
 
 METADATA = "metadata.jsonl"

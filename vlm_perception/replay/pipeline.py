@@ -14,18 +14,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.perception.details import detail_of
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.fusion import SceneFusion
-from vlm_perception.perception.ladder import Ladder
-from vlm_perception.perception.questions import load_questions
-from vlm_perception.perception.reasoner import Reasoner
-from vlm_perception.perception.stamps import Order, StampOrder
-from vlm_perception.replay.clocks import RECORDING, STAMPS
-from vlm_perception.replay.latency import LatencyModel, PacedBundle, VirtualClock
-from vlm_perception.replay.schedule import Schedule
+from vlm_perception.perception.fusion.scene import SceneFusion
+from vlm_perception.perception.fusion.stamp_order import Order, StampOrder
+from vlm_perception.perception.reasoning.degradation import Ladder
+from vlm_perception.perception.reasoning.questions import load_questions
+from vlm_perception.perception.reasoning.reasoner import Reasoner
+from vlm_perception.perception.vision.encoder import VisionEncoder
+from vlm_perception.replay.recorded_schedule import Schedule
+from vlm_perception.replay.recordings.clocks import RECORDING, STAMPS
 from vlm_perception.replay.settings import PipelineSettings
+from vlm_perception.replay.virtual_time import LatencyModel, PacedBundle, VirtualClock
 from vlm_perception.types import Embedding, Frame, FrameDetail, Reasoning, Scene
 
 RUN_ID = "replay"

@@ -12,26 +12,26 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.duration_histogram import Durations
 from vlm_perception.messages.codec import header
+from vlm_perception.messages.markers import markers_message
 from vlm_perception.messages.rosbags import ROSBAGS, serialized
 from vlm_perception.messages.tables import DETAIL, EMBEDDING, EMBEDDING_INFO, REASONING, SCENE
 from vlm_perception.perception.details import without_detail
-from vlm_perception.perception.embedding_info import embedding_info_fields
-from vlm_perception.perception.encoder import VisionEncoder
-from vlm_perception.perception.stamps import Order
-from vlm_perception.replay.marker_messages import markers_message
-from vlm_perception.replay.output_bag import OutputBag
+from vlm_perception.perception.fusion.stamp_order import Order
+from vlm_perception.perception.vision.embedding_info import embedding_info_fields
+from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.replay.pipeline import RUN_ID, Pipeline, Tick
-from vlm_perception.replay.scene_log import (
+from vlm_perception.replay.recordings.source import CameraFrame
+from vlm_perception.replay.recordings.writer import OutputBag
+from vlm_perception.replay.report.scene_log import (
     Record,
     fault_record,
     frame_record,
     line,
     reasoning_record,
 )
-from vlm_perception.replay.source import CameraFrame
-from vlm_perception.replay.timing import Durations
 from vlm_perception.types import Frame
 
 THUMBNAIL_WIDTH = 320

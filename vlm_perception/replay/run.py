@@ -24,26 +24,32 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from vlm_perception.bundle import ModelBundle
-from vlm_perception.engines.machine import cpu_count, cpu_model
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.disk_space import DiskFullError
+from vlm_perception.common.interrupt import INTERRUPTED, Interrupt
+from vlm_perception.common.machine import cpu_count, cpu_model
 from vlm_perception.outputs.folder import UNFINISHED, ResultsFolder
-from vlm_perception.replay import checkpoint as checkpoints
-from vlm_perception.replay.ahead import ahead
-from vlm_perception.replay.clocks import STAMPS, choose_clock
-from vlm_perception.replay.disk_room import DiskFullError
-from vlm_perception.replay.errors import ReplayError
-from vlm_perception.replay.interrupt import INTERRUPTED, Interrupt
-from vlm_perception.replay.latency import LatencyModel, load_model
-from vlm_perception.replay.output_bag import METADATA, PARTS, OutputBag, parts
+from vlm_perception.replay import resume as checkpoints
 from vlm_perception.replay.pipeline import EngineOptions, Pipeline
-from vlm_perception.replay.replay_video import draw_replay
-from vlm_perception.replay.report import write_report
+from vlm_perception.replay.prefetch import ahead
+from vlm_perception.replay.recorded_schedule import Schedule, read_schedule
+from vlm_perception.replay.recordings.clocks import STAMPS, choose_clock
+from vlm_perception.replay.recordings.errors import ReplayError
+from vlm_perception.replay.recordings.source import (
+    BagSource,
+    CameraFrame,
+    Source,
+    Span,
+    open_source,
+)
+from vlm_perception.replay.recordings.writer import METADATA, PARTS, OutputBag, parts
+from vlm_perception.replay.report.replay_video import draw_replay
+from vlm_perception.replay.report.report import write_report
+from vlm_perception.replay.report.scene_log import FORMAT, VERSION, faults_in, line, sha256
 from vlm_perception.replay.results import Results
-from vlm_perception.replay.scene_log import FORMAT, VERSION, faults_in, line, sha256
-from vlm_perception.replay.schedule import Schedule, read_schedule
 from vlm_perception.replay.settings import PipelineSettings, default_parameters, load_settings
-from vlm_perception.replay.source import BagSource, CameraFrame, Source, Span, open_source
 from vlm_perception.replay.telling import tell_losses, tell_notes
+from vlm_perception.replay.virtual_time import LatencyModel, load_model
 
 LOG, RUN, REPORT, VIDEO, KEYFRAMES = (
     "scene.jsonl",

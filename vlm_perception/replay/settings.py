@@ -12,14 +12,14 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from vlm_perception.manifest import describe_errors
-from vlm_perception.perception.fusion import FusionSettings
-from vlm_perception.perception.hazards import Contradiction, Hazard, RuleError
-from vlm_perception.perception.image_conversion import ImageOptions
-from vlm_perception.perception.reasoner import ReasonerSettings
-from vlm_perception.replay.errors import ReplayError
-from vlm_perception.share import share_folder
-from vlm_perception.yaml_files import YamlError, read_yaml
+from vlm_perception.bundle.manifest import describe_errors
+from vlm_perception.common.share import share_folder
+from vlm_perception.common.yaml_files import YamlError, read_yaml
+from vlm_perception.media.image_message import ImageOptions
+from vlm_perception.perception.fusion.rules import Contradiction, Hazard, RuleError
+from vlm_perception.perception.fusion.scene import FusionSettings
+from vlm_perception.perception.reasoning.reasoner import ReasonerSettings
+from vlm_perception.replay.recordings.errors import ReplayError
 
 ENCODER, REASONER, FUSION = "vision_encoder", "language_reasoner", "scene_fusion"
 

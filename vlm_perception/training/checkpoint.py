@@ -20,11 +20,11 @@ from transformers import (
     SiglipModel,
 )
 
+from vlm_perception.bundle.manifest import KeepStep
 from vlm_perception.datasets.roadworld.instructions import INSTRUCTIONS
 from vlm_perception.datasets.roadworld.shards import Shard
 from vlm_perception.datasets.roadworld.truth import CAPTION_PROMPT, QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS
-from vlm_perception.manifest import KeepStep
 from vlm_perception.training.dual import DualObjective
 from vlm_perception.training.processors import save_dual_processor, save_vlm_processor
 from vlm_perception.training.student import INPUT_SIZE, PATCH, PROMPT, templates

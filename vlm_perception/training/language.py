@@ -21,6 +21,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, SiglipModel
 
+from vlm_perception.bundle.manifest import KeepStep
 from vlm_perception.datasets.roadworld.instructions import INSTRUCTIONS, worded
 from vlm_perception.datasets.roadworld.shards import Shard
 from vlm_perception.datasets.roadworld.truth import (
@@ -29,7 +30,6 @@ from vlm_perception.datasets.roadworld.truth import (
     presence_question,
 )
 from vlm_perception.datasets.roadworld.world import LABELS
-from vlm_perception.manifest import KeepStep
 from vlm_perception.training.student import PROMPT, WIDTH
 from vlm_perception.training.tower import see
 

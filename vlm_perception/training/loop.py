@@ -15,7 +15,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from vlm_perception.errors import VlmPerceptionError
+from vlm_perception.common.errors import VlmPerceptionError
 
 LOG_EVERY = 20
 SAVE_EVERY = 100

@@ -17,6 +17,8 @@ from rich.progress import track
 from torch import nn
 from transformers import LlavaForConditionalGeneration, SiglipModel
 
+from vlm_perception.bundle.manifest import KeepStep
+from vlm_perception.common.yaml_files import read_yaml
 from vlm_perception.datasets.roadworld.shards import (
     SCENES_PER_SHARD,
     Shard,
@@ -24,8 +26,7 @@ from vlm_perception.datasets.roadworld.shards import (
     open_shard,
     render_shards,
 )
-from vlm_perception.deploy.pruning import parse_schedule
-from vlm_perception.manifest import KeepStep
+from vlm_perception.modeling.token_pruning import parse_schedule
 from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.outputs.own import own_folder
 from vlm_perception.training.checkpoint import calibrate, save_checkpoint
@@ -46,7 +47,6 @@ from vlm_perception.training.student import (
     build_tokenizer,
     build_vlm,
 )
-from vlm_perception.yaml_files import read_yaml
 
 KEEP = parse_schedule("0.7@2,3,4", LAYERS, GRID[0] * GRID[1])
 """The pruning that the shipped bundle is exported with."""

@@ -21,20 +21,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.roadworld.truth import QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS
-from vlm_perception.deploy.temporal_graph import (
+from vlm_perception.modeling.temporal_attention import (
     TemporalAttention,
     TemporalConfig,
     ages_within,
     save_temporal,
 )
-from vlm_perception.errors import VlmPerceptionError
 from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.outputs.own import own_folder
-from vlm_perception.perception.answers import HORIZON_S
-from vlm_perception.perception.vocabulary import Vocabulary, VocabularyBuilder
+from vlm_perception.perception.reasoning.answer_memory import HORIZON_S
+from vlm_perception.perception.vision.vocabulary import Vocabulary, VocabularyBuilder
 from vlm_perception.training.loop import Schedule, fit
 from vlm_perception.training.temporal_data import Seen, stretches, watch
 from vlm_perception.training.temporal_readout import fit_readouts

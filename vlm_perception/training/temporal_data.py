@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from vlm_perception.bundle import ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.sequences import DRIVE, STATIC, label_shares, play
 from vlm_perception.datasets.roadworld.truth import PRESENT_SHARE, QUESTIONS
-from vlm_perception.perception.encoder import VisionEncoder
+from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
 

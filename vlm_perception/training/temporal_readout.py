@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlm_perception.bundle.manifest import ReadoutSpec
 from vlm_perception.datasets.roadworld.truth import QUESTIONS
-from vlm_perception.deploy.temporal_graph import TemporalAttention, ages_within
-from vlm_perception.manifest import ReadoutSpec
+from vlm_perception.modeling.temporal_attention import TemporalAttention, ages_within
 from vlm_perception.training.temporal_data import Seen
 
 HZ = 10.0

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_perception.deploy.pruning import prune
-from vlm_perception.manifest import KeepStep
+from vlm_perception.bundle.manifest import KeepStep
+from vlm_perception.modeling.token_pruning import prune
 
 # Modules of transformers carry no types.
 Module = Any

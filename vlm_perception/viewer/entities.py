@@ -23,11 +23,11 @@ import numpy as np
 import rerun as rr
 import rerun.blueprint as rrb
 
+from vlm_perception.media.image_errors import ImageError
+from vlm_perception.media.image_message import to_rgb
 from vlm_perception.messages.codec import MessageError, stamp_ns
 from vlm_perception.messages.tables import REASONING, SCENE
-from vlm_perception.perception.image_conversion import to_rgb
-from vlm_perception.perception.image_errors import ImageError
-from vlm_perception.perception.overlay import LABEL_COLOURS, STATUS_COLOURS
+from vlm_perception.perception.rendering.overlay import LABEL_COLOURS, STATUS_COLOURS
 from vlm_perception.types import Attribute, Reasoning, Scene, Status
 
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from types import TracebackType
 
-from vlm_perception.errors import RunError
+from vlm_perception.common.errors import RunError
 
 LOOPBACK = "127.0.0.1"
 STARTS_WITHIN_S = 60.0

@@ -15,16 +15,16 @@ import rerun as rr
 from rich.console import Console
 from rich.progress import Progress
 
-from vlm_perception.demo.environment import require_ros, use_dds_profile
-from vlm_perception.demo.observer import Observer
-from vlm_perception.demo.topics import Topic
+from vlm_perception.common.interrupt import Interrupt
 from vlm_perception.messages.definitions import reader
 from vlm_perception.messages.tables import REASONING, SCENE
 from vlm_perception.outputs.file import result_file
-from vlm_perception.replay.bag import Bag
-from vlm_perception.replay.errors import ReplayError
-from vlm_perception.replay.interrupt import Interrupt
+from vlm_perception.replay.recordings.bag import Bag
+from vlm_perception.replay.recordings.errors import ReplayError
 from vlm_perception.replay.telling import tell_losses, tell_notes
+from vlm_perception.rosgraph.environment import require_ros, use_dds_profile
+from vlm_perception.rosgraph.observer import Observer
+from vlm_perception.rosgraph.topics import Topic
 from vlm_perception.viewer.entities import (
     COMPRESSED_IMAGE,
     RAW_IMAGE,

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from vlm_perception.common.errors import RunError
+from vlm_perception.common.machine import cache_directory
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_drive
 from vlm_perception.datasets.roadworld.world import World
-from vlm_perception.engines.machine import cache_directory
-from vlm_perception.errors import RunError
 
 WORLD_VERSION = 1
 """Raise it when the same seed gives other pixels: clips in the cache are then rendered anew."""

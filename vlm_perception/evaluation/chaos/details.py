@@ -6,17 +6,17 @@ from __future__ import annotations
 
 import time
 
-from vlm_perception.demo.member import GraphMember
-from vlm_perception.evaluation.chaos.finding import (
+from vlm_perception.evaluation.chaos.testbed.finding import (
     LOAD_S,
     RECOVERED_WITHIN_S,
     SILENCE_S,
     Finding,
     within,
 )
-from vlm_perception.evaluation.chaos.outcome import told_only
-from vlm_perception.evaluation.chaos.participant import wait
-from vlm_perception.evaluation.chaos.stage import ENCODER, REASONER, ChaosError, Stage
+from vlm_perception.evaluation.chaos.testbed.outcome import told_only
+from vlm_perception.evaluation.chaos.testbed.participant import wait
+from vlm_perception.evaluation.chaos.testbed.stage import ENCODER, REASONER, ChaosError, Stage
+from vlm_perception.rosgraph.participant import GraphMember
 from vlm_perception.types import Status
 
 WANT, DETAIL = "embedding/want", "embedding/detail"
@@ -57,7 +57,7 @@ def unanswered(stage: Stage) -> Finding:
 def misanswered(stage: Stage) -> Finding:
     """Let a stranger answer, too, with frames of another run."""
     from vlm_perception.msg import FrameDetail  # noqa: PLC0415
-    from vlm_perception.nodes.qos import results  # noqa: PLC0415
+    from vlm_perception.nodes.io.qos import results  # noqa: PLC0415
 
     with GraphMember("stranger") as member:
         publisher = member.node.create_publisher(FrameDetail, DETAIL, results(2))

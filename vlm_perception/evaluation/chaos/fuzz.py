@@ -17,15 +17,15 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from vlm_perception.demo.usage import usage_of
-from vlm_perception.evaluation.chaos.finding import (
+from vlm_perception.evaluation.chaos.testbed.finding import (
     NOTICED_WITHIN_S,
     RECOVERED_WITHIN_S,
     Finding,
     within,
 )
-from vlm_perception.evaluation.chaos.participant import wait
-from vlm_perception.evaluation.chaos.stage import NODES, Stage
+from vlm_perception.evaluation.chaos.testbed.participant import wait
+from vlm_perception.evaluation.chaos.testbed.stage import NODES, Stage
+from vlm_perception.rosgraph.process_usage import usage_of
 
 PER_SECOND = 200.0
 ANSWER_WITHIN_S = 1.0
@@ -54,7 +54,7 @@ def fuzz(stage: Stage, messages: int) -> Finding:
     """
     from rclpy.serialization import serialize_message  # noqa: PLC0415
 
-    from vlm_perception.nodes.qos import newest, results  # noqa: PLC0415
+    from vlm_perception.nodes.io.qos import newest, results  # noqa: PLC0415
 
     participant = stage.participant
     pids = dict(stage.pids)

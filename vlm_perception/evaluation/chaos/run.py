@@ -17,13 +17,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from vlm_perception.bundle import ModelBundle
-from vlm_perception.demo.environment import own_graph, require_ros
-from vlm_perception.demo.usage import look_at_machine
-from vlm_perception.errors import VlmPerceptionError
-from vlm_perception.evaluation.chaos import (
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.common.fastdds_shared_memory import shortage
+from vlm_perception.evaluation.chaos import details
+from vlm_perception.evaluation.chaos.faults import (
     damage,
-    details,
     full_memory,
     peers,
     processes,
@@ -32,12 +31,13 @@ from vlm_perception.evaluation.chaos import (
     surroundings,
     workers,
 )
-from vlm_perception.evaluation.chaos.camera import COMPRESSED
-from vlm_perception.evaluation.chaos.finding import Finding
 from vlm_perception.evaluation.chaos.fuzz import fuzz
-from vlm_perception.evaluation.chaos.stage import NODES, ChaosError, Stage
-from vlm_perception.nodes.shared_memory import shortage
+from vlm_perception.evaluation.chaos.testbed.faulty_camera import COMPRESSED
+from vlm_perception.evaluation.chaos.testbed.finding import Finding
+from vlm_perception.evaluation.chaos.testbed.stage import NODES, ChaosError, Stage
 from vlm_perception.outputs.file import write_figures
+from vlm_perception.rosgraph.environment import own_graph, require_ros
+from vlm_perception.rosgraph.process_usage import look_at_machine
 
 HOUR_NS = 3600 * streams.SECOND_NS
 FAILED = 1

@@ -1,0 +1,334 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The model bundle: one directory with graphs and a manifest that says all about them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from vlm_perception.bundle.files import (
+    BundleError,
+    FileState,
+    check_files,
+    check_unchanged,
+    read_arrays,
+)
+from vlm_perception.bundle.golden import GoldenError, check_alike, check_close
+from vlm_perception.bundle.manifest import Manifest, describe_errors, manifest_digest, tensor_shapes
+from vlm_perception.common.yaml_files import YamlError, read_as_json
+from vlm_perception.engines.base import Engine, EngineError
+from vlm_perception.engines.choose import (
+    AUTO,
+    ONNXRUNTIME,
+    TENSORRT,
+    Workload,
+    choose,
+    load_engine,
+)
+from vlm_perception.engines.tensorrt.load import fitting_plan, load_plan, tensorrt_installed
+
+__all__ = ["BundleError", "ModelBundle", "bundle_directories", "find_bundle"]
+
+MANIFEST_NAME = "manifest.yaml"
+BUNDLES_VARIABLE = "VLM_PERCEPTION_BUNDLES"
+
+VISION_GRAPH = "vision.onnx"
+VISION_FP16_GRAPH = "vision.fp16.onnx"
+"""The same network in FP16, for TensorRT; only where it is quantized."""
+TEXT_GRAPH = "text.onnx"
+PROJECTOR_GRAPH = "projector.onnx"
+DECODER_GRAPH = "decoder.onnx"
+TEMPORAL_GRAPH = "temporal.onnx"
+LANGUAGE_GRAPHS = (PROJECTOR_GRAPH, DECODER_GRAPH)
+HALF_COSINE = 0.999
+"""What the mean cosine to the stored outputs must reach where products are computed in FP16."""
+
+LONGEST_SHOWN = 200
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A bundle whose manifest and files have been checked."""
+
+    path: Path
+    manifest: Manifest
+    states: Mapping[str, FileState] = field(default_factory=dict, repr=False, kw_only=True)
+    """Of the files, as they were when they were checked; one that has changed is not used."""
+
+    @property
+    def digest(self) -> str:
+        """The digest that names this bundle in every message."""
+        return self.manifest.digest
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> ModelBundle:
+        """Find a bundle, check it against its manifest and return it.
+
+        Args:
+            name_or_path: a directory, or a name that is looked for in the directories of
+                $VLM_PERCEPTION_BUNDLES, in the installed package's and in the sources' models/.
+
+        Raises:
+            BundleError: no such bundle, or it is incomplete or altered.
+        """
+        path = find_bundle(name_or_path)
+        manifest = _read_manifest(path / MANIFEST_NAME)
+        return cls(path, manifest, states=check_files(path, manifest.files))
+
+    def file(self, name: str) -> Path:
+        """Path of a file that the manifest lists.
+
+        Raises:
+            BundleError: the manifest does not list it, or it has changed since it was checked.
+        """
+        if name not in self.manifest.files:
+            raise BundleError(
+                f"bundle {self.path}: the manifest lists no {name}; it holds "
+                f"{', '.join(sorted(self.manifest.files))}. Export the bundle again"
+            )
+        if name in self.states:
+            check_unchanged(self.path, name, self.states[name])
+        return self.path / name
+
+    def engine(self, graph: str, *, threads: int = 1, engine: str = ONNXRUNTIME) -> Engine:
+        """Load one graph of the bundle into an engine.
+
+        Args:
+            graph: its name.
+            threads: threads that the engine may use.
+            engine: `onnxruntime`, `openvino`, `tensorrt`, or `auto` for what `choose_engine` says.
+
+        Raises:
+            EngineError: the engine is not installed, does not take the graph, or has no plan of it.
+            BundleError: the graph is another than the manifest describes, or has just been changed.
+        """
+        name = self.choose_engine(graph, threads=threads) if engine == AUTO else engine
+        if name == TENSORRT:
+            return self._load_plan(graph)
+        loaded = load_engine(name, self.file(graph), threads=threads)
+        for read, state in self.states.items():
+            check_unchanged(self.path, read, state)
+        self._check_shapes(graph, loaded)
+        return loaded
+
+    def _check_shapes(self, graph: str, engine: Engine) -> None:
+        described = tensor_shapes(self.manifest, graph)
+        for name, tensor in {**engine.inputs, **engine.outputs}.items():
+            expected = described.get(name, tensor.shape)
+            if len(expected) != len(tensor.shape) or any(
+                isinstance(said, int) and isinstance(found, int) and said != found
+                for said, found in zip(expected, tensor.shape, strict=True)
+            ):
+                raise BundleError(
+                    f"bundle {self.path}: {name} of {graph} is {tensor.describe()}, and the "
+                    f"manifest describes [{', '.join(map(str, expected))}]. Export it again"
+                )
+
+    def choose_engine(
+        self, graph: str, *, threads: int = 1, workload: Workload | None = None
+    ) -> str:
+        """Name of the engine that runs a graph fastest on this machine.
+
+        TensorRT, where it has a plan for this machine; else the faster of the others, as was once
+        measured. Of those, one that gives other outputs than were stored takes no part.
+
+        Args:
+            graph: its name.
+            threads: threads that the engine may use.
+            workload: inputs to measure with; those that were stored when absent.
+
+        Raises:
+            EngineError: no engine takes the graph.
+        """
+        together = LANGUAGE_GRAPHS if graph in LANGUAGE_GRAPHS else (graph,)
+        obstacle = next(filter(None, map(self.tensorrt_obstacle, together)), "")
+        if not obstacle:
+            return TENSORRT
+        # Where it is installed it is meant to be used.
+        level = logging.WARNING if tensorrt_installed() else logging.INFO
+        _log.log(level, "TensorRT is not used: %s", obstacle)
+
+        def load(name: str) -> Engine:
+            candidate = self.engine(graph, threads=threads, engine=name)
+            self.verify_golden({graph: candidate})
+            return candidate
+
+        subject = {"bundle": self.digest, "graph": graph, "threads": threads}
+        return choose(subject, load, workload or [self.golden_inputs(graph)])
+
+    def tensorrt_obstacle(self, graph: str) -> str:
+        """Why TensorRT cannot run a graph here, in one sentence; empty: it can."""
+        try:
+            self._fitting_plan(graph)
+        except EngineError as error:
+            return str(error)
+        return ""
+
+    def plan_source(self, graph: str) -> str:
+        """The file that a graph's plan is made of."""
+        half = VISION_FP16_GRAPH
+        return half if graph == VISION_GRAPH and half in self.manifest.files else graph
+
+    def plan_digest(self, graph: str) -> str:
+        """Hash of all that a graph's plan is made of: the file, weights beside it, the prompt."""
+        source = self.plan_source(graph)
+        files = self.manifest.files
+        parts = [files[name].sha256 for name in (source, f"{source}.data") if name in files]
+        language = self.manifest.language
+        if graph == DECODER_GRAPH and language is not None:
+            parts += [language.prompt, str(language.image_tokens)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def _fitting_plan(self, graph: str) -> Path:
+        path, _ = fitting_plan(self.path, self.digest, graph, self.plan_digest(graph))
+        return path
+
+    def _load_plan(self, graph: str) -> Engine:
+        """Load the plan of a graph; the vision tower's work goes before that of the others."""
+        engine: Engine = load_plan(
+            self._fitting_plan(graph),
+            decoder=graph == DECODER_GRAPH,
+            urgent=graph == VISION_GRAPH,
+        )
+        return engine
+
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the bundle's graphs."""
+        return tuple(sorted(name for name in self.manifest.files if name.endswith(".onnx")))
+
+    def verify_golden(self, engines: Mapping[str, Engine] | None = None) -> dict[str, float]:
+        """Run stored inputs and compare with stored outputs.
+
+        Args:
+            engines: the graphs to check, by name; all of them when absent.
+
+        Returns:
+            The largest absolute difference of each graph.
+
+        Raises:
+            BundleError: an engine's outputs are further off than the manifest allows.
+        """
+        if engines is None:
+            engines = {graph: self.engine(graph) for graph in self.graphs()}
+        return {graph: self._compare_golden(graph, engine) for graph, engine in engines.items()}
+
+    def golden_inputs(self, graph: str) -> dict[str, NDArray[Any]]:
+        """The stored inputs of a graph, by name."""
+        return self._golden(graph, "in")
+
+    def _golden(self, graph: str, side: str) -> dict[str, NDArray[Any]]:
+        return read_arrays(self.file(self.manifest.golden.file), f"{_golden_name(graph)}/{side}/")
+
+    def _compare_golden(self, graph: str, engine: Engine) -> float:
+        spec, source = self.manifest.golden, _golden_name(graph)
+        inputs, stored = self._golden(graph, "in"), self._golden(graph, "out")
+        outputs = engine.run({name: inputs[name] for name in engine.inputs if name in inputs})
+        if misfit := _misfit(outputs, stored):
+            raise BundleError(
+                f"bundle {self.path}: {spec.file} holds no {misfit} such as {graph} gives. "
+                "Export the bundle again"
+            )
+        try:
+            if source in spec.cosine:
+                return check_alike(outputs, stored, spec.cosine[source])
+            if engine.name.startswith(TENSORRT):
+                return check_alike(outputs, stored, HALF_COSINE)
+            return check_close(outputs, stored, absolute=spec.absolute, relative=spec.relative)
+        except GoldenError as error:
+            raise BundleError(
+                f"bundle {self.path}: {engine.name} gives another {error.output} of {graph} than "
+                f"was stored when it was exported ({error}). Use another version of the engine, or "
+                "export the bundle again on this machine"
+            ) from error
+
+
+def _golden_name(graph: str) -> str:
+    """The graph whose stored inputs and outputs hold for this one."""
+    return VISION_GRAPH if graph == VISION_FP16_GRAPH else graph
+
+
+def bundle_directories() -> list[Path]:
+    """Where bundles are looked for by name, first match wins."""
+    directories = [Path(p) for p in os.environ.get(BUNDLES_VARIABLE, "").split(os.pathsep) if p]
+    prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
+    prefixes.append(sys.prefix)  # of a plain `pip install`
+    directories += [Path(p) / "share" / "vlm_perception" / "models" for p in prefixes if p]
+    directories.append(Path(__file__).resolve().parents[2] / "models")
+    return directories
+
+
+def find_bundle(name_or_path: str | Path) -> Path:
+    """Directory of a bundle, given as a path or as a name.
+
+    Raises:
+        BundleError: there is none; the message lists where it was looked for.
+    """
+    name = str(name_or_path)
+    if not name:
+        raise BundleError("no bundle is named; give the name or the directory of one")
+    places = list(dict.fromkeys(directory.absolute() for directory in bundle_directories()))
+    try:
+        candidates = [Path(name).expanduser(), *(place / name for place in places)]
+        for candidate in candidates:
+            if (candidate / MANIFEST_NAME).is_file():
+                return candidate.resolve()
+        directory = next((c for c in candidates if c.is_dir()), None)
+    # A home that nobody has, a name that no file can have, a folder that may not be entered.
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BundleError(
+            f"the bundle {_quoted(name)} cannot be looked for "
+            f"({getattr(error, 'strerror', None) or error}). Give a path that can be read"
+        ) from error
+    if directory is not None:
+        raise BundleError(
+            f"{directory} holds no file {MANIFEST_NAME}; it is no bundle, or its export did not "
+            "end. Make one with `vlm-perception export CHECKPOINT --out BUNDLE`"
+        )
+    raise BundleError(
+        f"there is no bundle {_quoted(name)}: it is no directory, and not in "
+        f"{', '.join(map(str, places))}. Give a path, or set {BUNDLES_VARIABLE} to the directory "
+        "that holds it"
+    )
+
+
+def _quoted(name: str) -> str:
+    return repr(name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}...")
+
+
+def _misfit(outputs: Mapping[str, NDArray[Any]], stored: Mapping[str, NDArray[Any]]) -> str:
+    """Name of an output that was not stored, or in another shape."""
+    for name, value in outputs.items():
+        if name not in stored or stored[name].shape != value.shape:
+            return name
+    return ""
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        text = read_as_json(path)
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise BundleError(
+            f"{path} is no valid manifest: {describe_errors(error)}. Export the bundle again"
+        ) from error
+    except (OSError, YamlError) as error:
+        raise BundleError(f"{path} cannot be read ({error}). Export the bundle again") from error
+    if manifest_digest(json.loads(text)) != manifest.digest:
+        raise BundleError(
+            f"{path} does not match its own digest: it was edited or damaged. Restore it, or "
+            "export the bundle again with the change in bundle.yaml"
+        )
+    return manifest

@@ -1,0 +1,81 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""One vision tower for the dual encoder and the language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vlm_perception.common.export_error import ExportError
+
+# Modules and configurations of transformers carry no types.
+Model = Any
+
+# What a tower computes beside its weights; the shapes of those say the rest.
+_BUILD = ("hidden_act", "layer_norm_eps", "num_attention_heads", "patch_size")
+
+
+def share_tower(dual: Model, tower: Model, vision_tower: str) -> None:
+    """Make the dual encoder's tower the one that is exported.
+
+    Args:
+        dual: the dual encoder, whose tower is changed where `vlm` is chosen.
+        tower: the language model's; it may lack the pooling head and the last layers, which the
+            language model does not read.
+        vision_tower: `same`, `dual` or `vlm`: whose weights are meant.
+
+    Raises:
+        ExportError: the towers differ, and nobody has chosen between them or nobody could.
+    """
+    if vision_tower == "dual":
+        return
+    check_positions(tower.embeddings)
+    ours = dual.vision_model.state_dict()
+    weights = tower.state_dict()
+    foreign = sorted(weights.keys() - ours.keys())
+    misfits = [k for k in weights.keys() & ours.keys() if weights[k].shape != ours[k].shape]
+    config = dual.config.vision_config
+    built = [name for name in _BUILD if getattr(tower.config, name) != getattr(config, name)]
+    if foreign or misfits or built:
+        raise ExportError(
+            "the vision towers of dual/ and vlm/ are built differently, as in "
+            f"{(foreign + sorted(misfits) + built)[0]}; set vision_tower: dual in bundle.yaml to "
+            "drop vlm/'s, if the language model can read the other's features"
+        )
+    if vision_tower == "vlm":
+        dual.vision_model.load_state_dict(weights, strict=False)
+        return
+    for key, value in weights.items():
+        # As they will be stored: one of the checkpoints may have been saved in FP16.
+        if not torch.equal(value.half(), ours[key].half()):
+            raise ExportError(
+                "the vision towers of dual/ and vlm/ differ, by up to "
+                f"{float((value - ours[key]).abs().max()):.3g} in {key}; choose one with "
+                "vision_tower: dual or vision_tower: vlm in bundle.yaml"
+            )
+
+
+@torch.no_grad()
+def check_positions(embeddings: Model) -> None:
+    """Refuse a tower that does not give each patch the position of its place.
+
+    Idefics3 computes the places in FP32; in some grids (19, 25, 29 patches along a side and more)
+    rounding then gives two neighbours the same position.
+
+    Raises:
+        ExportError: it does so in this tower's own square.
+    """
+    if hasattr(embeddings, "interpolate_pos_encoding"):
+        return
+    side, patch = embeddings.num_patches_per_side, embeddings.patch_size
+    blank = torch.zeros(1, 3, side * patch, side * patch)
+    placed = embeddings(blank, torch.ones(1, side, side, dtype=torch.bool))[0]
+    if not torch.equal(
+        placed, embeddings.patch_embedding.bias + embeddings.position_embedding.weight
+    ):
+        raise ExportError(
+            f"the tower of vlm/ has {side}x{side} patches, of which transformers gives some the "
+            "position of their neighbour; such a tower is not supported"
+        )

@@ -1,0 +1,185 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""precision.yaml: which layers compute in INT8, in words that can be read and edited."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vlm_perception.bundle.bundle import VISION_FP16_GRAPH, VISION_GRAPH
+from vlm_perception.bundle.manifest import Sha256, describe_errors
+from vlm_perception.common.export_error import ExportError
+from vlm_perception.common.yaml_files import YamlError, read_as_json
+
+PLAN_NAME = "precision.yaml"
+HEADER = """\
+# Where the vision tower computes in INT8. Both graphs quantize at the same points with the same
+# scales; vision.onnx computes the rest in FP32 (CPU engines), vision.fp16.onnx in FP16 (TensorRT).
+# To change it, copy this file, move layers between groups or change a group's precision, and export
+# with --plan FILE. `measured` says what this export found, and is not read back.
+"""
+# Groups by the paths of their modules, first match wins; what matches none belongs to the heads.
+GROUPS = {
+    "feed-forward": ("layers.mlps.*",),
+    "attention-projections": ("layers.attentions.*",),
+    "patch-embedding": ("patch_embedding*",),
+}
+HEADS = "heads"
+# The heads meet the language model and the text tower, and cost little.
+QUANTIZED_GROUPS = ("feed-forward", "attention-projections")
+# Cosine to the FP32 tower on the shipped student: worst image 0.9996, where 99.99 gives 0.9991,
+# the largest value 0.9991 and entropy 0.9987.
+PERCENTILE = 99.999
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class GroupPlan(_Strict):
+    """Layers with one precision."""
+
+    cpu: Literal["int8", "float32"] = Field(alias="vision.onnx")
+    tensorrt: Literal["int8", "float16"] = Field(alias="vision.fp16.onnx")
+    layers: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _streams_agree(self) -> GroupPlan:
+        if (self.cpu == "int8") != (self.tensorrt == "int8"):
+            raise ValueError(
+                "both graphs quantize the same layers: set vision.onnx and vision.fp16.onnx both "
+                "to int8, or to float32 and float16"
+            )
+        return self
+
+
+class OthersPlan(_Strict):
+    """What is no layer with weights: norms, softmax, products inside the attention."""
+
+    cpu: Literal["float32"] = Field(default="float32", alias="vision.onnx")
+    tensorrt: Literal["float16"] = Field(default="float16", alias="vision.fp16.onnx")
+
+
+class LayerScales(_Strict):
+    """What one quantized layer was measured to need; a step is the value of one INT8 unit."""
+
+    input_range: float
+    """Largest magnitude of the input that is not cut off."""
+    input_step: float
+    weight_steps: tuple[float, float]
+    """Least and largest over the output channels."""
+
+
+class Measured(_Strict):
+    """The calibration that the scales come from."""
+
+    images: int
+    images_digest: Sha256
+    layers: dict[str, LayerScales]
+
+
+class PrecisionPlan(_Strict):
+    """Precision of every layer of the vision tower, and of the decoder's weights."""
+
+    method: Literal["percentile"] = "percentile"
+    percentile: float = Field(default=PERCENTILE, gt=50.0, le=100.0)
+    """Share of an input's magnitudes, in percent, that its range holds."""
+    groups: dict[str, GroupPlan]
+    norms_softmax_attention: OthersPlan = OthersPlan()
+    decoder: Literal["float16-weights", "int4-weights"] = "float16-weights"
+    measured: Measured | None = None
+
+    @property
+    def quantized(self) -> tuple[str, ...]:
+        """The layers that compute in INT8."""
+        return tuple(
+            layer for group in self.groups.values() if group.cpu == "int8" for layer in group.layers
+        )
+
+    @model_validator(mode="after")
+    def _layers_differ(self) -> PrecisionPlan:
+        layers = [layer for group in self.groups.values() for layer in group.layers]
+        twice = sorted({layer for layer in layers if layers.count(layer) > 1})
+        if twice:
+            raise ValueError(f"the layer {twice[0]} stands there twice")
+        return self
+
+
+def default_plan(layers: Sequence[str]) -> PrecisionPlan:
+    """The plan for a tower: feed-forward layers and attention projections in INT8."""
+    members: dict[str, list[str]] = {group: [] for group in (*GROUPS, HEADS)}
+    for layer in layers:
+        members[_group_of(layer)].append(layer)
+    groups = {}
+    for group, inside in members.items():
+        int8 = group in QUANTIZED_GROUPS
+        groups[group] = {
+            VISION_GRAPH: "int8" if int8 else "float32",
+            VISION_FP16_GRAPH: "int8" if int8 else "float16",
+            "layers": tuple(inside),
+        }
+    return PrecisionPlan.model_validate({"groups": groups})
+
+
+def read_plan(path: Path) -> PrecisionPlan:
+    """Read a plan that somebody edited.
+
+    Raises:
+        ExportError: it cannot be read or contradicts itself; the message lists the faults.
+    """
+    try:
+        return PrecisionPlan.model_validate_json(read_as_json(path))
+    except ValidationError as error:
+        raise ExportError(f"{path} is no precision plan: {describe_errors(error)}") from error
+    except (OSError, YamlError) as error:
+        raise ExportError(f"{path} cannot be read: {error}") from error
+
+
+def check_plan(plan: PrecisionPlan, layers: Mapping[str, bool]) -> None:
+    """Hold a plan against a tower.
+
+    Args:
+        plan: the plan.
+        layers: the tower's layers, and whether each can be quantized.
+
+    Raises:
+        ExportError: it names a layer that is not there, or one that cannot compute in INT8.
+    """
+    named = [layer for group in plan.groups.values() for layer in group.layers]
+    foreign = [layer for layer in named if layer not in layers]
+    if foreign:
+        raise ExportError(
+            f"the precision plan names the layer {foreign[0]}, which this tower has not; it has "
+            f"{', '.join(layers)}"
+        )
+    if not plan.quantized:
+        raise ExportError(
+            "the precision plan quantizes no layer; set a group to int8, or export with "
+            "--precision float16-weights"
+        )
+    for layer in plan.quantized:
+        if not layers[layer]:
+            raise ExportError(
+                f"the precision plan sets {layer} to int8; only linear layers can be quantized"
+            )
+
+
+def write_plan(plan: PrecisionPlan, path: Path) -> None:
+    """Write a plan as people read it."""
+    content = json.loads(plan.model_dump_json(by_alias=True))
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+    path.write_text(HEADER + text, encoding="utf-8")
+
+
+def _group_of(layer: str) -> str:
+    for group, patterns in GROUPS.items():
+        if any(fnmatchcase(layer, pattern) for pattern in patterns):
+            return group
+    return HEADS

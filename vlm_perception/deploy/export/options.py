@@ -1,0 +1,81 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an export may be asked for besides what bundle.yaml says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlm_perception.common.export_error import ExportError
+
+GEOMETRIES = ("bundle", "checkpoint", "checkpoint-fast")
+PRECISIONS = ("float16-weights", "int8-mixed")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How the networks are laid out, thinned out and quantized; the default changes nothing."""
+
+    geometry: str = "bundle"
+    """`checkpoint`: resize and crop as the checkpoint's own processor does; `checkpoint-fast`: the
+    same size and crop with area averages in place of its filter."""
+    aspect: str | None = None
+    """Aspect of the camera, `16:9`: patches that would be padding only are never computed."""
+    keep: str | None = None
+    """Token pruning: `0.7@3,6,9` (share kept at each of these layers), `auto`, or none."""
+    budget_ms: float | None = None
+    """What `keep="auto"` has to stay below on this machine, in milliseconds."""
+    random_tokens: bool = False
+    """Keep as many tokens as `keep` says, but random ones: what choosing them must beat."""
+    heads: float = 1.0
+    """Share of the vision tower's attention heads that stay."""
+    precision: str = "float16-weights"
+    """`int8-mixed`: feed-forward layers of the vision tower in INT8, the rest as it was."""
+    calibration: Path | None = None
+    """Folder of images to calibrate and validate with."""
+    plan: Path | None = None
+    """An edited precision plan to use in place of the default."""
+    accept_drift: bool = False
+    """Keep the bundle even when the validation finds more drift than is tolerated."""
+    validate: bool = True
+    """Compare the bundle with its references at the end; off where something else examines it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            ExportError: with the option and what it may be.
+        """
+        for name, value, allowed in (
+            ("--geometry", self.geometry, GEOMETRIES),
+            ("--precision", self.precision, PRECISIONS),
+        ):
+            if value not in allowed:
+                raise ExportError(f"{name} is {value!r}; choose one of: {', '.join(allowed)}")
+        if self.aspect is not None and self.geometry != "bundle":
+            raise ExportError(
+                f"--aspect and --geometry {self.geometry} exclude each other; give one"
+            )
+        if not 0.0 < self.heads <= 1.0:
+            raise ExportError(f"--heads is {self.heads:g}; give the share that stays, up to 1")
+        if (self.keep == "auto") != (self.budget_ms is not None):
+            raise ExportError("--keep auto and --budget-ms X belong together; give both or none")
+        if self.budget_ms is not None and self.budget_ms <= 0:
+            raise ExportError(f"--budget-ms is {self.budget_ms:g}; give milliseconds above 0")
+        if self.plan is not None and self.precision != "int8-mixed":
+            raise ExportError("--plan changes what --precision int8-mixed does; give that, too")
+        if self.lossy and self.calibration is None:
+            raise ExportError(
+                "--keep, --heads and --precision int8-mixed change what the model says: give "
+                "--calibration IMAGES, a folder of some 600 images, to measure by how much"
+            )
+
+    def without_losses(self) -> ExportOptions:
+        """The same geometry with all tokens and heads and in FP32."""
+        return ExportOptions(geometry=self.geometry, aspect=self.aspect)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the network computes something else than the checkpoint does."""
+        return self.keep is not None or self.heads < 1.0 or self.precision != "float16-weights"

@@ -1,0 +1,149 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The graphs of a bundle, each with the example that becomes its golden input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vlm_perception.bundle.bundle import (
+    DECODER_GRAPH,
+    PROJECTOR_GRAPH,
+    TEMPORAL_GRAPH,
+    TEXT_GRAPH,
+    VISION_GRAPH,
+)
+from vlm_perception.bundle.manifest import ImageSpec
+from vlm_perception.deploy.checkpoints.load import Checkpoint
+from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
+from vlm_perception.modeling.decoder import DecoderGraph
+from vlm_perception.modeling.temporal_attention import TemporalAttention
+from vlm_perception.modeling.text_tower import TextGraph
+from vlm_perception.modeling.vision_tower import VisionGraph
+from vlm_perception.perception.vision.temporal_state import EMPTY
+
+
+@dataclass(frozen=True)
+class Part:
+    """A graph to be exported, with the example that becomes its golden input."""
+
+    name: str
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+    dynamic: dict[str, dict[int, str]]
+
+
+def vision_part(vision: VisionGraph, image: ImageSpec) -> Part:
+    """The vision tower."""
+    pixels = torch.from_numpy(_golden_image(image.width, image.height))
+    outputs = ("pooled", "tokens", "patches", *(["token_index"] if vision.keep else []))
+    return Part(VISION_GRAPH, vision, {"image": pixels}, outputs, {})
+
+
+def _golden_image(width: int, height: int) -> NDArray[np.uint8]:
+    """Smooth waves in three colours and a few sharp blocks, [1, height, width, 3]."""
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [np.sin(x / (5 + 4 * c) + c) * np.cos(y / (7 + 3 * c)) for c in range(3)]
+    image = np.round(127.5 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
+    image[height // 4 : height // 2, width // 4 : width // 2] = (230, 20, 30)
+    image[height // 2 :, width // 2 : width // 2 + width // 8] = (10, 200, 60)
+    return image[np.newaxis]
+
+
+def text_part(source: Checkpoint, length: int) -> Part:
+    """The text tower, for texts padded to `length` tokens."""
+    config = source.dual.config.text_config
+    ids = torch.arange(2 * length).reshape(2, length) % config.vocab_size
+    if source.family == "clip":
+        ids[:, -1] = config.eos_token_id
+    return Part(
+        TEXT_GRAPH,
+        TextGraph(source.dual, length),
+        {"input_ids": ids},
+        ("embedding",),
+        {"input_ids": {0: "texts"}},
+    )
+
+
+def projector_part(source: Checkpoint, tokens: Tensor, image: ImageSpec) -> Part:
+    """The projector from image tokens to the decoder."""
+    assert source.vlm is not None
+    assert source.vlm_family is not None
+    grid = (image.columns, image.rows)
+    module = source.vlm_family.projector(source.vlm.model, source.dual.vision_model, grid)
+    dynamic = {} if source.projector_needs_grid else {"tokens": {1: "tokens"}}
+    return Part(PROJECTOR_GRAPH, module, {"tokens": tokens}, ("embeds",), dynamic)
+
+
+def decoder_part(source: Checkpoint) -> Part:
+    """The decoder, for prefill, decoding and packed questions."""
+    assert source.vlm is not None
+    decoder = source.decoder
+    config = decoder.config
+    # Sizes that differ from each other and from one, or the exporter would take them as fixed.
+    batch, new, past = 2, 5, 3
+    generator = torch.Generator().manual_seed(0)
+    rows = decoder.embed_tokens.weight.detach()
+    embeds = rows[torch.arange(batch * new) % rows.shape[0]].reshape(batch, new, -1)
+    heads, head_dim = config.num_key_value_heads, decoder.layers[0].self_attn.head_dim
+    shape = (config.num_hidden_layers, 2, batch, heads, past, head_dim)
+    causal = torch.full((new, past + new), -1e9).triu(past + 1)
+    inputs = {
+        "inputs_embeds": embeds,
+        "past": 0.1 * torch.randn(shape, generator=generator),
+        "position_ids": (torch.arange(new) + past).expand(batch, new).clone(),
+        "mask": causal.expand(batch, 1, new, past + new).clone(),
+        "logit_rows": torch.tensor([0, 1, 3, 4]),
+    }
+    dynamic = {
+        "inputs_embeds": {0: "batch", 1: "new"},
+        "past": {2: "batch", 4: "past"},
+        "position_ids": {0: "batch", 1: "new"},
+        "mask": {0: "batch", 2: "new", 3: "total"},
+        "logit_rows": {0: "rows"},
+    }
+    module = DecoderGraph(decoder, source.vlm.lm_head)
+    return Part(DECODER_GRAPH, module, inputs, ("logits", "new_kv"), dynamic)
+
+
+def temporal_part(module: TemporalAttention) -> Part:
+    """The temporal module, for a memory of fixed size; in the example half of it is empty."""
+    config = module.config
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.randn((config.slots + 1, config.width), generator=generator)
+    seen = torch.nn.functional.normalize(seen + 3.0 * seen[:1], dim=-1)
+    order = torch.arange(config.slots)
+    inputs = {
+        "pooled": seen[:1],
+        "memory": seen[None, 1:],
+        "ages": torch.where(order < config.slots // 2, 0.1 * (order + 1), EMPTY)[None],
+    }
+    outputs = ("state", "event", "evidence") if config.readouts else ("state", "event")
+    return Part(TEMPORAL_GRAPH, module, inputs, outputs, {})
+
+
+def golden_of(part: Part) -> dict[str, NDArray[Any]]:
+    """Inputs and what the network gives for them in torch."""
+    result = part.module(*part.inputs.values())
+    outputs = result if isinstance(result, tuple) else (result,)
+    stored = {f"{part.name}/in/{name}": value.numpy() for name, value in part.inputs.items()}
+    return stored | {
+        f"{part.name}/out/{name}": value.numpy()
+        for name, value in zip(part.outputs, outputs, strict=True)
+    }
+
+
+def golden_of_engine(graph: Path, golden: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """What ONNX Runtime gives for a graph's stored inputs: PyTorch cannot compute INT8."""
+    engine = OnnxRuntimeEngine(graph)
+    outputs = engine.run({name: golden[f"{graph.name}/in/{name}"] for name in engine.inputs})
+    return {f"{graph.name}/out/{name}": value for name, value in outputs.items()}

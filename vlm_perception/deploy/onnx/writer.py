@@ -1,0 +1,183 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a network as an ONNX graph whose weights are stored in FP16."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from vlm_perception.common.export_error import ExportError
+
+# The newest that TensorRT 10.3 and ONNX Runtime 1.18 both read, and the first with Gelu.
+OPSET = 20
+# Smaller tensors gain nothing from FP16.
+SMALLEST_HALF = 256
+# protobuf ends at 2 GiB; larger graphs keep their weights in a file of their own.
+LARGEST_INLINE = 1 << 30
+# The exporter does not see that an output's name is also that of a value inside the graph.
+OUTPUT_PREFIX = "output."
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+# Where the exporter writes the modules that a node lies in, outermost first.
+SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def write_graph(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    path: Path,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+) -> None:
+    """Export a module.
+
+    Args:
+        module: takes the inputs in their order and gives the outputs in theirs.
+        inputs: an example of each input.
+        outputs: names of the outputs.
+        path: the .onnx file to write.
+        dynamic: for each input the axes that are free, with their names.
+
+    Raises:
+        ExportError: the exporter could not make a graph of the module.
+    """
+    shapes = tuple(dict((dynamic or {}).get(name, {})) for name in inputs)
+    # Its warnings are about packages that are not needed here.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module.eval(),
+                tuple(inputs.values()),
+                dynamo=True,
+                input_names=list(inputs),
+                output_names=[f"{OUTPUT_PREFIX}{name}" for name in outputs],
+                dynamic_shapes=shapes,
+                opset_version=OPSET,
+                optimize=True,
+                verbose=False,
+            )
+    # torch raises many kinds here.
+    except Exception as error:
+        raise ExportError(f"{path.name} cannot be exported: {error}") from error
+    if program is None:
+        raise ExportError(f"{path.name} cannot be exported: torch gave no program")
+    model = program.model_proto
+    _rename_outputs(model)
+    _name_nodes(model)
+    _forget_sources(model)
+    save_graph(model, path)
+
+
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Check a graph and write it; FP32 weights that FP16 can hold are stored so."""
+    store_half(model)
+    onnx.checker.check_model(model)
+    large = model.ByteSize() > LARGEST_INLINE
+    data = path.with_name(f"{path.name}.data")
+    # onnx would append to a file that is there.
+    data.unlink(missing_ok=True)
+    onnx.save(model, path, save_as_external_data=large, location=data.name)
+
+
+def store_half(model: onnx.ModelProto) -> None:
+    """Store FP32 weights as FP16 with a cast behind them, where that loses nothing.
+
+    The engine folds the casts when it loads the graph, so that it computes in FP32.
+    """
+    graph = model.graph
+    casts = []
+    # TensorRT takes the steps of Q/DQ as constants only.
+    steps = {node.input[1] for node in graph.node if node.op_type in QUANTIZERS}
+    for tensor in graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or tensor.name in steps:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if values.size < SMALLEST_HALF or not np.array_equal(half.astype(np.float32), values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(
+            onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT)
+        )
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def restore_float(model: onnx.ModelProto) -> None:
+    """Undo `store_half`: weights as FP32, without casts behind them."""
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        half = tensors.get(node.input[0]) if node.op_type == "Cast" else None
+        if half is None:
+            nodes.append(copy.deepcopy(node))
+            continue
+        values = numpy_helper.to_array(half).astype(np.float32)
+        half.CopyFrom(numpy_helper.from_array(values, node.output[0]))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _rename_outputs(model: onnx.ModelProto) -> None:
+    """Give the outputs their names, and values inside the graph that have them another."""
+    names = {value.name.removeprefix(OUTPUT_PREFIX) for value in model.graph.output}
+
+    def renamed(name: str) -> str:
+        return f"inner.{name}" if name in names else name.removeprefix(OUTPUT_PREFIX)
+
+    for node in model.graph.node:
+        node.input[:] = [renamed(name) for name in node.input]
+        node.output[:] = [renamed(name) for name in node.output]
+    for value in (*model.graph.output, *model.graph.value_info, *model.graph.initializer):
+        value.name = renamed(value.name)
+
+
+def layer_of(node: onnx.NodeProto) -> str:
+    """Path of the module that a node comes from, as `layers.mlps.0.fc1`; empty for none."""
+    return str(node.name).partition("/")[0]
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Name each node after its module, as `layers.mlps.0.fc1/Gemm`, with a number behind twins."""
+    counts: Counter[str] = Counter()
+    for node in model.graph.node:
+        scopes = {entry.key: entry.value for entry in node.metadata_props}.get(SCOPES)
+        # The module's path stands before the name of the call.
+        module = ast.literal_eval(scopes)[-2] if scopes else ""
+        # What the exporter itself adds has a name that is no module's.
+        module = "" if module.startswith("_") else module
+        name = f"{module}/{node.op_type}"
+        counts[name] += 1
+        node.name = name if counts[name] == 1 else f"{name}_{counts[name]}"
+
+
+def _forget_sources(model: onnx.ModelProto) -> None:
+    """Drop stack traces and paths of this machine, which the exporter writes into each node."""
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    for function in model.functions:
+        del function.metadata_props[:]

@@ -1,0 +1,170 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The last step of an export: how far the bundle has drifted, on images that it never saw.
+
+Two references stand beside the bundle: the checkpoint dense and in FP32 at the bundle's own
+geometry, and transformers itself behind the checkpoint's own processor. The first tells what
+pruning and quantization cost, and past the tolerances the bundle is refused. The second also tells
+what another crop or shape of the image costs; only a bundle that claims the checkpoint's own
+geometry is judged by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.bundle.manifest import Agreement, ValidationSpec
+from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.validation.images import images_digest
+from vlm_perception.deploy.validation.model_outputs import Answers, BundleModel, ask
+from vlm_perception.deploy.validation.transformers_reference import TransformersModel
+
+TIE = 0.1
+"""Labels and answers whose probabilities lie so near to each other are equally likely."""
+TOLERANCES = {
+    "cosine_mean": 0.98,
+    "cosine_min": 0.85,
+    "tag_top1_tied": 0.98,
+    "tags_f1": 0.95,
+    "attributes_tied": 0.94,
+    "captions": 0.80,
+}
+"""A bundle that agrees less with its reference is refused unless the drift is accepted.
+
+An image of a street has several labels that are all certain, and which of 0.998 and 0.999 is the
+larger says nothing of a model: on the road world's student every change of the likeliest label was
+such a tie. So the likeliest label and each answer count as the same where the reference itself
+holds what the bundle chose within `TIE` of its own choice; the plain shares are measured, shown and
+kept, and refuse nothing. In exchange every label that comes or goes counts in `tags_f1`, wherever
+it stands in the ranking. The worst cosine is that of a single image and only finds a bundle that is
+broken for some of them.
+"""
+
+
+def validate(
+    made: ModelBundle,
+    dense: ModelBundle,
+    checkpoint: TransformersModel | None,
+    images: Sequence[Path],
+    *,
+    accept_drift: bool,
+) -> ValidationSpec:
+    """Compare a finished bundle with its two references.
+
+    Args:
+        made: the bundle.
+        dense: the checkpoint at the same geometry, with all tokens and heads and in FP32.
+        checkpoint: transformers behind the checkpoint's own processor, where that makes images of
+            one size.
+        images: files that took no part in the calibration.
+        accept_drift: keep the bundle whatever is found.
+
+    Raises:
+        ExportError: the drift is past the tolerances; the message says where and by how much.
+    """
+    answers = ask(BundleModel(made), images)
+    # A bundle that lost nothing is its own dense reference.
+    lossless = dense.path == made.path
+    wanted = answers if lossless else ask(BundleModel(dense), images, "Validating, dense")
+    to_dense = agreement(answers, wanted)
+    faults = exceeded(to_dense, "the dense model")
+    to_checkpoint = None
+    if checkpoint is not None:
+        theirs = ask(checkpoint, images, "Validating, transformers")
+        to_checkpoint = agreement(answers, theirs)
+        if made.manifest.image.processor is not None:
+            faults += exceeded(to_checkpoint, "the checkpoint")
+    if faults and not accept_drift:
+        raise ExportError(
+            f"the bundle drifts too far from its checkpoint: {'; '.join(faults)}. Prune or "
+            "quantize less, calibrate on images like the camera's, or keep it with --accept-drift"
+        )
+    return ValidationSpec(
+        images=len(images),
+        images_digest=images_digest(images),
+        dense=to_dense,
+        checkpoint=to_checkpoint,
+        drift_accepted=bool(faults),
+    )
+
+
+def agreement(ours: Answers, theirs: Answers) -> Agreement:
+    """How near a series of answers is to a reference's."""
+    cosines = (ours.pooled * theirs.pooled).sum(axis=1)
+    tops = zip(ours.scores, theirs.scores, strict=True)
+    tag_gaps = np.array([gap(reference, int(mine.argmax())) for mine, reference in tops])
+    answers = zip(ours.attributes, theirs.attributes, strict=True)
+    pairs = [pair for left, right in answers for pair in zip(left, right, strict=True)]
+    gaps = np.array([gap(b.probabilities, b.choices.index(a.value)) for a, b in pairs])
+    alike = [
+        SequenceMatcher(None, left.split(), right.split(), autojunk=False).ratio()
+        for left, right in zip(ours.captions, theirs.captions, strict=True)
+        if left or right
+    ]
+    labels = int(ours.holds.sum() + theirs.holds.sum())
+    return Agreement(
+        cosine_mean=float(cosines.mean()),
+        cosine_min=float(cosines.min()),
+        tag_top1=float((tag_gaps == 0).mean()),
+        tag_top1_tied=float((tag_gaps <= TIE).mean()),
+        tags_f1=2 * int((ours.holds & theirs.holds).sum()) / labels if labels else None,
+        attributes=float((gaps == 0).mean()) if pairs else None,
+        attributes_tied=float((gaps <= TIE).mean()) if pairs else None,
+        captions=float(np.mean(alike)) if alike else None,
+    )
+
+
+def gap(reference: Sequence[float] | NDArray[np.float32], chosen: int) -> float:
+    """By how much a reference holds its own choice for likelier than another one."""
+    return float(max(reference) - reference[chosen])
+
+
+def exceeded(found: Agreement, reference: str) -> list[str]:
+    """Each figure that lies below its tolerance, in words."""
+    faults = []
+    for name, least in TOLERANCES.items():
+        value = getattr(found, name)
+        if value is not None and value < least:
+            faults.append(f"{name} against {reference} is {value:.4f}, below {least:g}")
+    return faults
+
+
+FIGURES = {
+    "cosine_mean": "cosine of the embedding, mean",
+    "cosine_min": "the same, worst image",
+    "tag_top1": "same likeliest label",
+    "tag_top1_tied": "the same, or one as likely",
+    "tags_f1": "labels above their thresholds, F1",
+    "attributes": "same answers",
+    "attributes_tied": "the same, or one as likely",
+    "captions": "captions, likeness",
+}
+
+
+def as_table(validation: ValidationSpec) -> Table:
+    """The figures for people."""
+    table = Table(
+        "against",
+        title=f"Validation on {validation.images} images that were not calibrated on",
+    )
+    columns: dict[str, Mapping[str, float | None]] = {
+        "dense FP32,\nsame geometry": validation.dense.model_dump(),
+    }
+    if validation.checkpoint is not None:
+        columns["transformers,\nown processor"] = validation.checkpoint.model_dump()
+    columns["least"] = TOLERANCES
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for figure, words in FIGURES.items():
+        values = (found.get(figure) for found in columns.values())
+        table.add_row(words, *("-" if value is None else f"{value:.4f}" for value in values))
+    if validation.drift_accepted:
+        table.caption = "below the least, accepted with --accept-drift"
+    return table

@@ -1,0 +1,105 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a model says of images: embedding, labels, answers and a caption."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.deploy.validation.images import read_image
+from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.vision.encoder import VisionEncoder
+from vlm_perception.perception.vision.vocabulary import Vocabulary
+from vlm_perception.types import Attribute, Frame
+
+CAPTION_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model says of one image."""
+
+    pooled: NDArray[np.float32]
+    """[D], L2-normalised."""
+    attributes: tuple[Attribute, ...] = ()
+    """Empty without a language model, as is the caption."""
+    caption: str = ""
+
+
+class Model(Protocol):
+    """Something that can be asked about an image."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The labels and how they are scored."""
+        ...
+
+    def say(self, image: NDArray[np.uint8]) -> Said:
+        """Describe an RGB image [H, W, 3]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of a series of images."""
+
+    pooled: NDArray[np.float32]
+    """[N, D]"""
+    scores: NDArray[np.float32]
+    """[N, labels], probabilities."""
+    holds: NDArray[np.bool_]
+    """[N, labels], which of them reach their label's threshold."""
+    attributes: list[tuple[Attribute, ...]]
+    captions: list[str]
+
+
+class BundleModel:
+    """A bundle, as a robot runs it."""
+
+    def __init__(self, bundle: ModelBundle) -> None:
+        """Load its networks."""
+        threads = os.cpu_count() or 1
+        self._encoder = VisionEncoder(bundle, threads=threads, temporal=False)
+        self._language = None
+        if bundle.manifest.language is not None:
+            self._language = LanguageModel(bundle, threads=threads)
+            self._packed = self._language.pack(bundle.manifest.questions)
+            self._prompt = bundle.manifest.language.caption_prompt
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The bundle's own labels."""
+        return self._encoder.vocabulary
+
+    def say(self, image: NDArray[np.uint8]) -> Said:
+        """Describe an RGB image [H, W, 3]."""
+        embedding = self._encoder.encode(Frame(image, 0), 0)
+        if self._language is None:
+            return Said(embedding.pooled)
+        prefix = self._language.prefill(embedding.tokens)
+        answers = self._language.answer(prefix, self._packed)
+        caption = self._language.generate(prefix, self._prompt, max_tokens=CAPTION_TOKENS)
+        return Said(embedding.pooled, answers, caption.text)
+
+
+def ask(model: Model, images: Sequence[Path], about: str = "Validating") -> Answers:
+    """Put every image to a model, with a progress bar of this name."""
+    said = [model.say(read_image(path)) for path in track(images, about, transient=True)]
+    pooled, vocabulary = np.stack([each.pooled for each in said]), model.vocabulary
+    scores = vocabulary.probabilities(pooled)
+    return Answers(
+        pooled,
+        scores,
+        scores >= vocabulary.thresholds,
+        [each.attributes for each in said],
+        [each.caption for each in said],
+    )

@@ -1,0 +1,50 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Peak memory of a process that encodes images and does nothing else."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.errors import RunError
+from vlm_perception.perception.vision.encoder import VisionEncoder
+from vlm_perception.types import Frame
+
+FRAMES = 20
+
+
+def peak_rss_mb(bundle: ModelBundle, *, engine: str, threads: int) -> float:
+    """Start a process that loads the encoder of a bundle and encodes 20 frames; its peak in MB.
+
+    Raises:
+        RunError: the process failed.
+    """
+    command = [sys.executable, "-m", __name__, str(bundle.path), engine, str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RunError(f"the process that was to be measured failed: {done.stderr.strip()}")
+    return float(done.stdout)
+
+
+def main() -> None:
+    """Encode, and print this process's peak in MB."""
+    path, engine, threads = sys.argv[1:]
+    encoder = VisionEncoder(ModelBundle.load(path), threads=int(threads), engine=engine)
+    image = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), np.uint8)
+    for sequence in range(FRAMES):
+        encoder.encode(Frame(image, 0), sequence)
+    # ru_maxrss would count the parent's memory before the exec, too.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    peak = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    assert peak is not None
+    print(int(peak[1]) * 1024 / 1e6)
+
+
+if __name__ == "__main__":
+    main()

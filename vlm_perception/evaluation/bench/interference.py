@@ -1,0 +1,267 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a busy language node costs the encoder, and how soon it answers, on the running graph."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.interrupt import Interrupt
+from vlm_perception.evaluation.bench.graph import check_running, wait_until_running
+from vlm_perception.evaluation.bench.graph_figures import BenchError
+from vlm_perception.rosgraph.environment import own_graph, require_ros
+from vlm_perception.rosgraph.launch import Graph, GraphOptions
+from vlm_perception.rosgraph.observer import Observer
+from vlm_perception.rosgraph.processes import NodeProcesses
+from vlm_perception.rosgraph.service_client import ServiceCaller
+from vlm_perception.rosgraph.source import open_source
+from vlm_perception.rosgraph.topic_meter import percentiles
+from vlm_perception.rosgraph.topics import EMBEDDING, MEASURED, REASONING, Topic
+
+SETTLE_S = 1.0
+"""Of each phase, not measured: the node has just been switched over."""
+LEAST_FRAMES = 20
+"""Of each phase; a percentile of fewer says nothing."""
+QUESTIONS, QUESTION_EVERY_S = 40, 0.15
+NODE = "language_reasoner"
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The encoder's p95 without and with the language node at work, one after the other."""
+
+    idle_ms: float
+    busy_ms: float
+
+    @property
+    def ratio(self) -> float:
+        """Busy against idle; 1: no difference."""
+        return self.busy_ms / self.idle_ms
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What was seen while the language node was idle, or busy."""
+
+    seconds: float
+    encoder_ms: Sequence[float]
+    """For each frame the sum of the encoder's stages, as its embedding tells them."""
+    reasonings: int
+    analyses_ms: Sequence[float]
+    """Of each full analysis."""
+
+    @property
+    def encoder_p95_ms(self) -> float:
+        """Raises BenchError when there were hardly any frames."""
+        if len(self.encoder_ms) < LEAST_FRAMES:
+            raise BenchError(
+                f"only {len(self.encoder_ms)} frames were encoded in {self.seconds:.0f} s; the "
+                "machine is too busy, or a phase too short"
+            )
+        return float(np.percentile(np.asarray(self.encoder_ms), 95))
+
+
+@dataclass(frozen=True)
+class Interference:
+    """Both nodes on one machine; busy means a full analysis on every tick."""
+
+    pairs: tuple[Pair, ...]
+    encoder_idle_p50_ms: float
+    encoder_busy_p50_ms: float
+    encoded_hz: float
+    """While busy, as the next two."""
+    language_hz: float
+    analyses_hz: float
+    analysis_ms: float
+    """Median full analysis in the graph."""
+    ask_ms: Mapping[str, float]
+    """From a client's typed question to its answer while busy: p50, p95, p99."""
+
+    @property
+    def ratio(self) -> float:
+        """Median of the pairs."""
+        return median(pair.ratio for pair in self.pairs)
+
+
+class StageTimes:
+    """Collects what the encoder's messages say of its own time."""
+
+    def __init__(self, decode: Callable[[bytes], Mapping[str, float]]) -> None:
+        """Start empty.
+
+        Args:
+            decode: stages of a serialized embedding, in seconds.
+        """
+        self._decode = decode
+        self._times: list[tuple[int, float]] = []
+
+    def add(self, topic: Topic, received_ns: int, data: bytes) -> None:
+        """Take a message in; those of other topics are left aside."""
+        if topic == EMBEDDING:
+            stages = self._decode(data)
+            # `total` is the sum of all stages but `convert`, which comes before it.
+            busy_s = stages.get("total", 0.0) + stages.get("convert", 0.0)
+            self._times.append((received_ns, 1e3 * busy_s))
+
+    def between(self, start_ns: int, end_ns: int) -> list[float]:
+        """Milliseconds of the frames that came after the start and not after the end."""
+        return [milliseconds for at, milliseconds in tuple(self._times) if start_ns < at <= end_ns]
+
+
+def measure_interference(
+    bundle: ModelBundle, *, pairs: int, seconds: float, video: str | None, console: Console
+) -> Interference | None:
+    """Run the four processes of the demo and switch the language node off and on in turn.
+
+    Off: deactivated by its lifecycle, so that it does not even receive embeddings. On: a full
+    analysis on every tick.
+
+    Args:
+        bundle: the model.
+        pairs: how many times off and on.
+        seconds: length of each phase, without the second in which it settles.
+        video: what to play in a loop; the road world when None.
+        console: where the progress is shown.
+
+    Returns:
+        What was measured, or nothing when it was interrupted.
+
+    Raises:
+        VlmPerceptionError: the video cannot be played.
+        GraphEnvironmentError: ROS or the built messages are missing.
+        BenchError: a node ended, the graph did not come up, or frames are missing.
+        CallError: the language node does not answer.
+    """
+    require_ros()
+    source = open_source(video)
+    with Interrupt() as interrupt, own_graph(), ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        processes = stack.enter_context(NodeProcesses(folder))
+        times = StageTimes(_stages)
+        observer = stack.enter_context(Observer(MEASURED, times.add))
+        caller = stack.enter_context(ServiceCaller())
+        options = GraphOptions(source, str(bundle.path.resolve()), loop=True, force_keyframes=True)
+        run = _Run(processes, observer, caller, times, interrupt, seconds)
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("starting four nodes", total=2 * pairs + 1)
+            graph = Graph(options, processes, observer)
+            wait_until_running(graph, processes, [observer], interrupt)
+            idle: list[Phase] = []
+            busy: list[Phase] = []
+            for _ in range(pairs):
+                progress.update(task, description="encoder alone")
+                idle.append(run.phase("deactivate"))
+                progress.update(task, advance=1, description="every tick analysed")
+                busy.append(run.phase("activate"))
+                progress.update(task, advance=1)
+            progress.update(task, description="asking")
+            asked = [] if interrupt else run.ask(bundle)
+    return None if interrupt else summarise(idle, busy, asked)
+
+
+def summarise(
+    idle: Sequence[Phase], busy: Sequence[Phase], asked_ms: Sequence[float]
+) -> Interference:
+    """Figures of phases that followed each other in pairs.
+
+    Raises:
+        BenchError: a phase had hardly any frames, or no analysis was made.
+    """
+    pairs = tuple(
+        Pair(quiet.encoder_p95_ms, loud.encoder_p95_ms)
+        for quiet, loud in zip(idle, busy, strict=True)
+    )
+    analyses = [each for phase in busy for each in phase.analyses_ms]
+    if not analyses:
+        raise BenchError(f"{NODE} made no full analysis while it was active")
+    seconds = sum(phase.seconds for phase in busy)
+    return Interference(
+        pairs=pairs,
+        encoder_idle_p50_ms=median(each for phase in idle for each in phase.encoder_ms),
+        encoder_busy_p50_ms=median(each for phase in busy for each in phase.encoder_ms),
+        encoded_hz=sum(len(phase.encoder_ms) for phase in busy) / seconds,
+        language_hz=sum(phase.reasonings for phase in busy) / seconds,
+        analyses_hz=len(analyses) / seconds,
+        analysis_ms=median(analyses),
+        ask_ms=percentiles(asked_ms) or {},
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The running graph, and what is done with it."""
+
+    processes: NodeProcesses
+    observer: Observer
+    caller: ServiceCaller
+    times: StageTimes
+    interrupt: Interrupt
+    seconds: float
+
+    def phase(self, transition: str) -> Phase:
+        """Switch the language node over, wait a moment and watch."""
+        self._switch(transition)
+        self._wait(SETTLE_S)
+        start_ns, start = time.time_ns(), time.monotonic()
+        self._wait(self.seconds)
+        end_ns, elapsed = time.time_ns(), time.monotonic() - start
+        analyses = [
+            each for each in self.observer.analyses if start_ns < each.received_ns <= end_ns
+        ]
+        return Phase(
+            seconds=elapsed,
+            encoder_ms=self.times.between(start_ns, end_ns),
+            reasonings=len(self.observer.meters[REASONING].between(start_ns, end_ns)),
+            analyses_ms=[each.milliseconds for each in analyses if each.is_keyframe],
+        )
+
+    def ask(self, bundle: ModelBundle) -> list[float]:
+        """Milliseconds that typed questions take from a client and back."""
+        from vlm_perception.srv import Ask  # noqa: PLC0415
+
+        question = bundle.manifest.questions[0]
+        request = Ask.Request(question=question.question, choices=list(question.choices))
+        result = []
+        for _ in range(QUESTIONS):
+            began = time.monotonic()
+            answer = self.caller.call(Ask, f"{NODE}/ask", request)
+            if not answer.success:
+                raise BenchError(f"{NODE} gave no answer: {answer.message}")
+            result.append(1e3 * (time.monotonic() - began))
+            self._wait(QUESTION_EVERY_S)
+        return result
+
+    def _switch(self, transition: str) -> None:
+        from lifecycle_msgs.srv import ChangeState  # noqa: PLC0415
+
+        request = ChangeState.Request()
+        request.transition.label = transition
+        if not self.caller.call(ChangeState, f"{NODE}/change_state", request).success:
+            raise BenchError(f"{NODE} refused to {transition}")
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self.interrupt and (left := end - time.monotonic()) > 0:
+            check_running(self.processes, self.observer)
+            self.interrupt.sleep(min(POLL_S, left))
+
+
+def _stages(data: bytes) -> Mapping[str, float]:
+    from rclpy.serialization import deserialize_message  # noqa: PLC0415
+
+    from vlm_perception.msg import VisionEmbedding  # noqa: PLC0415
+
+    message = deserialize_message(data, VisionEmbedding)
+    return {stage.name: stage.duration for stage in message.stages}

@@ -1,0 +1,299 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a bundle's language model takes for a frame, and what it costs the encoder beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.common.interrupt import INTERRUPTED
+from vlm_perception.common.machine import cpu_count, cpu_model
+from vlm_perception.datasets.roadworld.renderer import render
+from vlm_perception.datasets.roadworld.sampling import sample_scene
+from vlm_perception.engines.choose import AUTO
+from vlm_perception.evaluation.bench.interference import Interference, measure_interference
+from vlm_perception.evaluation.machine_load import Load, LoadMeter
+from vlm_perception.outputs.file import write_figures
+from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.reasoning.reasoner import ReasonerSettings
+from vlm_perception.perception.vision.encoder import VisionEncoder
+from vlm_perception.types import Embedding, Frame
+
+FIRST_SEED = 6_000_000
+WIDTH, HEIGHT = 1280, 720
+WARM_UP = 2
+"""Scenes that are analysed before it is timed."""
+MOST_SHARE = 0.15
+"""Aim for the cost of one more question."""
+MOST_RATIO = 1.10
+"""Aim for the encoder's p95 beside a busy language node, against that beside an idle one."""
+LEAST_HZ = 5.0
+TICK_MS = 1e3 / 10.0
+"""At the language node's own rate."""
+
+
+@dataclass(frozen=True)
+class SceneTimes:
+    """Seconds of the steps of one frame's analysis."""
+
+    prefill: float
+    one_question: float
+    questions: float
+    """All of them, packed into one sequence."""
+    first_token: float
+    """Of the caption, behind the prefilled image."""
+    caption: float
+
+    @property
+    def analysis(self) -> float:
+        """What a key frame costs."""
+        return self.prefill + self.questions + self.caption
+
+
+@dataclass(frozen=True)
+class LanguageFigures:
+    """Medians over the scenes, times in milliseconds."""
+
+    questions: int
+    prefill_ms: float
+    questions_ms: float
+    caption_ms: float
+    full_analysis_ms: float
+    time_to_first_token_ms: float
+    """From the image's tokens to the first token of the caption."""
+    extra_question_ms: float
+    extra_question_cost_share: float
+    """Of a prefill with one answered question."""
+
+
+def bench_language(
+    bundle_name: str,
+    *,
+    scenes: int,
+    threads: int,
+    pairs: int,
+    seconds: float,
+    video: str | None = None,
+    console: Console,
+    json_file: Path | None = None,
+) -> int:
+    """Measure and print a table.
+
+    Args:
+        bundle_name: name or directory of the model.
+        scenes: frames of the road world.
+        threads: of the engines, outside the graph.
+        pairs: how often the language node of the running graph is switched off and on; 0: the graph
+            is not measured.
+        seconds: length of each of these phases.
+        video: what the graph plays; the road world when None.
+        console: where the table goes.
+        json_file: where the figures go, too.
+
+    Returns:
+        The exit code: 0, or 1 when the machine was loaded and the figures hold for nothing, or when
+        it was interrupted.
+
+    Raises:
+        BundleError: the bundle cannot be used, or it has no language model.
+        VlmPerceptionError: it asks fewer than two questions, or the video cannot be played.
+        GraphEnvironmentError: ROS or the built messages are missing.
+        BenchError: the graph could not be measured.
+    """
+    bundle = ModelBundle.load(bundle_name)
+    if len(bundle.manifest.questions) < 2:
+        raise VlmPerceptionError(
+            f"bundle {bundle.manifest.name} asks fewer than two questions, so that the cost of one "
+            "more cannot be told; export it with two or more in bundle.yaml"
+        )
+    language = LanguageModel(bundle, threads=threads, engine=AUTO)
+    encoder = VisionEncoder(bundle, threads=threads)
+    meter = LoadMeter()
+    with console.status("analysing scenes of the road world"):
+        times = [
+            time_scene(bundle, language, _embedding(encoder, FIRST_SEED + index))
+            for index in range(WARM_UP + scenes)
+        ][WARM_UP:]
+    graph = None
+    if pairs:
+        graph = measure_interference(
+            bundle, pairs=pairs, seconds=seconds, video=video, console=console
+        )
+        if graph is None:
+            return INTERRUPTED
+    load = meter.load()
+    figures = summarise(times, len(bundle.manifest.questions))
+    console.print(as_table(figures, bundle.manifest.name, language.engine_name, threads))
+    if graph is not None:
+        console.print(graph_table(graph))
+    console.print(load.verdict(), style="green" if load.quiet else "red")
+    if json_file is not None:
+        content = as_json(figures, bundle, language.engine_name, threads, load)
+        if graph is not None:
+            content |= graph_json(graph)
+        write_figures(json_file, content)
+    return 0 if load.quiet else 1
+
+
+def _embedding(encoder: VisionEncoder, seed: int) -> Embedding:
+    image = render(sample_scene(seed), 0.0, WIDTH, HEIGHT).image
+    return encoder.encode(Frame(image, seed), seed)
+
+
+def time_scene(
+    bundle: ModelBundle,
+    language: LanguageModel,
+    embedding: Embedding,
+    clock: Callable[[], float] = time.perf_counter,
+) -> SceneTimes:
+    """Analyse a frame as the reasoner does, and answer one question alone."""
+    questions = bundle.manifest.questions
+    one, everything = language.pack(questions[:1]), language.pack(questions)
+    prompt, most = language.spec.caption_prompt, ReasonerSettings.max_caption_tokens
+    start = clock()
+    prefix = language.prefill(embedding.tokens)
+    prefilled = clock()
+    language.answer(prefix, one)
+    answered_one = clock()
+    language.answer(prefix, everything)
+    answered = clock()
+    next(language.stream(prefix, prompt, max_tokens=most))
+    begun = clock()
+    language.generate(prefix, prompt, max_tokens=most)
+    return SceneTimes(
+        prefill=prefilled - start,
+        one_question=answered_one - prefilled,
+        questions=answered - answered_one,
+        first_token=begun - answered,
+        caption=clock() - begun,
+    )
+
+
+def summarise(times: Sequence[SceneTimes], questions: int) -> LanguageFigures:
+    """Medians of the scenes' times.
+
+    Args:
+        times: of each scene.
+        questions: how many were packed together; two or more.
+    """
+
+    def milliseconds(step: Callable[[SceneTimes], float]) -> float:
+        return 1e3 * median(map(step, times))
+
+    extra = milliseconds(lambda each: (each.questions - each.one_question) / (questions - 1))
+    one = milliseconds(lambda each: each.prefill + each.one_question)
+    return LanguageFigures(
+        questions=questions,
+        prefill_ms=milliseconds(lambda each: each.prefill),
+        questions_ms=milliseconds(lambda each: each.questions),
+        caption_ms=milliseconds(lambda each: each.caption),
+        full_analysis_ms=milliseconds(lambda each: each.analysis),
+        time_to_first_token_ms=milliseconds(lambda each: each.prefill + each.first_token),
+        extra_question_ms=extra,
+        extra_question_cost_share=extra / one,
+    )
+
+
+def as_table(figures: LanguageFigures, name: str, engine: str, threads: int) -> Table:
+    """The figures for people."""
+    table = Table(
+        title=f"Language model of {name}, {engine}, {threads} thread(s)",
+        caption=f"{cpu_model()}, {cpu_count()} cores. Medians over scenes of the road world",
+    )
+    table.add_column("what")
+    table.add_column("figure", justify="right")
+    table.add_column("aim", justify="right")
+    share = f"{100 * figures.extra_question_cost_share:.1f} %"
+    rows = [
+        ("prefill of the image", f"{figures.prefill_ms:.1f} ms", ""),
+        (f"{figures.questions} typed questions", f"{figures.questions_ms:.1f} ms", ""),
+        ("caption", f"{figures.caption_ms:.1f} ms", ""),
+        ("full analysis, all of these", f"{figures.full_analysis_ms:.1f} ms", ""),
+        ("time to the first token", f"{figures.time_to_first_token_ms:.1f} ms", ""),
+        ("one more question", f"{figures.extra_question_ms:.2f} ms", ""),
+        ("the same, of a prefill and one answer", share, f"<= {100 * MOST_SHARE:.0f} %"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def as_json(
+    figures: LanguageFigures, bundle: ModelBundle, engine: str, threads: int, load: Load
+) -> dict[str, object]:
+    """The figures under their fixed keys, and what they hold for."""
+    return {
+        "valid": load.quiet,
+        "load": load.as_json(),
+        "cpu_model": cpu_model(),
+        "cpu_count": cpu_count(),
+        "engine": engine,
+        "threads": threads,
+        "bundle_digest": bundle.digest,
+        "questions": figures.questions,
+        "prefill_ms": round(figures.prefill_ms, 3),
+        "questions_ms": round(figures.questions_ms, 3),
+        "caption_ms": round(figures.caption_ms, 3),
+        "full_analysis_ms": round(figures.full_analysis_ms, 3),
+        "time_to_first_token_ms": round(figures.time_to_first_token_ms, 3),
+        "extra_question_ms": round(figures.extra_question_ms, 4),
+        "extra_question_cost_share": round(figures.extra_question_cost_share, 4),
+    }
+
+
+def graph_table(graph: Interference) -> Table:
+    """The figures of the running graph for people."""
+    table = Table(
+        title=f"Four processes, {cpu_count()} cores: language node off, and analysing every tick",
+        caption="The encoder's time of a frame is the sum of its stages, as its messages tell them",
+    )
+    for name in ("what", "off", "on", "on / off", "aim"):
+        table.add_column(name, justify="left" if name == "what" else "right")
+    for number, pair in enumerate(graph.pairs, 1):
+        idle, busy = f"{pair.idle_ms:.2f} ms", f"{pair.busy_ms:.2f} ms"
+        table.add_row(f"encoder p95, pair {number}", idle, busy, f"{pair.ratio:.3f}", "")
+    table.add_row("median of the pairs", "", "", f"{graph.ratio:.3f}", f"<= {MOST_RATIO:.2f}")
+    idle, busy = f"{graph.encoder_idle_p50_ms:.2f} ms", f"{graph.encoder_busy_p50_ms:.2f} ms"
+    table.add_row("encoder p50, all frames", idle, busy, "", "")
+    table.add_section()
+    table.add_row("frames encoded", "", f"{graph.encoded_hz:.2f} Hz", "", "30 Hz")
+    table.add_row(
+        "reasoning messages", "", f"{graph.language_hz:.2f} Hz", "", f">= {LEAST_HZ:g} Hz"
+    )
+    table.add_row("full analyses", "", f"{graph.analyses_hz:.2f} Hz", "", f">= {LEAST_HZ:g} Hz")
+    table.add_row("a full analysis, median", "", f"{graph.analysis_ms:.1f} ms", "", "")
+    for name, milliseconds in graph.ask_ms.items():
+        aim = f"<= {TICK_MS:.0f} ms" if name == "p95" else ""
+        table.add_row(f"an answer of ~/ask, {name}", "", f"{milliseconds:.1f} ms", "", aim)
+    return table
+
+
+def graph_json(graph: Interference) -> dict[str, object]:
+    """The figures of the running graph under their fixed keys."""
+    return {
+        "encoder_p95_ratio_busy_idle": round(graph.ratio, 4),
+        "encoder_p95_pairs_ms": [
+            {
+                "idle": round(pair.idle_ms, 3),
+                "busy": round(pair.busy_ms, 3),
+                "ratio": round(pair.ratio, 4),
+            }
+            for pair in graph.pairs
+        ],
+        "encoder_p50_idle_ms": round(graph.encoder_idle_p50_ms, 3),
+        "encoder_p50_busy_ms": round(graph.encoder_busy_p50_ms, 3),
+        "encoded_hz": round(graph.encoded_hz, 3),
+        "language_hz": round(graph.language_hz, 3),
+        "analyses_hz": round(graph.analyses_hz, 3),
+        "graph_analysis_ms": round(graph.analysis_ms, 3),
+        "ask_ms": {name: round(value, 2) for name, value in graph.ask_ms.items()},
+    }

@@ -1,0 +1,57 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run a node's module so that one function hangs while a file is there.
+
+Usage: python -m vlm_perception.evaluation.chaos.testbed.hangable FILE PLACE MODULE [ARGUMENT...]
+
+PLACE is the function, as `module:Class.method`. What hangs obeys nobody, as a driver that waits for
+a device; when the file holds OBEYS, a run of ONNX Runtime goes on once it is told to end.
+"""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+import time
+from functools import wraps
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+POLL_S = 0.01
+OBEYS = "obeys"
+ENGINE = "onnxruntime.capi.onnxruntime_inference_collection:InferenceSession.run"
+
+
+def main() -> None:
+    """Replace what is to hang, then become the module."""
+    flag, place, module, *arguments = sys.argv[1:]
+    _replace(place, Path(flag))
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _replace(place: str, flag: Path) -> None:
+    home, _, name = place.partition(":")
+    owner: Any = importlib.import_module(home)
+    *parents, name = name.split(".")
+    if parents:
+        owner = attrgetter(".".join(parents))(owner)
+    function = getattr(owner, name)
+
+    @wraps(function)
+    def hangable(*arguments: Any, **named: Any) -> Any:
+        while flag.exists() and not (_told_to_end(arguments) and flag.read_text() == OBEYS):
+            time.sleep(POLL_S)
+        return function(*arguments, **named)
+
+    setattr(owner, name, hangable)
+
+
+def _told_to_end(arguments: tuple[Any, ...]) -> bool:
+    return any(getattr(each, "terminate", False) is True for each in arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What quantization and pruning cost the road world's student, and what they save.
+
+Every case is exported from the checkpoint and sits the same exam, scene by scene beside the others.
+Token pruning is held against two controls at about the same number of tokens, as a method must be
+that claims to choose well: tokens drawn at random, and simply a smaller image (UniPruneBench,
+https://arxiv.org/abs/2511.02650, and FastVLM, https://arxiv.org/abs/2412.13303, table 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from vlm_perception.bundle.bundle import DECODER_GRAPH
+from vlm_perception.common.machine import cpu_count, cpu_model
+from vlm_perception.evaluation.compression.cases import DENSE, INT8, Case, make_cases
+from vlm_perception.evaluation.compression.times import Times, take_times
+from vlm_perception.evaluation.machine_load import Load
+from vlm_perception.evaluation.tasks.roadworld import Answers, Candidate, exam_scenes, marks
+from vlm_perception.outputs.file import write_figures
+from vlm_perception.outputs.own import own_folder
+
+VERB = "evaluate drift"
+KEPT = {
+    "captions": "caption_object_f1",
+    "attributes": "attributes_balanced_accuracy_mean",
+    "presence": "presence_f1",
+}
+"""What is asked of the decoder, by the exam's keys."""
+
+
+@dataclass(frozen=True)
+class DriftRow:
+    """One case beside its reference: dense for int8, int8 for all others."""
+
+    case: str
+    setting: str
+    """Schedule of the pruning, or share of the attention heads that stay."""
+    reference: str
+    tokens: int
+    cosine_mean: float
+    """Of the pooled embedding, against the dense model in FP32."""
+    cosine_min: float
+    tag_top1_agreement: float
+    macro_ap: float
+    macro_ap_loss: float
+    """In points (hundredths), against the reference."""
+    captions: float
+    attributes: float
+    presence: float
+    captions_kept: float
+    """Share of the reference's figure."""
+    attributes_kept: float
+    presence_kept: float
+    decoder_retention: float
+    """The smaller of the shares that captions and answers keep."""
+    same_answers: float
+    """Share of the typed questions that get the reference's answer."""
+    same_captions: float
+    """Mean similarity with the reference's captions, word by word."""
+    decoder_mb: float
+    """The decoder's file."""
+    vision_ms: float
+    latency_cut_percent: float
+    """Of the vision network's median, against the reference."""
+    prefill_ms: float
+    prefill_cut_percent: float
+    decode_ms: float
+    """One token of a caption."""
+    analysis_ms: float
+    """Prefill, all typed questions and the caption."""
+    analysis_cut_percent: float
+
+
+def evaluate_drift(
+    checkpoint: Path,
+    keeps: Sequence[str],
+    heads: Sequence[float],
+    out: Path,
+    *,
+    scenes: int,
+    timed: int,
+    json_file: Path | None = None,
+) -> list[DriftRow]:
+    """Export every case, hold the exam, measure times, print tables and return the rows.
+
+    Args:
+        checkpoint: the road world's checkpoint directory.
+        keeps: pruning schedules, as `vlm-perception export --keep` takes them.
+        heads: shares of the attention heads, as `--heads` takes them.
+        out: folder for the exported bundles and the calibration images; a second run uses them.
+        scenes: scenes of the exam.
+        timed: scenes to take times with.
+        json_file: takes the rows, too.
+
+    Raises:
+        ExportError: the checkpoint or a schedule cannot be used.
+        OutputError: the folder holds somebody's files.
+    """
+    with own_folder(out, VERB, [checkpoint]) as work:
+        cases = make_cases(checkpoint, keeps, heads, work)
+    candidates = {case.name: Candidate(case.bundle) for case in cases}
+    pooled: dict[str, list[NDArray[np.float32]]] = {name: [] for name in candidates}
+    for image, truth in exam_scenes(scenes):
+        for name, candidate in candidates.items():
+            pooled[name].append(candidate.answer(image, truth))
+    sat = {
+        name: Sat(np.stack(pooled[name]), candidate.answers, marks(candidate.answers)[0])
+        for name, candidate in candidates.items()
+    }
+    candidates.clear()
+    times, load = take_times({case.name: case.bundle for case in cases}, timed)
+    rows = [compare(case, sat, times) for case in cases]
+    console = Console()
+    for table in (_kept_table(rows, scenes), _times_table(rows, timed)):
+        console.print(table)
+    console.print(f"times: {load.verdict()}", style="green" if load.quiet else "red")
+    if json_file is not None:
+        content = _as_json(rows, scenes, timed, load)
+        write_figures(json_file, content)
+    return rows
+
+
+@dataclass(frozen=True)
+class Sat:
+    """What a case said in the exam, and its marks."""
+
+    pooled: NDArray[np.float32]
+    """[scenes, D]"""
+    answers: Answers
+    figures: Mapping[str, object]
+
+    def figure(self, key: str) -> float:
+        """One of the marks."""
+        value = self.figures[key]
+        assert isinstance(value, float)
+        return value
+
+
+def compare(case: Case, sat: Mapping[str, Sat], times: Mapping[str, Times]) -> DriftRow:
+    """One case beside its reference."""
+    reference = DENSE if case.case in (DENSE, INT8) else INT8
+    ours, theirs, dense = sat[case.name], sat[reference], sat[DENSE]
+    cosines = (ours.pooled * dense.pooled).sum(axis=1)
+    top = [np.argmax(each.answers.scores, axis=1) for each in (ours, dense)]
+    kept = {name: _share(ours.figure(key), theirs.figure(key)) for name, key in KEPT.items()}
+    took, reference_took = times[case.name], times[reference]
+
+    def cut(time: Callable[[Times], float]) -> float:
+        return 100 * (1 - time(took) / time(reference_took))
+
+    return DriftRow(
+        case=case.case,
+        setting=case.setting,
+        reference=reference,
+        tokens=case.bundle.manifest.vision.tokens,
+        cosine_mean=float(cosines.mean()),
+        cosine_min=float(cosines.min()),
+        tag_top1_agreement=float((top[0] == top[1]).mean()),
+        macro_ap=ours.figure("tags_macro_ap"),
+        macro_ap_loss=100 * (theirs.figure("tags_macro_ap") - ours.figure("tags_macro_ap")),
+        **{name: ours.figure(key) for name, key in KEPT.items()},
+        **{f"{name}_kept": share for name, share in kept.items()},
+        decoder_retention=min(kept["captions"], kept["attributes"]),
+        same_answers=same_answers(ours.answers, theirs.answers),
+        same_captions=same_captions(ours.answers, theirs.answers),
+        decoder_mb=case.bundle.file(DECODER_GRAPH).stat().st_size / 1e6,
+        vision_ms=took.vision,
+        latency_cut_percent=cut(lambda each: each.vision),
+        prefill_ms=took.prefill,
+        prefill_cut_percent=cut(lambda each: each.prefill),
+        decode_ms=took.decode,
+        analysis_ms=took.analysis,
+        analysis_cut_percent=cut(lambda each: each.analysis),
+    )
+
+
+def _share(ours: float, theirs: float) -> float:
+    """Share of a reference's figure; of nothing nothing can be lost."""
+    return ours / theirs if theirs else 1.0
+
+
+def same_answers(ours: Answers, theirs: Answers) -> float:
+    """Share of the typed questions that get the same answer."""
+    pairs = zip(ours.attributes, theirs.attributes, strict=True)
+    return float(np.mean([a[name] == b[name] for a, b in pairs for name in a]))
+
+
+def same_captions(ours: Answers, theirs: Answers) -> float:
+    """Mean similarity of the captions, word by word."""
+    pairs = zip(ours.captions, theirs.captions, strict=True)
+    words = ((a.split(), b.split()) for a, b in pairs)
+    return float(np.mean([SequenceMatcher(None, a, b, autojunk=False).ratio() for a, b in words]))
+
+
+def _as_json(rows: Sequence[DriftRow], scenes: int, timed: int, load: Load) -> dict[str, object]:
+    return {
+        "scenes": scenes,
+        "timed_scenes": timed,
+        "times_valid": load.quiet,
+        "load": load.as_json(),
+        "cpu_model": cpu_model(),
+        "cpu_count": cpu_count(),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def _kept_table(rows: Sequence[DriftRow], scenes: int) -> Table:
+    table = Table(
+        title=f"What is kept, on {scenes} unseen scenes",
+        caption="Cosine and top tag: against dense. Loss in points, shares in brackets and what is "
+        "the same: against dense for int8, against int8 for all below it. captions: F1 of the "
+        "objects named; answers: balanced accuracy; presence: F1",
+    )
+    headings = (
+        "tokens", "cosine, mean", "worst", "top tag", "macro AP", "loss", "captions", "answers",
+        "presence", "same answers", "same captions",
+    )  # fmt: skip
+    _add_columns(table, headings)
+    for row in rows:
+        table.add_row(
+            *_name(row),
+            str(row.tokens),
+            f"{row.cosine_mean:.4f}",
+            f"{row.cosine_min:.3f}",
+            f"{row.tag_top1_agreement:.3f}",
+            f"{row.macro_ap:.4f}",
+            f"{row.macro_ap_loss:+.2f}",
+            f"{row.captions:.3f} ({row.captions_kept:.1%})",
+            f"{row.attributes:.3f} ({row.attributes_kept:.1%})",
+            f"{row.presence:.3f} ({row.presence_kept:.1%})",
+            f"{row.same_answers:.3f}",
+            f"{row.same_captions:.3f}",
+        )
+    return table
+
+
+def _times_table(rows: Sequence[DriftRow], timed: int) -> Table:
+    table = Table(
+        title=f"What it takes, medians over {timed} scenes, in milliseconds",
+        caption=f"{cpu_model()}, {cpu_count()} cores, one thread, ONNX Runtime; in brackets the "
+        "change against dense for int8, against int8 for all below it. analysis: prefill, all "
+        "typed questions and the caption",
+    )
+    _add_columns(table, ("tokens", "vision", "prefill", "a token", "analysis", "decoder, MB"))
+    for row in rows:
+        table.add_row(
+            *_name(row),
+            str(row.tokens),
+            f"{row.vision_ms:.2f} ({-row.latency_cut_percent:+.0f} %)",
+            f"{row.prefill_ms:.2f} ({-row.prefill_cut_percent:+.0f} %)",
+            f"{row.decode_ms:.2f}",
+            f"{row.analysis_ms:.1f} ({-row.analysis_cut_percent:+.0f} %)",
+            f"{row.decoder_mb:.2f}",
+        )
+    return table
+
+
+def _add_columns(table: Table, headings: Sequence[str]) -> None:
+    table.add_column("case")
+    table.add_column("setting")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+
+
+def _name(row: DriftRow) -> tuple[str, str]:
+    return row.case, row.setting

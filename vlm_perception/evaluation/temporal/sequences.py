@@ -1,0 +1,193 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Road-world sequences, analysed in full at every tick and kept on disk.
+
+A gate or a filter only chooses among what the networks said, so that any number of them can be
+compared on one such run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from hashlib import sha256
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from vlm_perception.bundle.bundle import TEMPORAL_GRAPH, ModelBundle
+from vlm_perception.bundle.manifest import QuestionSpec
+from vlm_perception.datasets.roadworld.sequences import label_shares, play
+from vlm_perception.datasets.roadworld.truth import (
+    PRESENT_SHARE,
+    QUESTIONS,
+    ObjectTruth,
+    SceneTruth,
+)
+from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.vision.encoder import VisionEncoder
+from vlm_perception.types import Frame
+
+TICK_HZ = 10.0
+VERSION = 2
+"""Raise it when the same seed gives another sequence: recordings in a folder are then made anew."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was true and what was said at each of T ticks of one sequence."""
+
+    pooled: NDArray[np.float32]
+    """[T, D]"""
+    probabilities: NDArray[np.float32]
+    """[T, choices] of all questions, side by side in the order of QUESTIONS."""
+    truths: NDArray[np.int64]
+    """[T, questions], index of the true choice."""
+    shares: NDArray[np.float32]
+    """[T, labels], share of the image that the largest object covers; labels as in LABELS."""
+    distances: NDArray[np.float32]
+    """[T, 3], metres to the nearest light, person in the path, cone or barrier; NaN without one."""
+
+    @property
+    def answers(self) -> NDArray[np.int64]:
+        """[T, questions], index of the likeliest choice; questions in the order of QUESTIONS."""
+        return likeliest(self.probabilities)
+
+
+def likeliest(probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Index of the likeliest choice, [..., questions], of probabilities, [..., choices]."""
+    edges = np.cumsum([len(choices) for _, choices in QUESTIONS.values()])[:-1]
+    parts = np.split(probabilities, edges, axis=-1)
+    return np.stack([part.argmax(axis=-1) for part in parts], axis=-1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sequence to be recorded."""
+
+    kind: str
+    seed: int
+    seconds: float
+    path: Path
+
+
+def record(
+    bundle: ModelBundle, kinds: Sequence[tuple[str, range]], seconds: float, folder: Path
+) -> dict[str, list[Recording]]:
+    """Record what the folder lacks, on all cores and with a progress bar, and load everything.
+
+    Args:
+        bundle: the model, a road-world one with a language part.
+        kinds: DRIVE or STATIC with the seeds of each.
+        seconds: length of each sequence.
+        folder: takes one file a sequence, below a digest of what sees and answers.
+    """
+    home = folder / f"{_analysts_digest(bundle)[:12]}-v{VERSION}"
+    home.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        Job(kind, seed, seconds, home / f"{kind}-{seed}-{seconds:g}s.npz")
+        for kind, seeds in kinds
+        for seed in seeds
+    ]
+    missing = [job for job in jobs if not job.path.exists()]
+    # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
+    pool = ProcessPoolExecutor(mp_context=get_context("spawn"))
+    with Progress(transient=True) as progress:
+        bar = progress.add_task("Sequences", total=len(jobs), completed=len(jobs) - len(missing))
+        try:
+            for _ in pool.map(partial(_record, str(bundle.path)), missing):
+                progress.advance(bar)
+        finally:
+            # After Ctrl-C only what has begun is waited for.
+            pool.shutdown(cancel_futures=True)
+    recordings: dict[str, list[Recording]] = {kind: [] for kind, _ in kinds}
+    for job in jobs:
+        with np.load(job.path) as stored:
+            recordings[job.kind].append(Recording(**stored))
+    return recordings
+
+
+def _analysts_digest(bundle: ModelBundle) -> str:
+    """Of everything that a recording depends on: the temporal module is applied to it later."""
+    digest = sha256(str(bundle.manifest.questions).encode())
+    for name, file in sorted(bundle.manifest.files.items()):
+        if name != TEMPORAL_GRAPH and Path(name).suffix in (".onnx", ".npy", ".json"):
+            digest.update(f"{name} {file.sha256}".encode())
+    return digest.hexdigest()
+
+
+def _record(bundle: str, job: Job) -> None:
+    """Render, encode and analyse one sequence and write it; a broken-off run leaves no file."""
+    cv2.setNumThreads(1)
+    recording = _analyst(bundle).watch(job)
+    partly = job.path.with_name(f".{os.getpid()}-{job.path.name}")
+    with partly.open("wb") as file:
+        np.savez_compressed(file, **asdict(recording))
+    partly.rename(job.path)
+
+
+class _Analyst:
+    """A bundle's encoder and language model with the road world's questions."""
+
+    def __init__(self, bundle: ModelBundle) -> None:
+        self._encoder = VisionEncoder(bundle)
+        self._language = LanguageModel(bundle)
+        # The bundle's own where it has them: they have been calibrated.
+        known = {spec.name: spec for spec in bundle.manifest.questions}
+        self._questions = self._language.pack(
+            [
+                known.get(name, QuestionSpec(name=name, question=wording, choices=choices))
+                for name, (wording, choices) in QUESTIONS.items()
+            ]
+        )
+
+    def watch(self, job: Job) -> Recording:
+        rows: list[tuple[NDArray[np.float32], list[float], list[int], list[float], list[float]]]
+        rows = []
+        for image, truth in play(job.kind, job.seed, job.seconds, TICK_HZ):
+            embedding = self._encoder.encode(Frame(image, 0), len(rows))
+            prefix = self._language.prefill(embedding.tokens)
+            said = self._language.answer(prefix, self._questions)
+            rows.append(
+                (
+                    embedding.pooled,
+                    [value for each in said for value in each.probabilities],
+                    [choices.index(truth.attributes[n]) for n, (_, choices) in QUESTIONS.items()],
+                    label_shares(truth),
+                    _distances(truth),
+                )
+            )
+        pooled, probabilities, truths, shares, distances = zip(*rows, strict=True)
+        return Recording(
+            np.stack(pooled),
+            np.array(probabilities, np.float32),
+            np.array(truths, np.int64),
+            np.array(shares, np.float32),
+            np.array(distances, np.float32),
+        )
+
+
+@lru_cache(maxsize=1)
+def _analyst(bundle: str) -> _Analyst:
+    """Once in each process."""
+    return _Analyst(ModelBundle.load(bundle))
+
+
+def _distances(truth: SceneTruth) -> list[float]:
+    kinds: tuple[Callable[[ObjectTruth], bool], ...] = (
+        lambda thing: thing.label.endswith("traffic light"),
+        lambda thing: thing.label == "pedestrian" and abs(thing.offset) < 1.7,
+        lambda thing: thing.label in ("cone", "barrier"),
+    )
+    present = [thing for thing in truth.objects if thing.share >= PRESENT_SHARE]
+    return [
+        min((thing.distance for thing in present if holds(thing)), default=float("nan"))
+        for holds in kinds
+    ]

@@ -1,0 +1,64 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The projectors as they are exported: from the tower's tokens to what the decoder reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlm_perception.common.export_error import ExportError
+
+# Modules of transformers carry no types.
+Module = Any
+
+
+class ProjectorGraph(nn.Module):
+    """Each token by itself: tokens [1, K, V] -> embeds [1, K, W], with a newline [1, K + 1, W]."""
+
+    def __init__(self, projector: Module, newline: Tensor | None = None) -> None:
+        """Take over LLaVA's projector; LLaVA-OneVision ends an image with a newline, [W]."""
+        super().__init__()
+        self.projector = projector
+        self.newline = (
+            nn.Buffer(newline.detach().reshape(1, 1, -1)) if newline is not None else None
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Project."""
+        embeds: Tensor = self.projector(tokens)
+        return embeds if self.newline is None else torch.cat([embeds, self.newline], dim=1)
+
+
+class ShuffleProjectorGraph(nn.Module):
+    """Squares of S x S tokens joined: tokens [1, rows * columns, V] -> embeds [1, K / S^2, W].
+
+    The pixel shuffle of Idefics3 (https://arxiv.org/abs/2408.12637, section 2.2) behind the last
+    layer norm of the tower. It reads the tokens as a grid, so none of them may be missing.
+    """
+
+    def __init__(self, connector: Module, norm: Module, grid: tuple[int, int]) -> None:
+        """Take over Idefics3's connector for a grid of (columns, rows) patches.
+
+        Raises:
+            ExportError: the grid cannot be divided into such squares.
+        """
+        super().__init__()
+        self.columns, self.rows = grid
+        self.side: int = connector.scale_factor
+        if self.columns % self.side or self.rows % self.side:
+            raise ExportError(
+                f"the connector of vlm/ joins squares of {self.side}x{self.side} patches, and "
+                f"{self.columns}x{self.rows} patches are no whole number of them; "
+                "choose another geometry"
+            )
+        self.norm, self.projection = norm, connector.modality_projection
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Normalise, join and project."""
+        side, width = self.side, tokens.shape[-1]
+        shape = (1, self.rows // side, side, self.columns // side, side, width)
+        squares = self.norm(tokens).reshape(shape).transpose(2, 3)
+        return self.projection(squares.reshape(1, -1, side * side * width))  # type: ignore[no-any-return]

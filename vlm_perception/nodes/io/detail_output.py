@@ -1,0 +1,92 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The encoder's side of frames on demand: answers who wants to read one of the newest frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlm_perception.messages.ros import ROS
+from vlm_perception.messages.tables import DETAIL
+from vlm_perception.msg import FrameDetail, FrameRequest
+from vlm_perception.nodes.io.detail_topics import detail_topic, want_topic
+from vlm_perception.nodes.io.qos import overridable, results, subscribe
+from vlm_perception.nodes.process.worker import Worker
+from vlm_perception.perception.details import FrameKey, RecentDetails, detail_of
+from vlm_perception.types import Embedding
+
+NICENESS = 10
+"""How far the thread that answers gives way to the one that encodes, and not to the language path,
+which waits for it and gives way more."""
+
+
+class DetailOutput:
+    """Keeps the details of the newest frames and sends those that are wanted."""
+
+    def __init__(self, node: Any, topic: str) -> None:
+        """Advertise the details.
+
+        Args:
+            node: the PerceptionNode that encodes.
+            topic: of its embeddings, after remapping.
+        """
+        self._node, self._topic = node, topic
+        self._recent = RecentDetails()
+        self._subscription: Any = None
+        self._worker: Worker[FrameKey] | None = None
+        self._sent = self._gone = self._foreign = 0
+        self._publisher = node.create_lifecycle_publisher(
+            FrameDetail,
+            detail_topic(topic),
+            results(2),
+            qos_overriding_options=overridable(),
+        )
+
+    def start(self) -> None:
+        """Listen to who wants a frame."""
+        self._recent = RecentDetails()
+        self._worker = self._node.worker("answer", self._send, niceness=NICENESS)
+        self._subscription = subscribe(
+            self._node, FrameRequest, want_topic(self._topic), self._on_want, results(4)
+        )
+
+    def stop(self) -> None:
+        """Answer no more."""
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+        if self._worker is not None:
+            self._node.end(self._worker)
+            self._worker = None
+        self._recent = RecentDetails()
+
+    def keep(self, embedding: Embedding) -> None:
+        """Be ready to send the detail of a frame; before its embedding goes out."""
+        self._recent.put(detail_of(embedding))
+
+    def figures(self) -> Mapping[str, str]:
+        """Return what the diagnostics show."""
+        return {
+            "details": str(self._sent),
+            "wants_gone": str(self._gone),
+            "wants_foreign": str(self._foreign),
+        }
+
+    def _on_want(self, message: Any) -> None:
+        worker, frame = self._worker, (str(message.run_id), int(message.sequence))
+        if frame[0] != self._node.run_id:
+            self._foreign += 1
+        elif self._recent.get(frame) is None:
+            self._gone += 1
+        elif worker is not None:
+            # Wants of one frame are answered once; the others wait, as many as there are frames.
+            worker.mailbox.put(frame, sender=str(frame[1]))
+
+    def _send(self, frame: FrameKey) -> None:
+        detail = self._recent.get(frame)
+        if detail is None:
+            self._gone += 1
+            return
+        self._publisher.publish(DETAIL.write(detail, ROS))
+        self._sent += 1

@@ -1,0 +1,34 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of the nodes that read camera images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vlm_perception.media.image_message import LEAST_BITS, PADDING, ImageOptions
+from vlm_perception.nodes.base.parameters import setting
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How images are read that do not say all of themselves."""
+
+    jpeg_padding: str = setting(
+        ImageOptions.jpeg_padding,
+        "JPEGs with bytes that mean nothing before their end: `refuse` them, as a hole in an image "
+        "looks the same, or `accept` them, for a camera that always sends such.",
+        choices=PADDING,
+    )
+    image_bits: int = setting(
+        ImageOptions.image_bits,
+        "Bits that the camera uses of images with 16, from the lowest on: 12 for most cameras that "
+        "are called mono12 or bayer12, 14 for many thermal ones.",
+        minimum=LEAST_BITS,
+        maximum=16,
+    )
+
+    @property
+    def image_options(self) -> ImageOptions:
+        """The same, as the conversion takes it."""
+        return ImageOptions(self.jpeg_padding, self.image_bits)

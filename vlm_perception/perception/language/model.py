@@ -1,0 +1,346 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The language model on the robot: one cached image prefix, many questions and a caption."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_perception.bundle.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, ModelBundle
+from vlm_perception.bundle.files import read_array
+from vlm_perception.bundle.manifest import LanguageSpec, QuestionSpec
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.engines.base import Engine
+from vlm_perception.engines.choose import AUTO, ONNXRUNTIME, TENSORRT, Workload
+from vlm_perception.perception.device_tokens import TOKENS, FrameKey
+from vlm_perception.perception.language.decoder import load_decoder
+from vlm_perception.perception.language.fair_lock import Turns
+from vlm_perception.perception.language.kv_cache import Cache, Prefix, causal_inputs
+from vlm_perception.perception.language.question_packing import PackedQuestions, Packer
+from vlm_perception.perception.language.token_sampling import GREEDY, Sampling, Token, TokenChooser
+from vlm_perception.perception.tokenizer import TextError, TextTokenizer
+from vlm_perception.types import Attribute
+
+TYPICAL_STEPS = 16
+"""Tokens that `engine="auto"` decodes to measure; a caption has as many or a few more."""
+
+
+class PromptError(VlmPerceptionError):
+    """A text cannot be put to the language model; the message says why."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Text that was generated, and whether the model ended it itself."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finished: bool
+
+
+class LanguageModel:
+    """A bundle's projector and decoder; threads that share it take turns, run by run."""
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        *,
+        threads: int = 1,
+        room: int = 128,
+        clock: Callable[[], float] = time.monotonic,
+        engine: str = ONNXRUNTIME,
+    ) -> None:
+        """Load the engines, the tokenizer and the token embeddings.
+
+        Args:
+            bundle: the model; it must have a language part.
+            threads: threads of the engines.
+            room: tokens that a prompt and its answer may take behind the image prefix.
+            clock: seconds, for budgets of time.
+            engine: `onnxruntime`, `openvino`, `tensorrt`, or `auto` for the faster on a prefill
+                and a short caption.
+
+        Raises:
+            BundleError: the bundle has no language part, or its prompt leaves no room.
+        """
+        spec = bundle.manifest.language
+        if spec is None:
+            raise BundleError(
+                f"bundle {bundle.manifest.name} holds no language model; use one that was "
+                "exported with vlm/, or run without the language node"
+            )
+        self._bundle, self._spec, self._clock = bundle, spec, clock
+        self._tokenizer = TextTokenizer(bundle.file(spec.tokenizer))
+        table = read_array(bundle.file(spec.embeddings))
+        self._table = np.asarray(table, np.float32)
+        before, after = spec.prompt.split("{image}", 1)
+        self._before = self._embed(self._tokenizer.encode_template(before))
+        self._after = after
+        self._stops = frozenset(spec.stop_token_ids)
+        self._stop = spec.stop_token_ids[0]
+        self._positions = spec.max_positions - len(self._before) - spec.image_tokens
+        self._room = min(room, self._positions)
+        if self._room < 1:
+            raise BundleError(
+                f"bundle {bundle.manifest.name}: the decoder's {spec.max_positions} positions "
+                f"leave no room behind {spec.image_tokens} image tokens"
+            )
+        if engine == AUTO:
+            workload = self._typical_workload()
+            engine = bundle.choose_engine(DECODER_GRAPH, threads=threads, workload=workload)
+        self._projector = bundle.engine(PROJECTOR_GRAPH, threads=threads, engine=engine)
+        self._on_device = engine == TENSORRT
+        self._decoder = load_decoder(bundle, threads=threads, engine=engine)
+        held = self._decoder.capacity
+        if held is not None:
+            self._positions = min(self._positions, held - len(self._before) - spec.image_tokens)
+            self._room = min(self._room, self._positions)
+        self._turns = Turns()
+
+    @property
+    def spec(self) -> LanguageSpec:
+        """The manifest's words on the language model."""
+        return self._spec
+
+    @property
+    def engine_name(self) -> str:
+        """Engine and version, for diagnostics."""
+        return self._decoder.name
+
+    def verify(self) -> None:
+        """Check the engines against the bundle's stored outputs.
+
+        Raises:
+            BundleError: an engine gives other outputs than were stored.
+        """
+        engines = {PROJECTOR_GRAPH: self._projector, DECODER_GRAPH: self._decoder.engine}
+        self._bundle.verify_golden(engines)
+
+    def warm_up(self, packed: PackedQuestions) -> None:
+        """Read a blank image, answer these questions about it and begin a caption."""
+        vision = self._bundle.manifest.vision
+        prefix = self.prefill(np.zeros((vision.tokens, vision.token_width), np.float16))
+        self.answer(prefix, packed)
+        self.generate(prefix, self._spec.caption_prompt, max_tokens=1)
+
+    def prefill(self, tokens: NDArray[np.float16], frame: FrameKey | None = None) -> Prefix:
+        """Read an image.
+
+        Args:
+            tokens: [K, V] from the vision encoder.
+            frame: whose they are; where the encoder of this process left them on the device, they
+                are read there.
+
+        Returns:
+            The cached prefix that questions and captions branch from.
+
+        Raises:
+            PromptError: there are more tokens than the bundle was made for.
+            EngineError: the tokens have another width.
+        """
+        most = self._bundle.manifest.vision.tokens
+        if tokens.shape[0] > most:
+            raise PromptError(
+                f"the image has {tokens.shape[0]} tokens and the projector takes at most {most}"
+            )
+        features = TOKENS.get(frame) if self._on_device else None
+        if features is None:
+            features = tokens[np.newaxis].astype(np.float32)
+        image = self._run(self._projector, {"tokens": features})["embeds"][0]
+        embeds = np.concatenate([self._before, image])
+        with self._turns:
+            cache = self._decoder.prefill(embeds)
+        return Prefix(cache, self._room)
+
+    def pack(self, questions: Sequence[QuestionSpec]) -> PackedQuestions:
+        """Lay questions out for `answer`; do it once for questions that stay.
+
+        Raises:
+            PromptError: two choices of a question are the same tokens, or there is no room.
+        """
+        packer = Packer()
+        for question in questions:
+            prompt, choices = self._prompt_ids(question.question), self._choice_ids(question)
+            count = len(prompt) + max(map(len, choices))
+            if count > self._positions:
+                raise PromptError(
+                    f"question {question.name!r} and an answer take {count} tokens and there is "
+                    f"room for {self._positions}; use a shorter one"
+                )
+            packer.add(prompt, choices, self._stop)
+        packed = packer.finish(tuple(questions))
+        if self._decoder.capacity is not None and len(packed.ids) > self._positions:
+            raise PromptError(
+                f"all questions together take {len(packed.ids)} tokens and {self.engine_name} has "
+                f"room for {self._positions}; ask fewer or shorter ones"
+            )
+        return packed
+
+    def answer(self, prefix: Prefix, packed: PackedQuestions) -> tuple[Attribute, ...]:
+        """Probability of each choice of each question.
+
+        The softmax over the choices' log-likelihoods, each divided by its number of tokens,
+        stop token included, and by the question's temperature.
+        """
+        if not packed.questions:
+            return ()
+        means = self.log_likelihoods(prefix, packed)
+        attributes, first = [], 0
+        for question in packed.questions:
+            scores = means[first : first + len(question.choices)] / question.temperature
+            first += len(question.choices)
+            powers = np.exp(scores - scores.max())
+            probabilities = powers / powers.sum()
+            attributes.append(
+                Attribute(
+                    name=question.name,
+                    value=question.choices[int(probabilities.argmax())],
+                    choices=question.choices,
+                    probabilities=tuple(float(value) for value in probabilities),
+                )
+            )
+        return tuple(attributes)
+
+    def log_likelihoods(self, prefix: Prefix, packed: PackedQuestions) -> NDArray[np.float64]:
+        """Mean log-likelihood per token of every choice, stop token included, [choices]."""
+        positions = packed.positions + prefix.length
+        embeds = self._embed(packed.ids)
+        with self._turns:
+            logits = self._decoder.read(prefix.cache, embeds, positions, packed.mask, packed.rows)
+        top = logits.max(axis=1, keepdims=True)
+        totals = np.log(np.exp(logits - top).sum(axis=1, dtype=np.float64)) + top[:, 0]
+        single = logits[packed.row_of_target, packed.targets] - totals[packed.row_of_target]
+        sums = np.add.reduceat(single, packed.starts)
+        return np.asarray(sums / packed.lengths, np.float64)
+
+    def generate(
+        self,
+        prefix: Prefix,
+        text: str,
+        *,
+        max_tokens: int,
+        budget_s: float | None = None,
+        sampling: Sampling = GREEDY,
+    ) -> Generation:
+        """Answer a text.
+
+        Args:
+            prefix: the image.
+            text: the question or instruction, taken literally.
+            max_tokens: the most tokens to generate.
+            budget_s: the most seconds to take; no limit when None.
+            sampling: how tokens are chosen.
+
+        Raises:
+            PromptError: the text leaves no room for an answer.
+        """
+        ids: list[int] = []
+        deadline = None if budget_s is None else self._clock() + budget_s
+        for token in self.stream(prefix, text, max_tokens=max_tokens, sampling=sampling):
+            if token.stops:
+                return Generation(self.decode(ids), tuple(ids), finished=True)
+            ids.append(token.index)
+            if deadline is not None and self._clock() >= deadline:
+                break
+        return Generation(self.decode(ids), tuple(ids), finished=False)
+
+    def stream(
+        self, prefix: Prefix, text: str, *, max_tokens: int, sampling: Sampling = GREEDY
+    ) -> Iterator[Token]:
+        """Generate token by token, each when it is asked for; a stop token comes last.
+
+        Raises:
+            PromptError: the text leaves no room for an answer.
+        """
+        prompt = self._prompt_ids(text)
+        limit = min(max_tokens, prefix.room - len(prompt))
+        if limit < 1:
+            raise PromptError(
+                f"the text has {len(prompt)} tokens and there is room for {prefix.room}; "
+                "use a shorter one"
+            )
+        with self._turns:
+            branch = self._decoder.branch(prefix.cache, len(prompt) + limit)
+        step, chooser = prompt, TokenChooser(sampling)
+        for _ in range(limit):
+            logits = self._next(branch, step)
+            chosen = chooser.choose(logits)
+            token = Token(chosen, chosen in self._stops, logits)
+            yield token
+            if token.stops:
+                return
+            step = [token.index]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated tokens; an unfinished character at the end is left out."""
+        return self._tokenizer.decode(list(ids))
+
+    def check_prompt(self, text: str, reserve: int) -> None:
+        """Refuse a text that leaves no room for `reserve` tokens of answer.
+
+        Raises:
+            PromptError: the text is too long or no valid Unicode.
+        """
+        try:
+            count = len(self._prompt_ids(text))
+        except TextError as error:
+            raise PromptError(str(error)) from error
+        if count + reserve > self._room:
+            raise PromptError(
+                f"the text makes a prompt of {count} tokens; with an answer of {reserve} only "
+                f"{self._room} fit. Use a shorter one"
+            )
+
+    def _next(self, branch: Cache, step: Sequence[int]) -> NDArray[np.float32]:
+        """Feed tokens behind the branch and return the scores of the next one, [vocabulary]."""
+        with self._turns:
+            return self._decoder.append(branch, self._embed(step))
+
+    def _run(self, engine: Engine, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        with self._turns:
+            return engine.run(inputs)
+
+    def _embed(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._table[np.asarray(ids, np.int64)]
+
+    def _past(self, length: int) -> NDArray[np.float32]:
+        spec = self._spec
+        return np.zeros((spec.layers, 2, 1, spec.kv_heads, length, spec.head_dim), np.float32)
+
+    def _typical_workload(self) -> Workload:
+        """Blank inputs of a prefill and of some tokens behind it, one at a time."""
+        length = len(self._before) + self._spec.image_tokens
+        blank = np.zeros((length, self._spec.width), np.float32)
+        step = causal_inputs(blank[:1], self._past(length), rows=[0])
+        return [causal_inputs(blank, self._past(0), rows=[]), *[step] * TYPICAL_STEPS]
+
+    def _prompt_ids(self, text: str) -> list[int]:
+        return self._tokenizer.encode_template(self._after, text)
+
+    def _choice_ids(self, question: QuestionSpec) -> list[list[int]]:
+        """Tokens of each choice as they follow the question, without the stop token."""
+        prompt = self._prompt_ids(question.question)
+        result = []
+        for choice in question.choices:
+            answer = self._spec.answer_separator + choice
+            whole = self._tokenizer.encode_template(self._after + answer, question.question)
+            if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
+                raise PromptError(
+                    f"question {question.name!r}: the choice {choice!r} melts into the prompt's "
+                    "last token; end the prompt or begin the answers differently"
+                )
+            result.append(whole[len(prompt) :])
+        for index, ids in enumerate(result):
+            if ids in result[:index]:
+                raise PromptError(
+                    f"question {question.name!r}: the choices "
+                    f"{question.choices[result.index(ids)]!r} and {question.choices[index]!r} are "
+                    "the same to the tokenizer; word one of them differently"
+                )
+        return result

@@ -1,0 +1,181 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The fast path: one frame in, its embedding, tags and regions out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_perception.bundle.bundle import TEXT_GRAPH, VISION_GRAPH, ModelBundle
+from vlm_perception.engines.choose import ONNXRUNTIME
+from vlm_perception.perception.device_tokens import TOKENS
+from vlm_perception.perception.vision.preprocess import Preprocessor
+from vlm_perception.perception.vision.regions import find_regions
+from vlm_perception.perception.vision.temporal_state import TemporalState, TrainingFreeAttention
+from vlm_perception.perception.vision.vocabulary import Vocabulary, VocabularyBuilder
+from vlm_perception.types import FUSED_TOKEN, Embedding, Frame, Tag
+
+
+class VisionEncoder:
+    """A bundle's vision tower with the vocabulary it looks for.
+
+    `encode` belongs to one thread; `set_vocabulary` may be called from any.
+    """
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        *,
+        threads: int = 1,
+        run_id: str = "",
+        engine: str = ONNXRUNTIME,
+        temporal: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Load the engines and embed the bundle's own vocabulary.
+
+        Args:
+            bundle: the model.
+            threads: threads of the engine.
+            run_id: is written into each embedding.
+            engine: of the vision graph: `onnxruntime`, `openvino`, `tensorrt` or `auto`. The text
+                graph, which runs only when the vocabulary changes, stays with ONNX Runtime.
+            temporal: read the tags from what the last moments have in common; else from each frame
+                alone.
+            clock: seconds, for stage times.
+
+        Raises:
+            BundleError: the bundle lacks a file.
+            EngineError: the engine does not take a graph.
+        """
+        self._bundle = bundle
+        self._run_id = run_id
+        self._clock = clock
+        self._engine = bundle.engine(VISION_GRAPH, threads=threads, engine=engine)
+        # Only an engine of the GPU can leave outputs where they are.
+        self._keep: Callable[[str], Any] | None = getattr(self._engine, "keep", None)
+        self._preprocessor = Preprocessor(bundle.manifest.image)
+        self._builder = VocabularyBuilder(bundle)
+        self._lock = threading.Lock()
+        self._vocabulary = self._builder.build(None, version=1)
+        width = bundle.manifest.vision.embedding_width
+        self._temporal = TemporalState(width, TrainingFreeAttention()) if temporal else None
+
+    @property
+    def engine_name(self) -> str:
+        """Engine and version, for diagnostics."""
+        return self._engine.name
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary of the next frame."""
+        return self._vocabulary
+
+    def set_vocabulary(self, labels: Sequence[str]) -> int:
+        """Look for other labels from the next frame on.
+
+        Returns:
+            The version that embeddings with these labels carry.
+
+        Raises:
+            VocabularyError: a label cannot be used; the old vocabulary stays.
+        """
+        with self._lock:
+            vocabulary = self._builder.build(labels, self._vocabulary.version + 1)
+            self._vocabulary = vocabulary
+        return vocabulary.version
+
+    def warm_up(self) -> None:
+        """Check the engines against the bundle's stored outputs and let them allocate.
+
+        Raises:
+            BundleError: an engine gives other outputs than were stored.
+        """
+        engines = {VISION_GRAPH: self._engine, TEXT_GRAPH: self._builder.engine}
+        self._bundle.verify_golden(engines)
+        spec = self._bundle.manifest.image
+        blank = np.zeros((spec.height, spec.width, 3), np.uint8)
+        self.encode(Frame(image=blank, stamp_ns=0), sequence=0)
+
+    def scores(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probability of every label of the vocabulary, [labels], for a pooled embedding [D]."""
+        return self._vocabulary.probabilities(pooled[np.newaxis]).reshape(-1)
+
+    def encode(self, frame: Frame, sequence: int) -> Embedding:
+        """Encode one frame.
+
+        Raises:
+            FrameError: the frame holds no RGB image.
+        """
+        vocabulary = self._vocabulary
+        started = self._clock()
+        image, placement = self._preprocessor.run(frame.image)
+        prepared = self._clock()
+        outputs = self._engine.run({"image": image})
+        if TOKENS.wanted and self._keep is not None:
+            TOKENS.put((self._run_id, sequence), self._keep("tokens"))
+        encoded = self._clock()
+        tags = self._tags(vocabulary, outputs["pooled"][0], frame.stamp_ns)
+        token_index = self._token_index(outputs)
+        regions = find_regions(
+            outputs["patches"][0],
+            token_index,
+            [tag.label_index for tag in tags],
+            vocabulary,
+            self._bundle.manifest.image,
+            placement,
+        )
+        tokens = outputs["tokens"][0].astype(np.float16)
+        finished = self._clock()
+        spec = self._bundle.manifest.image
+        return Embedding(
+            stamp_ns=frame.stamp_ns,
+            # tf2 takes no slash in front, which tf had.
+            frame_id=frame.frame_id.lstrip("/"),
+            sequence=sequence,
+            run_id=self._run_id,
+            bundle_digest=self._bundle.digest,
+            image_size=(placement.source_width, placement.source_height),
+            grid_size=(spec.columns, spec.rows),
+            pooled=outputs["pooled"][0],
+            tokens=tokens,
+            token_index=token_index,
+            tags=tags,
+            regions=regions,
+            vocabulary_version=vocabulary.version,
+            stages={
+                "preprocess": prepared - started,
+                "vision": encoded - prepared,
+                "tags": finished - encoded,
+                "total": finished - started,
+            },
+        )
+
+    def _token_index(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint16]:
+        """Place of each token in the grid; a graph that drops none does not tell."""
+        if "token_index" not in outputs:
+            return np.arange(self._bundle.manifest.vision.tokens, dtype=np.uint16)
+        index = outputs["token_index"]
+        return np.where(index < 0, FUSED_TOKEN, index).astype(np.uint16)
+
+    def _tags(
+        self, vocabulary: Vocabulary, pooled: NDArray[np.float32], stamp_ns: int
+    ) -> tuple[Tag, ...]:
+        """Labels that hold, the likeliest first."""
+        temporal = self._temporal
+        state = pooled if temporal is None else temporal.attend(pooled, stamp_ns).state
+        scores = vocabulary.probabilities(state[np.newaxis])[0]
+        holds = scores >= vocabulary.thresholds
+        if temporal is not None:
+            holds = temporal.present(scores, vocabulary)
+        present = np.flatnonzero(holds)
+        return tuple(
+            Tag(int(index), vocabulary.labels[index], float(scores[index]))
+            for index in present[np.argsort(-scores[present], kind="stable")]
+        )

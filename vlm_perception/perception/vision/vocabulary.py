@@ -1,0 +1,156 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Labels as text embeddings: what the vision encoder looks for, and from which score on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_perception.bundle.bundle import TEXT_GRAPH, ModelBundle
+from vlm_perception.bundle.manifest import LONGEST_LABEL, MOST_LABELS, LabelSpec
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.engines.base import Engine
+from vlm_perception.perception.tokenizer import TextError, TextTokenizer, require_text
+
+
+class VocabularyError(VlmPerceptionError):
+    """A vocabulary cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Labels with all that is needed to score an image embedding against them."""
+
+    version: int
+    labels: tuple[str, ...]
+    embeddings: NDArray[np.float32]
+    """[labels, D], L2-normalised."""
+    thresholds: NDArray[np.float32]
+    region_thresholds: NDArray[np.float32]
+    scales: NDArray[np.float32]
+    biases: NDArray[np.float32]
+    exclusive: bool
+    """Whether the probabilities of the labels add up to one (CLIP) or stand alone (SigLIP)."""
+
+    def probabilities(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probability of each label for vectors in text space.
+
+        Args:
+            vectors: [N, D], L2-normalised.
+
+        Returns:
+            [N, labels].
+        """
+        logits = vectors @ self.embeddings.T * self.scales + self.biases
+        if self.exclusive:
+            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+            return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -60.0, 60.0))), np.float32)
+
+    def margins(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Log-odds by which probabilities, [..., labels], lie above the labels' thresholds."""
+        return _log_odds(probabilities) - _log_odds(self.thresholds)
+
+
+class VocabularyBuilder:
+    """Turns labels into a vocabulary with the bundle's text tower."""
+
+    def __init__(self, bundle: ModelBundle, engine: Engine | None = None) -> None:
+        """Load the text tower and its tokenizer."""
+        self._manifest = bundle.manifest
+        self._engine = engine or bundle.engine(TEXT_GRAPH)
+        self._tokenizer = TextTokenizer(bundle.file(bundle.manifest.text.tokenizer))
+        self._known = {spec.label: spec for spec in bundle.manifest.vocabulary.labels}
+
+    @property
+    def engine(self) -> Engine:
+        """The text tower."""
+        return self._engine
+
+    def build(self, labels: Sequence[str] | None, version: int) -> Vocabulary:
+        """Embed labels; a label that the bundle knows keeps its prompts and thresholds.
+
+        Args:
+            labels: what to look for; the bundle's own labels when None.
+            version: the number that results will carry.
+
+        Raises:
+            VocabularyError: there are none, too many, or one is empty, doubled or too long.
+        """
+        wanted = list(self._known) if labels is None else labels
+        _check_number(wanted)
+        names = [label.strip() for label in wanted]
+        _check_labels(names)
+        specs = [self._known.get(name, LabelSpec(label=name)) for name in names]
+        defaults, text = self._manifest.vocabulary, self._manifest.text
+        scales = np.array([spec.calibration_scale for spec in specs], np.float32)
+        biases = np.array([spec.calibration_bias for spec in specs], np.float32)
+        return Vocabulary(
+            version=version,
+            labels=tuple(names),
+            embeddings=np.stack([self._embed(spec) for spec in specs]),
+            thresholds=np.array([_either(s.threshold, defaults.threshold) for s in specs], "f4"),
+            region_thresholds=np.array(
+                [_either(s.region_threshold, defaults.region_threshold) for s in specs], "f4"
+            ),
+            scales=np.asarray(text.logit_scale * scales, np.float32),
+            biases=np.asarray(text.logit_bias * scales + biases, np.float32),
+            exclusive=text.score == "softmax",
+        )
+
+    def _embed(self, spec: LabelSpec) -> NDArray[np.float32]:
+        """Mean over the label's prompts, normalised again."""
+        templates = spec.templates or self._manifest.vocabulary.templates
+        ids = [self._encode(t.replace("{label}", spec.label), spec.label) for t in templates]
+        embeddings = self._engine.run({"input_ids": np.array(ids, np.int64)})["embedding"]
+        mean = embeddings.mean(axis=0)
+        return np.asarray(mean / np.linalg.norm(mean), np.float32)
+
+    def _encode(self, prompt: str, label: str) -> list[int]:
+        spec = self._manifest.text
+        ids = self._tokenizer.encode(prompt, framed=True)
+        if len(ids) > spec.length:
+            raise VocabularyError(
+                f"label {label!r} makes a prompt of {len(ids)} tokens and the text tower takes "
+                f"{spec.length}; use a shorter label"
+            )
+        return ids + [spec.pad_token_id] * (spec.length - len(ids))
+
+
+def _log_odds(probability: NDArray[np.float32]) -> NDArray[np.float32]:
+    inner = np.clip(probability, 1e-7, 1.0 - 1e-7)
+    return np.asarray(np.log(inner / (1.0 - inner)), np.float32)
+
+
+def _either(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _check_number(labels: Sequence[str]) -> None:
+    if not labels:
+        raise VocabularyError("a vocabulary needs at least one label")
+    if len(labels) > MOST_LABELS:
+        raise VocabularyError(f"{len(labels)} labels are too many; at most {MOST_LABELS} are taken")
+
+
+def _check_labels(labels: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for label in labels:
+        if not label:
+            raise VocabularyError("a label is empty")
+        if len(label) > LONGEST_LABEL:
+            raise VocabularyError(
+                f"the label {label[:20]!r}... has {len(label)} characters; at most {LONGEST_LABEL} "
+                "are taken"
+            )
+        try:
+            require_text(label)
+        except TextError as error:
+            raise VocabularyError(f"label {label!r}: {error}") from error
+        if label in seen:
+            raise VocabularyError(f"the label {label!r} stands there twice")
+        seen.add(label)
