@@ -268,10 +268,14 @@ def test_stamps_of_zero_and_backwards(graph: Graph, siglip_bundle: ModelBundle) 
     for name in ("vision_encoder", "language_reasoner", "scene_fusion"):
         graph.wait_active(name)
     camera = graph.publisher(Image, "image", BEST_EFFORT)
-    for _ in range(20):
+
+    def degraded() -> Any:
         send(camera, rgb(0), embeddings)
+        wanted = SemanticScene.STATUS_DEGRADED
+        return next((message for message in scenes.all() if message.status == wanted), None)
+
+    scene = wait_until("a scene that is DEGRADED", degraded)
     assert stamp_of(embeddings.wait()) == 0
-    scene = scenes.wait(lambda message: message.status == SemanticScene.STATUS_DEGRADED)
     assert scene.embedding_age < 0 and "stamp" in scene.reason
     assert "has stamp 0" in encoder.log() and "/image" in encoder.log()
 
