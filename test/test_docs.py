@@ -113,6 +113,14 @@ def test_links_lead_somewhere(path):
         assert (path.parent / target).exists(), target
 
 
+def test_every_room_is_told_of_and_every_place_to_add_to_is_there():
+    package, text = ROOT / "vlm_perception", (ROOT / "docs" / "contributing.md").read_text()
+    rooms = {str(file.parent.relative_to(package)) for file in package.rglob("__init__.py")}
+    assert set(re.findall(r"^\| `([\w/]+)` \|", text, re.MULTILINE)) == rooms - {"."}
+    for place in re.findall(r"`((?:\w+/)+(?:\w+\.\w+)?)`", text):
+        assert (package / place).exists() or (ROOT / place).exists(), place
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_no_figure_waits_to_be_measured(name):
     assert not re.findall("@@.+?@@", TEXTS[name])

@@ -8,6 +8,7 @@ import re
 import sys
 import xml.etree.ElementTree as ET
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,20 @@ def names(tree):
             yield node.name
         elif isinstance(node, ast.ImportFrom):
             yield node.module
+
+
+def test_modules_that_strings_name_are_there_and_below():
+    """import-linter sees no importlib.import_module and no `python -m`."""
+    contract = re.search(r"layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL)[1]
+    layers = [re.findall(r"\w+", line) for line in re.findall(r'"(.+)"', contract)]
+    depth = {room: index for index, rooms in enumerate(layers) for room in rooms}
+    for path in sorted((ROOT / "vlm_perception").rglob("*.py")):
+        room = path.relative_to(ROOT / "vlm_perception").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(name, str) and re.fullmatch(r"vlm_perception(\.\w+){2,}", name):
+                assert find_spec(name), f"{path}: {name}"
+                assert depth[room] <= depth[name.split(".")[1]], f"{path}: {name}"
 
 
 @pytest.mark.parametrize("path", NODES, ids=lambda path: path.stem)
