@@ -86,10 +86,11 @@ class Camera:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop to send."""
+        """Stop to send, and be on the topic no more."""
         self._ended.set()
         self._going.set()
         self._thread.join()
+        self.leave()
 
     def join(self) -> None:
         """Be on the topic, as from the beginning."""
