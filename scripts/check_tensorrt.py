@@ -47,7 +47,7 @@ def configure(config: trt.IBuilderConfig) -> None:
     config.set_flag(trt.BuilderFlag.FP16)
 """
 PROBE_FAILS_FROM = 11
-KNOWS_TENSORRT = r"^(import|from) (tensorrt|pycuda|vlm_perception\.engines\.(tensorrt|cuda)) ?"
+KNOWS_TENSORRT = r"^(import|from) (tensorrt|pycuda|vlm_perception\.engines\.tensorrt) ?"
 # What a node does with a plan that it does not know, in a process of its own.
 FOREIGN_PLANS = """\
 import sys
@@ -56,7 +56,7 @@ from vlm_perception.engines.base import EngineError
 from vlm_perception.engines.tensorrt.load_probe import require_loadable
 code = (
     "import os, sys; sys.setdlopenflags(os.RTLD_LAZY); "
-    "from vlm_perception.engines import plan_check; plan_check.main()"
+    "from vlm_perception.engines.tensorrt import load_probe; load_probe.main()"
 )
 for path in sys.argv[1:]:
     try:
