@@ -20,9 +20,9 @@ from rich.table import Table
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.fastdds_shared_memory import shortage
-from vlm_perception.evaluation.chaos import details
 from vlm_perception.evaluation.chaos.faults import (
     damage,
+    details,
     full_memory,
     peers,
     processes,

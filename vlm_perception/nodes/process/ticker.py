@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls something again and again from a thread of its own, whatever the executor does.
 
-A ROS timer would wake the executor, which collects all entities of the node each time: half a
-millisecond, ten to twenty times a second.
+A ROS timer would wake the executor, which collects all entities of the node each time.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 ENDS_WITHIN_S = 1.0
+TOLD_EVERY_S = 5.0
 
 
 class Ticker:
@@ -48,4 +48,7 @@ class Ticker:
             except Exception:
                 # What is published once the context has ended fails, and is missed by nobody.
                 if context.ok():
-                    self._node.get_logger().error(f"the node goes on: {traceback.format_exc()}")
+                    self._node.get_logger().error(
+                        f"internal error, the node goes on: {traceback.format_exc()}",
+                        throttle_duration_sec=TOLD_EVERY_S,
+                    )
