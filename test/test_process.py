@@ -184,6 +184,7 @@ def test_ctrl_c_ends_a_verb_while_it_is_imported() -> None:
     [
         (["--nosuch"], "--nosuch"),
         (["--params-file", "missing.yaml"], "missing.yaml"),
+        (["--params-file", "missing.yaml"], "--params-file FILE (it must exist)"),
         (["-p", "conflict_frames:=2.0"], "conflict_frames is 2.0 (float); give an integer"),
         (["-p", "autostart:=1"], "autostart is 1 (int); give true or false"),
         (["-p", "use_sim_time:=5"], "use_sim_time"),

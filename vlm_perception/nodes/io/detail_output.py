@@ -25,15 +25,14 @@ class DetailOutput:
     """Keeps the details of the newest frames and sends those that are wanted."""
 
     def __init__(self, node: Any, topic: str) -> None:
-        """Advertise the details.
+        """Advertise the details, and listen to who wants one; discovery takes up to a second.
 
         Args:
             node: the PerceptionNode that encodes.
             topic: of its embeddings, after remapping.
         """
-        self._node, self._topic = node, topic
+        self._node = node
         self._recent = RecentDetails()
-        self._subscription: Any = None
         self._worker: Worker[FrameKey] | None = None
         self._sent = self._gone = self._foreign = 0
         self._publisher = node.create_lifecycle_publisher(
@@ -42,20 +41,15 @@ class DetailOutput:
             results(2),
             qos_overriding_options=overridable(),
         )
+        subscribe(node, FrameRequest, want_topic(topic), self._on_want, results(4))
 
     def start(self) -> None:
-        """Listen to who wants a frame."""
+        """Answer who wants a frame."""
         self._recent = RecentDetails()
         self._worker = self._node.worker("answer", self._send, niceness=NICENESS)
-        self._subscription = subscribe(
-            self._node, FrameRequest, want_topic(self._topic), self._on_want, results(4)
-        )
 
     def stop(self) -> None:
         """Answer no more."""
-        if self._subscription is not None:
-            self._node.destroy_subscription(self._subscription)
-            self._subscription = None
         if self._worker is not None:
             self._node.end(self._worker)
             self._worker = None
@@ -75,11 +69,13 @@ class DetailOutput:
 
     def _on_want(self, message: Any) -> None:
         worker, frame = self._worker, (str(message.run_id), int(message.sequence))
+        if worker is None:
+            return
         if frame[0] != self._node.run_id:
             self._foreign += 1
         elif self._recent.get(frame) is None:
             self._gone += 1
-        elif worker is not None:
+        else:
             # Wants of one frame are answered once; the others wait, as many as there are frames.
             worker.mailbox.put(frame, sender=str(frame[1]))
 

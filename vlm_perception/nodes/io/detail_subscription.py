@@ -53,7 +53,10 @@ class DetailInput:
     """Gets the details of a topic of embeddings; for any thread but the executor's."""
 
     def __init__(self, node: Any, topic: str) -> None:
-        """Advertise what is wanted.
+        """Advertise what is wanted, and listen to answers from now on.
+
+        Discovery takes up to a second; done at activation, a node that is started again would
+        have no detail for so long.
 
         Args:
             node: the PerceptionNode that reads.
@@ -65,7 +68,6 @@ class DetailInput:
         self._given_up: deque[FrameKey] = deque(maxlen=REMEMBERED)
         self._run_id = ""
         self._open = False
-        self._subscription: Any = None
         self._came = Meter()
         self._missing = self._in_a_row = self._unanswered = self._ignored = 0
         self._first_missing_s = 0.0
@@ -77,26 +79,21 @@ class DetailInput:
             results(4),
             qos_overriding_options=overridable(),
         )
+        subscribe(node, FrameDetail, self._topic, self._on_detail, self._profile)
 
     def start(self) -> None:
-        """Listen to answers."""
+        """Take answers."""
         self._in_a_row = self._unanswered = 0
         self._open = True
         self._came.restart()
-        self._subscription = subscribe(
-            self._node, FrameDetail, self._topic, self._on_detail, self._profile
-        )
 
     def stop(self) -> None:
-        """Listen no more; who waits is told at once that nothing comes."""
+        """Take none any more; who waits is told at once that nothing comes."""
         with self._lock:
             self._open = False
             for wanted in self._wanted.values():
                 wanted.over.set()
         self._publishers.close()
-        if self._subscription is not None:
-            self._node.destroy_subscription(self._subscription)
-            self._subscription = None
 
     def whole(self, embedding: Embedding, *, patient: bool = True) -> Embedding | None:
         """Return the embedding with what the language model reads of the frame.
@@ -184,6 +181,8 @@ class DetailInput:
                 self._unanswered += 1
 
     def _on_detail(self, message: Any) -> None:
+        if not self._open:
+            return
         frame = str(message.run_id), int(message.sequence)
         with self._lock:
             wanted, late, run_id = self._wanted.get(frame), frame in self._given_up, self._run_id

@@ -59,6 +59,11 @@ class RosLogHandler(logging.Handler):
             self._logger.debug(text)
 
 
+ROS_ARGUMENTS = (
+    "arguments after --ros-args: --params-file FILE (it must exist), -p NAME:=VALUE, -r FROM:=TO"
+)
+
+
 def run(*creators: Callable[[], Any]) -> NoReturn:
     """Create nodes, spin them until a signal or until one shuts the context down, and exit.
 
@@ -98,10 +103,13 @@ def _run(creators: Sequence[Callable[[], Any]]) -> int:
     try:
         check_environment()
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    # What init raises for wrong arguments behind --ros-args are private subclasses of RuntimeError.
-    except (StartError, RuntimeError) as error:
-        kind = "" if isinstance(error, StartError) else f"{type(error).__name__}: "
-        print(f"cannot start: {kind}{error}", file=sys.stderr)
+    except StartError as error:
+        print(f"cannot start: {error}", file=sys.stderr)
+        return BAD_INPUT
+    # What init raises for wrong arguments after --ros-args are private subclasses of RuntimeError.
+    except RuntimeError as error:
+        kind = type(error).__name__
+        print(f"cannot start: {kind}: {error}; correct the {ROS_ARGUMENTS}", file=sys.stderr)
         return BAD_INPUT
     executor = ServiceThreadsExecutor()  # Before a signal can end the context that it needs.
     threading.Thread(target=_end_by_signal, args=(woken,), name="signals", daemon=True).start()
