@@ -8,13 +8,14 @@ VIDEO ?=
 
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint pytest check-tensorrt golden pictures clean
+.PHONY: help setup demo test lint pytest quick check-tensorrt golden pictures clean
 
 help:
 	@echo "make demo               run the four nodes on the procedural road world, with a live panel"
 	@echo "make demo VIDEO=a.mp4   the same on a video file, a folder of images or a webcam's index"
 	@echo "make setup              make .venv: ROS 2 (from PyPI unless one is sourced) and this package"
 	@echo "make test               formatting, lint, types, layers and tests; adds torch to .venv"
+	@echo "make quick              the tests that need neither nodes nor torch, in less than a minute"
 	@echo "make check-tensorrt     hold the TensorRT code against the real APIs of three versions"
 	@echo "make golden             replay the tests' drive, and keep what is said as its golden log"
 	@echo "make pictures           make the pictures in docs/img anew, of the shipped bundle"
@@ -43,7 +44,11 @@ pytest:
 	@$(PYTHON) scripts/setup_venv.py --dev --train
 	$(BIN)/pytest -n 2 --dist loadfile -m "not alone"
 	$(BIN)/pytest -m alone
-	ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/pytest test/test_messages.py
+	ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/pytest test/ros/test_messages.py
+
+quick:
+	@$(PYTHON) scripts/setup_venv.py --dev
+	$(BIN)/pytest -q -n 2 -m "not ros and not torch and not slow" test/unit test/docs
 
 check-tensorrt:
 	@$(PYTHON) scripts/setup_venv.py --dev --train

@@ -19,17 +19,35 @@ sys.path.insert(0, str(Path(__file__).parent))
 # torch and rclpy are imported only by the tests that need them.
 # ruff: noqa: PLC0415
 if TYPE_CHECKING:
-    from ros_graph import Graph
+    from support.ros_graph import Graph
 
     from vlm_perception.bundle.bundle import ModelBundle
 
 _DOMAINS = itertools.count(os.getpid())
+BY_FOLDER = {"ros": "ros", "export": "torch", "training": "torch", "tensorrt": "torch"}
+BY_FIXTURE = {
+    "graph": "ros",
+    "siglip_checkpoint": "torch",
+    "clip_checkpoint": "torch",
+    "siglip_bundle": "torch",
+    "clip_bundle": "torch",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by what its folder and its fixtures need."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        fixtures = getattr(item, "fixturenames", ())
+        needs = {BY_FOLDER.get(folder), *(BY_FIXTURE.get(name) for name in fixtures)}
+        for name in sorted(filter(None, needs)):
+            item.add_marker(name)
 
 
 @pytest.fixture(scope="session")
 def siglip_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SigLIP and LLaVA with random weights."""
-    from checkpoints import make_checkpoint
+    from support.checkpoints import make_checkpoint
 
     return make_checkpoint(tmp_path_factory.mktemp("siglip") / "random-nano")
 
@@ -37,7 +55,7 @@ def siglip_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def clip_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """CLIP and LLaVA with a Qwen2 decoder and random weights."""
-    from checkpoints import make_checkpoint
+    from support.checkpoints import make_checkpoint
 
     path = tmp_path_factory.mktemp("clip") / "random-clip"
     return make_checkpoint(path, family="clip", decoder="qwen2")
@@ -75,7 +93,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def graph(tmp_path: Path) -> Iterator[Graph]:
     """A DDS domain of the test's own."""
-    from ros_graph import Graph
+    from support.ros_graph import Graph
 
     graph = Graph(tmp_path, domain=1 + next(_DOMAINS) % 100)
     yield graph

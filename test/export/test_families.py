@@ -1,0 +1,398 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The bundle of each family gives what transformers gives for the same checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from support.checkpoints import LABELS, make_checkpoint, make_siglip2_tokenizer, write_spec
+from transformers import (
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    Idefics3Config,
+    PreTrainedTokenizerFast,
+    Siglip2Model,
+)
+from transformers.models.idefics3.modeling_idefics3 import (
+    Idefics3Connector,
+    Idefics3VisionEmbeddings,
+)
+
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.bundle.manifest import QuestionSpec
+from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.checkpoints.load import load_checkpoint, round_to_half
+from vlm_perception.deploy.checkpoints.shared_tower import check_positions
+from vlm_perception.deploy.export.export import export_bundle
+from vlm_perception.deploy.export.options import ExportOptions
+from vlm_perception.modeling.projectors import ShuffleProjectorGraph
+from vlm_perception.perception.language.kv_cache import causal_mask
+from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.vision.vocabulary import VocabularyBuilder
+
+TOLERANCE = 1e-3
+PROMPT = "question: {} answer:"
+
+
+@dataclass
+class Pair:
+    """A bundle and transformers' own models with the weights that it holds."""
+
+    checkpoint: Path
+    bundle: ModelBundle
+
+    @cached_property
+    def dual(self) -> Any:
+        return self._load(AutoModel, "dual")
+
+    @cached_property
+    def vlm(self) -> Any:
+        return self._load(AutoModelForImageTextToText, "vlm")
+
+    def _load(self, kind: Any, name: str) -> Any:
+        model = kind.from_pretrained(self.checkpoint / name, dtype=torch.float32).eval()
+        round_to_half(model)
+        return model
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        return PreTrainedTokenizerFast.from_pretrained(self.checkpoint / "vlm")
+
+    @cached_property
+    def image(self) -> NDArray[np.uint8]:
+        spec = self.bundle.manifest.image
+        return np.random.default_rng(5).integers(0, 256, (1, spec.height, spec.width, 3), np.uint8)
+
+    def dual_inputs(self, image: NDArray[np.uint8]) -> dict[str, Any]:
+        """The image as a processor of transformers would give it."""
+        spec = self.bundle.manifest.image
+        mean, std = (torch.tensor(value).reshape(1, 3, 1, 1) for value in (spec.mean, spec.std))
+        pixels = (torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255 - mean) / std
+        if not isinstance(self.dual, Siglip2Model):
+            return {"pixel_values": pixels}
+        rows, columns = image.shape[1] // spec.patch, image.shape[2] // spec.patch
+        patches = pixels.reshape(1, 3, rows, spec.patch, columns, spec.patch)
+        return {
+            "pixel_values": patches.permute(0, 2, 4, 3, 5, 1).reshape(1, rows * columns, -1),
+            "pixel_attention_mask": torch.ones(1, rows * columns, dtype=torch.int32),
+            "spatial_shapes": torch.tensor([[rows, columns]]),
+        }
+
+    def vlm_inputs(self) -> dict[str, Any]:
+        """The same for the language model: one tile and no more."""
+        inputs = self.dual_inputs(self.image)
+        family = self.vlm.config.model_type
+        if family == "llava_onevision":
+            # transformers cuts an image into tiles only where it is the only one of its prompt.
+            several = {
+                "image_sizes": torch.tensor([[48, 48]]),
+                "batch_num_images": torch.tensor([2]),
+            }
+            return inputs | several
+        if family in ("idefics3", "smolvlm"):
+            return {"pixel_values": inputs["pixel_values"][:, None]}
+        return inputs
+
+    def prompt(self, text: str) -> torch.Tensor:
+        """Ids of a prompt with the tokens that stand for the image."""
+        language = self.bundle.manifest.language
+        assert language is not None
+        whole = f"<bos>{'<image>' * language.image_tokens}{text}"
+        return torch.tensor([self.tokenizer(whole, add_special_tokens=False)["input_ids"]])
+
+    def log_likelihood(self, question: QuestionSpec, choice: str) -> float:
+        """Mean log-likelihood of a choice's tokens and the end token, one sequence at a time."""
+        asked = PROMPT.format(question.question)
+        ids = self.prompt(f"{asked} {choice}<eos>")
+        start = self.prompt(asked).shape[1]
+        logits = self.vlm(input_ids=ids, **self.vlm_inputs()).logits[0]
+        scores = logits.log_softmax(dim=-1)[start - 1 : -1]
+        return float(scores.gather(1, ids[0, start:, None]).mean())
+
+    def run_vision(self) -> dict[str, NDArray[Any]]:
+        return self.bundle.engine("vision.onnx").run({"image": self.image})
+
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "siglip-llava-llama": {},
+    "clip-llava-qwen2": {"family": "clip", "decoder": "qwen2"},
+    "siglip-onevision-qwen2": {"language": "llava_onevision", "decoder": "qwen2"},
+    "siglip-idefics3-llama": {"language": "idefics3"},
+    "siglip2-smolvlm-llama": {"language": "smolvlm", "dual_tokenizer": make_siglip2_tokenizer()},
+}
+# Made once for all tests of a run.
+SHARED = {"siglip-llava-llama": "siglip", "clip-llava-qwen2": "clip"}
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    if shared := SHARED.get(request.param):
+        parts = (f"{shared}_checkpoint", f"{shared}_bundle")
+        return Pair(*(request.getfixturevalue(part) for part in parts))
+    folder = tmp_path_factory.mktemp(request.param)
+    checkpoint = make_checkpoint(folder / "checkpoint", **FAMILIES[request.param])
+    return Pair(checkpoint, export_bundle(checkpoint, folder / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As many different images as a calibration takes."""
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for index in range(480):
+        pixels = random.integers(0, 256, (2, 2, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.bmp")
+    return folder
+
+
+def normalised(features: torch.Tensor) -> NDArray[np.float32]:
+    whole: NDArray[np.float32] = (features / features.norm(dim=-1, keepdim=True)).numpy()
+    return whole
+
+
+@torch.no_grad()
+def test_image_embedding_is_that_of_transformers(pair: Pair) -> None:
+    theirs = pair.dual.get_image_features(**pair.dual_inputs(pair.image)).pooler_output
+    assert np.abs(pair.run_vision()["pooled"] - normalised(theirs)).max() <= TOLERANCE
+
+
+@torch.no_grad()
+def test_label_embeddings_are_those_of_transformers(pair: Pair) -> None:
+    """With the dual encoder's own tokenizer, which a capital letter may matter to."""
+    labels = [*LABELS, "Red Car"]
+    tokenizer = AutoTokenizer.from_pretrained(pair.checkpoint / "dual")
+    templates = pair.bundle.manifest.vocabulary.templates
+    ours = VocabularyBuilder(pair.bundle).build(labels, version=1).embeddings
+    for label, embedding in zip(labels, ours, strict=True):
+        texts = [template.replace("{label}", label) for template in templates]
+        length = pair.bundle.manifest.text.length
+        ids = tokenizer(texts, padding="max_length", max_length=length)["input_ids"]
+        theirs = pair.dual.get_text_features(input_ids=torch.tensor(ids)).pooler_output
+        mean = normalised(theirs).mean(axis=0)
+        assert np.abs(embedding - mean / np.linalg.norm(mean)).max() <= TOLERANCE
+
+
+@torch.no_grad()
+def test_projected_tokens_are_those_of_transformers(pair: Pair) -> None:
+    tokens = pair.run_vision()["tokens"]
+    ours = pair.bundle.engine("projector.onnx").run({"tokens": tokens})["embeds"][0]
+    theirs = pair.vlm.get_image_features(**pair.vlm_inputs()).pooler_output[0].numpy()
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= TOLERANCE
+    language = pair.bundle.manifest.language
+    assert language is not None
+    assert language.image_tokens == len(theirs)
+
+
+@torch.no_grad()
+def test_logits_are_those_of_transformers(pair: Pair) -> None:
+    """The whole prompt at once, without a cache."""
+    language = pair.bundle.manifest.language
+    assert language is not None
+    ids = pair.prompt(PROMPT.format("what is the weather"))
+    theirs = pair.vlm(input_ids=ids, **pair.vlm_inputs()).logits[0].numpy()
+    tokens = pair.run_vision()["tokens"]
+    image = pair.bundle.engine("projector.onnx").run({"tokens": tokens})["embeds"][0]
+    embeds = np.load(pair.bundle.file(language.embeddings)).astype(np.float32)[ids[0]]
+    embeds[1 : 1 + len(image)] = image
+    count = len(embeds)
+    shape = (language.layers, 2, 1, language.kv_heads, 0, language.head_dim)
+    outputs = pair.bundle.engine("decoder.onnx").run(
+        {
+            "inputs_embeds": embeds[np.newaxis],
+            "past": np.zeros(shape, np.float32),
+            "position_ids": np.arange(count)[np.newaxis],
+            "mask": causal_mask(count)[np.newaxis, np.newaxis],
+            "logit_rows": np.arange(count),
+        }
+    )
+    assert np.abs(outputs["logits"][0] - theirs).max() <= TOLERANCE
+    assert outputs["new_kv"].nbytes == count * language.kv_bytes_per_token
+
+
+@torch.no_grad()
+def test_captions_are_those_of_generate_token_for_token(pair: Pair) -> None:
+    language = LanguageModel(pair.bundle)
+    prefix = language.prefill(pair.run_vision()["tokens"][0].astype(np.float16))
+    for text in ("describe the scene", "what is the weather"):
+        ids = pair.prompt(PROMPT.format(text))
+        theirs = pair.vlm.generate(
+            input_ids=ids, max_new_tokens=24, do_sample=False, **pair.vlm_inputs()
+        )[0, ids.shape[1] :].tolist()
+        ours = language.generate(prefix, text, max_tokens=24)
+        stop = pair.tokenizer.eos_token_id
+        assert list(ours.token_ids) == [token for token in theirs if token != stop]
+        assert ours.finished == (theirs[-1] == stop)
+
+
+@torch.no_grad()
+def test_packed_questions_score_as_one_by_one_in_transformers(pair: Pair) -> None:
+    language = LanguageModel(pair.bundle)
+    prefix = language.prefill(pair.run_vision()["tokens"][0].astype(np.float16))
+    questions = pair.bundle.manifest.questions
+    ours = language.log_likelihoods(prefix, language.pack(questions))
+    theirs = [
+        pair.log_likelihood(question, choice)
+        for question in questions
+        for choice in question.choices
+    ]
+    assert np.abs(ours - np.array(theirs)).max() <= TOLERANCE
+
+
+@torch.no_grad()
+def test_a_patch_alone_is_pooled_as_siglip_pools_it(pair: Pair) -> None:
+    """Each patch in text space is what SigLIP's own head says of an image of that patch only."""
+    if pair.bundle.manifest.vision.family != "siglip":
+        pytest.skip("CLIP has no pooling head")
+    tower = pair.dual.vision_model
+    last = tower(**pair.dual_inputs(pair.image)).last_hidden_state[0]
+    alone = normalised(tower.head(last[:, None]))
+    assert np.abs(pair.run_vision()["patches"][0] - alone).max() <= TOLERANCE
+
+
+@torch.no_grad()
+def test_naflex_is_exported_at_one_resolution(tmp_path: Path, images: Path) -> None:
+    """16x9 patches, as many as the 12x12 whose positions it was trained with."""
+    kind = {"family": "siglip2", "language": None, "dual_tokenizer": make_siglip2_tokenizer()}
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", **kind)
+    options = ExportOptions(calibration=images)
+    naflex = Pair(checkpoint, export_bundle(checkpoint, tmp_path / "bundle", options))
+    theirs = naflex.dual.get_image_features(**naflex.dual_inputs(naflex.image)).pooler_output
+    assert naflex.image.shape == (1, 36, 64, 3)
+    assert np.abs(naflex.run_vision()["pooled"] - normalised(theirs)).max() <= TOLERANCE
+    validation = naflex.bundle.manifest.validation
+    assert validation is not None
+    assert validation.checkpoint is None, "its own processor makes images of many shapes"
+
+
+def test_idefics3_joins_squares_of_any_grid() -> None:
+    """Two thirds of a square's rows give two thirds of what transformers gives for the square."""
+    torch.manual_seed(0)
+    config = Idefics3Config(
+        vision_config={"hidden_size": 8, "num_attention_heads": 1},
+        text_config={"model_type": "llama", "hidden_size": 6, "num_attention_heads": 1},
+        scale_factor=2,
+    )
+    connector, norm = Idefics3Connector(config), torch.nn.LayerNorm(8)
+    tokens = torch.randn(1, 36, 8)
+    whole = connector(norm(tokens))
+    band = ShuffleProjectorGraph(connector, norm, (6, 4))(tokens[:, :24])
+    torch.testing.assert_close(band, whole[:, :6])
+
+
+def test_tokens_that_are_joined_cannot_be_pruned(tmp_path: Path, images: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", language="idefics3")
+    options = ExportOptions(keep="0.5@1", calibration=images)
+    with pytest.raises(ExportError, match=r"joins squares of tokens .* without --keep"):
+        export_bundle(checkpoint, tmp_path / "out", options)
+
+
+def test_a_grid_that_cannot_be_joined_is_refused(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", language="smolvlm")
+    write_spec(checkpoint, geometry={"width": 48, "height": 36})
+    with pytest.raises(ExportError, match="12x9 patches are no whole number"):
+        export_bundle(checkpoint, tmp_path / "out")
+
+
+def test_a_tower_with_doubled_positions_is_refused() -> None:
+    """With 25 patches along a side transformers' Idefics3 rounds some down to their neighbour's."""
+    config = Idefics3Config().vision_config
+    config.update({"hidden_size": 8, "num_attention_heads": 1, "image_size": 50, "patch_size": 2})
+    with pytest.raises(ExportError, match="25x25 patches"):
+        check_positions(Idefics3VisionEmbeddings(config))
+    config.image_size = 52
+    check_positions(Idefics3VisionEmbeddings(config))
+
+
+def test_a_tower_saved_in_half_is_the_same(siglip_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(siglip_checkpoint, tmp_path / "half")
+    file = checkpoint / "vlm" / "model.safetensors"
+    halves = {name: weight.half() for name, weight in load_file(file).items()}
+    save_file(halves, file, metadata={"format": "pt"})
+    assert load_checkpoint(checkpoint, "same").vlm is not None
+
+
+def test_siglips_own_tokenizer_is_read_from_tokenizer_json(
+    siglip_checkpoint: Path, tmp_path: Path
+) -> None:
+    """transformers has that class only with SentencePiece."""
+    checkpoint = shutil.copytree(siglip_checkpoint, tmp_path / "sentencepiece")
+    before = load_checkpoint(checkpoint, "same").dual_tokenizer("a red car")
+    set_config(checkpoint / "dual/tokenizer_config.json", tokenizer_class="SiglipTokenizer")
+    assert load_checkpoint(checkpoint, "same").dual_tokenizer("a red car") == before
+
+
+def set_config(path: Path, **changes: Any) -> None:
+    """Change a JSON file; `part__key` is a key of a part."""
+    content = json.loads(path.read_text())
+    for name, value in changes.items():
+        *parts, key = name.split("__")
+        place = content
+        for part in parts:
+            place = place[part]
+        place[key] = value
+    path.write_text(json.dumps(content))
+
+
+ROTARY = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("family", "file", "changes", "message"),
+    [
+        ("siglip", "vlm/config", {"model_type": "llava_next"}, "idefics3, smolvlm, with a decoder"),
+        ("siglip", "vlm/config", {"text_config__model_type": "mistral"}, "mistral decoder"),
+        ("siglip", "vlm/config", {"text_config__rope_parameters": ROTARY}, "rotary .* is dynamic"),
+        (
+            "siglip",
+            "vlm/config",
+            {"vision_config__model_type": "clip_vision_model"},
+            "clip.* tower",
+        ),
+        ("siglip", "vlm/config", {"vision_config__num_attention_heads": 4}, "num_attention_heads"),
+        ("siglip", "vlm/config", {"vision_feature_select_strategy": "default"}, "drops the first"),
+        ("siglip", "vlm/config", {"vision_feature_layer": -9}, r"hidden states \[-9\]"),
+        (
+            "siglip",
+            "dual/config",
+            {"vision_config__vision_use_head": False},
+            "without pooling head",
+        ),
+        (
+            "siglip",
+            "vlm/processor_config",
+            {"image_processor__image_mean": [0, 0, 0]},
+            "scale pixels differently",
+        ),
+        ("siglip", "dual/preprocessor_config", {"image_mean": 0.5}, "of three colours"),
+        ("siglip", "dual/preprocessor_config", {"rescale_factor": 1.0}, "rescale by 1/255"),
+        ("clip", "vlm/config", {"vision_feature_select_strategy": "full"}, "the class token"),
+        ("clip", "vlm/config", {"text_config__use_sliding_window": True}, "a sliding window"),
+    ],
+)
+def test_what_cannot_be_exported_gets_a_sentence(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    family: str,
+    file: str,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    source = request.getfixturevalue(f"{family}_checkpoint")
+    checkpoint = shutil.copytree(source, tmp_path / "broken")
+    set_config(checkpoint / f"{file}.json", **changes)
+    with pytest.raises(ExportError, match=message):
+        export_bundle(checkpoint, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]

@@ -1,0 +1,79 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the language node sees of a camera and its encoder: embeddings over DDS."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from support.ros_graph import BEST_EFFORT, Graph
+
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.messages.ros import ROS
+from vlm_perception.messages.tables import DETAIL, EMBEDDING
+from vlm_perception.msg import FrameDetail, FrameRequest, VisionEmbedding
+from vlm_perception.nodes.io.qos import results
+from vlm_perception.perception.details import detail_of, without_detail
+from vlm_perception.perception.vision.encoder import VisionEncoder
+from vlm_perception.types import Embedding, Frame
+from vlm_perception.types import FrameDetail as Detail
+
+VOCABULARY_VERSION = 7
+
+
+class EmbeddingCamera:
+    """Sends the embedding of one picture again and again, each time with a new stamp."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        bundle: ModelBundle,
+        rate_hz: float = 30.0,
+        name: str = "front",
+        *,
+        on_demand: bool = False,
+    ) -> None:
+        """Begin; with on_demand what `answer` gives of a frame is sent when it is asked for.
+
+        Without, patch tokens are in each embedding, as in recordings of earlier versions.
+        """
+        self._period, self._on_demand = 1.0 / rate_hz, on_demand
+        image = np.random.default_rng(0).integers(0, 256, (36, 64, 3), np.uint8)
+        run_id = f"run of {name}"
+        self.seen = VisionEncoder(bundle, run_id=run_id).encode(Frame(image, 1, "camera"), 0)
+        self.answer: Callable[[Embedding], Detail | None] = detail_of
+        topic = f"{name}/embedding"
+        if on_demand:
+            self._details = graph.node.create_publisher(FrameDetail, f"{topic}/detail", results(2))
+            graph.node.create_subscription(FrameRequest, f"{topic}/want", self._on_want, results(4))
+        self._publisher = graph.publisher(VisionEmbedding, topic, BEST_EFFORT)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        for sequence in range(100_000):
+            if self._stop.wait(self._period):
+                return
+            seen: Embedding = replace(
+                self.seen,
+                stamp_ns=time.time_ns(),
+                sequence=sequence,
+                vocabulary_version=VOCABULARY_VERSION,
+            )
+            sent = without_detail(seen) if self._on_demand else seen
+            self._publisher.publish(EMBEDDING.write(sent, ROS, processing_time=0.01))
+
+    def _on_want(self, message: Any) -> None:
+        detail = self.answer(replace(self.seen, sequence=message.sequence))
+        if detail is not None:
+            self._details.publish(DETAIL.write(detail, ROS))

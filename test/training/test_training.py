@@ -1,0 +1,472 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the student is taught is what is true, and training can be broken off at any time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from support.streets import PROPERTY
+
+pytest.importorskip("torch")
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    SiglipModel,
+)
+
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.datasets.roadworld.instructions import AFTER, BEFORE, INSTRUCTIONS
+from vlm_perception.datasets.roadworld.renderer import render
+from vlm_perception.datasets.roadworld.sampling import sample_scene
+from vlm_perception.datasets.roadworld.shards import (
+    NO_DISTANCE,
+    RENDER_SIZE,
+    Shard,
+    ShardSpec,
+    open_shard,
+    render_shards,
+)
+from vlm_perception.datasets.roadworld.truth import (
+    CAPTION_PROMPT,
+    QUESTIONS,
+    ObjectTruth,
+    SceneTruth,
+    describe,
+    presence_question,
+)
+from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
+from vlm_perception.deploy.export.export import export_bundle
+from vlm_perception.evaluation.tasks.roadworld import EXAM_SEED, evaluate
+from vlm_perception.modeling.token_pruning import parse_schedule
+from vlm_perception.modeling.vision_tower import VisionGraph
+from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.vision.encoder import VisionEncoder
+from vlm_perception.training import checkpoint
+from vlm_perception.training.dual import POSITIVE_PERCENT, Scenes, order, patch_embeddings
+from vlm_perception.training.language import (
+    INSTRUCTION,
+    Dialogues,
+    LanguageObjective,
+    Packed,
+    balancing_weights,
+    block_mask,
+)
+from vlm_perception.training.loop import SAVE_EVERY, Schedule, fit
+from vlm_perception.training.roadworld_nano import LANGUAGE, RECIPE, dual_specs, vlm_specs
+from vlm_perception.training.student import GRID, INPUT_SIZE, build_dual, build_tokenizer, build_vlm
+from vlm_perception.training.tower import see
+from vlm_perception.types import Frame
+
+PATCHES = GRID[0] * GRID[1]
+PREFIX = 1 + PATCHES
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def student(
+    tokenizer: PreTrainedTokenizerFast,
+) -> tuple[SiglipModel, LlavaForConditionalGeneration]:
+    """Both models with random weights, large enough for every input to change the output."""
+    torch.manual_seed(0)
+    dual, vlm = build_dual(tokenizer).eval(), build_vlm(tokenizer).eval()
+    with torch.no_grad():
+        for model in (dual, vlm):
+            for weight in model.parameters():
+                if weight.ndim == 2:
+                    weight.normal_(std=1.2 * weight.shape[1] ** -0.5)
+    vlm.model.vision_tower.load_state_dict(dual.vision_model.state_dict())
+    return dual, vlm
+
+
+def invented_shard(scenes: int) -> Shard:
+    """Random truth; a patch is bright where the first label covers it, and black elsewhere."""
+    rng = np.random.default_rng(0)
+    coverage = np.zeros((scenes, PATCHES, len(OBJECT_LABELS)), np.uint8)
+    coverage[..., 0] = rng.choice((0, 60), (scenes, PATCHES))
+    coverage[..., 1] = rng.integers(0, 2 * POSITIVE_PERCENT, (scenes, PATCHES))
+    patch = INPUT_SIZE[0] // GRID[0]
+    bright = coverage[..., 0].reshape(scenes, GRID[1], GRID[0])
+    pixels = bright.repeat(patch, axis=1).repeat(patch, axis=2)[..., None].repeat(3, axis=3)
+    drawn = [rng.integers(len(choices), size=scenes) for _, choices in QUESTIONS.values()]
+    truths = [
+        SceneTruth(
+            (ObjectTruth("cone", (0, 0, 1, 1), 0.01, 1.0, 9.0, 2.0 if i % 2 else -2.0),),
+            {"cone": 0.01},
+            {
+                name: choices[column[i]]
+                for column, (name, (_, choices)) in zip(drawn, QUESTIONS.items(), strict=True)
+            },
+        )
+        for i in range(scenes)
+    ]
+    return Shard(
+        pixels,
+        coverage,
+        np.where(coverage[..., 0] > 0, 20, NO_DISTANCE).astype(np.uint8),
+        rng.random((scenes, len(LABELS))) < 0.4,
+        np.stack(drawn, axis=1).astype(np.uint8),
+        [[f"a clear day on a straight road with {'a car and ' * i}a bus"] for i in range(scenes)],
+        truths,
+    )
+
+
+@torch.no_grad()
+def test_the_student_is_trained_on_what_the_exported_tower_gives(
+    student: tuple[SiglipModel, LlavaForConditionalGeneration],
+) -> None:
+    """With pruning and without; and LLaVA's projector is trained on what LLaVA reads."""
+    dual, vlm = student
+    image = torch.randint(0, 256, (1, INPUT_SIZE[1], INPUT_SIZE[0], 3), dtype=torch.uint8)
+    pixels = image.permute(0, 3, 1, 2).float() / 127.5 - 1
+    for keep in ((), parse_schedule("0.5@1,3", 6, PATCHES)):
+        graph = VisionGraph(
+            dual,
+            positions=dual.vision_model.embeddings.position_embedding.weight[None],
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            feature_layers=[-1],
+            drop_class_token=True,
+            keep=keep,
+        )
+        exported, seen = graph(image), see(dual.vision_model, pixels, keep)
+        torch.testing.assert_close(
+            functional.normalize(seen.pooled), exported[0], atol=1e-4, rtol=0
+        )
+        torch.testing.assert_close(seen.features, exported[1], atol=1e-3, rtol=1e-3)
+        places = exported[3][:-1] if keep else torch.arange(PATCHES)
+        assert torch.equal(seen.index[0], places)
+    features = see(vlm.model.vision_tower, pixels).features
+    theirs = vlm.get_image_features(pixel_values=pixels).pooler_output[0]
+    projected = vlm.model.multi_modal_projector(features)[0]
+    torch.testing.assert_close(projected, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_training_calibration_and_exam_share_no_scene() -> None:
+    specs = [*dual_specs(RECIPE), *vlm_specs(RECIPE), *vlm_specs(LANGUAGE)]
+    specs.append(ShardSpec(RECIPE.calibration_seed, specs[0].scenes, 0.3, GRID))
+    ends = [(spec.first_seed, spec.first_seed + spec.scenes) for spec in specs]
+    for (_, end), (start, _) in itertools.pairwise(sorted(ends)):
+        assert end <= start
+    assert max(end for _, end in ends) <= EXAM_SEED
+
+
+def test_a_shard_holds_the_scenes_of_its_seeds_and_is_rendered_once(tmp_path: Path) -> None:
+    spec = ShardSpec(40, 3, 0.3, GRID)
+    (path,) = render_shards([spec], tmp_path, np.flipud, workers=1)
+    shard = open_shard(path)
+    for index in range(3):
+        world = sample_scene(40 + index)
+        rendered = render(world, 0.0, *RENDER_SIZE)
+        truth = describe(world, rendered)
+        assert np.array_equal(shard.images[index], np.flipud(rendered.image))
+        assert [LABELS[i] for i in np.flatnonzero(shard.labels[index])] == list(truth.labels)
+        told = [c[shard.attributes[index, i]] for i, (_, c) in enumerate(QUESTIONS.values())]
+        assert told == list(truth.attributes.values())
+        assert shard.truths[index] == truth
+    made = (path / "images.npy").stat().st_mtime_ns
+    assert list(render_shards([spec], tmp_path, np.flipud, workers=1)) == [path]
+    assert (path / "images.npy").stat().st_mtime_ns == made
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_mirrored_image_has_a_mirrored_truth() -> None:
+    shard = invented_shard(32)
+    batch = Scenes([shard]).batch(np.arange(32), np.random.default_rng(0))
+    assert batch.images.shape == (32, 3, INPUT_SIZE[1], INPUT_SIZE[0])
+    patch = INPUT_SIZE[0] // GRID[0]
+    bright = (batch.images[:, 0, ::patch, ::patch] > -1).reshape(32, PATCHES)
+    assert torch.equal(batch.patches[..., 0] == 1, bright)
+    assert torch.equal(~batch.distance.isnan(), bright)
+    assert batch.distance[bright].exp().unique() == pytest.approx(10.5)
+    as_stored = torch.from_numpy(shard.coverage[..., 0] > 0)
+    mirrored = (as_stored != bright).any(dim=1)
+    assert 4 < mirrored.sum() < 28, "some are mirrored and some are not"
+    assert torch.equal(batch.labels, torch.from_numpy(shard.labels).float())
+    straight = int((~mirrored).nonzero()[0])
+    percent = shard.coverage[straight, :, 1]
+    expected = np.select([percent >= POSITIVE_PERCENT, percent > 0], [1, -1], 0)
+    assert np.array_equal(batch.patches[straight, :, 1].numpy(), expected)
+
+
+def test_scenes_are_found_across_shards() -> None:
+    shards = [invented_shard(count) for count in (3, 1, 4)]
+    scenes = Scenes(shards)
+    places = [(s, i) for s in shards for i in range(len(s.labels))]
+    assert len(scenes) == len(places)
+    for index, (shard, place) in enumerate(places):
+        found, at = scenes.locate(index)
+        assert found is shard
+        assert at == place
+
+
+def test_easy_scenes_come_first_and_each_scene_as_often_as_any() -> None:
+    plan = list(order(scenes=100, easy=30, batch=8, steps=50, seed=1))
+    assert np.array_equal(plan, list(order(scenes=100, easy=30, batch=8, steps=50, seed=1)))
+    assert len(plan) == 50
+    assert np.concatenate(plan[:5]).max() < 30
+    often = np.bincount(np.concatenate(plan[5:]), minlength=100)
+    assert often.max() - often.min() <= 1
+
+
+def test_a_patch_is_embedded_as_if_the_image_were_that_patch(
+    student: tuple[SiglipModel, LlavaForConditionalGeneration],
+) -> None:
+    dual, _ = student
+    hidden = torch.randn(2, 5, 192, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        together = patch_embeddings(dual, hidden)
+        for place in range(5):
+            alone = dual.vision_model.head(hidden[:, place : place + 1])
+            torch.testing.assert_close(together[:, place], nn.functional.normalize(alone, dim=-1))
+
+
+def test_packed_targets_are_the_answers(tokenizer: PreTrainedTokenizerFast) -> None:
+    # The longest captions leave no room for the last questions.
+    shard, rng = invented_shard(24), np.random.default_rng(0)
+    dialogues = Dialogues(tokenizer, balancing_weights([shard]))
+    packed = dialogues.pack([dialogues.scene(shard, i, rng) for i in range(24)], PREFIX)
+    for row in range(24):
+        answers = {presence_question(LABELS[i]): "no" for i in range(len(LABELS))}
+        answers |= dict.fromkeys(
+            (presence_question(LABELS[i]) for i in np.flatnonzero(shard.labels[row])), "yes"
+        )
+        for column, (question, choices) in enumerate(QUESTIONS.values()):
+            answers[question] = choices[shard.attributes[row, column]]
+        answers[CAPTION_PROMPT] = shard.captions[row][0]
+        answers |= {
+            before + wording + after: instruction.answer(shard.truths[row])
+            for instruction in INSTRUCTIONS
+            for wording in instruction.wordings
+            for before in set(BEFORE)
+            for after in set(AFTER)
+        }
+        asked = [
+            dialogue(packed, row, number, tokenizer)
+            for number in range(1, int(packed.segments[row].max()) + 1)
+        ]
+        assert asked[0][0] == CAPTION_PROMPT
+        assert len(dict(asked)) == len(asked) >= 4
+        assert dict(asked).items() <= answers.items()
+    assert (packed.targets[packed.segments == 0] == -100).all()
+
+
+def dialogue(
+    packed: Packed, row: int, number: int, tokenizer: PreTrainedTokenizerFast
+) -> tuple[str, str]:
+    """Question and answer of a segment, as the model reads the one and is to write the other."""
+    here = packed.segments[row] == number
+    assert packed.positions[row, here].tolist() == list(range(PREFIX, PREFIX + int(here.sum())))
+    ids, targets = packed.ids[row, here], packed.targets[row, here]
+    asked = targets >= 0
+    # What is to be written next is what is read next; the last is the stop token.
+    assert torch.equal(targets[asked][:-1], ids[1:][asked[:-1]])
+    assert targets[-1] == tokenizer.eos_token_id
+    prompt = tokenizer.decode(ids[: int(asked.nonzero()[0]) + 1]).strip()
+    question = prompt.removeprefix("question: ").removesuffix(" answer:")
+    return question, tokenizer.decode(targets[asked][:-1]).strip()
+
+
+@torch.no_grad()
+def test_packed_dialogues_do_not_see_each_other(
+    student: tuple[SiglipModel, LlavaForConditionalGeneration], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    _, vlm = student
+    shard, rng = invented_shard(6), np.random.default_rng(0)
+    dialogues = Dialogues(tokenizer, balancing_weights([shard]))
+    # Of different lengths, so that one row is padded.
+    scenes = [dialogues.scene(shard, index, rng)[: 3 + index] for index in (1, 5)]
+    packed = dialogues.pack(scenes, PREFIX)
+    embed, decoder = vlm.model.language_model.embed_tokens, vlm.model.language_model
+    prefix = torch.randn(2, PREFIX, 192, generator=torch.Generator().manual_seed(0))
+    places = torch.cat((torch.arange(PREFIX).expand(2, -1), packed.positions), dim=1)
+    together = decoder(
+        inputs_embeds=torch.cat((prefix, embed(packed.ids)), dim=1),
+        attention_mask=block_mask(packed.segments, PREFIX),
+        position_ids=places,
+    ).last_hidden_state[:, PREFIX:]
+    spread = together.std()
+    for row, scene in enumerate(scenes):
+        for number in range(1, len(scene) + 1):
+            here = packed.segments[row] == number
+            inputs = torch.cat((prefix[row], embed(packed.ids[row, here])))[None]
+            alone = decoder(inputs_embeds=inputs).last_hidden_state[0, PREFIX:]
+            assert (together[row, here] - alone).abs().max() < 1e-4 * spread
+    all_seen = decoder(
+        inputs_embeds=torch.cat((prefix, embed(packed.ids)), dim=1), position_ids=places
+    ).last_hidden_state[:, PREFIX:]
+    assert (all_seen - together)[packed.segments > 1].abs().max() > 0.1 * spread
+
+
+def test_an_instruction_is_learned(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """Two scenes that differ in where the cone stands, told apart by what is seen."""
+    torch.manual_seed(0)
+    objective = LanguageObjective(build_vlm(tokenizer), tokenizer.bos_token_id)
+    shard = invented_shard(2)
+    cones = next(kind for kind in INSTRUCTIONS if kind.name == "cones")
+    dialogues = Dialogues(tokenizer, balancing_weights([shard]))
+    features = 3 * torch.randn(2, 4, 192)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=2e-3)
+
+    def loss(answers: list[str], wording: str) -> Tensor:
+        scenes = [[dialogues.segment(wording, answer, INSTRUCTION)] for answer in answers]
+        packed = dialogues.pack(scenes, 5)
+        with torch.compiler.set_stance("force_eager"):
+            result: Tensor = objective(features, packed)["instructions"]
+        return result
+
+    true = [cones.answer(truth) for truth in shard.truths]
+    assert true == [f"cones on the {side}, about 10 metres." for side in ("right", "left")]
+    for step in range(40):
+        optimizer.zero_grad()
+        loss(true, cones.wordings[step % 2]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert float(loss(true, cones.wordings[0])) < 0.1
+        assert float(loss(true[::-1], cones.wordings[0])) > 0.5
+
+
+class BrokenOff(Exception):  # noqa: N818 - no error
+    """Stands for Ctrl-C or a power cut."""
+
+
+def task(module: nn.Module, break_at: int | None = None) -> Callable[[int], dict[str, Tensor]]:
+    """Losses that depend on the step alone."""
+
+    def losses(step: int) -> dict[str, Tensor]:
+        if step == break_at:
+            raise BrokenOff
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        y = module(x)
+        return {"near": (y - x.sum(dim=1, keepdim=True)).square().mean(), "small": y.abs().mean()}
+
+    return losses
+
+
+def train(directory: Path, schedule: Schedule, break_at: int | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1))
+    fit(module, task(module, break_at), {"near": 1.0, "small": 0.1}, schedule, directory, "tiny")
+    return module
+
+
+def records(directory: Path) -> list[dict[str, float]]:
+    lines = (directory / "log.jsonl").read_text().splitlines()
+    return [{**json.loads(line), "images_per_second": 0.0} for line in lines]
+
+
+def test_a_resumed_run_is_an_unbroken_one_bit_for_bit(tmp_path: Path) -> None:
+    schedule = Schedule(steps=150, batch=8, peak_rate=0.02)
+    unbroken = train(tmp_path / "unbroken", schedule)
+    with pytest.raises(BrokenOff):
+        train(tmp_path / "broken", schedule, break_at=SAVE_EVERY + 13)
+    resumed = train(tmp_path / "broken", schedule)
+    for name, weight in unbroken.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
+    log = records(tmp_path / "broken")
+    assert log == records(tmp_path / "unbroken")
+    assert [record["step"] for record in log] == [20, 40, 60, 80, 100, 120, 140]
+    assert log[-1]["near"] < log[0]["near"]
+    # A finished run is not run again; another schedule is not taken for the same.
+    again = train(tmp_path / "broken", schedule, break_at=0)
+    assert torch.equal(again[0].weight, unbroken[0].weight)
+    with pytest.raises(VlmPerceptionError, match="another schedule"):
+        train(tmp_path / "broken", Schedule(steps=60, batch=8))
+
+
+@PROPERTY
+@given(st.integers(2, 5000), st.floats(1e-5, 1.0), st.floats(0.001, 0.9), st.floats(0, 1))
+def test_the_rate_warms_up_and_then_falls_to_its_end(
+    steps: int, peak: float, share: float, part: float
+) -> None:
+    schedule = Schedule(steps, batch=1, peak_rate=peak, final_rate=peak * part, warm_up_share=share)
+    rates = np.array([schedule.rate(step) for step in range(steps + 1)])
+    top = int(np.flatnonzero(np.isclose(rates, peak))[0])
+    assert top == max(1, int(steps * share)) - 1
+    assert (np.diff(rates[: top + 1]) > 0).all()
+    assert (np.diff(rates[top:]) <= 1e-9 * peak).all()
+    assert rates[-1] == pytest.approx(peak * part)
+    assert rates.min() > 0 or part == 0
+
+
+def test_calibration_finds_the_slope_and_never_turns_a_score_around() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (4000, len(LABELS))).astype(np.float32)
+    slope = np.ones(len(LABELS))
+    slope[:3] = 2.0, 0.5, -1.0
+    truth = rng.random(logits.shape) < 1 / (1 + np.exp(-(slope * logits - 1)))
+    specs = checkpoint._label_specs(logits, truth)
+    assert [spec["label"] for spec in specs] == list(LABELS)
+    scales = [spec["calibration_scale"] for spec in specs]
+    assert scales[:2] == pytest.approx([2.0, 0.5], rel=0.15)
+    assert scales[2] == pytest.approx(0.05)
+    assert specs[0]["calibration_bias"] == pytest.approx(-1, abs=0.15)
+
+
+def written_by_transformers(checkpoint: Path, image: NDArray[np.uint8], most: int) -> list[int]:
+    """Tokens of an image's caption, with nothing but what lies beside the weights."""
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": CAPTION_PROMPT}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": parts}], tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    ids = model.generate(**inputs, max_new_tokens=most)[0, inputs["input_ids"].shape[1] :].tolist()
+    return [each for each in ids if each != processor.tokenizer.eos_token_id]
+
+
+# Three scenes are too few for every class to occur.
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+def test_an_untrained_student_can_be_exported_and_examined(
+    student: tuple[SiglipModel, LlavaForConditionalGeneration],
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+) -> None:
+    # Compiling pays when there are thousands of steps.
+    with torch.compiler.set_stance("force_eager"):
+        labels = checkpoint.calibrate(student[0], tokenizer, [invented_shard(20)])
+    saved = checkpoint.save_checkpoint(*student, tokenizer, labels, tmp_path / "checkpoint")
+    bundle = export_bundle(saved, tmp_path / "bundle")
+    manifest = bundle.manifest
+    assert (manifest.image.width, manifest.image.height) == INPUT_SIZE
+    assert (manifest.image.columns, manifest.image.rows) == GRID
+    assert [spec.label for spec in manifest.vocabulary.labels] == list(LABELS)
+    assert [spec.calibration_bias for spec in manifest.vocabulary.labels] == [
+        spec["calibration_bias"] for spec in labels
+    ]
+    questions = {spec.name: (spec.question, spec.choices) for spec in manifest.questions}
+    assert questions == QUESTIONS
+    assert manifest.language is not None
+    assert manifest.language.caption_prompt == CAPTION_PROMPT
+    assert sum(file.bytes for file in manifest.files.values()) <= 20e6
+    assert "never seen" in (bundle.path / manifest.model_card).read_text()
+    image = np.random.default_rng(0).integers(0, 256, (*INPUT_SIZE[::-1], 3), np.uint8)
+    language = LanguageModel(bundle)
+    prefix = language.prefill(VisionEncoder(bundle).encode(Frame(image, 1), 0).tokens)
+    ours = language.generate(prefix, CAPTION_PROMPT, max_tokens=24).token_ids
+    assert written_by_transformers(saved / "vlm", image, 24) == list(ours)
+    written = tmp_path / "exam.json"
+    figures = evaluate(str(bundle.path), scenes=3, json_file=written)
+    assert figures["bundle_digest"] == bundle.digest
+    assert 0 <= figures["attributes_balanced_accuracy_mean"] < 0.9
+    assert json.loads(written.read_text()).keys() == figures.keys()

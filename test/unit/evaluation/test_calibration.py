@@ -1,0 +1,159 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fitted temperatures make probabilities honest, and bad data is named in a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from support.streets import PROPERTY
+from typer.testing import CliRunner
+
+from vlm_perception.bundle.manifest import QuestionSpec
+from vlm_perception.cli import app
+from vlm_perception.datasets.roadworld.images import ANSWERS_FILE, write_images
+from vlm_perception.evaluation.tasks.answer_calibration import (
+    CalibrationError,
+    calibration_error,
+    fit_temperature,
+    judge,
+    negative_log_likelihood,
+    read_answers,
+)
+from vlm_perception.perception.reasoning.questions import load_questions
+
+WET = QuestionSpec(name="wet", question="is the road wet", choices=("no", "yes"))
+RNG = np.random.default_rng(0)
+
+
+def softmax(scores: Any, temperature: float = 1.0) -> Any:
+    powers = np.exp((scores - scores.max(axis=1, keepdims=True)) / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def world(count: int, choices: int, temperature: float, seed: int) -> tuple[Any, Any]:
+    """Scores whose probabilities at `temperature`, and at no other, are how often things happen."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(0, 3 * temperature, (count, choices))
+    chances = softmax(scores, temperature).cumsum(axis=1)
+    return scores, (rng.random((count, 1)) > chances).sum(axis=1).clip(0, choices - 1)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_the_true_temperature_is_found_and_lowers_both_figures(temperature: float) -> None:
+    scores, truth = world(4000, 3, temperature, 1)
+    found = judge(scores, truth)
+    assert found.temperature == pytest.approx(temperature, rel=0.1)
+    assert found.nll[1] <= found.nll[0] + 1e-3
+    assert found.ece[1] < 0.03
+    if temperature != 1.0:
+        assert found.nll[1] < 0.97 * found.nll[0]
+        assert found.ece[1] < found.ece[0] / 2
+
+
+@PROPERTY
+@given(
+    st.integers(1, 60), st.integers(2, 5), st.floats(0.05, 20.0), st.integers(0, 10_000), st.data()
+)
+def test_no_temperature_fits_better_than_the_fitted_one(
+    count: int, choices: int, temperature: float, seed: int, data: st.DataObject
+) -> None:
+    scores, _ = world(count, choices, temperature, seed)
+    truth = np.array(
+        data.draw(st.lists(st.integers(0, choices - 1), min_size=count, max_size=count))
+    )
+    best = negative_log_likelihood(softmax(scores, fit_temperature(scores, truth)), truth)
+    for other in (1.0, data.draw(st.floats(0.02, 50.0))):
+        assert best <= negative_log_likelihood(softmax(scores, other), truth) + 1e-6
+
+
+def test_the_error_is_how_far_confidence_is_from_accuracy() -> None:
+    sure = np.tile((0.9, 0.1), (1500, 1))
+    truth = (RNG.random(1500) < 0.4).astype(np.int64)
+    assert calibration_error(sure, truth) == pytest.approx(0.9 - (truth == 0).mean(), abs=0.06)
+    assert calibration_error(np.tile((1.0, 0.0), (30, 1)), np.zeros(30, np.int64)) == 0
+
+
+def answered(folder: Path, lines: list[object]) -> Path:
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (32, 18)).save(folder / "a.png")
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    (folder / ANSWERS_FILE).write_text(text)
+    return folder
+
+
+GOOD = {"image": "a.png", "answers": {"wet": "yes"}}
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ([GOOD | {"answers": {"snow": "yes"}}], "line 1: there is no question 'snow'"),
+        ([GOOD, GOOD | {"answers": {"wet": "very"}}], "line 2: 'very' is no choice of 'wet'"),
+        ([GOOD | {"image": "b.png"}], r"line 1: there is no image .*b\.png"),
+        ([GOOD] * 99, "answers 'wet' for 99 images; 100 are the least"),
+        ([GOOD | {"answers": {}}], "answers no question"),
+        ([], "answers no question"),
+        (["{"], "line 1 is no answered image"),
+        (["[]"], "line 1 is no answered image"),
+        ([{"image": 3, "answers": {}}], "line 1 is no answered image"),
+        ([{"image": "a.png", "answers": "wet"}], "line 1 is no answered image"),
+        ([{"image": "a.png", "answers": {"wet": ["yes"]}}], "is no choice of 'wet'"),
+    ],
+)
+def test_bad_answers_are_named(tmp_path: Path, lines: list[object], sentence: str) -> None:
+    with pytest.raises(CalibrationError, match=sentence):
+        read_answers(answered(tmp_path, lines), [WET])
+
+
+def test_a_folder_without_answers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"answers\.jsonl cannot be read"):
+        read_answers(tmp_path, [WET])
+    assert len(read_answers(answered(tmp_path, [GOOD] * 100), [WET])) == 100
+
+
+@pytest.mark.slow
+def test_images_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_images(data, 5, (64, 36))
+    lines = (data / ANSWERS_FILE).read_text().splitlines() * 25
+    (data / ANSWERS_FILE).write_text("\n".join(lines))
+    (data / "5000002.jpg").write_bytes((data / "5000002.jpg").read_bytes()[:300])
+    command = ["calibrate", "roadworld-nano", "--data", str(data), "--out", str(tmp_path / "q")]
+    made = CliRunner().invoke(app, command)
+    assert made.exit_code == 0, made.output
+    assert "1 images could not be read" in " ".join(made.output.split())
+    assert "5000002.jpg" in "".join(made.output.split())
+    (data / ANSWERS_FILE).write_text("\n".join(lines[:-1]))
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2
+    assert "99 images (25 more cannot be read)" in " ".join(refused.output.split())
+
+
+@pytest.mark.slow
+def test_the_road_world_is_calibrated_from_the_command_line(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "new" / "questions.yaml"
+    write_images(data, 4, (64, 36))
+    assert len((data / ANSWERS_FILE).read_text().splitlines()) == 4
+    (data / "5000001.jpg").unlink()
+    write_images(data, 5, (64, 36))
+    lines = (data / ANSWERS_FILE).read_text().splitlines()
+    assert [json.loads(line)["image"] for line in lines] == [f"{5000000 + i}.jpg" for i in range(5)]
+    assert (data / "5000001.jpg").exists()
+    command = ["calibrate", "roadworld-nano", "--data", str(data), "--out", str(out)]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2
+    assert not out.exists()
+    (data / ANSWERS_FILE).write_text("\n".join(lines * 20))
+    made = CliRunner().invoke(app, command)
+    assert made.exit_code == 0, made.output
+    questions = load_questions(out)
+    assert [q.temperature for q in questions] != [1.0] * len(questions)
+    assert all(q.name in made.output for q in questions)
