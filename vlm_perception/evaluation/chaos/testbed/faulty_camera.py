@@ -145,13 +145,11 @@ class Camera:
             due = max(due + 1.0 / manner.rate_hz, time.monotonic() - 1.0 / manner.rate_hz)
             self._ended.wait(max(0.0, due - time.monotonic()))
 
-    def send_jpeg(self, data: bytes) -> float:
-        """Send these bytes as one image more, and return when."""
+    def send_jpeg(self, data: bytes) -> None:
+        """Send these bytes as one image more."""
         message = self._type(format="jpeg", data=_bytes(data))
         _stamp(message, self._clock())
-        at_s = time.monotonic()
         self._publisher.publish(message)
-        return at_s
 
     def _send(self, manner: Manner, index: int) -> None:
         pictures = _prepared(manner, self._compressed)
