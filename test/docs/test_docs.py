@@ -35,7 +35,7 @@ SETTINGS = {
     "video_source": SourceSettings,
 }
 TYPES = {bool: "bool", int: "integer", float: "double", str: "string", tuple: "string[]"}
-CHANGES = {LIVE: "at once", CONFIGURE: "at configure", FIXED: "at start"}
+CHANGES = {LIVE: "dynamic", CONFIGURE: "requires reconfigure", FIXED: "read-only"}
 
 
 def shown(value):

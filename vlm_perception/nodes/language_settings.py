@@ -20,50 +20,50 @@ class LanguageSettings(NetworkSettings):
     cameras: tuple[str, ...] = setting(
         (),
         "Cameras to serve in turn, each by its namespace relative to the node's, such as front; "
-        "empty: the one whose namespace is the node's own.",
+        "empty: the camera in the node's own namespace.",
         change=FIXED,
         check=check_camera_names,
     )
     niceness: int = setting(
         19,
-        "How far the threads that reason and answer give way to others, as `nice` does: 0 not at "
-        "all, 19 most. So the encoder keeps its pace where cores are few.",
+        "Nice value of the threads that reason and answer: 0 does not lower their priority, 19 "
+        "lowers it most, so that the encoder keeps its rate when cores are scarce.",
         minimum=0,
         maximum=19,
         change=CONFIGURE,
     )
     rate_hz: float = setting(
         10.0,
-        "Most embeddings reasoned on in a second, of all cameras together.",
+        "Maximum number of embeddings reasoned on per second, for all cameras together.",
         minimum=0.1,
         maximum=60.0,
     )
     drift_threshold: float = setting(
         ReasonerSettings.drift_threshold,
-        "Cosine distance from the anchor's event embedding above which a frame is analysed anew; "
-        "0 takes it from the temporal module and the running spread.",
+        "Cosine distance from the anchor's event embedding above which a frame is analysed "
+        "again; 0 derives it from the temporal module and the running spread.",
         minimum=0.0,
         maximum=2.0,
         change=CONFIGURE,
     )
     max_keyframe_age: float = setting(
         ReasonerSettings.max_keyframe_age,
-        "Age of the anchor in seconds, by the stamps, from which a frame is analysed anew.",
+        "Age of the anchor in seconds, by the stamps, from which a frame is analysed again.",
         minimum=0.0,
         maximum=3600.0,
         change=CONFIGURE,
     )
     min_keyframe_interval: float = setting(
         ReasonerSettings.min_keyframe_interval,
-        "Shortest time in seconds, by the stamps, from a key frame to one that drift, tags or a "
-        "conflict make.",
+        "Shortest time in seconds, by the stamps, from a key frame to the next one that drift, "
+        "tags or a conflict trigger.",
         minimum=0.0,
         maximum=3600.0,
         change=CONFIGURE,
     )
     max_stamp_gap: float = setting(
         ReasonerSettings.max_stamp_gap,
-        "A longer step of the stamps in seconds is a jump of time: the anchor is dropped.",
+        "A longer step of the stamps in seconds is a time jump: the anchor is dropped.",
         minimum=0.1,
         maximum=1e6,
         change=CONFIGURE,
@@ -77,30 +77,29 @@ class LanguageSettings(NetworkSettings):
     )
     max_caption_s: float = setting(
         ReasonerSettings.max_caption_s,
-        "Longest time that a caption may take in seconds; it is cut short then.",
+        "Longest time for a caption in seconds; after that it is cut short.",
         minimum=0.01,
         maximum=600.0,
         change=CONFIGURE,
     )
     temperature: float = setting(
         ReasonerSettings.temperature,
-        "Temperature at which captions, descriptions and free answers are drawn at random; 0: the "
-        "likeliest token each time.",
+        "Temperature at which captions, descriptions and free answers are sampled; 0: always the "
+        "likeliest token.",
         minimum=0.0,
         maximum=10.0,
         change=CONFIGURE,
     )
     top_p: float = setting(
         ReasonerSettings.top_p,
-        "Of the tokens to draw from, only the likeliest that together have this probability; 1: "
-        "all.",
+        "Sample only from the likeliest tokens that together have this probability; 1: from all.",
         minimum=0.0,
         maximum=1.0,
         change=CONFIGURE,
     )
     seed: int = setting(
         ReasonerSettings.seed,
-        "Where each text's chance begins: the same frame, prompt and seed give the same text.",
+        "Random seed of each text: the same frame, prompt and seed give the same text.",
         minimum=0,
         maximum=2**31,
         change=CONFIGURE,
@@ -113,31 +112,31 @@ class LanguageSettings(NetworkSettings):
     )
     keep_questions: tuple[str, ...] = setting(
         ReasonerSettings.keep_questions,
-        "Names of the questions that are still asked when the node must save work; empty: the "
-        "first half.",
+        "Names of the questions that are still asked when the node must reduce its work; empty: "
+        "the first half.",
         change=CONFIGURE,
     )
     confidence_floor: float = setting(
         ReasonerSettings.confidence_floor,
-        "Probability below which an attribute's value is given as `unknown`; 0: never.",
+        "Probability below which an attribute's value is published as `unknown`; 0: never.",
         minimum=0.0,
         maximum=1.0,
         change=CONFIGURE,
     )
     answer_timeout: float = setting(
         2.0,
-        "Longest wait for an answer of ~/ask in seconds, where the request names none.",
+        "Longest wait for an answer of ~/ask in seconds, unless the request sets one.",
         minimum=0.01,
         maximum=600.0,
     )
     force_keyframes: bool = setting(
         ReasonerSettings.force_keyframes,
-        "Analyse each frame in full, for measurements.",
+        "Analyse every frame in full, for measurements.",
         change=CONFIGURE,
     )
     input_timeout: float = setting(
         2.0,
-        "Seconds without an embedding after which the diagnostics call it an error.",
+        "Seconds without an embedding after which the diagnostics report an error.",
         minimum=0.1,
         maximum=3600.0,
     )

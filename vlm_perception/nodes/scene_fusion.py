@@ -57,27 +57,27 @@ class FusionNodeSettings(ImageSettings, NodeSettings):
     stale_after: float = setting(
         FusionSettings.stale_after,
         "Age of the newest reasoning in seconds from which a scene is STALE_REASONING; sooner when "
-        "reasonings that used to come often stay away.",
+        "a faster stream of reasonings stops.",
         minimum=0.05,
         maximum=3600.0,
         change=CONFIGURE,
     )
     hazards: tuple[str, ...] = setting(
         (),
-        "What is a hazard: a list of 'label' or 'label | attribute=value'. It is present while the "
-        "label is tagged or a fresh answer says so.",
+        "Hazards: a list of 'label' or 'label | attribute=value'. A hazard is present while the "
+        "label is tagged or a fresh answer has the value.",
         change=CONFIGURE,
         check=lambda lines: [Hazard.parse(line) for line in lines],
     )
     contradictions: tuple[str, ...] = setting(
         (),
-        "What the two paths cannot both say: a list of 'attribute=value | label'.",
+        "Contradictions between the two paths: a list of 'attribute=value | label'.",
         change=CONFIGURE,
         check=lambda lines: [Contradiction.parse(line) for line in lines],
     )
     conflict_frames: int = setting(
         FusionSettings.conflict_frames,
-        "Embeddings in a row that must contradict an answer to make a conflict, which asks for a "
+        "Embeddings in a row that must contradict an answer to make a conflict, which triggers a "
         "key frame.",
         minimum=1,
         maximum=1000,
@@ -85,30 +85,32 @@ class FusionNodeSettings(ImageSettings, NodeSettings):
     )
     heartbeat_hz: float = setting(
         4.0,
-        "Scenes a second that are published when no embedding comes.",
+        "Scenes published per second while no embedding arrives.",
         minimum=4.0,
         maximum=30.0,
         change=CONFIGURE,
     )
     image_transport: str = setting(
         RAW,
-        "Which camera topic to read for the overlay, and to see whether the camera lives when no "
-        "embedding comes: `image` (raw) or `image/compressed`.",
+        "Which camera topic to read for the overlay, and to monitor the camera while no embedding "
+        "arrives: `image` (raw) or `image/compressed`.",
         choices=(RAW, COMPRESSED),
         change=CONFIGURE,
     )
     marker_depth: float = setting(
         DEPTH,
-        "Distance in metres from the camera at which scene/markers stand: what an image shows has "
+        "Distance in metres from the camera at which scene/markers are drawn, because an image has "
         "no depth.",
         minimum=0.1,
         maximum=1000.0,
     )
-    overlay_hz: float = setting(10.0, "Most overlay images in a second.", minimum=0.1, maximum=60.0)
+    overlay_hz: float = setting(
+        10.0, "Maximum number of overlay images per second.", minimum=0.1, maximum=60.0
+    )
     input_timeout: float = setting(
         2.0,
-        "Seconds without an embedding after which the scene's status says so; sooner when "
-        "embeddings that used to come often stay away.",
+        "Seconds without an embedding after which the scene's status reports it; sooner when "
+        "a faster stream of embeddings stops.",
         minimum=0.1,
         maximum=3600.0,
     )

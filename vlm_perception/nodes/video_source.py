@@ -57,7 +57,7 @@ class SourceSettings:
     )
     rate_hz: float = setting(
         30.0,
-        "Images a second; of a camera or stream at most so many, as they come.",
+        "Images per second; for a camera or stream, the maximum, as they arrive.",
         minimum=0.1,
         maximum=240.0,
         change=FIXED,
@@ -77,23 +77,23 @@ class SourceSettings:
     jpeg_quality: int = setting(
         90, "Quality of the JPEG images.", minimum=1, maximum=100, change=FIXED
     )
-    loop: bool = setting(False, "Begin again at the end.", change=FIXED)
+    loop: bool = setting(False, "Restart at the end.", change=FIXED)
     frame_id: str = setting(
         "camera_optical_frame", "Frame of the images: an optical one (REP 103).", change=FIXED
     )
     duration_s: float = setting(
-        0.0, "End after so many seconds; 0: at the end.", minimum=0.0, maximum=1e9, change=FIXED
+        0.0, "End after N seconds; 0: at the end.", minimum=0.0, maximum=1e9, change=FIXED
     )
     seed: int = setting(7, "Seed of the road world.", minimum=0, maximum=2**31, change=FIXED)
     wait_for_subscriber_s: float = setting(
         0.0,
-        "Wait so many seconds at most for somebody to listen before the first image.",
+        "Longest wait for subscribers in seconds before the first image.",
         minimum=0.0,
         maximum=3600.0,
         change=FIXED,
     )
     wait_for_subscribers: int = setting(
-        1, "How many must listen for that.", minimum=1, maximum=100, change=FIXED
+        1, "Number of subscribers to wait for.", minimum=1, maximum=100, change=FIXED
     )
 
 

@@ -51,13 +51,13 @@ class EncoderSettings(ImageSettings, NetworkSettings):
     )
     temporal: bool = setting(
         True,
-        "Read the tags from what the last moments have in common, so that they do not flicker; "
-        "with false, from each image alone.",
+        "Smooth the tags over the latest images, so that they do not flicker; with false, read "
+        "them from each image alone.",
         change=CONFIGURE,
     )
     input_timeout: float = setting(
         2.0,
-        "Seconds without an image after which the diagnostics call it an error.",
+        "Seconds without an image after which the diagnostics report an error.",
         minimum=0.1,
         maximum=3600.0,
     )

@@ -30,9 +30,9 @@ Value = bool | int | float | str | tuple[str, ...]
 FIXED = "fixed"
 """Cannot change after the process has started."""
 CONFIGURE = "configure"
-"""Taken up at the next configure; refused while the node is configured."""
+"""Takes effect at the next configure; refused while the node is configured."""
 LIVE = "live"
-"""Taken up at once."""
+"""Takes effect immediately."""
 
 
 FOREIGN = ("use_sim_time", "start_type_description_service")
@@ -99,7 +99,7 @@ class Setting:
 
     def descriptor(self, kind: type) -> ParameterDescriptor:
         """Return the descriptor that `ros2 param describe` shows."""
-        notes = {CONFIGURE: "Taken up at the next configure.", FIXED: "", LIVE: ""}[self.change]
+        notes = {CONFIGURE: "Requires reconfigure.", FIXED: "", LIVE: ""}[self.change]
         constraints = "One of: " + ", ".join(self.choices) + "." if self.choices else ""
         descriptor = ParameterDescriptor(
             description=self.description,
@@ -189,7 +189,7 @@ class Parameters(Generic[SettingsT]):
             for field in dataclasses.fields(settings_class)  # type: ignore[arg-type]
         }
         self.configured: bool = False
-        """While true, parameters that are taken up at configure are refused."""
+        """While true, changes of parameters that require reconfigure are refused."""
         defaults = settings_class()
         values = {name: self._declare(name, getattr(defaults, name)) for name in self._settings}
         self._value = settings_class(**values)
@@ -239,6 +239,6 @@ class Parameters(Generic[SettingsT]):
         held = getattr(self.value, parameter.name)
         if about.change == CONFIGURE and self.configured and value != held:
             raise SettingError(
-                f"{parameter.name} is taken up at configure: deactivate and clean up the node first"
+                f"{parameter.name} requires reconfigure: deactivate and clean up the node first"
             )
         return value

@@ -16,14 +16,14 @@ class ImageSettings:
 
     jpeg_padding: str = setting(
         ImageOptions.jpeg_padding,
-        "JPEGs with bytes that mean nothing before their end: `refuse` them, as a hole in an image "
-        "looks the same, or `accept` them, for a camera that always sends such.",
+        "JPEGs with padding bytes before their end: `refuse` them, because missing data looks the "
+        "same, or `accept` them, for a camera that always sends such padding.",
         choices=PADDING,
     )
     image_bits: int = setting(
         ImageOptions.image_bits,
-        "Bits that the camera uses of images with 16, from the lowest on: 12 for most cameras that "
-        "are called mono12 or bayer12, 14 for many thermal ones.",
+        "Number of low-order bits that the camera uses in 16-bit images: 12 for most mono12 or "
+        "bayer12 cameras, 14 for many thermal ones.",
         minimum=LEAST_BITS,
         maximum=16,
     )
