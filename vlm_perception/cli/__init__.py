@@ -31,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="A camera stream in, a live, typed description of the scene out: on the robot, over ROS 2."
+    help="Turns a camera stream into a live, typed scene description: on the robot, over ROS 2."
     "\n\nStart with `vlm-perception demo`.",
 )
 app.add_typer(demo.app)
@@ -70,11 +70,11 @@ def _options(
     _: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and end."
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
-    """Take what stands before the verb."""
+    """Take the options before the verb."""
     # The program ends at once while it imports; a verb has something to put in order.
     for number, usual in (
         (signal.SIGINT, signal.default_int_handler),
@@ -88,6 +88,6 @@ def main() -> None:
     """Run the command line; bad input ends with one sentence and exit code 2."""
     try:
         app()
-    # One that comes while typer itself is at work.
+    # An interrupt while typer itself is at work.
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""`vlm-perception bench`: how fast it is, here."""
+"""`vlm-perception bench`: how fast it is on this machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def bench_graph(
         float, typer.Option(callback=finite, min=3, help="How long to measure.")
     ] = 60.0,
     force_keyframes: Annotated[
-        bool, typer.Option("--force-keyframes", help="A full analysis on every tick, no repeats.")
+        bool, typer.Option("--force-keyframes", help="Run a full analysis on every tick.")
     ] = False,
     transport: TransportOption = "compressed",
     bundle: BundleOption = "roadworld-nano",
@@ -39,27 +39,32 @@ def bench_graph(
         str | None, typer.Option(help="Play this in a loop instead of the road world.")
     ] = None,
     composition: Annotated[
-        str, typer.Option(help="`processes`: each node in one of its own; `single`: all in one.")
+        str,
+        typer.Option(help="`processes`: one process for each node; `single`: one process for all."),
     ] = "processes",
     cameras: Annotated[
-        int, typer.Option(min=1, max=16, help="So many, each with its encoder and fusion.")
+        int,
+        typer.Option(min=1, max=16, help="Number of cameras, each with its encoder and fusion."),
     ] = 1,
     rate: Annotated[
         float | None,
         typer.Option(
-            callback=finite, min=0.1, max=240, help="Images a second of each camera, instead of 30."
+            callback=finite,
+            min=0.1,
+            max=240,
+            help="Images per second of each camera, instead of 30.",
         ),
     ] = None,
     language_dead: Annotated[
-        bool, typer.Option("--language-dead", help="Then kill the language node; measure again.")
+        bool, typer.Option("--language-dead", help="Then kill the language node and measure again.")
     ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Measure the running graph at 1280x720 and 30 Hz on this machine.
 
     Prints the share of frames encoded, the rates of analyses and scenes, latencies from capture to
-    arrival in another process (p50, p95, p99), memory and processor time of each node, and what the
-    machine was doing before. Close other programs first: their load is measured, too. With several
+    arrival in another process (p50, p95, p99), memory and processor time of each node, and the
+    load of the machine before. Close other programs first: their load is included. With several
     cameras, one language node serves them in turn, and the figures are given for each.
 
     `vlm-perception bench graph --seconds 60 --json graph.json`
@@ -97,13 +102,13 @@ def bench_graph(
 @app.command("roadworld")
 def bench_roadworld(
     seconds: Annotated[
-        float, typer.Option(callback=finite, min=0.1, help="How long to draw, for each row.")
+        float, typer.Option(callback=finite, min=0.1, help="How long to render for each row.")
     ] = 5.0,
     width: Annotated[int, typer.Option(min=16, max=7680)] = 448,
     height: Annotated[int, typer.Option(min=16, max=4320)] = 252,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure how many frames of the road world one core draws in a second.
+    """Measure how many frames of the road world one core renders per second.
 
     `vlm-perception bench roadworld`
     """
@@ -116,21 +121,21 @@ def bench_roadworld(
 def bench_encoder(
     case: Annotated[
         list[str] | None,
-        typer.Option(help="A case, as `vit-b16/int8-dense`; may be given again. All by default."),
+        typer.Option(help="A case, such as `vit-b16/int8-dense`; repeatable. [default: all]"),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, max=64, help="Of each contestant.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Threads of each method.")] = 2,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure a bundle's vision network against transformers and a dense FP32 graph.
+    """Compare the speed of a bundle's vision model with transformers and a dense FP32 model.
 
-    Four contestants take turns in one process on one image: transformers in FP32 and in BF16, ONNX
-    Runtime in FP32 on the dense graph of the checkpoint's own size, and the bundle in the engine
-    that `auto` picks. Only the network is timed, on an image that is ready for it. CLIP ViT-B/16
+    Four methods alternate in one process on one image: transformers in FP32 and in BF16, ONNX
+    Runtime in FP32 with the dense model of the checkpoint's own size, and the bundle in the engine
+    that `auto` chooses. Only the network is timed, on a preprocessed image. CLIP ViT-B/16
     with random weights is made and exported into the cache, which takes some minutes the first
     time; `roadworld-nano/shipped` needs the sources' checkpoints/.
 
     Needs torch and transformers. Exit code 1 when other processes took so much of the machine
-    that the ratios hold for nothing.
+    that the ratios are not valid.
 
     `vlm-perception bench encoder --json encoder.json`
 
@@ -146,16 +151,16 @@ def bench_encoder(
 
 @app.command("language")
 def bench_language(
-    scenes: Annotated[int, typer.Option(min=1, help="Frames of the road world.")] = 30,
+    scenes: Annotated[int, typer.Option(min=1, help="Number of frames of the road world.")] = 30,
     threads: Annotated[
-        int, typer.Option(min=1, max=64, help="Of the engine, outside the graph.")
+        int, typer.Option(min=1, max=64, help="Threads of the engine, without the ROS graph.")
     ] = 1,
     pairs: Annotated[
         int,
         typer.Option(
             min=0,
             max=100,
-            help="How often the graph's language node is turned off and on; 0: never.",
+            help="How often the language node of the ROS graph is turned off and on; 0: never.",
         ),
     ] = 5,
     seconds: Annotated[
@@ -163,17 +168,17 @@ def bench_language(
     ] = 8.0,
     bundle: BundleOption = "roadworld-nano",
     video: Annotated[
-        str | None, typer.Option(help="Let the graph play this instead of the road world.")
+        str | None, typer.Option(help="Play this in the ROS graph instead of the road world.")
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure what a bundle's language model takes, and what it costs the encoder beside it.
+    """Measure the times of a bundle's language model, and how much it slows the encoder down.
 
     First the model alone: the times of the prefill, of all typed questions together and of the
     caption, the time to the first token, and what one more question costs. Then the four processes
-    of the demo: the encoder's p95 with the language node off and with a full analysis on every
-    tick, in turn, the rate of analyses, and how long an answer of ~/ask takes meanwhile. Close
-    other programs first: exit code 1 when they took so much that the figures hold for nothing.
+    of the demo: the encoder's p95, alternately with the language node off and with a full analysis
+    on every tick, the rate of analyses, and how long an answer of ~/ask takes meanwhile. Close
+    other programs first: exit code 1 when they took so much that the figures are not valid.
 
     `vlm-perception bench language --json language.json`
 
@@ -200,17 +205,17 @@ def bench_replay(
         Path | None,
         typer.Argument(metavar="BAG", help="By default 20 s of the road world at 1280x720, 30 Hz."),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, max=64, help="Of the networks.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Threads of the networks.")] = 2,
     latency: Annotated[
         Path | None,
         typer.Option(help="Write a latency model of this machine, for `replay --latency`."),
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure how many frames a second are replayed here, and whether the memory stays flat.
+    """Measure how many frames per second replay processes here, and whether memory stays flat.
 
-    Prints what reading, perceiving and writing take, the medians of the graphs, and the memory at
-    equal distances along the recording. Close other programs first.
+    Prints the times of reading, perceiving and writing, the medians of the ONNX models, and the
+    memory at equal distances along the recording. Close other programs first.
 
     `vlm-perception bench replay --latency robot.yaml`
     """
@@ -224,13 +229,13 @@ def bench_replay(
 @app.command("gpu")
 def bench_gpu(
     engine: Annotated[
-        str, typer.Option(help="`onnxruntime` (with CUDA), or `tensorrt` where plans are built.")
+        str, typer.Option(help="`onnxruntime` (with CUDA), or `tensorrt` if its plans are built.")
     ] = "onnxruntime",
     seconds: Annotated[
         float, typer.Option(callback=finite, min=0.2, help="Length of each of eight phases.")
     ] = 10.0,
     on_cpu: Annotated[
-        bool, typer.Option("--on-cpu", help="Try the command out where there is no GPU.")
+        bool, typer.Option("--on-cpu", help="Test the command on a machine without a GPU.")
     ] = False,
     bundle: BundleOption = "roadworld-nano",
     json_file: JsonOption = None,
@@ -238,9 +243,9 @@ def bench_gpu(
     """Measure a bundle's encoder, prefill and decoding on an NVIDIA GPU.
 
     Prints p50 and p99 of each alone, then the encoder's at 30 Hz while the language path is idle
-    and while it runs without a pause, without and with stream priority. ONNX Runtime is given the
-    very graphs that TensorRT is built of; it needs onnxruntime-gpu, pycuda and cuda-python. Close
-    other programs that use the GPU first.
+    and while it runs without a pause, without and with stream priority. ONNX Runtime runs the
+    same models from which TensorRT's plans are built; it needs onnxruntime-gpu, pycuda and
+    cuda-python. Close other programs that use the GPU first.
 
     `vlm-perception bench gpu --json gpu.json`
 

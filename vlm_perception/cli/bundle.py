@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""`vlm-perception bundle`: what a bundle is."""
+"""`vlm-perception bundle`: inspects bundles."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rich.text import Text
 
 from vlm_perception.cli.common import BundleArgument, plain_errors
 
-app = typer.Typer(no_args_is_help=True, help="Look into model bundles.")
+app = typer.Typer(no_args_is_help=True, help="Inspect model bundles.")
 
 
 @app.command("show")
 def bundle_show(
     name: BundleArgument,
 ) -> None:
-    """Verify a bundle, files and golden outputs, and print what it is.
+    """Verify a bundle (files and golden outputs) and print its contents.
 
     `vlm-perception bundle show roadworld-nano`
     """
@@ -32,7 +32,7 @@ def bundle_show(
 
 
 def _bundle_table(loaded: Any) -> Table:
-    """What a bundle's manifest says, for people."""
+    """The contents of a bundle's manifest as a table."""
     manifest = loaded.manifest
     image, language = manifest.image, manifest.language
     megabytes = sum(entry.bytes for entry in manifest.files.values()) / 1e6

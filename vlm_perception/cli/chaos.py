@@ -19,19 +19,19 @@ app = typer.Typer()
 def chaos(
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Part of a fault's name, as `kill` or `camera`; may be given again."),
+        typer.Option(help="Part of a fault's name, such as `kill` or `camera`; repeatable."),
     ] = None,
-    kills: Annotated[int, typer.Option(min=1, help="Kills in a row.")] = 50,
-    messages: Annotated[int, typer.Option(min=100, help="Fuzzed messages.")] = 10_000,
+    kills: Annotated[int, typer.Option(min=1, help="Number of kills in a row.")] = 50,
+    messages: Annotated[int, typer.Option(min=100, help="Number of fuzzed messages.")] = 10_000,
     bundle: BundleOption = "roadworld-nano",
     json_file: JsonOption = None,
 ) -> None:
-    """Try faults on the running graph: kills, hangs, cameras that misbehave, clocks, bad input.
+    """Inject faults into the running graph: kills, hangs, faulty cameras, clocks, bad input.
 
     Starts the three nodes as processes with a camera of its own and prints, for each fault, what
-    was seen, how soon it was noticed and diagnosed, how soon the scene was OK again, and the images
-    that became no scene. Takes some ten minutes. Close other programs first: their load makes nodes
-    late, too.
+    was seen, how soon it was noticed and diagnosed, how soon the scene was OK again, and for how
+    many images no scene was published. Takes about ten minutes. Close other programs first: their
+    load also delays the nodes.
     Needs hypothesis (`pip install hypothesis`).
 
     `vlm-perception chaos --json chaos.json`
@@ -50,15 +50,16 @@ def chaos(
 @app.command()
 def soak(
     minutes: Annotated[
-        float, typer.Option(callback=finite, min=0.1, help="How long, after the warm-up.")
+        float, typer.Option(callback=finite, min=0.1, help="Duration after the warm-up.")
     ] = 60.0,
     warm_up: Annotated[
-        float, typer.Option(callback=finite, min=0, help="Seconds that are not counted.")
+        float,
+        typer.Option(callback=finite, min=0, help="Seconds of warm-up, which are not measured."),
     ] = 120.0,
     bundle: BundleOption = "roadworld-nano",
     json_file: JsonOption = None,
 ) -> None:
-    """Run the graph for a long time and see whether memory grows or rates fall.
+    """Run the graph for a long time and check whether memory grows or rates fall.
 
     Plays the road world in a loop through the four processes, and compares the last fifth of the
     time with the first.
@@ -66,7 +67,7 @@ def soak(
     `vlm-perception soak --minutes 60 --json soak.json`
 
     Exit code: 0 when no process has grown by 1 % and no rate has changed by 2 %, else 1; 130
-    after Ctrl-C, which prints what was seen until then.
+    after Ctrl-C, which prints the results so far.
     """
     with plain_errors():
         module = importlib.import_module("vlm_perception.evaluation.soak")

@@ -19,7 +19,7 @@ from vlm_perception.common.errors import RunError, VlmPerceptionError
 BAD_INPUT = 2
 FAILED = 1
 LARGEST = 1e9
-"""Of a number of seconds or the like, whatever it is of."""
+"""Largest number that any option accepts, such as a number of seconds."""
 
 BundleOption = Annotated[
     str, typer.Option(help="The model: a bundle's name (`roadworld-nano`) or its directory.")
@@ -28,7 +28,7 @@ BundleArgument = Annotated[str, typer.Argument(help="The bundle's name or its di
 
 
 def _spared(file: Path | None) -> Path | None:
-    """Refuse, before anything is measured, a file for figures that is somebody's."""
+    """Refuse, before anything is measured, to replace a file that this program has not written."""
     if file is not None:
         outputs = importlib.import_module("vlm_perception.outputs.file")
         with plain_errors():
@@ -38,15 +38,15 @@ def _spared(file: Path | None) -> Path | None:
 
 JsonOption = Annotated[
     Path | None,
-    typer.Option("--json", callback=_spared, help="Write the figures to this file, too."),
+    typer.Option("--json", callback=_spared, help="Also write the figures to this file."),
 ]
 TransportOption = Annotated[
-    str, typer.Option(help="How images travel between the processes: `compressed` or `raw`.")
+    str, typer.Option(help="Transport of images between the processes: `compressed` or `raw`.")
 ]
 
 
 def finite(value: float | list[float] | None) -> float | list[float] | None:
-    """Refuse NaN, infinity and what overflows, which pass where no bound excludes them.
+    """Refuse NaN, infinity and numbers that overflow, which pass unless a bound excludes them.
 
     Raises:
         typer.BadParameter: there is one.
@@ -58,17 +58,17 @@ def finite(value: float | list[float] | None) -> float | list[float] | None:
 
 
 def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a value that is none of the choices.
+    """Refuse a value that is not one of the choices.
 
     Raises:
-        typer.BadParameter: it is none.
+        typer.BadParameter: it is not.
     """
     if value not in choices:
         raise typer.BadParameter(f"{value!r} is none of {', '.join(choices)}", param_hint=option)
 
 
 def with_torch(module: str) -> Any:
-    """Import a module that needs torch or what else comes with the extra `train`.
+    """Import a module that needs torch or another package of the extra `train`.
 
     Raises:
         MissingExtraError: torch, transformers, onnx or scikit-learn is not installed.
@@ -86,12 +86,12 @@ def with_torch(module: str) -> Any:
 
 
 def with_library(module: str, library: str, package: str) -> Any:
-    """Import a module that needs a library which the package does without elsewhere.
+    """Import a module that needs a library that no other part of the package needs.
 
     Args:
         module: the module of this package.
-        library: what it imports.
-        package: what pip installs it from.
+        library: the library that it imports.
+        package: the name of the library for pip.
 
     Raises:
         MissingExtraError: the library is not installed.
@@ -112,9 +112,9 @@ class MissingExtraError(VlmPerceptionError):
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """End with one sentence: exit code 2 for bad input, 1 for what failed while running.
+    """End with one sentence: exit code 2 for bad input, 1 for a failure while running.
 
-    All else is a fault of the program: it keeps its trace, and Python ends with 1.
+    Any other exception is a programming error: it keeps its trace, and Python ends with 1.
     """
     try:
         yield

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""`vlm-perception demo` and what draws its recordings."""
+"""`vlm-perception demo` and `overlay`, which draws its recordings."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def demo(
         str | None,
         typer.Argument(
             help="A video file, a folder of images, a webcam's index or device, or the address of "
-            "a stream such as rtsp://HOST/PATH; without it the procedural road world, 1280x720 at "
-            "30 Hz."
+            "a stream such as rtsp://HOST/PATH. [default: the procedural road world, 1280x720 at "
+            "30 Hz]"
         ),
     ] = None,
     seconds: Annotated[
@@ -32,15 +32,15 @@ def demo(
         typer.Option(
             callback=finite,
             min=1,
-            help="End after so long; without it at the end of the video (road world: 20 s).",
+            help="End after N seconds. [default: the end of the video; road world: 20]",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the bag and the video.")] = Path("out/demo"),
     bundle: BundleOption = "roadworld-nano",
 ) -> None:
-    """Run the whole graph on a video, four processes over DDS, and watch what it sees.
+    """Run the whole graph on a video, four processes over DDS, and show its results live.
 
-    Shows a live panel (a line a second when there is no terminal) and leaves `scene.mcap`, a bag
+    Shows a live panel (without a terminal, one line per second) and writes `scene.mcap`, a bag
     for `ros2 bag`, Foxglove and rosbags, and `overlay.mp4`. Ctrl-C ends it early.
 
     `vlm-perception demo`
@@ -63,10 +63,10 @@ def demo(
 def overlay(
     bag: Annotated[Path, typer.Argument(help="A bag that the demo recorded: scene.mcap.")],
     video: Annotated[
-        Path | None, typer.Option(help="The video to write; overlay.mp4 beside the bag.")
+        Path | None, typer.Option(help="The video to write. [default: overlay.mp4 next to the bag]")
     ] = None,
     rate: Annotated[
-        float, typer.Option(callback=finite, min=1, max=240, help="Frames a second.")
+        float, typer.Option(callback=finite, min=1, max=240, help="Frames per second.")
     ] = 30.0,
 ) -> None:
     """Draw the scenes of a recorded bag onto its images and write a video.
@@ -81,7 +81,7 @@ def overlay(
         if target.suffix != ".mp4":
             raise VlmPerceptionError(f"{target} does not end in .mp4; give the video such a name")
         outputs = importlib.import_module("vlm_perception.outputs.file")
-        # Beside its bag it is one of the results of the verb that has made the bag.
+        # Next to its bag it is one of the results of the verb that made the bag.
         with outputs.result_file(target, outputs.maker(bag) or "overlay") as part:
             written = module.write_overlay(bag, part, rate_hz=rate)
             if not written.frames:

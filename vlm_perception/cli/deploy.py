@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""`vlm-perception export` and what looks into its graphs."""
+"""`vlm-perception export`, and the verbs that inspect or build its models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def export(
     aspect: Annotated[
         str | None,
         typer.Option(
-            help="Aspect of the camera, W:H: the picture is fitted in without distortion or crop, "
+            help="Aspect of the camera, W:H: the image is fitted in without distortion or crop, "
             "and patches that would be padding only are never computed."
         ),
     ] = None,
@@ -44,7 +44,7 @@ def export(
         typer.Option(
             help="`bundle`: letterbox into the size that bundle.yaml or the tower gives. "
             "`checkpoint`: resize and crop as the checkpoint's own processor does. "
-            "`checkpoint-fast`: so, but with area averages in place of its filter."
+            "`checkpoint-fast`: the same with area averages instead of its filter."
         ),
     ] = "bundle",
     keep: Annotated[
@@ -58,14 +58,12 @@ def export(
         float | None,
         typer.Option(
             callback=finite,
-            help="What the vision network may take on this machine, for --keep auto.",
+            help="Longest time of the vision model on this machine, for --keep auto.",
         ),
     ] = None,
     heads: Annotated[
         float,
-        typer.Option(
-            callback=finite, help="Share of the vision tower's attention heads that stay."
-        ),
+        typer.Option(callback=finite, help="Share of the vision tower's attention heads to keep."),
     ] = 1.0,
     precision: Annotated[
         str, typer.Option(help="`float16-weights`, or `int8-mixed` for INT8 feed-forward layers.")
@@ -73,23 +71,27 @@ def export(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of some 600 images such as the camera sees: one half calibrates, the "
-            "other validates, and each needs 200. Demanded by --keep, --heads and int8-mixed."
+            help="Folder of about 600 images like those of your camera: one half calibrates, the "
+            "other validates, and each needs 200. Required by --keep, --heads and int8-mixed."
         ),
     ] = None,
     plan: Annotated[
         Path | None,
-        typer.Option(help="An edited precision.yaml of an earlier bundle, for int8-mixed."),
+        typer.Option(
+            help="Precision config for int8-mixed: the edited precision.yaml of a bundle."
+        ),
     ] = None,
     accept_drift: Annotated[
         bool,
-        typer.Option("--accept-drift", help="Keep the bundle even when it drifts too far."),
+        typer.Option(
+            "--accept-drift", help="Accept a bundle whose accuracy drop exceeds the tolerances."
+        ),
     ] = False,
 ) -> None:
-    """Make a bundle of a Hugging Face checkpoint (needs torch and transformers).
+    """Make a bundle from a Hugging Face checkpoint (needs torch and transformers).
 
-    With --calibration the bundle ends with a validation on images that it was not calibrated on;
-    the figures stay in its manifest.
+    With --calibration the export ends with a validation on images that were not used for
+    calibration; the manifest stores the figures.
 
     `vlm-perception export my-model --out models/my-model`
 
@@ -115,7 +117,7 @@ def export(
         gate = importlib.import_module("vlm_perception.deploy.validation.gate")
         console.print(gate.as_table(made.manifest.validation))
     else:
-        console.print("not validated: --calibration IMAGES measures how far it has drifted")
+        console.print("not validated: --calibration IMAGES measures the accuracy drop")
     console.print(f"bundle: {made.path}  (sha256 {made.digest})", soft_wrap=True)
 
 
@@ -132,10 +134,10 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="The file of questions to write.")],
     questions: Annotated[
         Path | None,
-        typer.Option(help="A file of questions to calibrate; the bundle's own without it."),
+        typer.Option(help="A file of questions to calibrate. [default: the bundle's own]"),
     ] = None,
 ) -> None:
-    """Fit a temperature to each typed question, so that its probabilities mean what they say.
+    """Fit a temperature to each typed question, so that its probabilities are calibrated.
 
     Prints the negative log-likelihood and the expected calibration error before and after. Give
     the written file to the language node as its parameter `questions`, or copy the temperatures
@@ -157,13 +159,13 @@ def profile_bundle(
     device: Annotated[
         str,
         typer.Option(
-            help="`this`: measure here; or project by the datasheet of `agx-orin-64`, `orin-nx`, "
+            help="`this`: measure here; or project from the datasheet of `agx-orin-64`, `orin-nx`, "
             "`orin-nano`, `thor` or `h200`."
         ),
     ] = "this",
     json_file: JsonOption = None,
 ) -> None:
-    """Show what each layer of a bundle computes, moves and takes (needs onnx).
+    """Show the computation, memory traffic and time of each layer of a bundle (needs onnx).
 
     Prints FLOPs, bytes, FLOPs per byte and time of each layer of the encoder and of the language
     model's prefill and decoding, which layers are bound by memory bandwidth, and each phase's share
@@ -184,13 +186,13 @@ def coverage_bundle(
     target: Annotated[str, typer.Option(help="`tensorrt`, `dla` or `openvino-npu`.")],
     json_file: JsonOption = None,
 ) -> None:
-    """List what a target would send back to GPU or CPU, with the reason and a remedy (needs onnx).
+    """List operators that a target sends back to GPU or CPU, with reason and remedy (needs onnx).
 
-    Holds the graphs against the target's documented tables; the target itself need not be there.
+    Compares the ONNX models with the target's documented tables; the target itself is not needed.
 
     `vlm-perception coverage roadworld-nano --target tensorrt`
 
-    Exit code: 0 when the target runs all of it, 1 when something falls back, 2 when the bundle or
+    Exit code: 0 when the target runs everything, 1 when something falls back, 2 when the bundle or
     the target cannot be used.
     """
     with plain_errors():
@@ -207,21 +209,24 @@ def build_plans(
         typer.Option(min=0, max=5, help="How long TensorRT looks for the fastest kernels, 0 to 5."),
     ] = 3,
     workspace_mib: Annotated[
-        int, typer.Option(min=1, help="The most memory that one kernel may work with, in MiB.")
+        int, typer.Option(min=1, help="The most memory that one kernel may use, in MiB.")
     ] = 1024,
     hardware: Annotated[
         str,
         typer.Option(
-            help="Which GPUs can load the plans: `none` but this one, `same-capability`, or "
-            "`ampere` and newer; the wider, the slower."
+            help="Other GPUs that can load the plans: `none`, `same-capability`, or `ampere` and "
+            "newer; wider compatibility is slower."
         ),
     ] = "none",
     any_version: Annotated[
-        bool, typer.Option("--any-version", help="Newer versions of TensorRT can load them, too.")
+        bool,
+        typer.Option("--any-version", help="Newer versions of TensorRT can also load the plans."),
     ] = False,
     dla: Annotated[
         bool,
-        typer.Option("--dla", help="For the deep learning accelerator of a Jetson AGX or NX Orin."),
+        typer.Option(
+            "--dla", help="Build for the deep learning accelerator of a Jetson AGX or NX Orin."
+        ),
     ] = False,
     layers: Annotated[
         bool,
@@ -231,15 +236,15 @@ def build_plans(
         bool,
         typer.Option(
             "--dry-run",
-            help="Build nothing: check the graphs, and compute them on the CPU.",
+            help="Build nothing: check the ONNX models and run them on the CPU.",
         ),
     ] = False,
     json_file: JsonOption = None,
 ) -> None:
-    """Build a bundle's TensorRT plans, on the machine that will run them (needs TensorRT, onnx).
+    """Build TensorRT plans (engine files) on the machine that will run them (needs TensorRT, onnx).
 
-    Plans lie in the bundle's folder tensorrt/, or in the user's cache where that is read-only. One
-    that fits bundle, TensorRT, GPU and options already is left as it is.
+    Plans are written to the bundle's folder tensorrt/, or to the user's cache if that is read-only.
+    A plan that already fits bundle, TensorRT, GPU and options is kept.
 
     `vlm-perception build roadworld-nano`
 

@@ -20,19 +20,19 @@ from vlm_perception.cli.common import (
     with_torch,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Examine a model: a table, and JSON with --json.")
+app = typer.Typer(no_args_is_help=True, help="Evaluate a model: a table, and JSON with --json.")
 
 
 @app.command("roadworld-nano")
 def evaluate_roadworld_nano(
     bundle: BundleOption = "roadworld-nano",
-    scenes: Annotated[int, typer.Option(min=1, help="Scenes of the exam.")] = 1000,
+    scenes: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 1000,
     json_file: JsonOption = None,
 ) -> None:
-    """Examine a bundle on scenes of the road world from seeds that were never trained on.
+    """Evaluate a bundle on scenes of the road world from seeds that were not used in training.
 
-    Prints tags, typed attributes, yes/no presence and captions, each beside the majority-class
-    baseline and by object size.
+    Prints metrics of tags, typed attributes, yes/no presence and captions, each with the
+    majority-class baseline and by object size.
 
     `vlm-perception evaluate roadworld-nano --scenes 1000 --json exam.json`
     """
@@ -44,13 +44,13 @@ def evaluate_roadworld_nano(
 @app.command("instructions")
 def evaluate_instructions(
     bundle: BundleOption = "roadworld-nano",
-    scenes: Annotated[int, typer.Option(min=2, help="Scenes of the examination.")] = 500,
+    scenes: Annotated[int, typer.Option(min=2, help="Number of scenes.")] = 500,
     json_file: JsonOption = None,
 ) -> None:
-    """Give a bundle a navigation system's instructions, in words and on scenes it never saw.
+    """Evaluate instruction following, in wordings and on scenes that were not used in training.
 
-    Prints how often each kind is answered rightly, beside what a reader of the bundle's captions
-    would get right and what the commonest answer would.
+    Prints the accuracy for each kind of instruction, next to two baselines: answers derived from
+    the bundle's captions, and the most common answer.
 
     `vlm-perception evaluate instructions --scenes 500 --json instructions.json`
     """
@@ -66,28 +66,28 @@ def evaluate_drift(
     ),
     keep: Annotated[
         list[str] | None,
-        typer.Option(help="A pruning schedule to examine, `0.7@2,3,4`; may be given again."),
+        typer.Option(help="A pruning schedule to evaluate, `0.7@2,3,4`; repeatable."),
     ] = None,
     heads: Annotated[
         list[float] | None,
         typer.Option(
             callback=finite,
-            help="A share of the attention heads to keep, `0.75`; may be given again.",
+            help="A share of the attention heads to keep, `0.75`; repeatable.",
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder for the exported bundles; a second run uses them again.")
+        Path, typer.Option(help="Folder for the exported bundles; a second run reuses them.")
     ] = Path("out/drift"),
-    scenes: Annotated[int, typer.Option(min=1, help="Scenes of the exam.")] = 1000,
-    timed: Annotated[int, typer.Option(min=1, help="Scenes to take times with.")] = 50,
+    scenes: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 1000,
+    timed: Annotated[int, typer.Option(min=1, help="Number of scenes for the times.")] = 50,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure what quantization and pruning cost the road world's student and what they save.
+    """Measure the accuracy drop and the speed-up from quantizing and pruning the student.
 
-    Exports it dense, in INT8, with a decoder of INT4 weights, without some heads, and pruned by
-    each schedule (0.7@2,3,4 by default) beside two controls that have as few tokens: drawn at
-    random, and of a smaller image. All sit the exam of `evaluate roadworld-nano` together. Times
-    are taken in turn, on one thread; close other programs first.
+    Exports the road world's student dense, in INT8, with a decoder of INT4 weights, without some
+    heads, and pruned by each schedule (0.7@2,3,4 by default), with two baselines of equally few
+    tokens: random tokens, and a smaller image. All are evaluated as in `evaluate roadworld-nano`,
+    on the same scenes. Times are measured in turn, on one thread; close other programs first.
 
     `vlm-perception evaluate drift --json drift.json`
 
@@ -109,24 +109,29 @@ def evaluate_drift(
 @app.command("temporal")
 def evaluate_temporal(
     bundle: BundleOption = "roadworld-nano",
-    drives: Annotated[int, typer.Option(min=1, help="Drives through the road world.")] = 100,
+    drives: Annotated[
+        int, typer.Option(min=1, help="Number of drives through the road world.")
+    ] = 100,
     scenes: Annotated[
-        int, typer.Option(min=1, help="Scenes that stand still while the exposure hunts.")
+        int, typer.Option(min=1, help="Number of still scenes with varying exposure.")
     ] = 20,
-    seconds: Annotated[float, typer.Option(callback=finite, min=1, help="Length of each.")] = 20.0,
+    seconds: Annotated[
+        float, typer.Option(callback=finite, min=1, help="Length of each in seconds.")
+    ] = 20.0,
     out: Annotated[
-        Path, typer.Option(help="Folder that keeps what the networks said; a second run is quick.")
+        Path, typer.Option(help="Folder that keeps the networks' outputs; a second run is fast.")
     ] = Path("out/temporal"),
     first_seed: Annotated[
-        int, typer.Option(min=0, help="Of drives and scenes; tune on seeds from 6000000.")
+        int,
+        typer.Option(min=0, help="First seed of drives and scenes; tune on seeds from 6000000."),
     ] = 30_000_000,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure what the key-frame gate saves and misses, and how steady tags and answers are.
+    """Measure what the key-frame policy saves and misses, and how steady tags and answers are.
 
-    Plays drives and scenes that were never trained on, ten ticks a second, with a full analysis at
-    each, on all cores; a run that was broken off goes on. Then compares the gate with that, and the
-    temporal state with each frame alone, with an exponential average and with hysteresis.
+    Plays drives and scenes that were not used in training at ten ticks per second, with a full
+    analysis of each, on all cores; an interrupted run continues. Then compares the key-frame policy
+    with that, and the temporal state with single frames, an exponential average and hysteresis.
 
     `vlm-perception evaluate temporal --json temporal.json`
     """
@@ -139,15 +144,17 @@ def evaluate_temporal(
 def evaluate_hazards(
     bundle: Annotated[
         list[str] | None,
-        typer.Option(help="A road-world bundle; may be given again, as a pruned and a dense one."),
+        typer.Option(help="A road-world bundle; repeatable, to compare a pruned and a dense one."),
     ] = None,
-    scenes: Annotated[int, typer.Option(min=1, help="Scenes of each kind at each distance.")] = 200,
+    scenes: Annotated[
+        int, typer.Option(min=1, help="Number of scenes of each kind at each distance.")
+    ] = 200,
     json_file: JsonOption = None,
 ) -> None:
     """Measure the recall of pedestrians, cyclists and cars in the lane by their distance.
 
-    Stages scenes with one of them at a known distance, and as many without any for the false
-    alarms, and looks at each with the fast path alone and with both paths fused.
+    Renders scenes with one of them at a known distance, and the same number without any for the
+    false alarms, and analyses each with the fast path alone and with both paths fused.
 
     `vlm-perception export checkpoints/roadworld-nano --out out/dense`
 
@@ -162,31 +169,31 @@ def evaluate_hazards(
 def evaluate_agreement(
     recording: Annotated[
         Path | None,
-        typer.Argument(metavar="BAG", help="By default 20 s of the road world, 640x360 at 30 Hz."),
+        typer.Argument(
+            metavar="BAG", help="A bag. [default: 20 s of the road world, 640x360 at 30 Hz]"
+        ),
     ] = None,
     rate: Annotated[
         float,
-        typer.Option(
-            callback=finite, min=0.01, max=10, help="Speed of playing, for machines that are busy."
-        ),
+        typer.Option(callback=finite, min=0.01, max=10, help="Playback speed, for busy machines."),
     ] = 1.0,
     engine: Annotated[
-        str, typer.Option(help="Of both: `onnxruntime` or `openvino`.")
+        str, typer.Option(help="Engine of both: `onnxruntime` or `openvino`.")
     ] = "onnxruntime",
     out: Annotated[Path, typer.Option(help="Folder for the live bag and both replays.")] = Path(
         "out/agreement"
     ),
     json_file: JsonOption = None,
 ) -> None:
-    """Hold offline replay against the live nodes: do they say the same of one bag?
+    """Compare offline replay with the live nodes: do they give the same results for one bag?
 
-    Plays the bag with /clock through the three nodes, records what they say, and replays it offline
-    twice: on virtual time, and on the frames that the live nodes worked on. The first tells how
-    much depends on which frames a machine finds time for, the second whether anything else does.
+    Plays the bag with /clock through the three nodes, records their results, and replays it offline
+    twice: on virtual time, and on the frames that the live nodes processed. The first shows how
+    much depends on which frames a machine has time for, the second whether anything else differs.
 
     `vlm-perception evaluate agreement drive_bag`
 
-    Exit code: 0 when the second says the same within `compare`'s tolerances, else 1.
+    Exit code: 0 when the second agrees within `compare`'s tolerances, else 1.
     """
     one_of("--engine", engine, ("onnxruntime", "openvino"))
     with plain_errors():

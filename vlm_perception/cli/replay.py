@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""`vlm-perception replay` and what works with its results."""
+"""`vlm-perception replay`, and the verbs that use its results."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def replay(
         ),
     ],
     topic: Annotated[
-        str | None, typer.Option(help="The camera topic; needed where a bag has several cameras.")
+        str | None, typer.Option(help="The camera topic; needed if a bag has several cameras.")
     ] = None,
     bundle: Annotated[
         str | None,
-        typer.Option(help="The model: a bundle's name or directory; by default as --params says."),
+        typer.Option(help="The model: a bundle's name or directory. [default: that of --params]"),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results. [default: out/replay/NAME]")
     ] = None,
     start: Annotated[
         float,
-        typer.Option(callback=finite, min=0, help="Begin so many seconds after the first image."),
+        typer.Option(callback=finite, min=0, help="Start N seconds after the first image."),
     ] = 0.0,
     duration: Annotated[
-        float | None, typer.Option(callback=finite, min=0.001, help="Replay so many seconds only.")
+        float | None, typer.Option(callback=finite, min=0.001, help="Replay N seconds only.")
     ] = None,
     rate: Annotated[
         float,
@@ -48,7 +48,7 @@ def replay(
             callback=finite,
             min=0.01,
             max=100,
-            help="Seconds of the bag that pass in one of the robot's; see `ros2 bag play --rate`.",
+            help="Seconds of the bag per second of the robot, as in `ros2 bag play --rate`.",
         ),
     ] = 1.0,
     params: Annotated[
@@ -57,42 +57,44 @@ def replay(
     ] = None,
     latency: Annotated[
         Path | None,
-        typer.Option(help="YAML file with the robot's times; `bench replay` makes one."),
+        typer.Option(
+            help="YAML file with the robot's processing times; `bench replay` writes one."
+        ),
     ] = None,
     schedule: Annotated[
         Path | None,
         typer.Option(
-            help="A bag of what a robot said of this recording: work on the very frames that it "
-            "worked on, whatever `--latency` says."
+            help="A bag of a robot's results for this recording: process exactly the frames that "
+            "the robot processed, whatever `--latency` says."
         ),
     ] = None,
     time: Annotated[
         str | None,
         typer.Option(
-            help="The clock that ages are counted on: `recording`, or `stamps` where that is "
-            "another one, as with a simulation. [default: `stamps` where the two are apart]"
+            help="The clock for ages: `recording`, or `stamps` if the stamps come from another "
+            "clock, such as a simulation. [default: `stamps` if the two differ]"
         ),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="`onnxruntime` or `openvino`; never chosen by a timing.")
+        str, typer.Option(help="`onnxruntime` or `openvino`; never chosen by measurement.")
     ] = "onnxruntime",
-    threads: Annotated[int, typer.Option(min=1, max=64, help="Of the networks.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Threads of the networks.")] = 1,
     originals: Annotated[
-        str, typer.Option(help="What is copied beside the results: `camera`, `all` or `none`.")
+        str, typer.Option(help="Topics to copy next to the results: `camera`, `all` or `none`.")
     ] = "camera",
     overlay: Annotated[
-        bool, typer.Option("--overlay/--no-overlay", help="Draw overlay.mp4, too.")
+        bool, typer.Option("--overlay/--no-overlay", help="Also write overlay.mp4.")
     ] = True,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew where an interrupted run could go on.")
+        bool, typer.Option("--fresh", help="Start over instead of continuing an interrupted run.")
     ] = False,
 ) -> None:
     """Run the whole perception over a recording, without ROS, and report on it.
 
-    The same objects as in the nodes run on virtual time, so that the same recording, bundle and
-    settings give the same scene log, byte for byte. Leaves `report.html` (look at this first),
+    The objects of the nodes run on virtual time, so that the same recording, bundle and
+    settings give the same scene log, byte for byte. Writes `report.html` (look at this first),
     `scene.jsonl`, the bag `scene.mcap` for `ros2 bag`, rviz and Foxglove, and `overlay.mp4`.
-    After Ctrl-C the same command goes on where it stopped.
+    After Ctrl-C the same command continues where it stopped.
 
     `vlm-perception replay drive_bag`
 
@@ -132,14 +134,16 @@ def compare(
     first: Annotated[
         Path, typer.Argument(metavar="A", help="A scene log, a replay's folder, or a bag.")
     ],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another one of the same recording.")],
+    second: Annotated[
+        Path, typer.Argument(metavar="B", help="Another one for the same recording.")
+    ],
     tolerances: Annotated[
-        Path | None, typer.Option(help="YAML file that says how far they may differ.")
+        Path | None, typer.Option(help="YAML file with the allowed differences.")
     ] = None,
 ) -> None:
-    """Say what changed between two scene logs: frames, tags, answers, key frames, latency.
+    """Describe what changed between two scene logs: frames, tags, answers, key frames, latency.
 
-    A bag that was recorded on a robot (`scene` and `reasoning`) can stand on either side. With
+    Either side can be a bag that was recorded on a robot (`scene` and `reasoning`). With
     `--tolerances`, the file's keys replace those of the defaults; docs/replay.md lists them.
 
     `vlm-perception compare out/before/scene.jsonl out/after/scene.jsonl`
@@ -155,7 +159,7 @@ def compare(
 @app.command()
 def harvest(
     recordings: Annotated[
-        list[Path], typer.Argument(metavar="BAG...", help="Recordings such as `replay` reads.")
+        list[Path], typer.Argument(metavar="BAG...", help="Recordings that `replay` can read.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for images and metadata.jsonl.")] = Path(
         "out/harvest"
@@ -167,7 +171,10 @@ def harvest(
     below: Annotated[
         float,
         typer.Option(
-            callback=finite, min=0, max=1, help="Take frames with an answer less likely than this."
+            callback=finite,
+            min=0,
+            max=1,
+            help="Select frames with an answer less likely than this.",
         ),
     ] = 0.5,
     distance: Annotated[
@@ -176,14 +183,14 @@ def harvest(
             callback=finite,
             min=0,
             max=2,
-            help="Leave out a frame nearer than this (cosine) to the one before it.",
+            help="Leave out a frame nearer than this (cosine) to the previously selected one.",
         ),
     ] = 0.01,
 ) -> None:
-    """Collect the frames of recordings that are worth a second look, with what was said of them.
+    """Collect the frames of recordings that are worth a second look, with their results.
 
-    Takes key frames that drift, tags or a new scene made, frames on which the fast and the slow
-    path disagree, and those with a doubtful answer. The folder loads as an `imagefolder` of
+    Selects key frames caused by drift, tags or a new scene, frames on which the fast and the slow
+    path disagree, and those with an uncertain answer. The folder loads as an `imagefolder` of
     Hugging Face datasets, for curation and distillation.
 
     `vlm-perception harvest monday_bag tuesday_bag --out out/harvest`

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""`vlm-perception roadworld`: pictures of the road world."""
+"""`vlm-perception roadworld`: images of the road world."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ app = typer.Typer(no_args_is_help=True, help="Render the procedural road world."
 
 @app.command("clip")
 def roadworld_clip(
-    seconds: Annotated[float, typer.Option(callback=finite, min=0.1, help="How long.")] = 20.0,
+    seconds: Annotated[
+        float, typer.Option(callback=finite, min=0.1, help="Length in seconds.")
+    ] = 20.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pixels.")] = 7,
     width: Annotated[int, typer.Option(min=16, max=7680)] = 1280,
     height: Annotated[int, typer.Option(min=16, max=4320)] = 720,
     fps: Annotated[int, typer.Option(min=1, max=240)] = 30,
 ) -> None:
-    """Render a drive through the road world into the cache, once, and say where it is."""
+    """Render a drive through the road world into the cache, once, and print its path."""
     with plain_errors():
         module = importlib.import_module("vlm_perception.datasets.roadworld.clip")
         path = module.cached_clip(width, height, fps, seconds, seed)
@@ -34,14 +36,14 @@ def roadworld_clip(
 @app.command("images")
 def roadworld_images(
     out: Annotated[Path, typer.Option(help="The folder to write into.")],
-    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 500,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first.")] = 5_000_000,
+    count: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene.")] = 5_000_000,
     width: Annotated[int, typer.Option(min=16, max=7680)] = 1280,
     height: Annotated[int, typer.Option(min=16, max=4320)] = 720,
 ) -> None:
-    """Render scenes into JPEG files, such as `vlm-perception export --calibration` takes.
+    """Render scenes into JPEG files for `vlm-perception export --calibration`.
 
-    Beside them it writes answers.jsonl, which `vlm-perception calibrate` reads.
+    Also writes answers.jsonl, which `vlm-perception calibrate` reads.
 
     `vlm-perception roadworld images --out out/calibration`
     """
@@ -72,17 +74,17 @@ def roadworld_sheet(
 def roadworld_bag(
     out: Annotated[Path, typer.Option(help="The bag's folder; it must not exist.")],
     seconds: Annotated[
-        float, typer.Option(callback=finite, min=0.1, help="How long the drive is.")
+        float, typer.Option(callback=finite, min=0.1, help="Length of the drive in seconds.")
     ] = 10.0,
     repeat: Annotated[
-        int, typer.Option(min=1, help="Let it follow on itself so often, for long bags.")
+        int, typer.Option(min=1, help="Play the drive N times in a row, for long bags.")
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same drive.")] = 7,
     width: Annotated[int, typer.Option(min=16, max=7680)] = 320,
     height: Annotated[int, typer.Option(min=16, max=4320)] = 180,
     fps: Annotated[int, typer.Option(min=1, max=240)] = 30,
 ) -> None:
-    """Render a drive into a ROS 2 bag of compressed images, such as `replay` reads.
+    """Render a drive into a ROS 2 bag of compressed images, for `replay`.
 
     `vlm-perception roadworld bag --out out/bag --seconds 60 --repeat 60`
     """

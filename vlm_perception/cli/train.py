@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""`vlm-perception train`: how a model comes to be."""
+"""`vlm-perception train`: trains models."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ app = typer.Typer(no_args_is_help=True, help="Train a model (needs torch).")
 @app.command("roadworld-nano")
 def train_roadworld_nano(
     out: Annotated[
-        Path, typer.Option(help="Folder for rendered scenes (some 20 GB), logs and checkpoints.")
+        Path, typer.Option(help="Folder for rendered scenes (about 20 GB), logs and checkpoints.")
     ] = Path("out/roadworld-nano"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and of the order.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the weights and the order of samples.")
+    ] = 0,
     start: Annotated[
         Path | None,
         typer.Option(help="Fine-tune this checkpoint directory, in a quarter of the time."),
@@ -31,14 +33,14 @@ def train_roadworld_nano(
         bool,
         typer.Option(
             "--language-only",
-            help="With --start: teach its language model only; the tags stay as they are.",
+            help="With --start: train its language model only; the tags do not change.",
         ),
     ] = False,
 ) -> None:
-    """Train the small student of the road world, or go on where an earlier run stopped.
+    """Train the small student of the road world, or continue where an earlier run stopped.
 
     Runs on a CUDA GPU or, for some hours, on the CPU. The result is a checkpoint directory of
-    ordinary Hugging Face models; `vlm-perception export` makes a bundle of it.
+    ordinary Hugging Face models; `vlm-perception export` makes a bundle from it.
 
     `vlm-perception train roadworld-nano --out out/roadworld-nano`
 
@@ -48,7 +50,7 @@ def train_roadworld_nano(
         module = with_torch("vlm_perception.training.roadworld_nano")
         if language_only and start is None:
             raise typer.BadParameter(
-                "--language-only teaches a student that is there; name its checkpoint with --start"
+                "--language-only trains an existing student; name its checkpoint with --start"
             )
         recipe = module.RECIPE if start is None else module.FINE_TUNE
         recipe = module.LANGUAGE if language_only else recipe
@@ -66,18 +68,20 @@ def train_roadworld_nano(
 def train_temporal(
     bundle: BundleOption = "roadworld-nano",
     checkpoint: Annotated[
-        Path, typer.Option(help="Directory that the bundle was exported from; takes temporal/.")
+        Path, typer.Option(help="Directory from which the bundle was exported; gets temporal/.")
     ] = Path("checkpoints/roadworld-nano"),
     out: Annotated[
-        Path, typer.Option(help="Folder for what the vision graph sees, logs and checkpoints.")
+        Path, typer.Option(help="Folder for the vision model's outputs, logs and checkpoints.")
     ] = Path("out/temporal-training"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and of the order.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the weights and the order of samples.")
+    ] = 0,
 ) -> None:
-    """Train the temporal module of a road-world bundle, or go on where an earlier run stopped.
+    """Train the temporal module of a road-world bundle, or continue an earlier run.
 
-    Drives through the road world with the bundle's own vision graph, then trains for some minutes,
-    on a CUDA GPU where there is one. Export the checkpoint again, as it was exported before, to
-    have the module in the bundle; without it the training-free form is used.
+    Runs the bundle's own vision model on drives through the road world, then trains for some
+    minutes, on a CUDA GPU if there is one. Export the checkpoint again, with the same options as
+    before, to include the module in the bundle; without it the training-free form is used.
 
     `vlm-perception train temporal --bundle roadworld-nano --checkpoint checkpoints/roadworld-nano`
     """

@@ -20,18 +20,21 @@ def view(
     bag: Annotated[
         Path | None,
         typer.Argument(
-            help="A bag with scenes, as the demo, `replay` or `ros2 bag record` makes; without it "
-            "the graph that is running."
+            help="A bag with scenes, as the demo, `replay` or `ros2 bag record` writes. [default: "
+            "the running graph]"
         ),
     ] = None,
     save: Annotated[
         Path | None, typer.Option(help="Write a file (.rrd) instead of opening a viewer.")
     ] = None,
     web: Annotated[
-        bool, typer.Option("--web", help="Serve rerun's page on this machine, not its window.")
+        bool,
+        typer.Option(
+            "--web", help="Serve rerun's web page on this machine instead of opening a window."
+        ),
     ] = False,
-    web_port: Annotated[int, typer.Option(min=1, max=65535, help="Of that page.")] = 9090,
-    namespace: Annotated[str, typer.Option(help="Of the camera, as `front`.")] = "",
+    web_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of that page.")] = 9090,
+    namespace: Annotated[str, typer.Option(help="Namespace of the camera, such as `front`.")] = "",
     image: Annotated[
         str, typer.Option(help="Topic of the raw images; the compressed one is TOPIC/compressed.")
     ] = "image",
