@@ -17,7 +17,7 @@ from typer.main import get_command
 from vlm_perception.bundle.manifest import Manifest
 from vlm_perception.cli import app
 from vlm_perception.datasets.roadworld.sheet import write_sheet
-from vlm_perception.deploy.checkpoints.bundle_yaml import SPEC_NAME, load_spec
+from vlm_perception.deploy.checkpoints.bundle_yaml import SPEC_NAME, BundleSpec, load_spec
 from vlm_perception.nodes.base.parameters import CONFIGURE, FIXED, LIVE
 from vlm_perception.nodes.language_settings import LanguageSettings
 from vlm_perception.nodes.scene_fusion import FusionNodeSettings
@@ -35,6 +35,8 @@ SETTINGS = {
     "video_source": SourceSettings,
 }
 TYPES = {bool: "bool", int: "integer", float: "double", str: "string", tuple: "string[]"}
+# Of bundle.yaml, what is documented with the manifest.
+SHARED = ("vocabulary.", "questions.")
 CHANGES = {LIVE: "dynamic", CONFIGURE: "requires reconfigure", FIXED: "read-only"}
 
 
@@ -84,9 +86,11 @@ def parts(annotation):
         yield from parts(part)
 
 
-def test_every_key_of_the_manifest_is_documented():
-    documented = set(re.findall(r"`([\w.]+)`", TEXTS["architecture.md"]))
-    assert set(keys(Manifest)) <= documented
+@pytest.mark.parametrize(("file", "model"), [("manifest", Manifest), ("bundle", BundleSpec)])
+def test_every_key_of_a_bundle_is_documented(file, model):
+    section = TEXTS["bundle.md"].partition(f"\n## {file}.yaml\n")[2].partition("\n## ")[0]
+    own = {key for key in keys(model) if not (file == "bundle" and key.startswith(SHARED))}
+    assert own <= set(re.findall(r"`([\w.]+)`", section))
 
 
 def test_statuses_and_triggers_are_documented():
@@ -128,8 +132,9 @@ def test_no_figure_waits_to_be_measured(name):
     assert not re.findall("@@.+?@@", TEXTS[name])
 
 
-def test_example_of_a_checkpoint_is_valid(tmp_path):
-    example = re.search(r"```yaml\n(.*?)```", TEXTS["README.md"], re.DOTALL)[1]
+@pytest.mark.parametrize("name", ["README.md", "bundle.md"])
+def test_example_of_a_checkpoint_is_valid(name, tmp_path):
+    example = re.search(r"```yaml\n(.*?)```", TEXTS[name], re.DOTALL)[1]
     (tmp_path / SPEC_NAME).write_text(example)
     assert load_spec(tmp_path).name == yaml.safe_load(example)["name"]
 
