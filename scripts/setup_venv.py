@@ -139,9 +139,9 @@ def install_requirements(sourced: str, *, dev: bool, train: bool) -> None:
 
 def read_constraints(sourced: str) -> str:
     """Returns the pinned versions, without those that a ROS installation settles."""
-    text = (ROOT / "constraints.txt").read_text()
+    pinned = (ROOT / "constraints.txt").read_text()
     # cv_bridge and the messages of Humble, Jazzy and Kilted are built for apt's numpy.
-    return re.sub(r"(?m)^(numpy|opencv).*\n", "", text) + "numpy<2\n" if sourced else text
+    return pinned + ("numpy<2\n" if sourced else (ROOT / "constraints-no-ros.txt").read_text())
 
 
 def read_requirements(sourced: str) -> dict[str, list[str]]:

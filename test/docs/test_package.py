@@ -42,6 +42,13 @@ IMPORTED_AS = {
     "rerun-sdk": "rerun",
     "scikit-learn": "sklearn",
 }
+FROM_APT = {
+    "numpy": "python3-numpy",
+    "opencv-python": "python3-opencv",
+    "pillow": "python3-pil",
+    "pyyaml": "python3-yaml",
+    "rich": "python3-rich",
+}
 # JetPack's, and Python's own from 3.14 on.
 OUTSIDE_PIP = {"tensorrt", "compression"}
 UNSAFE_CALLS = {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
@@ -122,9 +129,22 @@ def test_every_requirement_is_pinned():
     groups = "dependencies|train|openvino|dev|ros"
     lists = re.findall(rf"^(?:{groups}) = \[(.+?)^\]", pyproject, re.M | re.S)
     wanted = {name.lower() for text in lists for name in re.findall(r'^  "([\w-]+)', text, re.M)}
-    pinned = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.M)
+    files = ("constraints.txt", "constraints-no-ros.txt")
+    text = "".join((ROOT / name).read_text() for name in files)
+    pinned = re.findall(r"^([\w-]+)==", text, re.M)
     assert len(lists) == 5
     assert wanted <= set(pinned)
+
+
+def test_a_robot_gets_each_requirement_by_pip_or_from_apt():
+    listed = re.search(
+        r"^dependencies = \[(.+?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S
+    )
+    wanted = set(re.findall(r'^  "(.+)",$', listed[1], re.M))
+    by_pip = set(re.findall(r"^[a-z].+$", (ROOT / "requirements-robot.txt").read_text(), re.M))
+    assert by_pip - wanted == {"numpy<2"}
+    by_apt = {each.text for each in ET.parse(ROOT / "package.xml").iter("exec_depend")}
+    assert {FROM_APT[re.match(r"[\w-]+", each)[0]] for each in wanted - by_pip} <= by_apt
 
 
 def imported(path):
