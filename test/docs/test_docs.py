@@ -25,7 +25,7 @@ from vlm_perception.nodes.video_source import SourceSettings
 from vlm_perception.nodes.vision_encoder import EncoderSettings
 from vlm_perception.types import Status, Trigger
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {path.name: path.read_text() for path in DOCUMENTS}
 
 SETTINGS = {
@@ -111,10 +111,25 @@ def test_commands_in_the_documents_exist(name):
         assert used <= options | {"--help"}, f"vlm-perception {line}"
 
 
+def anchors(text):
+    """The names that GitHub gives to the headings."""
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        yield re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(path):
-    for target in re.findall(r"\]\((?!http|#)([^)#]+)", path.read_text()):
-        assert (path.parent / target).exists(), target
+    for target in re.findall(r"\]\((?!http)([^)]+)", path.read_text()):
+        name, _, anchor = target.partition("#")
+        file = path.parent / name if name else path
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text()), target
+
+
+def test_the_readme_shows_the_example_as_it_is():
+    shown = re.search(r"```python\n(.*?)```", TEXTS["README.md"], re.DOTALL)[1]
+    code = (ROOT / "examples" / "stop_for_hazards.py").read_text()
+    assert code[code.index("import ") :] == shown
 
 
 def test_every_room_is_told_of_and_every_place_to_add_to_is_there():
