@@ -95,17 +95,20 @@ def test_branches_of_a_prefix_do_not_disturb_each_other(
 
 
 def test_budgets_end_a_text_that_never_stops(siglip_bundle: ModelBundle) -> None:
-    ticks = iter(range(1000))
-    language = LanguageModel(siglip_bundle, clock=lambda: float(next(ticks)))
+    ticks, manifest = iter(range(1000)), siglip_bundle.manifest
+    assert manifest.language is not None
+    # The padding token, which no text of this model holds.
+    spec = manifest.language.model_copy(update={"stop_token_ids": (0,)})
+    endless = replace(siglip_bundle, manifest=manifest.model_copy(update={"language": spec}))
+    language = LanguageModel(endless, clock=lambda: float(next(ticks)))
     prefix = language.prefill(embed(siglip_bundle).tokens)
-    language._stops = frozenset()
     assert len(language.generate(prefix, "describe", max_tokens=5).token_ids) == 5
     timed = language.generate(prefix, "describe", max_tokens=50, budget_s=3.0)
     assert len(timed.token_ids) == 3
     assert not timed.finished
     # And there is an end to the cache, whatever is asked for.
-    endless = language.generate(prefix, "describe", max_tokens=10_000)
-    assert len(endless.token_ids) <= 128
+    longest = language.generate(prefix, "describe", max_tokens=10_000)
+    assert len(longest.token_ids) <= 128 and not longest.finished
 
 
 def test_choices_that_are_the_same_tokens_are_refused(
