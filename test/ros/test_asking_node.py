@@ -280,7 +280,9 @@ def test_without_a_decoder_there_are_tags_and_nothing_else(
     fusion = graph.start("scene_fusion", "__ns:=/front")
     graph.wait_active("front/scene_fusion")
     process = graph.start(NODE, "__ns:=/front", bundle=path)
-    assert "has no language model; run without this node" in graph.wait_error(f"front/{NODE}")
+    assert "has no language model; run without language_reasoner" in graph.wait_error(
+        f"front/{NODE}"
+    )
     answer = graph.call(Ask, f"/front/{NODE}/ask", Ask.Request(question="is the road wet"))
     assert not answer.success and "not active" in answer.message
     camera = EmbeddingCamera(graph, ModelBundle.load(path))

@@ -24,7 +24,9 @@ from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.msg import SceneReasoning, SemanticScene
 from vlm_perception.nodes.io.camera_names import check_camera_names
 from vlm_perception.nodes.process.worker import Mailbox
-from vlm_perception.perception.reasoning.reasoner import Reasoner, ReasonerSettings
+from vlm_perception.perception.reasoning.language_service import LanguageService
+from vlm_perception.perception.reasoning.reasoner import Reasoner
+from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.srv import Ask
 from vlm_perception.types import Embedding, Frame
@@ -63,9 +65,9 @@ def test_what_is_known_of_a_camera_is_its_own(siglip_bundle: ModelBundle) -> Non
         pixels = [picture(64, 36, seed=len(name) + index // 4) for index in range(12)]
         frames = [Frame(each, (i + 1) * 10**8, name) for i, each in enumerate(pixels)]
         streams.append([encoder.encode(frame, i) for i, frame in enumerate(frames)])
-    alone = [Reasoner(siglip_bundle, settings) for _ in streams]
-    first = Reasoner(siglip_bundle, settings)
-    shared = [first, first.for_another_camera()]
+    alone = [Reasoner(LanguageService(siglip_bundle, settings)) for _ in streams]
+    service = LanguageService(siglip_bundle, settings)
+    shared = [Reasoner(service) for _ in streams]
     for reasoners in (alone, shared):
         reasoners[1].set_instruction("a car")
     triggers = set()

@@ -26,6 +26,7 @@ from vlm_perception.nodes.io.qos import results
 from vlm_perception.nodes.process.watchdog import Watchdog
 from vlm_perception.nodes.process.worker import Worker
 from vlm_perception.perception.details import FRAMES, detail_of, with_detail
+from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.reasoner import Reasoner
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.srv import Ask
@@ -99,7 +100,7 @@ def test_key_frames_and_questions_wait_for_their_details(
         first = reasonings.wait()
         assert (first.sequence, first.trigger) == (0, "first")
         assert "detail" in {stage.name for stage in first.stages}
-        read = Reasoner(siglip_bundle).reason(camera.seen).attributes
+        read = Reasoner(LanguageService(siglip_bundle)).reason(camera.seen).attributes
         for said, expected in zip(first.attributes, read, strict=True):
             assert said.value == expected.value
             assert list(said.probabilities) == pytest.approx(expected.probabilities, abs=1e-5)

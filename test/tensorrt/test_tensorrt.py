@@ -11,6 +11,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from vlm_perception.engines.tensorrt.load_probe import require_loadable
 from vlm_perception.evaluation.bench.gpu import measure
 from vlm_perception.evaluation.bench.gpu_work import Work, open_work
 from vlm_perception.perception import device_tokens
-from vlm_perception.perception.device_tokens import FRAMES, Handover
+from vlm_perception.perception.device_tokens import FRAMES, DeviceTokens
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
@@ -86,9 +87,6 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     paths = [str(SIMULATED), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    tokens = Handover()
-    for user in ("vision.encoder", "language.model"):
-        monkeypatch.setattr(f"vlm_perception.perception.{user}.TOKENS", tokens)
     forget_modules()
     yield
     forget_modules()
@@ -217,23 +215,31 @@ def test_the_decoder_gives_the_same_with_its_cache_on_the_device(built: Path) ->
     np.testing.assert_allclose(first, second, atol=0.02)
 
 
+def sharing(bundle: ModelBundle) -> tuple[VisionEncoder, LanguageModel]:
+    """The two as the node of all has them."""
+    tokens = DeviceTokens()
+    return (
+        VisionEncoder(bundle, engine=TENSORRT, run_id="run", device_tokens=tokens),
+        LanguageModel(bundle, engine=TENSORRT, device_tokens=tokens),
+    )
+
+
 @pytest.mark.usefixtures("gpu")
 def test_tokens_stay_on_the_device_between_encoder_and_projector(built: Path) -> None:
     bundle = ModelBundle.load(built)
-    language = LanguageModel(bundle, engine=TENSORRT)
-    encoder = VisionEncoder(bundle, engine=TENSORRT, run_id="run")
+    encoder, language = sharing(bundle)
     image = np.asarray(np.load(built / "golden.npz")["vision.onnx/in/image"][0])
     # Who reads for the first time finds nothing, and then all that comes.
-    language.prefill(encoder.encode(Frame(image, 1), 4).tokens, ("run", 4))
+    language.read(encoder.encode(Frame(image, 1), 4))
     seen = encoder.encode(Frame(image, 1), 5)
-    encoder.encode(Frame(255 - image, 2), 6)
+    unlike = encoder.encode(Frame(255 - image, 2), 6)
     packed = language.pack(bundle.manifest.questions)
     uploaded = language.log_likelihoods(language.prefill(seen.tokens), packed)
     # The array says nothing: what the projector reads must be what was left on the device.
     blank = np.zeros_like(seen.tokens)
-    kept = language.log_likelihoods(language.prefill(blank, ("run", 5)), packed)
+    kept = language.log_likelihoods(language.read(replace(seen, tokens=blank)), packed)
     np.testing.assert_allclose(kept, uploaded, atol=0.02)
-    other = language.log_likelihoods(language.prefill(blank, ("run", 6)), packed)
+    other = language.log_likelihoods(language.read(replace(unlike, tokens=blank)), packed)
     assert np.abs(other - uploaded).max() > 0.1
 
 
@@ -253,8 +259,7 @@ def test_tokens_are_kept_only_while_somebody_reads_them(
 
     monkeypatch.setattr(engine, "keep", counted)
     bundle = ModelBundle.load(built)
-    encoder = VisionEncoder(bundle, engine=TENSORRT, run_id="run")
-    language = LanguageModel(bundle, engine=TENSORRT)
+    encoder, language = sharing(bundle)
     image = np.asarray(np.load(built / "golden.npz")["vision.onnx/in/image"][0])
 
     def copied(frames: int) -> int:
@@ -262,7 +267,7 @@ def test_tokens_are_kept_only_while_somebody_reads_them(
         for sequence in range(frames):
             seen = encoder.encode(Frame(image, 1), sequence)
         # As long as the language node is active, it reads now and then.
-        language.prefill(seen.tokens, ("run", frames - 1))
+        language.read(seen)
         return len(copies) - before
 
     assert [copied(2), copied(2), copied(3)] == [0, 2, 3]
@@ -315,14 +320,13 @@ def test_nothing_is_taken_from_the_device_while_it_works(
     built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = ModelBundle.load(built)
-    language = LanguageModel(bundle, engine=TENSORRT)
-    encoder = VisionEncoder(bundle, engine=TENSORRT, run_id="run")
+    encoder, language = sharing(bundle)
     packed = language.pack(bundle.manifest.questions)
     image = np.asarray(np.load(built / "golden.npz")["vision.onnx/in/image"][0])
 
     def work(sequence: int) -> None:
         seen = encoder.encode(Frame(image, 1), sequence)
-        prefix = language.prefill(seen.tokens, ("run", sequence))
+        prefix = language.read(seen)
         language.log_likelihoods(prefix, packed)
         list(language.stream(prefix, "what is there?", max_tokens=3))
 

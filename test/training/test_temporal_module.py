@@ -30,6 +30,7 @@ from vlm_perception.modeling.temporal_attention import (
     load_temporal,
     save_temporal,
 )
+from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.reasoner import Reasoner
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.perception.vision.temporal_state import (
@@ -112,8 +113,9 @@ def test_the_bundle_is_checked_and_the_reasoner_runs_its_module(
     assert temporal_bundle.verify_golden()[TEMPORAL_GRAPH] < 1e-5
     assert isinstance(bundle_attention(temporal_bundle), TrainedAttention)
     assert isinstance(bundle_attention(siglip_bundle), TrainingFreeAttention)
-    encoder, reasoner = VisionEncoder(temporal_bundle), Reasoner(temporal_bundle)
-    reasoner.warm_up()
+    encoder, service = VisionEncoder(temporal_bundle), LanguageService(temporal_bundle)
+    service.warm_up()
+    reasoner = Reasoner(service)
     image = np.random.default_rng(6).integers(0, 256, (90, 160, 3)).astype(np.uint8)
     said = [
         reasoner.reason(encoder.encode(Frame(image, START_NS + i * 100_000_000), i))

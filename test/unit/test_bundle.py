@@ -24,7 +24,7 @@ from vlm_perception.bundle.files import file_sha256
 from vlm_perception.bundle.manifest import manifest_digest
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.engines.base import EngineError
-from vlm_perception.perception.reasoning.reasoner import Reasoner
+from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.vision.encoder import VisionEncoder
 
 
@@ -233,13 +233,13 @@ def test_stored_outputs_that_cannot_be_read_are_named(copy: Path, content: bytes
     (copy / "token_embeddings.npy").write_bytes(content)
     edit(copy, lambda _: None)
     with pytest.raises(BundleError, match=r"token_embeddings\.npy holds no array"):
-        Reasoner(ModelBundle.load(copy))
+        LanguageService(ModelBundle.load(copy))
 
 
 def use(bundle: ModelBundle) -> None:
     """All that the nodes do with it before the first image."""
     VisionEncoder(bundle).warm_up()
-    Reasoner(bundle).warm_up()
+    LanguageService(bundle).warm_up()
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

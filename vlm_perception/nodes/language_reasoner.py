@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from vlm_perception.bundle.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, ModelBundle
+from vlm_perception.bundle.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.messages.codec import MessageError
 from vlm_perception.nodes.base.diagnostics import Report, figure
@@ -23,7 +23,9 @@ from vlm_perception.nodes.language_settings import LanguageSettings
 from vlm_perception.nodes.process.niceness import session_gives_way
 from vlm_perception.nodes.process.runner import run
 from vlm_perception.nodes.process.worker import Mailbox, Worker
+from vlm_perception.perception.device_tokens import DeviceTokens
 from vlm_perception.perception.reasoning.degradation import Ladder
+from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.questions import load_questions
 from vlm_perception.perception.reasoning.reasoner import Reasoner
 
@@ -34,16 +36,16 @@ Seen = tuple[CameraStream, EmbeddingArrival]
 class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
     """Reasons on the newest embedding of each camera in turn, rate_hz times a second at most."""
 
-    def __init__(self, *, alone: bool = False) -> None:
+    def __init__(self, *, alone: bool = False, device_tokens: DeviceTokens | None = None) -> None:
         """Declare parameters and the publishers.
 
         Args:
             alone: whether the process holds no other node, so that all of it may give way.
+            device_tokens: what it shares with the encoders in this process.
         """
         super().__init__("language_reasoner", LanguageSettings)
-        self._alone = alone
-        self._reasoner: Reasoner | None = None
-        self._bundle: ModelBundle | None = None
+        self._alone, self._device_tokens = alone, device_tokens
+        self._service: LanguageService | None = None
         self._worker: Worker[Seen] | None = None
         self._notes: dict[str, str] = {}
         self._dropped_before = 0
@@ -67,23 +69,18 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._notes = why_not_tensorrt(bundle, DECODER_GRAPH, settings.engine, self.get_logger())
         own = load_questions(Path(settings.questions)) if settings.questions else None
         questions = bundle.manifest.questions if own is None else own
-        reasoner = Reasoner(
+        service = LanguageService(
             bundle,
             settings.reasoner_settings(),
             threads=settings.threads,
-            run_id=self.run_id,
             questions=questions,
             engine=settings.engine,
+            device_tokens=self._device_tokens,
         )
-        if not reasoner.has_language:
-            raise BundleError(
-                f"bundle {bundle.manifest.name} has no language model; run without this node, or "
-                "use a bundle that was exported with vlm/"
-            )
-        reasoner.warm_up()
-        self._bundle, self._reasoner = bundle, reasoner
-        for index, camera in enumerate(self._cameras.values()):
-            camera.load(reasoner.for_another_camera() if index else reasoner)
+        service.warm_up()
+        self._service = service
+        for camera in self._cameras.values():
+            camera.load(Reasoner(service, run_id=self.run_id))
         known = {question.name for question in questions}
         if foreign := set(settings.keep_questions) - known:
             self.get_logger().warning(
@@ -91,7 +88,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
                 f"{', '.join(sorted(known))}"
             )
         self.get_logger().info(
-            f"bundle {bundle.manifest.name} from {bundle.path} is ready in {reasoner.engine_name}"
+            f"bundle {bundle.manifest.name} from {bundle.path} is ready in {service.engine_name}"
         )
 
     def start(self) -> None:
@@ -102,9 +99,9 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         mailbox = self._worker.mailbox
         for camera in self._cameras.values():
             camera.start(partial(_put, mailbox, camera))
-        bundle, reasoner = self._bundle, self._reasoner
-        if bundle is not None and reasoner is not None and reasoner.asker is not None:
-            self._asking.start(reasoner.asker, bundle.digest)
+        service = self._service
+        if service is not None:
+            self._asking.start(service.asker, service.bundle.digest)
 
     def stop(self) -> None:
         """Stop to listen, to reason and to answer."""
@@ -120,7 +117,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         """Let go of the networks."""
         for camera in self._cameras.values():
             camera.unload()
-        self._reasoner = self._bundle = None
+        self._service = None
 
     def close(self) -> None:
         """Stop, unload and take the action away, for the end of the process."""
@@ -162,13 +159,13 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
 
     def figures(self) -> Mapping[str, str]:
         """Return bundle, engine and how often was analysed."""
-        bundle, reasoner = self._bundle, self._reasoner
-        if bundle is None or reasoner is None:
+        service = self._service
+        if service is None:
             return {"bundle": self.settings.bundle}
         return {
-            "bundle": bundle.manifest.name,
-            "bundle_digest": bundle.digest,
-            "engine": reasoner.engine_name,
+            "bundle": service.bundle.manifest.name,
+            "bundle_digest": service.bundle.digest,
+            "engine": service.engine_name,
             **self._notes,
             **self._camera_figures(),
             "rung": str(self._ladder.rung),

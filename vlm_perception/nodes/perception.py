@@ -16,6 +16,7 @@ from vlm_perception.nodes.language_reasoner import LanguageReasonerNode
 from vlm_perception.nodes.process.runner import run
 from vlm_perception.nodes.scene_fusion import SceneFusionNode
 from vlm_perception.nodes.vision_encoder import VisionEncoderNode
+from vlm_perception.perception.device_tokens import DeviceTokens
 
 
 def nodes() -> Iterator[Any]:
@@ -23,12 +24,13 @@ def nodes() -> Iterator[Any]:
 
     The others get the embeddings of an encoder in the process.
     """
-    reasoner = LanguageReasonerNode()
+    device_tokens = DeviceTokens()
+    reasoner = LanguageReasonerNode(device_tokens=device_tokens)
     yield reasoner
     here = reasoner.get_namespace().rstrip("/")
     for camera in reasoner.settings.cameras or ("",):
         namespace = f"{here}/{camera}" if camera else ""
-        encoder = VisionEncoderNode(namespace=namespace)
+        encoder = VisionEncoderNode(namespace=namespace, device_tokens=device_tokens)
         intra_process.offer(encoder.resolve_topic_name("embedding"))
         yield encoder
         yield SceneFusionNode(namespace=namespace)

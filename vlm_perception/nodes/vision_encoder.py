@@ -30,6 +30,7 @@ from vlm_perception.nodes.io.qos import latched, newest, overridable, requests
 from vlm_perception.nodes.process.runner import run
 from vlm_perception.nodes.process.worker import Worker
 from vlm_perception.perception.details import without_detail
+from vlm_perception.perception.device_tokens import DeviceTokens
 from vlm_perception.perception.vision.embedding_info import embedding_info_fields
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.srv import SetVocabulary
@@ -74,9 +75,15 @@ class Arrival:
 class VisionEncoderNode(PerceptionNode[EncoderSettings]):
     """Encodes the newest image; older ones that were not reached in time are dropped."""
 
-    def __init__(self, *, namespace: str = "") -> None:
-        """Declare parameters, publishers and the service; namespace as PerceptionNode takes it."""
+    def __init__(self, *, namespace: str = "", device_tokens: DeviceTokens | None = None) -> None:
+        """Declare parameters, publishers and the service.
+
+        Args:
+            namespace: as PerceptionNode takes it.
+            device_tokens: what it shares with a language node in this process.
+        """
         super().__init__("vision_encoder", EncoderSettings, namespace=namespace)
+        self._device_tokens = device_tokens
         self._encoder: VisionEncoder | None = None
         self._bundle: ModelBundle | None = None
         self._images: ImageInput | None = None
@@ -116,6 +123,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             run_id=self.run_id,
             engine=settings.engine,
             temporal=settings.temporal,
+            device_tokens=self._device_tokens,
         )
         encoder.warm_up()
         self._bundle, self._encoder, self._sequence = bundle, encoder, 0

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Patch tokens that stay on the GPU between encoder and language model in one process.
 
-Whoever finds none reads those of the embedding, which has them all the same. So nobody needs to say
-that they begin or end to read: that they do is seen.
+Both are given the same `DeviceTokens`. Who finds none there reads those of the embedding, which has
+them all the same. So nobody needs to say that they begin or end to read: that they do is seen.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import threading
 from collections import OrderedDict
 from typing import Any
 
+from vlm_perception.perception.details import FrameKey
+
 FRAMES = 8
 """So many are kept; the language model reads one of the newest."""
 PATIENCE = 256
@@ -19,11 +21,8 @@ PATIENCE = 256
 language model has been deactivated or is gone, or looks so seldom that a copy of each frame costs
 more than it saves."""
 
-FrameKey = tuple[str, int]
-"""Run and sequence number of an embedding."""
 
-
-class Handover:
+class DeviceTokens:
     """What the encoder left on the device, by frame; for any thread."""
 
     def __init__(self) -> None:
@@ -34,7 +33,7 @@ class Handover:
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody in this process reads; else nothing need be kept."""
+        """Whether somebody reads; else nothing need be kept."""
         return self._unread < PATIENCE
 
     def put(self, frame: FrameKey, tokens: Any) -> None:
@@ -45,14 +44,8 @@ class Handover:
             while len(self._kept) > (FRAMES if self.wanted else 0):
                 self._kept.popitem(last=False)
 
-    def get(self, frame: FrameKey | None) -> Any:
+    def get(self, frame: FrameKey) -> Any:
         """The tokens of a frame, and keep those to come; None where they are not here."""
-        if frame is None:
-            return None
         with self._lock:
             self._unread = 0
             return self._kept.get(frame)
-
-
-TOKENS = Handover()
-"""Of this process."""

@@ -19,6 +19,7 @@ from vlm_perception.perception.details import detail_of
 from vlm_perception.perception.fusion.scene import SceneFusion
 from vlm_perception.perception.fusion.stamp_order import Order, StampOrder
 from vlm_perception.perception.reasoning.degradation import Ladder
+from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.questions import load_questions
 from vlm_perception.perception.reasoning.reasoner import Reasoner
 from vlm_perception.perception.vision.encoder import VisionEncoder
@@ -118,16 +119,16 @@ class Pipeline:
         self.reasoner: Reasoner | None = None
         if bundle.manifest.language is not None:
             file = settings.questions
-            self.reasoner = Reasoner(
+            service = LanguageService(
                 paced,
                 settings.reasoner,
                 threads=engine.threads,
-                run_id=RUN_ID,
                 questions=load_questions(Path(file)) if file else None,
                 clock=self.clock,
                 engine=engine.name,
             )
-            self.reasoner.warm_up()
+            service.warm_up()
+            self.reasoner = Reasoner(service, run_id=RUN_ID)
         self.clock.now = 0.0
         self._ladder = Ladder(self.clock)
         self._fusion = SceneFusion(settings.fusion, RUN_ID, self.clock)

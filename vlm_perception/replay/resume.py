@@ -27,11 +27,8 @@ from vlm_perception import types
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import TemporalSpec
 from vlm_perception.perception.fusion import rules, scene
-from vlm_perception.perception.language.model import LanguageModel
-from vlm_perception.perception.language.prefix_cache import NewestPrefix
-from vlm_perception.perception.language.question_packing import PackedQuestions
 from vlm_perception.perception.reasoning import keyframes, reasoner
-from vlm_perception.perception.reasoning.question_answering import Asker
+from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.vision.preprocess import Preprocessor
 from vlm_perception.perception.vision.vocabulary import Vocabulary, VocabularyBuilder
 from vlm_perception.replay import pipeline as pipelines
@@ -50,14 +47,10 @@ FIXTURES = (
     Preprocessor,
     Vocabulary,
     VocabularyBuilder,
-    LanguageModel,
-    NewestPrefix,
-    Asker,
-    PackedQuestions,
+    LanguageService,
     TemporalSpec,
     LatencyModel,
     PipelineSettings,
-    reasoner.ReasonerSettings,
     keyframes.KeyframeSettings,
     scene.FusionSettings,
     type(threading.Lock()),

@@ -16,17 +16,16 @@ from hypothesis import strategies as st
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.perception.embedding_checks import BundleMismatchError, EmbeddingError
 from vlm_perception.perception.language.decoder import HostDecoder
 from vlm_perception.perception.language.fair_lock import Turns
 from vlm_perception.perception.language.model import LanguageModel, PromptError
 from vlm_perception.perception.language.partial_text import PartialText
-from vlm_perception.perception.language.prefix_cache import (
-    BundleMismatchError,
-    EmbeddingError,
-    NewestPrefix,
-)
+from vlm_perception.perception.language.prefix_cache import NewestPrefix
+from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.question_answering import WAITING, Asker, AskError
-from vlm_perception.perception.reasoning.reasoner import Reasoner, ReasonerSettings
+from vlm_perception.perception.reasoning.reasoner import Reasoner
+from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.perception.tokenizer import TextTokenizer
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame, Tag
@@ -337,7 +336,7 @@ def test_a_lower_rung_asks_and_writes_less(siglip_bundle: ModelBundle) -> None:
     image = np.random.default_rng(0).integers(0, 256, (36, 64, 3), np.uint8)
     seen = VisionEncoder(siglip_bundle).encode(Frame(image, 1, "camera"), 0)
     settings = ReasonerSettings(force_keyframes=True, max_caption_tokens=40)
-    reasoner = Reasoner(siglip_bundle, settings)
+    reasoner = Reasoner(LanguageService(siglip_bundle, settings))
     full, less = reasoner.reason(seen), reasoner.reason(seen, rung=2)
     assert (full.rung, less.rung) == (0, 2)
     assert len(full.attributes) == 3

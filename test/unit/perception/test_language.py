@@ -16,13 +16,11 @@ from hypothesis import strategies as st
 from vlm_perception.bundle.bundle import BundleError, ModelBundle
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.engines.base import EngineError
+from vlm_perception.perception.embedding_checks import BundleMismatchError, EmbeddingError
 from vlm_perception.perception.language.model import LanguageModel, PromptError
-from vlm_perception.perception.language.prefix_cache import BundleMismatchError, EmbeddingError
-from vlm_perception.perception.reasoning.reasoner import (
-    InstructionError,
-    Reasoner,
-    ReasonerSettings,
-)
+from vlm_perception.perception.reasoning.language_service import InstructionError, LanguageService
+from vlm_perception.perception.reasoning.reasoner import Reasoner
+from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.perception.tokenizer import TextError, TextTokenizer
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame, Reasoning
@@ -33,6 +31,11 @@ SETTINGS = ReasonerSettings(drift_threshold=2.0, max_keyframe_age=1.0, max_capti
 def embed(bundle: ModelBundle, seed: int = 0, at_s: float = 1.0) -> Embedding:
     image = np.random.default_rng(seed).integers(0, 256, (36, 64, 3), np.uint8)
     return VisionEncoder(bundle).encode(Frame(image, round(at_s * 1e9), "camera"), 0)
+
+
+def made(bundle: ModelBundle, settings: ReasonerSettings = SETTINGS) -> Reasoner:
+    """A reasoner with a service of its own."""
+    return Reasoner(LanguageService(bundle, settings))
 
 
 @pytest.fixture
@@ -128,8 +131,9 @@ def test_choices_that_are_the_same_tokens_are_refused(
 
 
 def test_a_reasoner_analyses_key_frames_and_repeats_the_anchor(siglip_bundle: ModelBundle) -> None:
-    reasoner = Reasoner(siglip_bundle, SETTINGS, run_id="run")
-    reasoner.warm_up()
+    service = LanguageService(siglip_bundle, SETTINGS)
+    service.warm_up()
+    reasoner = Reasoner(service, run_id="run")
     first = reasoner.reason(embed(siglip_bundle, 0, 1.0))
     assert (first.trigger, first.is_keyframe, first.run_id) == ("first", True, "run")
     assert [attribute.name for attribute in first.attributes] == ["weather", "light", "pedestrian"]
@@ -152,13 +156,13 @@ def said(reasoning: Reasoning) -> tuple[object, ...]:
 
 def test_two_reasoners_say_the_same(siglip_bundle: ModelBundle) -> None:
     seen = [embed(siglip_bundle, seed, 1.0 + seed) for seed in range(3)]
-    one, other = (Reasoner(siglip_bundle, SETTINGS) for _ in range(2))
+    one, other = (made(siglip_bundle) for _ in range(2))
     for embedding in seen:
         assert said(one.reason(embedding)) == said(other.reason(embedding))
 
 
 def test_an_instruction_makes_a_key_frame_and_is_carried_along(siglip_bundle: ModelBundle) -> None:
-    reasoner = Reasoner(siglip_bundle, SETTINGS)
+    reasoner = made(siglip_bundle)
     assert reasoner.set_instruction("") == 0, "the bundle's own prompt is in force"
     reasoner.reason(embed(siglip_bundle, 0, 1.0))
     version = reasoner.set_instruction("look for <eos> cones")
@@ -183,11 +187,11 @@ def test_an_instruction_that_comes_during_an_analysis_waits_for_the_next_frame(
     settings = replace(SETTINGS, force_keyframes=True)
     captions = {}
     for text in ("look for cones", "is the road wet"):
-        alone = Reasoner(siglip_bundle, settings)
+        alone = made(siglip_bundle, settings)
         alone.set_instruction(text)
         captions[text] = alone.reason(embed(siglip_bundle)).caption
     assert len(set(captions.values())) == 2
-    reasoner = Reasoner(siglip_bundle, settings)
+    reasoner = made(siglip_bundle, settings)
     assert reasoner.set_instruction("look for cones") == 1
     answer = LanguageModel.answer
 
@@ -208,7 +212,7 @@ def test_an_instruction_that_comes_during_an_analysis_waits_for_the_next_frame(
 
 
 def test_embeddings_of_another_bundle_are_refused(siglip_bundle: ModelBundle) -> None:
-    reasoner = Reasoner(siglip_bundle, SETTINGS)
+    reasoner = made(siglip_bundle)
     good = embed(siglip_bundle)
     with pytest.raises(BundleMismatchError, match="same bundle"):
         reasoner.reason(replace(good, bundle_digest="f" * 64))
@@ -228,17 +232,12 @@ def test_a_bundle_without_language_says_so(siglip_bundle: ModelBundle) -> None:
         siglip_bundle,
         manifest=siglip_bundle.manifest.model_copy(update={"language": None, "questions": ()}),
     )
-    reasoner = Reasoner(dual, SETTINGS)
-    assert not reasoner.has_language
-    reasoner.warm_up()
-    with pytest.raises(PromptError, match="no language model"):
-        reasoner.reason(embed(dual))
     with pytest.raises(BundleError, match="no language model"):
-        LanguageModel(dual)
+        LanguageService(dual)
 
 
 def test_each_new_conflict_is_looked_at_once(siglip_bundle: ModelBundle) -> None:
-    reasoner = Reasoner(siglip_bundle, replace(SETTINGS, max_keyframe_age=100.0))
+    reasoner = made(siglip_bundle, replace(SETTINGS, max_keyframe_age=100.0))
     frame = embed(siglip_bundle)
     triggers = []
     for conflicts in ([], ["a"], ["a"], ["a", "b"], [], ["a"]):
@@ -249,11 +248,11 @@ def test_each_new_conflict_is_looked_at_once(siglip_bundle: ModelBundle) -> None
 
 
 @pytest.fixture(scope="module")
-def shipped() -> tuple[Reasoner, list[Embedding]]:
-    """A reasoner of the bundle with a trained temporal module, and what it may see."""
+def shipped() -> tuple[LanguageService, list[Embedding]]:
+    """The service of the bundle with a trained temporal module, and what it may see."""
     bundle = ModelBundle.load("roadworld-nano")
     few = ReasonerSettings(max_caption_tokens=1, max_keyframe_age=0.5)
-    return Reasoner(bundle, few), [embed(bundle, seed) for seed in range(4)]
+    return LanguageService(bundle, few), [embed(bundle, seed) for seed in range(4)]
 
 
 SEQUENCE = itertools.count()
@@ -273,11 +272,11 @@ FRAMES = st.lists(
 @given(steps=FRAMES)
 @settings(max_examples=25, deadline=None)
 def test_a_frame_that_is_only_decided_on_leaves_no_trace(
-    shipped: tuple[Reasoner, list[Embedding]], steps: Sequence[tuple[float, int, str, str]]
+    shipped: tuple[LanguageService, list[Embedding]], steps: Sequence[tuple[float, int, str, str]]
 ) -> None:
     """The reasoner says what one says that never saw such frames, whatever happened meanwhile."""
-    reasoner, pictures = shipped
-    seeing, blind = reasoner.for_another_camera(), reasoner.for_another_camera()
+    service, pictures = shipped
+    seeing, blind = Reasoner(service), Reasoner(service)
     stamp_ns, doubts = 100_000_000_000, 0
     for seconds, picture, event, fate in steps:
         stamp_ns += round(seconds * 1e9)

@@ -15,12 +15,14 @@ from support.places import CONFIG
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.perception.language.model import PromptError
+from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.questions import (
     QuestionsError,
     kept_questions,
     load_questions,
 )
-from vlm_perception.perception.reasoning.reasoner import Reasoner, ReasonerSettings
+from vlm_perception.perception.reasoning.reasoner import Reasoner
+from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame
 
@@ -99,7 +101,7 @@ def test_less_effort_means_a_shorter_caption_then_fewer_questions(
     settings = ReasonerSettings(
         max_caption_tokens=12, force_keyframes=True, keep_questions=("pedestrian",)
     )
-    reasoner = Reasoner(siglip_bundle, settings)
+    reasoner = Reasoner(LanguageService(siglip_bundle, settings))
     full, short, few = (reasoner.reason(embed(siglip_bundle, 1.0 + n), n) for n in range(3))
     assert [full.rung, short.rung, few.rung] == [0, 1, 2]
     assert len(full.attributes) == len(short.attributes) == 3
@@ -114,7 +116,7 @@ def test_less_effort_means_a_shorter_caption_then_fewer_questions(
 
 def test_a_repeat_says_on_which_rung_it_was_made(siglip_bundle: ModelBundle) -> None:
     settings = ReasonerSettings(drift_threshold=2.0, max_caption_tokens=4)
-    reasoner = Reasoner(siglip_bundle, settings)
+    reasoner = Reasoner(LanguageService(siglip_bundle, settings))
     assert reasoner.reason(embed(siglip_bundle, 1.0), 2).rung == 2
     repeat = reasoner.reason(embed(siglip_bundle, 1.1), 0)
     assert (repeat.is_keyframe, repeat.rung) == (False, 2)
@@ -122,13 +124,12 @@ def test_a_repeat_says_on_which_rung_it_was_made(siglip_bundle: ModelBundle) -> 
 
 
 def test_below_the_floor_a_value_is_unknown(siglip_bundle: ModelBundle) -> None:
-    plain = Reasoner(siglip_bundle, ReasonerSettings(max_caption_tokens=4))
+    plain = Reasoner(LanguageService(siglip_bundle, ReasonerSettings(max_caption_tokens=4)))
     known = plain.reason(embed(siglip_bundle, 1.0)).attributes
     likeliest = [max(attribute.probabilities) for attribute in known]
     floor = sorted(likeliest)[1]
-    doubting = Reasoner(
-        siglip_bundle, ReasonerSettings(max_caption_tokens=4, confidence_floor=floor)
-    )
+    settings = ReasonerSettings(max_caption_tokens=4, confidence_floor=floor)
+    doubting = Reasoner(LanguageService(siglip_bundle, settings))
     attributes = doubting.reason(embed(siglip_bundle, 1.0)).attributes
     for before, after, probability in zip(known, attributes, likeliest, strict=True):
         assert after.value == (before.value if probability >= floor else "unknown")
@@ -139,4 +140,4 @@ def test_below_the_floor_a_value_is_unknown(siglip_bundle: ModelBundle) -> None:
 def test_choices_that_the_model_cannot_tell_apart_are_refused(siglip_bundle: ModelBundle) -> None:
     question = siglip_bundle.manifest.questions[0].model_copy(update={"choices": ("dry", "dry")})
     with pytest.raises(PromptError, match=r"question 'weather': .* the same to the tokenizer"):
-        Reasoner(siglip_bundle, questions=[question])
+        LanguageService(siglip_bundle, questions=[question])

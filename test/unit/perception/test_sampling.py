@@ -16,7 +16,9 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopP
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.language.token_sampling import Sampling, TokenChooser
-from vlm_perception.perception.reasoning.reasoner import Reasoner, ReasonerSettings
+from vlm_perception.perception.reasoning.language_service import LanguageService
+from vlm_perception.perception.reasoning.reasoner import Reasoner
+from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame
 
@@ -86,10 +88,8 @@ def test_every_free_text_of_a_reasoner_is_drawn(
 ) -> None:
     def texts(**sampling: float) -> tuple[str, str, str, object]:
         settings = ReasonerSettings(max_caption_tokens=8, **sampling)  # type: ignore[arg-type]
-        reasoner = Reasoner(siglip_bundle, settings)
-        asker = reasoner.asker
-        assert asker is not None
-        analysis = reasoner.reason(seen)
+        service = LanguageService(siglip_bundle, settings)
+        asker, analysis = service.asker, Reasoner(service).reason(seen)
         answer = asker.ask(lambda: seen, "describe", timeout=30.0, max_tokens=8)
         description = asker.describe(seen, "describe", max_tokens=8)
         list(description)

@@ -24,7 +24,7 @@ from vlm_perception.evaluation.bench.interference import Interference, measure_i
 from vlm_perception.evaluation.machine_load import Load, LoadMeter
 from vlm_perception.outputs.file import write_figures
 from vlm_perception.perception.language.model import LanguageModel
-from vlm_perception.perception.reasoning.reasoner import ReasonerSettings
+from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame
 

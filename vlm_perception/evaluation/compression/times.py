@@ -16,7 +16,7 @@ from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.evaluation.machine_load import Load, LoadMeter
 from vlm_perception.perception.language.model import LanguageModel
-from vlm_perception.perception.reasoning.reasoner import ReasonerSettings
+from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 

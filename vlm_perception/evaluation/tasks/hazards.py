@@ -30,7 +30,9 @@ from vlm_perception.datasets.roadworld.world import LABELS, VEHICLES, Actor, Wor
 from vlm_perception.outputs.file import write_figures
 from vlm_perception.perception.fusion.rules import Hazard
 from vlm_perception.perception.fusion.scene import FusionSettings, SceneFusion
-from vlm_perception.perception.reasoning.reasoner import Reasoner, ReasonerSettings
+from vlm_perception.perception.reasoning.language_service import LanguageService
+from vlm_perception.perception.reasoning.reasoner import Reasoner
+from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame, Reasoning
 
@@ -130,7 +132,7 @@ class Observer:
         self.bundle = bundle
         self._encoder = VisionEncoder(bundle)
         settings = ReasonerSettings(force_keyframes=True, max_caption_tokens=1)
-        self._reasoner = Reasoner(bundle, settings)
+        self._reasoner = Reasoner(LanguageService(bundle, settings))
         self._seen = 0
 
     def reports(self, image: NDArray[np.uint8], rules: tuple[Hazard, ...]) -> dict[str, bool]:

@@ -24,7 +24,7 @@ from vlm_perception.datasets.roadworld.truth import CAPTION_PROMPT, SceneTruth
 from vlm_perception.evaluation.tasks.roadworld import exam_scenes
 from vlm_perception.outputs.file import write_figures
 from vlm_perception.perception.language.model import LanguageModel
-from vlm_perception.perception.reasoning.reasoner import ReasonerSettings
+from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 

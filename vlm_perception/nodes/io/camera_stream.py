@@ -21,8 +21,9 @@ from vlm_perception.nodes.io.detail_subscription import DetailInput
 from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival, EmbeddingInput
 from vlm_perception.nodes.io.qos import newest, overridable, present, results, subscribe
 from vlm_perception.nodes.io.reasoning_subscription import LEASE_S
+from vlm_perception.perception.reasoning.language_service import InstructionError
 from vlm_perception.perception.reasoning.question_answering import AskError
-from vlm_perception.perception.reasoning.reasoner import InstructionError, Reasoner
+from vlm_perception.perception.reasoning.reasoner import Reasoner
 from vlm_perception.types import Embedding, Reasoning
 
 ASKED_ABOUT = 3

@@ -18,14 +18,16 @@ from vlm_perception.bundle.manifest import LanguageSpec, QuestionSpec
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.engines.base import Engine
 from vlm_perception.engines.choose import AUTO, ONNXRUNTIME, TENSORRT, Workload
-from vlm_perception.perception.device_tokens import TOKENS, FrameKey
+from vlm_perception.perception.details import key_of
+from vlm_perception.perception.device_tokens import DeviceTokens
+from vlm_perception.perception.embedding_checks import require_finite
 from vlm_perception.perception.language.decoder import load_decoder
 from vlm_perception.perception.language.fair_lock import Turns
 from vlm_perception.perception.language.kv_cache import Cache, Prefix, causal_inputs
 from vlm_perception.perception.language.question_packing import PackedQuestions, Packer
 from vlm_perception.perception.language.token_sampling import GREEDY, Sampling, Token, TokenChooser
 from vlm_perception.perception.tokenizer import TextError, TextTokenizer
-from vlm_perception.types import Attribute
+from vlm_perception.types import Attribute, Embedding
 
 TYPICAL_STEPS = 16
 """Tokens that `engine="auto"` decodes to measure; a caption has as many or a few more."""
@@ -55,6 +57,7 @@ class LanguageModel:
         room: int = 128,
         clock: Callable[[], float] = time.monotonic,
         engine: str = ONNXRUNTIME,
+        device_tokens: DeviceTokens | None = None,
     ) -> None:
         """Load the engines, the tokenizer and the token embeddings.
 
@@ -65,6 +68,8 @@ class LanguageModel:
             clock: seconds, for budgets of time.
             engine: `onnxruntime`, `openvino`, `tensorrt`, or `auto` for the faster on a prefill
                 and a short caption.
+            device_tokens: where an encoder in this process may have left patch tokens for an engine
+                of the GPU.
 
         Raises:
             BundleError: the bundle has no language part, or its prompt leaves no room.
@@ -72,8 +77,8 @@ class LanguageModel:
         spec = bundle.manifest.language
         if spec is None:
             raise BundleError(
-                f"bundle {bundle.manifest.name} holds no language model; use one that was "
-                "exported with vlm/, or run without the language node"
+                f"bundle {bundle.manifest.name} has no language model; run without "
+                "language_reasoner, or use a bundle that was exported with vlm/"
             )
         self._bundle, self._spec, self._clock = bundle, spec, clock
         self._tokenizer = TextTokenizer(bundle.file(spec.tokenizer))
@@ -95,7 +100,7 @@ class LanguageModel:
             workload = self._typical_workload()
             engine = bundle.choose_engine(DECODER_GRAPH, threads=threads, workload=workload)
         self._projector = bundle.engine(PROJECTOR_GRAPH, threads=threads, engine=engine)
-        self._on_device = engine == TENSORRT
+        self._device_tokens = device_tokens if engine == TENSORRT else None
         self._decoder = load_decoder(bundle, threads=threads, engine=engine)
         held = self._decoder.capacity
         if held is not None:
@@ -129,13 +134,25 @@ class LanguageModel:
         self.answer(prefix, packed)
         self.generate(prefix, self._spec.caption_prompt, max_tokens=1)
 
-    def prefill(self, tokens: NDArray[np.float16], frame: FrameKey | None = None) -> Prefix:
+    def read(self, embedding: Embedding) -> Prefix:
+        """Read what there is of a frame for this model.
+
+        Raises:
+            EmbeddingError: a patch token holds NaN or infinity.
+            PromptError: there are more tokens than the bundle was made for.
+            EngineError: the tokens have another width.
+        """
+        require_finite(embedding.tokens, "a patch token")
+        shared = self._device_tokens
+        on_device = None if shared is None else shared.get(key_of(embedding))
+        return self.prefill(embedding.tokens, on_device)
+
+    def prefill(self, tokens: NDArray[np.float16], on_device: Any = None) -> Prefix:
         """Read an image.
 
         Args:
             tokens: [K, V] from the vision encoder.
-            frame: whose they are; where the encoder of this process left them on the device, they
-                are read there.
+            on_device: the same where the encoder has left them on the device, to be read there.
 
         Returns:
             The cached prefix that questions and captions branch from.
@@ -149,9 +166,7 @@ class LanguageModel:
             raise PromptError(
                 f"the image has {tokens.shape[0]} tokens and the projector takes at most {most}"
             )
-        features = TOKENS.get(frame) if self._on_device else None
-        if features is None:
-            features = tokens[np.newaxis].astype(np.float32)
+        features = tokens[np.newaxis].astype(np.float32) if on_device is None else on_device
         image = self._run(self._projector, {"tokens": features})["embeds"][0]
         embeds = np.concatenate([self._before, image])
         with self._turns:

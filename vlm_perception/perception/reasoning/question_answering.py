@@ -15,10 +15,11 @@ from statistics import fmean
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.perception.embedding_checks import require_readable
 from vlm_perception.perception.language.kv_cache import Prefix
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.language.partial_text import UNFINISHED, PartialText
-from vlm_perception.perception.language.prefix_cache import NewestPrefix, require_readable
+from vlm_perception.perception.language.prefix_cache import NewestPrefix
 from vlm_perception.perception.language.token_sampling import GREEDY, Sampling
 from vlm_perception.perception.tokenizer import require_text
 from vlm_perception.types import Embedding

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vlm_perception.bundle.bundle import TEXT_GRAPH, VISION_GRAPH, ModelBundle
 from vlm_perception.engines.choose import ONNXRUNTIME
-from vlm_perception.perception.device_tokens import TOKENS
+from vlm_perception.perception.device_tokens import DeviceTokens
 from vlm_perception.perception.vision.preprocess import Preprocessor
 from vlm_perception.perception.vision.regions import find_regions
 from vlm_perception.perception.vision.temporal_state import TemporalState, TrainingFreeAttention
@@ -37,6 +37,7 @@ class VisionEncoder:
         engine: str = ONNXRUNTIME,
         temporal: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        device_tokens: DeviceTokens | None = None,
     ) -> None:
         """Load the engines and embed the bundle's own vocabulary.
 
@@ -49,6 +50,8 @@ class VisionEncoder:
             temporal: read the tags from what the last moments have in common; else from each frame
                 alone.
             clock: seconds, for stage times.
+            device_tokens: where an engine of the GPU leaves the patch tokens for a language model
+                in this process; None: there is none.
 
         Raises:
             BundleError: the bundle lacks a file.
@@ -58,6 +61,7 @@ class VisionEncoder:
         self._run_id = run_id
         self._clock = clock
         self._engine = bundle.engine(VISION_GRAPH, threads=threads, engine=engine)
+        self._device_tokens = device_tokens
         # Only an engine of the GPU can leave outputs where they are.
         self._keep: Callable[[str], Any] | None = getattr(self._engine, "keep", None)
         self._preprocessor = Preprocessor(bundle.manifest.image)
@@ -118,8 +122,9 @@ class VisionEncoder:
         image, placement = self._preprocessor.run(frame.image)
         prepared = self._clock()
         outputs = self._engine.run({"image": image})
-        if TOKENS.wanted and self._keep is not None:
-            TOKENS.put((self._run_id, sequence), self._keep("tokens"))
+        shared = self._device_tokens
+        if shared is not None and self._keep is not None and shared.wanted:
+            shared.put((self._run_id, sequence), self._keep("tokens"))
         encoded = self._clock()
         tags = self._tags(vocabulary, outputs["pooled"][0], frame.stamp_ns)
         token_index = self._token_index(outputs)

@@ -1,0 +1,59 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whether an embedding is one of the bundle's, before a language model reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.types import Embedding
+
+
+class BundleMismatchError(VlmPerceptionError):
+    """An embedding was made by another bundle than the one that is to read it."""
+
+
+class EmbeddingError(VlmPerceptionError):
+    """An embedding holds numbers that no encoder gives."""
+
+
+def require_readable(embedding: Embedding, bundle: ModelBundle) -> None:
+    """Refuse an embedding that is not one of the bundle's; its patch tokens are not looked at.
+
+    Raises:
+        BundleMismatchError: the embedding comes from another bundle.
+        EmbeddingError: the pooled embedding holds NaN or infinity, or has another width.
+    """
+    if embedding.bundle_digest != bundle.digest:
+        raise BundleMismatchError(
+            f"the embedding was made by bundle {embedding.bundle_digest[:12]} and this node has "
+            f"{bundle.digest[:12]} ({bundle.manifest.name}); start both nodes with the same bundle"
+        )
+    width = bundle.manifest.vision.embedding_width
+    if embedding.pooled.shape != (width,):
+        raise EmbeddingError(
+            f"the embedding has the shape {list(embedding.pooled.shape)} and those of this bundle "
+            f"have [{width}]; the encoder or the message is broken"
+        )
+    require_finite(embedding.pooled, "the embedding")
+
+
+def require_finite(values: NDArray[Any], what: str) -> None:
+    """Refuse what no encoder gives.
+
+    Args:
+        values: of any shape.
+        what: names them in the error.
+
+    Raises:
+        EmbeddingError: they hold NaN or infinity.
+    """
+    if not np.isfinite(values).all():
+        raise EmbeddingError(
+            f"{what} holds NaN or infinity; the encoder's engine or the message is broken"
+        )

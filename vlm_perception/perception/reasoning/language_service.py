@@ -1,0 +1,188 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the cameras of a language node share: the model, its questions, its answers to users."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.bundle.manifest import QuestionSpec
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.engines.choose import ONNXRUNTIME
+from vlm_perception.perception.device_tokens import DeviceTokens
+from vlm_perception.perception.language.model import LanguageModel, PromptError
+from vlm_perception.perception.language.partial_text import UNFINISHED
+from vlm_perception.perception.language.prefix_cache import NewestPrefix
+from vlm_perception.perception.language.token_sampling import Sampling
+from vlm_perception.perception.reasoning.degradation import RUNGS
+from vlm_perception.perception.reasoning.question_answering import Asker
+from vlm_perception.perception.reasoning.questions import kept_questions
+from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
+from vlm_perception.perception.vision.temporal_state import TemporalState, bundle_attention
+from vlm_perception.types import Attribute, Embedding
+
+LONGEST_INSTRUCTION = 1000
+PROMPT_ROOM = 256
+"""Tokens that a question or an instruction may have, beside the longest answer to it."""
+
+
+class InstructionError(VlmPerceptionError):
+    """An instruction cannot be followed; the message says why."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the language model says of one frame."""
+
+    stamp_ns: int
+    attributes: tuple[Attribute, ...]
+    caption: str
+    rung: int
+    """The effort it was made with, an index into RUNGS."""
+    stages: Mapping[str, float]
+    """Seconds that each stage took."""
+
+
+class LanguageService:
+    """A bundle's language model with the questions that it is asked of each key frame.
+
+    It knows nothing of any stream. `analyse` belongs to one thread; the rest may be called from
+    any.
+    """
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        settings: ReasonerSettings | None = None,
+        *,
+        threads: int = 1,
+        questions: Sequence[QuestionSpec] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        engine: str = ONNXRUNTIME,
+        device_tokens: DeviceTokens | None = None,
+    ) -> None:
+        """Load the language model.
+
+        Args:
+            bundle: the model.
+            settings: when to analyse and how much.
+            threads: threads of the engines.
+            questions: the typed questions; the bundle's own when None.
+            clock: seconds, for stage times and budgets.
+            engine: `onnxruntime`, `openvino`, `tensorrt` or `auto`.
+            device_tokens: what it shares with an encoder in this process.
+
+        Raises:
+            BundleError: the bundle has no language model, or lacks a file.
+            PromptError: a question cannot be put to this model.
+        """
+        self.bundle = bundle
+        self.settings = settings or ReasonerSettings()
+        self.clock = clock
+        self._sampling = Sampling(
+            self.settings.temperature, self.settings.top_p, self.settings.seed
+        )
+        self._language = LanguageModel(
+            bundle,
+            threads=threads,
+            room=PROMPT_ROOM + self.settings.max_caption_tokens,
+            clock=clock,
+            engine=engine,
+            device_tokens=device_tokens,
+        )
+        chosen = bundle.manifest.questions if questions is None else tuple(questions)
+        few = kept_questions(chosen, self.settings.keep_questions)
+        self._packed, self._packed_few = map(self._language.pack, (chosen, few))
+        self._prefixes = NewestPrefix(self._language)
+        self.asker = Asker(
+            bundle,
+            self._language,
+            self._prefixes,
+            chosen,
+            sampling=self._sampling,
+            clock=clock,
+        )
+        """Answers questions about now, from any thread."""
+        width = bundle.manifest.vision.embedding_width
+        self._blank_state = TemporalState(width, bundle_attention(bundle))
+
+    @property
+    def engine_name(self) -> str:
+        """Engine and version, for diagnostics."""
+        return self._language.engine_name
+
+    def warm_up(self) -> None:
+        """Check the engines against the bundle's stored outputs, and analyse a blank image.
+
+        Afterwards they have allocated, and it is known how long their calls take.
+
+        Raises:
+            BundleError: an engine gives other outputs than were stored.
+        """
+        self._language.verify()
+        self.bundle.verify_golden(self._blank_state.engines)
+        self._language.warm_up(self._packed)
+
+    def temporal_state(self) -> TemporalState:
+        """Return a memory of embeddings with nothing in it, for one stream; engines are shared."""
+        return self._blank_state.copy()
+
+    def check_instruction(self, text: str) -> None:
+        """Refuse an instruction that leaves no room for a caption.
+
+        Raises:
+            InstructionError: the text is too long or no valid Unicode.
+        """
+        if len(text) > LONGEST_INSTRUCTION:
+            raise InstructionError(
+                f"the instruction has {len(text)} characters; at most {LONGEST_INSTRUCTION} are "
+                "taken"
+            )
+        try:
+            self._language.check_prompt(text, reserve=self.settings.max_caption_tokens)
+        except PromptError as error:
+            raise InstructionError(str(error)) from error
+
+    def analyse(self, embedding: Embedding, instruction: str, rung: int) -> Analysis:
+        """Answer the questions about a frame and write its caption.
+
+        Args:
+            embedding: the frame, with what the language model reads.
+            instruction: what the caption is to follow; empty: the bundle's own prompt.
+            rung: the effort, an index into RUNGS.
+
+        Raises:
+            EmbeddingError: the patch tokens hold NaN or infinity.
+            PromptError: there are more tokens than the bundle was made for.
+            EngineError: the tokens have another width.
+        """
+        language, effort, settings = self._language, RUNGS[rung], self.settings
+        began = self.clock()
+        prefix = self._prefixes.of(embedding)
+        prefilled = self.clock()
+        attributes = language.answer(
+            prefix, self._packed if effort.all_questions else self._packed_few
+        )
+        answered = self.clock()
+        caption = language.generate(
+            prefix,
+            instruction or language.spec.caption_prompt,
+            max_tokens=math.ceil(settings.max_caption_tokens * effort.caption),
+            budget_s=settings.max_caption_s * effort.caption,
+            sampling=self._sampling,
+        )
+        return Analysis(
+            stamp_ns=embedding.stamp_ns,
+            attributes=attributes,
+            caption=caption.text if caption.finished else (caption.text + UNFINISHED).lstrip(),
+            rung=rung,
+            stages={
+                "prefill": prefilled - began,
+                "questions": answered - prefilled,
+                "caption": self.clock() - answered,
+            },
+        )
