@@ -21,7 +21,7 @@ from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.evaluation.bench import encoder, encoder_cases
 from vlm_perception.evaluation.bench.encoder import BF16, BUNDLE, FP32, ORT_FP32
 from vlm_perception.evaluation.bench.encoder_cases import CASES, Aim, Case, Contestants, Workshop
-from vlm_perception.evaluation.machine_load import Load, LoadMeter, Reading, read_processor
+from vlm_perception.evaluation.machine_load import LoadMeter, Reading, read_processor
 from vlm_perception.modeling.token_pruning import parse_schedule
 
 TINY = CLIPConfig(
@@ -99,7 +99,7 @@ def test_the_whole_benchmark_gives_its_rows(
     monkeypatch.setattr(encoder, "select", lambda names: [case])
     monkeypatch.setattr(Workshop, "prepare", lambda self, case: contestants)
     file, console = tmp_path / "deep" / "encoder.json", Console(record=True, width=160)
-    code = encoder.bench_encoder([], threads=1, console=console, json_file=file)
+    code = encoder.run([], threads=1).show(console, file)
     figures = json.loads(file.read_text())
     assert figures["valid"] == (code == 0)
     assert set(figures["load"]) == {
@@ -171,13 +171,6 @@ def test_own_work_is_no_load_of_others() -> None:
     subprocess.run([sys.executable, "-c", "sum(range(30_000_000))"], check=True)
     after = read_processor()
     assert after[2] - start[2] >= 0.4
-
-
-def test_figures_of_a_loaded_machine_are_not_called_valid() -> None:
-    loaded = encoder.as_json([], 2, Load(before=0.0, during=50.0))
-    assert loaded["valid"] is False
-    assert "NOT valid" in Load(50.0, 0.0).verdict()
-    assert encoder.as_json([], 2, Load(1.0, 1.0))["valid"] is True
 
 
 def test_every_case_is_something_that_can_be_exported(tmp_path: Path) -> None:

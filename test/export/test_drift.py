@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from support.checkpoints import make_checkpoint, write_spec
 
 from vlm_perception.bundle.bundle import ModelBundle
@@ -22,7 +23,7 @@ from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.evaluation.cached_export import exported
 from vlm_perception.evaluation.compression import cases, evaluate
 from vlm_perception.evaluation.compression.cases import Case
-from vlm_perception.evaluation.compression.evaluate import same_answers, same_captions
+from vlm_perception.evaluation.compression.evaluate import DriftRow, same_answers, same_captions
 from vlm_perception.evaluation.tasks.roadworld import Answers
 
 KEEP = "0.5@0,1"
@@ -95,7 +96,10 @@ def test_every_case_sits_the_exam_and_is_timed(
     cases = [Case("dense", dense), Case("int8", dense), Case("pruned", pruned, KEEP)]
     monkeypatch.setattr(evaluate, "make_cases", lambda *arguments: cases)
     path = tmp_path / "drift.json"
-    rows = evaluate.evaluate_drift(Path(), [KEEP], [], tmp_path, scenes=3, timed=1, json_file=path)
+    report = evaluate.run(Path(), [KEEP], [], tmp_path, scenes=3, timed=1)
+    assert report.show(Console(quiet=True), path) == 0
+    content = json.loads(path.read_text())
+    rows = [DriftRow(**row) for row in content["rows"]]
     assert [(row.case, row.reference) for row in rows] == [
         ("dense", "dense"),
         ("int8", "dense"),
@@ -110,9 +114,8 @@ def test_every_case_sits_the_exam_and_is_timed(
     assert fewer.same_captions < 1.0
     assert min(fewer.vision_ms, fewer.prefill_ms, fewer.decode_ms) > 0
     assert fewer.analysis_ms > fewer.prefill_ms + fewer.decode_ms
-    content = json.loads(path.read_text())
     assert content["scenes"] == 3
-    assert content["rows"][2]["setting"] == KEEP
+    assert fewer.setting == KEEP
 
 
 def test_a_bundle_is_made_again_only_when_it_would_come_out_other(

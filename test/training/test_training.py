@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from rich.console import Console
 from support.streets import PROPERTY
 
 pytest.importorskip("torch")
@@ -51,7 +52,8 @@ from vlm_perception.datasets.roadworld.truth import (
 )
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.deploy.export.export import export_bundle
-from vlm_perception.evaluation.tasks.roadworld import EXAM_SEED, evaluate
+from vlm_perception.evaluation.tasks.roadworld import EXAM_SEED
+from vlm_perception.evaluation.tasks.roadworld import run as hold_exam
 from vlm_perception.modeling.token_pruning import parse_schedule
 from vlm_perception.modeling.vision_tower import VisionGraph
 from vlm_perception.perception.language.model import LanguageModel
@@ -466,7 +468,10 @@ def test_an_untrained_student_can_be_exported_and_examined(
     ours = language.generate(prefix, CAPTION_PROMPT, max_tokens=24).token_ids
     assert written_by_transformers(saved / "vlm", image, 24) == list(ours)
     written = tmp_path / "exam.json"
-    figures = evaluate(str(bundle.path), scenes=3, json_file=written)
+    report = hold_exam(str(bundle.path), scenes=3)
+    assert report.show(Console(quiet=True), written) == 0
+    figures = report.figures
+    assert figures is not None
     assert figures["bundle_digest"] == bundle.digest
     assert 0 <= figures["attributes_balanced_accuracy_mean"] < 0.9
     assert json.loads(written.read_text()).keys() == figures.keys()

@@ -4,12 +4,10 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from vlm_perception.cli.common import (
     BundleOption,
@@ -17,10 +15,8 @@ from vlm_perception.cli.common import (
     TransportOption,
     finite,
     one_of,
-    plain_errors,
-    with_torch,
+    report,
 )
-from vlm_perception.common.errors import VlmPerceptionError
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed: a table, and JSON with --json.")
 
@@ -77,26 +73,19 @@ def bench_graph(
     """
     one_of("--transport", transport, ("compressed", "raw"))
     one_of("--composition", composition, ("processes", "single"))
-    with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.bench.graph")
-        if language_dead and composition != "processes":
-            raise VlmPerceptionError(
-                "--language-dead kills the language node's process, which with --composition "
-                "single is that of all nodes; use --composition processes"
-            )
-        options = module.BenchOptions(
-            seconds,
-            force_keyframes,
-            transport,
-            bundle,
-            video,
-            composition,
-            cameras,
-            rate,
-            language_dead,
-        )
-        code = module.bench_graph(options, Console(), json_file)
-    raise typer.Exit(code)
+    report(
+        "vlm_perception.evaluation.bench.graph",
+        json_file,
+        seconds=seconds,
+        force_keyframes=force_keyframes,
+        transport=transport,
+        bundle_name=bundle,
+        video=video,
+        composition=composition,
+        cameras=cameras,
+        rate_hz=rate,
+        language_dead=language_dead,
+    )
 
 
 @app.command("roadworld")
@@ -112,9 +101,7 @@ def bench_roadworld(
 
     `vlm-perception bench roadworld`
     """
-    with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.bench.roadworld")
-        module.bench_roadworld(width, height, seconds, Console(), json_file)
+    report("vlm_perception.evaluation.bench.roadworld", json_file, width, height, seconds)
 
 
 @app.command("encoder")
@@ -141,12 +128,7 @@ def bench_encoder(
 
     `vlm-perception bench encoder --case roadworld-nano/shipped --threads 1`
     """
-    with plain_errors():
-        module = with_torch("vlm_perception.evaluation.bench.encoder")
-        code = module.bench_encoder(
-            case or [], threads=threads, console=Console(), json_file=json_file
-        )
-    raise typer.Exit(code)
+    report("vlm_perception.evaluation.bench.encoder", json_file, case or [], threads=threads)
 
 
 @app.command("language")
@@ -184,19 +166,16 @@ def bench_language(
 
     `vlm-perception bench language --pairs 0`  (without ROS: the model alone)
     """
-    with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.bench.language")
-        code = module.bench_language(
-            bundle,
-            scenes=scenes,
-            threads=threads,
-            pairs=pairs,
-            seconds=seconds,
-            video=video,
-            console=Console(),
-            json_file=json_file,
-        )
-    raise typer.Exit(code)
+    report(
+        "vlm_perception.evaluation.bench.language",
+        json_file,
+        bundle,
+        scenes=scenes,
+        threads=threads,
+        pairs=pairs,
+        seconds=seconds,
+        video=video,
+    )
 
 
 @app.command("replay")
@@ -219,11 +198,7 @@ def bench_replay(
 
     `vlm-perception bench replay --latency robot.yaml`
     """
-    with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.bench.replay")
-        module.bench_replay(
-            recording, threads=threads, latency=latency, console=Console(), json_file=json_file
-        )
+    report("vlm_perception.evaluation.bench.replay", json_file, recording, threads, latency)
 
 
 @app.command("gpu")
@@ -254,13 +229,4 @@ def bench_gpu(
     one_of("--engine", engine, ("onnxruntime", "tensorrt"))
     if on_cpu and engine == "tensorrt":
         raise typer.BadParameter("TensorRT needs a GPU", param_hint="--on-cpu")
-    with plain_errors():
-        module = with_torch("vlm_perception.evaluation.bench.gpu")
-        module.bench_gpu(
-            bundle,
-            engine,
-            seconds=seconds,
-            on_cpu=on_cpu,
-            console=Console(),
-            json_file=json_file,
-        )
+    report("vlm_perception.evaluation.bench.gpu", json_file, bundle, engine, seconds, on_cpu=on_cpu)

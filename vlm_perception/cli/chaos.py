@@ -4,13 +4,18 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from vlm_perception.cli.common import BundleOption, JsonOption, finite, plain_errors, with_library
+from vlm_perception.cli.common import (
+    BundleOption,
+    JsonOption,
+    finite,
+    plain_errors,
+    report,
+    with_library,
+)
 
 app = typer.Typer()
 
@@ -40,11 +45,10 @@ def chaos(
 
     Exit code: 0 when each fault was noticed, diagnosed and overcome in time, else 1.
     """
+    chaos_run = "vlm_perception.evaluation.chaos.run"
     with plain_errors():
-        module = with_library("vlm_perception.evaluation.chaos.run", "hypothesis", "hypothesis")
-        options = module.ChaosOptions(bundle, kills, messages, tuple(only or ()))
-        code = module.run_chaos(options, Console(), json_file)
-    raise typer.Exit(code)
+        with_library(chaos_run, "hypothesis", "hypothesis")
+    report(chaos_run, json_file, bundle, kills, messages, only or [])
 
 
 @app.command()
@@ -69,8 +73,4 @@ def soak(
     Exit code: 0 when no process has grown by 1 % and no rate has changed by 2 %, else 1; 130
     after Ctrl-C, which prints the results so far.
     """
-    with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.soak")
-        options = module.SoakOptions(minutes, warm_up, bundle)
-        code = module.soak(options, Console(), json_file)
-    raise typer.Exit(code)
+    report("vlm_perception.evaluation.soak", json_file, minutes, warm_up, bundle)

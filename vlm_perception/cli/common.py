@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from vlm_perception.common.errors import RunError, VlmPerceptionError
+from vlm_perception.outputs.console import say
 
 BAD_INPUT = 2
 FAILED = 1
@@ -106,6 +107,23 @@ def with_library(module: str, library: str, package: str) -> Any:
         ) from error
 
 
+def report(module: str, json_file: Path | None, *arguments: Any, **options: Any) -> NoReturn:
+    """Let an evaluation or a benchmark run, show its report and end with the report's exit code.
+
+    Args:
+        module: its `run` gives a Report.
+        json_file: takes the figures, too.
+        arguments: of `run`.
+        options: of `run`.
+
+    Raises:
+        typer.Exit: always.
+    """
+    with plain_errors():
+        code = with_torch(module).run(*arguments, **options).show(Console(), json_file)
+    raise typer.Exit(code)
+
+
 class MissingExtraError(VlmPerceptionError):
     """A library that only some verbs need is not installed."""
 
@@ -119,18 +137,16 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except RunError as error:
-        _say(str(error))
+        _tell_error(str(error))
         raise typer.Exit(FAILED) from error
     except VlmPerceptionError as error:
-        _say(str(error))
+        _tell_error(str(error))
         raise typer.Exit(BAD_INPUT) from error
     # The machine refuses, or a process of a pool was killed.
     except (OSError, BrokenExecutor) as error:
-        _say(str(error))
+        _tell_error(str(error))
         raise typer.Exit(FAILED) from error
 
 
-def _say(sentence: str) -> None:
-    Console(stderr=True).print(
-        f"error: {sentence}", style="red", soft_wrap=True, markup=False, highlight=False
-    )
+def _tell_error(sentence: str) -> None:
+    say(Console(stderr=True), f"error: {sentence}", "red")

@@ -17,6 +17,7 @@ from vlm_perception.cli.common import (
     finite,
     one_of,
     plain_errors,
+    report,
     with_torch,
 )
 
@@ -148,9 +149,7 @@ def calibrate(
 
     `vlm-perception calibrate roadworld-nano --data out/answered --out out/questions.yaml`
     """
-    with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.tasks.answer_calibration")
-        module.calibrate(bundle, data, out, questions)
+    report("vlm_perception.evaluation.tasks.answer_calibration", None, bundle, data, out, questions)
 
 
 @app.command("profile")

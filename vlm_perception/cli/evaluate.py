@@ -4,21 +4,12 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from vlm_perception.cli.common import (
-    BundleOption,
-    JsonOption,
-    finite,
-    one_of,
-    plain_errors,
-    with_torch,
-)
+from vlm_perception.cli.common import BundleOption, JsonOption, finite, one_of, report
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate a model: a table, and JSON with --json.")
 
@@ -36,9 +27,7 @@ def evaluate_roadworld_nano(
 
     `vlm-perception evaluate roadworld-nano --scenes 1000 --json exam.json`
     """
-    with plain_errors():
-        module = with_torch("vlm_perception.evaluation.tasks.roadworld")
-        module.evaluate(bundle, scenes=scenes, json_file=json_file)
+    report("vlm_perception.evaluation.tasks.roadworld", json_file, bundle, scenes)
 
 
 @app.command("instructions")
@@ -54,9 +43,7 @@ def evaluate_instructions(
 
     `vlm-perception evaluate instructions --scenes 500 --json instructions.json`
     """
-    with plain_errors():
-        module = with_torch("vlm_perception.evaluation.tasks.instructions")
-        module.evaluate(bundle, scenes=scenes, json_file=json_file)
+    report("vlm_perception.evaluation.tasks.instructions", json_file, bundle, scenes)
 
 
 @app.command("drift")
@@ -93,17 +80,16 @@ def evaluate_drift(
 
     `vlm-perception evaluate drift --keep 0.8@2,3,4 --keep 0.6@2,3,4 --heads 0.75 --scenes 300`
     """
-    with plain_errors():
-        module = with_torch("vlm_perception.evaluation.compression.evaluate")
-        module.evaluate_drift(
-            checkpoint,
-            keep or ["0.7@2,3,4"],
-            heads or [],
-            out,
-            scenes=scenes,
-            timed=timed,
-            json_file=json_file,
-        )
+    report(
+        "vlm_perception.evaluation.compression.evaluate",
+        json_file,
+        checkpoint,
+        keep or ["0.7@2,3,4"],
+        heads or [],
+        out,
+        scenes=scenes,
+        timed=timed,
+    )
 
 
 @app.command("temporal")
@@ -135,9 +121,8 @@ def evaluate_temporal(
 
     `vlm-perception evaluate temporal --json temporal.json`
     """
-    with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.temporal.evaluate")
-        module.evaluate_temporal(bundle, drives, scenes, seconds, out, json_file, first_seed)
+    evaluation = "vlm_perception.evaluation.temporal.evaluate"
+    report(evaluation, json_file, bundle, drives, scenes, seconds, out, first_seed)
 
 
 @app.command("hazards")
@@ -160,9 +145,8 @@ def evaluate_hazards(
 
     `vlm-perception evaluate hazards --bundle roadworld-nano --bundle out/dense --json hazards.json`
     """
-    with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.tasks.hazards")
-        module.evaluate_hazards(bundle or ["roadworld-nano"], scenes, json_file)
+    bundles = bundle or ["roadworld-nano"]
+    report("vlm_perception.evaluation.tasks.hazards", json_file, bundles, scenes)
 
 
 @app.command("agreement")
@@ -196,8 +180,4 @@ def evaluate_agreement(
     Exit code: 0 when the second agrees within `compare`'s tolerances, else 1.
     """
     one_of("--engine", engine, ("onnxruntime", "openvino"))
-    with plain_errors():
-        module = importlib.import_module("vlm_perception.evaluation.agreement")
-        options = module.AgreementOptions(recording, rate, engine, out)
-        code = module.agreement(options, Console(), json_file)
-    raise typer.Exit(code)
+    report("vlm_perception.evaluation.agreement", json_file, recording, rate, engine, out)

@@ -1,3 +1,3 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Data for training and evaluation: the procedural road world."""
+"""Data sets for training and evaluation."""

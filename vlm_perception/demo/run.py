@@ -17,6 +17,7 @@ from vlm_perception.common.fastdds_shared_memory import shortage
 from vlm_perception.common.interrupt import Interrupt
 from vlm_perception.demo.panel import Panel
 from vlm_perception.demo.watch import NodeFailedError, Watch
+from vlm_perception.outputs.console import say
 from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.replay.recordings.writer import METADATA
 from vlm_perception.replay.report.overlay_video import write_overlay
@@ -87,19 +88,15 @@ def run_demo(options: DemoOptions, console: Console) -> int:
 def _look_back(folder: ResultsFolder, out: Path, console: Console) -> None:
     """Say what became of a demo before this one that did not come to its end."""
     if folder.completed:
-        _say(console, f"note: the results of the last demo were put into {out} only now")
+        say(console, f"note: the results of the last demo were put into {out} only now")
     if folder.left_over:
         for file in keep_recordings(folder.work, folder.path):
-            _say(console, f"note: an interrupted demo has left a recording: {_readable(out, file)}")
+            say(console, f"note: an interrupted demo has left a recording: {_readable(out, file)}")
         folder.clear()
 
 
 def _readable(out: Path, file: Path) -> str:
     return f"{out / file.name}, which `vlm-perception replay` reads up to the break"
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 class _Run:
@@ -207,4 +204,4 @@ class _Run:
         return f"{self._video}  (shortened to {share}, since you ended the demo; {again})"
 
     def _say(self, text: str) -> None:
-        _say(self._console, text)
+        say(self._console, text)

@@ -13,16 +13,17 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from vlm_perception.common.errors import RunError
 from vlm_perception.datasets.roadworld.bag import write_bag
-from vlm_perception.outputs.file import write_figures
+from vlm_perception.evaluation.report import FAILED, Report, figure_table
 from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.perception.language.partial_text import UNFINISHED
 from vlm_perception.replay.compare.comparable import Said, read_said
@@ -55,49 +56,43 @@ LAST_RESULTS_S = 1.5
 LIVE = ("live.mcap", "metadata.yaml", "nodes/*")
 TIMING = ("frames", "status")
 """What depends on the machine's load, beside the latencies."""
-DIFFERENT = 1
 
 
-@dataclass(frozen=True)
-class AgreementOptions:
-    """What `vlm-perception evaluate agreement` is asked for."""
+def run(recording: Path | None, rate: float, engine: str, out: Path) -> Report:
+    """Play a bag through the live nodes, replay it offline, and tell how far they agree.
 
-    recording: Path | None = None
-    """None: 20 seconds of the road world."""
-    rate: float = 1.0
-    engine: str = "onnxruntime"
-    out: Path = Path("out/agreement")
+    The exit code is 0 when the replay on the robot's schedule says the same within the default
+    tolerances.
 
-
-def agreement(options: AgreementOptions, console: Console, json_file: Path | None) -> int:
-    """Play a bag through the live nodes, replay it offline, and print how far they agree.
-
-    Returns:
-        0 when the replay on the robot's schedule says the same within the default tolerances.
+    Args:
+        recording: the bag; None: 20 seconds of the road world.
+        rate: speed of playing.
+        engine: of both.
+        out: folder for the live bag and both replays.
 
     Raises:
         VlmPerceptionError: the recording cannot be used.
         RunError: a node failed, or ROS is missing.
     """
     require_ros()
-    options.out.mkdir(parents=True, exist_ok=True)
-    recording = options.recording or _drive(options.out / "drive")
-    live = options.out / "live"
+    out.mkdir(parents=True, exist_ok=True)
+    recording = recording or _drive(out / "drive")
+    live = out / "live"
     with own_graph(), ResultsFolder(live, "evaluate agreement", LIVE, [recording]) as results:
         if results.left_over:
             results.clear()
-        _run_live(recording, options, results.work, console)
+        _run_live(recording, rate, engine, results.work)
         results.publish()
     said = read_said(live)
     findings: dict[str, list[Finding]] = {}
     for name, schedule in (("virtual time", None), ("the robot's schedule", live)):
-        folder = options.out / ("free" if schedule is None else "scheduled")
+        folder = out / ("free" if schedule is None else "scheduled")
         code = run_replay(
             ReplayOptions(
                 recording=recording,
                 out=folder,
-                speed=options.rate,
-                engine=EngineOptions(options.engine),
+                speed=rate,
+                engine=EngineOptions(engine),
                 # The player's /clock has the times of recording.
                 time=RECORDING,
                 schedule=schedule,
@@ -105,23 +100,19 @@ def agreement(options: AgreementOptions, console: Console, json_file: Path | Non
                 overlay=False,
                 fresh=True,
             ),
-            console,
+            Console(),
         )
         if code not in (0, LOSSES):
-            return code
+            return Report([], code=code)
         offline = read_said(folder)
         findings[name] = compare(_with_cut_captions(said, offline), offline, Tolerances())
-    console.print(_table(findings, len(said.frames)))
-    if json_file is not None:
-        figures = {
-            name: {each.what: round(each.difference, 6) for each in of}
-            for name, of in findings.items()
-        }
-        write_figures(json_file, figures)
+    figures = {
+        name: {each.what: round(each.difference, 6) for each in of} for name, of in findings.items()
+    }
     beyond = [each for each in _semantics(findings["the robot's schedule"]) if not each.within]
-    for each in beyond:
-        console.print(f"! {each.text}", style="red", soft_wrap=True, markup=False)
-    return DIFFERENT if beyond else 0
+    complaints = [Text(f"! {each.text}", style="red") for each in beyond]
+    table = _table(findings, len(said.frames))
+    return Report([table, *complaints], figures, code=FAILED if beyond else 0)
 
 
 def _drive(folder: Path) -> Path:
@@ -130,12 +121,12 @@ def _drive(folder: Path) -> Path:
     return folder
 
 
-def _run_live(recording: Path, options: AgreementOptions, out: Path, console: Console) -> None:
+def _run_live(recording: Path, rate: float, engine: str, out: Path) -> None:
     """Play the recording through the three nodes and record what they say."""
     source = open_source(recording)
     if not isinstance(source, BagSource):
         raise ReplayError(f"{recording} is no bag, and only a bag can be played to the nodes")
-    shared: Mapping[str, Parameter] = {"use_sim_time": True, "engine": options.engine}
+    shared: Mapping[str, Parameter] = {"use_sim_time": True, "engine": engine}
     compressed = source.type_name.endswith("CompressedImage")
     transport = "compressed" if compressed else "raw"
     image = "image/compressed" if compressed else "image"
@@ -144,7 +135,7 @@ def _run_live(recording: Path, options: AgreementOptions, out: Path, console: Co
         processes = stack.enter_context(NodeProcesses(out / "nodes"))
         recorder = stack.enter_context(Recorder(out / "live.mcap", watched))
         observer = stack.enter_context(Observer(watched, recorder.put))
-        stack.enter_context(Progress(console=console, transient=True)).add_task(
+        stack.enter_context(Progress(transient=True)).add_task(
             "playing to the live nodes", total=None
         )
         processes.start(NodeSpec("scene_fusion", {"use_sim_time": True}))
@@ -155,7 +146,7 @@ def _run_live(recording: Path, options: AgreementOptions, out: Path, console: Co
         )
         _wait_until_active(processes, observer)
         command = [sys.executable, "-m", "vlm_perception.rosgraph.bag_player"]
-        command += [str(recording.resolve()), "--rate", str(options.rate)]
+        command += [str(recording.resolve()), "--rate", str(rate)]
         command += ["--delay", str(DISCOVERY_S)]
         player = stack.enter_context(subprocess.Popen(command, cwd=out))
         stack.callback(player.terminate)
@@ -208,10 +199,8 @@ def _semantics(findings: list[Finding]) -> list[Finding]:
 
 
 def _table(findings: dict[str, list[Finding]], frames: int) -> Table:
-    table = Table(title=f"live nodes and offline replay, {frames} frames of the live run")
-    table.add_column("agreement")
-    for name in findings:
-        table.add_column(f"on {name}", justify="right")
+    title = f"live nodes and offline replay, {frames} frames of the live run"
+    table = figure_table(title, "agreement", *(f"on {name}" for name in findings))
     for each in zip(*findings.values(), strict=True):
         table.add_row(each[0].what, *map(_shown, each))
     return table

@@ -45,6 +45,11 @@ class Load:
             "close other programs and measure again"
         )
 
+    @property
+    def style(self) -> str:
+        """Of the verdict on a console."""
+        return "green" if self.quiet else "red"
+
     def as_json(self) -> dict[str, float]:
         """The same as JSON keys."""
         return {

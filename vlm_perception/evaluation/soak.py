@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.errors import RunError
 from vlm_perception.common.interrupt import INTERRUPTED, Interrupt
-from vlm_perception.outputs.file import write_figures
+from vlm_perception.evaluation.report import FAILED, Report
 from vlm_perception.rosgraph.environment import own_graph, require_ros
 from vlm_perception.rosgraph.launch import Graph, GraphOptions
 from vlm_perception.rosgraph.observer import Observer
@@ -34,21 +33,11 @@ MOST_GROWTH_PERCENT = 1.0
 MOST_DRIFT_PERCENT = 2.0
 COMPARED_SHARE = 0.2
 """The last part of the run, which is held against the first part after the warm-up."""
-FAILED = 1
 RATES = (EMBEDDING, REASONING, SCENE)
 
 
 class SoakError(RunError):
     """The graph did not come up, or a node ended; the message says which."""
-
-
-@dataclass(frozen=True)
-class SoakOptions:
-    """What `vlm-perception soak` is asked for."""
-
-    minutes: float = 60.0
-    warm_up_s: float = 120.0
-    bundle: str = "roadworld-nano"
 
 
 @dataclass(frozen=True)
@@ -74,8 +63,13 @@ class Growth:
         return 100 * (self.last / self.first - 1) if self.first else 0.0
 
 
-def soak(options: SoakOptions, console: Console, json_file: Path | None = None) -> int:
-    """Run the graph, print a table and return the exit code: 0 when nothing grows or falls.
+def run(minutes: float, warm_up_s: float, bundle_name: str) -> Report:
+    """Run the graph; the exit code is 0 when nothing grows or falls.
+
+    Args:
+        minutes: how long, after the warm-up.
+        warm_up_s: seconds that are not counted.
+        bundle_name: the model.
 
     Raises:
         VlmPerceptionError: the bundle cannot be used.
@@ -83,7 +77,7 @@ def soak(options: SoakOptions, console: Console, json_file: Path | None = None) 
         SoakError: the graph did not come up, or a node ended.
     """
     require_ros()
-    bundle = ModelBundle.load(options.bundle)
+    bundle = ModelBundle.load(bundle_name)
     source = open_source(None)
     machine = look_at_machine()
     samples: list[Sample] = []
@@ -94,8 +88,8 @@ def soak(options: SoakOptions, console: Console, json_file: Path | None = None) 
         graph = Graph(
             GraphOptions(source, str(bundle.path.resolve()), loop=True), processes, observer
         )
-        progress = stack.enter_context(Progress(console=console, transient=True))
-        bar = progress.add_task("warming up", total=60 * options.minutes)
+        progress = stack.enter_context(Progress(transient=True))
+        bar = progress.add_task("warming up", total=60 * minutes)
         began = time.monotonic()
         while not interrupt and not observer.meters[EMBEDDING].count:
             graph.play_when_ready()
@@ -103,11 +97,11 @@ def soak(options: SoakOptions, console: Console, json_file: Path | None = None) 
             if time.monotonic() - began > START_WITHIN_S:
                 raise SoakError(f"no embedding came within {START_WITHIN_S:.0f} s")
             interrupt.sleep(0.1)
-        interrupt.sleep(options.warm_up_s)
+        interrupt.sleep(warm_up_s)
         progress.update(bar, description="soaking")
         began = looked = time.monotonic()
         counts = {topic: observer.meters[topic].count for topic in RATES}
-        while not interrupt and looked - began < 60 * options.minutes:
+        while not interrupt and looked - began < 60 * minutes:
             interrupt.sleep(SAMPLE_S)
             _check(processes, observer)
             now, seen = time.monotonic(), {t: observer.meters[t].count for t in RATES}
@@ -116,28 +110,27 @@ def soak(options: SoakOptions, console: Console, json_file: Path | None = None) 
             samples.append(Sample(memory, rates))
             counts, looked = seen, now
             progress.update(bar, completed=now - began)
-        minutes = (looked - began) / 60
+        lasted = (looked - began) / 60
     if not samples:
-        return interrupt.exit_code(INTERRUPTED)
+        return Report([], code=interrupt.exit_code(INTERRUPTED))
     memory_growth, rate_growth = growths(samples)
     worst = max(each.percent for each in memory_growth.values())
     drift = max(abs(each.percent) for each in rate_growth.values())
-    console.print(_table(minutes, memory_growth, rate_growth))
+    table = _table(lasted, memory_growth, rate_growth)
     if interrupt:
-        console.print(f"interrupted after {minutes:.1f} of {options.minutes:g} min: no verdict")
-        return interrupt.exit_code(INTERRUPTED)
-    if json_file is not None:
-        content = {
-            "minutes": round(minutes, 2),
-            "rss_growth_percent": round(worst, 3),
-            "rate_drift_percent": round(drift, 3),
-            "rss_mb": {name: [each.first, each.last] for name, each in memory_growth.items()},
-            "rate_hz": {name: [each.first, each.last] for name, each in rate_growth.items()},
-            "bundle_digest": bundle.digest,
-            **machine.as_json(),
-        }
-        write_figures(json_file, content)
-    return 0 if worst < MOST_GROWTH_PERCENT and drift < MOST_DRIFT_PERCENT else FAILED
+        cut = f"interrupted after {lasted:.1f} of {minutes:g} min: no verdict"
+        return Report([table, cut], code=interrupt.exit_code(INTERRUPTED))
+    figures = {
+        "minutes": round(lasted, 2),
+        "rss_growth_percent": round(worst, 3),
+        "rate_drift_percent": round(drift, 3),
+        "rss_mb": {name: [each.first, each.last] for name, each in memory_growth.items()},
+        "rate_hz": {name: [each.first, each.last] for name, each in rate_growth.items()},
+        "bundle_digest": bundle.digest,
+        **machine.as_json(),
+    }
+    steady = worst < MOST_GROWTH_PERCENT and drift < MOST_DRIFT_PERCENT
+    return Report([table], figures, code=0 if steady else FAILED)
 
 
 def growths(samples: Sequence[Sample]) -> tuple[dict[str, Growth], dict[str, Growth]]:

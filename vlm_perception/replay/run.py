@@ -28,6 +28,7 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.disk_space import DiskFullError
 from vlm_perception.common.interrupt import INTERRUPTED, Interrupt
 from vlm_perception.common.machine import cpu_count, cpu_model
+from vlm_perception.outputs.console import say
 from vlm_perception.outputs.folder import UNFINISHED, ResultsFolder
 from vlm_perception.replay import resume as checkpoints
 from vlm_perception.replay.pipeline import EngineOptions, Pipeline
@@ -125,17 +126,17 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
         _open(run, folder, out, console)
         _play(run, out, interrupt, console)
         if interrupt:
-            _say(console, f"interrupted: {_whole_up_to_here(out)}")
+            say(console, f"interrupted: {_whole_up_to_here(out)}")
             return interrupt.exit_code(INTERRUPTED)
         facts = run.facts()
-        _say(console, _summary(facts))
+        say(console, _summary(facts))
         tell_notes(facts["notes"][told:], console)
         if facts["faults"]:
             _say_faults(folder.work / LOG, facts, console)
         _finish(folder, source, options, facts, console, interrupt)
     for name in (REPORT, LOG, *(part.name for part in parts(out)), VIDEO):
         if (out / name).exists():
-            _say(console, f"  {out / name}")
+            say(console, f"  {out / name}")
     tell_losses(source.losses, console)
     return LOSSES if source.losses or not facts["frames"] else 0
 
@@ -143,13 +144,13 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
 def _open(run: _Run, folder: ResultsFolder, out: Path, console: Console) -> None:
     """Begin, and say what became of a run before this one that did not come to its end."""
     if folder.completed:
-        _say(console, f"note: the results of the last run were put into {out} only now")
+        say(console, f"note: the results of the last run were put into {out} only now")
     frames = run.go_on() if folder.left_over else 0
     if frames:
-        _say(console, f"going on after {frames} frames; --fresh would begin anew")
+        say(console, f"going on after {frames} frames; --fresh would begin anew")
         return
     if folder.left_over:
-        _say(console, f"note: {folder.work} of an interrupted run is removed; all begins anew")
+        say(console, f"note: {folder.work} of an interrupted run is removed; all begins anew")
         folder.clear()
     run.begin()
 
@@ -184,7 +185,7 @@ def _finish(
         try:
             draw_replay(source, options.span, work / LOG, work / VIDEO, console, interrupt)
         except DiskFullError as error:
-            _say(console, f"{VIDEO} is left out: {error}")
+            say(console, f"{VIDEO} is left out: {error}")
     write_report(work, facts)
     folder.publish()
 
@@ -409,11 +410,7 @@ def _summary(facts: dict[str, Any]) -> str:
 def _say_faults(log: Path, facts: dict[str, Any], console: Console) -> None:
     """Why images were not used, a line for each kind."""
     if not facts["frames"]:
-        _say(console, "none of the images could be used:")
+        say(console, "none of the images could be used:")
     for kind, (count, text) in faults_in(log).items():
         said = f"not usable: {count} x {kind.replace('_', ' ')}; of the first one: {text}"
-        console.print(said, style="yellow", soft_wrap=True, markup=False, highlight=False)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+        say(console, said, "yellow")

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.datasets.roadworld.sequences import DRIVE, STATIC, label_shares, play
-from vlm_perception.datasets.roadworld.truth import PRESENT_SHARE, QUESTIONS
+from vlm_perception.datasets.roadworld.sequences import DRIVE, STATIC, play
+from vlm_perception.datasets.roadworld.streets import TYPED_QUESTIONS
+from vlm_perception.datasets.roadworld.world import LABELS
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
@@ -50,7 +51,7 @@ class Seen:
     present: NDArray[np.bool_]
     """[T, labels], labels as in LABELS."""
     truths: NDArray[np.int64]
-    """[T, questions], index of the true choice; questions as in QUESTIONS."""
+    """[T, questions], index of the true choice; questions as in TYPED_QUESTIONS."""
 
 
 def stretches(drives: int, quick: int, scenes: int, first_seed: int) -> list[Stretch]:
@@ -99,17 +100,17 @@ def _watch(bundle: str, home: Path, stretch: Stretch) -> None:
     cv2.setNumThreads(1)
     encoder = _encoder(bundle)
     pooled: list[NDArray[np.float32]] = []
-    shares, truths = [], []
-    for image, truth in play(stretch.kind, stretch.seed, stretch.seconds, stretch.hz):
-        pooled.append(encoder.encode(Frame(image, 0), len(pooled)).pooled)
-        shares.append(label_shares(truth))
-        truths.append([c.index(truth.attributes[name]) for name, (_, c) in QUESTIONS.items()])
+    present, truths = [], []
+    for street in play(stretch.kind, stretch.seed, stretch.seconds, stretch.hz):
+        pooled.append(encoder.encode(Frame(street.image, 0), len(pooled)).pooled)
+        present.append(street.present(LABELS))
+        truths.append(street.choices(TYPED_QUESTIONS))
     partly = home / f".{os.getpid()}-{stretch.file}"
     with partly.open("wb") as file:
         np.savez_compressed(
             file,
             pooled=np.stack(pooled),
-            present=np.array(shares) >= PRESENT_SHARE,
+            present=np.array(present),
             truths=np.array(truths, np.int64),
         )
     partly.rename(home / stretch.file)

@@ -18,6 +18,7 @@ from rich.progress import Progress
 from vlm_perception.common.interrupt import Interrupt
 from vlm_perception.messages.definitions import reader
 from vlm_perception.messages.tables import REASONING, SCENE
+from vlm_perception.outputs.console import say
 from vlm_perception.outputs.file import result_file
 from vlm_perception.replay.recordings.bag import Bag
 from vlm_perception.replay.recordings.errors import ReplayError
@@ -79,7 +80,7 @@ def run_view(options: ViewOptions, console: Console) -> int:
             viewer = stack.enter_context(Viewer(options.web_port if options.web else None))
             recording.connect_grpc(viewer.address)
             if viewer.page:
-                _say(console, f"open {viewer.page}")
+                say(console, f"open {viewer.page}")
         entities = Entities(recording)
 
         def ended() -> bool:
@@ -92,9 +93,9 @@ def run_view(options: ViewOptions, console: Console) -> int:
         recording.flush()
         if options.save is not None:
             recording.disconnect()
-            _say(console, f"{options.save}  ({shown} messages): `rerun {options.save}` shows it")
+            say(console, f"{options.save}  ({shown} messages): `rerun {options.save}` shows it")
         elif bag is not None:
-            _say(console, f"{shown} messages are shown; Ctrl-C ends it")
+            say(console, f"{shown} messages are shown; Ctrl-C ends it")
             while not ended():
                 interrupt.sleep(POLL_S)
     return interrupt.exit_code()
@@ -145,7 +146,7 @@ def _show_graph(
             observer.check()
             now_s = time.monotonic()
             for silent in [topic for topic in topics if now_s - heard_s[topic] > SILENCE_S]:
-                _say(console, f"nothing arrives on {silent.name}; {_remedy(silent)}")
+                say(console, f"nothing arrives on {silent.name}; {_remedy(silent)}")
                 heard_s[silent] = float("inf")
             try:
                 topic, time_ns, data = arrived.get(timeout=POLL_S)
@@ -176,7 +177,3 @@ def _topics(options: ViewOptions) -> tuple[Topic, ...]:
         Topic(f"{prefix}reasoning", REASONING.type_name),
         Topic(f"{prefix}scene", SCENE.type_name),
     )
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)

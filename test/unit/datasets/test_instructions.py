@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from support.streets import PROPERTY, streets
 
 from vlm_perception.datasets.roadworld.instructions import (
@@ -167,7 +168,9 @@ def test_the_reader_of_captions_knows_what_captions_tell_and_no_more() -> None:
 @pytest.mark.slow
 def test_the_shipped_bundle_obeys(tmp_path: Path) -> None:
     written = tmp_path / "instructions.json"
-    figures = examination.evaluate("roadworld-nano", scenes=12, json_file=written)
+    report = examination.run("roadworld-nano", scenes=12)
+    report.show(Console(quiet=True), written)
+    figures = report.figures
     assert written.is_file()
     for name in ("instructions_right_mean", "instructions_exact_mean"):
         mean = figures[name]

@@ -18,7 +18,7 @@ from vlm_perception.evaluation.bench import interference
 from vlm_perception.evaluation.bench import language as bench
 from vlm_perception.evaluation.bench.graph_figures import BenchError
 from vlm_perception.evaluation.bench.interference import Phase
-from vlm_perception.evaluation.bench.language import SceneTimes, bench_language, summarise
+from vlm_perception.evaluation.bench.language import SceneTimes, run, summarise
 
 
 def test_one_more_question_is_set_against_a_prefill_and_one_answer() -> None:
@@ -36,15 +36,8 @@ def test_one_more_question_is_set_against_a_prefill_and_one_answer() -> None:
 @pytest.mark.slow
 def test_the_figures_are_written(tmp_path: Path) -> None:
     path, console = tmp_path / "deep" / "language.json", Console(record=True, width=100)
-    code = bench_language(
-        "roadworld-nano",
-        scenes=1,
-        threads=1,
-        pairs=0,
-        seconds=2.0,
-        console=console,
-        json_file=path,
-    )
+    report = run("roadworld-nano", scenes=1, threads=1, pairs=0, seconds=2.0)
+    code = report.show(console, path)
     found = json.loads(path.read_text())
     assert code == (0 if found["valid"] else 1)
     assert found["questions"] == len(ModelBundle.load("roadworld-nano").manifest.questions)
@@ -63,9 +56,7 @@ def test_a_bundle_with_one_question_is_refused(
         bench.ModelBundle, "load", lambda name: ModelBundle(bundle.path, manifest=single)
     )
     with pytest.raises(VlmPerceptionError, match="fewer than two questions"):
-        bench_language(
-            "roadworld-nano", scenes=1, threads=1, pairs=0, seconds=2.0, console=Console()
-        )
+        run("roadworld-nano", scenes=1, threads=1, pairs=0, seconds=2.0)
 
 
 def phase(encoder_ms: float, analyses: int) -> Phase:
@@ -97,23 +88,22 @@ def test_the_running_graph_is_measured(
 ) -> None:
     monkeypatch.setattr(interference, "LEAST_FRAMES", 1)
     monkeypatch.setattr(interference, "QUESTIONS", 3)
-    video, path = tmp_path / "noise.avi", tmp_path / "language.json"
+    video = tmp_path / "noise.avi"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 30, (64, 36))
     rng = np.random.default_rng(0)
     for _ in range(30):
         writer.write(rng.integers(0, 256, (36, 64, 3), np.uint8))
     writer.release()
-    bench_language(
+    report = run(
         str(siglip_bundle.path),
         scenes=1,
         threads=1,
         pairs=1,
         seconds=2.0,
         video=str(video),
-        console=Console(),
-        json_file=path,
     )
-    found = json.loads(path.read_text())
+    found = report.figures
+    assert found is not None
     (pair,) = found["encoder_p95_pairs_ms"]
     assert found["encoder_p95_ratio_busy_idle"] == pytest.approx(pair["busy"] / pair["idle"], 1e-2)
     assert found["analyses_hz"] == found["language_hz"] > 0, "not every tick was analysed"

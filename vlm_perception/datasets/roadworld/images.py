@@ -10,12 +10,10 @@ from pathlib import Path
 from PIL import Image
 from rich.progress import track
 
-from vlm_perception.datasets.roadworld.renderer import render
-from vlm_perception.datasets.roadworld.sampling import sample_scene
-from vlm_perception.datasets.roadworld.truth import describe
+from vlm_perception.datasets.answered_images import ANSWERS_FILE
+from vlm_perception.datasets.roadworld.streets import Streets
 
 QUALITY = 95
-ANSWERS_FILE = "answers.jsonl"
 FIRST_SEED = 5_000_000
 """Scenes from here on were kept out of the training."""
 
@@ -38,11 +36,9 @@ def write_images(folder: Path, count: int, size: tuple[int, int], seed: int = FI
             path = folder / f"{number}.jpg"
             if path.exists() and path.name in answered:
                 continue
-            world = sample_scene(number)
-            rendered = render(world, 0.0, *size)
+            (street,) = Streets(range(number, number + 1), size)
             if not path.exists():
-                Image.fromarray(rendered.image).save(path, quality=QUALITY)
+                Image.fromarray(street.image).save(path, quality=QUALITY)
             if path.name not in answered:
-                truth = describe(world, rendered)
-                line = {"image": path.name, "answers": truth.attributes}
+                line = {"image": path.name, "answers": street.answers}
                 written.write(json.dumps(line) + "\n")

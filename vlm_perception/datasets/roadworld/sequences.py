@@ -5,17 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_drive, sample_scene
-from vlm_perception.datasets.roadworld.truth import SceneTruth, describe
-from vlm_perception.datasets.roadworld.world import LABELS, World
+from vlm_perception.datasets.roadworld.streets import Street, look
+from vlm_perception.datasets.roadworld.truth import SceneTruth
+from vlm_perception.datasets.roadworld.world import LABELS
 
 DRIVE, STATIC = "drive", "static"
-WIDTH, HEIGHT = 640, 360
+SIZE = (640, 360)
 
 BRIGHTNESS, WHITE_BALANCE = 0.08, 0.03
 """Jitter of a static scene: standard deviation of the logarithm of the gains."""
@@ -24,10 +25,8 @@ PERSISTENCE = 0.8
 flash."""
 
 
-def play(
-    kind: str, seed: int, seconds: float, hz: float
-) -> Iterator[tuple[NDArray[np.uint8], SceneTruth]]:
-    """Each frame, uint8 RGB [HEIGHT, WIDTH, 3], with what is true in it.
+def play(kind: str, seed: int, seconds: float, hz: float) -> Iterator[Street]:
+    """Each frame, of SIZE, with what is true in it.
 
     Args:
         kind: DRIVE, or STATIC for a scene that stands still while brightness and white balance
@@ -40,13 +39,13 @@ def play(
     if kind == DRIVE:
         world = sample_drive(seed, seconds)
         for tick in range(ticks):
-            yield _view(world, tick / hz)
+            yield look(world, SIZE, tick / hz)
         return
     world = sample_scene(seed)
     for tick, gains in enumerate(_jitter(seed, ticks, PERSISTENCE ** (10.0 / hz))):
         # A millisecond a tick: noise and rain are drawn anew, and nothing else changes.
-        image, truth = _view(world, tick / 1000)
-        yield np.clip(image * gains, 0, 255).astype(np.uint8), truth
+        street = look(world, SIZE, tick / 1000)
+        yield replace(street, image=np.clip(street.image * gains, 0, 255).astype(np.uint8))
 
 
 def label_shares(truth: SceneTruth) -> list[float]:
@@ -55,11 +54,6 @@ def label_shares(truth: SceneTruth) -> list[float]:
     for thing in truth.objects:
         largest[thing.label] = max(thing.share, largest.get(thing.label, 0.0))
     return [largest.get(label, 0.0) for label in LABELS]
-
-
-def _view(world: World, time: float) -> tuple[NDArray[np.uint8], SceneTruth]:
-    rendered = render(world, time, WIDTH, HEIGHT)
-    return rendered.image, describe(world, rendered, time)
 
 
 def _jitter(seed: int, ticks: int, persistence: float) -> NDArray[np.float32]:

@@ -19,15 +19,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.datasets.roadworld.renderer import Rendered, render
-from vlm_perception.datasets.roadworld.sampling import sample_scene
-from vlm_perception.datasets.roadworld.truth import (
-    QUESTIONS,
-    ObjectTruth,
-    SceneTruth,
-    captions,
-    describe,
-)
+from vlm_perception.datasets.roadworld.renderer import Rendered
+from vlm_perception.datasets.roadworld.streets import Streets
+from vlm_perception.datasets.roadworld.truth import ObjectTruth, SceneTruth
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 
 RENDER_SIZE = (640, 360)
@@ -105,21 +99,19 @@ def _write(spec: ShardSpec, directory: Path, preprocess: Preprocess) -> Path:
     cv2.setNumThreads(1)
     columns: list[list[NDArray[np.uint8]]] = [[], [], []]
     labels, attributes, texts, truths = [], [], [], []
-    for seed in range(spec.first_seed, spec.first_seed + spec.scenes):
-        world = sample_scene(seed, spec.small)
-        rendered = render(world, 0.0, *RENDER_SIZE)
-        truth = describe(world, rendered)
-        coverage, distance = dense_truth(
-            rendered, [actor.s for actor in rendered.objects], spec.grid
-        )
+    seeds = range(spec.first_seed, spec.first_seed + spec.scenes)
+    streets = Streets(seeds, RENDER_SIZE, spec.small)
+    for street in streets:
+        distances = [actor.s for actor in street.rendered.objects]
+        coverage, distance = dense_truth(street.rendered, distances, spec.grid)
         for column, value in zip(
-            columns, (preprocess(rendered.image), coverage, distance), strict=True
+            columns, (preprocess(street.image), coverage, distance), strict=True
         ):
             column.append(value)
-        labels.append([label in truth.shares for label in LABELS])
-        attributes.append([QUESTIONS[name][1].index(truth.attributes[name]) for name in QUESTIONS])
-        texts.append(captions(truth, np.random.default_rng((seed, 5))))
-        truths.append(asdict(truth))
+        labels.append(street.present(LABELS))
+        attributes.append(street.choices(streets.questions))
+        texts.append([caption.text for caption in street.captions])
+        truths.append(asdict(street.truth))
     partial_dir = directory / f".{spec.name}.{os.getpid()}"
     partial_dir.mkdir(parents=True)
     for name, column in zip(("images", "coverage", "distance"), columns, strict=True):

@@ -21,6 +21,7 @@ from vlm_perception.deploy.coverage.coverage import (
     cover_bundle,
     load_target,
 )
+from vlm_perception.outputs.console import say
 from vlm_perception.outputs.file import write_figures
 
 FALLS_BACK = 1
@@ -90,4 +91,4 @@ def _say(console: Console, target: Target, findings: Sequence[Finding]) -> None:
         *(f"{each.title}, {each.date}: {each.url}" for each in target.sources.values()),
     ]
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(console, line)

@@ -20,6 +20,7 @@ from vlm_perception.deploy.profiling.profile import (
     Profile,
     profile_bundle,
 )
+from vlm_perception.outputs.console import say
 from vlm_perception.outputs.file import write_figures
 
 
@@ -154,7 +155,7 @@ def _say(console: Console, profile: Profile) -> None:
             f"{profile.cache_bytes / 1e6:.2f} MB",
         )
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(console, line)
 
 
 def _kind(profile: Profile) -> str:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,8 +25,8 @@ from vlm_perception.common.machine import cpu_count, cpu_model
 from vlm_perception.engines.choose import ONNXRUNTIME
 from vlm_perception.evaluation.bench.encoder_cases import Aim, Contestants, select, workshop
 from vlm_perception.evaluation.bench.encoder_memory import peak_rss_mb
-from vlm_perception.evaluation.machine_load import Load, LoadMeter
-from vlm_perception.outputs.file import write_figures
+from vlm_perception.evaluation.machine_load import LoadMeter
+from vlm_perception.evaluation.report import Report
 
 ROUNDS = 12
 RUNS = 5
@@ -76,26 +75,19 @@ class Row:
         return 1e3 / self.median_ms[BUNDLE]
 
 
-def bench_encoder(
-    cases: list[str], *, threads: int, console: Console, json_file: Path | None = None
-) -> int:
-    """Measure the cases and print a table.
+def run(cases: list[str], *, threads: int) -> Report:
+    """Measure the cases.
 
     Args:
         cases: their names; all that can be measured when empty.
         threads: of each contestant.
-        console: where the table goes.
-        json_file: where the figures go, too.
-
-    Returns:
-        The exit code: 0, or 1 when the machine was loaded and the figures hold for nothing.
 
     Raises:
         CaseError: there is no such case, or its checkpoint is missing.
         ExportError: a bundle could not be made.
     """
     selected = select(cases)
-    place = workshop()
+    place, console = workshop(), Console()
     prepared = []
     for case in selected:
         console.print(f"{case.name}: making what is not in the cache yet")
@@ -105,13 +97,7 @@ def bench_encoder(
     for case, contestants in prepared:
         with console.status(f"measuring {case.name}"):
             rows.append(measure_case(case.name, contestants, threads=threads, aim=case.aim))
-    load = meter.load()
-    console.print(as_table(rows, threads))
-    console.print(load.verdict(), style="green" if load.quiet else "red")
-    if json_file is not None:
-        content = as_json(rows, threads, load)
-        write_figures(json_file, content)
-    return 0 if load.quiet else 1
+    return Report([as_table(rows, threads)], as_json(rows, threads), meter.load())
 
 
 def measure_case(
@@ -204,11 +190,9 @@ def ratio(times: Times, other: str) -> Ratio:
     return Ratio(median(ratios), min(ratios), max(ratios))
 
 
-def as_json(rows: Sequence[Row], threads: int, load: Load) -> dict[str, object]:
+def as_json(rows: Sequence[Row], threads: int) -> dict[str, object]:
     """The figures under their fixed keys, and what they hold for."""
     return {
-        "valid": load.quiet,
-        "load": load.as_json(),
         "threads": threads,
         "cpu_model": cpu_model(),
         "cpu_count": cpu_count(),

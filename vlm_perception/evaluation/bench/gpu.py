@@ -9,16 +9,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.engines.choose import TENSORRT
 from vlm_perception.evaluation.bench.gpu_work import Call, Work, open_work
-from vlm_perception.outputs.file import write_figures
+from vlm_perception.evaluation.report import Report, figure_table
 from vlm_perception.rosgraph.topic_meter import percentiles
 
 RATE_HZ = 30.0
@@ -157,66 +156,53 @@ def _saturated(work: Work) -> Iterator[list[None]]:
         raise errors[0]
 
 
-def bench_gpu(
-    name: str,
-    engine: str,
-    *,
-    seconds: float,
-    on_cpu: bool,
-    console: Console,
-    json_file: Path | None,
-) -> None:
-    """Measure and print; see `measure`.
+def run(name: str, engine: str, seconds: float, *, on_cpu: bool) -> Report:
+    """Measure a bundle; see `measure`.
 
     Raises:
         VlmPerceptionError: the bundle, the engine or the GPU cannot be used.
-        OSError: the file cannot be written.
     """
     bundle = ModelBundle.load(name)
-    with Progress(console=console, transient=True) as progress:
+    with Progress(transient=True) as progress:
         figures = measure(
             lambda priority: open_work(bundle, engine, priority=priority, on_cpu=on_cpu),
             seconds,
             progress,
         )
-    _print(bundle, figures, console)
+    notes = []
     if on_cpu:
-        console.print("Tried out on the CPU: these are no figures of a GPU.", style="red")
+        notes.append(Text("Tried out on the CPU: these are no figures of a GPU.", style="red"))
     if engine != TENSORRT:
-        console.print("Not run on TensorRT.", style="red")
-    if json_file is not None:
-        content = {
-            "engine": figures.engine,
-            "on_cpu": on_cpu,
-            "alone_ms": {work: vars(each) for work, each in figures.alone.items()},
-            "encoder_ms": [
-                {
-                    "priority": each.priority,
-                    "idle": vars(each.idle),
-                    "busy": vars(each.busy),
-                    "p99_ratio": each.ratio,
-                    "language_hz": each.language_hz,
-                }
-                for each in figures.beside
-            ],
-        }
-        write_figures(json_file, content)
+        notes.append(Text("Not run on TensorRT.", style="red"))
+    content = {
+        "engine": figures.engine,
+        "on_cpu": on_cpu,
+        "alone_ms": {work: vars(each) for work, each in figures.alone.items()},
+        "encoder_ms": [
+            {
+                "priority": each.priority,
+                "idle": vars(each.idle),
+                "busy": vars(each.busy),
+                "p99_ratio": each.ratio,
+                "language_hz": each.language_hz,
+            }
+            for each in figures.beside
+        ],
+    }
+    return Report([*_tables(bundle, figures), *notes], content)
 
 
-def _print(bundle: ModelBundle, figures: GpuFigures, console: Console) -> None:
-    table = Table(title=f"{bundle.manifest.name} in {figures.engine}, ms, each alone")
-    table.add_column("work")
-    for column in ("p50", "p99"):
-        table.add_column(column, justify="right")
+def _tables(bundle: ModelBundle, figures: GpuFigures) -> Iterator[Table]:
+    title = f"{bundle.manifest.name} in {figures.engine}, ms, each alone"
+    table = figure_table(title, "work", "p50", "p99")
     for work, each in figures.alone.items():
         table.add_row(work, f"{each.p50:.3f}", f"{each.p99:.3f}")
-    console.print(table)
-    table = Table(title=f"the encoder at {RATE_HZ:g} Hz beside the language path, ms")
-    table.add_column("stream priority")
-    for column in ("idle p50", "idle p99", "busy p50", "busy p99", "p99 ratio", "rounds/s"):
-        table.add_column(column, justify="right")
+    yield table
+    title = f"the encoder at {RATE_HZ:g} Hz beside the language path, ms"
+    headings = ("idle p50", "idle p99", "busy p50", "busy p99", "p99 ratio", "rounds/s")
+    table = figure_table(title, "stream priority", *headings)
     for row in figures.beside:
         times = (row.idle.p50, row.idle.p99, row.busy.p50, row.busy.p99)
         cells = [*(f"{time_ms:.3f}" for time_ms in times), f"{row.ratio:.2f}"]
         table.add_row("yes" if row.priority else "no", *cells, f"{row.language_hz:.1f}")
-    console.print(table)
+    yield table

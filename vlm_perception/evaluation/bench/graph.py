@@ -8,21 +8,21 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
 
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.fastdds_shared_memory import shortage
 from vlm_perception.common.interrupt import INTERRUPTED, Interrupt
 from vlm_perception.evaluation.bench.graph_figures import BenchError, CameraWatch
 from vlm_perception.evaluation.bench.graph_report import Setting, Span, as_json, as_tables
-from vlm_perception.outputs.file import write_figures
+from vlm_perception.evaluation.report import Report
+from vlm_perception.outputs.console import say
 from vlm_perception.rosgraph.environment import own_graph, require_ros
 from vlm_perception.rosgraph.launch import (
-    DEFAULT_BUNDLE,
     PROCESSES,
     REASONER,
     Cameras,
@@ -41,25 +41,6 @@ START_WITHIN_S = 60.0
 POLL_S = 0.2
 
 
-@dataclass(frozen=True)
-class BenchOptions:
-    """What `vlm-perception bench graph` is asked for."""
-
-    seconds: float = 60.0
-    force_keyframes: bool = False
-    transport: str = "compressed"
-    bundle: str = DEFAULT_BUNDLE
-    video: str | None = None
-    """What to play instead of the road world."""
-    composition: str = PROCESSES
-    """`processes` or `single`: each node in a process of its own, or all in one."""
-    cameras: int = 1
-    rate_hz: float | None = None
-    """Images a second of each camera; None: the source's own rate."""
-    language_dead: bool = False
-    """Whether to measure once more with the language node killed."""
-
-
 class Playing(Protocol):
     """Nodes whose sources wait until they are ready."""
 
@@ -67,36 +48,57 @@ class Playing(Protocol):
         """Start the sources that can be; call it often."""
 
 
-def bench_graph(options: BenchOptions, console: Console, json_file: Path | None = None) -> int:
-    """Measure the graph and print tables.
+def run(  # noqa: PLR0913 - the verb's options
+    *,
+    seconds: float,
+    force_keyframes: bool,
+    transport: str,
+    bundle_name: str,
+    video: str | None,
+    composition: str,
+    cameras: int,
+    rate_hz: float | None,
+    language_dead: bool,
+) -> Report:
+    """Measure the graph.
 
     Args:
-        options: What to measure.
-        console: Where the tables go.
-        json_file: Where the figures go, too.
-
-    Returns:
-        The exit code: 0, or that of an interruption.
+        seconds: How long.
+        force_keyframes: Whether every tick gets a full analysis.
+        transport: How images travel, `compressed` or `raw`.
+        bundle_name: The model.
+        video: What to play instead of the road world.
+        composition: `processes` or `single`: each node in a process of its own, or all in one.
+        cameras: How many, each with its encoder and its fusion.
+        rate_hz: Images a second of each camera; None: the source's own rate.
+        language_dead: Whether to measure once more with the language node killed.
 
     Raises:
-        VlmPerceptionError: The bundle or the video cannot be used.
+        VlmPerceptionError: The bundle or the video cannot be used, or the options contradict each
+            other.
         GraphEnvironmentError: ROS or the built messages are missing.
         BenchError: A node ended, or the graph did not come up.
     """
+    if language_dead and composition != PROCESSES:
+        raise VlmPerceptionError(
+            "--language-dead kills the language node's process, which with --composition "
+            "single is that of all nodes; use --composition processes"
+        )
     require_ros()
-    bundle = ModelBundle.load(options.bundle)
-    sources = _sources(options)
+    bundle = ModelBundle.load(bundle_name)
+    sources = _sources(video, cameras, rate_hz)
+    console = Console()
     if warning := shortage():
-        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+        say(console, f"warning: {warning}", "yellow")
     machine = look_at_machine()
     source = next(iter(sources.values()))
     wanted = GraphOptions(
         source,
         str(bundle.path.resolve()),
-        transport=options.transport,
+        transport=transport,
         loop=True,
-        force_keyframes=options.force_keyframes,
-        composition=options.composition,
+        force_keyframes=force_keyframes,
+        composition=composition,
     )
     spans: list[Span | None] = []
     with Interrupt() as interrupt, own_graph(), ExitStack() as stack:
@@ -112,38 +114,34 @@ def bench_graph(options: BenchOptions, console: Console, json_file: Path | None 
                 else Cameras(wanted, sources, processes, observers)
             )
             wait_until_running(graph, processes, observers.values(), interrupt)
-        with console.status(f"measuring for {options.seconds:.0f} s"):
-            spans.append(bench.measure(options.seconds))
-        if options.language_dead and not interrupt:
+        with console.status(f"measuring for {seconds:.0f} s"):
+            spans.append(bench.measure(seconds))
+        if language_dead and not interrupt:
             processes.kill(REASONER)
-            with console.status(f"measuring for {options.seconds:.0f} s without {REASONER}"):
+            with console.status(f"measuring for {seconds:.0f} s without {REASONER}"):
                 interrupt.sleep(SETTLE_S)
-                spans.append(bench.measure(options.seconds))
+                spans.append(bench.measure(seconds))
     span, without_language = (*spans, None)[:2]
     if interrupt or span is None:
-        return interrupt.exit_code(INTERRUPTED)
+        return Report([], code=interrupt.exit_code(INTERRUPTED))
     setting = Setting(
         source,
-        options.transport,
-        options.force_keyframes,
-        options.composition,
+        transport,
+        force_keyframes,
+        composition,
         machine,
         bundle.digest,
     )
-    for table in as_tables(span, without_language, setting):
-        console.print(table)
-    if json_file is not None:
-        content = as_json(span, without_language, setting)
-        write_figures(json_file, content)
-    return 0
+    tables = list(as_tables(span, without_language, setting))
+    return Report(tables, as_json(span, without_language, setting))
 
 
-def _sources(options: BenchOptions) -> dict[str, Source]:
+def _sources(video: str | None, cameras: int, rate_hz: float | None) -> dict[str, Source]:
     """What each camera plays, by its name; the only camera has none."""
-    several = options.cameras > 1
-    names = [f"camera_{index}" for index in range(options.cameras)] if several else [""]
+    several = cameras > 1
+    names = [f"camera_{index}" for index in range(cameras)] if several else [""]
     return {
-        name: open_source(options.video, rate_hz=options.rate_hz, seed=ROADWORLD_SEED + index)
+        name: open_source(video, rate_hz=rate_hz, seed=ROADWORLD_SEED + index)
         for index, name in enumerate(names)
     }
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from vlm_perception.evaluation.bench.graph_figures import CameraFigures, Percentiles
+from vlm_perception.evaluation.report import figure_table
 from vlm_perception.rosgraph.process_usage import Machine
 from vlm_perception.rosgraph.source import Source
 
@@ -17,6 +18,11 @@ ENCODED, REASONED = "frames encoded", "reasoning messages"
 ANALYSED, SCENES = "full analyses", "scenes of new images"
 AIMED_HZ = 30.0
 TO_SCENE = "capture to scene, p50/p95/p99"
+ONE_CAMERA = ("what", "figure", "aim")
+SEVERAL_CAMERAS = (
+    "camera", "encoded", "reasoning", "scenes", "capture to scene, p50/p95/p99 ms",
+    "age of the reasoning, p50/p99 ms",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,12 +110,14 @@ def _rounded_all(values: Mapping[str, float] | None) -> dict[str, float] | None:
 def as_tables(span: Span, without_language: Span | None, setting: Setting) -> Iterator[Table]:
     """The figures for people: first the cameras, then the processes."""
     machine = setting.machine
-    table = Table(
-        title=_title(span, setting),
+    one = len(span.cameras) == 1
+    table = figure_table(
+        _title(span, setting),
+        *(ONE_CAMERA if one else SEVERAL_CAMERAS),
         caption=f"{machine.cpu_model}, {machine.cpu_count} cores, busy before the start: "
         f"{machine.busy_percent:.0f} % (load {machine.load_average:.1f})",
     )
-    if len(span.cameras) == 1:
+    if one:
         _fill_one(table, span, without_language, setting)
     else:
         _fill_several(table, span, without_language)
@@ -132,9 +140,6 @@ def _title(span: Span, setting: Setting) -> str:
 
 def _fill_one(table: Table, span: Span, without_language: Span | None, setting: Setting) -> None:
     """A line for each figure."""
-    table.add_column("what")
-    table.add_column("figure", justify="right")
-    table.add_column("aim", justify="right")
     aims = _aims(setting)
     (figures,) = span.cameras.values()
     for what, told in _told(figures).items():
@@ -149,15 +154,6 @@ def _fill_one(table: Table, span: Span, without_language: Span | None, setting: 
 
 def _fill_several(table: Table, span: Span, without_language: Span | None) -> None:
     """A line for each camera."""
-    table.add_column("camera")
-    for heading in (
-        "encoded",
-        "reasoning",
-        "scenes",
-        "capture to scene, p50/p95/p99 ms",
-        "age of the reasoning, p50/p99 ms",
-    ):
-        table.add_column(heading, justify="right")
     for each, note in ((span, ""), (without_language, ", language node dead")):
         if each is None:
             continue

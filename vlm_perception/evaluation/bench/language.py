@@ -7,7 +7,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 from rich.console import Console
@@ -17,19 +16,17 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.interrupt import INTERRUPTED
 from vlm_perception.common.machine import cpu_count, cpu_model
-from vlm_perception.datasets.roadworld.renderer import render
-from vlm_perception.datasets.roadworld.sampling import sample_scene
+from vlm_perception.datasets.roadworld.streets import Streets
 from vlm_perception.engines.choose import AUTO
 from vlm_perception.evaluation.bench.interference import Interference, measure_interference
-from vlm_perception.evaluation.machine_load import Load, LoadMeter
-from vlm_perception.outputs.file import write_figures
+from vlm_perception.evaluation.machine_load import LoadMeter
+from vlm_perception.evaluation.report import Report, figure_table
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame
 
 FIRST_SEED = 6_000_000
-WIDTH, HEIGHT = 1280, 720
 WARM_UP = 2
 """Scenes that are analysed before it is timed."""
 MOST_SHARE = 0.15
@@ -75,7 +72,7 @@ class LanguageFigures:
     """Of a prefill with one answered question."""
 
 
-def bench_language(
+def run(
     bundle_name: str,
     *,
     scenes: int,
@@ -83,10 +80,8 @@ def bench_language(
     pairs: int,
     seconds: float,
     video: str | None = None,
-    console: Console,
-    json_file: Path | None = None,
-) -> int:
-    """Measure and print a table.
+) -> Report:
+    """Measure the model alone, and in the running graph.
 
     Args:
         bundle_name: name or directory of the model.
@@ -96,12 +91,6 @@ def bench_language(
             is not measured.
         seconds: length of each of these phases.
         video: what the graph plays; the road world when None.
-        console: where the table goes.
-        json_file: where the figures go, too.
-
-    Returns:
-        The exit code: 0, or 1 when the machine was loaded and the figures hold for nothing, or when
-        it was interrupted.
 
     Raises:
         BundleError: the bundle cannot be used, or it has no language model.
@@ -117,11 +106,13 @@ def bench_language(
         )
     language = LanguageModel(bundle, threads=threads, engine=AUTO)
     encoder = VisionEncoder(bundle, threads=threads)
+    console = Console()
+    streets = Streets(range(FIRST_SEED, FIRST_SEED + WARM_UP + scenes))
     meter = LoadMeter()
     with console.status("analysing scenes of the road world"):
         times = [
-            time_scene(bundle, language, _embedding(encoder, FIRST_SEED + index))
-            for index in range(WARM_UP + scenes)
+            time_scene(bundle, language, encoder.encode(Frame(street.image, number), number))
+            for number, street in enumerate(streets)
         ][WARM_UP:]
     graph = None
     if pairs:
@@ -129,24 +120,15 @@ def bench_language(
             bundle, pairs=pairs, seconds=seconds, video=video, console=console
         )
         if graph is None:
-            return INTERRUPTED
+            return Report([], code=INTERRUPTED)
     load = meter.load()
     figures = summarise(times, len(bundle.manifest.questions))
-    console.print(as_table(figures, bundle.manifest.name, language.engine_name, threads))
+    tables = [as_table(figures, bundle.manifest.name, language.engine_name, threads)]
+    content = as_json(figures, bundle, language.engine_name, threads)
     if graph is not None:
-        console.print(graph_table(graph))
-    console.print(load.verdict(), style="green" if load.quiet else "red")
-    if json_file is not None:
-        content = as_json(figures, bundle, language.engine_name, threads, load)
-        if graph is not None:
-            content |= graph_json(graph)
-        write_figures(json_file, content)
-    return 0 if load.quiet else 1
-
-
-def _embedding(encoder: VisionEncoder, seed: int) -> Embedding:
-    image = render(sample_scene(seed), 0.0, WIDTH, HEIGHT).image
-    return encoder.encode(Frame(image, seed), seed)
+        tables.append(graph_table(graph))
+        content |= graph_json(graph)
+    return Report(tables, content, load)
 
 
 def time_scene(
@@ -205,13 +187,11 @@ def summarise(times: Sequence[SceneTimes], questions: int) -> LanguageFigures:
 
 def as_table(figures: LanguageFigures, name: str, engine: str, threads: int) -> Table:
     """The figures for people."""
-    table = Table(
-        title=f"Language model of {name}, {engine}, {threads} thread(s)",
+    table = figure_table(
+        f"Language model of {name}, {engine}, {threads} thread(s)",
+        *("what", "figure", "aim"),
         caption=f"{cpu_model()}, {cpu_count()} cores. Medians over scenes of the road world",
     )
-    table.add_column("what")
-    table.add_column("figure", justify="right")
-    table.add_column("aim", justify="right")
     share = f"{100 * figures.extra_question_cost_share:.1f} %"
     rows = [
         ("prefill of the image", f"{figures.prefill_ms:.1f} ms", ""),
@@ -228,12 +208,10 @@ def as_table(figures: LanguageFigures, name: str, engine: str, threads: int) -> 
 
 
 def as_json(
-    figures: LanguageFigures, bundle: ModelBundle, engine: str, threads: int, load: Load
+    figures: LanguageFigures, bundle: ModelBundle, engine: str, threads: int
 ) -> dict[str, object]:
     """The figures under their fixed keys, and what they hold for."""
     return {
-        "valid": load.quiet,
-        "load": load.as_json(),
         "cpu_model": cpu_model(),
         "cpu_count": cpu_count(),
         "engine": engine,
@@ -252,12 +230,11 @@ def as_json(
 
 def graph_table(graph: Interference) -> Table:
     """The figures of the running graph for people."""
-    table = Table(
-        title=f"Four processes, {cpu_count()} cores: language node off, and analysing every tick",
+    table = figure_table(
+        f"Four processes, {cpu_count()} cores: language node off, and analysing every tick",
+        *("what", "off", "on", "on / off", "aim"),
         caption="The encoder's time of a frame is the sum of its stages, as its messages tell them",
     )
-    for name in ("what", "off", "on", "on / off", "aim"):
-        table.add_column(name, justify="left" if name == "what" else "right")
     for number, pair in enumerate(graph.pairs, 1):
         idle, busy = f"{pair.idle_ms:.2f} ms", f"{pair.busy_ms:.2f} ms"
         table.add_row(f"encoder p95, pair {number}", idle, busy, f"{pair.ratio:.3f}", "")

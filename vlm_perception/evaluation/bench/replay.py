@@ -12,7 +12,6 @@ from typing import Any
 
 import cv2
 import yaml
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -20,7 +19,8 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.duration_histogram import Durations
 from vlm_perception.datasets.roadworld.bag import write_bag
 from vlm_perception.evaluation.machine_load import LoadMeter
-from vlm_perception.outputs.file import require_free, result_file, write_figures
+from vlm_perception.evaluation.report import Report
+from vlm_perception.outputs.file import require_free, result_file
 from vlm_perception.replay.pipeline import EngineOptions, Pipeline
 from vlm_perception.replay.prefetch import ahead
 from vlm_perception.replay.recordings.source import CameraFrame, Source, Span, open_source
@@ -40,22 +40,13 @@ LAST_FRAME_MIN = 1 / 60
 SEED = 6_000_020
 
 
-def bench_replay(
-    recording: Path | None,
-    *,
-    threads: int,
-    latency: Path | None,
-    console: Console,
-    json_file: Path | None,
-) -> None:
-    """Replay a recording into a temporary folder and print what it took.
+def run(recording: Path | None, threads: int, latency: Path | None) -> Report:
+    """Replay a recording into a temporary folder and tell what it took.
 
     Args:
         recording: what to replay; None: 20 seconds of the road world at 1280x720.
         threads: of the networks.
         latency: file for a latency model of this machine.
-        console: where the tables go.
-        json_file: file for the figures.
 
     Raises:
         VlmPerceptionError: the recording or the bundle cannot be used.
@@ -68,20 +59,17 @@ def bench_replay(
         if recording is None:
             write_bag(chosen, size=(1280, 720), fps=30, seconds=20.0, seed=SEED)
         meter = LoadMeter()
-        figures = _replay(chosen, threads, Path(folder), console)
+        figures = _replay(chosen, threads, Path(folder))
         load = meter.load()
     figures = {**figures, **load.as_json()}
-    console.print(_table(figures))
-    console.print(load.verdict(), soft_wrap=True)
     if latency is not None:
         text = yaml.safe_dump(figures["latency_ms"], sort_keys=False)
         with result_file(latency, VERB) as part:
             part.write_text(text, encoding="utf-8")
-    if json_file is not None:
-        write_figures(json_file, figures)
+    return Report([_table(figures), load.verdict()], figures)
 
 
-def _replay(recording: Path, threads: int, folder: Path, console: Console) -> dict[str, Any]:
+def _replay(recording: Path, threads: int, folder: Path) -> dict[str, Any]:
     source = open_source(recording)
     settings = load_settings(default_parameters())
     pipeline = Pipeline(
@@ -96,7 +84,7 @@ def _replay(recording: Path, threads: int, folder: Path, console: Console) -> di
     every = max(1, (source.expected or 600) // READINGS)
     began = time.monotonic()
     reading = Durations()
-    with Progress(console=console, transient=True) as progress:
+    with Progress(transient=True) as progress:
         bar = progress.add_task("replaying", total=source.expected)
         for frame in ahead(_timed(source, reading)):
             results.take(frame, pipeline)

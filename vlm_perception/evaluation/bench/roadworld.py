@@ -6,16 +6,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import cv2
-from rich.console import Console
-from rich.table import Table
 
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_drive, sample_scene
 from vlm_perception.datasets.roadworld.truth import describe
-from vlm_perception.outputs.file import write_figures
+from vlm_perception.evaluation.report import Report, figure_table
 
 FIRST_SEED = 5_000_000
 DRIVE_S = 20.0
@@ -54,19 +51,13 @@ def measure(width: int, height: int, seconds: float) -> Speed:
     return Speed(width, height, scenes / spent, frames / driven)
 
 
-def bench_roadworld(
-    width: int, height: int, seconds: float, console: Console, json_file: Path | None = None
-) -> None:
-    """Measure and print a table."""
+def run(width: int, height: int, seconds: float) -> Report:
+    """Measure both rates."""
     speed = measure(width, height, seconds)
-    table = Table(title=f"Road world at {width}x{height}, one core")
-    table.add_column("what")
-    table.add_column("a second", justify="right")
-    table.add_column("aim", justify="right")
+    title = f"Road world at {width}x{height}, one core"
+    table = figure_table(title, "what", "a second", "aim")
     table.add_row(
         "scenes, made up, drawn and described", f"{speed.scenes_per_s_per_core:.0f}", ">= 100"
     )
     table.add_row("frames of a drive", f"{speed.drive_frames_per_s_per_core:.0f}", ">= 100")
-    console.print(table)
-    if json_file is not None:
-        write_figures(json_file, asdict(speed))
+    return Report([table], asdict(speed))

@@ -35,12 +35,12 @@ from vlm_perception.evaluation.chaos.fuzz import fuzz
 from vlm_perception.evaluation.chaos.testbed.faulty_camera import COMPRESSED
 from vlm_perception.evaluation.chaos.testbed.finding import Finding
 from vlm_perception.evaluation.chaos.testbed.stage import NODES, ChaosError, Stage
-from vlm_perception.outputs.file import write_figures
+from vlm_perception.evaluation.report import FAILED, Report
+from vlm_perception.outputs.console import say
 from vlm_perception.rosgraph.environment import own_graph, require_ros
 from vlm_perception.rosgraph.process_usage import look_at_machine
 
 HOUR_NS = 3600 * streams.SECOND_NS
-FAILED = 1
 PLAIN, SIM_TIME, JPEG = "plain", "sim time", "jpeg"
 STAGES: Mapping[str, Mapping[str, Any]] = {
     PLAIN: {},
@@ -48,17 +48,6 @@ STAGES: Mapping[str, Mapping[str, Any]] = {
     JPEG: {"transport": COMPRESSED},
 }
 """What the graph is started with, for the faults that are tried on it."""
-
-
-@dataclass(frozen=True)
-class ChaosOptions:
-    """What `vlm-perception chaos` is asked for."""
-
-    bundle: str = "roadworld-nano"
-    kills: int = 50
-    messages: int = 10_000
-    only: tuple[str, ...] = ()
-    """Parts of the names of the faults to try; empty: all."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +59,14 @@ class Trial:
     stage: str = PLAIN
 
 
-def run_chaos(options: ChaosOptions, console: Console, json_file: Path | None = None) -> int:
-    """Try the faults and return the exit code: 0 when each is as it must be, else 1.
+def run(bundle_name: str, kills: int, messages: int, only: Sequence[str]) -> Report:
+    """Try the faults; the exit code is 0 when each is as it must be, else 1.
+
+    Args:
+        bundle_name: the model.
+        kills: how many in a row.
+        messages: how many are fuzzed.
+        only: parts of the names of the faults to try; empty: all.
 
     Raises:
         VlmPerceptionError: the bundle cannot be used, or no fault has such a name.
@@ -79,10 +74,11 @@ def run_chaos(options: ChaosOptions, console: Console, json_file: Path | None = 
         ChaosError: the graph does not come up.
     """
     require_ros()
-    bundle = str(ModelBundle.load(options.bundle).path.resolve())
-    chosen = choose(options)
+    bundle = str(ModelBundle.load(bundle_name).path.resolve())
+    chosen = choose(trials(kills, messages), only)
+    console = Console()
     if warning := shortage():
-        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+        say(console, f"warning: {warning}", "yellow")
     machine = look_at_machine()
     findings: list[Finding] = []
     with ExitStack() as stack:
@@ -101,31 +97,29 @@ def run_chaos(options: ChaosOptions, console: Console, json_file: Path | None = 
                     findings.append(_try(stage, trial))
                     progress.advance(bar)
                     if not console.is_terminal:
-                        console.print(_line(findings[-1]), soft_wrap=True, highlight=False)
-    console.print(as_table(findings))
-    console.print(
+                        say(console, _line(findings[-1]))
+    where = (
         f"{machine.cpu_model}, {machine.cpu_count} cores, busy before the start: "
-        f"{machine.busy_percent:.0f} %",
-        highlight=False,
+        f"{machine.busy_percent:.0f} %"
     )
-    if json_file is not None:
-        content = {"faults": [asdict(each) for each in findings], **machine.as_json()}
-        write_figures(json_file, content)
-    return 0 if all(finding.ok for finding in findings) else FAILED
+    return Report(
+        [as_table(findings), where],
+        {"faults": [asdict(each) for each in findings], **machine.as_json()},
+        code=0 if all(finding.ok for finding in findings) else FAILED,
+    )
 
 
-def choose(options: ChaosOptions) -> list[Trial]:
+def choose(known: Sequence[Trial], only: Sequence[str]) -> list[Trial]:
     """Return the faults that were asked for.
 
     Raises:
         VlmPerceptionError: there is none of such a name.
     """
-    known = trials(options)
-    for part in options.only:
+    for part in only:
         if not any(part in trial.name for trial in known):
             names = ", ".join(trial.name for trial in known)
             raise VlmPerceptionError(f"no fault is named {part!r}; there are: {names}")
-    return [t for t in known if not options.only or any(part in t.name for part in options.only)]
+    return [t for t in known if not only or any(part in t.name for part in only)]
 
 
 def _try(stage: Stage, trial: Trial) -> Finding:
@@ -136,7 +130,7 @@ def _try(stage: Stage, trial: Trial) -> Finding:
         return Finding(trial.name, str(error), None, None, 0, ok=False)
 
 
-def trials(options: ChaosOptions) -> Sequence[Trial]:
+def trials(kills: int, messages: int) -> Sequence[Trial]:
     """Every fault, in the order in which they are tried."""
     future = partial(
         streams.stamped, name="images from the future", stamp=lambda _, now: now + HOUR_NS
@@ -166,8 +160,8 @@ def trials(options: ChaosOptions) -> Sequence[Trial]:
         Trial("signals at the start", starts.signalled),
         Trial("disk full", surroundings.disk_full),
         Trial("shared memory full", full_memory.attempt),
-        Trial(f"{options.messages} fuzzed messages", lambda s: fuzz(s, options.messages)),
-        Trial(f"{options.kills} kills", lambda s: processes.many_kills(s, options.kills)),
+        Trial(f"{messages} fuzzed messages", lambda s: fuzz(s, messages)),
+        Trial(f"{kills} kills", lambda s: processes.many_kills(s, kills)),
         Trial("damaged images", damage.damaged, JPEG),
         Trial("JPEG bomb", damage.bomb, JPEG),
         Trial("clock forwards", lambda s: streams.clock_jump(s, 1000.0), SIM_TIME),

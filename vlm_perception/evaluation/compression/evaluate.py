@@ -17,16 +17,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
+from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from vlm_perception.bundle.bundle import DECODER_GRAPH
 from vlm_perception.common.machine import cpu_count, cpu_model
 from vlm_perception.evaluation.compression.cases import DENSE, INT8, Case, make_cases
 from vlm_perception.evaluation.compression.times import Times, take_times
 from vlm_perception.evaluation.machine_load import Load
-from vlm_perception.evaluation.tasks.roadworld import Answers, Candidate, exam_scenes, marks
-from vlm_perception.outputs.file import write_figures
+from vlm_perception.evaluation.report import Report, figure_table
+from vlm_perception.evaluation.tasks.roadworld import Answers, Exam, exam_streets, marks
 from vlm_perception.outputs.own import own_folder
 
 VERB = "evaluate drift"
@@ -81,7 +82,7 @@ class DriftRow:
     analysis_cut_percent: float
 
 
-def evaluate_drift(
+def run(
     checkpoint: Path,
     keeps: Sequence[str],
     heads: Sequence[float],
@@ -89,9 +90,8 @@ def evaluate_drift(
     *,
     scenes: int,
     timed: int,
-    json_file: Path | None = None,
-) -> list[DriftRow]:
-    """Export every case, hold the exam, measure times, print tables and return the rows.
+) -> Report:
+    """Export every case, hold the exam and measure times.
 
     Args:
         checkpoint: the road world's checkpoint directory.
@@ -100,7 +100,6 @@ def evaluate_drift(
         out: folder for the exported bundles and the calibration images; a second run uses them.
         scenes: scenes of the exam.
         timed: scenes to take times with.
-        json_file: takes the rows, too.
 
     Raises:
         ExportError: the checkpoint or a schedule cannot be used.
@@ -108,26 +107,27 @@ def evaluate_drift(
     """
     with own_folder(out, VERB, [checkpoint]) as work:
         cases = make_cases(checkpoint, keeps, heads, work)
-    candidates = {case.name: Candidate(case.bundle) for case in cases}
-    pooled: dict[str, list[NDArray[np.float32]]] = {name: [] for name in candidates}
-    for image, truth in exam_scenes(scenes):
-        for name, candidate in candidates.items():
-            pooled[name].append(candidate.answer(image, truth))
+    exams = {case.name: Exam(case.bundle) for case in cases}
+    pooled: dict[str, list[NDArray[np.float32]]] = {name: [] for name in exams}
+    for street in track(exam_streets(scenes), "Exam", transient=True):
+        for name, exam in exams.items():
+            pooled[name].append(exam.take(street))
     sat = {
-        name: Sat(np.stack(pooled[name]), candidate.answers, marks(candidate.answers)[0])
-        for name, candidate in candidates.items()
+        name: Sat(np.stack(pooled[name]), exam.answers, marks(exam.answers)[0])
+        for name, exam in exams.items()
     }
-    candidates.clear()
+    exams.clear()
     times, load = take_times({case.name: case.bundle for case in cases}, timed)
     rows = [compare(case, sat, times) for case in cases]
-    console = Console()
-    for table in (_kept_table(rows, scenes), _times_table(rows, timed)):
-        console.print(table)
-    console.print(f"times: {load.verdict()}", style="green" if load.quiet else "red")
-    if json_file is not None:
-        content = _as_json(rows, scenes, timed, load)
-        write_figures(json_file, content)
-    return rows
+    return Report(
+        [
+            _kept_table(rows, scenes),
+            _times_table(rows, timed),
+            # The exam's figures hold however busy the machine was.
+            Text(f"times: {load.verdict()}", style=load.style),
+        ],
+        _as_json(rows, scenes, timed, load),
+    )
 
 
 @dataclass(frozen=True)
@@ -215,17 +215,15 @@ def _as_json(rows: Sequence[DriftRow], scenes: int, timed: int, load: Load) -> d
 
 
 def _kept_table(rows: Sequence[DriftRow], scenes: int) -> Table:
-    table = Table(
-        title=f"What is kept, on {scenes} unseen scenes",
+    table = figure_table(
+        f"What is kept, on {scenes} unseen scenes",
+        "case", "setting", "tokens", "cosine, mean", "worst", "top tag", "macro AP", "loss",
+        "captions", "answers", "presence", "same answers", "same captions",
+        words=2,
         caption="Cosine and top tag: against dense. Loss in points, shares in brackets and what is "
         "the same: against dense for int8, against int8 for all below it. captions: F1 of the "
         "objects named; answers: balanced accuracy; presence: F1",
-    )
-    headings = (
-        "tokens", "cosine, mean", "worst", "top tag", "macro AP", "loss", "captions", "answers",
-        "presence", "same answers", "same captions",
     )  # fmt: skip
-    _add_columns(table, headings)
     for row in rows:
         table.add_row(
             *_name(row),
@@ -245,13 +243,14 @@ def _kept_table(rows: Sequence[DriftRow], scenes: int) -> Table:
 
 
 def _times_table(rows: Sequence[DriftRow], timed: int) -> Table:
-    table = Table(
-        title=f"What it takes, medians over {timed} scenes, in milliseconds",
+    table = figure_table(
+        f"What it takes, medians over {timed} scenes, in milliseconds",
+        "case", "setting", "tokens", "vision", "prefill", "a token", "analysis", "decoder, MB",
+        words=2,
         caption=f"{cpu_model()}, {cpu_count()} cores, one thread, ONNX Runtime; in brackets the "
         "change against dense for int8, against int8 for all below it. analysis: prefill, all "
         "typed questions and the caption",
-    )
-    _add_columns(table, ("tokens", "vision", "prefill", "a token", "analysis", "decoder, MB"))
+    )  # fmt: skip
     for row in rows:
         table.add_row(
             *_name(row),
@@ -263,13 +262,6 @@ def _times_table(rows: Sequence[DriftRow], timed: int) -> Table:
             f"{row.decoder_mb:.2f}",
         )
     return table
-
-
-def _add_columns(table: Table, headings: Sequence[str]) -> None:
-    table.add_column("case")
-    table.add_column("setting")
-    for heading in headings:
-        table.add_column(heading, justify="right")
 
 
 def _name(row: DriftRow) -> tuple[str, str]:

@@ -12,8 +12,7 @@ from statistics import median
 from rich.progress import track
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.datasets.roadworld.renderer import render
-from vlm_perception.datasets.roadworld.sampling import sample_scene
+from vlm_perception.datasets.roadworld.streets import Streets
 from vlm_perception.evaluation.machine_load import Load, LoadMeter
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
@@ -21,7 +20,6 @@ from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
 FIRST_SEED = 6_000_000
-WIDTH, HEIGHT = 1280, 720
 WARM_UP = 2
 CAPTION_TOKENS = ReasonerSettings.max_caption_tokens
 REPEATS = 4
@@ -81,8 +79,9 @@ def take_times(bundles: Mapping[str, ModelBundle], scenes: int) -> tuple[dict[st
     """Let the cases analyse scenes in turn; what the machine did meanwhile comes with it."""
     watches = {name: Stopwatch(bundle) for name, bundle in bundles.items()}
     meter = LoadMeter()
-    for seed in track(range(FIRST_SEED, FIRST_SEED + WARM_UP + scenes), "Timing", transient=True):
-        frame = Frame(render(sample_scene(seed), 0.0, WIDTH, HEIGHT).image, 0)
+    streets = Streets(range(FIRST_SEED, FIRST_SEED + WARM_UP + scenes))
+    for street in track(streets, "Timing", transient=True):
+        frame = Frame(street.image, 0)
         for watch in watches.values():
             watch.see(frame)
     return {name: watch.times() for name, watch in watches.items()}, meter.load()

@@ -8,25 +8,24 @@ divides the scores of its choices. It changes no answer, only how sure the model
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from rich.table import Column, Table
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.common.errors import VlmPerceptionError
-from vlm_perception.common.export_error import ExportError
-from vlm_perception.datasets.roadworld.images import ANSWERS_FILE
-from vlm_perception.deploy.validation.images import read_image
+from vlm_perception.datasets.answered_images import AnsweredImages
+from vlm_perception.datasets.sample import Sample
+from vlm_perception.evaluation.report import Report
+from vlm_perception.evaluation.task import examine
 from vlm_perception.outputs.file import require_free, result_file
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.reasoning.questions import load_questions
@@ -45,15 +44,6 @@ class CalibrationError(VlmPerceptionError):
 
 
 @dataclass(frozen=True)
-class AnsweredImage:
-    """An image and what is true of it."""
-
-    path: Path
-    answers: dict[str, str]
-    """Name of a question -> the true choice."""
-
-
-@dataclass(frozen=True)
 class Calibrated:
     """One question's temperature and what it is worth on images that it was not fitted on."""
 
@@ -65,10 +55,49 @@ class Calibrated:
     """Expected calibration error, likewise."""
 
 
-def calibrate(
-    bundle: str, data: Path, out: Path, questions: Path | None = None
-) -> dict[str, Calibrated]:
-    """Fit a temperature for each question, print the figures, and write the questions.
+class Calibration:
+    """A bundle that answers typed questions, and how sure it may be of its answers."""
+
+    def __init__(self, bundle: ModelBundle, questions: Sequence[QuestionSpec]) -> None:
+        """Load the networks.
+
+        Raises:
+            BundleError: the bundle has no language model.
+        """
+        self._encoder = VisionEncoder(bundle, threads=2)
+        self._language = LanguageModel(bundle, threads=2)
+        self._questions, self._packed = questions, self._language.pack(questions)
+        self._scores: list[NDArray[np.float64]] = []
+        self._answers: list[Mapping[str, str]] = []
+
+    def take(self, sample: Sample) -> None:
+        """Keep the mean log-likelihood of each choice of each question, and the truth."""
+        embedding = self._encoder.encode(Frame(sample.image, 0), 0)
+        prefix = self._language.prefill(embedding.tokens)
+        self._scores.append(self._language.log_likelihoods(prefix, self._packed))
+        self._answers.append(sample.answers)
+
+    @cached_property
+    def fitted(self) -> dict[str, Calibrated]:
+        """What fits the samples that were taken; a question without an answer is left out."""
+        ends = np.cumsum([len(question.choices) for question in self._questions])
+        scores = np.split(np.array(self._scores), ends[:-1], axis=1)
+        fitted: dict[str, Calibrated] = {}
+        for question, found in zip(self._questions, scores, strict=True):
+            name = question.name
+            rows = [i for i, answers in enumerate(self._answers) if name in answers]
+            if rows:
+                truth = [question.choices.index(self._answers[i][name]) for i in rows]
+                fitted[name] = judge(found[rows], np.array(truth))
+        return fitted
+
+    def report(self) -> Report:
+        """The figures of each question."""
+        return Report([_table(self.fitted)])
+
+
+def run(bundle: str, data: Path, out: Path, questions: Path | None = None) -> Report:
+    """Fit a temperature for each question, and write the questions.
 
     Args:
         bundle: name or path of the bundle that is to answer.
@@ -76,38 +105,27 @@ def calibrate(
         out: the file of questions to write, such as a language node takes.
         questions: a file of questions; the bundle's own when None.
 
-    Returns:
-        What was fitted, by the question's name; a question that `data` does not answer is left out
-        and keeps its temperature.
+    A question that `data` does not answer keeps its temperature.
 
     Raises:
         BundleError: the bundle cannot be used.
         QuestionsError: the questions cannot be read.
-        CalibrationError: the folder lacks images or answers, or has others than the questions'.
+        AnswersError: the folder lacks answers, or has others than the questions'.
+        CalibrationError: there are too few.
         OutputError: somebody's file lies at `out`.
     """
     require_free(out, VERB)
     model = ModelBundle.load(bundle)
     asked = model.manifest.questions if questions is None else load_questions(questions)
-    answered = read_answers(data, asked)
-    images, broken = _readable(answered)
-    _require_enough(data / ANSWERS_FILE, images, asked, left_out=len(answered) - len(images))
-    scores = _scores(model, asked, images)
-    fitted: dict[str, Calibrated] = {}
-    for question, found in zip(asked, scores, strict=True):
-        rows = [i for i, image in enumerate(images) if question.name in image.answers]
-        if rows:
-            truth = [question.choices.index(images[i].answers[question.name]) for i in rows]
-            fitted[question.name] = judge(found[rows], np.array(truth))
-    write_questions(out, asked, fitted)
-    console = Console()
-    console.print(_table(fitted))
+    images = AnsweredImages(data, asked)
+    require_enough(images)
+    calibration = Calibration(model, asked)
+    report = examine(calibration, images)
+    write_questions(out, asked, calibration.fitted)
+    broken = list(images.broken.values())
     if broken:
-        console.print(
-            f"{len(broken)} images could not be read and were left out:", *broken.values(), sep="\n"
-        )
-    console.print(f"Written to {out}", soft_wrap=True, highlight=False)
-    return fitted
+        broken.insert(0, f"{len(broken)} images could not be read and were left out:")
+    return Report([*report.parts, *broken, f"Written to {out}"])
 
 
 def fit_temperature(scores: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
@@ -167,91 +185,24 @@ def calibration_error(probabilities: NDArray[np.float64], truth: NDArray[np.int6
     return float(sum(gaps) / len(order))
 
 
-def read_answers(folder: Path, questions: Sequence[QuestionSpec]) -> list[AnsweredImage]:
-    """Read `answers.jsonl` and hold it against the questions.
-
-    Each line names an image of the folder and answers some questions:
-    `{"image": "0001.jpg", "answers": {"weather": "rain"}}`.
+def require_enough(images: AnsweredImages) -> None:
+    """Refuse a folder that answers a question too seldom, or none.
 
     Raises:
-        CalibrationError: it is missing or damaged, names an image, a question or a choice that is
-            not there, or answers a question too seldom.
+        CalibrationError: it does.
     """
-    path = folder / ANSWERS_FILE
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(
-            f"{path} cannot be read ({error}); put a file there with a line for each image, "
-            'such as {"image": "0001.jpg", "answers": {"weather": "rain"}}'
-        ) from error
-    images = [
-        _answered(folder, f"{path}, line {number}", line, questions)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-    _require_enough(path, images, questions)
-    return images
-
-
-def _require_enough(
-    path: Path,
-    images: Sequence[AnsweredImage],
-    questions: Sequence[QuestionSpec],
-    left_out: int = 0,
-) -> None:
-    lacks = f" ({left_out} more cannot be read)" if left_out else ""
-    for question in questions:
-        count = sum(question.name in image.answers for image in images)
-        if 0 < count < LEAST_ANSWERS:
+    lacks = f" ({images.left_out} more cannot be read)" if images.left_out else ""
+    for name, count in images.counts().items():
+        if count < LEAST_ANSWERS:
             raise CalibrationError(
-                f"{path} answers {question.name!r} for {count} images{lacks}; {LEAST_ANSWERS} are "
+                f"{images.file} answers {name!r} for {count} images{lacks}; {LEAST_ANSWERS} are "
                 "the least, so add some, or leave the question out"
             )
-    if not any(image.answers for image in images):
+    if not images.counts():
         raise CalibrationError(
-            f"{path} answers no question{lacks}; it needs {LEAST_ANSWERS} answers to each that is "
-            f"to be calibrated: {', '.join(question.name for question in questions)}"
+            f"{images.file} answers no question{lacks}; it needs {LEAST_ANSWERS} answers to each "
+            f"that is to be calibrated: {', '.join(each.name for each in images.questions)}"
         )
-
-
-def _readable(images: Sequence[AnsweredImage]) -> tuple[list[AnsweredImage], dict[Path, str]]:
-    """The images that can be read, and what is wrong with the others."""
-    broken: dict[Path, str] = {}
-    for path in {image.path: None for image in images}:
-        try:
-            read_image(path)
-        except ExportError as error:
-            broken[path] = str(error)
-    return [image for image in images if image.path not in broken], broken
-
-
-def _answered(
-    folder: Path, where: str, line: str, questions: Sequence[QuestionSpec]
-) -> AnsweredImage:
-    try:
-        content = json.loads(line)
-        name, answers = content["image"], dict(content["answers"])
-        path = folder / name
-    except (ValueError, KeyError, TypeError) as error:
-        raise CalibrationError(
-            f"{where} is no answered image ({error!r}); write it as "
-            '{"image": "0001.jpg", "answers": {"weather": "rain"}}'
-        ) from error
-    if not path.is_file():
-        raise CalibrationError(f"{where}: there is no image {path}")
-    choices = {question.name: question.choices for question in questions}
-    for question, answer in answers.items():
-        if question not in choices:
-            raise CalibrationError(
-                f"{where}: there is no question {question!r}; there are {', '.join(choices)}"
-            )
-        if answer not in choices[question]:
-            raise CalibrationError(
-                f"{where}: {answer!r} is no choice of {question!r}; its choices are "
-                f"{', '.join(choices[question])}"
-            )
-    return AnsweredImage(path, answers)
 
 
 def write_questions(
@@ -262,34 +213,11 @@ def write_questions(
     Raises:
         OSError: it cannot be written.
     """
-    content = [
-        {
-            "name": question.name,
-            "question": question.question,
-            "choices": list(question.choices),
-            "temperature": round(fitted[question.name].temperature, 4)
-            if question.name in fitted
-            else question.temperature,
-        }
-        for question in questions
-    ]
+    fresh = {name: {"temperature": round(each.temperature, 4)} for name, each in fitted.items()}
+    content = [each.model_dump(mode="json") | fresh.get(each.name, {}) for each in questions]
     text = yaml.safe_dump({"questions": content}, sort_keys=False, allow_unicode=True)
     with result_file(out, VERB) as part:
         part.write_text(text, encoding="utf-8")
-
-
-def _scores(
-    bundle: ModelBundle, questions: Sequence[QuestionSpec], images: Sequence[AnsweredImage]
-) -> list[NDArray[np.float64]]:
-    """For each question the mean log-likelihood of each choice of it, [images, choices]."""
-    encoder, language = VisionEncoder(bundle, threads=2), LanguageModel(bundle, threads=2)
-    packed = language.pack(questions)
-    rows = []
-    for image in track(images, "Answering", transient=True):
-        embedding = encoder.encode(Frame(read_image(image.path), 0), 0)
-        rows.append(language.log_likelihoods(language.prefill(embedding.tokens), packed))
-    ends = np.cumsum([len(question.choices) for question in questions])
-    return np.split(np.array(rows), ends[:-1], axis=1)
 
 
 def _probabilities(scores: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:

@@ -12,22 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.roadworld import assets
-from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
-from vlm_perception.datasets.roadworld.truth import describe
-from vlm_perception.datasets.roadworld.world import LABELS, VEHICLES, Actor, World
-from vlm_perception.outputs.file import write_figures
+from vlm_perception.datasets.roadworld.streets import CAMERA_SIZE, look
+from vlm_perception.datasets.roadworld.world import VEHICLES, Actor, World
+from vlm_perception.evaluation.report import Report
+from vlm_perception.evaluation.road_world import require_road_world
 from vlm_perception.perception.fusion.rules import Hazard
 from vlm_perception.perception.fusion.scene import FusionSettings, SceneFusion
 from vlm_perception.perception.reasoning.language_service import LanguageService
@@ -38,7 +35,6 @@ from vlm_perception.types import Embedding, Frame, Reasoning
 
 EXAM_SEED = 20_000_000
 """First seed of the exam: nothing was trained on these scenes, and no rule was chosen on them."""
-WIDTH, HEIGHT = 1280, 720
 BANDS = ((5, 10), (10, 20), (20, 30), (30, 45))
 """Metres along the road."""
 LEAST_VISIBLE = 0.5
@@ -52,10 +48,6 @@ KINDS = (
 FAST, FUSED = "fast", "fused"
 TICK_NS = 10_000_000_000
 """Between the stamps of two scenes: far enough that each is a world of its own."""
-
-
-class HazardError(VlmPerceptionError):
-    """The bundle cannot be examined."""
 
 
 @dataclass(frozen=True)
@@ -73,23 +65,16 @@ class HazardRow:
     """Share of the scenes without any in which one is reported."""
 
 
-def evaluate_hazards(
-    bundles: Sequence[str],
-    scenes: int,
-    json_file: Path | None = None,
-    first_seed: int = EXAM_SEED,
-) -> list[HazardRow]:
-    """Stage the scenes, ask every bundle, print a table for each kind and return the rows.
+def run(bundles: Sequence[str], scenes: int) -> Report:
+    """Stage the scenes, ask every bundle, and tell of each kind in a table.
 
     Args:
         bundles: names or directories of road-world bundles, such as a pruned and a dense one.
         scenes: scenes of each kind in each band, and as many without any.
-        json_file: takes the rows, too.
-        first_seed: of the first scene.
 
     Raises:
         BundleError: a bundle cannot be used.
-        HazardError: it is no road-world bundle with a language model.
+        ForeignBundleError: it is no road-world bundle.
     """
     observers = [Observer(ModelBundle.load(bundle)) for bundle in bundles]
     rows: list[HazardRow] = []
@@ -99,19 +84,15 @@ def evaluate_hazards(
         for rules in KINDS:
             found: dict[tuple[int, str, tuple[int, int] | None], int] = {}
             for band in bands:
-                for image in staged_scenes(rules[0].label, band, scenes, first_seed):
+                for image in staged_scenes(rules[0].label, band, scenes):
                     for index, observer in enumerate(observers):
                         for path, reported in observer.reports(image, rules).items():
                             key = (index, path, band)
                             found[key] = found.get(key, 0) + reported
                     progress.advance(bar)
             rows += _rows(observers, rules[0].label, found, scenes)
-    for table in _tables(rows, scenes):
-        Console().print(table)
-    if json_file is not None:
-        content = {"scenes": scenes, "rows": [asdict(row) for row in rows]}
-        write_figures(json_file, content)
-    return rows
+    figures = {"scenes": scenes, "rows": [asdict(row) for row in rows]}
+    return Report(_tables(rows, scenes), figures)
 
 
 class Observer:
@@ -121,14 +102,9 @@ class Observer:
         """Load the networks.
 
         Raises:
-            HazardError: the bundle lacks a label or the language model.
+            ForeignBundleError: the bundle lacks a label or the language model.
         """
-        labels = {spec.label for spec in bundle.manifest.vocabulary.labels}
-        if bundle.manifest.language is None or not set(LABELS) <= labels:
-            raise HazardError(
-                f"bundle {bundle.manifest.name} is no road-world bundle: this needs a language "
-                f"model and the labels {', '.join(LABELS)}"
-            )
+        require_road_world(bundle)
         self.bundle = bundle
         self._encoder = VisionEncoder(bundle)
         settings = ReasonerSettings(force_keyframes=True, max_caption_tokens=1)
@@ -151,19 +127,18 @@ def _fuse(embedding: Embedding, said: Reasoning | None, rules: tuple[Hazard, ...
 
 
 def staged_scenes(
-    label: str, band: tuple[int, int] | None, scenes: int, first_seed: int
+    label: str, band: tuple[int, int] | None, scenes: int
 ) -> Iterator[NDArray[np.uint8]]:
     """Pictures with one such road user in the lane within the band; without a band, with none."""
     shown = 0
-    for seed in count(first_seed):
+    for seed in count(EXAM_SEED):
         if shown == scenes:
             return
-        world = staged(seed, label, band)
-        rendered = render(world, 0.0, WIDTH, HEIGHT)
-        objects = [each for each in describe(world, rendered).objects if each.label == label]
+        street = look(staged(seed, label, band), CAMERA_SIZE)
+        objects = [each for each in street.truth.objects if each.label == label]
         if band is None or any(each.visible_share >= LEAST_VISIBLE for each in objects):
             shown += 1
-            yield rendered.image
+            yield street.image
 
 
 def staged(seed: int, label: str, band: tuple[int, int] | None) -> World:

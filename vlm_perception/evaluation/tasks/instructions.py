@@ -9,25 +9,27 @@ commonest where captions speak of the same things: what it scores, the caption s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.instructions import INSTRUCTIONS, Instruction, agrees
-from vlm_perception.datasets.roadworld.truth import CAPTION_PROMPT, SceneTruth
-from vlm_perception.evaluation.tasks.roadworld import exam_scenes
-from vlm_perception.outputs.file import write_figures
+from vlm_perception.datasets.roadworld.streets import Street
+from vlm_perception.datasets.roadworld.truth import CAPTION_PROMPT
+from vlm_perception.evaluation.report import Report
+from vlm_perception.evaluation.task import examine
+from vlm_perception.evaluation.tasks.roadworld import exam_streets
+from vlm_perception.perception.language.kv_cache import Prefix
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
+MOST_TOKENS = ReasonerSettings.max_caption_tokens
 LEAST_ALIKE = 8
 """From as many captions alike on the reader of captions trusts their commonest answer."""
 
@@ -55,45 +57,50 @@ class Marks:
     """What the commonest answer gets right."""
 
 
-def evaluate(bundle: str, *, scenes: int = 500, json_file: Path | None = None) -> dict[str, object]:
-    """Give every kind of instruction on every scene, print how it is obeyed, return the figures.
+def run(bundle: str, scenes: int) -> Report:
+    """Give every kind of instruction on every scene, and tell how it is obeyed.
 
     Raises:
         BundleError: The bundle cannot be used, or it has no language model.
     """
-    model = ModelBundle.load(bundle)
-    heard = obey(model, exam_scenes(scenes))
-    marks = {name: _mark(name, answers) for name, answers in heard.items()}
-    figures = _figures(marks) | {"scenes": scenes, "bundle_digest": model.digest}
-    console = Console()
-    console.print(_table(marks))
-    if json_file is not None:
-        write_figures(json_file, figures)
-        console.print(f"Written to {json_file}")
-    return figures
+    return examine(Following(ModelBundle.load(bundle)), exam_streets(scenes))
 
 
-def obey(
-    bundle: ModelBundle, scenes: Iterable[tuple[NDArray[np.uint8], SceneTruth]]
-) -> dict[str, Heard]:
-    """Put each kind of instruction to the bundle on each scene, in held-out wordings in turn.
+class Following:
+    """A bundle that is given instructions, each in its held-out wordings in turn."""
 
-    Raises:
-        BundleError: The bundle has no language model.
-    """
-    encoder, language = VisionEncoder(bundle, threads=2), LanguageModel(bundle, threads=2)
-    most = ReasonerSettings().max_caption_tokens
-    heard = {instruction.name: Heard() for instruction in INSTRUCTIONS}
-    for number, (image, truth) in enumerate(scenes):
-        prefix = language.prefill(encoder.encode(Frame(image, 0), 0).tokens)
-        caption = language.generate(prefix, CAPTION_PROMPT, max_tokens=most).text
+    def __init__(self, bundle: ModelBundle) -> None:
+        """Load the networks.
+
+        Raises:
+            BundleError: The bundle has no language model.
+        """
+        self._encoder = VisionEncoder(bundle, threads=2)
+        self._language = LanguageModel(bundle, threads=2)
+        self._digest = bundle.digest
+        self._heard = {instruction.name: Heard() for instruction in INSTRUCTIONS}
+        self._scenes = 0
+
+    def take(self, sample: Street) -> None:
+        """Give every kind of instruction on one scene."""
+        prefix = self._language.prefill(self._encoder.encode(Frame(sample.image, 0), 0).tokens)
+        caption = self._said(prefix, CAPTION_PROMPT)
         for instruction in INSTRUCTIONS:
-            wording = instruction.held_out[number % len(instruction.held_out)]
-            answers = heard[instruction.name]
-            answers.said.append(language.generate(prefix, wording, max_tokens=most).text)
-            answers.true.append(instruction.answer(truth))
+            wording = instruction.held_out[self._scenes % len(instruction.held_out)]
+            answers = self._heard[instruction.name]
+            answers.said.append(self._said(prefix, wording))
+            answers.true.append(instruction.answer(sample.truth))
             answers.captions.append(caption)
-    return heard
+        self._scenes += 1
+
+    def _said(self, prefix: Prefix, prompt: str) -> str:
+        return self._language.generate(prefix, prompt, max_tokens=MOST_TOKENS).text
+
+    def report(self) -> Report:
+        """How each kind is obeyed."""
+        marks = {name: _mark(name, answers) for name, answers in self._heard.items()}
+        figures = _figures(marks) | {"scenes": self._scenes, "bundle_digest": self._digest}
+        return Report([_table(marks)], figures)
 
 
 def _mark(name: str, heard: Heard) -> Marks:

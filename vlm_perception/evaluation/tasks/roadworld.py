@@ -4,33 +4,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.common.errors import VlmPerceptionError
-from vlm_perception.datasets.roadworld.renderer import render
-from vlm_perception.datasets.roadworld.sampling import sample_scene
+from vlm_perception.datasets.roadworld.streets import TYPED_QUESTIONS, Street, Streets
 from vlm_perception.datasets.roadworld.truth import (
     CAPTION_PROMPT,
     QUESTIONS,
     SMALL_SHARE,
     SceneTruth,
-    describe,
     object_labels_in,
     presence_question,
 )
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
-from vlm_perception.outputs.file import write_figures
+from vlm_perception.evaluation.report import Report
+from vlm_perception.evaluation.road_world import require_road_world
+from vlm_perception.evaluation.task import examine
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
@@ -38,7 +35,6 @@ from vlm_perception.types import Frame
 EXAM_SEED = 20_000_000
 """First seed of the exam. Training and calibration stay below 10,000,000; the shipped student was
 chosen among candidates on scenes from there on, so the exam is held on others."""
-WIDTH, HEIGHT = 1280, 720
 MAX_CAPTION_TOKENS = 80
 NEGATIVES = ("random", "popular", "adversarial")
 SIZES = {"small": (0.001, SMALL_SHARE), "medium": (SMALL_SHARE, 0.02), "large": (0.02, 1.01)}
@@ -48,7 +44,7 @@ CONDITIONS_FROM = 500
 
 
 class ExamError(VlmPerceptionError):
-    """The exam cannot be held with this bundle."""
+    """The exam is not what it is said to be."""
 
 
 @dataclass
@@ -62,63 +58,49 @@ class Answers:
     captions: list[str] = field(default_factory=list)
 
 
-def evaluate(
-    bundle: str, *, scenes: int = 1000, json_file: Path | None = None
-) -> dict[str, object]:
-    """Hold the exam, print it and return the figures.
+def run(bundle: str, scenes: int) -> Report:
+    """Hold the exam.
 
     Raises:
         BundleError: The bundle cannot be used.
-        ExamError: It lacks a label, a question or the language model that the exam asks for.
+        ForeignBundleError: It lacks a label or the language model that the exam asks for.
+        ExamError: The road world no longer gives an exam as hard as it should be.
     """
-    model = ModelBundle.load(bundle)
-    candidate = Candidate(model)
-    for image, truth in exam_scenes(scenes):
-        candidate.answer(image, truth)
-    answers = candidate.answers
-    figures, tables = marks(answers)
-    figures |= {"scenes": scenes, "bundle_digest": model.digest}
-    console = Console()
-    for table in tables:
-        console.print(table)
-    _check_conditions(answers.truths)
-    if json_file is not None:
-        write_figures(json_file, _finite(figures))
-        console.print(f"Written to {json_file}")
-    return figures
+    return examine(Exam(ModelBundle.load(bundle)), exam_streets(scenes))
 
 
-class Candidate:
+def exam_streets(scenes: int) -> Streets:
+    """The exam's scenes."""
+    return Streets(range(EXAM_SEED, EXAM_SEED + scenes))
+
+
+class Exam:
     """A bundle that sits the exam."""
 
     def __init__(self, bundle: ModelBundle) -> None:
         """Load the bundle's networks and lay the questions out.
 
         Raises:
-            ExamError: it lacks a label or the language model that the exam asks for.
+            ForeignBundleError: it lacks a label or the language model that the exam asks for.
         """
-        labels = tuple(spec.label for spec in bundle.manifest.vocabulary.labels)
-        if bundle.manifest.language is None or not set(LABELS) <= set(labels):
-            raise ExamError(
-                f"bundle {bundle.manifest.name} is no road-world bundle: the exam needs a language "
-                f"model and the labels {', '.join(LABELS)}"
-            )
+        require_road_world(bundle)
+        labels = [spec.label for spec in bundle.manifest.vocabulary.labels]
         self.encoder = VisionEncoder(bundle, threads=2)
         self.language = LanguageModel(bundle, threads=2)
         self.answers = Answers()
+        self._digest = bundle.digest
         self._columns = [labels.index(label) for label in LABELS]
-        typed = [QuestionSpec(name=n, question=q, choices=c) for n, (q, c) in QUESTIONS.items()]
         exists = [
             QuestionSpec(name=n, question=presence_question(n), choices=("yes", "no"))
             for n in LABELS
         ]
-        self._typed, self._exists = self.language.pack(typed), self.language.pack(exists)
+        self._typed, self._exists = map(self.language.pack, (TYPED_QUESTIONS, exists))
 
-    def answer(self, image: NDArray[np.uint8], truth: SceneTruth) -> NDArray[np.float32]:
+    def take(self, sample: Street) -> NDArray[np.float32]:
         """Answer every question about one scene; returns the pooled embedding [D]."""
-        embedding = self.encoder.encode(Frame(image, 0), 0)
+        embedding = self.encoder.encode(Frame(sample.image, 0), 0)
         prefix, answers = self.language.prefill(embedding.tokens), self.answers
-        answers.truths.append(truth)
+        answers.truths.append(sample.truth)
         answers.scores.append(self.encoder.scores(embedding.pooled)[self._columns])
         for answered, packed in (
             (answers.attributes, self._typed),
@@ -129,13 +111,16 @@ class Candidate:
         answers.captions.append(caption.text)
         return embedding.pooled
 
+    def report(self) -> Report:
+        """The marks.
 
-def exam_scenes(scenes: int) -> Iterator[tuple[NDArray[np.uint8], SceneTruth]]:
-    """The exam's images and their truth, with a progress bar."""
-    for seed in track(range(EXAM_SEED, EXAM_SEED + scenes), "Exam"):
-        world = sample_scene(seed)
-        rendered = render(world, 0.0, WIDTH, HEIGHT)
-        yield rendered.image, describe(world, rendered)
+        Raises:
+            ExamError: the scenes were not as hard as they should be.
+        """
+        figures, tables = marks(self.answers)
+        truths = self.answers.truths
+        figures |= {"scenes": len(truths), "bundle_digest": self._digest}
+        return Report([*tables, conditions(truths)], figures)
 
 
 def marks(answers: Answers) -> tuple[dict[str, object], list[Table]]:
@@ -306,19 +291,12 @@ def _size(share: float) -> str:
     return next(size for size, (low, high) in SIZES.items() if low <= share < high)
 
 
-def _finite(value: object) -> object:
-    """The same figures with None for what could not be measured: JSON knows no NaN."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    return None if isinstance(value, float) and np.isnan(value) else value
-
-
 def _flat(lists: Iterable[list[bool]]) -> list[bool]:
     return [value for values in lists for value in values]
 
 
-def _check_conditions(truths: Sequence[SceneTruth]) -> None:
-    """Say whether the exam is as hard as it claims.
+def conditions(truths: Sequence[SceneTruth]) -> str:
+    """How hard the exam is, in a sentence.
 
     Raises:
         ExamError: A label is too rare or too common, or too few of the objects are small.
@@ -327,9 +305,10 @@ def _check_conditions(truths: Sequence[SceneTruth]) -> None:
     small = float(np.mean(np.array(present) < SMALL_SHARE)) if present else 0.0
     frequency = {label: float((_shares(truths, label) > 0).mean()) for label in LABELS}
     low, high = min(frequency.values()), max(frequency.values())
-    Console().print(
+    sentence = (
         f"Exam: {len(truths)} scenes; {small:.0%} of the present objects are small; "
         f"labels are in {low:.0%} to {high:.0%} of the scenes"
     )
     if len(truths) >= CONDITIONS_FROM and not (small >= 0.3 and low >= 0.05 and high <= 0.7):
-        raise ExamError("the road world no longer gives the exam that is promised: see above")
+        raise ExamError(f"the road world no longer gives the exam that is promised. {sentence}")
+    return sentence

@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.roadworld.sequences import DRIVE, STATIC
 from vlm_perception.datasets.roadworld.world import LABELS
+from vlm_perception.evaluation.report import Report
+from vlm_perception.evaluation.road_world import require_road_world
 from vlm_perception.evaluation.temporal.baselines import (
     answer_material,
     compare,
@@ -42,7 +42,6 @@ from vlm_perception.evaluation.temporal.keyframe_gate import (
 )
 from vlm_perception.evaluation.temporal.sequences import Recording, likeliest, record
 from vlm_perception.evaluation.temporal.tables import gate_table, truth_table, ways_table
-from vlm_perception.outputs.file import write_figures
 from vlm_perception.outputs.own import own_folder
 from vlm_perception.perception.reasoning.keyframes import KeyframeSettings
 from vlm_perception.perception.vision.temporal_state import (
@@ -53,13 +52,7 @@ from vlm_perception.perception.vision.temporal_state import (
 from vlm_perception.perception.vision.vocabulary import Vocabulary, VocabularyBuilder
 
 VERB = "evaluate temporal"
-FIRST_SEED = 30_000_000
-"""Nothing was trained on these sequences, and no setting was chosen on them."""
 SETTINGS = KeyframeSettings()
-
-
-class SequenceError(VlmPerceptionError):
-    """The bundle cannot be examined on road-world sequences."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +79,15 @@ class Watched:
         return [np.arange(len(each)) % step == 0 for each in self.chosen]
 
 
-def evaluate_temporal(
+def run(
     bundle: str,
     drives: int,
     scenes: int,
     seconds: float,
     out: Path,
-    json_file: Path | None = None,
-    first_seed: int = FIRST_SEED,
-) -> dict[str, object]:
-    """Record the sequences, compare gates and filters, print tables and return the figures.
+    first_seed: int,
+) -> Report:
+    """Record the sequences and compare gates and filters.
 
     Args:
         bundle: name or directory of a road-world bundle with a language part.
@@ -103,12 +95,12 @@ def evaluate_temporal(
         scenes: how many scenes that stand still while the camera's exposure hunts.
         seconds: length of each.
         out: folder that keeps the recordings; a run that was broken off goes on there.
-        json_file: takes the figures.
-        first_seed: of the drives and of the scenes.
+        first_seed: of the drives and of the scenes. From 30,000,000 on nothing was trained on them,
+            and no setting was chosen on them.
 
     Raises:
         BundleError: the bundle cannot be used.
-        SequenceError: it is no road-world bundle.
+        ForeignBundleError: it is no road-world bundle.
         OutputError: the folder holds somebody's files.
     """
     model = ModelBundle.load(bundle)
@@ -116,7 +108,7 @@ def evaluate_temporal(
         (DRIVE, range(first_seed, first_seed + drives)),
         (STATIC, range(first_seed, first_seed + scenes)),
     ]
-    _check(model)
+    require_road_world(model)
     with own_folder(out, VERB, [model.path]) as work:
         recordings = record(model, kinds, seconds, work)
     vocabulary = VocabularyBuilder(model).build(LABELS, version=1)
@@ -139,13 +131,7 @@ def evaluate_temporal(
         "first_seed": first_seed,
         "bundle_digest": model.digest,
     }
-    console = Console()
-    for table in tables:
-        console.print(table)
-    if json_file is not None:
-        write_figures(json_file, _finite(figures))
-        console.print(f"Written to {json_file}")
-    return figures
+    return Report(tables, figures)
 
 
 def _watch(
@@ -158,15 +144,6 @@ def _watch(
         for states, tags in zip(trained, steady_tags(free, vocabulary), strict=True)
     ]
     return Watched(recordings, trained, free, chosen)
-
-
-def _check(model: ModelBundle) -> None:
-    known = {spec.label for spec in model.manifest.vocabulary.labels}
-    if model.manifest.language is None or not set(LABELS) <= known:
-        raise SequenceError(
-            f"bundle {model.manifest.name} is no road-world bundle: this needs a language model "
-            f"and the labels {', '.join(LABELS)}"
-        )
 
 
 def _gates(moving: Watched, still: Watched) -> tuple[dict[str, object], list[Table]]:
@@ -217,12 +194,3 @@ def _gates(moving: Watched, still: Watched) -> tuple[dict[str, object], list[Tab
         "truth_gated": [asdict(row) for row in truth["key frames"]],
     }
     return figures, [gate_table(rows, len(happened)), truth_table(truth)]
-
-
-def _finite(value: object) -> object:
-    """The same figures with None for what could not be measured: JSON knows no NaN."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and np.isnan(value) else value

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from vlm_perception.bundle.bundle import TEMPORAL_GRAPH, ModelBundle
-from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.datasets.roadworld.sequences import label_shares, play
+from vlm_perception.datasets.roadworld.streets import TYPED_QUESTIONS
 from vlm_perception.datasets.roadworld.truth import (
     PRESENT_SHARE,
     QUESTIONS,
@@ -141,27 +141,23 @@ class _Analyst:
         self._language = LanguageModel(bundle)
         # The bundle's own where it has them: they have been calibrated.
         known = {spec.name: spec for spec in bundle.manifest.questions}
-        self._questions = self._language.pack(
-            [
-                known.get(name, QuestionSpec(name=name, question=wording, choices=choices))
-                for name, (wording, choices) in QUESTIONS.items()
-            ]
-        )
+        asked = [known.get(spec.name, spec) for spec in TYPED_QUESTIONS]
+        self._questions = self._language.pack(asked)
 
     def watch(self, job: Job) -> Recording:
         rows: list[tuple[NDArray[np.float32], list[float], list[int], list[float], list[float]]]
         rows = []
-        for image, truth in play(job.kind, job.seed, job.seconds, TICK_HZ):
-            embedding = self._encoder.encode(Frame(image, 0), len(rows))
+        for street in play(job.kind, job.seed, job.seconds, TICK_HZ):
+            embedding = self._encoder.encode(Frame(street.image, 0), len(rows))
             prefix = self._language.prefill(embedding.tokens)
             said = self._language.answer(prefix, self._questions)
             rows.append(
                 (
                     embedding.pooled,
                     [value for each in said for value in each.probabilities],
-                    [choices.index(truth.attributes[n]) for n, (_, choices) in QUESTIONS.items()],
-                    label_shares(truth),
-                    _distances(truth),
+                    street.choices(TYPED_QUESTIONS),
+                    label_shares(street.truth),
+                    _distances(street.truth),
                 )
             )
         pooled, probabilities, truths, shares, distances = zip(*rows, strict=True)

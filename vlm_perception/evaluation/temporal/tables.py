@@ -8,16 +8,17 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from vlm_perception.evaluation.report import figure_table
 from vlm_perception.evaluation.temporal.baselines import Comparison, reductions
 from vlm_perception.evaluation.temporal.keyframe_gate import GateFigures, TruthFigures
 
 
 def gate_table(rows: Mapping[str, GateFigures], count: int) -> Table:
     """Gates against a full analysis at each tick."""
-    table = _table(
+    table = figure_table(
         f"Gate, against a full analysis at each tick, read by attention ({count} events)",
-        ("gate", "analyses saved", "event recall", "by any tick", "accuracy loss, points",
-         "delay p50, ticks", "p95"),
+        "gate", "analyses saved", "event recall", "by any tick", "accuracy loss, points",
+        "delay p50, ticks", "p95",
     )  # fmt: skip
     for name, row in rows.items():
         table.add_row(
@@ -55,10 +56,10 @@ def truth_table(kinds: Mapping[str, Sequence[TruthFigures]]) -> Table:
 
 def ways_table(title: str, comparison: Comparison) -> Table:
     """Ways of reading tags or answers."""
-    table = _table(
+    table = figure_table(
         f"{title}: flips outside true changes, and what the steadiness costs",
-        ("reading", "setting", "flips", "fewer", "accuracy", "changes found", "delay p50, ticks",
-         "p95", "late", "standing still: fewer", "accuracy"),
+        "reading", "setting", "flips", "fewer", "accuracy", "changes found", "delay p50, ticks",
+        "p95", "late", "standing still: fewer", "accuracy",
     )  # fmt: skip
     fewer, fewer_still = reductions(comparison.drives), reductions(comparison.scenes)
     for name, row in comparison.drives.items():
@@ -76,11 +77,4 @@ def ways_table(title: str, comparison: Comparison) -> Table:
             f"{fewer_still[name]:.1%}",
             f"{comparison.scenes[name].accuracy:.2%}",
         )
-    return table
-
-
-def _table(title: str, headings: Sequence[str]) -> Table:
-    table = Table(title=title)
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left")
     return table

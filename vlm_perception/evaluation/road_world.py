@@ -1,0 +1,27 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What evaluations on the road world demand of a bundle."""
+
+from __future__ import annotations
+
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.datasets.roadworld.world import LABELS
+
+
+class ForeignBundleError(VlmPerceptionError):
+    """A bundle knows too little of the road world to be examined on it."""
+
+
+def require_road_world(bundle: ModelBundle) -> None:
+    """Refuse a bundle without a language model or some of LABELS.
+
+    Raises:
+        ForeignBundleError: it is one.
+    """
+    known = {spec.label for spec in bundle.manifest.vocabulary.labels}
+    if bundle.manifest.language is None or not set(LABELS) <= known:
+        raise ForeignBundleError(
+            f"bundle {bundle.manifest.name} is no road-world bundle: this needs a language model "
+            f"and the labels {', '.join(LABELS)}"
+        )

@@ -1,0 +1,32 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a model is examined in, sample by sample."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from rich.progress import track
+
+from vlm_perception.datasets.sample import Dataset, Sample
+from vlm_perception.evaluation.report import Report
+
+S = TypeVar("S", bound=Sample)
+S_contra = TypeVar("S_contra", bound=Sample, contravariant=True)
+
+
+class Task(Protocol[S_contra]):
+    """A bundle at work on samples; keeps what it says of each, and the truth beside it."""
+
+    def take(self, sample: S_contra) -> object:
+        """Let the bundle work on one sample."""
+
+    def report(self) -> Report:
+        """What all that were taken come to."""
+
+
+def examine(task: Task[S], samples: Dataset[S]) -> Report:
+    """Go through a data set, with a progress bar."""
+    for sample in track(samples, "Exam", transient=True):
+        task.take(sample)
+    return task.report()

@@ -1,0 +1,13 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sentences for people, on a console or in a log."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+
+def say(console: Console, text: str | Text, style: str | None = None) -> None:
+    """Print a sentence as it is: one line, which a log keeps whole, and brackets are no markup."""
+    console.print(text, style=style, soft_wrap=True, markup=False, highlight=False)
