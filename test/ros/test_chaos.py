@@ -17,7 +17,7 @@ from vlm_perception.cli import app
 from vlm_perception.evaluation.chaos.testbed import stage as stages
 from vlm_perception.evaluation.chaos.testbed.faulty_camera import Camera
 from vlm_perception.evaluation.chaos.testbed.participant import Participant, Report, Seen
-from vlm_perception.evaluation.soak import Sample, growths
+from vlm_perception.evaluation.soak import Reading, growths
 from vlm_perception.types import Status
 
 pytestmark = pytest.mark.alone
@@ -83,7 +83,7 @@ def test_what_cannot_be_tried_is_refused(arguments: list[str]) -> None:
 
 
 def test_growth_is_that_of_the_last_part_over_the_first() -> None:
-    samples = [Sample({"a": 100 + i, "b": 50.0}, {"scene": 30.0 - 0.1 * i}) for i in range(100)]
+    samples = [Reading({"a": 100 + i, "b": 50.0}, {"scene": 30.0 - 0.1 * i}) for i in range(100)]
     memory, rates = growths(samples)
     assert memory["a"].percent == pytest.approx(100 * (189.5 / 109.5 - 1))
     assert memory["b"].percent == 0.0

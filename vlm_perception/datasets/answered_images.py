@@ -30,7 +30,7 @@ class AnsweredImages:
     """
 
     def __init__(self, folder: Path, questions: Sequence[QuestionSpec]) -> None:
-        """Read the answers, hold them against the questions, and try every image.
+        """Read the answers, check them against the questions, and try every image.
 
         Raises:
             AnswersError: the file is missing or damaged, or names an image, a question or a choice

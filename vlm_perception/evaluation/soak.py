@@ -41,7 +41,7 @@ class SoakError(RunError):
 
 
 @dataclass(frozen=True)
-class Sample:
+class Reading:
     """One look at the graph."""
 
     rss_mb: Mapping[str, float]
@@ -80,7 +80,7 @@ def run(minutes: float, warm_up_s: float, bundle_name: str) -> Report:
     bundle = ModelBundle.load(bundle_name)
     source = open_source(None)
     machine = look_at_machine()
-    samples: list[Sample] = []
+    samples: list[Reading] = []
     with Interrupt() as interrupt, own_graph(), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         processes = stack.enter_context(NodeProcesses(folder))
@@ -107,7 +107,7 @@ def run(minutes: float, warm_up_s: float, bundle_name: str) -> Report:
             now, seen = time.monotonic(), {t: observer.meters[t].count for t in RATES}
             rates = {t.name: (seen[t] - counts[t]) / (now - looked) for t in RATES}
             memory = {name: usage_of(pid).rss_mb for name, pid in processes.pids.items()}
-            samples.append(Sample(memory, rates))
+            samples.append(Reading(memory, rates))
             counts, looked = seen, now
             progress.update(bar, completed=now - began)
         lasted = (looked - began) / 60
@@ -133,7 +133,7 @@ def run(minutes: float, warm_up_s: float, bundle_name: str) -> Report:
     return Report([table], figures, code=0 if steady else FAILED)
 
 
-def growths(samples: Sequence[Sample]) -> tuple[dict[str, Growth], dict[str, Growth]]:
+def growths(samples: Sequence[Reading]) -> tuple[dict[str, Growth], dict[str, Growth]]:
     """Compare the medians of the first and the last part, of the memory and of the rates."""
     part = max(1, round(COMPARED_SHARE * len(samples)))
     first, last = samples[:part], samples[-part:]

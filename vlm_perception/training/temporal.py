@@ -36,7 +36,7 @@ from vlm_perception.outputs.own import own_folder
 from vlm_perception.perception.reasoning.answer_memory import HORIZON_S
 from vlm_perception.perception.vision.vocabulary import Vocabulary, VocabularyBuilder
 from vlm_perception.training.loop import Schedule, fit
-from vlm_perception.training.temporal_data import Seen, stretches, watch
+from vlm_perception.training.temporal_data import Seen, see, stretches
 from vlm_perception.training.temporal_readout import fit_readouts
 
 VERB = "train temporal"
@@ -242,7 +242,7 @@ def train(bundle: str, checkpoint: Path, out: Path, recipe: Recipe = RECIPE) -> 
         if results.left_over:
             results.clear()
         wanted = stretches(recipe.drives, recipe.quick, recipe.scenes, recipe.first_seed)
-        seen = watch(model, wanted, work / "seen", os.cpu_count() or 1)
+        seen = see(model, wanted, work / "seen", os.cpu_count() or 1)
         vocabulary = VocabularyBuilder(model).build(LABELS, version=1)
         objective = fit_module(seen, vocabulary, recipe, work / MODULE)
         module = fit_readouts(objective.finished().cpu(), seen)

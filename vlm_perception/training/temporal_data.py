@@ -4,41 +4,27 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.datasets.roadworld.sequences import DRIVE, STATIC, play
+from vlm_perception.datasets.roadworld.sequences import (
+    DRIVE,
+    STATIC,
+    Arrays,
+    Stretch,
+    play,
+    watch,
+)
 from vlm_perception.datasets.roadworld.streets import TYPED_QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """One sequence to be seen."""
-
-    kind: str
-    """DRIVE or STATIC."""
-    seed: int
-    seconds: float
-    hz: float
-
-    @property
-    def file(self) -> str:
-        """Name of the file that keeps it."""
-        return f"{self.kind}-{self.seed}-{self.seconds:g}s-{self.hz:g}hz.npz"
 
 
 @dataclass(frozen=True)
@@ -71,7 +57,7 @@ def stretches(drives: int, quick: int, scenes: int, first_seed: int) -> list[Str
     ]
 
 
-def watch(bundle: ModelBundle, wanted: Sequence[Stretch], folder: Path, workers: int) -> list[Seen]:
+def see(bundle: ModelBundle, wanted: Sequence[Stretch], folder: Path, workers: int) -> list[Seen]:
     """See what the folder lacks, with a progress bar, and load everything.
 
     Args:
@@ -82,38 +68,27 @@ def watch(bundle: ModelBundle, wanted: Sequence[Stretch], folder: Path, workers:
     """
     home = folder / bundle.manifest.files["vision.onnx"].sha256[:12]
     home.mkdir(parents=True, exist_ok=True)
-    missing = [each for each in wanted if not (home / each.file).exists()]
-    # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        work = pool.map(partial(_watch, str(bundle.path), home), missing)
-        for _ in track(work, "Driving", total=len(missing)):
-            pass
-    seen = []
-    for each in wanted:
-        with np.load(home / each.file) as stored:
-            seen.append(Seen(each.hz, stored["pooled"], stored["present"], stored["truths"]))
-    return seen
+    files = {
+        home / f"{each.kind}-{each.seed}-{each.seconds:g}s-{each.hz:g}hz.npz": each
+        for each in wanted
+    }
+    kept = watch(files, partial(_see, str(bundle.path)), workers)
+    return [Seen(each.hz, **arrays) for each, arrays in zip(wanted, kept, strict=True)]
 
 
-def _watch(bundle: str, home: Path, stretch: Stretch) -> None:
-    """Render and encode one sequence and write it; a broken-off run leaves no file."""
-    cv2.setNumThreads(1)
+def _see(bundle: str, stretch: Stretch) -> Arrays:
     encoder = _encoder(bundle)
     pooled: list[NDArray[np.float32]] = []
     present, truths = [], []
-    for street in play(stretch.kind, stretch.seed, stretch.seconds, stretch.hz):
+    for street in play(stretch):
         pooled.append(encoder.encode(Frame(street.image, 0), len(pooled)).pooled)
         present.append(street.present(LABELS))
         truths.append(street.choices(TYPED_QUESTIONS))
-    partly = home / f".{os.getpid()}-{stretch.file}"
-    with partly.open("wb") as file:
-        np.savez_compressed(
-            file,
-            pooled=np.stack(pooled),
-            present=np.array(present),
-            truths=np.array(truths, np.int64),
-        )
-    partly.rename(home / stretch.file)
+    return {
+        "pooled": np.stack(pooled),
+        "present": np.array(present),
+        "truths": np.array(truths, np.int64),
+    }
 
 
 @lru_cache(maxsize=1)

@@ -4,11 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import Progress
 
 from vlm_perception.datasets.roadworld.sampling import sample_drive, sample_scene
 from vlm_perception.datasets.roadworld.streets import Street, look
@@ -25,19 +33,73 @@ PERSISTENCE = 0.8
 flash."""
 
 
-def play(kind: str, seed: int, seconds: float, hz: float) -> Iterator[Street]:
-    """Each frame, of SIZE, with what is true in it.
+@dataclass(frozen=True)
+class Stretch:
+    """One sequence to be seen."""
+
+    kind: str
+    """DRIVE, or STATIC for a scene that stands still while brightness and white balance of the
+    camera wander."""
+    seed: int
+    """Of the world."""
+    seconds: float
+    hz: float
+    """Frames a second."""
+
+
+Arrays = dict[str, Any]
+"""By their names."""
+
+
+def watch(
+    wanted: Mapping[Path, Stretch],
+    analyse: Callable[[Stretch], Arrays],
+    workers: int | None = None,
+) -> list[Arrays]:
+    """Analyse what is not kept yet, with a progress bar, and load everything.
 
     Args:
-        kind: DRIVE, or STATIC for a scene that stands still while brightness and white balance
-            of the camera wander.
-        seed: of the world.
-        seconds: length.
-        hz: frames a second.
+        wanted: sequences, each by the file that keeps what was made of it.
+        analyse: plays a sequence and makes arrays of it, in another process.
+        workers: processes; as many as there are cores when None.
     """
-    ticks = round(seconds * hz)
-    if kind == DRIVE:
-        world = sample_drive(seed, seconds)
+    missing = {path: each for path, each in wanted.items() if not path.exists()}
+    # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"))
+    with Progress(transient=True) as progress:
+        known = len(wanted) - len(missing)
+        bar = progress.add_task("Sequences", total=len(wanted), completed=known)
+        try:
+            for _ in pool.map(partial(_keep, analyse), missing.items()):
+                progress.advance(bar)
+        finally:
+            # After Ctrl-C only what has begun is waited for.
+            pool.shutdown(cancel_futures=True)
+    return [_load(path) for path in wanted]
+
+
+def _keep(analyse: Callable[[Stretch], Arrays], job: tuple[Path, Stretch]) -> None:
+    """A run that is broken off leaves no file."""
+    cv2.setNumThreads(1)
+    path, stretch = job
+    arrays = analyse(stretch)
+    partly = path.with_name(f".{os.getpid()}-{path.name}")
+    with partly.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    partly.rename(path)
+
+
+def _load(path: Path) -> Arrays:
+    with np.load(path) as stored:
+        return dict(stored)
+
+
+def play(stretch: Stretch) -> Iterator[Street]:
+    """Each frame, of SIZE, with what is true in it."""
+    seed, hz = stretch.seed, stretch.hz
+    ticks = round(stretch.seconds * hz)
+    if stretch.kind == DRIVE:
+        world = sample_drive(seed, stretch.seconds)
         for tick in range(ticks):
             yield look(world, SIZE, tick / hz)
         return

@@ -8,22 +8,17 @@ compared on one such run.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
-from multiprocessing import get_context
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import Progress
 
 from vlm_perception.bundle.bundle import TEMPORAL_GRAPH, ModelBundle
-from vlm_perception.datasets.roadworld.sequences import label_shares, play
+from vlm_perception.datasets.roadworld.sequences import Arrays, Stretch, label_shares, play, watch
 from vlm_perception.datasets.roadworld.streets import TYPED_QUESTIONS
 from vlm_perception.datasets.roadworld.truth import (
     PRESENT_SHARE,
@@ -68,16 +63,6 @@ def likeliest(probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.stack([part.argmax(axis=-1) for part in parts], axis=-1)
 
 
-@dataclass(frozen=True)
-class Job:
-    """One sequence to be recorded."""
-
-    kind: str
-    seed: int
-    seconds: float
-    path: Path
-
-
 def record(
     bundle: ModelBundle, kinds: Sequence[tuple[str, range]], seconds: float, folder: Path
 ) -> dict[str, list[Recording]]:
@@ -91,26 +76,15 @@ def record(
     """
     home = folder / f"{_analysts_digest(bundle)[:12]}-v{VERSION}"
     home.mkdir(parents=True, exist_ok=True)
-    jobs = [
-        Job(kind, seed, seconds, home / f"{kind}-{seed}-{seconds:g}s.npz")
+    wanted = {
+        home / f"{kind}-{seed}-{seconds:g}s.npz": Stretch(kind, seed, seconds, TICK_HZ)
         for kind, seeds in kinds
         for seed in seeds
-    ]
-    missing = [job for job in jobs if not job.path.exists()]
-    # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
-    pool = ProcessPoolExecutor(mp_context=get_context("spawn"))
-    with Progress(transient=True) as progress:
-        bar = progress.add_task("Sequences", total=len(jobs), completed=len(jobs) - len(missing))
-        try:
-            for _ in pool.map(partial(_record, str(bundle.path)), missing):
-                progress.advance(bar)
-        finally:
-            # After Ctrl-C only what has begun is waited for.
-            pool.shutdown(cancel_futures=True)
+    }
+    kept = watch(wanted, partial(_analyse, str(bundle.path)))
     recordings: dict[str, list[Recording]] = {kind: [] for kind, _ in kinds}
-    for job in jobs:
-        with np.load(job.path) as stored:
-            recordings[job.kind].append(Recording(**stored))
+    for stretch, arrays in zip(wanted.values(), kept, strict=True):
+        recordings[stretch.kind].append(Recording(**arrays))
     return recordings
 
 
@@ -121,16 +95,6 @@ def _analysts_digest(bundle: ModelBundle) -> str:
         if name != TEMPORAL_GRAPH and Path(name).suffix in (".onnx", ".npy", ".json"):
             digest.update(f"{name} {file.sha256}".encode())
     return digest.hexdigest()
-
-
-def _record(bundle: str, job: Job) -> None:
-    """Render, encode and analyse one sequence and write it; a broken-off run leaves no file."""
-    cv2.setNumThreads(1)
-    recording = _analyst(bundle).watch(job)
-    partly = job.path.with_name(f".{os.getpid()}-{job.path.name}")
-    with partly.open("wb") as file:
-        np.savez_compressed(file, **asdict(recording))
-    partly.rename(job.path)
 
 
 class _Analyst:
@@ -144,10 +108,10 @@ class _Analyst:
         asked = [known.get(spec.name, spec) for spec in TYPED_QUESTIONS]
         self._questions = self._language.pack(asked)
 
-    def watch(self, job: Job) -> Recording:
+    def analyse(self, stretch: Stretch) -> Recording:
         rows: list[tuple[NDArray[np.float32], list[float], list[int], list[float], list[float]]]
         rows = []
-        for street in play(job.kind, job.seed, job.seconds, TICK_HZ):
+        for street in play(stretch):
             embedding = self._encoder.encode(Frame(street.image, 0), len(rows))
             prefix = self._language.prefill(embedding.tokens)
             said = self._language.answer(prefix, self._questions)
@@ -168,6 +132,10 @@ class _Analyst:
             np.array(shares, np.float32),
             np.array(distances, np.float32),
         )
+
+
+def _analyse(bundle: str, stretch: Stretch) -> Arrays:
+    return vars(_analyst(bundle).analyse(stretch))
 
 
 @lru_cache(maxsize=1)
