@@ -28,7 +28,7 @@ from transformers import (
 )
 from transformers.models.idefics3.modeling_idefics3 import (
     Idefics3Connector,
-    Idefics3VisionEmbeddings,
+    Idefics3VisionTransformer,
 )
 
 from vlm_perception.bundle.bundle import ModelBundle
@@ -311,9 +311,9 @@ def test_a_tower_with_doubled_positions_is_refused() -> None:
     config = Idefics3Config().vision_config
     config.update({"hidden_size": 8, "num_attention_heads": 1, "image_size": 50, "patch_size": 2})
     with pytest.raises(ExportError, match="25x25 patches"):
-        check_positions(Idefics3VisionEmbeddings(config))
+        check_positions(Idefics3VisionTransformer(config))
     config.image_size = 52
-    check_positions(Idefics3VisionEmbeddings(config))
+    check_positions(Idefics3VisionTransformer(config))
 
 
 def test_a_tower_saved_in_half_is_the_same(siglip_checkpoint: Path, tmp_path: Path) -> None:

@@ -33,17 +33,15 @@ from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.bundle_yaml import load_spec
 from vlm_perception.deploy.checkpoints.image_processor import processor_spec
 from vlm_perception.deploy.checkpoints.load import Checkpoint, load_checkpoint, round_to_half
-from vlm_perception.deploy.checkpoints.naflex import at_one_resolution
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.input_geometry import (
     aspect_grid,
     choose_geometry,
-    native_side,
-    positions_for,
-    window_of_positions,
 )
 from vlm_perception.deploy.export.options import ExportOptions
-from vlm_perception.modeling.vision_tower import VisionGraph
+from vlm_perception.modeling.towers.clip import ClipVision
+from vlm_perception.modeling.towers.naflex import NaflexVision, at_one_resolution
+from vlm_perception.modeling.towers.siglip import SiglipVision
 from vlm_perception.perception.vision.preprocess import Preprocessor, place
 
 SIDE, PATCH = 12, 4
@@ -112,13 +110,12 @@ def test_a_band_is_the_square_with_the_padding_masked(
     geometry = choose_geometry(source, load_spec(square), ExportOptions(aspect=aspect))
     image = geometry.image
     layers = [-2, -1]
-    graph = VisionGraph(
+    graph = source.family.vision(
         source.dual,
         positions=geometry.positions,
         mean=image.mean,
         std=image.std,
         feature_layers=layers,
-        drop_class_token=True,
     )
     picture = noise(image.height, image.width)
     pooled, tokens, _ = graph(torch.from_numpy(picture[np.newaxis]))
@@ -164,7 +161,7 @@ def masked(
     pixels = ((torch.from_numpy(whole).float() / 255 - mean) / std).permute(2, 0, 1)[None]
     hidden_patches = torch.ones(SIDE, SIDE, dtype=torch.bool)
     hidden_patches[rows, columns] = False
-    tower, clip = source.dual.vision_model, source.family == "clip"
+    tower, clip = source.dual.vision_model, source.family.vision is ClipVision
     hidden_keys = torch.cat([torch.zeros(int(clip), dtype=torch.bool), hidden_patches.flatten()])
     hidden = tower.embeddings(pixels)
     if clip:
@@ -194,15 +191,14 @@ def test_pixels_behind_the_last_whole_patch_are_never_read() -> None:
     vision = {**shape, "num_hidden_layers": 2, "image_size": SIDE * PATCH + 3, "patch_size": PATCH}
     text = {**shape, "num_hidden_layers": 1, "projection_size": 48}
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
-    embeddings = model.vision_model.embeddings
-    assert native_side(embeddings) == SIDE
-    graph = VisionGraph(
+    positions = SiglipVision.parts(model.vision_model).positions
+    assert positions.side == SIDE
+    graph = SiglipVision(
         model,
-        positions=positions_for(embeddings, SIDE, SIDE),
+        positions=positions.of_grid(SIDE, SIDE),
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         feature_layers=[-1],
-        drop_class_token=True,
     )
     picture = noise(SIDE * PATCH + 3, SIDE * PATCH + 3)
     pixels = torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1
@@ -222,13 +218,12 @@ def test_naflex_takes_a_band_as_an_image_of_its_own() -> None:
     model = Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)).eval()
     columns, rows = aspect_grid(SIDE, PATCH, (16, 9))
     fixed = at_one_resolution(model)
-    graph = VisionGraph(
+    graph = NaflexVision(
         fixed,
-        positions=window_of_positions(fixed.vision_model.embeddings, columns, rows),
+        positions=NaflexVision.parts(fixed.vision_model).positions.of_window(columns, rows),
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         feature_layers=[-1],
-        drop_class_token=True,
     )
     picture = noise(rows * PATCH, columns * PATCH)
     processor = Siglip2ImageProcessorPil(patch_size=PATCH, max_num_patches=columns * rows)

@@ -19,8 +19,10 @@ from transformers import AutoModel
 from vlm_perception.deploy.compression.heads import importance, prune_heads, switch_off
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
-from vlm_perception.modeling.transformer_layers import live_heads
-from vlm_perception.modeling.vision_tower import VisionGraph
+from vlm_perception.modeling.towers.clip import ClipVision
+from vlm_perception.modeling.towers.siglip import SiglipVision
+from vlm_perception.modeling.towers.vision_tower import VisionTower
+from vlm_perception.modeling.transformer_layers import Attention, blocks_of, live_heads
 
 HALF = (0.5, 0.5, 0.5)
 HEADS, LAYERS = 3, 3
@@ -32,19 +34,19 @@ def dual(request: pytest.FixtureRequest) -> Any:
     return AutoModel.from_pretrained(checkpoint / "dual", dtype=torch.float32).eval()
 
 
-def graph_of(dual: Any) -> VisionGraph:
-    return VisionGraph(
+def graph_of(dual: Any) -> VisionTower:
+    tower = ClipVision if dual.config.model_type == "clip" else SiglipVision
+    return tower(
         dual,
         positions=dual.vision_model.embeddings.position_embedding.weight[None],
         mean=HALF,
         std=HALF,
         feature_layers=[-1],
-        drop_class_token=True,
     )
 
 
-def attentions_of(dual: Any) -> list[Any]:
-    return [layer.self_attn for layer in dual.vision_model.encoder.layers]
+def attentions_of(dual: Any) -> list[Attention]:
+    return [block.attention for block in blocks_of(dual.vision_model.encoder)]
 
 
 def noise(count: int, seed: int = 0) -> Tensor:
@@ -74,7 +76,7 @@ def test_the_checkpoint_keeps_its_shapes_and_loads_again(dual: Any, tmp_path: Pa
     dual.save_pretrained(tmp_path)
     again = AutoModel.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert live_heads(attentions_of(again)[0]) == [0, 1]
-    assert not attentions_of(again)[0].q_proj.weight[32:48].any()
+    assert not attentions_of(again)[0].query.weight[32:48].any()
     images = noise(1)
     assert torch.equal(graph_of(again)(images)[0], graph_of(dual)(images)[0])
 
@@ -112,7 +114,7 @@ def test_importance_is_the_slope_of_the_outputs_at_a_gate(dual: Any) -> None:
 
 def test_the_least_important_heads_go_step_by_step(dual: Any) -> None:
     images = noise(8)
-    steps = prune_heads(dual, graph_of(dual), images, share=0.6)
+    steps = prune_heads(attentions_of(dual), graph_of(dual), images, share=0.6)
     left = [sum(step.heads) for step in steps]
     assert left == [8, 7, 6]
     assert all(min(step.heads) >= 1 for step in steps)
@@ -122,9 +124,9 @@ def test_the_least_important_heads_go_step_by_step(dual: Any) -> None:
 
 
 def test_each_layer_keeps_a_head_however_few_are_asked_for(dual: Any) -> None:
-    steps = prune_heads(dual, graph_of(dual), noise(4), share=0.01)
+    steps = prune_heads(attentions_of(dual), graph_of(dual), noise(4), share=0.01)
     assert steps[-1].heads == (1, 1, 1)
-    assert prune_heads(dual, graph_of(dual), noise(4), share=0.01) == []
+    assert prune_heads(attentions_of(dual), graph_of(dual), noise(4), share=0.01) == []
 
 
 def test_an_export_without_some_heads_is_smaller_and_says_what_it_cost(

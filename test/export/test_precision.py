@@ -28,7 +28,7 @@ from vlm_perception.bundle.manifest import ImageSpec
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.compression.int8 import LEAST_STEP, _steps, quantize_graphs
 from vlm_perception.deploy.compression.precision_plan import PLAN_NAME, read_plan
-from vlm_perception.deploy.export import export
+from vlm_perception.deploy.export import write_bundle
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.engines.choose import load_engine
@@ -346,7 +346,7 @@ def test_an_interrupted_export_leaves_nothing(
         raise KeyboardInterrupt
 
     checkpoint, options = lossy
-    monkeypatch.setattr(export, "quantize_graphs", interrupt)
+    monkeypatch.setattr(write_bundle, "quantize_graphs", interrupt)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(KeyboardInterrupt):
         export_bundle(checkpoint, tmp_path / "bundle", options)

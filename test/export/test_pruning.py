@@ -41,7 +41,9 @@ from vlm_perception.deploy.export.parts import vision_part
 from vlm_perception.deploy.onnx.writer import write_graph
 from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
 from vlm_perception.modeling.token_pruning import parse_schedule, prune
-from vlm_perception.modeling.vision_tower import VisionGraph
+from vlm_perception.modeling.towers.clip import ClipVision
+from vlm_perception.modeling.towers.siglip import SiglipVision
+from vlm_perception.modeling.towers.vision_tower import VisionTower
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import FUSED_TOKEN, Frame
 
@@ -79,15 +81,15 @@ def graph_file(dual: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def graph_of(dual: Any, **options: Any) -> VisionGraph:
+def graph_of(dual: Any, **options: Any) -> VisionTower:
     clip = hasattr(dual, "visual_projection")
+    tower = ClipVision if clip else SiglipVision
     defaults: dict[str, Any] = {"feature_layers": [-2] if clip else [-1]}
-    return VisionGraph(
+    return tower(
         dual,
         positions=dual.vision_model.embeddings.position_embedding.weight[None],
         mean=HALF,
         std=HALF,
-        drop_class_token=clip,
         **(defaults | options),
     )
 

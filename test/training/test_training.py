@@ -55,7 +55,7 @@ from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.evaluation.tasks.roadworld import EXAM_SEED
 from vlm_perception.evaluation.tasks.roadworld import run as hold_exam
 from vlm_perception.modeling.token_pruning import parse_schedule
-from vlm_perception.modeling.vision_tower import VisionGraph
+from vlm_perception.modeling.towers.siglip import SiglipVision
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.training import checkpoint
@@ -140,13 +140,12 @@ def test_the_student_is_trained_on_what_the_exported_tower_gives(
     image = torch.randint(0, 256, (1, INPUT_SIZE[1], INPUT_SIZE[0], 3), dtype=torch.uint8)
     pixels = image.permute(0, 3, 1, 2).float() / 127.5 - 1
     for keep in ((), parse_schedule("0.5@1,3", 6, PATCHES)):
-        graph = VisionGraph(
+        graph = SiglipVision(
             dual,
             positions=dual.vision_model.embeddings.position_embedding.weight[None],
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
             feature_layers=[-1],
-            drop_class_token=True,
             keep=keep,
         )
         exported, seen = graph(image), see(dual.vision_model, pixels, keep)

@@ -224,6 +224,14 @@ def test_a_manifest_that_describes_other_graphs_is_refused(
         use(ModelBundle.load(copy))
 
 
+def test_a_tower_of_a_family_that_is_not_known_here_is_used(copy: Path) -> None:
+    edit(copy, lambda content: content["vision"].update(family="dinov2"))
+    use(ModelBundle.load(copy))
+    edit(copy, lambda content: content["vision"].update(family="no name"))
+    with pytest.raises(BundleError, match=r"vision\.family"):
+        ModelBundle.load(copy)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK", b"PK\x05\x06" + bytes(18)])
 def test_stored_outputs_that_cannot_be_read_are_named(copy: Path, content: bytes) -> None:
     (copy / "golden.npz").write_bytes(content)

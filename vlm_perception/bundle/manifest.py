@@ -8,11 +8,11 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 1
 
 MOST_LABELS = 512
 LONGEST_LABEL = 200
@@ -26,6 +26,8 @@ MOST_FAULTS, LONGEST_FAULT = 5, 300
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(min_length=1)]
+Family = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+"""Of a vision tower, as its exporter names it; what runs a bundle needs to know none."""
 Line = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1, le=1 << 31)]
@@ -144,7 +146,7 @@ class HeadStep(_Strict):
 class VisionSpec(_Strict):
     """What the vision graph gives."""
 
-    family: Literal["siglip", "clip"]
+    family: Family
     tokens: Tokens
     token_width: Count
     embedding_width: Count

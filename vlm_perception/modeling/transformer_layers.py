@@ -10,6 +10,7 @@ them against transformers' own outputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,27 +21,72 @@ from torch.nn import functional
 Module = Any
 
 
+@dataclass(frozen=True)
+class Attention:
+    """A self-attention, by the modules that hold its weights."""
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    out: nn.Linear
+    heads: int
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.query.out_features // self.heads
+
+
+@dataclass(frozen=True)
+class Block:
+    """A transformer layer with its norms before attention and feed-forward part."""
+
+    first_norm: nn.Module
+    attention: Attention
+    second_norm: nn.Module
+    feed_forward: nn.Module
+
+
+def blocks_of(encoder: Module) -> tuple[Block, ...]:
+    """The layers of an encoder, where CLIP and SigLIP have their parts."""
+    return tuple(
+        Block(
+            layer.layer_norm1,
+            Attention(
+                query=layer.self_attn.q_proj,
+                key=layer.self_attn.k_proj,
+                value=layer.self_attn.v_proj,
+                out=layer.self_attn.out_proj,
+                heads=layer.self_attn.num_heads,
+            ),
+            layer.layer_norm2,
+            layer.mlp,
+        )
+        for layer in encoder.layers
+    )
+
+
 class FusedAttention(nn.Module):
-    """Self-attention of a CLIP or SigLIP layer with one projection for query, key and value.
+    """Self-attention with one projection for query, key and value.
 
     A head whose columns of the output projection are zero adds nothing, and is left out.
     """
 
-    def __init__(self, attention: Module) -> None:
-        """Take over the weights of a transformers attention."""
+    def __init__(self, attention: Attention) -> None:
+        """Take over the weights of an attention."""
         super().__init__()
         self.head_dim, self.scale = attention.head_dim, attention.head_dim**-0.5
         live = live_heads(attention)
         self.heads = len(live)
         rows = (torch.tensor(live)[:, None] * self.head_dim + torch.arange(self.head_dim)).flatten()
-        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        parts = (attention.query, attention.key, attention.value)
         self.weight = nn.Parameter(torch.cat([part.weight[rows] for part in parts]).detach())
         self.bias = nn.Parameter(torch.cat([part.bias[rows] for part in parts]).detach())
-        self.out = attention.out_proj
-        if self.heads < attention.num_heads:
-            self.out = nn.Linear(len(rows), attention.out_proj.out_features)
-            self.out.weight = nn.Parameter(attention.out_proj.weight[:, rows].detach())
-            self.out.bias = attention.out_proj.bias
+        self.out = attention.out
+        if self.heads < attention.heads:
+            self.out = nn.Linear(len(rows), attention.out.out_features)
+            self.out.weight = nn.Parameter(attention.out.weight[:, rows].detach())
+            self.out.bias = attention.out.bias
 
     def forward(
         self, hidden: Tensor, length: int, mask: Tensor | None = None
@@ -68,27 +114,27 @@ class FusedAttention(nn.Module):
         return self.out(values)  # type: ignore[no-any-return]
 
 
-def live_heads(attention: Module) -> list[int]:
-    """The heads of a transformers attention whose output is not switched off; one at least."""
-    columns = attention.out_proj.weight.detach().unflatten(1, (attention.num_heads, -1))
+def live_heads(attention: Attention) -> list[int]:
+    """The heads whose output is not switched off; one at least."""
+    columns = attention.out.weight.detach().unflatten(1, (attention.heads, -1))
     live: list[int] = columns.abs().amax(dim=(0, 2)).nonzero().flatten().tolist()
     return live or [0]
 
 
 class Layers(nn.Module):
-    """The transformer layers of a CLIP or SigLIP tower.
+    """The transformer layers of a tower.
 
     The hidden states are flat, [B * T, W]: with two dimensions engines make one matrix product
     with bias of each linear layer.
     """
 
-    def __init__(self, layers: Sequence[Module]) -> None:
-        """Take over the layers of a transformers encoder."""
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        """Take over the layers of a checkpoint."""
         super().__init__()
-        self.attentions = nn.ModuleList(FusedAttention(layer.self_attn) for layer in layers)
-        self.first_norms = nn.ModuleList(layer.layer_norm1 for layer in layers)
-        self.second_norms = nn.ModuleList(layer.layer_norm2 for layer in layers)
-        self.mlps = nn.ModuleList(layer.mlp for layer in layers)
+        self.attentions = nn.ModuleList(FusedAttention(block.attention) for block in blocks)
+        self.first_norms = nn.ModuleList(block.first_norm for block in blocks)
+        self.second_norms = nn.ModuleList(block.second_norm for block in blocks)
+        self.mlps = nn.ModuleList(block.feed_forward for block in blocks)
 
     def __len__(self) -> int:
         """Number of layers."""

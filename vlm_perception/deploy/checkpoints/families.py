@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,13 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
-from vlm_perception.deploy.checkpoints.naflex import at_one_resolution
+from vlm_perception.deploy.checkpoints.shared_tower import check_positions
 from vlm_perception.modeling.projectors import ProjectorGraph, ShuffleProjectorGraph
+from vlm_perception.modeling.towers.clip import ClipText, ClipVision
+from vlm_perception.modeling.towers.naflex import NaflexVision, at_one_resolution
+from vlm_perception.modeling.towers.siglip import SiglipText, SiglipVision
+from vlm_perception.modeling.towers.text_tower import TextTower
+from vlm_perception.modeling.towers.vision_tower import VisionTower
 
 # Modules and configurations of transformers carry no types.
 Model = Any
@@ -29,12 +34,13 @@ Model = Any
 
 @dataclass(frozen=True)
 class DualFamily:
-    """A dual encoder; `kind` is the layout of its towers, `clip` or `siglip`."""
+    """A dual encoder, and what its towers are."""
 
     model_class: Model
-    kind: str
+    vision: type[VisionTower]
+    text: type[TextTower]
     convert: Callable[[Model], Model] = lambda model: model
-    """Makes a model of that layout of what was loaded."""
+    """Makes a model that these towers read of what was loaded."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,9 @@ class LanguageFamily:
     """Name of the vision tower in `model.model`."""
     decoder: str
     """Name of the decoder there."""
-    kinds: Mapping[str, str]
-    """Kind of the dual encoder that has the same tower, by the tower's model type."""
-    projector: Callable[[Model, Model, tuple[int, int]], nn.Module]
-    """Projector of (`model.model`, the tower that is exported, columns and rows of its grid)."""
+    projector: Callable[[Model, nn.Module, tuple[int, int]], nn.Module]
+    """Projector of (`model.model`, last norm of the tower that is exported, columns and rows of
+    its grid)."""
     features: Callable[[Model, Tensor], Tensor]
     """What the decoder reads, [tokens, W], of (the model, an image [1, 3, H, W]), by transformers'
     own code."""
@@ -57,18 +62,20 @@ class LanguageFamily:
     """Its own processor cuts images into tiles: how to fit a whole image in, dual/ says."""
     needs_grid: bool = False
     """The projector reads the tokens as a grid: pruning them before it is impossible."""
+    check_tower: Callable[[Model], None] = lambda tower: None
+    """Refuses a vision tower that does not give what the dual encoder's does."""
 
 
-def _single_tokens(model: Model, _tower: Model, _grid: tuple[int, int]) -> nn.Module:
+def _single_tokens(model: Model, _norm: nn.Module, _grid: tuple[int, int]) -> nn.Module:
     return ProjectorGraph(model.multi_modal_projector)
 
 
-def _single_tokens_and_newline(model: Model, _tower: Model, _grid: tuple[int, int]) -> nn.Module:
+def _single_tokens_and_newline(model: Model, _norm: nn.Module, _grid: tuple[int, int]) -> nn.Module:
     return ProjectorGraph(model.multi_modal_projector, model.image_newline)
 
 
-def _shuffled_tokens(model: Model, tower: Model, grid: tuple[int, int]) -> nn.Module:
-    return ShuffleProjectorGraph(model.connector, tower.post_layernorm, grid)
+def _shuffled_tokens(model: Model, norm: nn.Module, grid: tuple[int, int]) -> nn.Module:
+    return ShuffleProjectorGraph(model.connector, norm, grid)
 
 
 def _features(model: Model, pixels: Tensor) -> Tensor:
@@ -90,13 +97,11 @@ def _features_of_tiles(model: Model, pixels: Tensor) -> Tensor:
     return _features(model, pixels[:, None])
 
 
-_LLAVA_KINDS = {"clip_vision_model": "clip", "siglip_vision_model": "siglip"}
-
 # By model_type in config.json. SigLIP 2 with a fixed resolution says `siglip`; `siglip2` is NaFlex.
 DUAL_FAMILIES = {
-    "clip": DualFamily(CLIPModel, "clip"),
-    "siglip": DualFamily(SiglipModel, "siglip"),
-    "siglip2": DualFamily(Siglip2Model, "siglip", at_one_resolution),
+    "clip": DualFamily(CLIPModel, ClipVision, ClipText),
+    "siglip": DualFamily(SiglipModel, SiglipVision, SiglipText),
+    "siglip2": DualFamily(Siglip2Model, NaflexVision, SiglipText, at_one_resolution),
 }
 # An image is one tile, whatever its shape: no family's way to cut it into several is exported.
 LANGUAGE_FAMILIES = {
@@ -104,7 +109,6 @@ LANGUAGE_FAMILIES = {
         LlavaForConditionalGeneration,
         tower="vision_tower",
         decoder="language_model",
-        kinds=_LLAVA_KINDS,
         projector=_single_tokens,
         features=_features,
     ),
@@ -113,7 +117,6 @@ LANGUAGE_FAMILIES = {
         LlavaOnevisionForConditionalGeneration,
         tower="vision_tower",
         decoder="language_model",
-        kinds=_LLAVA_KINDS,
         projector=_single_tokens_and_newline,
         features=_features_of_one_tile,
         tiles=True,
@@ -123,21 +126,21 @@ LANGUAGE_FAMILIES = {
         Idefics3ForConditionalGeneration,
         tower="vision_model",
         decoder="text_model",
-        kinds={"idefics3_vision": "siglip"},
         projector=_shuffled_tokens,
         features=_features_of_tiles,
         tiles=True,
         needs_grid=True,
+        check_tower=check_positions,
     ),
     "smolvlm": LanguageFamily(
         SmolVLMForConditionalGeneration,
         tower="vision_model",
         decoder="text_model",
-        kinds={"smolvlm_vision": "siglip"},
         projector=_shuffled_tokens,
         features=_features_of_tiles,
         tiles=True,
         needs_grid=True,
+        check_tower=check_positions,
     ),
 }
 # They differ in the biases of query, key and value only, which the modules hold themselves.

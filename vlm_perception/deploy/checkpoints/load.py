@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,13 @@ from vlm_perception.deploy.checkpoints.families import (
     DUAL_FAMILIES,
     LANGUAGE_FAMILIES,
     STATIC_ROTARY,
+    DualFamily,
     LanguageFamily,
 )
 from vlm_perception.deploy.checkpoints.shared_tower import share_tower
 from vlm_perception.modeling.pixel_scaling import Normalisation, read_json, read_normalisation
 from vlm_perception.modeling.temporal_attention import TemporalAttention, load_temporal
+from vlm_perception.modeling.towers.vision_tower import TowerParts, VisionTower
 
 # Modules and configurations of transformers carry no types.
 Model = Any
@@ -36,10 +38,9 @@ class Checkpoint:
     """A dual encoder and perhaps a language model, loaded in FP32 and ready to export."""
 
     path: Path
-    family: str
-    """Layout of the towers, `clip` or `siglip`."""
+    family: DualFamily
     dual: Model
-    """A CLIPModel or a SiglipModel; its vision tower is the one that is exported."""
+    """A model that the family's towers read; its vision tower is the one that is exported."""
     dual_tokenizer: Model
     processor_path: Path
     """Directory with the image processor that fits images to that tower."""
@@ -50,6 +51,24 @@ class Checkpoint:
     temporal: TemporalAttention | None
     weights: dict[str, str]
     """Hash of each weight file, by its path in the directory."""
+
+    @property
+    def vision_parts(self) -> TowerParts:
+        """The parts of the vision tower that is exported."""
+        return self.family.vision.parts(self.dual.vision_model)
+
+    @property
+    def language_vision_parts(self) -> TowerParts:
+        """The parts of the language model's own tower."""
+        assert self.vlm is not None
+        assert self.vlm_family is not None
+        return self.family.vision.parts(getattr(self.vlm.model, self.vlm_family.tower))
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of the longest text that the dual encoder reads."""
+        length: int = self.dual.config.text_config.max_position_embeddings
+        return length
 
     @property
     def decoder(self) -> Model:
@@ -81,14 +100,17 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
         ExportError: a directory, key or file is missing, foreign or damaged.
     """
     family = DUAL_FAMILIES[_model_type(path / "dual", DUAL_FAMILIES)]
-    dual = family.convert(_load(family.model_class, path / "dual", _check_dual))
+    dual = family.convert(_load(family.model_class, path / "dual", family.vision.check))
     owner = processor_path = path / "dual"
     vlm, vlm_family = None, None
     if (path / "vlm").is_dir():
         vlm_family = LANGUAGE_FAMILIES[_model_type(path / "vlm", LANGUAGE_FAMILIES)]
-        check = partial(_check_language, kinds=vlm_family.kinds, kind=family.kind)
+        check = partial(_check_language, vision=family.vision)
         vlm = _load(vlm_family.model_class, path / "vlm", check)
-        share_tower(dual, getattr(vlm.model, vlm_family.tower), vision_tower)
+        if vision_tower != "dual":
+            own = getattr(vlm.model, vlm_family.tower)
+            vlm_family.check_tower(own)
+            share_tower(dual, own, vision_tower, family.vision.settings)
     if vision_tower == "vlm":
         if vlm_family is None:
             raise ExportError(f"bundle.yaml says vision_tower: vlm, and {path} holds no vlm/")
@@ -99,7 +121,7 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
         _check_same_normalisation(path / "vlm", normalisation)
     return Checkpoint(
         path=path,
-        family=family.kind,
+        family=family,
         dual=dual,
         dual_tokenizer=_load_tokenizer(path / "dual", dual),
         processor_path=processor_path,
@@ -107,7 +129,7 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
         vlm=vlm,
         vlm_family=vlm_family,
         vlm_tokenizer=_load_tokenizer(path / "vlm", vlm) if vlm is not None else None,
-        temporal=load_temporal(path / "temporal", _embedding_width(dual)),
+        temporal=load_temporal(path / "temporal", family.vision.embedding_width(dual.config)),
         weights={
             str(file.relative_to(path)): file_sha256(file)
             for file in sorted(path.glob("*/*.safetensors"))
@@ -124,7 +146,7 @@ def round_to_half(model: Model) -> None:
                 weight.copy_(rounded)
 
 
-def _model_type(directory: Path, families: Mapping[str, Any]) -> str:
+def _model_type(directory: Path, families: Collection[str]) -> str:
     name = str(read_json(directory / "config.json").get("model_type"))
     if name not in families:
         decoders = f", with a decoder of {' or '.join(DECODERS)}" if directory.name == "vlm" else ""
@@ -168,25 +190,11 @@ def _load(model_class: Model, directory: Path, check: Callable[[Model], None]) -
     return model.eval().requires_grad_(False)
 
 
-def _embedding_width(dual: Model) -> int:
-    """Width of the space that images and texts share."""
-    config = dual.config
-    return int(getattr(config, "projection_dim", config.vision_config.hidden_size))
-
-
-def _check_dual(config: Model) -> None:
-    if not getattr(config.vision_config, "vision_use_head", True):
-        raise ExportError(
-            "dual/ has a vision tower without pooling head (vision_use_head), which cannot be "
-            "compared with texts; use the checkpoint that it was cut from"
-        )
-
-
-def _check_language(whole: Model, kinds: Mapping[str, str], kind: str) -> None:
+def _check_language(whole: Model, vision: type[VisionTower]) -> None:
     tower, config = whole.vision_config.model_type, whole.text_config
-    if kinds.get(tower) != kind:
+    if tower not in vision.model_types:
         raise ExportError(
-            f"vlm/ has a {tower} tower and dual/ a {kind} tower; they must be of one family"
+            f"vlm/ has a {tower} tower and dual/ a {vision.name} tower; they must be of one family"
         )
     if config.model_type not in DECODERS:
         raise ExportError(

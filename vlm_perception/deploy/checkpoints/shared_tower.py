@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,31 +14,26 @@ from vlm_perception.common.export_error import ExportError
 # Modules and configurations of transformers carry no types.
 Model = Any
 
-# What a tower computes beside its weights; the shapes of those say the rest.
-_BUILD = ("hidden_act", "layer_norm_eps", "num_attention_heads", "patch_size")
 
-
-def share_tower(dual: Model, tower: Model, vision_tower: str) -> None:
+def share_tower(dual: Model, tower: Model, vision_tower: str, settings: Sequence[str]) -> None:
     """Make the dual encoder's tower the one that is exported.
 
     Args:
         dual: the dual encoder, whose tower is changed where `vlm` is chosen.
         tower: the language model's; it may lack the pooling head and the last layers, which the
             language model does not read.
-        vision_tower: `same`, `dual` or `vlm`: whose weights are meant.
+        vision_tower: `same` or `vlm`: whose weights are meant.
+        settings: what the tower computes by, beside its weights: names in its configuration.
 
     Raises:
         ExportError: the towers differ, and nobody has chosen between them or nobody could.
     """
-    if vision_tower == "dual":
-        return
-    check_positions(tower.embeddings)
     ours = dual.vision_model.state_dict()
     weights = tower.state_dict()
     foreign = sorted(weights.keys() - ours.keys())
     misfits = [k for k in weights.keys() & ours.keys() if weights[k].shape != ours[k].shape]
     config = dual.config.vision_config
-    built = [name for name in _BUILD if getattr(tower.config, name) != getattr(config, name)]
+    built = [name for name in settings if getattr(tower.config, name) != getattr(config, name)]
     if foreign or misfits or built:
         raise ExportError(
             "the vision towers of dual/ and vlm/ are built differently, as in "
@@ -58,17 +54,16 @@ def share_tower(dual: Model, tower: Model, vision_tower: str) -> None:
 
 
 @torch.no_grad()
-def check_positions(embeddings: Model) -> None:
-    """Refuse a tower that does not give each patch the position of its place.
+def check_positions(tower: Model) -> None:
+    """Refuse a tower of Idefics3 that does not give each patch the position of its place.
 
-    Idefics3 computes the places in FP32; in some grids (19, 25, 29 patches along a side and more)
+    It computes the places in FP32; in some grids (19, 25, 29 patches along a side and more)
     rounding then gives two neighbours the same position.
 
     Raises:
         ExportError: it does so in this tower's own square.
     """
-    if hasattr(embeddings, "interpolate_pos_encoding"):
-        return
+    embeddings = tower.embeddings
     side, patch = embeddings.num_patches_per_side, embeddings.patch_size
     blank = torch.zeros(1, 3, side * patch, side * patch)
     placed = embeddings(blank, torch.ones(1, side, side, dtype=torch.bool))[0]

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from vlm_perception.bundle.manifest import HeadStep
-from vlm_perception.modeling.transformer_layers import live_heads, normalise
-from vlm_perception.modeling.vision_tower import VisionGraph
+from vlm_perception.modeling.towers.vision_tower import VisionTower
+from vlm_perception.modeling.transformer_layers import Attention, live_heads, normalise
 
 IMAGES = 64
 """More of them change the ranking little."""
@@ -38,25 +38,26 @@ Module = Any
 _log = logging.getLogger(__name__)
 
 
-def prune_heads(model: Module, graph: VisionGraph, images: Tensor, share: float) -> list[HeadStep]:
-    """Switch off the least important heads of a dual encoder's vision tower, in place.
+def prune_heads(
+    attentions: Sequence[Attention], graph: VisionTower, images: Tensor, share: float
+) -> list[HeadStep]:
+    """Switch off the least important heads of a checkpoint's vision tower, in place.
 
     Their rows of query, key and value and their columns of the output projection become zero: the
     checkpoint can still be saved and loaded, and a graph made of it leaves them out. Each layer
     keeps one head at least.
 
     Args:
-        model: the dual encoder.
-        graph: its vision tower as it will be exported, with all tokens.
+        attentions: those of the checkpoint's tower, layer by layer.
+        graph: the tower as it will be exported, with all tokens.
         images: [N, H, W, 3] uint8, as the graph takes them.
         share: of all heads, how many stay.
 
     Returns:
         What each step cost.
     """
-    attentions = [layer.self_attn for layer in model.vision_model.encoder.layers]
     live = [live_heads(attention) for attention in attentions]
-    total = sum(attention.num_heads for attention in attentions)
+    total = sum(attention.heads for attention in attentions)
     gates = [torch.ones(len(heads)) for heads in live]
     goal = max(len(gates), math.ceil(share * total))
     generator = torch.Generator().manual_seed(0)
@@ -82,20 +83,20 @@ def prune_heads(model: Module, graph: VisionGraph, images: Tensor, share: float)
     return steps
 
 
-def switch_off(attention: Module, heads: Sequence[int]) -> None:
-    """Set everything that belongs to some heads of a transformers attention to zero."""
+def switch_off(attention: Attention, heads: Sequence[int]) -> None:
+    """Set everything that belongs to some heads to zero."""
     size = attention.head_dim
     with torch.no_grad():
         for head in heads:
             rows = slice(head * size, (head + 1) * size)
-            for part in (attention.q_proj, attention.k_proj, attention.v_proj):
+            for part in (attention.query, attention.key, attention.value):
                 part.weight[rows] = 0.0
                 part.bias[rows] = 0.0
-            attention.out_proj.weight[:, rows] = 0.0
+            attention.out.weight[:, rows] = 0.0
 
 
 def importance(
-    graph: VisionGraph, gates: Sequence[Tensor], images: Tensor, generator: torch.Generator
+    graph: VisionTower, gates: Sequence[Tensor], images: Tensor, generator: torch.Generator
 ) -> list[Tensor]:
     """How much the outputs change with each head's gate, [heads] for each layer.
 
@@ -132,12 +133,12 @@ def _close_least(gates: Sequence[Tensor], scores: Sequence[Tensor], count: int) 
 
 
 @torch.no_grad()
-def _pooled(graph: VisionGraph, images: Tensor) -> Tensor:
+def _pooled(graph: VisionTower, images: Tensor) -> Tensor:
     return torch.cat([graph(batch)[0] for batch in images.split(BATCH)])
 
 
 @contextmanager
-def _gated(graph: VisionGraph, gates: Sequence[Tensor]) -> Iterator[None]:
+def _gated(graph: VisionTower, gates: Sequence[Tensor]) -> Iterator[None]:
     """Multiply what each head gives by its gate, [heads] or [B, heads]."""
     attentions: Sequence[Module] = list(graph.layers.attentions)
     hooks = [

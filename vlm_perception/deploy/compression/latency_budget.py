@@ -26,8 +26,8 @@ from vlm_perception.bundle.manifest import ImageSpec, KeepStep
 from vlm_perception.deploy.onnx.writer import write_graph
 from vlm_perception.engines.base import Array, Engine
 from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
+from vlm_perception.modeling.towers.vision_tower import VisionTower
 from vlm_perception.modeling.transformer_layers import Layers
-from vlm_perception.modeling.vision_tower import VisionGraph
 
 LEAST_SHARE = 1 / 8
 """Of the patches; with fewer no tower says what it said before."""
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 def fit_to_device(
-    build: Callable[..., VisionGraph], image: ImageSpec, budget_ms: float
+    build: Callable[..., VisionTower], image: ImageSpec, budget_ms: float
 ) -> Schedule:
     """Measure this device with ONNX Runtime on one thread and choose the schedule for a budget.
 
@@ -202,7 +202,7 @@ def time_blocks(layers: Layers, width: int, patches: int, folder: Path) -> dict[
     return {count: median(values) for count, values in times.items()}
 
 
-def _load(graph: VisionGraph, image: ImageSpec, path: Path) -> Engine:
+def _load(graph: VisionTower, image: ImageSpec, path: Path) -> Engine:
     outputs = ("pooled", "tokens", "patches", *(["token_index"] if graph.keep else []))
     blank = torch.zeros(1, image.height, image.width, 3, dtype=torch.uint8)
     write_graph(graph, {"image": blank}, outputs, path)

@@ -1,63 +1,53 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the manifest says of a checkpoint: image, text tower, language model, origin."""
+"""What the manifest says of a checkpoint: towers, language model, stored outputs, origin."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import onnx
 import torch
 import transformers
-from numpy.typing import NDArray
 
-from vlm_perception.bundle.bundle import DECODER_GRAPH, PROJECTOR_GRAPH
-from vlm_perception.bundle.manifest import LanguageSpec, MadeBy, TemporalSpec, TextSpec
+from vlm_perception.bundle.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, VISION_GRAPH
+from vlm_perception.bundle.manifest import (
+    GoldenSpec,
+    LanguageSpec,
+    MadeBy,
+    TemporalSpec,
+    TextSpec,
+    VisionSpec,
+)
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.bundle_yaml import BundleSpec
 from vlm_perception.deploy.checkpoints.load import Checkpoint
+from vlm_perception.deploy.export.parts import Golden
+from vlm_perception.deploy.export.vision import Vision
 from vlm_perception.modeling.temporal_attention import TemporalAttention
 
 EMBEDDINGS_NAME = "token_embeddings.npy"
+GOLDEN_NAME = "golden.npz"
+GOLDEN_ABSOLUTE = 1e-3
+GOLDEN_RELATIVE = 1e-3
+# ONNX Runtime and OpenVINO differ by 0.0001 on a quantized tower; another network by far more.
+GOLDEN_COSINE = 0.99
 
 
-def feature_selection(source: Checkpoint) -> tuple[list[int], bool]:
-    """Which hidden states the projector reads, and whether without the class token.
-
-    States are counted from the start: the language model's own tower may have fewer layers.
-
-    Raises:
-        ExportError: they are not those of the patches, or the tower has too few layers.
-    """
-    if source.vlm is None:
-        return [-1], True
-    config = source.vlm.config
-    # Idefics3 has no choice: it reads the last.
-    chosen = getattr(config, "vision_feature_layer", -1)
-    drop = getattr(config, "vision_feature_select_strategy", "full") == "default"
-    if drop and source.family == "siglip":
-        raise ExportError(
-            "vlm/ selects features with the strategy `default`, which drops the first patch of a "
-            "tower without class token; set vision_feature_select_strategy to `full` and train so"
-        )
-    if not drop and source.family == "clip":
-        raise ExportError(
-            "vlm/ reads the class token as well (vision_feature_select_strategy `full`), which "
-            "has no place in the image; only `default` is supported with a CLIP tower"
-        )
-    states = config.vision_config.num_hidden_layers + 1
-    layers = [chosen] if isinstance(chosen, int) else list(chosen)
-    most = source.dual.config.vision_config.num_hidden_layers
-    if not all(-states <= layer < states and layer % states <= most for layer in layers):
-        raise ExportError(
-            f"vlm/ reads the hidden states {layers} of a tower with {states - 1} layers, and the "
-            f"tower that is exported has {most}"
-        )
-    return [layer % states for layer in layers], drop
+def vision_spec(source: Checkpoint, vision: Vision, golden: Golden) -> VisionSpec:
+    """What the vision graph gives."""
+    pooled, tokens = (golden[f"{VISION_GRAPH}/out/{name}"] for name in ("pooled", "tokens"))
+    return VisionSpec(
+        family=source.family.vision.name,
+        tokens=tokens.shape[1],
+        token_width=tokens.shape[2],
+        embedding_width=pooled.shape[1],
+        keep=vision.keep,
+        head_steps=vision.head_steps,
+    )
 
 
-def text_spec(source: Checkpoint, tokenizer: str, length: int) -> TextSpec:
+def text_spec(source: Checkpoint, tokenizer: str) -> TextSpec:
     """The text tower.
 
     Raises:
@@ -68,25 +58,24 @@ def text_spec(source: Checkpoint, tokenizer: str, length: int) -> TextSpec:
         pad = source.dual.config.text_config.pad_token_id
     if pad is None:
         raise ExportError("dual/ names no padding token, neither in the tokenizer nor the config")
-    siglip = source.family == "siglip"
-    end = source.dual.config.text_config.eos_token_id
-    if not siglip and end not in source.dual_tokenizer("text")["input_ids"]:
+    tower, end = source.family.text, source.dual.config.text_config.eos_token_id
+    if tower.reads_end and end not in source.dual_tokenizer("text")["input_ids"]:
         raise ExportError(
             f"dual/ reads a text at its end token {end}, which its tokenizer does not add; "
             "set the tokenizer's post-processor"
         )
     return TextSpec(
         tokenizer=tokenizer,
-        length=length,
+        length=source.text_length,
         pad_token_id=pad,
-        score="sigmoid" if siglip else "softmax",
+        score=tower.score,
         logit_scale=float(source.dual.logit_scale.exp()),
-        logit_bias=float(source.dual.logit_bias) if siglip else 0.0,
+        logit_bias=tower.logit_bias(source.dual),
     )
 
 
 def language_spec(
-    source: Checkpoint, spec: BundleSpec, tokenizer: str, golden: dict[str, NDArray[Any]]
+    source: Checkpoint, spec: BundleSpec, tokenizer: str, golden: Golden
 ) -> LanguageSpec:
     """The language model.
 
@@ -131,6 +120,16 @@ def temporal_spec(module: TemporalAttention | None) -> TemporalSpec | None:
         event_width=config.event_width,
         drift_unit=config.drift_unit,
         readouts=config.readouts,
+    )
+
+
+def golden_spec(quantized: Sequence[str]) -> GoldenSpec:
+    """The stored outputs, and how far an engine may be from those of each graph."""
+    return GoldenSpec(
+        file=GOLDEN_NAME,
+        absolute=GOLDEN_ABSOLUTE,
+        relative=GOLDEN_RELATIVE,
+        cosine=dict.fromkeys(quantized, GOLDEN_COSINE),
     )
 
 

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from vlm_perception.deploy.checkpoints.load import Checkpoint
 from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
 from vlm_perception.modeling.decoder import DecoderGraph
 from vlm_perception.modeling.temporal_attention import TemporalAttention
-from vlm_perception.modeling.text_tower import TextGraph
-from vlm_perception.modeling.vision_tower import VisionGraph
+from vlm_perception.modeling.towers.vision_tower import VisionTower
 from vlm_perception.perception.vision.temporal_state import EMPTY
+
+Golden = dict[str, NDArray[Any]]
+"""Inputs and outputs of graphs, by names as `vision.onnx/out/pooled`."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,27 @@ class Part:
     outputs: tuple[str, ...]
     dynamic: dict[str, dict[int, str]]
 
+    @cached_property
+    def results(self) -> dict[str, Tensor]:
+        """What the network gives for its inputs in torch, by the names of the outputs."""
+        with torch.no_grad():
+            result = self.module(*self.inputs.values())
+        values = result if isinstance(result, tuple) else (result,)
+        return dict(zip(self.outputs, values, strict=True))
 
-def vision_part(vision: VisionGraph, image: ImageSpec) -> Part:
+
+def parts_of(source: Checkpoint, vision: VisionTower, image: ImageSpec) -> list[Part]:
+    """All graphs of a checkpoint's bundle, around its vision tower as it is exported."""
+    seeing = vision_part(vision, image)
+    parts = [seeing, text_part(source)]
+    if source.vlm is not None:
+        parts += [projector_part(source, seeing.results["tokens"], image), decoder_part(source)]
+    if source.temporal is not None:
+        parts.append(temporal_part(source.temporal))
+    return parts
+
+
+def vision_part(vision: VisionTower, image: ImageSpec) -> Part:
     """The vision tower."""
     pixels = torch.from_numpy(_golden_image(image.width, image.height))
     outputs = ("pooled", "tokens", "patches", *(["token_index"] if vision.keep else []))
@@ -59,15 +80,15 @@ def _golden_image(width: int, height: int) -> NDArray[np.uint8]:
     return image[np.newaxis]
 
 
-def text_part(source: Checkpoint, length: int) -> Part:
-    """The text tower, for texts padded to `length` tokens."""
-    config = source.dual.config.text_config
+def text_part(source: Checkpoint) -> Part:
+    """The text tower, for texts padded to the longest that it reads."""
+    config, tower, length = source.dual.config.text_config, source.family.text, source.text_length
     ids = torch.arange(2 * length).reshape(2, length) % config.vocab_size
-    if source.family == "clip":
+    if tower.reads_end:
         ids[:, -1] = config.eos_token_id
     return Part(
         TEXT_GRAPH,
-        TextGraph(source.dual, length),
+        tower(source.dual, length),
         {"input_ids": ids},
         ("embedding",),
         {"input_ids": {0: "texts"}},
@@ -79,7 +100,7 @@ def projector_part(source: Checkpoint, tokens: Tensor, image: ImageSpec) -> Part
     assert source.vlm is not None
     assert source.vlm_family is not None
     grid = (image.columns, image.rows)
-    module = source.vlm_family.projector(source.vlm.model, source.dual.vision_model, grid)
+    module = source.vlm_family.projector(source.vlm.model, source.vision_parts.last_norm, grid)
     dynamic = {} if source.projector_needs_grid else {"tokens": {1: "tokens"}}
     return Part(PROJECTOR_GRAPH, module, {"tokens": tokens}, ("embeds",), dynamic)
 
@@ -131,19 +152,15 @@ def temporal_part(module: TemporalAttention) -> Part:
     return Part(TEMPORAL_GRAPH, module, inputs, outputs, {})
 
 
-def golden_of(part: Part) -> dict[str, NDArray[Any]]:
+def golden_of(part: Part) -> Golden:
     """Inputs and what the network gives for them in torch."""
-    result = part.module(*part.inputs.values())
-    outputs = result if isinstance(result, tuple) else (result,)
-    stored = {f"{part.name}/in/{name}": value.numpy() for name, value in part.inputs.items()}
-    return stored | {
-        f"{part.name}/out/{name}": value.numpy()
-        for name, value in zip(part.outputs, outputs, strict=True)
-    }
+    inputs = {f"{part.name}/in/{name}": value.numpy() for name, value in part.inputs.items()}
+    outputs = {f"{part.name}/out/{name}": value.numpy() for name, value in part.results.items()}
+    return inputs | outputs
 
 
-def golden_of_engine(graph: Path, golden: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """What ONNX Runtime gives for a graph's stored inputs: PyTorch cannot compute INT8."""
+def golden_of_engine(graph: Path, part: Part) -> Golden:
+    """What ONNX Runtime gives for a part's inputs: PyTorch cannot compute INT8."""
     engine = OnnxRuntimeEngine(graph)
-    outputs = engine.run({name: golden[f"{graph.name}/in/{name}"] for name in engine.inputs})
-    return {f"{graph.name}/out/{name}": value for name, value in outputs.items()}
+    outputs = engine.run({name: part.inputs[name].numpy() for name in engine.inputs})
+    return {f"{part.name}/out/{name}": value for name, value in outputs.items()}

@@ -14,23 +14,23 @@ import torch
 from torch import Tensor
 
 from vlm_perception.bundle.manifest import HeadStep, ImageSpec, KeepStep
+from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.load import Checkpoint
 from vlm_perception.deploy.compression.heads import IMAGES, prune_heads
 from vlm_perception.deploy.compression.latency_budget import fit_to_device
 from vlm_perception.deploy.export.input_geometry import Geometry
-from vlm_perception.deploy.export.manifest_fields import feature_selection
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.deploy.validation.images import ImageSets, read_image
 from vlm_perception.modeling.token_pruning import parse_schedule
-from vlm_perception.modeling.vision_tower import VisionGraph
+from vlm_perception.modeling.towers.vision_tower import VisionTower
 from vlm_perception.perception.vision.preprocess import Preprocessor
 
 
 @dataclass(frozen=True)
 class Vision:
-    """A vision graph, and what was taken from it."""
+    """A vision tower as it is exported, and what was taken from it."""
 
-    graph: VisionGraph
+    graph: VisionTower
     keep: tuple[KeepStep, ...]
     head_steps: tuple[HeadStep, ...]
 
@@ -43,29 +43,63 @@ def lay_out_vision(
     Raises:
         ExportError: the schedule of token pruning does not fit the tower.
     """
-    layers, drop_class = feature_selection(source)
-    image = geometry.image
+    image, blocks = geometry.image, source.vision_parts.blocks
     build = partial(
-        VisionGraph,
+        source.family.vision,
         source.dual,
         positions=geometry.positions,
         mean=image.mean,
         std=image.std,
-        feature_layers=layers,
-        drop_class_token=drop_class,
+        feature_layers=feature_layers(source),
     )
     head_steps: list[HeadStep] = []
     if options.heads < 1.0 and images is not None:
         examples = fit_images(images.calibration[:IMAGES], image)
-        head_steps = prune_heads(source.dual, build(), examples, options.heads)
+        attentions = [block.attention for block in blocks]
+        head_steps = prune_heads(attentions, build(), examples, options.heads)
     keep: tuple[KeepStep, ...] = ()
     if options.budget_ms is not None:
         keep = fit_to_device(build, image, options.budget_ms)
     elif options.keep is not None:
-        depth = source.dual.config.vision_config.num_hidden_layers
-        keep = parse_schedule(options.keep, depth, image.columns * image.rows)
+        keep = parse_schedule(options.keep, len(blocks), image.columns * image.rows)
     graph = build(keep=keep, random_seed=0 if options.random_tokens else None)
     return Vision(graph, keep, tuple(head_steps))
+
+
+def feature_layers(source: Checkpoint) -> list[int]:
+    """Which hidden states the projector reads, without class tokens.
+
+    States are counted from the start: the language model's own tower may have fewer layers.
+
+    Raises:
+        ExportError: they are not those of the patches, or the tower has too few layers.
+    """
+    if source.vlm is None:
+        return [-1]
+    config = source.vlm.config
+    # Idefics3 has no choice: it reads the last.
+    chosen = getattr(config, "vision_feature_layer", -1)
+    drops_first = getattr(config, "vision_feature_select_strategy", "full") == "default"
+    has_class_token = source.family.vision.class_tokens > 0
+    if drops_first and not has_class_token:
+        raise ExportError(
+            "vlm/ selects features with the strategy `default`, which drops the first patch of a "
+            "tower without class token; set vision_feature_select_strategy to `full` and train so"
+        )
+    if has_class_token and not drops_first:
+        raise ExportError(
+            "vlm/ reads the class token as well (vision_feature_select_strategy `full`), which "
+            "has no place in the image; only `default` is supported with such a tower"
+        )
+    states = len(source.language_vision_parts.blocks) + 1
+    layers = [chosen] if isinstance(chosen, int) else list(chosen)
+    most = len(source.vision_parts.blocks)
+    if not all(-states <= layer < states and layer % states <= most for layer in layers):
+        raise ExportError(
+            f"vlm/ reads the hidden states {layers} of a tower with {states - 1} layers, and the "
+            f"tower that is exported has {most}"
+        )
+    return [layer % states for layer in layers]
 
 
 def fit_images(paths: Sequence[Path], image: ImageSpec) -> Tensor:

@@ -5,30 +5,41 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import SiglipConfig, SiglipModel
-from transformers.models.siglip.modeling_siglip import SiglipVisionEmbeddings
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
+
+from vlm_perception.modeling.towers.siglip import SiglipVision
+from vlm_perception.modeling.towers.vision_tower import TowerParts
 
 # Modules of transformers carry no types.
 Model = Any
 
 
-class NaflexEmbeddings(SiglipVisionEmbeddings):
-    """SigLIP's embeddings with the positions of SigLIP 2 NaFlex, which fit a grid of any shape."""
+class NaflexVision(SiglipVision):
+    """SigLIP's tower, trained on grids of any shape, for each of which its positions are resized.
 
-    def interpolate_pos_encoding(self, embeddings: Tensor, height: int, width: int) -> Tensor:
-        """Position embeddings of an image of height x width pixels, [1, patches, W]."""
-        side = math.isqrt(self.num_positions)
-        grid = self.position_embedding.weight.reshape(side, side, -1)
-        patch: Any = self.patch_size
-        shape = torch.tensor([[height // patch, width // patch]])
-        resize: Any = Siglip2VisionEmbeddings.resize_positional_embeddings
-        result: Tensor = resize(grid, shape, embeddings.shape[1])
-        return result
+    It reads a SiglipModel, as `at_one_resolution` gives it.
+    """
+
+    @classmethod
+    def parts(cls, tower: Model) -> TowerParts:
+        """Those of SigLIP, with positions that fit a grid of any shape."""
+        parts = super().parts(tower)
+        positions = parts.positions
+
+        def resize_to(columns: int, rows: int) -> Tensor:
+            grid = positions.table.reshape(positions.side, positions.side, -1)
+            shape = torch.tensor([[rows, columns]])
+            resize: Any = Siglip2VisionEmbeddings.resize_positional_embeddings
+            resized: Tensor = resize(grid, shape, rows * columns)
+            return resized
+
+        return replace(parts, positions=replace(positions, resize=resize_to, for_any_grid=True))
 
 
 def at_one_resolution(model: Model) -> Model:
@@ -43,7 +54,6 @@ def at_one_resolution(model: Model) -> Model:
     for part in (text, vision):
         del part["model_type"]
     fixed: Model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
-    fixed.vision_model.embeddings = NaflexEmbeddings(fixed.config.vision_config)
     weights = model.state_dict()
     name = "vision_model.embeddings.patch_embedding.weight"
     flat = weights[name].reshape(-1, patch, patch, vision["num_channels"])

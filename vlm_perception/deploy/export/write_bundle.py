@@ -1,0 +1,204 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the files of a bundle, step by step; the manifest comes last."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from vlm_perception.bundle.bundle import MANIFEST_NAME
+from vlm_perception.bundle.files import file_sha256
+from vlm_perception.bundle.manifest import (
+    FORMAT_VERSION,
+    FileEntry,
+    ImageSpec,
+    Manifest,
+    manifest_digest,
+)
+from vlm_perception.deploy.checkpoints.bundle_yaml import BundleSpec
+from vlm_perception.deploy.checkpoints.load import Checkpoint, round_to_half
+from vlm_perception.deploy.compression.int8 import quantize_graphs
+from vlm_perception.deploy.compression.precision_plan import PLAN_NAME
+from vlm_perception.deploy.export.input_geometry import choose_geometry
+from vlm_perception.deploy.export.manifest_fields import (
+    EMBEDDINGS_NAME,
+    GOLDEN_NAME,
+    golden_spec,
+    language_spec,
+    made_by,
+    temporal_spec,
+    text_spec,
+    vision_spec,
+)
+from vlm_perception.deploy.export.options import ExportOptions
+from vlm_perception.deploy.export.parts import (
+    Golden,
+    Part,
+    golden_of,
+    golden_of_engine,
+    parts_of,
+)
+from vlm_perception.deploy.export.vision import Vision, lay_out_vision
+from vlm_perception.deploy.onnx.writer import write_graph
+from vlm_perception.deploy.validation.images import ImageSets
+
+CARD_NAME = "MODEL_CARD.md"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What the files hold that the manifest tells of."""
+
+    image: ImageSpec
+    vision: Vision
+    quantized: tuple[str, ...]
+    """Graphs that compute in INT8."""
+    golden: Golden
+    tokenizers: dict[str, str]
+    """File of each, by its use."""
+
+
+def write_bundle(
+    directory: Path,
+    source: Checkpoint,
+    spec: BundleSpec,
+    card: str,
+    options: ExportOptions,
+    images: ImageSets | None,
+) -> None:
+    """Write every file of a bundle into an empty directory.
+
+    Afterwards the checkpoint's weights are rounded to what FP16 holds, and heads that were pruned
+    are zeros in it.
+
+    Raises:
+        ExportError: the checkpoint cannot become a bundle with these options.
+    """
+    (directory / CARD_NAME).write_text(card, encoding="utf-8")
+    _round_weights(source)
+    geometry = choose_geometry(source, spec, options)
+    vision = lay_out_vision(source, geometry, options, images)
+    parts = parts_of(source, vision.graph, geometry.image)
+    _write_graphs(directory, parts)
+    _write_embeddings(directory, source)
+    quantized = _quantize(directory, geometry.image, options, images)
+    golden = _write_golden(directory, parts, quantized)
+    tokenizers = _write_tokenizers(directory, source)
+    written = _Written(geometry.image, vision, quantized, golden, tokenizers)
+    _write_manifest(directory, source, spec, written)
+
+
+def write_manifest_content(directory: Path, content: dict[str, Any]) -> None:
+    """Write a manifest under the digest of its content."""
+    content = content | {"digest": manifest_digest(content)}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+    (directory / MANIFEST_NAME).write_text(text, encoding="utf-8")
+
+
+def _round_weights(source: Checkpoint) -> None:
+    """Make the references compute with the weights that the bundle will hold."""
+    round_to_half(source.dual)
+    if source.vlm is not None:
+        round_to_half(source.vlm)
+
+
+def _write_graphs(directory: Path, parts: Sequence[Part]) -> None:
+    with torch.no_grad():
+        for part in parts:
+            _log.info("exporting %s", part.name)
+            write_graph(part.module, part.inputs, part.outputs, directory / part.name, part.dynamic)
+
+
+def _write_embeddings(directory: Path, source: Checkpoint) -> None:
+    """Write the language model's table of token embeddings, if there is one."""
+    if source.vlm is not None:
+        table = source.vlm.get_input_embeddings().weight.detach().numpy().astype(np.float16)
+        np.save(directory / EMBEDDINGS_NAME, table)
+
+
+def _quantize(
+    directory: Path, image: ImageSpec, options: ExportOptions, images: ImageSets | None
+) -> tuple[str, ...]:
+    """Replace the graphs that the options want in INT8, and return their names."""
+    if options.precision != "int8-mixed" or images is None:
+        return ()
+    return quantize_graphs(directory, images.calibration, image, options.plan)
+
+
+def _write_golden(directory: Path, parts: Sequence[Part], quantized: Sequence[str]) -> Golden:
+    """Store what each graph is to give: torch's outputs, or the engine's where it is quantized."""
+    golden: Golden = {}
+    for part in parts:
+        golden |= golden_of(part)
+        if part.name in quantized:
+            golden |= golden_of_engine(directory / part.name, part)
+    # Any: numpy's own types take the arrays for the function's switches.
+    arrays: Any = golden
+    np.savez_compressed(directory / GOLDEN_NAME, **arrays)
+    return golden
+
+
+def _write_tokenizers(directory: Path, source: Checkpoint) -> dict[str, str]:
+    """Write each tokenizer, equal ones once, and return the file of each."""
+    tokenizers = {"text": source.dual_tokenizer}
+    if source.vlm is not None:
+        tokenizers["language"] = source.vlm_tokenizer
+    files: dict[str, str] = {}
+    written: dict[str, str] = {}
+    for use, tokenizer in tokenizers.items():
+        backend = tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
+        text = backend.to_str(pretty=True)
+        if text not in written:
+            written[text] = "tokenizer.json" if not written else f"{use}_tokenizer.json"
+            (directory / written[text]).write_text(text, encoding="utf-8")
+        files[use] = written[text]
+    return files
+
+
+def _write_manifest(
+    directory: Path, source: Checkpoint, spec: BundleSpec, written: _Written
+) -> None:
+    """Write what the bundle is, with the hash of every file that stands in the directory."""
+    language = None
+    if source.vlm is not None:
+        language = language_spec(source, spec, written.tokenizers["language"], written.golden)
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        name=spec.name,
+        digest="0" * 64,
+        precision="int8-mixed" if written.quantized else "float16-weights",
+        precision_plan=PLAN_NAME if written.quantized else None,
+        image=written.image,
+        vision=vision_spec(source, written.vision, written.golden),
+        text=text_spec(source, written.tokenizers["text"]),
+        vocabulary=spec.vocabulary,
+        language=language,
+        temporal=temporal_spec(source.temporal),
+        questions=spec.questions,
+        golden=golden_spec(written.quantized),
+        licences=spec.licences,
+        model_card=CARD_NAME,
+        made_by=made_by(source),
+        files=_entries(directory),
+    )
+    write_manifest_content(directory, json.loads(manifest.model_dump_json()))
+
+
+def _entries(directory: Path) -> dict[str, FileEntry]:
+    return {
+        path.name: FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
+        for path in sorted(directory.iterdir())
+    }

@@ -1,0 +1,63 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What every text tower is as an exported graph, and what each family says of its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from vlm_perception.modeling.transformer_layers import Layers, blocks_of, normalise
+
+# Modules of transformers carry no types.
+Module = Any
+
+
+class TextTower(nn.Module, ABC):
+    """Token ids [N, L] int64 -> embedding [N, D], L2-normalised.
+
+    A family is a class of its own: it says how a text and an image are compared, which tokens see
+    each other (`mask`), and where the text is read (`pool`).
+    """
+
+    score: ClassVar[Literal["sigmoid", "softmax"]]
+    """Whether labels have a probability each or share one."""
+    reads_end: ClassVar[bool] = False
+    """Whether a text without its end token cannot be read."""
+
+    projection: nn.Module
+    """From the last norm into the space that images and texts share."""
+    mask: Tensor | None
+    """[L, L], added to the scores of the attention; none: every token sees every other."""
+
+    @classmethod
+    def logit_bias(cls, model: Module) -> float:
+        """What a logit gets beside the scaled cosine."""
+        return 0.0
+
+    @abstractmethod
+    def take_over(self, model: Module, length: int) -> None:
+        """Take `projection`, `mask` and what `pool` needs from the dual encoder."""
+
+    @abstractmethod
+    def pool(self, hidden: Tensor, input_ids: Tensor) -> Tensor:
+        """The text [N, W] of its hidden states [N, L, W]."""
+
+    def __init__(self, model: Module, length: int) -> None:
+        """Lay out a dual encoder's text tower for texts padded to `length` tokens."""
+        super().__init__()
+        tower = model.text_model
+        self.token_embedding = tower.embeddings.token_embedding
+        positions = tower.embeddings.position_embedding.weight[:length]
+        self.positions = nn.Buffer(positions.detach().unsqueeze(0))
+        self.layers = Layers(blocks_of(tower.encoder))
+        self.final_norm = tower.final_layer_norm
+        self.take_over(model, length)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Run the tower."""
+        hidden = self.token_embedding(input_ids) + self.positions
+        hidden = self.layers(hidden, self.mask)
+        return normalise(self.projection(self.final_norm(self.pool(hidden, input_ids))))
