@@ -31,7 +31,8 @@ from vlm_perception.deploy.compression.precision_plan import PLAN_NAME, read_pla
 from vlm_perception.deploy.export import write_bundle
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
-from vlm_perception.engines.choose import load_engine
+from vlm_perception.engines.backend import GraphFile
+from vlm_perception.engines.registry import load_engine
 
 GRAPHS = (VISION_GRAPH, VISION_FP16_GRAPH)
 
@@ -47,7 +48,7 @@ class Tower:
 
     def run(self, path: Path, engine: str = "onnxruntime") -> dict[str, NDArray[Any]]:
         pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in self.images[:1]])
-        return load_engine(engine, path, threads=1).run({"image": pixels})
+        return load_engine(engine, GraphFile(path), threads=1).run({"image": pixels})
 
 
 def write_images(folder: Path, size: tuple[int, int], count: int) -> list[Path]:
@@ -270,7 +271,8 @@ def test_a_decoder_in_int4_is_small_and_says_nearly_the_same(
         names = [name for name in golden.files if name.startswith(prefix)]
         inputs = {name.removeprefix(prefix): golden[name] for name in names}
     ours, theirs = (
-        load_engine("onnxruntime", path, threads=1).run(inputs) for path in (small, whole)
+        load_engine("onnxruntime", GraphFile(path), threads=1).run(inputs)
+        for path in (small, whole)
     )
     check_alike(ours, theirs, 0.9)
 

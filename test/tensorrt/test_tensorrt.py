@@ -21,7 +21,8 @@ from support.places import SUPPORT
 
 from vlm_perception.bundle.bundle import DECODER_GRAPH, VISION_GRAPH, ModelBundle, find_bundle
 from vlm_perception.engines.base import EngineError
-from vlm_perception.engines.choose import ONNXRUNTIME, TENSORRT
+from vlm_perception.engines.onnxruntime import ONNXRUNTIME
+from vlm_perception.engines.tensorrt.backend import TENSORRT
 from vlm_perception.engines.tensorrt.load import tensorrt_module
 from vlm_perception.engines.tensorrt.load_probe import require_loadable
 from vlm_perception.evaluation.bench.gpu import measure
@@ -299,7 +300,7 @@ def test_a_plan_that_does_not_fit_is_refused_and_auto_takes_another(
         bundle.engine(VISION_GRAPH, engine=TENSORRT)
     engine = bundle.engine(VISION_GRAPH, engine="auto")
     assert not engine.name.startswith(TENSORRT)
-    assert "TensorRT is not used: no plan of vision.onnx fits" in caplog.text
+    assert "tensorrt is not used: no plan of vision.onnx fits" in caplog.text
     forget_modules()
     monkeypatch.setenv("SIMULATED_GPU", "Another GPU")
     with pytest.raises(EngineError, match=r"built on Simulated .*this is Another GPU"):

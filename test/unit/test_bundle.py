@@ -146,6 +146,8 @@ def test_an_engine_that_computes_something_else_is_found_out(siglip_bundle: Mode
     class Off:
         """The text tower, a little off."""
 
+        half_precision = False
+
         def __init__(self) -> None:
             self._true = siglip_bundle.engine("text.onnx")
             self.name, self.inputs, self.outputs = "off", self._true.inputs, self._true.outputs

@@ -24,8 +24,13 @@ from support.places import ROOT
 from vlm_perception.bundle.bundle import VISION_FP16_GRAPH, BundleError, ModelBundle
 from vlm_perception.engines import choose as choosing
 from vlm_perception.engines import openvino as openvino_engine
+from vlm_perception.engines import registry
+from vlm_perception.engines.backend import GraphFile
 from vlm_perception.engines.base import EngineError
-from vlm_perception.engines.choose import CACHE_NAME, ONNXRUNTIME, OPENVINO, choose, load_engine
+from vlm_perception.engines.choose import CACHE_NAME, choose
+from vlm_perception.engines.onnxruntime import ONNXRUNTIME, OnnxRuntime
+from vlm_perception.engines.openvino import OPENVINO
+from vlm_perception.engines.registry import load_engine
 from vlm_perception.engines.steps import Work
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.vision.encoder import VisionEncoder
@@ -97,7 +102,7 @@ def test_a_run_of_onnx_runtime_can_be_ended(tmp_path: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     save(model, tmp_path / "slow.onnx")
-    engine = load_engine(ONNXRUNTIME, tmp_path / "slow.onnx", threads=1)
+    engine = load_engine(ONNXRUNTIME, GraphFile(tmp_path / "slow.onnx"), threads=1)
 
     def end() -> None:
         while work.step is None or work.step.cancel is None:
@@ -140,8 +145,10 @@ def test_the_engines_report_to_nobody(siglip_bundle: ModelBundle, tmp_path: Path
     """Left alone, both report each use over the network and write an identity into the home."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from vlm_perception.engines.choose import load_engine\n"
-        "for name in sys.argv[2:]: load_engine(name, Path(sys.argv[1]), threads=1)\n"
+        "from vlm_perception.engines.backend import GraphFile\n"
+        "from vlm_perception.engines.registry import load_engine\n"
+        "graph = GraphFile(Path(sys.argv[1]))\n"
+        "for name in sys.argv[2:]: load_engine(name, graph, threads=1)\n"
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry.')]\n"
     )
     command = [sys.executable, "-c", code, str(siglip_bundle.file("vision.onnx"))]
@@ -230,7 +237,7 @@ def test_a_decision_holds_until_what_it_depends_on_changes(
     assert again.choose(threads=2) == ONNXRUNTIME
     monkeypatch.setattr(choosing, "cpu_model", lambda: "another processor")
     assert Race(0.01, 0.02).choose(threads=1) == ONNXRUNTIME
-    monkeypatch.setattr(choosing, "installed", lambda: {ONNXRUNTIME: "2", OPENVINO: "3"})
+    monkeypatch.setattr(choosing, "measurable", lambda: {ONNXRUNTIME: "2", OPENVINO: "3"})
     assert Race(0.01, 0.02).choose(threads=1) == ONNXRUNTIME
     assert len(json.loads(cache.read_text())) == 4
 
@@ -270,10 +277,35 @@ def test_an_engine_that_is_refused_or_missing_is_never_chosen(
     race.refuse, race.fail = set(), {OPENVINO}
     with pytest.raises(ValueError, match="cannot reshape"):
         race.choose(threads=2)
-    monkeypatch.setattr(choosing, "installed", lambda: {ONNXRUNTIME: "1"})
+    monkeypatch.setattr(choosing, "measurable", lambda: {ONNXRUNTIME: "1"})
     race.loads = 0
     assert race.choose(threads=3) == ONNXRUNTIME
     assert race.loads == 0
+
+
+def test_a_backend_is_one_row(
+    cache: Path, siglip_bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Another(OnnxRuntime):
+        """One more library, whose row is all that the package is told of it."""
+
+        name = "another"
+
+        def prepare(self, graph: GraphFile) -> Path:
+            if graph.decoder:
+                raise EngineError("another takes no decoder")
+            return graph.path
+
+    monkeypatch.setattr(registry, "BACKENDS", (*registry.BACKENDS, Another()))
+    assert registry.choices()[-1] == "another"
+    VisionEncoder(siglip_bundle, engine="another").warm_up()
+    with pytest.raises(EngineError, match="another takes no decoder"):
+        LanguageModel(siglip_bundle, engine="another")
+    VisionEncoder(siglip_bundle, engine="auto")
+    LanguageModel(siglip_bundle, engine="auto")
+    vision, decoder = json.loads(cache.read_text())
+    assert set(vision["median_ms"]) == {ONNXRUNTIME, OPENVINO, "another"}
+    assert set(decoder["median_ms"]) == {ONNXRUNTIME, OPENVINO}
 
 
 def test_auto_measures_the_bundle_and_remembers(cache: Path, siglip_bundle: ModelBundle) -> None:

@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -27,16 +25,11 @@ from vlm_perception.bundle.files import (
 from vlm_perception.bundle.golden import GoldenError, check_alike, check_close
 from vlm_perception.bundle.manifest import Manifest, describe_errors, manifest_digest, tensor_shapes
 from vlm_perception.common.yaml_files import YamlError, read_as_json
-from vlm_perception.engines.base import Engine, EngineError
-from vlm_perception.engines.choose import (
-    AUTO,
-    ONNXRUNTIME,
-    TENSORRT,
-    Workload,
-    choose,
-    load_engine,
-)
-from vlm_perception.engines.tensorrt.load import fitting_plan, load_plan, tensorrt_installed
+from vlm_perception.engines.backend import GraphFile
+from vlm_perception.engines.base import Engine
+from vlm_perception.engines.choose import Workload, choose, planned
+from vlm_perception.engines.onnxruntime import ONNXRUNTIME
+from vlm_perception.engines.registry import AUTO, load_engine
 
 __all__ = ["BundleError", "ModelBundle", "bundle_directories", "find_bundle"]
 
@@ -45,7 +38,7 @@ BUNDLES_VARIABLE = "VLM_PERCEPTION_BUNDLES"
 
 VISION_GRAPH = "vision.onnx"
 VISION_FP16_GRAPH = "vision.fp16.onnx"
-"""The same network in FP16, for TensorRT; only where it is quantized."""
+"""The same network in FP16; only where it is quantized."""
 TEXT_GRAPH = "text.onnx"
 PROJECTOR_GRAPH = "projector.onnx"
 DECODER_GRAPH = "decoder.onnx"
@@ -55,8 +48,6 @@ HALF_COSINE = 0.999
 """What the mean cosine to the stored outputs must reach where products are computed in FP16."""
 
 LONGEST_SHOWN = 200
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,22 +94,38 @@ class ModelBundle:
             check_unchanged(self.path, name, self.states[name])
         return self.path / name
 
+    def graph_file(self, graph: str) -> GraphFile:
+        """What a backend is told about a graph; whether it is in the bundle is not checked."""
+        files, language = self.manifest.files, self.manifest.language
+        halved = graph == VISION_GRAPH and VISION_FP16_GRAPH in files
+        prompt: tuple[str, ...] = ()
+        if graph == DECODER_GRAPH and language is not None:
+            prompt = (language.prompt, str(language.image_tokens))
+        return GraphFile(
+            self.path / graph,
+            half=self.path / VISION_FP16_GRAPH if halved else None,
+            bundle_digest=self.digest,
+            hashes={name: entry.sha256 for name, entry in files.items()},
+            prompt=prompt,
+            decoder=graph == DECODER_GRAPH,
+            urgent=graph == VISION_GRAPH,
+        )
+
     def engine(self, graph: str, *, threads: int = 1, engine: str = ONNXRUNTIME) -> Engine:
         """Load one graph of the bundle into an engine.
 
         Args:
             graph: its name.
             threads: threads that the engine may use.
-            engine: `onnxruntime`, `openvino`, `tensorrt`, or `auto` for what `choose_engine` says.
+            engine: a backend of `engines/registry.py`, or `auto` for what `choose_engine` says.
 
         Raises:
-            EngineError: the engine is not installed, does not take the graph, or has no plan of it.
+            EngineError: the backend is not installed, or does not take the graph.
             BundleError: the graph is another than the manifest describes, or has just been changed.
         """
         name = self.choose_engine(graph, threads=threads) if engine == AUTO else engine
-        if name == TENSORRT:
-            return self._load_plan(graph)
-        loaded = load_engine(name, self.file(graph), threads=threads)
+        self.file(graph)
+        loaded = load_engine(name, self.graph_file(graph), threads=threads)
         for read, state in self.states.items():
             check_unchanged(self.path, read, state)
         self._check_shapes(graph, loaded)
@@ -140,10 +147,10 @@ class ModelBundle:
     def choose_engine(
         self, graph: str, *, threads: int = 1, workload: Workload | None = None
     ) -> str:
-        """Name of the engine that runs a graph fastest on this machine.
+        """Name of the backend that runs a graph fastest on this machine.
 
-        TensorRT, where it has a plan for this machine; else the faster of the others, as was once
-        measured. Of those, one that gives other outputs than were stored takes no part.
+        One that has plans for this machine, else the fastest of the others, as was once measured.
+        Of those, one that gives other outputs than were stored takes no part.
 
         Args:
             graph: its name.
@@ -151,15 +158,11 @@ class ModelBundle:
             workload: inputs to measure with; those that were stored when absent.
 
         Raises:
-            EngineError: no engine takes the graph.
+            EngineError: no backend takes the graph.
         """
         together = LANGUAGE_GRAPHS if graph in LANGUAGE_GRAPHS else (graph,)
-        obstacle = next(filter(None, map(self.tensorrt_obstacle, together)), "")
-        if not obstacle:
-            return TENSORRT
-        # Where it is installed it is meant to be used.
-        level = logging.WARNING if tensorrt_installed() else logging.INFO
-        _log.log(level, "TensorRT is not used: %s", obstacle)
+        if name := planned([self.graph_file(each) for each in together]):
+            return name
 
         def load(name: str) -> Engine:
             candidate = self.engine(graph, threads=threads, engine=name)
@@ -168,42 +171,6 @@ class ModelBundle:
 
         subject = {"bundle": self.digest, "graph": graph, "threads": threads}
         return choose(subject, load, workload or [self.golden_inputs(graph)])
-
-    def tensorrt_obstacle(self, graph: str) -> str:
-        """Why TensorRT cannot run a graph here, in one sentence; empty: it can."""
-        try:
-            self._fitting_plan(graph)
-        except EngineError as error:
-            return str(error)
-        return ""
-
-    def plan_source(self, graph: str) -> str:
-        """The file that a graph's plan is made of."""
-        half = VISION_FP16_GRAPH
-        return half if graph == VISION_GRAPH and half in self.manifest.files else graph
-
-    def plan_digest(self, graph: str) -> str:
-        """Hash of all that a graph's plan is made of: the file, weights beside it, the prompt."""
-        source = self.plan_source(graph)
-        files = self.manifest.files
-        parts = [files[name].sha256 for name in (source, f"{source}.data") if name in files]
-        language = self.manifest.language
-        if graph == DECODER_GRAPH and language is not None:
-            parts += [language.prompt, str(language.image_tokens)]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-    def _fitting_plan(self, graph: str) -> Path:
-        path, _ = fitting_plan(self.path, self.digest, graph, self.plan_digest(graph))
-        return path
-
-    def _load_plan(self, graph: str) -> Engine:
-        """Load the plan of a graph; the vision tower's work goes before that of the others."""
-        engine: Engine = load_plan(
-            self._fitting_plan(graph),
-            decoder=graph == DECODER_GRAPH,
-            urgent=graph == VISION_GRAPH,
-        )
-        return engine
 
     def graphs(self) -> tuple[str, ...]:
         """Names of the bundle's graphs."""
@@ -244,7 +211,7 @@ class ModelBundle:
         try:
             if source in spec.cosine:
                 return check_alike(outputs, stored, spec.cosine[source])
-            if engine.name.startswith(TENSORRT):
+            if engine.half_precision:
                 return check_alike(outputs, stored, HALF_COSINE)
             return check_close(outputs, stored, absolute=spec.absolute, relative=spec.relative)
         except GoldenError as error:

@@ -68,6 +68,16 @@ def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
         raise typer.BadParameter(f"{value!r} is none of {', '.join(choices)}", param_hint=option)
 
 
+def require_portable(engine: str) -> None:
+    """Refuse an engine that needs plans, which were built for one machine.
+
+    Raises:
+        typer.BadParameter: it does, or there is no such engine.
+    """
+    registry = importlib.import_module("vlm_perception.engines.registry")
+    one_of("--engine", engine, tuple(backend.name for backend in registry.with_graphs()))
+
+
 def with_torch(module: str) -> Any:
     """Import a module that needs torch or another package of the extra `train`.
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vlm_perception.cli.common import BundleOption, JsonOption, finite, one_of, report
+from vlm_perception.cli.common import BundleOption, JsonOption, finite, report, require_portable
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate a model: a table, and JSON with --json.")
 
@@ -179,5 +179,5 @@ def evaluate_agreement(
 
     Exit code: 0 when the second agrees within `compare`'s tolerances, else 1.
     """
-    one_of("--engine", engine, ("onnxruntime", "openvino"))
+    require_portable(engine)
     report("vlm_perception.evaluation.agreement", json_file, recording, rate, engine, out)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.common import finite, one_of, plain_errors
+from vlm_perception.cli.common import finite, one_of, plain_errors, require_portable
 
 app = typer.Typer()
 
@@ -103,7 +103,7 @@ def replay(
     Exit code: 0 at the end, 1 when a run failed, 2 when the recording or an option cannot be used,
     3 when part of the recording, or none of its images, could be read, 130 after Ctrl-C.
     """
-    one_of("--engine", engine, ("onnxruntime", "openvino"))
+    require_portable(engine)
     one_of("--originals", originals, ("camera", "all", "none"))
     if time is not None:
         one_of("--time", time, ("stamps", "recording"))

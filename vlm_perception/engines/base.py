@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +51,35 @@ class Engine(Protocol):
         """What the graph gives."""
         ...
 
+    @property
+    def half_precision(self) -> bool:
+        """Whether it computes in FP16 what the graph says in FP32.
+
+        The outputs are then compared with stored ones by their directions alone.
+        """
+        ...
+
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the graph once; the arrays that come back belong to the caller.
 
         Raises:
             EngineError: an input is missing, foreign, or has the wrong type or shape.
+        """
+        ...
+
+
+@runtime_checkable
+class DeviceEngine(Engine, Protocol):
+    """An engine on a device of its own, which also takes what another of its kind left there."""
+
+    def keep(self, name: str) -> Any:
+        """Copy an output of the last run to where the next run leaves it alone, on the device.
+
+        Returns:
+            What takes the place of an array among the inputs of `run`.
+
+        Raises:
+            EngineError: the device failed.
         """
         ...
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The engines by name, and `auto`: the one that was the fastest when they were measured here."""
+"""What `auto` means: the backend with plans for this machine, else the one measured as fastest."""
 
 from __future__ import annotations
 
@@ -9,27 +9,19 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-import onnxruntime
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.machine import cache_directory, cpu_count, cpu_model
+from vlm_perception.engines.backend import GraphFile
 from vlm_perception.engines.base import Array, Engine, EngineError
-from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
-from vlm_perception.engines.openvino import OpenVinoEngine
-
-ONNXRUNTIME = "onnxruntime"
-OPENVINO = "openvino"
-TENSORRT = "tensorrt"
-"""Runs plans that were built for this GPU, and not graphs: the bundle finds and loads them."""
-AUTO = "auto"
-CHOICES = (AUTO, ONNXRUNTIME, OPENVINO, TENSORRT)
+from vlm_perception.engines.onnxruntime import ONNXRUNTIME
+from vlm_perception.engines.registry import obstacle, with_graphs, with_plans
 
 CACHE_NAME = "engines.json"
 MOST_DECISIONS = 100
@@ -57,27 +49,22 @@ class Decision(BaseModel):
 _Decisions = TypeAdapter(list[Decision])
 
 
-def load_engine(name: str, path: Path, *, threads: int) -> Engine:
-    """Load a graph into the engine of that name.
+def planned(graphs: Sequence[GraphFile]) -> str:
+    """Name of the backend that has plans of all these graphs for this machine; empty: none has."""
+    for backend in with_plans():
+        found = obstacle(backend, graphs)
+        if not found:
+            return backend.name
+        # Where it is installed it is meant to be used.
+        level = logging.WARNING if backend.version() else logging.INFO
+        _log.log(level, "%s is not used: %s", backend.name, found)
+    return ""
 
-    Raises:
-        EngineError: there is no such engine, it is not installed, or it does not take the graph.
-    """
-    if name == ONNXRUNTIME:
-        return OnnxRuntimeEngine(path, threads=threads)
-    if name == OPENVINO:
-        return OpenVinoEngine(path, threads=threads)
-    raise EngineError(f"there is no engine {name!r}; choose one of {', '.join(CHOICES)}")
 
-
-def installed() -> dict[str, str]:
-    """Version of each engine that is installed; ONNX Runtime always is."""
-    versions = {ONNXRUNTIME: onnxruntime.__version__}
-    try:
-        versions[OPENVINO] = version(OPENVINO)
-    except PackageNotFoundError:
-        _log.debug("OpenVINO is not installed")
-    return versions
+def measurable() -> dict[str, str]:
+    """Version of each backend that is installed and runs graphs; ONNX Runtime always is."""
+    versions = {backend.name: backend.version() for backend in with_graphs()}
+    return {name: version for name, version in versions.items() if version}
 
 
 def choose(
@@ -87,9 +74,9 @@ def choose(
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> str:
-    """Name of the engine that does a workload fastest on this machine.
+    """Name of the backend that does a workload fastest on this machine, among those with graphs.
 
-    The first call measures all engines in turn and keeps the decision in a file of the user's
+    The first call measures all of them in turn and keeps the decision in a file of the user's
     cache; it holds for the same subject, engines and processor.
 
     Args:
@@ -102,7 +89,7 @@ def choose(
     Raises:
         EngineError: no engine could be loaded.
     """
-    versions = installed()
+    versions = measurable()
     if len(versions) == 1:
         return next(iter(versions))
     question = {**subject, "engines": versions, "cpu": cpu_model(), "cores": cpu_count()}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from vlm_perception.engines.backend import GraphFile
 from vlm_perception.engines.base import (
     Array,
     EngineError,
@@ -20,6 +21,8 @@ from vlm_perception.engines.base import (
     check_threads,
 )
 from vlm_perception.engines.steps import Pace
+
+ONNXRUNTIME = "onnxruntime"
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -33,6 +36,8 @@ _DTYPES = {
 
 class OnnxRuntimeEngine:
     """One session of ONNX Runtime."""
+
+    half_precision = False
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         """Load a graph.
@@ -102,6 +107,29 @@ class OnnxRuntimeEngine:
                 ) from error
             raise EngineError(f"{self._graph} failed in {self.name}: {error}") from error
         return dict(zip(self._names, values, strict=True))
+
+
+class OnnxRuntime:
+    """The backend that is always there: what others are compared with."""
+
+    name = ONNXRUNTIME
+    runs_plans = False
+
+    def version(self) -> str:
+        """Version of the library."""
+        return str(onnxruntime.__version__)
+
+    def prepare(self, graph: GraphFile) -> Path:
+        """The graph's own file."""
+        return graph.path
+
+    def load(self, file: Path, graph: GraphFile, *, threads: int) -> OnnxRuntimeEngine:
+        """Load a graph.
+
+        Raises:
+            EngineError: this version cannot run it.
+        """
+        return OnnxRuntimeEngine(file, threads=threads)
 
 
 def _spec(arg: Any) -> TensorSpec:

@@ -8,11 +8,13 @@ import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vlm_perception.engines.backend import GraphFile
 from vlm_perception.engines.base import (
     Array,
     EngineError,
@@ -22,9 +24,13 @@ from vlm_perception.engines.base import (
 )
 from vlm_perception.engines.steps import Pace
 
+OPENVINO = "openvino"
+
 
 class OpenVinoEngine:
     """One compiled model of OpenVINO, for one thread."""
+
+    half_precision = False
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         """Load a graph.
@@ -92,6 +98,37 @@ class OpenVinoEngine:
         except Exception as error:
             raise EngineError(f"{self._graph} failed in {self.name}: {error}") from error
         return {name: values[name] for name in self._outputs}
+
+
+class OpenVino:
+    """The backend for Intel's processors, and for others that it knows."""
+
+    name = OPENVINO
+    runs_plans = False
+
+    def version(self) -> str:
+        """Version of its package; empty: it is not installed."""
+        try:
+            return version(OPENVINO)
+        except PackageNotFoundError:
+            return ""
+
+    def prepare(self, graph: GraphFile) -> Path:
+        """The graph's own file.
+
+        Raises:
+            EngineError: OpenVINO is not installed.
+        """
+        _library()
+        return graph.path
+
+    def load(self, file: Path, graph: GraphFile, *, threads: int) -> OpenVinoEngine:
+        """Load a graph.
+
+        Raises:
+            EngineError: it is none that OpenVINO can run.
+        """
+        return OpenVinoEngine(file, threads=threads)
 
 
 @cache

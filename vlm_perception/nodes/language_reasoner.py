@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from vlm_perception.bundle.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, ModelBundle
+from vlm_perception.bundle.bundle import LANGUAGE_GRAPHS, ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.messages.codec import MessageError
 from vlm_perception.nodes.base.diagnostics import Report, figure
 from vlm_perception.nodes.base.lifecycle import PerceptionNode
-from vlm_perception.nodes.base.tensorrt_plans import prepare_plans, why_not_tensorrt
+from vlm_perception.nodes.base.networks import prepare_networks
 from vlm_perception.nodes.io.ask_server import Asking
 from vlm_perception.nodes.io.camera_stream import CameraStream
 from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival
@@ -59,14 +59,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         """Load the bundle, compare it with its golden outputs and warm the networks up."""
         settings = self.settings
         bundle = ModelBundle.load(settings.bundle)
-        prepare_plans(
-            bundle,
-            (PROJECTOR_GRAPH, DECODER_GRAPH),
-            engine=settings.engine,
-            mode=settings.plans,
-            logger=self.get_logger(),
-        )
-        self._notes = why_not_tensorrt(bundle, DECODER_GRAPH, settings.engine, self.get_logger())
+        self._notes = prepare_networks(bundle, LANGUAGE_GRAPHS, settings, self.get_logger())
         own = load_questions(Path(settings.questions)) if settings.questions else None
         questions = bundle.manifest.questions if own is None else own
         service = LanguageService(

@@ -19,9 +19,9 @@ from vlm_perception.messages.codec import header, stamp_ns
 from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.tables import EMBEDDING, EMBEDDING_INFO
 from vlm_perception.msg import EmbeddingInfo, VisionEmbedding
-from vlm_perception.nodes.base.lifecycle import NetworkSettings, PerceptionNode
+from vlm_perception.nodes.base.lifecycle import PerceptionNode
+from vlm_perception.nodes.base.networks import NetworkSettings, prepare_networks
 from vlm_perception.nodes.base.parameters import CONFIGURE, setting
-from vlm_perception.nodes.base.tensorrt_plans import prepare_plans, why_not_tensorrt
 from vlm_perception.nodes.io import intra_process
 from vlm_perception.nodes.io.detail_output import DetailOutput
 from vlm_perception.nodes.io.image_settings import ImageSettings
@@ -109,14 +109,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         """Load the bundle, compare it with its golden outputs and warm the networks up."""
         settings = self.settings
         bundle = ModelBundle.load(settings.bundle)
-        prepare_plans(
-            bundle,
-            (VISION_GRAPH,),
-            engine=settings.engine,
-            mode=settings.plans,
-            logger=self.get_logger(),
-        )
-        self._notes = why_not_tensorrt(bundle, VISION_GRAPH, settings.engine, self.get_logger())
+        self._notes = prepare_networks(bundle, (VISION_GRAPH,), settings, self.get_logger())
         encoder = VisionEncoder(
             bundle,
             threads=settings.threads,

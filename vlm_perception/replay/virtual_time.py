@@ -21,7 +21,7 @@ from vlm_perception.bundle.manifest import describe_errors
 from vlm_perception.common.duration_histogram import Durations
 from vlm_perception.common.yaml_files import YamlError, read_yaml
 from vlm_perception.engines.base import Array, Engine, TensorSpec
-from vlm_perception.engines.choose import ONNXRUNTIME
+from vlm_perception.engines.onnxruntime import ONNXRUNTIME
 from vlm_perception.replay.recordings.errors import ReplayError
 
 Milliseconds = Annotated[float, Field(ge=0.0, le=60_000.0)]
@@ -136,6 +136,11 @@ class PacedEngine:
     def outputs(self) -> Mapping[str, TensorSpec]:
         """What the graph gives."""
         return self._engine.outputs
+
+    @property
+    def half_precision(self) -> bool:
+        """Whether it computes in FP16 what the graph says in FP32."""
+        return self._engine.half_precision
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the graph once.

@@ -15,7 +15,6 @@ from vlm_perception.bundle.bundle import (
     PROJECTOR_GRAPH,
     TEMPORAL_GRAPH,
     TEXT_GRAPH,
-    VISION_FP16_GRAPH,
     VISION_GRAPH,
     ModelBundle,
 )
@@ -23,6 +22,7 @@ from vlm_perception.bundle.manifest import LanguageSpec
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.onnx.fp16_matmuls import to_half_products
 from vlm_perception.deploy.onnx.graph import OnnxGraph, load_graph
+from vlm_perception.engines.tensorrt.plan_store import plan_source
 from vlm_perception.perception.tokenizer import TextTokenizer
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -110,10 +110,10 @@ def set_shape(value: onnx.ValueInfoProto, sizes: tuple[int, ...]) -> None:
 def _vision(bundle: ModelBundle) -> TensorRtGraph:
     spec = bundle.manifest.image
     shapes = {"image": (1, spec.height, spec.width, 3)}
-    if VISION_FP16_GRAPH in bundle.manifest.files:
-        model, source = _read(bundle, VISION_FP16_GRAPH), VISION_FP16_GRAPH
-    else:
-        model, source = to_half_products(_read(bundle, VISION_GRAPH)), VISION_GRAPH
+    source = plan_source(bundle.graph_file(VISION_GRAPH))
+    model = _read(bundle, source)
+    if source == VISION_GRAPH:
+        model = to_half_products(model)
     return TensorRtGraph(VISION_GRAPH, source, model, (("image", shapes),))
 
 

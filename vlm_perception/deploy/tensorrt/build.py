@@ -29,6 +29,7 @@ from vlm_perception.engines.tensorrt.plan_store import (
     PlanDescription,
     PlanKey,
     find_plan,
+    plan_digest,
     sha256,
     writable_directory,
     write_description,
@@ -138,10 +139,9 @@ def _build(
     folder: Path,
     progress_of: Callable[[str], Any],
 ) -> Outcome:
-    digest = bundle.plan_digest(graph.name)
     key = PlanKey(
         graph=graph.name,
-        graph_sha256=digest,
+        graph_sha256=plan_digest(bundle.graph_file(graph.name)),
         recipe=RECIPE,
         machine=machine,
         options=options,
@@ -174,9 +174,7 @@ def _build(
 def _existing(bundle: ModelBundle, key: PlanKey) -> Path | None:
     """A plan of the same key."""
     try:
-        path, description = find_plan(
-            bundle.path, bundle.digest, key.graph, key.graph_sha256, key.machine
-        )
+        path, description = find_plan(bundle.graph_file(key.graph), key.machine)
     except EngineError as error:
         _log.info("%s", error)
         return None

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from vlm_perception.bundle.bundle import DECODER_GRAPH, VISION_GRAPH, ModelBundle
 from vlm_perception.bundle.golden import TOKEN_INDEX
 from vlm_perception.deploy.onnx.tensorrt_graphs import Shapes, TensorRtGraph
+from vlm_perception.engines.backend import GraphFile
 from vlm_perception.engines.base import Array, Engine
-from vlm_perception.engines.choose import load_engine
+from vlm_perception.engines.registry import load_engine
 from vlm_perception.engines.tensorrt.fixed_cache import Piece, causal_scores
 from vlm_perception.perception.language.kv_cache import causal_inputs
 
@@ -53,7 +54,7 @@ def measure_drift(bundle: ModelBundle, graph: TensorRtGraph, engine: str) -> lis
     Raises:
         EngineError: the engine is not installed, or does not take a graph.
     """
-    own = load_engine(engine, bundle.file(graph.name), threads=1)
+    own = load_engine(engine, GraphFile(bundle.file(graph.name)), threads=1)
     found = []
     for name, shapes in graph.profiles:
         with TemporaryDirectory(prefix="vlm_perception.") as folder:
@@ -61,7 +62,7 @@ def measure_drift(bundle: ModelBundle, graph: TensorRtGraph, engine: str) -> lis
             onnx.save(graph.bound(shapes).model, path)
             for beside in bundle.path.glob(f"{graph.source}.data"):
                 (path.parent / beside.name).symlink_to(beside)
-            other = load_engine(engine, path, threads=1)
+            other = load_engine(engine, GraphFile(path), threads=1)
         generator = np.random.default_rng(0)
         if graph.name == DECODER_GRAPH:
             pairs = list(_decoder_pairs(bundle, graph, shapes, own, other, generator))

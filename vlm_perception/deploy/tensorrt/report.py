@@ -26,7 +26,7 @@ from vlm_perception.deploy.tensorrt.layers import (
     read_layers,
 )
 from vlm_perception.deploy.tensorrt.memory import MEBIBYTE, needed
-from vlm_perception.engines.choose import TENSORRT, installed
+from vlm_perception.engines.choose import measurable
 from vlm_perception.engines.tensorrt.load import tensorrt_module
 from vlm_perception.engines.tensorrt.plan_store import BuildOptions
 from vlm_perception.outputs.file import write_figures
@@ -109,11 +109,10 @@ def report_dry_run(
     bundle = ModelBundle.load(name)
     graphs = tensorrt_graphs(bundle)
     require_native(graphs, dla=options.dla)
-    engines = [name for name in installed() if name != TENSORRT]
     found = [
         drift
         for graph in graphs
-        for name in engines
+        for name in measurable()
         for drift in measure_drift(bundle, graph, name)
     ]
     console.print(_drifts(bundle, found))

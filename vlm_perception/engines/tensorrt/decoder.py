@@ -72,6 +72,8 @@ class TensorRtDecoder:
     prefix stays in place while branches behind it take turns: only tails are copied, on the device.
     """
 
+    half_precision = True
+
     def __init__(self, path: Path) -> None:
         """Load a plan.
 

@@ -20,6 +20,8 @@ from vlm_perception.engines.tensorrt.program import DeviceTensor, LoadedPlan, Pr
 class TensorRtEngine:
     """A plan with fixed shapes."""
 
+    half_precision = True
+
     def __init__(self, path: Path, *, urgent: bool = False) -> None:
         """Load a plan.
 

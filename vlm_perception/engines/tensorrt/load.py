@@ -1,20 +1,15 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Finds and loads a plan where TensorRT is installed, and says what to do where it is not."""
+"""Imports what needs TensorRT or CUDA, and says what to do where that is missing."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import logging
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from vlm_perception.common.machine import cache_directory
 from vlm_perception.engines.base import EngineError
-from vlm_perception.engines.tensorrt.load_probe import require_loadable
-from vlm_perception.engines.tensorrt.plan_store import FOLDER, Machine, PlanDescription, find_plan
+from vlm_perception.engines.tensorrt.plan_store import Machine
 
 LEAST_VERSION = (10, 3)
 _MISSING = {
@@ -23,14 +18,26 @@ _MISSING = {
     "pycuda": "pycuda is not installed: `pip install pycuda`",
 }
 
-_log = logging.getLogger(__name__)
-
 
 def tensorrt_installed() -> bool:
     """Whether its Python package is there, whatever else is missing."""
     found = find_spec("tensorrt")
     # A folder of that name, as a bundle has one, is no package.
     return found is not None and found.origin is not None
+
+
+def tensorrt_version() -> str:
+    """Version of its Python package: empty where it is missing, `unknown` where it does not load.
+
+    Why it does not is said by `tensorrt_module`.
+    """
+    if not tensorrt_installed():
+        return ""
+    try:
+        return str(importlib.import_module("tensorrt").__version__)
+    # The package of TensorRT's libraries loads them by itself.
+    except (ImportError, OSError):
+        return "unknown"
 
 
 def tensorrt_module(name: str) -> Any:
@@ -70,59 +77,3 @@ def this_machine() -> Machine:
     """
     machine: Machine = tensorrt_module("vlm_perception.engines.tensorrt.engine").this_machine()
     return machine
-
-
-def fitting_plan(
-    bundle: Path, digest: str, graph: str, graph_sha256: str
-) -> tuple[Path, PlanDescription]:
-    """The plan of a graph for this machine.
-
-    Args:
-        bundle: the bundle's directory.
-        digest: the bundle's digest.
-        graph: the bundle's graph that it computes.
-        graph_sha256: hash of the file that it was made of.
-
-    Raises:
-        EngineError: TensorRT or the GPU is missing, or no plan fits; the message says what to do.
-    """
-    path, description = find_plan(bundle, digest, graph, graph_sha256, this_machine())
-    _require_tried(path, description)
-    return path, description
-
-
-def load_plan(path: Path, *, decoder: bool, urgent: bool) -> Any:
-    """Load a plan.
-
-    Args:
-        path: the plan.
-        decoder: whether it is a language model's; then the KV cache lives on the device.
-        urgent: its work goes before that of other plans.
-
-    Raises:
-        EngineError: it does not load.
-    """
-    if decoder:
-        return tensorrt_module("vlm_perception.engines.tensorrt.decoder").TensorRtDecoder(path)
-    return tensorrt_module("vlm_perception.engines.tensorrt.engine").TensorRtEngine(
-        path, urgent=urgent
-    )
-
-
-def _require_tried(path: Path, description: PlanDescription) -> None:
-    """Load a plan in another process before the first time that one loads it in this.
-
-    Raises:
-        EngineError: it does not load.
-    """
-    device = tensorrt_module("vlm_perception.engines.tensorrt.cuda").open_device()
-    tried = f"{description.sha256} {this_machine().tensorrt} {device.driver_version}"
-    mark = cache_directory() / FOLDER / f"{hashlib.sha256(tried.encode()).hexdigest()[:24]}.loads"
-    if mark.exists():
-        return
-    require_loadable(path)
-    try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-    except OSError as error:
-        _log.warning("%s cannot be written, and each start tries the plan anew: %s", mark, error)

@@ -18,6 +18,7 @@ from tempfile import NamedTemporaryFile
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlm_perception.common.machine import cache_directory
+from vlm_perception.engines.backend import GraphFile
 from vlm_perception.engines.base import EngineError
 
 FOLDER = "tensorrt"
@@ -113,6 +114,18 @@ class PlanDescription(_Strict):
     """What each of its sets of shapes is for."""
 
 
+def plan_source(graph: GraphFile) -> str:
+    """Name of the bundle's file that a graph's plan is built of."""
+    return (graph.half or graph.path).name
+
+
+def plan_digest(graph: GraphFile) -> str:
+    """Hash of all that a graph's plan is built of: the file, weights beside it, the prompt."""
+    source = plan_source(graph)
+    parts = [graph.hashes[name] for name in (source, f"{source}.data") if name in graph.hashes]
+    return hashlib.sha256("\n".join([*parts, *graph.prompt]).encode()).hexdigest()
+
+
 def plan_directories(bundle: Path, digest: str) -> tuple[Path, Path]:
     """Where a bundle's plans may lie: in it, and in the user's cache."""
     return bundle / FOLDER, cache_directory() / FOLDER / digest[:16]
@@ -135,35 +148,32 @@ def writable_directory(bundle: Path, digest: str) -> Path:
     return cached
 
 
-def find_plan(
-    bundle: Path, digest: str, graph: str, graph_sha256: str, machine: Machine
-) -> tuple[Path, PlanDescription]:
+def find_plan(graph: GraphFile, machine: Machine) -> tuple[Path, PlanDescription]:
     """The newest plan of a graph that fits this machine, and its description.
 
     Raises:
         EngineError: there is none; the message says what is wrong with those that are there.
     """
     unfit: list[str] = []
-    for path, description in _described(bundle, digest, graph, unfit):
-        differences = description.key.differences(graph_sha256, machine)
+    digest = plan_digest(graph)
+    for path, description in _described(graph, unfit):
+        differences = description.key.differences(digest, machine)
         if not differences:
             differences = _damage(path, description)
         if not differences:
             return path, description
         unfit.append(f"{path.name}: {' and '.join(differences)}")
     if not unfit:
-        raise EngineError(f"TensorRT has no plan of {graph}; {BUILD}")
-    raise EngineError(f"no plan of {graph} fits ({'; '.join(unfit)}); {BUILD}")
+        raise EngineError(f"TensorRT has no plan of {graph.name}; {BUILD}")
+    raise EngineError(f"no plan of {graph.name} fits ({'; '.join(unfit)}); {BUILD}")
 
 
-def _described(
-    bundle: Path, digest: str, graph: str, unfit: list[str]
-) -> Iterator[tuple[Path, PlanDescription]]:
+def _described(graph: GraphFile, unfit: list[str]) -> Iterator[tuple[Path, PlanDescription]]:
     """The plans of a graph that have a description, the newest first."""
     files = [
         file
-        for folder in plan_directories(bundle, digest)
-        for file in folder.glob(f"{Path(graph).stem}-*.json")
+        for folder in plan_directories(graph.path.parent, graph.bundle_digest)
+        for file in folder.glob(f"{graph.path.stem}-*.json")
     ]
     for file in sorted(files, key=lambda each: each.stat().st_mtime, reverse=True):
         try:

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from vlm_perception.bundle.bundle import VISION_GRAPH
 from vlm_perception.bundle.manifest import ImageSpec
 from vlm_perception.common.machine import cpu_count, cpu_model
-from vlm_perception.engines.choose import ONNXRUNTIME
+from vlm_perception.engines.onnxruntime import ONNXRUNTIME
 from vlm_perception.evaluation.bench.encoder_cases import Aim, Contestants, select, workshop
 from vlm_perception.evaluation.bench.encoder_memory import peak_rss_mb
 from vlm_perception.evaluation.machine_load import LoadMeter

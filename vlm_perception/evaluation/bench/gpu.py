@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.engines.choose import TENSORRT
+from vlm_perception.engines.tensorrt.backend import TENSORRT
 from vlm_perception.evaluation.bench.gpu_work import Call, Work, open_work
 from vlm_perception.evaluation.report import Report, figure_table
 from vlm_perception.rosgraph.topic_meter import percentiles

@@ -9,7 +9,7 @@ language path have a stream each.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,9 +22,9 @@ import onnxruntime
 from vlm_perception.bundle.bundle import DECODER_GRAPH, VISION_GRAPH, ModelBundle
 from vlm_perception.deploy.onnx.tensorrt_graphs import Shapes, TensorRtGraph, tensorrt_graphs
 from vlm_perception.engines.base import Array, EngineError
-from vlm_perception.engines.choose import TENSORRT
+from vlm_perception.engines.registry import load_engine
+from vlm_perception.engines.tensorrt.backend import TENSORRT
 from vlm_perception.engines.tensorrt.fixed_cache import Piece, causal_scores
-from vlm_perception.engines.tensorrt.load import fitting_plan, tensorrt_module
 
 CUDA = "CUDAExecutionProvider"
 Call = Callable[[], object]
@@ -69,15 +69,9 @@ def open_work(bundle: ModelBundle, engine: str, *, priority: bool, on_cpu: bool)
 def _tensorrt(
     bundle: ModelBundle, decoder: TensorRtGraph, image: dict[str, Array], *, priority: bool
 ) -> Work:
-    def plan(graph: str) -> Path:
-        path, _ = fitting_plan(bundle.path, bundle.digest, graph, bundle.plan_digest(graph))
-        return path
-
-    module = tensorrt_module("vlm_perception.engines.tensorrt.engine")
-    encoder = module.TensorRtEngine(plan(VISION_GRAPH), urgent=priority)
-    language = tensorrt_module("vlm_perception.engines.tensorrt.decoder").TensorRtDecoder(
-        plan(DECODER_GRAPH)
-    )
+    vision = replace(bundle.graph_file(VISION_GRAPH), urgent=priority)
+    encoder = load_engine(TENSORRT, vision, threads=1)
+    language: Any = load_engine(TENSORRT, bundle.graph_file(DECODER_GRAPH), threads=1)
     pieces = {name: _embeds(shapes) for name, shapes in decoder.profiles}
     prefix = language.prefill(pieces["image"])
 

@@ -17,7 +17,7 @@ from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.interrupt import INTERRUPTED
 from vlm_perception.common.machine import cpu_count, cpu_model
 from vlm_perception.datasets.roadworld.streets import Streets
-from vlm_perception.engines.choose import AUTO
+from vlm_perception.engines.registry import AUTO
 from vlm_perception.evaluation.bench.interference import Interference, measure_interference
 from vlm_perception.evaluation.machine_load import LoadMeter
 from vlm_perception.evaluation.report import Report, figure_table

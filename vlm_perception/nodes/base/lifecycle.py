@@ -17,20 +17,12 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from vlm_perception.common.errors import RunError, VlmPerceptionError
-from vlm_perception.engines.choose import AUTO, CHOICES
 from vlm_perception.nodes.base.diagnostics import DiagnosticsPublisher, Meter, Report, pace
-from vlm_perception.nodes.base.parameters import (
-    CONFIGURE,
-    FIXED,
-    Parameters,
-    TakesWhatItHas,
-    setting,
-)
+from vlm_perception.nodes.base.parameters import FIXED, Parameters, TakesWhatItHas, setting
 from vlm_perception.nodes.base.publishers import WAKING
-from vlm_perception.nodes.base.tensorrt_plans import MODES, REFUSE, OnlyBuiltError
 from vlm_perception.nodes.base.throttled_warnings import Complaints
 from vlm_perception.nodes.base.time_jump import TimeWatch
-from vlm_perception.nodes.process.errors import text_of
+from vlm_perception.nodes.process.errors import DoneError, text_of
 from vlm_perception.nodes.process.watchdog import Watchdog
 from vlm_perception.nodes.process.worker import Worker
 
@@ -61,40 +53,6 @@ class NodeSettings:
         "Configure and activate the node when it starts. With false, a lifecycle manager or "
         "`ros2 lifecycle set` does it.",
         change=FIXED,
-    )
-
-
-@dataclass(frozen=True)
-class NetworkSettings(NodeSettings):
-    """Parameters of a lifecycle node that runs networks."""
-
-    bundle: str = setting(
-        "roadworld-nano",
-        "Model bundle: its name or its directory; the same for vision_encoder and "
-        "language_reasoner.",
-        change=CONFIGURE,
-    )
-    engine: str = setting(
-        AUTO,
-        "What runs the network. With auto, TensorRT where it has plans for this machine, else the "
-        "faster of the others: the first configure measures them, and later ones know it from the "
-        "cache.",
-        choices=CHOICES,
-        change=CONFIGURE,
-    )
-    plans: str = setting(
-        REFUSE,
-        "Where TensorRT has no plan that fits: `refuse` it, `build` it while the node configures, "
-        "which takes minutes, or `build_only`: build all plans of the bundle and end the process.",
-        choices=MODES,
-        change=CONFIGURE,
-    )
-    threads: int = setting(
-        1,
-        "Threads that the network may use.",
-        minimum=1,
-        maximum=64,
-        change=CONFIGURE,
     )
 
 
@@ -353,7 +311,7 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
                 after()
             except Exception as error:
                 self.fault = f"cannot {name}: {text_of(error)}"
-                if isinstance(error, OnlyBuiltError):
+                if isinstance(error, DoneError):
                     self.get_logger().info(str(error))
                     self.context.try_shutdown()
                 # After a signal nothing can be published any more: that is no fault.

@@ -1,26 +1,26 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""TensorRT's plans when a node configures: used, refused or built."""
+"""The parameter `plans`: TensorRT's plans are refused where none fits, or built at configure."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.engines.base import EngineError
-from vlm_perception.engines.choose import AUTO, TENSORRT
+from vlm_perception.engines.registry import AUTO
+from vlm_perception.engines.tensorrt.backend import TENSORRT
 from vlm_perception.engines.tensorrt.load import tensorrt_installed
 from vlm_perception.engines.tensorrt.plan_store import BuildOptions
+from vlm_perception.nodes.process.errors import DoneError
+
+if TYPE_CHECKING:
+    from vlm_perception.deploy.tensorrt.build import Outcome
 
 REFUSE, BUILD, BUILD_ONLY = "refuse", "build", "build_only"
 MODES = (REFUSE, BUILD, BUILD_ONLY)
-
-
-class OnlyBuiltError(VlmPerceptionError):
-    """The plans are built, and the node was started for nothing else."""
 
 
 class PhaseLog:
@@ -42,7 +42,7 @@ class PhaseLog:
         """A phase has ended."""
 
 
-def prepare_plans(
+def build_plans(
     bundle: ModelBundle, graphs: Sequence[str], *, engine: str, mode: str, logger: Any
 ) -> None:
     """Build what is missing, if the mode is to build.
@@ -55,7 +55,7 @@ def prepare_plans(
         logger: the node's.
 
     Raises:
-        OnlyBuiltError: with `build_only`, when all is built.
+        DoneError: with `build_only`, when all is built.
         VlmPerceptionError: a plan cannot be built; with the engine `auto` that is a warning.
     """
     wanted = engine == TENSORRT or (engine == AUTO and tensorrt_installed())
@@ -63,10 +63,7 @@ def prepare_plans(
         return
     only = None if mode == BUILD_ONLY else graphs
     try:
-        module = _builder()
-        outcomes = module.build_bundle(
-            bundle, BuildOptions(), lambda graph: PhaseLog(logger, graph), only=only
-        )
+        outcomes = _build(bundle, only, logger)
     except (VlmPerceptionError, OSError) as error:
         if mode == BUILD_ONLY or engine == TENSORRT:
             raise
@@ -76,30 +73,22 @@ def prepare_plans(
         took = "was there" if outcome.build_s is None else f"took {outcome.build_s:.0f} s"
         logger.info(f"plan of {outcome.graph}: {outcome.path} ({took})")
     if mode == BUILD_ONLY:
-        raise OnlyBuiltError("the plans are built; start the node again with plans: refuse")
+        raise DoneError("the plans are built; start the node again with plans: refuse")
 
 
-def why_not_tensorrt(bundle: ModelBundle, graph: str, engine: str, logger: Any) -> dict[str, str]:
-    """What log and diagnostics say where `auto` is not TensorRT."""
-    if engine != AUTO:
-        return {}
-    obstacle = bundle.tensorrt_obstacle(graph)
-    # Where it is installed, who chooses the engine warns of it.
-    if not tensorrt_installed():
-        logger.info(f"TensorRT is not used: {obstacle}")
-    return {"tensorrt": f"not used: {obstacle}"} if obstacle else {}
-
-
-def _builder() -> Any:
-    """The builder; it needs onnx, which a node that only runs does without.
+def _build(bundle: ModelBundle, only: Sequence[str] | None, logger: Any) -> list[Outcome]:
+    """Build these graphs' plans, or all.
 
     Raises:
-        EngineError: something that it needs is not installed.
+        EngineError: something that the builder needs is not installed, TensorRT itself included.
+        VlmPerceptionError: a graph cannot be built.
     """
     try:
-        return importlib.import_module("vlm_perception.deploy.tensorrt.build")
+        # It needs onnx, which a node that only runs does without.
+        from vlm_perception.deploy.tensorrt.build import build_bundle  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise EngineError(
             f"to build plans needs {error.name}: `pip install {error.name}`, or build them with "
             "`vlm-perception build BUNDLE` where it is installed"
         ) from error
+    return build_bundle(bundle, BuildOptions(), lambda graph: PhaseLog(logger, graph), only=only)

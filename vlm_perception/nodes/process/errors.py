@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps a node from starting, and what happens to errors that nobody expects."""
+"""What keeps a node from starting, or ends it, and what happens to errors that nobody expects."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ def guarded(node: Any, callback: Callable[..., None]) -> Callable[..., None]:
 
 class EndedError(Exception):
     """The process was told to end before the node was ready: that is no failure."""
+
+
+class DoneError(VlmPerceptionError):
+    """The node has done all that it was started for while it configured; its process ends."""
 
 
 class StartError(VlmPerceptionError):

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from vlm_perception.bundle.bundle import DECODER_GRAPH, ModelBundle
 from vlm_perception.bundle.manifest import LanguageSpec
 from vlm_perception.engines.base import Engine
-from vlm_perception.engines.choose import TENSORRT
 from vlm_perception.perception.language.kv_cache import Cache, causal_inputs, graph_inputs
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """Reads tokens behind those of a cache; one call at a time."""
 
@@ -80,18 +80,16 @@ def load_decoder(bundle: ModelBundle, *, threads: int, engine: str) -> Decoder:
     Args:
         bundle: the model; it must have a language part.
         threads: threads that the engine may use.
-        engine: its name.
+        engine: name of the backend.
 
     Raises:
-        EngineError: the engine is not installed, or does not take the graph.
+        EngineError: the backend is not installed, or does not take the graph.
     """
     spec = bundle.manifest.language
     assert spec is not None
-    loaded: Any = bundle.engine(DECODER_GRAPH, threads=threads, engine=engine)
-    if engine == TENSORRT:
-        decoder: Decoder = loaded
-        return decoder
-    return HostDecoder(loaded, spec)
+    loaded = bundle.engine(DECODER_GRAPH, threads=threads, engine=engine)
+    # One that keeps the cache itself, on its device.
+    return loaded if isinstance(loaded, Decoder) else HostDecoder(loaded, spec)
 
 
 class HostCache:

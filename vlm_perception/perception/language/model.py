@@ -16,8 +16,10 @@ from vlm_perception.bundle.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleE
 from vlm_perception.bundle.files import read_array
 from vlm_perception.bundle.manifest import LanguageSpec, QuestionSpec
 from vlm_perception.common.errors import VlmPerceptionError
-from vlm_perception.engines.base import Engine
-from vlm_perception.engines.choose import AUTO, ONNXRUNTIME, TENSORRT, Workload
+from vlm_perception.engines.base import DeviceEngine, Engine
+from vlm_perception.engines.choose import Workload
+from vlm_perception.engines.onnxruntime import ONNXRUNTIME
+from vlm_perception.engines.registry import AUTO
 from vlm_perception.perception.details import key_of
 from vlm_perception.perception.device_tokens import DeviceTokens
 from vlm_perception.perception.embedding_checks import require_finite
@@ -66,8 +68,7 @@ class LanguageModel:
             threads: threads of the engines.
             room: tokens that a prompt and its answer may take behind the image prefix.
             clock: seconds, for budgets of time.
-            engine: `onnxruntime`, `openvino`, `tensorrt`, or `auto` for the faster on a prefill
-                and a short caption.
+            engine: name of a backend, or `auto` for the fastest on a prefill and a short caption.
             device_tokens: where an encoder in this process may have left patch tokens for an engine
                 of the GPU.
 
@@ -100,7 +101,8 @@ class LanguageModel:
             workload = self._typical_workload()
             engine = bundle.choose_engine(DECODER_GRAPH, threads=threads, workload=workload)
         self._projector = bundle.engine(PROJECTOR_GRAPH, threads=threads, engine=engine)
-        self._device_tokens = device_tokens if engine == TENSORRT else None
+        on_device = isinstance(self._projector, DeviceEngine)
+        self._device_tokens = device_tokens if on_device else None
         self._decoder = load_decoder(bundle, threads=threads, engine=engine)
         held = self._decoder.capacity
         if held is not None:

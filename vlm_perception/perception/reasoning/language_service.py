@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.common.errors import VlmPerceptionError
-from vlm_perception.engines.choose import ONNXRUNTIME
+from vlm_perception.engines.onnxruntime import ONNXRUNTIME
 from vlm_perception.perception.device_tokens import DeviceTokens
 from vlm_perception.perception.language.model import LanguageModel, PromptError
 from vlm_perception.perception.language.partial_text import UNFINISHED

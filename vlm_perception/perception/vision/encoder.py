@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.bundle.bundle import TEXT_GRAPH, VISION_GRAPH, ModelBundle
-from vlm_perception.engines.choose import ONNXRUNTIME
+from vlm_perception.engines.base import DeviceEngine
+from vlm_perception.engines.onnxruntime import ONNXRUNTIME
 from vlm_perception.perception.device_tokens import DeviceTokens
 from vlm_perception.perception.vision.preprocess import Preprocessor
 from vlm_perception.perception.vision.regions import find_regions
@@ -45,8 +46,8 @@ class VisionEncoder:
             bundle: the model.
             threads: threads of the engine.
             run_id: is written into each embedding.
-            engine: of the vision graph: `onnxruntime`, `openvino`, `tensorrt` or `auto`. The text
-                graph, which runs only when the vocabulary changes, stays with ONNX Runtime.
+            engine: backend of the vision graph, or `auto`. The text graph, which runs only when the
+                vocabulary changes, stays with ONNX Runtime.
             temporal: read the tags from what the last moments have in common; else from each frame
                 alone.
             clock: seconds, for stage times.
@@ -60,10 +61,9 @@ class VisionEncoder:
         self._bundle = bundle
         self._run_id = run_id
         self._clock = clock
-        self._engine = bundle.engine(VISION_GRAPH, threads=threads, engine=engine)
+        self._engine = loaded = bundle.engine(VISION_GRAPH, threads=threads, engine=engine)
         self._device_tokens = device_tokens
-        # Only an engine of the GPU can leave outputs where they are.
-        self._keep: Callable[[str], Any] | None = getattr(self._engine, "keep", None)
+        self._keep = loaded.keep if isinstance(loaded, DeviceEngine) else None
         self._preprocessor = Preprocessor(bundle.manifest.image)
         self._builder = VocabularyBuilder(bundle)
         self._lock = threading.Lock()
