@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from support.checkpoints import LABELS, make_checkpoint, make_siglip2_tokenizer, write_spec
+from support.checkpoints import (
+    LABELS,
+    make_checkpoint,
+    make_siglip2_tokenizer,
+    set_config,
+    write_spec,
+)
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
@@ -332,18 +337,6 @@ def test_siglips_own_tokenizer_is_read_from_tokenizer_json(
     before = load_checkpoint(checkpoint, "same").dual_tokenizer("a red car")
     set_config(checkpoint / "dual/tokenizer_config.json", tokenizer_class="SiglipTokenizer")
     assert load_checkpoint(checkpoint, "same").dual_tokenizer("a red car") == before
-
-
-def set_config(path: Path, **changes: Any) -> None:
-    """Change a JSON file; `part__key` is a key of a part."""
-    content = json.loads(path.read_text())
-    for name, value in changes.items():
-        *parts, key = name.split("__")
-        place = content
-        for part in parts:
-            place = place[part]
-        place[key] = value
-    path.write_text(json.dumps(content))
 
 
 ROTARY = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}

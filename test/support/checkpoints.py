@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
+    CLIPTokenizer,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessorPil,
@@ -80,7 +82,7 @@ def make_checkpoint(
     """Write dual/, vlm/ and bundle.yaml with random weights that share one vision tower."""
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
-    dual_tokenizer = dual_tokenizer or tokenizer
+    dual_tokenizer = dual_tokenizer or (make_clip_tokenizer() if family == "clip" else tokenizer)
     dual = _dual(family, dual_tokenizer)
     processor = image_processor(family)
     for part in (dual, dual_tokenizer, processor):
@@ -138,6 +140,18 @@ def write_spec(path: Path, **changes: Any) -> None:
     (path / "bundle.yaml").write_text(yaml.safe_dump(spec | changes), encoding="utf-8")
 
 
+def set_config(path: Path, **changes: Any) -> None:
+    """Change a JSON file; `part__key` is a key of a part."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in changes.items():
+        *parts, key = name.split("__")
+        place = content
+        for part in parts:
+            place = place[part]
+        place[key] = value
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE trained on a few sentences."""
     tokenizer = Tokenizer(models.BPE())
@@ -159,6 +173,24 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<bos>",
         eos_token="<eos>",
         additional_special_tokens=["<image>"],
+    )
+
+
+def make_clip_tokenizer() -> CLIPTokenizer:
+    """As published with CLIP: lower case, bytes with and without `</w>`, the end token last."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters)]
+    merges = []
+    for word in sorted({word for text in (*SENTENCES, *LABELS) for word in text.split()}):
+        for end in range(1, len(word)):
+            last = word[end] + ("</w>" if end == len(word) - 1 else "")
+            merges.append((word[:end], last))
+    pieces += [first + second for first, second in dict.fromkeys(merges)]
+    pieces += ["<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={piece: index for index, piece in enumerate(dict.fromkeys(pieces))},
+        merges=list(dict.fromkeys(merges)),
+        model_max_length=77,
     )
 
 
@@ -199,6 +231,8 @@ def _dual(family: str, tokenizer: Any) -> Any:
         config = SiglipConfig(text_config=text, vision_config={**vision, "image_size": 48})
     else:
         vision["image_size"] = 48
+        # As in all of OpenAI's: none is an id of the tokenizer, and 2 means the highest.
+        text |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
         config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=32)
     model = DUAL_MODELS[family](config)
     _randomise(model)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from vlm_perception.bundle.files import file_sha256
@@ -25,6 +24,7 @@ from vlm_perception.deploy.checkpoints.families import (
     LanguageFamily,
 )
 from vlm_perception.deploy.checkpoints.shared_tower import share_tower
+from vlm_perception.deploy.checkpoints.tokenizer import load_tokenizer, name_end_token
 from vlm_perception.modeling.pixel_scaling import Normalisation, read_json, read_normalisation
 from vlm_perception.modeling.temporal_attention import TemporalAttention, load_temporal
 from vlm_perception.modeling.towers.vision_tower import TowerParts, VisionTower
@@ -116,6 +116,8 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
             raise ExportError(f"bundle.yaml says vision_tower: vlm, and {path} holds no vlm/")
         owner = path / "vlm"
         processor_path = processor_path if vlm_family.tiles else owner
+    dual_tokenizer = load_tokenizer(path / "dual", dual)
+    name_end_token(dual, dual_tokenizer)
     normalisation = read_normalisation(owner)
     if vlm is not None and vision_tower == "same":
         _check_same_normalisation(path / "vlm", normalisation)
@@ -123,12 +125,12 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
         path=path,
         family=family,
         dual=dual,
-        dual_tokenizer=_load_tokenizer(path / "dual", dual),
+        dual_tokenizer=dual_tokenizer,
         processor_path=processor_path,
         normalisation=normalisation,
         vlm=vlm,
         vlm_family=vlm_family,
-        vlm_tokenizer=_load_tokenizer(path / "vlm", vlm) if vlm is not None else None,
+        vlm_tokenizer=load_tokenizer(path / "vlm", vlm) if vlm is not None else None,
         temporal=load_temporal(path / "temporal", family.vision.embedding_width(dual.config)),
         weights={
             str(file.relative_to(path)): file_sha256(file)
@@ -220,27 +222,3 @@ def _check_same_normalisation(directory: Path, normalisation: Normalisation) -> 
             f"and {other.mean}, std {normalisation.std} and {other.std}); set vision_tower to dual "
             "or vlm in bundle.yaml to choose"
         )
-
-
-def _load_tokenizer(directory: Path, model: Model) -> Model:
-    if not (directory / "tokenizer.json").is_file():
-        raise ExportError(
-            f"{directory} holds no tokenizer.json; save the fast tokenizer there "
-            "(PreTrainedTokenizerFast.save_pretrained)"
-        )
-    settings = directory / "tokenizer_config.json"
-    named = read_json(settings).get("tokenizer_class") if settings.is_file() else None
-    # SigLIP's own class reads a SentencePiece file, which the robot cannot; tokenizer.json says
-    # the same.
-    reader = PreTrainedTokenizerFast if named == "SiglipTokenizer" else AutoTokenizer
-    try:
-        tokenizer = reader.from_pretrained(directory, local_files_only=True)
-    except Exception as error:
-        raise ExportError(f"the tokenizer in {directory} cannot be loaded: {error}") from error
-    rows = model.config.text_config.vocab_size
-    if len(tokenizer) > rows:
-        raise ExportError(
-            f"the tokenizer in {directory} has {len(tokenizer)} tokens and the model knows {rows}; "
-            "they do not belong together"
-        )
-    return tokenizer

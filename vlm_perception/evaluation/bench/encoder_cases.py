@@ -154,9 +154,10 @@ class Workshop:
         partial = path.with_name(".checkpoint.partial")
         shutil.rmtree(partial, ignore_errors=True)
         tokenizer = build_tokenizer()
-        # CLIP reads a text at its end token.
+        # CLIP reads a text at its end token, which has the highest id.
+        tokenizer.add_special_tokens({"eos_token": "<|endoftext|>"})
         tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-            single="$A <eos>", special_tokens=[("<eos>", tokenizer.eos_token_id)]
+            single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", tokenizer.eos_token_id)]
         )
         # Configurations of transformers carry no types.
         config: Any = CLIPConfig.from_dict(self._tower.to_dict())

@@ -1,0 +1,76 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a checkpoint's tokenizer, and where the text tower of a CLIP reads what it gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from vlm_perception.common.export_error import ExportError
+from vlm_perception.modeling.pixel_scaling import read_json
+
+# Modules and tokenizers of transformers carry no types.
+Model = Any
+
+# In CLIPs from before transformers 4.31, all of OpenAI's among them.
+_HIGHEST_ID = 2
+
+
+def load_tokenizer(directory: Path, model: Model) -> Model:
+    """The tokenizer that is saved beside a model.
+
+    Raises:
+        ExportError: there is none that the robot can read, or it belongs to another model.
+    """
+    if not (directory / "tokenizer.json").is_file():
+        raise ExportError(
+            f"{directory} holds no tokenizer.json; save the fast tokenizer there "
+            "(PreTrainedTokenizerFast.save_pretrained)"
+        )
+    try:
+        reader = _reader(directory)
+        tokenizer = reader.from_pretrained(directory, local_files_only=True)
+    # transformers and tokenizers raise many kinds for damaged files.
+    except Exception as error:
+        raise ExportError(f"the tokenizer in {directory} cannot be loaded: {error}") from error
+    rows = model.config.text_config.vocab_size
+    if len(tokenizer) > rows:
+        raise ExportError(
+            f"the tokenizer in {directory} has {len(tokenizer)} tokens and the model knows {rows}; "
+            "they do not belong together"
+        )
+    return tokenizer
+
+
+def _reader(directory: Path) -> Model:
+    settings = directory / "tokenizer_config.json"
+    named = read_json(settings).get("tokenizer_class") if settings.is_file() else None
+    # SigLIP's own class reads a SentencePiece file, which the robot cannot; tokenizer.json says
+    # the same.
+    return PreTrainedTokenizerFast if named == "SiglipTokenizer" else AutoTokenizer
+
+
+def name_end_token(dual: Model, tokenizer: Model) -> None:
+    """Write the true id of the end token into the configuration of a CLIP that says 2.
+
+    There 2 means the highest id of a text, as transformers still reads it (CLIPTextTransformer);
+    in the published ones that is `<|endoftext|>`, 49407.
+
+    Raises:
+        ExportError: the tokenizer ends a text with a lower id.
+    """
+    text = dual.config.text_config
+    if text.model_type != "clip_text_model" or text.eos_token_id != _HIGHEST_ID:
+        return
+    end = tokenizer.eos_token_id
+    if end is None or end != len(tokenizer) - 1:
+        raise ExportError(
+            f"dual/ says eos_token_id {_HIGHEST_ID}, by which a CLIP reads a text at its highest "
+            f"id, and its tokenizer has {len(tokenizer)} tokens and ends a text with {end}; take "
+            "the tokenizer that was published with it, without added tokens"
+        )
+    for config in (text, dual.text_model.config):
+        config.eos_token_id = end
