@@ -30,6 +30,7 @@ from transformers import (
     Idefics3Config,
     PreTrainedTokenizerFast,
     Siglip2Model,
+    Siglip2Tokenizer,
 )
 from transformers.models.idefics3.modeling_idefics3 import (
     Idefics3Connector,
@@ -177,7 +178,10 @@ def test_image_embedding_is_that_of_transformers(pair: Pair) -> None:
 def test_label_embeddings_are_those_of_transformers(pair: Pair) -> None:
     """With the dual encoder's own tokenizer, which a capital letter may matter to."""
     labels = [*LABELS, "Red Car"]
-    tokenizer = AutoTokenizer.from_pretrained(pair.checkpoint / "dual")
+    # As for all checkpoints of SigLIP 2, whatever class they name.
+    siglip2 = "GemmaTokenizer" in (pair.checkpoint / "dual/tokenizer_config.json").read_text()
+    reader = Siglip2Tokenizer if siglip2 else AutoTokenizer
+    tokenizer = reader.from_pretrained(pair.checkpoint / "dual")
     templates = pair.bundle.manifest.vocabulary.templates
     ours = VocabularyBuilder(pair.bundle).build(labels, version=1).embeddings
     for label, embedding in zip(labels, ours, strict=True):
@@ -327,6 +331,19 @@ def test_a_tower_saved_in_half_is_the_same(siglip_checkpoint: Path, tmp_path: Pa
     halves = {name: weight.half() for name, weight in load_file(file).items()}
     save_file(halves, file, metadata={"format": "pt"})
     assert load_checkpoint(checkpoint, "same").vlm is not None
+
+
+@pytest.mark.parametrize("family", ["siglip", "siglip2"])
+def test_siglip2_reads_texts_in_lower_case(tmp_path: Path, family: str) -> None:
+    """Published as a GemmaTokenizer, which leaves capitals as they are."""
+    tokenizer = make_siglip2_tokenizer()
+    checkpoint = make_checkpoint(tmp_path, family=family, language=None, dual_tokenizer=tokenizer)
+    ours = load_checkpoint(checkpoint, "same").dual_tokenizer
+    theirs = Siglip2Tokenizer.from_pretrained(checkpoint / "dual")
+    for text in ("a Red Car", "A TRUCK", "pedestrian", "Ampel \u00c4"):
+        assert ours(text)["input_ids"] == theirs(text)["input_ids"]
+    assert ours("a Red Car") == ours("a red car")
+    assert tokenizer("a Red Car") != tokenizer("a red car")
 
 
 def test_siglips_own_tokenizer_is_read_from_tokenizer_json(

@@ -16,6 +16,7 @@ from transformers import (
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPTokenizer,
+    GemmaTokenizer,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessorPil,
@@ -32,7 +33,6 @@ from transformers import (
     Siglip2Config,
     Siglip2ImageProcessorPil,
     Siglip2Model,
-    Siglip2Tokenizer,
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
@@ -194,8 +194,8 @@ def make_clip_tokenizer() -> CLIPTokenizer:
     )
 
 
-def make_siglip2_tokenizer() -> Siglip2Tokenizer:
-    """As published with SigLIP 2: Gemma's, in lower case, with an end token."""
+def make_siglip2_tokenizer() -> GemmaTokenizer:
+    """As published with SigLIP 2: of Gemma's class, which does not lower texts, with an end."""
     words = [
         f"\u2581{word}" for label in (*LABELS, "there is on the road") for word in label.split()
     ]
@@ -203,7 +203,7 @@ def make_siglip2_tokenizer() -> Siglip2Tokenizer:
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
     pieces += [first + second for first, second in merges]
     pieces += [f"<0x{byte:02X}>" for byte in range(256)]
-    return Siglip2Tokenizer(
+    return GemmaTokenizer(
         vocab={piece: index for index, piece in enumerate(pieces)},
         merges=list(merges),
         add_bos_token=False,

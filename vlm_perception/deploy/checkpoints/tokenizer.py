@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Siglip2Tokenizer
 
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.modeling.pixel_scaling import read_json
@@ -31,7 +31,7 @@ def load_tokenizer(directory: Path, model: Model) -> Model:
             "(PreTrainedTokenizerFast.save_pretrained)"
         )
     try:
-        reader = _reader(directory)
+        reader = _reader(directory, model.config.model_type)
         tokenizer = reader.from_pretrained(directory, local_files_only=True)
     # transformers and tokenizers raise many kinds for damaged files.
     except Exception as error:
@@ -45,9 +45,13 @@ def load_tokenizer(directory: Path, model: Model) -> Model:
     return tokenizer
 
 
-def _reader(directory: Path) -> Model:
+def _reader(directory: Path, model_type: str) -> Model:
     settings = directory / "tokenizer_config.json"
     named = read_json(settings).get("tokenizer_class") if settings.is_file() else None
+    # SigLIP 2 was trained on texts in lower case and published with Gemma's class, which leaves
+    # them as they are.
+    if model_type in ("siglip", "siglip2") and named in ("GemmaTokenizer", "GemmaTokenizerFast"):
+        return Siglip2Tokenizer
     # SigLIP's own class reads a SentencePiece file, which the robot cannot; tokenizer.json says
     # the same.
     return PreTrainedTokenizerFast if named == "SiglipTokenizer" else AutoTokenizer
