@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from support.checkpoints import (
     LABELS,
     make_checkpoint,
     make_siglip2_tokenizer,
+    save_as,
     set_config,
     write_spec,
 )
@@ -325,12 +327,31 @@ def test_a_tower_with_doubled_positions_is_refused() -> None:
     check_positions(Idefics3VisionTransformer(config))
 
 
-def test_a_tower_saved_in_half_is_the_same(siglip_checkpoint: Path, tmp_path: Path) -> None:
-    checkpoint = shutil.copytree(siglip_checkpoint, tmp_path / "half")
-    file = checkpoint / "vlm" / "model.safetensors"
-    halves = {name: weight.half() for name, weight in load_file(file).items()}
-    save_file(halves, file, metadata={"format": "pt"})
+@pytest.mark.parametrize(
+    ("dual", "vlm"),
+    [
+        (torch.float32, torch.float16),
+        (torch.float32, torch.bfloat16),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.bfloat16),
+        (torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_a_tower_saved_in_another_type_is_the_same(
+    siglip_checkpoint: Path, tmp_path: Path, dual: torch.dtype, vlm: torch.dtype
+) -> None:
+    """As published: SigLIP in FP32, most language models in BF16."""
+    checkpoint = shutil.copytree(siglip_checkpoint, tmp_path / "rounded")
+    save_as(checkpoint / "dual", dual)
+    save_as(checkpoint / "vlm", vlm)
     assert load_checkpoint(checkpoint, "same").vlm is not None
+    file = checkpoint / "vlm" / "model.safetensors"
+    weights = load_file(file)
+    name = next(key for key in weights if re.search("vision_tower.*1.self_attn.q_proj.weight", key))
+    weights[name][0, 0] *= 1.02
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ExportError, match=r"differ, .* in encoder\.layers\.1\.self_attn"):
+        load_checkpoint(checkpoint, "same")
 
 
 @pytest.mark.parametrize("family", ["siglip", "siglip2"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPConfig,
@@ -150,6 +151,13 @@ def set_config(path: Path, **changes: Any) -> None:
             place = place[part]
         place[key] = value
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def save_as(directory: Path, dtype: torch.dtype) -> None:
+    """Store a checkpoint's weights in another type."""
+    file = directory / "model.safetensors"
+    weights = {name: weight.to(dtype) for name, weight in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -43,14 +43,34 @@ def share_tower(dual: Model, tower: Model, vision_tower: str, settings: Sequence
     if vision_tower == "vlm":
         dual.vision_model.load_state_dict(weights, strict=False)
         return
+    stored = {_stored_type(ours.values()), _stored_type(weights.values())}
     for key, value in weights.items():
-        # As they will be stored: one of the checkpoints may have been saved in FP16.
-        if not torch.equal(value.half(), ours[key].half()):
+        if not _equal_as_stored(value, ours[key], stored):
             raise ExportError(
                 "the vision towers of dual/ and vlm/ differ, by up to "
                 f"{float((value - ours[key]).abs().max()):.3g} in {key}; choose one with "
                 "vision_tower: dual or vision_tower: vlm in bundle.yaml"
             )
+
+
+def _stored_type(weights: Iterable[torch.Tensor]) -> torch.dtype:
+    """The coarsest type that holds a tower's weights without loss."""
+    values = tuple(weights)
+    for coarse in (torch.bfloat16, torch.float16):
+        if all(torch.equal(value.to(coarse).float(), value) for value in values):
+            return coarse
+    return torch.float32
+
+
+def _equal_as_stored(one: torch.Tensor, other: torch.Tensor, stored: set[torch.dtype]) -> bool:
+    """Whether two weights may be one, rounded to the types in which both towers were stored."""
+    if stored == {torch.bfloat16, torch.float16}:
+        # Rounded to FP16 and then to BF16, some come out as the neighbour of what they are in BF16;
+        # the smallest numbers of FP16 are 2^-24 apart.
+        return torch.allclose(one, other, rtol=torch.finfo(torch.bfloat16).eps, atol=2**-24)
+    # FP16 at the finest, as the bundle stores them.
+    coarser = torch.bfloat16 if torch.bfloat16 in stored else torch.float16
+    return torch.equal(one.to(coarser), other.to(coarser))
 
 
 @torch.no_grad()
