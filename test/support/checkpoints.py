@@ -92,6 +92,9 @@ def make_checkpoint(
         vlm = _language_model(dual, tokenizer, family, language, decoder)
         for part in (vlm, tokenizer, language_processor(language, processor, tokenizer)):
             part.save_pretrained(path / "vlm")
+    if language == "idefics3":
+        # As the first SmolVLMs say; transformers itself writes `idefics3_vision`.
+        set_config(path / "vlm/config.json", vision_config__model_type="idefics3")
     # transformers' CLIP takes images of its own square only, and Idefics3 joins those of a square.
     square = family == "clip" or language in ("idefics3", "smolvlm")
     write_spec(path, **({"geometry": None} if square else {}))

@@ -29,8 +29,11 @@ class SiglipVision(VisionTower):
     """
 
     name = "siglip"
-    # Idefics3 and SmolVLM have SigLIP's tower under names of their own.
-    model_types = frozenset({"siglip_vision_model", "idefics3_vision", "smolvlm_vision"})
+    # Idefics3 and SmolVLM have SigLIP's tower under names of their own, which the first of them
+    # shortened.
+    model_types = frozenset(
+        {"siglip_vision_model", "idefics3", "idefics3_vision", "smolvlm_vision"}
+    )
 
     @classmethod
     def check(cls, config: Module) -> None:
