@@ -5,15 +5,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.checkpoints import make_checkpoint, make_tokenizer, set_config
+from support.checkpoints import make_checkpoint, make_tokenizer, set_config, write_spec
 
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.load import load_checkpoint
+from vlm_perception.deploy.export.export import export_bundle
 
 Change = Callable[[Path], None]
 
@@ -38,3 +40,33 @@ def test_a_clip_whose_end_is_not_the_highest_id_is_refused(tmp_path: Path) -> No
     make_checkpoint(tmp_path, family="clip", language=None, dual_tokenizer=tokenizer)
     with pytest.raises(ExportError, match=r"at its highest id, .* ends a text with 2; take the"):
         load_checkpoint(tmp_path, "same")
+
+
+def test_a_template_with_a_token_that_the_tokenizer_lacks_is_refused(
+    siglip_checkpoint: Path, tmp_path: Path
+) -> None:
+    """LLaVA's begins with `<s>`, which is three letters to SmolVLM."""
+    checkpoint = shutil.copytree(siglip_checkpoint, tmp_path / "template")
+    for caption, token in (
+        ({"template": "<s>USER: {image}\n{text} ASSISTANT:"}, "<s>"),
+        ({"template": "<bos>{image}{text}<|im_end|>"}, r"<\|im_end\|>"),
+        ({"template": "<bos>{image}{text}", "answer_separator": "</s>"}, "</s>"),
+    ):
+        write_spec(checkpoint, caption=caption)
+        message = rf"caption in bundle.yaml holds {token}, .* among its own are .*<bos>"
+        with pytest.raises(ExportError, match=message):
+            export_bundle(checkpoint, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["template"]
+
+
+def test_a_language_model_without_a_template_is_told_of_once(
+    siglip_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = shutil.copytree(siglip_checkpoint, tmp_path / "bare")
+    with caplog.at_level(logging.WARNING):
+        export_bundle(checkpoint, tmp_path / "worded")
+    assert "caption.template" not in caplog.text
+    write_spec(checkpoint, caption={"prompt": "what is there"})
+    with caplog.at_level(logging.WARNING):
+        export_bundle(checkpoint, tmp_path / "out")
+    assert caplog.text.count("has no caption.template: the language model is prompted") == 1
