@@ -140,7 +140,7 @@ def drop_vlm(checkpoint: Path) -> None:
         (truncate, "cannot be loaded"),
         (other_family, "bert checkpoint; supported in dual/ are clip, siglip, siglip2"),
         (lambda c: (c / "dual" / "config.json").unlink(), "config.json is missing"),
-        (lambda c: (c / "dual" / "model.safetensors").unlink(), "no .safetensors file"),
+        (lambda c: (c / "dual" / "model.safetensors").unlink(), "no model.safetensors"),
         (lambda c: (c / "dual" / "tokenizer.json").unlink(), "no tokenizer.json"),
         (add_token, r"\d+ tokens and the model knows \d+"),
         (drop_vlm, "holds no vlm/"),

@@ -23,6 +23,7 @@ from vlm_perception.deploy.checkpoints.families import (
     DualFamily,
     LanguageFamily,
 )
+from vlm_perception.deploy.checkpoints.files import require_plain_weights, weight_files
 from vlm_perception.deploy.checkpoints.shared_tower import share_tower
 from vlm_perception.deploy.checkpoints.tokenizer import load_tokenizer, name_end_token
 from vlm_perception.modeling.pixel_scaling import Normalisation, read_json, read_normalisation
@@ -99,6 +100,9 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
     Raises:
         ExportError: a directory, key or file is missing, foreign or damaged.
     """
+    for name in ("dual", "vlm"):
+        if (path / name).is_dir():
+            require_plain_weights(path / name)
     family = DUAL_FAMILIES[_model_type(path / "dual", DUAL_FAMILIES)]
     dual = family.convert(_load(family.model_class, path / "dual", family.vision.check))
     owner = processor_path = path / "dual"
@@ -132,10 +136,7 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
         vlm_family=vlm_family,
         vlm_tokenizer=load_tokenizer(path / "vlm", vlm) if vlm is not None else None,
         temporal=load_temporal(path / "temporal", family.vision.embedding_width(dual.config)),
-        weights={
-            str(file.relative_to(path)): file_sha256(file)
-            for file in sorted(path.glob("*/*.safetensors"))
-        },
+        weights=_hashes(path),
     )
 
 
@@ -146,6 +147,13 @@ def round_to_half(model: Model) -> None:
             rounded = weight.half().float()
             if bool(torch.isfinite(rounded).all()):
                 weight.copy_(rounded)
+
+
+def _hashes(path: Path) -> dict[str, str]:
+    models = [path / name for name in ("dual", "vlm") if (path / name).is_dir()]
+    files = [file for model in models for file in weight_files(model)]
+    files += path.glob("temporal/*.safetensors")
+    return {str(file.relative_to(path)): file_sha256(file) for file in sorted(files)}
 
 
 def _model_type(directory: Path, families: Collection[str]) -> str:
@@ -161,8 +169,6 @@ def _model_type(directory: Path, families: Collection[str]) -> str:
 
 def _load(model_class: Model, directory: Path, check: Callable[[Model], None]) -> Model:
     """Load a model whose configuration passes a check; weights may take minutes to read."""
-    if not list(directory.glob("*.safetensors")):
-        raise ExportError(f"{directory} holds no .safetensors file with weights")
     disable_progress_bar: Callable[[], None] = transformers_logging.disable_progress_bar
     disable_progress_bar()
     try:
