@@ -317,6 +317,20 @@ def test_a_grid_that_cannot_be_joined_is_refused(tmp_path: Path) -> None:
         export_bundle(checkpoint, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("language", "parts"),
+    [("llava_onevision", r"encoder\.layers\.2 and head"), ("smolvlm", "head")],
+)
+def test_a_tower_without_all_that_tags_need_is_not_filled_up(
+    tmp_path: Path, language: str, parts: str
+) -> None:
+    """The last layer or the head of dual/ over another model's tower would be neither's."""
+    checkpoint = make_checkpoint(tmp_path, language=language)
+    with pytest.raises(ExportError, match=rf"lacks {parts}, which .*Set vision_tower: same"):
+        load_checkpoint(checkpoint, "vlm")
+    assert load_checkpoint(checkpoint, "same").vlm is not None
+
+
 def test_a_tower_with_doubled_positions_is_refused() -> None:
     """With 25 patches along a side transformers' Idefics3 rounds some down to their neighbour's."""
     config = Idefics3Config().vision_config

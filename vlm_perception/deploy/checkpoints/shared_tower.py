@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -40,17 +41,33 @@ def share_tower(dual: Model, tower: Model, vision_tower: str, settings: Sequence
             f"{(foreign + sorted(misfits) + built)[0]}; set vision_tower: dual in bundle.yaml to "
             "drop vlm/'s, if the language model can read the other's features"
         )
+    lacking = sorted(ours.keys() - weights.keys())
     if vision_tower == "vlm":
-        dual.vision_model.load_state_dict(weights, strict=False)
+        if lacking:
+            raise ExportError(
+                f"the tower of vlm/ lacks {_parts_of(lacking)}, which tags and regions come from; "
+                "those of dual/ belong to other weights, so vision_tower: vlm would join two "
+                "models to one that nobody has trained. Set vision_tower: same, which is right "
+                "where the other weights are equal, or dual, if the language model can read the "
+                "features of dual/'s tower"
+            )
+        dual.vision_model.load_state_dict(weights)
         return
     stored = {_stored_type(ours.values()), _stored_type(weights.values())}
+    choices = "vision_tower: dual" if lacking else "vision_tower: dual or vision_tower: vlm"
     for key, value in weights.items():
         if not _equal_as_stored(value, ours[key], stored):
             raise ExportError(
                 "the vision towers of dual/ and vlm/ differ, by up to "
-                f"{float((value - ours[key]).abs().max()):.3g} in {key}; choose one with "
-                "vision_tower: dual or vision_tower: vlm in bundle.yaml"
+                f"{float((value - ours[key]).abs().max()):.3g} in {key}; choose with {choices} in "
+                "bundle.yaml"
             )
+
+
+def _parts_of(names: Sequence[str]) -> str:
+    """The parts that parameters belong to: `encoder.layers.26 and head`."""
+    parts = (re.match(r"encoder\.layers\.\d+|[^.]+", name) for name in names)
+    return " and ".join(dict.fromkeys(part[0] for part in parts if part is not None))
 
 
 def _stored_type(weights: Iterable[torch.Tensor]) -> torch.dtype:
