@@ -138,7 +138,7 @@ def drop_vlm(checkpoint: Path) -> None:
     ("damage", "message"),
     [
         (truncate, "cannot be loaded"),
-        (other_family, "bert checkpoint; supported in dual/ are clip, siglip, siglip2"),
+        (other_family, "bert checkpoint; supported in dual/ are clip, metaclip_2, siglip"),
         (lambda c: (c / "dual" / "config.json").unlink(), "config.json is missing"),
         (lambda c: (c / "dual" / "model.safetensors").unlink(), "no model.safetensors"),
         (lambda c: (c / "dual" / "tokenizer.json").unlink(), "no tokenizer.json"),

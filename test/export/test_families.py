@@ -288,6 +288,15 @@ def test_naflex_is_exported_at_one_resolution(tmp_path: Path, images: Path) -> N
     assert validation.checkpoint is None, "its own processor makes images of many shapes"
 
 
+@torch.no_grad()
+def test_metaclip2_reads_texts_at_its_own_end_token(tmp_path: Path) -> None:
+    """It says eos_token_id 2 as OpenAI's CLIPs do, and means it."""
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", family="metaclip_2", language=None)
+    metaclip = Pair(checkpoint, export_bundle(checkpoint, tmp_path / "bundle"))
+    test_label_embeddings_are_those_of_transformers(metaclip)
+    test_image_embedding_is_that_of_transformers(metaclip)
+
+
 def test_idefics3_joins_squares_of_any_grid() -> None:
     """Two thirds of a square's rows give two thirds of what transformers gives for the square."""
     torch.manual_seed(0)

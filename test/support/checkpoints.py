@@ -28,6 +28,8 @@ from transformers import (
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionImageProcessorPil,
     LlavaProcessor,
+    MetaClip2Config,
+    MetaClip2Model,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -61,7 +63,12 @@ QUESTIONS = [
 ]
 
 
-DUAL_MODELS = {"siglip": SiglipModel, "siglip2": Siglip2Model, "clip": CLIPModel}
+DUAL_MODELS = {
+    "siglip": SiglipModel,
+    "siglip2": Siglip2Model,
+    "clip": CLIPModel,
+    "metaclip_2": MetaClip2Model,
+}
 LANGUAGE_MODELS = {
     "llava": (LlavaConfig, LlavaForConditionalGeneration),
     "llava_onevision": (LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration),
@@ -96,7 +103,7 @@ def make_checkpoint(
         # As the first SmolVLMs say; transformers itself writes `idefics3_vision`.
         set_config(path / "vlm/config.json", vision_config__model_type="idefics3")
     # transformers' CLIP takes images of its own square only, and Idefics3 joins those of a square.
-    square = family == "clip" or language in ("idefics3", "smolvlm")
+    square = family in ("clip", "metaclip_2") or language in ("idefics3", "smolvlm")
     write_spec(path, **({"geometry": None} if square else {}))
     (path / "MODEL_CARD.md").write_text("# Random weights, for tests\n", encoding="utf-8")
     return path
@@ -240,6 +247,10 @@ def _dual(family: str, tokenizer: Any) -> Any:
         config = Siglip2Config(text_config=text, vision_config={**vision, "num_patches": 144})
     elif family == "siglip":
         config = SiglipConfig(text_config=text, vision_config={**vision, "image_size": 48})
+    elif family == "metaclip_2":
+        # Its end token is XLM-RoBERTa's, which is 2, as that of the tests' tokenizer.
+        vision["image_size"] = 48
+        config = MetaClip2Config(text_config=text, vision_config=vision, projection_dim=32)
     else:
         vision["image_size"] = 48
         # As in all of OpenAI's: none is an id of the tokenizer, and 2 means the highest.

@@ -15,6 +15,7 @@ from transformers import (
     Idefics3ForConditionalGeneration,
     LlavaForConditionalGeneration,
     LlavaOnevisionForConditionalGeneration,
+    MetaClip2Model,
     Siglip2Model,
     SiglipModel,
     SmolVLMForConditionalGeneration,
@@ -100,6 +101,8 @@ def _features_of_tiles(model: Model, pixels: Tensor) -> Tensor:
 # By model_type in config.json. SigLIP 2 with a fixed resolution says `siglip`; `siglip2` is NaFlex.
 DUAL_FAMILIES = {
     "clip": DualFamily(CLIPModel, ClipVision, ClipText),
+    # A CLIP for texts in many languages.
+    "metaclip_2": DualFamily(MetaClip2Model, ClipVision, ClipText),
     "siglip": DualFamily(SiglipModel, SiglipVision, SiglipText),
     "siglip2": DualFamily(Siglip2Model, NaflexVision, SiglipText, at_one_resolution),
 }

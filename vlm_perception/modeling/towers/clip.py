@@ -73,7 +73,6 @@ class ClipText(TextTower):
 
     def pool(self, hidden: Tensor, input_ids: Tensor) -> Tensor:
         """Read the end token."""
-        # Checkpoints from before transformers 4.31 say 2 and mean the highest id.
-        ends = input_ids if self.eos_token_id == 2 else (input_ids == self.eos_token_id).long()
+        ends = (input_ids == self.eos_token_id).long()
         index = ends.argmax(dim=-1).reshape(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
         return hidden.gather(1, index)[:, 0]
