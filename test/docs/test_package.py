@@ -36,6 +36,7 @@ CODE_IN_DATA = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal",
 IMPORTED_AS = {
     "backports-zstd": "backports",
     "cuda-python": "cuda",
+    "huggingface-hub": "huggingface_hub",
     "opencv-python": "cv2",
     "pillow": "PIL",
     "pyyaml": "yaml",

@@ -48,7 +48,7 @@ ASKED_FOR = {
 }
 """Where a library wants ValueError and nothing else."""
 READS_DAMAGED = {
-    ("common/yaml_files.py", "read_yaml"),
+    ("common/yaml_files.py", "parse_yaml"),
     ("replay/resume.py", "read_checkpoint"),
     ("replay/resume.py", "restore"),
     ("replay/storage/mcap_scan.py", "_take"),

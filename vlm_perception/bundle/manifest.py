@@ -320,6 +320,16 @@ class ValidationSpec(_Strict):
     """Whether the tolerances were exceeded and the user accepted that."""
 
 
+class HubSource(_Strict):
+    """A model of the Hugging Face hub, at one commit."""
+
+    id: Text
+    revision: Text
+    """The commit."""
+    licence: Text
+    """As its model card names it."""
+
+
 class MadeBy(_Strict):
     """How the bundle came to be."""
 
@@ -327,6 +337,8 @@ class MadeBy(_Strict):
     checkpoint: Text
     weights: dict[str, Sha256]
     versions: dict[str, str]
+    sources: dict[str, HubSource] = {}
+    """By the part of the checkpoint, `dual` or `vlm`; empty where it was a folder."""
 
 
 class Manifest(_Strict):

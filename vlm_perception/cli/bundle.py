@@ -38,6 +38,10 @@ def _bundle_table(loaded: Any) -> Table:
     megabytes = sum(entry.bytes for entry in manifest.files.values()) / 1e6
     licences = ", ".join(f"{part}: {licence}" for part, licence in manifest.licences.items())
     questions = (f"{each.name}: {', '.join(each.choices)}" for each in manifest.questions)
+    sources = (
+        f"{part}: {each.id} at {each.revision} ({each.licence})"
+        for part, each in manifest.made_by.sources.items()
+    )
     rows = {
         "path": str(loaded.path),
         "digest": f"{loaded.digest} (files and golden outputs verified)",
@@ -48,6 +52,7 @@ def _bundle_table(loaded: Any) -> Table:
         "language": f"{language.layers} layers of {language.width}" if language else "none",
         "vocabulary": ", ".join(spec.label for spec in manifest.vocabulary.labels),
         "questions": "\n".join(questions) or "none",
+        "made of": "\n".join(sources) or f"the folder {manifest.made_by.checkpoint}",
         "licences": licences,
         "model card": str(loaded.path / manifest.model_card),
     }

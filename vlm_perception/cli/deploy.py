@@ -26,13 +26,37 @@ app = typer.Typer()
 
 @app.command()
 def export(
+    out: Annotated[Path, typer.Option(help="The bundle directory to write.")],
     checkpoint: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             help="Directory with `dual/` (CLIP or SigLIP), optionally `vlm/` (LLaVA), bundle.yaml."
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="The bundle directory to write.")],
+    ] = None,
+    dual: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of that directory: an encoder of images and texts, by its id on the "
+            "Hugging Face hub (`ORG/NAME` or `ORG/NAME@REVISION`) or its folder."
+        ),
+    ] = None,
+    vlm: Annotated[
+        str | None, typer.Option(help="With --dual: the language model, likewise.")
+    ] = None,
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(
+            help="With --dual: the labels; `street`, `indoor`, `warehouse`, `yard` or a file. "
+            "`street` by default."
+        ),
+    ] = None,
+    questions: Annotated[
+        str | None,
+        typer.Option(
+            help="With --vlm: the typed questions, likewise; by default those that belong to the "
+            "labels."
+        ),
+    ] = None,
     aspect: Annotated[
         str | None,
         typer.Option(
@@ -96,9 +120,20 @@ def export(
 
     `vlm-perception export my-model --out models/my-model`
 
+    `vlm-perception export --dual google/siglip2-base-patch16-224 --out models/street`
+
     `vlm-perception export my-model --out models/my-model --aspect 16:9 --keep 0.7@3,6,9
     --precision int8-mixed --calibration drive-images`
     """
+    if (checkpoint is None) == (dual is None):
+        raise typer.BadParameter("give a directory or --dual, one of the two")
+    for option, value, other, needed in (
+        ("--vlm", vlm, "--dual", dual),
+        ("--vocabulary", vocabulary, "--dual", dual),
+        ("--questions", questions, "--vlm", vlm),
+    ):
+        if value is not None and needed is None:
+            raise typer.BadParameter(f"it needs {other}; give that, too", param_hint=option)
     with plain_errors():
         module = with_torch("vlm_perception.deploy.export.export")
         options = importlib.import_module("vlm_perception.deploy.export.options").ExportOptions(
@@ -112,7 +147,13 @@ def export(
             plan=plan,
             accept_drift=accept_drift,
         )
-        made = module.export_bundle(checkpoint, out, options)
+        if dual is None:
+            made = module.export_bundle(checkpoint, out, options)
+        else:
+            scenes = importlib.import_module("vlm_perception.deploy.checkpoints.scenes")
+            scene = scenes.load_scene(vocabulary or "street", questions)
+            models = with_torch("vlm_perception.deploy.export.models")
+            made = models.export_models(dual, vlm, scene, out, options)
     console = Console()
     if made.manifest.validation is not None:
         gate = importlib.import_module("vlm_perception.deploy.validation.gate")

@@ -42,7 +42,15 @@ def read_yaml(path: Path, *, most_bytes: int = MOST_BYTES) -> Any:
         OSError: it is no ordinary file, or cannot be opened.
         YamlError: it is no YAML, or too large when written out.
     """
-    content = _read_bytes(path, most_bytes)
+    return parse_yaml(_read_bytes(path, most_bytes), most_bytes=most_bytes)
+
+
+def parse_yaml(content: bytes, *, most_bytes: int = MOST_BYTES) -> Any:
+    """Take one YAML document of plain values from bytes, as `read_yaml` does from a file.
+
+    Raises:
+        YamlError: it is no YAML, or too large when written out.
+    """
     try:
         text = content.decode("utf-8")
         _check_size(text, most_bytes // BYTES_PER_VALUE)

@@ -15,21 +15,20 @@ from vlm_perception.bundle.bundle import MANIFEST_NAME, ModelBundle
 from vlm_perception.bundle.manifest import describe_errors
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.export_error import ExportError
-from vlm_perception.common.yaml_files import YamlError, read_yaml
+from vlm_perception.common.yaml_files import read_yaml
 from vlm_perception.deploy.checkpoints.bundle_yaml import BundleSpec, load_spec
 from vlm_perception.deploy.checkpoints.image_processor import load_processor, processor_spec
 from vlm_perception.deploy.checkpoints.load import Checkpoint, load_checkpoint
 from vlm_perception.deploy.export.input_geometry import grid_of_processor
 from vlm_perception.deploy.export.options import ExportOptions
+from vlm_perception.deploy.export.place import require_bundle
 from vlm_perception.deploy.export.prompt import check_template
 from vlm_perception.deploy.export.write_bundle import write_bundle, write_manifest_content
 from vlm_perception.deploy.validation.gate import validate
 from vlm_perception.deploy.validation.images import ImageSets, split_images
 from vlm_perception.deploy.validation.transformers_reference import TransformersModel
-from vlm_perception.engines.tensorrt.plan_store import FOLDER as PLANS
 from vlm_perception.outputs.apart import keep_apart
 from vlm_perception.outputs.swap import made_beside, swap
-from vlm_perception.outputs.work import is_plain
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.vision.vocabulary import VocabularyBuilder
 
@@ -57,9 +56,11 @@ def export_bundle(
     """
     checkpoint, out = Path(checkpoint), Path(out)
     spec = load_spec(checkpoint)
-    read = [checkpoint, *([options.calibration] if options.calibration is not None else [])]
+    # dual/ and vlm/ may be links.
+    read = [checkpoint, checkpoint / "dual", checkpoint / "vlm"]
+    read += [options.calibration] if options.calibration is not None else []
     place = keep_apart(out, read)
-    _require_bundle(place)
+    require_bundle(place)
     card = _read_card(checkpoint, spec)
     images = None if options.calibration is None else split_images(options.calibration)
     source = load_checkpoint(checkpoint, spec.vision_tower)
@@ -84,7 +85,7 @@ def export_bundle(
                 own = TransformersModel(source, made) if own_size else None
                 _validate(made, own, export, options, images)
             made.path.chmod(0o755)
-            _require_bundle(place)
+            require_bundle(place)
             swap(made.path, place)
     except OSError as error:
         raise ExportError(f"{out} cannot be written: {error}") from error
@@ -172,30 +173,3 @@ def _finish(directory: Path) -> ModelBundle:
     for graph, difference in differences.items():
         _log.info("%s: largest difference from torch %.2g", graph, difference)
     return bundle
-
-
-def _require_bundle(out: Path) -> None:
-    """Refuse a place where more stands than a bundle that may be replaced.
-
-    Raises:
-        ExportError: there are files that no export has put there.
-    """
-    if not out.exists():
-        return
-    manifest = out / MANIFEST_NAME
-    if not manifest.is_file():
-        raise ExportError(f"{out} exists and is no bundle; it will not be overwritten")
-    try:
-        listed = {MANIFEST_NAME, *read_yaml(manifest)["files"]}
-    except (OSError, YamlError, TypeError, KeyError) as error:
-        raise ExportError(
-            f"{manifest} does not tell which files of {out} are a bundle's; move that folder away "
-            "or choose another --out"
-        ) from error
-    files = (path.relative_to(out) for path in out.rglob("*") if not is_plain(path))
-    foreign = [each for each in files if str(each) not in listed and each.parts[0] != PLANS]
-    if foreign:
-        raise ExportError(
-            f"{out / foreign[0]} is no part of the bundle and would be lost; move it away or "
-            "choose another --out"
-        )

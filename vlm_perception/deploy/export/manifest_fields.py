@@ -21,6 +21,7 @@ from vlm_perception.bundle.manifest import (
 )
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.bundle_yaml import BundleSpec
+from vlm_perception.deploy.checkpoints.gather import read_sources
 from vlm_perception.deploy.checkpoints.load import Checkpoint
 from vlm_perception.deploy.export.parts import Golden
 from vlm_perception.deploy.export.vision import Vision
@@ -144,4 +145,5 @@ def made_by(source: Checkpoint) -> MadeBy:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
+        sources=read_sources(source.path),
     )

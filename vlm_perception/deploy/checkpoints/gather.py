@@ -1,0 +1,148 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint directory made of a dual encoder and a language model, by hub ids or folders."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vlm_perception.bundle.manifest import HubSource
+from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.checkpoints.bundle_yaml import SPEC_NAME, BundleSpec
+from vlm_perception.deploy.checkpoints.families import DECODERS, DUAL_FAMILIES, LANGUAGE_FAMILIES
+from vlm_perception.deploy.checkpoints.hub import (
+    FoundModel,
+    fetch,
+    find,
+    require_room,
+)
+from vlm_perception.deploy.checkpoints.model_card import read_card
+from vlm_perception.deploy.checkpoints.scenes import Scene
+
+SOURCES_NAME = "sources.json"
+"""Beside bundle.yaml: which models of the hub `dual/` and `vlm/` are."""
+
+
+@contextmanager
+def gathered(dual: str, vlm: str | None, scene: Scene) -> Iterator[Path]:
+    """A directory with `dual/`, perhaps `vlm/`, and bundle.yaml, which is there for a while.
+
+    It holds links only: into the cache of the hub's client, or to the given folders.
+
+    Args:
+        dual: a folder, or a model of the hub: `ORG/NAME` or `ORG/NAME@REVISION`.
+        vlm: the language model likewise.
+        scene: labels and questions.
+
+    Raises:
+        ExportError: a model cannot be had, or is none of the kind that is read there.
+    """
+    wanted = {"dual": dual, **({"vlm": vlm} if vlm is not None else {})}
+    models = {part: _folder_or_model(text, part) for part, text in wanted.items()}
+    name = "+".join(_name(model) for model in models.values())
+    found = {part: model for part, model in models.items() if isinstance(model, FoundModel)}
+    require_room(list(found.values()))
+    sources = {part: fetch(model) for part, model in found.items()}
+    with tempfile.TemporaryDirectory(prefix="vlm_perception-") as scratch:
+        checkpoint = Path(scratch) / name
+        checkpoint.mkdir()
+        for part, model in models.items():
+            _link(checkpoint / part, model)
+        spec = BundleSpec(
+            name=name,
+            vocabulary=scene.vocabulary,
+            questions=scene.questions if vlm is not None else (),
+            licences={part: read_card(_folder(model)).licence for part, model in models.items()},
+        )
+        _write(
+            checkpoint / SPEC_NAME,
+            yaml.safe_dump(json.loads(spec.model_dump_json(exclude_unset=True))),
+        )
+        _write(checkpoint / spec.model_card, _card(name, models))
+        content = {part: source.model_dump() for part, source in sources.items()}
+        _write(checkpoint / SOURCES_NAME, json.dumps(content))
+        yield checkpoint
+
+
+def read_sources(checkpoint: Path) -> dict[str, HubSource]:
+    """Which models of the hub the parts of a checkpoint directory are; empty where nobody says."""
+    path = checkpoint / SOURCES_NAME
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return {part: HubSource.model_validate(source) for part, source in content.items()}
+
+
+def _folder_or_model(text: str, part: str) -> Path | FoundModel:
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    return find(text, _check_kind(part))
+
+
+def _check_kind(part: str) -> Callable[[str, Mapping[str, Any]], None]:
+    """What refuses a model that is none of the kind that `--dual` or `--vlm` names."""
+    taken, others, other = (
+        (DUAL_FAMILIES, LANGUAGE_FAMILIES, "--vlm")
+        if part == "dual"
+        else (LANGUAGE_FAMILIES, DUAL_FAMILIES, "--dual")
+    )
+    what = (
+        "an encoder of images and texts"
+        if part == "dual"
+        else f"a language model that sees images, with a decoder of {' or '.join(DECODERS)}"
+    )
+
+    def check(model: str, config: Mapping[str, Any]) -> None:
+        kind = config.get("model_type")
+        if kind not in taken:
+            remedy = f"give it as {other}" if kind in others else "choose another model"
+            raise ExportError(
+                f"{model} is a {kind} model, and --{part} takes {what}: {', '.join(taken)}; "
+                f"{remedy}"
+            )
+
+    return check
+
+
+def _name(model: Path | FoundModel) -> str:
+    return model.name if isinstance(model, Path) else model.id.split("/")[-1]
+
+
+def _folder(model: Path | FoundModel) -> Path:
+    return model if isinstance(model, Path) else model.folder
+
+
+def _link(place: Path, model: Path | FoundModel) -> None:
+    if isinstance(model, Path):
+        place.symlink_to(model)
+        return
+    # One by one: other programs may have put more of the model into the cache.
+    place.mkdir()
+    for file in model.files:
+        (place / file).symlink_to(model.folder / file)
+
+
+def _card(name: str, models: Mapping[str, Path | FoundModel]) -> str:
+    """The model cards of the parts, one after the other."""
+    cards = {part: read_card(_folder(model)) for part, model in models.items()}
+    text = f"# {name}\n"
+    for part, model in models.items():
+        origin = (
+            f"the folder {model.name}"
+            if isinstance(model, Path)
+            else f"{model.id}, commit {model.revision}"
+        )
+        text += f"\n{part}/: {origin}; licence: {cards[part].licence}\n"
+    return "\n".join([text, *(card.text for card in cards.values())])
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
