@@ -90,7 +90,8 @@ def test_a_layer_without_any_live_head_keeps_one(dual: Any) -> None:
 
 def test_importance_is_the_slope_of_the_outputs_at_a_gate(dual: Any) -> None:
     """Heads ranked by the cost of really removing each alone come in nearly the same order."""
-    images = noise(8)
+    # Of few images the estimate is a matter of chance: it comes of random directions.
+    images = noise(32)
     graph = graph_of(dual)
     gates = [torch.ones(HEADS) for _ in range(LAYERS)]
     found = torch.cat(importance(graph, gates, images, torch.Generator().manual_seed(0)))
