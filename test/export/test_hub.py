@@ -211,7 +211,7 @@ def test_no_such_model(
         ("a/b/c", "there is no folder a/b/c, and as a model of the hub it would be ORG/NAME"),
         (f"{DUAL}@v2", "has no revision v2, or none any longer: give a branch"),
         (f"{DUAL}@{'0' * 40}", f"has no revision {'0' * 40}"),
-        (VLM, "is a llava model, and --dual takes an encoder of images and texts: clip, siglip"),
+        (VLM, "is a llava model, and --dual takes an encoder of images and texts: clip, "),
         (VLM, "give it as --vlm"),
     ],
 )

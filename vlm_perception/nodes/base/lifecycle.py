@@ -98,6 +98,9 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
         """Why the last transition failed, or what stands in the way of work; empty: nothing."""
         self.time_watch = TimeWatch(self, self.complaints, self.time_jumped, self.stamps_jumped)
         self._transitions = threading.RLock()
+        self._closed = False
+        """Whether the process ends; a transition would make entities of a destroyed node."""
+        self._starting: threading.Thread | None = None
         self._put_to_rest = False
         """Whether the work was ended on purpose, so that it is no fault that none is done."""
         self.patience_s = PATIENCE_S
@@ -219,6 +222,7 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
     def close(self) -> None:
         """Stop and unload, for the end of the process, which takes along what does not end soon."""
         self.patience_s = CLOSING_S
+        self._closed = True
         if self._transitions.acquire(timeout=CLOSING_S):
             try:
                 self.active = False
@@ -229,6 +233,8 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
             finally:
                 self._transitions.release()
             self.time_watch.close()
+            if self._starting is not None:
+                self._starting.join(CLOSING_S)
         self._diagnostics.close()
         self.watchdog.close()
 
@@ -305,6 +311,8 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
     ) -> TransitionCallbackReturn:
         """Run a transition; rclpy would swallow an exception without a line in the log."""
         with self._transitions:
+            if self._closed:
+                return TransitionCallbackReturn.FAILURE
             try:
                 before()
                 result = entities(state)
@@ -332,7 +340,8 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
     def _begin_autostart(self) -> None:
         self._autostart_timer.cancel()
         # To load takes seconds, in which the executor has parameters to answer.
-        threading.Thread(target=self._autostart, name="autostart", daemon=True).start()
+        self._starting = threading.Thread(target=self._autostart, name="autostart", daemon=True)
+        self._starting.start()
 
     def _autostart(self) -> None:
         # A lifecycle manager may have been faster.
