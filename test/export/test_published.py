@@ -244,10 +244,14 @@ def test_the_command_that_converts_a_pickle_does_so(
 ) -> None:
     checkpoint = shutil.copytree(siglip_checkpoint, tmp_path / "published")
     pickle_only(checkpoint / part)
+    # As where `--dual FOLDER` gathers the parts in a folder that is gone afterwards.
+    (checkpoint / part).rename(tmp_path / "mine")
+    (checkpoint / part).symlink_to(tmp_path / "mine")
     with pytest.raises(ExportError) as refusal:
         load_checkpoint(checkpoint, "same")
     found = re.search(r'python3 -c "(.*)"$', str(refusal.value))
     assert found is not None
+    assert f"'{tmp_path / 'mine'}'" in found[1]
     subprocess.run([sys.executable, "-c", found[1]], check=True, capture_output=True)
     assert load_checkpoint(checkpoint, "same").vlm is not None
 

@@ -108,7 +108,7 @@ def _refuse_other_formats(directory: Path) -> NoReturn:
         raise ExportError(
             f"{directory} holds its weights as {torch[0]} only, a format that can run foreign code "
             'when it is read; convert them where you trust their origin: python3 -c "from '
-            f"transformers import {kind} as M; d = '{directory}'; "
+            f"transformers import {kind} as M; d = '{directory.resolve()}'; "
             'M.from_pretrained(d).save_pretrained(d)"'
         )
     raise ExportError(f"{directory} holds no {WEIGHTS_NAME} with weights")
