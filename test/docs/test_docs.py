@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from vlm_perception.bundle.manifest import Manifest
 from vlm_perception.cli import app
-from vlm_perception.datasets.roadworld.sheet import write_sheet
+from vlm_perception.datasets.roadworld.files.sheet import write_sheet
 from vlm_perception.deploy.checkpoints.bundle_yaml import SPEC_NAME, BundleSpec, load_spec
 from vlm_perception.nodes.base.parameters import CONFIGURE, FIXED, LIVE
 from vlm_perception.nodes.language_settings import LanguageSettings

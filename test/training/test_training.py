@@ -31,10 +31,7 @@ from transformers import (
 )
 
 from vlm_perception.common.errors import VlmPerceptionError
-from vlm_perception.datasets.roadworld.instructions import AFTER, BEFORE, INSTRUCTIONS
-from vlm_perception.datasets.roadworld.renderer import render
-from vlm_perception.datasets.roadworld.sampling import sample_scene
-from vlm_perception.datasets.roadworld.shards import (
+from vlm_perception.datasets.roadworld.files.shards import (
     NO_DISTANCE,
     RENDER_SIZE,
     Shard,
@@ -42,6 +39,9 @@ from vlm_perception.datasets.roadworld.shards import (
     open_shard,
     render_shards,
 )
+from vlm_perception.datasets.roadworld.instructions import AFTER, BEFORE, INSTRUCTIONS
+from vlm_perception.datasets.roadworld.renderer import render
+from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.truth import (
     CAPTION_PROMPT,
     QUESTIONS,

@@ -28,7 +28,7 @@ def roadworld_clip(
 ) -> None:
     """Render a drive through the road world into the cache, once, and print its path."""
     with plain_errors():
-        module = importlib.import_module("vlm_perception.datasets.roadworld.clip")
+        module = importlib.import_module("vlm_perception.datasets.roadworld.files.clip")
         path = module.cached_clip(width, height, fps, seconds, seed)
     Console().print(str(path), soft_wrap=True, highlight=False)
 
@@ -48,7 +48,7 @@ def roadworld_images(
     `vlm-perception roadworld images --out out/calibration`
     """
     with plain_errors():
-        module = importlib.import_module("vlm_perception.datasets.roadworld.images")
+        module = importlib.import_module("vlm_perception.datasets.roadworld.files.images")
         module.write_images(out, count, (width, height), seed)
     Console().print(f"{count} images in {out}", soft_wrap=True, highlight=False)
 
@@ -65,7 +65,7 @@ def roadworld_sheet(
     `vlm-perception roadworld sheet --out docs/img/roadworld.png`
     """
     with plain_errors():
-        module = importlib.import_module("vlm_perception.datasets.roadworld.sheet")
+        module = importlib.import_module("vlm_perception.datasets.roadworld.files.sheet")
         path = module.write_sheet(out, seed, columns, rows)
     Console().print(str(path), soft_wrap=True, highlight=False)
 
@@ -89,7 +89,7 @@ def roadworld_bag(
     `vlm-perception roadworld bag --out out/bag --seconds 60 --repeat 60`
     """
     with plain_errors():
-        module = importlib.import_module("vlm_perception.datasets.roadworld.bag")
+        module = importlib.import_module("vlm_perception.datasets.roadworld.files.bag")
         size = (width, height)
         count = module.write_bag(out, size=size, fps=fps, seconds=seconds, seed=seed, repeat=repeat)
     Console().print(f"{count} images in {out}", soft_wrap=True, highlight=False)

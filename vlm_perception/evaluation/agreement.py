@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlm_perception.common.errors import RunError
-from vlm_perception.datasets.roadworld.bag import write_bag
+from vlm_perception.datasets.roadworld.files.bag import write_bag
 from vlm_perception.evaluation.report import FAILED, Report, figure_table
 from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.perception.language.partial_text import UNFINISHED

@@ -173,7 +173,7 @@ class VideoSource(TakesWhatItHas):
 
     def _roadworld_clip(self, seconds: float) -> str:
         """Path of a rendered clip of the road world; the first call takes its time."""
-        from vlm_perception.datasets.roadworld.clip import (  # noqa: PLC0415 - heavy
+        from vlm_perception.datasets.roadworld.files.clip import (  # noqa: PLC0415 - heavy
             RenderingStoppedError,
             cached_clip,
         )

@@ -84,7 +84,7 @@ def _size(media: Media) -> tuple[int, int]:
 
 
 def _roadworld(rate_hz: float, seed: int) -> Source:
-    from vlm_perception.datasets.roadworld.clip import cached_clip  # noqa: PLC0415
+    from vlm_perception.datasets.roadworld.files.clip import cached_clip  # noqa: PLC0415
 
     fps = max(1, round(rate_hz))
     clip = cached_clip(WIDTH, HEIGHT, fps, ROADWORLD_SECONDS, seed)

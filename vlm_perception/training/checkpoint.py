@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from vlm_perception.bundle.manifest import KeepStep
+from vlm_perception.datasets.roadworld.files.shards import Shard
 from vlm_perception.datasets.roadworld.instructions import INSTRUCTIONS
-from vlm_perception.datasets.roadworld.shards import Shard
 from vlm_perception.datasets.roadworld.truth import CAPTION_PROMPT, QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS
 from vlm_perception.training.dual import DualObjective

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, SiglipModel
 
 from vlm_perception.bundle.manifest import KeepStep
-from vlm_perception.datasets.roadworld.shards import NO_DISTANCE, Shard
+from vlm_perception.datasets.roadworld.files.shards import NO_DISTANCE, Shard
 from vlm_perception.datasets.roadworld.truth import QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.modeling.token_pruning import take

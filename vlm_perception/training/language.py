@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, SiglipModel
 
 from vlm_perception.bundle.manifest import KeepStep
+from vlm_perception.datasets.roadworld.files.shards import Shard
 from vlm_perception.datasets.roadworld.instructions import INSTRUCTIONS, worded
-from vlm_perception.datasets.roadworld.shards import Shard
 from vlm_perception.datasets.roadworld.truth import (
     CAPTION_PROMPT,
     QUESTIONS,

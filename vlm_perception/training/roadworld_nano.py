@@ -19,7 +19,7 @@ from transformers import LlavaForConditionalGeneration, SiglipModel
 
 from vlm_perception.bundle.manifest import KeepStep
 from vlm_perception.common.yaml_files import read_yaml
-from vlm_perception.datasets.roadworld.shards import (
+from vlm_perception.datasets.roadworld.files.shards import (
     SCENES_PER_SHARD,
     Shard,
     ShardSpec,

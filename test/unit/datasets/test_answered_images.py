@@ -13,7 +13,7 @@ from PIL import Image
 
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.datasets.answered_images import ANSWERS_FILE, AnsweredImages, AnswersError
-from vlm_perception.datasets.roadworld.images import write_images
+from vlm_perception.datasets.roadworld.files.images import write_images
 from vlm_perception.datasets.roadworld.streets import Streets
 from vlm_perception.datasets.roadworld.world import LABELS
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from support.streets import HEIGHT, PROPERTY, WIDTH, street, streets
 
 from vlm_perception.datasets.roadworld import assets
-from vlm_perception.datasets.roadworld.clip import cached_clip, frame
+from vlm_perception.datasets.roadworld.files.clip import cached_clip, frame
+from vlm_perception.datasets.roadworld.files.shards import NO_DISTANCE, dense_truth
 from vlm_perception.datasets.roadworld.geometry import NEAR, Camera, Route, clip_near
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_drive, sample_scene
-from vlm_perception.datasets.roadworld.shards import NO_DISTANCE, dense_truth
 from vlm_perception.datasets.roadworld.truth import (
     PRESENT_SHARE,
     QUESTIONS,

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.cli import app
 from vlm_perception.datasets.answered_images import ANSWERS_FILE, AnsweredImages
-from vlm_perception.datasets.roadworld.images import write_images
+from vlm_perception.datasets.roadworld.files.images import write_images
 from vlm_perception.evaluation.tasks.answer_calibration import (
     CalibrationError,
     calibration_error,

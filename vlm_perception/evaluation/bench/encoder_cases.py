@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from vlm_perception.bundle.bundle import BundleError, ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.machine import cache_directory
-from vlm_perception.datasets.roadworld.images import write_images
+from vlm_perception.datasets.roadworld.files.images import write_images
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.evaluation.cached_export import export_state

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.duration_histogram import Durations
-from vlm_perception.datasets.roadworld.bag import write_bag
+from vlm_perception.datasets.roadworld.files.bag import write_bag
 from vlm_perception.evaluation.machine_load import LoadMeter
 from vlm_perception.evaluation.report import Report
 from vlm_perception.outputs.file import require_free, result_file

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.datasets.roadworld.images import write_images
+from vlm_perception.datasets.roadworld.files.images import write_images
 from vlm_perception.deploy.checkpoints.bundle_yaml import SPEC_NAME
 from vlm_perception.deploy.compression.precision_plan import PLAN_NAME
 from vlm_perception.deploy.export.options import ExportOptions

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.datasets.roadworld.clip import frame
+from vlm_perception.datasets.roadworld.files.clip import frame
 from vlm_perception.evaluation.chaos.testbed.participant import Participant
 
 RAW, COMPRESSED = "raw", "compressed"

@@ -14,7 +14,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from vlm_perception.common.errors import VlmPerceptionError
-from vlm_perception.datasets.roadworld.clip import JPEG_QUALITY, frame
+from vlm_perception.datasets.roadworld.files.clip import JPEG_QUALITY, frame
 from vlm_perception.outputs.swap import made_beside, swap
 
 TOPIC = "/camera/image_raw/compressed"
