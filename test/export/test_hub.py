@@ -25,7 +25,8 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import HubSource
 from vlm_perception.cli import app
 from vlm_perception.common.export_error import ExportError
-from vlm_perception.deploy.checkpoints.gather import gathered, read_sources
+from vlm_perception.deploy.checkpoints.families import DUAL_FAMILIES
+from vlm_perception.deploy.checkpoints.gather import SOURCES_NAME, gathered, read_sources
 from vlm_perception.deploy.checkpoints.scenes import SCENES, Scene, load_scene
 
 DUAL, VLM = "lab/siglip-nano", "lab/llava-nano"
@@ -211,7 +212,11 @@ def test_no_such_model(
         ("a/b/c", "there is no folder a/b/c, and as a model of the hub it would be ORG/NAME"),
         (f"{DUAL}@v2", "has no revision v2, or none any longer: give a branch"),
         (f"{DUAL}@{'0' * 40}", f"has no revision {'0' * 40}"),
-        (VLM, "is a llava model, and --dual takes an encoder of images and texts: clip, "),
+        (
+            VLM,
+            "is a llava model, and --dual takes an encoder of images and texts: "
+            f"{', '.join(DUAL_FAMILIES)}; ",
+        ),
         (VLM, "give it as --vlm"),
     ],
 )
@@ -230,7 +235,20 @@ def test_a_token_that_is_none(
     ("files", "words"),
     [
         ({"config.json": {"model_type": "qwen2"}}, "is a qwen2 model, and --vlm takes a language"),
-        ({"adapter_config.json": {"base_model_name_or_path": "lab/base"}}, "(LoRA) for lab/base"),
+        (
+            {"adapter_config.json": {"base_model_name_or_path": "lab/base"}},
+            "lab/other holds an adapter (adapter_config.json, for lab/base); merge it into",
+        ),
+        (
+            {
+                "config.json": {
+                    "model_type": "llava",
+                    "quantization_config": {"quant_method": "awq"},
+                },
+                "model.safetensors": {},
+            },
+            "lab/other holds quantized weights (awq, by quantization_config in its config.json)",
+        ),
         ({"model.gguf": {}}, "holds no config.json, so it is no checkpoint of transformers"),
         (
             {"config.json": {"model_type": "llava"}, "pytorch_model.bin": {}},
@@ -248,6 +266,12 @@ def test_no_language_model_that_can_be_read(
     hub.add("lab/other", folder)
     assert words in refusal(tmp_path, "--dual", DUAL, "--vlm", "lab/other")
     assert not [path for path in hub.downloads() if path.startswith("/storage/")]
+
+
+def test_damaged_sources_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / SOURCES_NAME).write_text('{"dual": {"id": 3}}')
+    with pytest.raises(ExportError, match=r"dual.id: .*delete it"):
+        read_sources(tmp_path)
 
 
 def test_shards_are_fetched_and_a_whole_file_is_preferred(

@@ -93,11 +93,14 @@ class OpenVinoEngine:
             # It can be cancelled only when it runs in a thread of OpenVINO's own, to which the
             # niceness of the caller does not apply.
             with self._pace.call():
-                # share_outputs is off: the outputs are copies, which the next run leaves alone.
-                values = self._request.infer(dict(inputs))
+                values = self._infer(inputs)
         except Exception as error:
             raise EngineError(f"{self._graph} failed in {self.name}: {error}") from error
         return {name: values[name] for name in self._outputs}
+
+    def _infer(self, inputs: Mapping[str, Array]) -> Any:
+        # share_outputs is off: the outputs are copies, which the next run leaves alone.
+        return self._request.infer(dict(inputs))
 
 
 class OpenVino:

@@ -13,6 +13,7 @@ from vlm_perception.modeling.pixel_scaling import read_json
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+CONFIG_NAME = "config.json"
 ADAPTER_NAME = "adapter_config.json"
 # The first bytes of what `git clone` leaves of a large file where Git LFS is not installed.
 _POINTER = b"version https://git-lfs"
@@ -26,9 +27,8 @@ def require_plain_weights(directory: Path) -> None:
         ExportError: it holds an adapter, quantized weights, another format or a part of the files;
             the message says what to do.
     """
-    _refuse_adapter(directory)
-    if (directory / "config.json").is_file():
-        _refuse_quantized(directory, read_json(directory / "config.json"))
+    refuse_adapter(directory, str(directory))
+    refuse_quantized(directory, str(directory))
     for file in weight_files(directory):
         if not file.is_file():
             raise ExportError(
@@ -62,13 +62,22 @@ def weight_files(directory: Path) -> list[Path]:
     return [directory / name for name in sorted(set(map(str, shards.values())))]
 
 
-def _refuse_adapter(directory: Path) -> None:
+def refuse_adapter(directory: Path, name: str) -> None:
+    """Refuse an adapter; only its configuration is read.
+
+    Args:
+        directory: where it lies.
+        name: of the model, for people.
+
+    Raises:
+        ExportError: it is one, or lies beside a model.
+    """
     if not (directory / ADAPTER_NAME).is_file():
         return
     base = read_json(directory / ADAPTER_NAME).get("base_model_name_or_path") or "its base model"
     beside = " beside a model, which would not be applied" if _has_model(directory) else ""
     raise ExportError(
-        f"{directory} holds an adapter{beside} ({ADAPTER_NAME}, for {base}); merge it into the "
+        f"{name} holds an adapter{beside} ({ADAPTER_NAME}, for {base}); merge it into the "
         "base model (peft: PeftModel.from_pretrained, merge_and_unload, save_pretrained) and "
         "export the result"
     )
@@ -78,11 +87,21 @@ def _has_model(directory: Path) -> bool:
     return (directory / WEIGHTS_NAME).exists() or (directory / INDEX_NAME).exists()
 
 
-def _refuse_quantized(directory: Path, config: Mapping[str, Any]) -> None:
-    for settings in _quantizations(config):
+def refuse_quantized(directory: Path, name: str) -> None:
+    """Refuse a model with quantized weights; only its configuration is read, if there is one.
+
+    Args:
+        directory: where it lies.
+        name: of the model, for people.
+
+    Raises:
+        ExportError: its config.json says so.
+    """
+    config = directory / CONFIG_NAME
+    for settings in _quantizations(read_json(config) if config.is_file() else {}):
         method = settings.get("quant_method", "by an unnamed method")
         raise ExportError(
-            f"{directory} holds quantized weights ({method}, by quantization_config in its "
+            f"{name} holds quantized weights ({method}, by quantization_config in its "
             "config.json), which cannot be exported; take the checkpoint that it was quantized "
             "from, and let --precision int8-mixed quantize the bundle"
         )
@@ -111,4 +130,7 @@ def _refuse_other_formats(directory: Path) -> NoReturn:
             f"transformers import {kind} as M; d = '{directory.resolve()}'; "
             'M.from_pretrained(d).save_pretrained(d)"'
         )
-    raise ExportError(f"{directory} holds no {WEIGHTS_NAME} with weights")
+    raise ExportError(
+        f"{directory} holds no {WEIGHTS_NAME} with weights; download it, or save the model there "
+        "with save_pretrained"
+    )

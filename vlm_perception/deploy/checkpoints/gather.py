@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
-from vlm_perception.bundle.manifest import HubSource
+from vlm_perception.bundle.manifest import HubSource, describe_errors
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.bundle_yaml import SPEC_NAME, BundleSpec
 from vlm_perception.deploy.checkpoints.families import DECODERS, DUAL_FAMILIES, LANGUAGE_FAMILIES
@@ -23,11 +24,12 @@ from vlm_perception.deploy.checkpoints.hub import (
     find,
     require_room,
 )
-from vlm_perception.deploy.checkpoints.model_card import read_card
+from vlm_perception.deploy.checkpoints.model_card import ModelCard, read_card
 from vlm_perception.deploy.checkpoints.scenes import Scene
 
 SOURCES_NAME = "sources.json"
 """Beside bundle.yaml: which models of the hub `dual/` and `vlm/` are."""
+_SOURCES = TypeAdapter(dict[str, HubSource])
 
 
 @contextmanager
@@ -50,6 +52,7 @@ def gathered(dual: str, vlm: str | None, scene: Scene) -> Iterator[Path]:
     found = {part: model for part, model in models.items() if isinstance(model, FoundModel)}
     require_room(list(found.values()))
     sources = {part: fetch(model) for part, model in found.items()}
+    cards = {part: read_card(_folder(model)) for part, model in models.items()}
     with tempfile.TemporaryDirectory(prefix="vlm_perception-") as scratch:
         checkpoint = Path(scratch) / name
         checkpoint.mkdir()
@@ -59,25 +62,33 @@ def gathered(dual: str, vlm: str | None, scene: Scene) -> Iterator[Path]:
             name=name,
             vocabulary=scene.vocabulary,
             questions=scene.questions if vlm is not None else (),
-            licences={part: read_card(_folder(model)).licence for part, model in models.items()},
+            licences={part: card.licence for part, card in cards.items()},
         )
         _write(
             checkpoint / SPEC_NAME,
             yaml.safe_dump(json.loads(spec.model_dump_json(exclude_unset=True))),
         )
-        _write(checkpoint / spec.model_card, _card(name, models))
-        content = {part: source.model_dump() for part, source in sources.items()}
-        _write(checkpoint / SOURCES_NAME, json.dumps(content))
+        _write(checkpoint / spec.model_card, _card(name, models, cards))
+        _write(checkpoint / SOURCES_NAME, _SOURCES.dump_json(sources).decode())
         yield checkpoint
 
 
 def read_sources(checkpoint: Path) -> dict[str, HubSource]:
-    """Which models of the hub the parts of a checkpoint directory are; empty where nobody says."""
+    """Which models of the hub the parts of a checkpoint directory are; empty where nobody says.
+
+    Raises:
+        ExportError: the file that says so is damaged.
+    """
     path = checkpoint / SOURCES_NAME
     if not path.is_file():
         return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return {part: HubSource.model_validate(source) for part, source in content.items()}
+    try:
+        return _SOURCES.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ExportError(
+            f"{path} does not say which models of the hub these are ({describe_errors(error)}); "
+            "delete it: it is only written into the manifest"
+        ) from error
 
 
 def _folder_or_model(text: str, part: str) -> Path | FoundModel:
@@ -130,9 +141,10 @@ def _link(place: Path, model: Path | FoundModel) -> None:
         (place / file).symlink_to(model.folder / file)
 
 
-def _card(name: str, models: Mapping[str, Path | FoundModel]) -> str:
+def _card(
+    name: str, models: Mapping[str, Path | FoundModel], cards: Mapping[str, ModelCard]
+) -> str:
     """The model cards of the parts, one after the other."""
-    cards = {part: read_card(_folder(model)) for part, model in models.items()}
     text = f"# {name}\n"
     for part, model in models.items():
         origin = (

@@ -35,12 +35,19 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from vlm_perception.bundle.manifest import HubSource
 from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.checkpoints.files import (
+    ADAPTER_NAME,
+    CONFIG_NAME,
+    INDEX_NAME,
+    WEIGHTS_NAME,
+    refuse_adapter,
+    refuse_quantized,
+)
 from vlm_perception.deploy.checkpoints.model_card import CARD, read_card
 from vlm_perception.modeling.pixel_scaling import read_json
 
-CONFIG, ADAPTER = "config.json", "adapter_config.json"
 _TEXTS = (
-    CONFIG,
+    CONFIG_NAME,
     CARD,
     "generation_config.json",
     "preprocessor_config.json",
@@ -57,7 +64,6 @@ _TEXTS = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
@@ -100,12 +106,12 @@ def find(name: str, check: Callable[[str, Mapping[str, Any]], None]) -> FoundMod
     model, _, revision = name.partition("@")
     with _in_one_sentence(model, revision), disable_progress_bars():
         snapshot = snapshot_download(
-            model, revision=revision or None, allow_patterns=[CONFIG, ADAPTER]
+            model, revision=revision or None, allow_patterns=[CONFIG_NAME, ADAPTER_NAME]
         )
     folder = Path(snapshot)
     sizes = _listed(model, folder)
     _require_checkpoint(model, folder, sizes)
-    check(model, read_json(folder / CONFIG))
+    check(model, read_json(folder / CONFIG_NAME))
     files = {file: sizes[file] for file in _chosen(model, sizes)}
     return FoundModel(model, folder.name, folder, files)
 
@@ -153,7 +159,7 @@ def _listed(model: str, folder: Path) -> dict[str, int]:
 
 def _chosen(model: str, sizes: Mapping[str, int]) -> tuple[str, ...]:
     """The files that an export reads, the weights last."""
-    weights = [_WEIGHTS] if _WEIGHTS in sizes else sorted(filter(_SHARD.fullmatch, sizes))
+    weights = [WEIGHTS_NAME] if WEIGHTS_NAME in sizes else sorted(filter(_SHARD.fullmatch, sizes))
     if not weights:
         pickled = sorted(file for file in sizes if file.endswith((".bin", ".pt", ".pth")))
         has = f"only {pickled[0]}, which can run code when it is read" if pickled else "no weights"
@@ -163,22 +169,18 @@ def _chosen(model: str, sizes: Mapping[str, int]) -> tuple[str, ...]:
             "(`AutoModel.from_pretrained(...).save_pretrained(FOLDER)`) and give that folder"
         )
     texts = [file for file in _TEXTS if file in sizes]
-    index = [_INDEX] if weights != [_WEIGHTS] and _INDEX in sizes else []
+    index = [INDEX_NAME] if weights != [WEIGHTS_NAME] and INDEX_NAME in sizes else []
     return (*texts, *index, *weights)
 
 
 def _require_checkpoint(model: str, folder: Path, sizes: Mapping[str, int]) -> None:
-    if ADAPTER in sizes:
-        base = read_json(folder / ADAPTER).get("base_model_name_or_path", "its base model")
+    refuse_adapter(folder, model)
+    if CONFIG_NAME not in sizes:
         raise ExportError(
-            f"{model} is an adapter (LoRA) for {base} and no whole model; merge the two with peft "
-            "(`merge_and_unload().save_pretrained(FOLDER)`) and give that folder"
-        )
-    if CONFIG not in sizes:
-        raise ExportError(
-            f"{model} holds no {CONFIG}, so it is no checkpoint of transformers; look on "
+            f"{model} holds no {CONFIG_NAME}, so it is no checkpoint of transformers; look on "
             f"{_page(model)} for the model that it was made from and give that"
         )
+    refuse_quantized(folder, model)
 
 
 @contextmanager

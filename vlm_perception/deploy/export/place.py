@@ -23,7 +23,9 @@ def require_bundle(out: Path) -> None:
         return
     manifest = out / MANIFEST_NAME
     if not manifest.is_file():
-        raise ExportError(f"{out} exists and is no bundle; it will not be overwritten")
+        raise ExportError(
+            f"{out} exists and is no bundle; it will not be overwritten: choose another --out"
+        )
     try:
         listed = {MANIFEST_NAME, *read_yaml(manifest)["files"]}
     except (OSError, YamlError, TypeError, KeyError) as error:

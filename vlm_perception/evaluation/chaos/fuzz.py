@@ -32,7 +32,9 @@ ANSWER_WITHIN_S = 1.0
 GROWTH_PERCENT = 5.0
 WARM_UP_SHARE = 0.1
 """So many of the messages come before memory is first read: buffers have their size by then."""
-DISCOVERED_WITHIN_S = 5.0
+DISCOVERY_S = 2.0
+"""Until the nodes get what is sent: time counts from then. A publisher knows of its readers sooner
+than they know of it."""
 SEED = 5
 
 Strategy = st.SearchStrategy[Any]
@@ -68,7 +70,7 @@ def fuzz(stage: Stage, messages: int) -> Finding:
         )
         for target in targets()
     ]
-    wait(lambda: all(each.get_subscription_count() for _, each in outlets), DISCOVERED_WITHIN_S)
+    time.sleep(DISCOVERY_S)
     rng = random.Random(SEED)
     sent, began = 0, time.monotonic()
     rss: dict[str, float] = {}

@@ -35,6 +35,9 @@ FAILED, BAD_INPUT = 1, 2
 CLOSED_WITHIN_S = 4.0
 """A launch file sends a second signal after five seconds, and kills after ten."""
 END_LOOKED_FOR_EVERY_S = 0.2
+ROS_ARGUMENTS = (
+    "arguments after --ros-args: --params-file FILE (it must exist), -p NAME:=VALUE, -r FROM:=TO"
+)
 
 
 class RosLogHandler(logging.Handler):
@@ -57,11 +60,6 @@ class RosLogHandler(logging.Handler):
             self._logger.info(text)
         else:
             self._logger.debug(text)
-
-
-ROS_ARGUMENTS = (
-    "arguments after --ros-args: --params-file FILE (it must exist), -p NAME:=VALUE, -r FROM:=TO"
-)
 
 
 def run(*creators: Callable[[], Any]) -> NoReturn:

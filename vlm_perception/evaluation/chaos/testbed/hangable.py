@@ -4,9 +4,9 @@
 
 Usage: python -m vlm_perception.evaluation.chaos.testbed.hangable FILE PLACES MODULE [ARGUMENT...]
 
-PLACES are functions, as `module:Class.method`, with commas between them; one of a library that is
-not installed is left out. What hangs obeys nobody, as a driver that waits for
-a device; when the file holds OBEYS, a run of ONNX Runtime goes on once it is told to end.
+PLACES are functions, as `module:Class.method`, with commas between them. What hangs obeys nobody,
+as a driver that waits for a device; when the file holds OBEYS, a run of ONNX Runtime goes on once
+it is told to end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import runpy
 import sys
 import time
 from functools import wraps
-from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ OBEYS = "obeys"
 ENGINE = ",".join(
     (
         "onnxruntime.capi.onnxruntime_inference_collection:InferenceSession.run",
-        "openvino:InferRequest.infer",
+        "vlm_perception.engines.openvino:OpenVinoEngine._infer",
     )
 )
 """A run of a network, whichever engine `auto` took."""
@@ -36,15 +35,12 @@ def main() -> None:
     """Replace what is to hang, then become the module."""
     flag, places, module, *arguments = sys.argv[1:]
     for place in places.split(","):
-        if find_spec(place.partition(":")[0].partition(".")[0]):
-            _replace(place, Path(flag))
+        _replace(place, Path(flag))
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def _replace(place: str, flag: Path) -> None:
-    # Else openvino's import reports to its makers over the network.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     home, _, name = place.partition(":")
     owner: Any = importlib.import_module(home)
     *parents, name = name.split(".")
