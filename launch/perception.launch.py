@@ -17,23 +17,10 @@ from launch.logging import get_logger
 from launch_ros.actions import Node
 
 from vlm_perception.nodes.launch.actions import parameter_file, stays_ended, with_arguments
-from vlm_perception.nodes.launch.arguments import (
-    ENCODER,
-    FUSION,
-    PERCEPTION,
-    REASONER,
-    SINGLE,
-    node_names,
-)
+from vlm_perception.nodes.launch.arguments import PERCEPTION, SINGLE, node_names, node_parameters
 
 CONFIG = Path(get_package_share_directory("vlm_perception")) / "config"
 RESPAWN_DELAY_S = 0.5
-ARGUMENTS_OF = {
-    ENCODER: ("bundle", "image_transport"),
-    FUSION: ("image_transport",),
-    REASONER: ("bundle", "cameras"),
-}
-"""Arguments that are parameters of a node, besides use_sim_time, which each has."""
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -90,11 +77,7 @@ def parameter_files(values: dict[str, Any]) -> list[str]:
     for note in params.notes:
         get_logger("vlm_perception").warning(note)
     of_arguments = {
-        params.name_behind_all(node): {
-            name: values[name]
-            for name in (*names, "use_sim_time")
-            if values[name] not in (None, [])
-        }
-        for node, names in ARGUMENTS_OF.items()
+        params.name_behind_all(node): parameters
+        for node, parameters in node_parameters(values).items()
     }
     return [parameter_file(params.content), parameter_file(of_arguments)]

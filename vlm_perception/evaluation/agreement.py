@@ -138,12 +138,11 @@ def _run_live(recording: Path, rate: float, engine: str, out: Path) -> None:
         stack.enter_context(Progress(transient=True)).add_task(
             "playing to the live nodes", total=None
         )
-        processes.start(NodeSpec("scene_fusion", {"use_sim_time": True}))
-        processes.start(NodeSpec("language_reasoner", shared))
+        listens: Mapping[str, Parameter] = {"image_transport": transport}
         camera = {image: source.topic}
-        processes.start(
-            NodeSpec("vision_encoder", {**shared, "image_transport": transport}, camera)
-        )
+        processes.start(NodeSpec("scene_fusion", {"use_sim_time": True, **listens}, camera))
+        processes.start(NodeSpec("language_reasoner", shared))
+        processes.start(NodeSpec("vision_encoder", {**shared, **listens}, camera))
         _wait_until_active(processes, observer)
         command = [sys.executable, "-m", "vlm_perception.rosgraph.bag_player"]
         command += [str(recording.resolve()), "--rate", str(rate)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from vlm_perception.nodes.launch.arguments import node_parameters
 from vlm_perception.rosgraph.observer import Observer
 from vlm_perception.rosgraph.processes import NodeProcesses, NodeSpec, Parameter
 from vlm_perception.rosgraph.source import Source
@@ -84,21 +85,17 @@ class Graph:
 
 
 def node_specs(options: GraphOptions) -> list[NodeSpec]:
-    """The processes that hold the nodes."""
-    images: Mapping[str, Parameter] = {"image_transport": options.transport}
-    model: Mapping[str, Parameter] = {"bundle": options.bundle}
-    forced: Mapping[str, Parameter] = {"force_keyframes": options.force_keyframes}
-    cameras: Mapping[str, Parameter] = {"cameras": list(options.cameras)} if options.cameras else {}
-    if not options.nodes:
-        return []
-    if options.composition == SINGLE:
-        everything = {**images, **model, **forced, **cameras}
-        return [NodeSpec("perception", everything, holds=options.nodes)]
-    parameters: Mapping[str, Mapping[str, Parameter]] = {
-        FUSION: {**images},
-        REASONER: {**model, **forced, **cameras},
-        ENCODER: {**model, **images},
+    """The processes that hold the nodes, with the parameters that the launch file would give."""
+    values = {
+        "bundle": options.bundle,
+        "image_transport": options.transport,
+        "cameras": list(options.cameras),
+        "use_sim_time": None,
     }
+    parameters: dict[str, dict[str, Parameter]] = node_parameters(values)
+    parameters[REASONER]["force_keyframes"] = options.force_keyframes
+    if options.composition == SINGLE and options.nodes:
+        return [NodeSpec("perception", holds={name: parameters[name] for name in options.nodes})]
     return [NodeSpec(name, parameters[name], namespace=options.namespace) for name in options.nodes]
 
 

@@ -36,8 +36,8 @@ class NodeSpec:
     name: str
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     remappings: Mapping[str, str] = field(default_factory=dict)
-    holds: tuple[str, ...] = ()
-    """The nodes in it, where one process holds several; each gets the parameters."""
+    holds: Mapping[str, Mapping[str, Parameter]] = field(default_factory=dict)
+    """Where one process holds several nodes, the parameters of each."""
     namespace: str = ""
     """Without a slash before it; empty: none of its own."""
     runner: tuple[str, ...] = ()
@@ -161,8 +161,8 @@ class NodeProcesses:
         # Under the very key of the package's own file: a wider one would lose against it.
         content = {
             # Copies: ROS does not read the alias that YAML has for a list that is there twice.
-            f"/**/{node}": {"ros__parameters": deepcopy(dict(spec.parameters))}
-            for node in spec.holds or (spec.name,)
+            f"/**/{node}": {"ros__parameters": deepcopy(dict(parameters))}
+            for node, parameters in (spec.holds or {spec.name: spec.parameters}).items()
         }
         parameters.write_text(yaml.safe_dump(content), encoding="utf-8")
         command = [sys.executable, "-m", "vlm_perception.rosgraph.child", str(os.getpid())]

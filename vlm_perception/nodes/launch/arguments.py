@@ -25,6 +25,12 @@ TRUE = ("true", "1", "yes", "on")
 FALSE = ("false", "0", "no", "off")
 OF_LAUNCH_ITSELF = ("emulate_tty", "log_level", "sigkill_timeout", "sigterm_timeout")
 ENCODER, REASONER, FUSION = "vision_encoder", "language_reasoner", "scene_fusion"
+ARGUMENTS_OF: Mapping[str, tuple[str, ...]] = {
+    ENCODER: ("bundle", "image_transport"),
+    FUSION: ("image_transport",),
+    REASONER: ("bundle", "cameras"),
+}
+"""Arguments that are parameters of a node, besides use_sim_time, which each has."""
 
 
 def boolean(text: str) -> bool:
@@ -275,6 +281,18 @@ def node_names(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and namespace of each node."""
     each = [(node, space) for space in camera_namespaces(values) for node in (ENCODER, FUSION)]
     return [*each, (REASONER, values["namespace"])]
+
+
+def node_parameters(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The parameters that arguments give to each node; an empty one leaves them to params_file."""
+    return {
+        node: {
+            name: values[name]
+            for name in (*names, "use_sim_time")
+            if values[name] not in (None, [])
+        }
+        for node, names in ARGUMENTS_OF.items()
+    }
 
 
 def unknown_arguments(command_line: Collection[str], known: Collection[str]) -> list[str]:
