@@ -4,27 +4,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
-from tempfile import NamedTemporaryFile
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
-
 from vlm_perception.common.errors import VlmPerceptionError
-from vlm_perception.common.machine import cache_directory, cpu_count, cpu_model
+from vlm_perception.common.machine import cpu_count, cpu_model
+from vlm_perception.common.measurement_cache import Measurement, kept
 from vlm_perception.engines.backend import GraphFile
 from vlm_perception.engines.base import Array, Engine, EngineError
 from vlm_perception.engines.onnxruntime import ONNXRUNTIME
 from vlm_perception.engines.registry import obstacle, with_graphs, with_plans
 
 CACHE_NAME = "engines.json"
-MOST_DECISIONS = 100
 WARM_UP_ROUNDS = 2
 LEAST_ROUNDS, MOST_ROUNDS = 3, 15
 LONGEST_S = 3.0
@@ -38,15 +32,11 @@ Workload = Sequence[Mapping[str, Array]]
 _log = logging.getLogger(__name__)
 
 
-class Decision(BaseModel):
-    """One line of the cache: what was asked and what the measurement said."""
+class Decision(Measurement):
+    """What the measurement of engines found."""
 
-    question: dict[str, Any]
     engine: str
     median_ms: dict[str, float]
-
-
-_Decisions = TypeAdapter(list[Decision])
 
 
 def planned(graphs: Sequence[GraphFile]) -> str:
@@ -93,16 +83,12 @@ def choose(
     if len(versions) == 1:
         return next(iter(versions))
     question = {**subject, "engines": versions, "cpu": cpu_model(), "cores": cpu_count()}
-    file = cache_directory() / CACHE_NAME
-    with _alone(file):
-        decisions = _read(file)
-        for decision in decisions:
-            if decision.question == question:
-                return decision.engine
+
+    def measure() -> Decision:
         medians = _measure(_load_all(versions, load), workload, clock)
-        made = Decision(question=question, engine=_fastest(medians), median_ms=medians)
-        _write(file, [*decisions, made][-MOST_DECISIONS:])
-    return made.engine
+        return Decision(question=question, engine=_fastest(medians), median_ms=medians)
+
+    return kept(CACHE_NAME, Decision, question, measure).engine
 
 
 def _load_all(names: Iterable[str], load: Callable[[str], Engine]) -> dict[str, Engine]:
@@ -150,36 +136,3 @@ def _fastest(medians: Mapping[str, float]) -> str:
     best = min(medians, key=medians.__getitem__)
     usual = medians.get(ONNXRUNTIME)
     return best if usual is None or medians[best] < MARGIN * usual else ONNXRUNTIME
-
-
-@contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Hold a lock: nodes that start together would measure each other's load."""
-    with ExitStack() as stack:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(file.with_suffix(".lock").open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            _log.warning("the measurement of engines cannot be kept for the next start: %s", error)
-        yield
-
-
-def _read(file: Path) -> list[Decision]:
-    try:
-        return _Decisions.validate_json(file.read_bytes())
-    except FileNotFoundError:
-        return []
-    except (OSError, ValidationError) as error:
-        _log.warning("%s cannot be read and is made anew: %s", file, error)
-        return []
-
-
-def _write(file: Path, decisions: list[Decision]) -> None:
-    """Replace the cache in one step; where that is not possible, the next start measures again."""
-    try:
-        with NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as stream:
-            stream.write(_Decisions.dump_json(decisions, indent=2))
-        Path(stream.name).replace(file)
-    except OSError as error:
-        _log.warning("%s cannot be written: %s", file, error)
