@@ -22,6 +22,7 @@ from vlm_perception.msg import EmbeddingInfo, VisionEmbedding
 from vlm_perception.nodes.base.lifecycle import PerceptionNode
 from vlm_perception.nodes.base.networks import NetworkSettings, prepare_networks
 from vlm_perception.nodes.base.parameters import CONFIGURE, setting
+from vlm_perception.nodes.encoder_pace import EncoderPace
 from vlm_perception.nodes.io import intra_process
 from vlm_perception.nodes.io.detail_output import DetailOutput
 from vlm_perception.nodes.io.image_settings import ImageSettings
@@ -85,6 +86,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         super().__init__("vision_encoder", EncoderSettings, namespace=namespace)
         self._device_tokens = device_tokens
         self._encoder: VisionEncoder | None = None
+        self._pace = EncoderPace(0.0)
         self._bundle: ModelBundle | None = None
         self._images: ImageInput | None = None
         self._worker: Worker[Arrival] | None = None
@@ -119,13 +121,18 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             device_tokens=self._device_tokens,
         )
         encoder.warm_up()
+        self._pace = EncoderPace(encoder.measure())
         self._bundle, self._encoder, self._sequence = bundle, encoder, 0
         self.get_logger().info(
             f"bundle {bundle.manifest.name} from {bundle.path} is ready in {encoder.engine_name}"
         )
+        self.get_logger().info(self._pace.describe())
+        if sentence := self._pace.too_slow():
+            self.get_logger().warning(sentence)
 
     def start(self) -> None:
         """Tell what the embeddings are, and listen to the camera and to who wants a frame."""
+        self._pace.restart()
         self._publish_info()
         self._details.start()
         self._worker = self.worker("encode", self._encode)
@@ -159,11 +166,12 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         return images.silence(silence)
 
     def concern(self) -> str:
-        """Return what to say when images of several cameras are mixed."""
+        """Return what to say when images of several cameras are mixed, or most are dropped."""
         images = self._images
         if images is None:
             return ""
-        return images.publishers.crowd(self.time_watch.mixed(images.topic))
+        crowd = images.publishers.crowd(self.time_watch.mixed(images.topic))
+        return "; ".join(filter(None, (crowd, self._pace.concern())))
 
     def figures(self) -> Mapping[str, str]:
         """Return bundle, engine and vocabulary."""
@@ -186,7 +194,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         self.arrivals.add()
         worker = self._worker
         if worker is not None:
-            worker.mailbox.put(Arrival(message, time.monotonic()))
+            self._pace.arrive(drops=worker.mailbox.put(Arrival(message, time.monotonic())))
 
     def _encode(self, arrival: Arrival) -> None:
         message, encoder, images = arrival.message, self._encoder, self._images
@@ -196,8 +204,8 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         if not self.time_watch.accepts(stamp, images.topic):
             return
         self.time_watch.check_clock(stamp, images.topic, arrival.received_s)
+        started = time.monotonic()
         try:
-            started = time.monotonic()
             pixels = self._reader.read(message, self.settings.image_options, view=True)
             converting = time.monotonic() - started
             frame = Frame(pixels, stamp, message.header.frame_id, arrival.received_s)
@@ -215,7 +223,9 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             )
         embedding = replace(embedding, stages={"convert": converting, **embedding.stages})
         self._details.keep(embedding)
-        spent_s = time.monotonic() - arrival.received_s
+        encoded_s = time.monotonic()
+        self._pace.encode(encoded_s - started)
+        spent_s = encoded_s - arrival.received_s
         intra_process.give(self._embeddings.topic_name, embedding, spent_s)
         if self._embeddings.get_subscription_count() > 0:
             sent = without_detail(embedding)

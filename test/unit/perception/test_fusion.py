@@ -198,6 +198,25 @@ def test_an_image_is_late_by_a_clock_or_by_a_slow_encoder() -> None:
         assert word in scene.reason, scene.reason
 
 
+@pytest.mark.parametrize("apart_ns", [-9 * DAY, 3000 * MS])
+def test_a_wrong_clock_is_named_however_slow_the_encoder_is(apart_ns: int) -> None:
+    fusion = SceneFusion(SETTINGS, clock=Clock())
+    scene = fusion.fuse(embedding(NOW - 500 * MS + apart_ns), 49.99, NOW, spent_s=0.5)
+    assert "set the camera's clock" in scene.reason and "the encoder took" not in scene.reason
+
+
+def test_a_silence_tells_a_slow_encoder_from_a_dead_one() -> None:
+    for spent_s, silent_s, slow in ((2.5, 2.1, True), (2.5, 9.0, False), (0.02, 2.1, False)):
+        clock = Clock()
+        fusion = SceneFusion(SETTINGS, clock=clock)
+        fusion.fuse(embedding(NOW), clock.now, NOW, spent_s)
+        scene = fusion.heartbeat(clock.now + silent_s, camera_alive=True)
+        assert scene.status is Status.NO_EMBEDDING
+        assert ("(the encoder took 2.5 s for the last one)" in scene.reason) is slow
+        blind = fusion.heartbeat(clock.now + silent_s, camera_alive=False)
+        assert blind.status is Status.NO_CAMERA and "the last one" not in blind.reason
+
+
 STALE = (Status.STALE_REASONING, Status.NO_EMBEDDING, Status.NO_CAMERA)
 WORKS = (Attribute("construction", "yes", ("yes", "no"), (0.9, 0.1)),)
 

@@ -43,6 +43,12 @@ class Meter:
             self._events.append((self._last, value))
             self._forget()
 
+    def recent(self) -> int:
+        """Return how many events there were within the window."""
+        with self._lock:
+            self._forget()
+            return len(self._events)
+
     def rate(self) -> float:
         """Return events a second."""
         with self._lock:

@@ -101,7 +101,8 @@ class TimeWatch:
         arrived_ns = now_ns - round((time.monotonic() - received_s) * 1e9) if now_ns else 0
         doubt = doubt_of(stamp_ns, arrived_ns, spent_s) if stamp_ns else None
         if doubt is not None:
-            self._complaints.add("clock", f"on {topic}: {doubt.sentence}")
+            kind = "slow_encoder" if doubt.age_known else "clock"
+            self._complaints.add(kind, f"on {topic}: {doubt.sentence}")
 
     def mixed(self, topic: str) -> bool:
         """Whether the stamps of a topic go back and forth."""

@@ -18,6 +18,7 @@ from vlm_perception.msg import VisionEmbedding
 from vlm_perception.nodes.base.publishers import Advice, Publishers
 from vlm_perception.nodes.io import intra_process
 from vlm_perception.nodes.io.qos import newest, subscribe
+from vlm_perception.perception.fusion.ages import slow_encoder
 from vlm_perception.types import Embedding
 
 
@@ -45,10 +46,12 @@ class EmbeddingInput:
         """The topic's name after remapping."""
         self._subscription: Any = None
         self._end: Callable[[], None] = lambda: None
+        self._spent_s = 0.0
         profile = newest(2)
 
         def take(read: Callable[[], Embedding], run_id: str, spent_s: float) -> None:
             self.publishers.heard(run_id)
+            self._spent_s = spent_s
             on_arrival(EmbeddingArrival(read, spent_s, time.monotonic()))
 
         def take_message(message: Any) -> None:
@@ -78,7 +81,8 @@ class EmbeddingInput:
 
     def silence(self, seconds: float) -> str:
         """Say that nothing came for so long, and what is the matter."""
-        return f"no embedding for {seconds:.0f} s on {self.topic}: {self.publishers.cause()}"
+        slow = slow_encoder(self._spent_s, seconds)
+        return f"no embedding for {seconds:.0f} s{slow} on {self.topic}: {self.publishers.cause()}"
 
 
 def _sound(embedding: Embedding) -> Embedding:

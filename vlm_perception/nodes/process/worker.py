@@ -41,13 +41,18 @@ class Mailbox(Generic[ItemT]):
         with self._condition:
             return self._dropped[sender]
 
-    def put(self, item: ItemT, sender: str = "") -> None:
-        """Store the item in place of the sender's last one, which keeps its place in the line."""
+    def put(self, item: ItemT, sender: str = "") -> bool:
+        """Store the item in place of the sender's last one, which keeps its place in the line.
+
+        Returns:
+            Whether there was one, which is dropped.
+        """
         with self._condition:
-            if sender in self._items:
-                self._dropped[sender] += 1
+            drops = sender in self._items
+            self._dropped[sender] += drops
             self._items[sender] = item
             self._condition.notify()
+        return drops
 
     def take(self) -> ItemT | None:
         """Wait for an item and take that of who has waited longest; None when closed."""

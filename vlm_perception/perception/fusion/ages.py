@@ -13,6 +13,8 @@ CLOCKS_APART_S = 0.1
 """Stamps further ahead of the clock than this come from a clock of their own."""
 LATE_S = 2.0
 """An image that is older than this when it is used is not the present."""
+SLOW_SHARE = 0.5
+"""Of a silence: an encoder whose last embedding took longer may be at work still."""
 UNITS = ((365.25 * 86400.0, "years"), (86400.0, "days"), (3600.0, "h"))
 
 
@@ -74,6 +76,18 @@ def doubt_of(stamp_ns: int, now_ns: int, spent_s: float = 0.0) -> Doubt | None:
             age_known=True,
         )
     return None
+
+
+def slow_encoder(spent_s: float, silent_s: float) -> str:
+    """In brackets that a silence may be the encoder's slowness; empty: it is too long for that.
+
+    Args:
+        spent_s: seconds that the encoder has spent on its last embedding.
+        silent_s: seconds since that came.
+    """
+    if spent_s < SLOW_SHARE * silent_s:
+        return ""
+    return f" (the encoder took {spell(spent_s)} for the last one)"
 
 
 def spell(seconds: float) -> str:

@@ -9,7 +9,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from vlm_perception.perception.fusion.ages import NANOSECONDS, Doubt, age_of, doubt_of, spell
+from vlm_perception.perception.fusion.ages import (
+    NANOSECONDS,
+    Doubt,
+    age_of,
+    doubt_of,
+    slow_encoder,
+    spell,
+)
 from vlm_perception.perception.fusion.arrival_rate import Cadence
 from vlm_perception.perception.fusion.rules import (
     ConflictWatch,
@@ -51,6 +58,8 @@ class _Joined:
     now_ns: int
     at_s: float
     conflicts: tuple[str, ...]
+    spent_s: float
+    """What the encoder has spent on the embedding."""
 
     def later(self, now_s: float) -> _Joined:
         """The same at a later monotonic time; the ROS clock may stand still with the camera."""
@@ -141,7 +150,7 @@ class SceneFusion:
         attributes = received.reasoning.attributes if received else ()
         conflicts = self._conflicts.look(embedding.tags, attributes)
         doubt = doubt_of(embedding.stamp_ns, now_ns, spent_s)
-        self._last = _Joined(embedding, received_s, doubt, now_ns, now_s, conflicts)
+        self._last = _Joined(embedding, received_s, doubt, now_ns, now_s, conflicts, spent_s)
         latency = _latency(embedding.stamp_ns, received_s, received, now_s, now_ns)
         return replace(self._scene(self._last, received), latency=latency)
 
@@ -171,7 +180,8 @@ class SceneFusion:
         scene = self._scene(last.later(now_s), self._match(last.embedding))
         if silent < self.fast.missing_after(longest_silence):
             return scene
-        reason = f"no {missing} for {silent:.1f} s: {remedy}"
+        slow = slow_encoder(last.spent_s, silent) if camera_alive else ""
+        reason = f"no {missing} for {silent:.1f} s{slow}: {remedy}"
         return replace(scene, status=status, reason=_joined_by(reason, scene.reason))
 
     def _scene(self, joined: _Joined, received: _Received | None) -> Scene:
