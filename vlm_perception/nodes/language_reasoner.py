@@ -19,6 +19,7 @@ from vlm_perception.nodes.base.networks import prepare_networks
 from vlm_perception.nodes.io.ask_server import Asking
 from vlm_perception.nodes.io.camera_stream import CameraStream
 from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival
+from vlm_perception.nodes.language_cost import describe_cost, unmet_parameters
 from vlm_perception.nodes.language_settings import LanguageSettings
 from vlm_perception.nodes.process.niceness import session_gives_way
 from vlm_perception.nodes.process.runner import run
@@ -71,6 +72,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             device_tokens=self._device_tokens,
         )
         service.warm_up()
+        self._tell_cost(service)
         self._service = service
         for camera in self._cameras.values():
             camera.load(Reasoner(service, run_id=self.run_id))
@@ -159,11 +161,19 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             "bundle": service.bundle.manifest.name,
             "bundle_digest": service.bundle.digest,
             "engine": service.engine_name,
+            "max_caption_s": f"{service.max_caption_s:g}",
             **self._notes,
             **self._camera_figures(),
             "rung": str(self._ladder.rung),
             **self._asking.figures(),
         }
+
+    def _tell_cost(self, service: LanguageService) -> None:
+        """Measure an analysis, and say which parameters this machine cannot meet."""
+        cost, settings, logger = service.measure_once(), self.settings, self.get_logger()
+        logger.info(describe_cost(cost, settings, service.max_caption_s))
+        for sentence in unmet_parameters(cost, settings, service.max_caption_s):
+            logger.warning(sentence)
 
     def _give_way(self, niceness: int) -> None:
         """Let the session do so; the threads that work do it themselves."""

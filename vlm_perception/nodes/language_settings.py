@@ -77,8 +77,9 @@ class LanguageSettings(NetworkSettings):
     )
     max_caption_s: float = setting(
         ReasonerSettings.max_caption_s,
-        "Longest time for a caption in seconds; after that it is cut short.",
-        minimum=0.01,
+        "Longest time for a caption in seconds; after that it is cut short. 0: three times what a "
+        "caption of `max_caption_tokens` was measured to take on this machine, and at least 1 s.",
+        minimum=0.0,
         maximum=600.0,
         change=CONFIGURE,
     )

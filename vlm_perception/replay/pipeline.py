@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlm_perception.bundle.bundle import ModelBundle
@@ -103,7 +103,7 @@ class Pipeline:
             QuestionsError: the file of questions cannot be used.
         """
         self.clock, self._model, self._speed = VirtualClock(), model, speed
-        self._settings, self._schedule = settings, schedule
+        self._schedule = schedule
         self.clock_of = clock
         paced = PacedBundle.of(bundle, self.clock, model)
         self._wall = paced.wall
@@ -128,7 +128,10 @@ class Pipeline:
                 engine=engine.name,
             )
             service.warm_up()
+            settings = _with_caption_limit(settings, service, schedule)
             self.reasoner = Reasoner(service, run_id=RUN_ID)
+        self.settings = settings
+        """The nodes' parameters, with what an automatic one stands for."""
         self.clock.now = 0.0
         self._ladder = Ladder(self.clock)
         self._fusion = SceneFusion(settings.fusion, RUN_ID, self.clock)
@@ -213,7 +216,7 @@ class Pipeline:
                 return
             self._waiting = None
             # As in the node's worker: counting from the due time keeps the mean rate.
-            interval = 1.0 / (self._settings.rate_hz * self._ladder.effort.rate)
+            interval = 1.0 / (self.settings.rate_hz * self._ladder.effort.rate)
             due = self._due_s + interval
             self._due_s = due if due > begin else begin + interval
             tick = self._reason(embedding, begin, came_s, self._ladder.rung)
@@ -250,7 +253,7 @@ class Pipeline:
         self.clock.now = begin_s
         reasoning = self.reasoner.reason(embedding, rung)
         self._free_s = self.clock.now
-        self._ladder.record(self._free_s - begin_s, 1.0 / self._settings.rate_hz)
+        self._ladder.record(self._free_s - begin_s, 1.0 / self.settings.rate_hz)
         arrives = self._free_s + self._model.transport * 1e-3
         sequence, self._reasonings = self._reasonings, self._reasonings + 1
         tick = Tick(
@@ -289,3 +292,16 @@ class Pipeline:
         # A scene that the robot left out tells nothing new.
         self._known_ns = self._schedule.known.get(scene_ns, self._known_ns)
         return tick.reasoning.stamp_ns <= self._known_ns
+
+
+def _with_caption_limit(
+    settings: PipelineSettings, service: LanguageService, schedule: Schedule | None
+) -> PipelineSettings:
+    """The longest time for a caption: as given, else as the robot's, else by the latency model."""
+    if settings.reasoner.max_caption_s:
+        return settings
+    service.measure()
+    if schedule is not None and schedule.max_caption_s:
+        service.max_caption_s = schedule.max_caption_s
+    reasoner = replace(settings.reasoner, max_caption_s=service.max_caption_s)
+    return replace(settings, reasoner=reasoner)

@@ -13,6 +13,7 @@ import struct
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vlm_perception.messages.codec import MessageError
 from vlm_perception.messages.definitions import reader
@@ -27,6 +28,9 @@ AGE_PRECISION_NS = 1_000_000
 """Ages in a scene are float32 seconds."""
 LOOKED_AT = 8
 """Reasonings among which that of a scene is looked for."""
+DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
+REASONER_STATUS, CAPTION_LIMIT = "language_reasoner: pipeline", "max_caption_s"
+"""The status of the language node, and its key for the longest time for a caption."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Schedule:
     """For a scene's frame, the frame of the newest reasoning that had come by then; 0: none."""
     losses: tuple[str, ...] = ()
     """What of the robot's bag could not be read."""
+    max_caption_s: float | None = None
+    """The longest time for a caption in seconds; None: the bag does not tell."""
 
     @property
     def digest(self) -> str:
@@ -60,6 +66,8 @@ class Schedule:
 def read_schedule(path: Path) -> Schedule:
     """Read a robot's schedule from a bag with its `embedding`, `reasoning` and `scene`.
 
+    Where the bag has `/diagnostics`, too, they tell the robot's longest time for a caption.
+
     Raises:
         ReplayError: the bag cannot be read, or lacks one of the topics.
         MessageError: its messages are of another version than can be read.
@@ -70,7 +78,7 @@ def read_schedule(path: Path) -> Schedule:
     encoded: set[int] = set()
     reasonings: dict[int, Reasoning] = {}
     scenes: dict[int, Scene] = {}
-    damaged = 0
+    damaged, max_caption_s = 0, None
     for message in bag.messages(topics):
         kind, read = topics[message.topic].type_name, readers[message.topic]
         try:
@@ -79,6 +87,8 @@ def read_schedule(path: Path) -> Schedule:
             elif kind == REASONING.type_name:
                 reasoning = REASONING.read(read(message.data))
                 reasonings.setdefault(reasoning.stamp_ns, reasoning)
+            elif kind == DIAGNOSTICS:
+                max_caption_s = _caption_limit(read(message.data)) or max_caption_s
             else:
                 scene = SCENE.read(read(message.data))
                 scenes.setdefault(scene.stamp_ns, scene)
@@ -95,6 +105,7 @@ def read_schedule(path: Path) -> Schedule:
         },
         {stamp: _newest_known(scene, reasonings, taken) for stamp, scene in scenes.items()},
         tuple(bag.losses),
+        max_caption_s,
     )
 
 
@@ -109,7 +120,18 @@ def _topics(bag: Bag) -> dict[str, Topic]:
                 f"{bag.path} has {count} topics of {kind}; a schedule needs one, as they come of "
                 "one camera's nodes"
             )
+    wanted.append(DIAGNOSTICS)
     return {each.name: each for each in bag.topics if each.count and each.type_name in wanted}
+
+
+def _caption_limit(diagnostics: Any) -> float | None:
+    """What the language node tells of its longest time for a caption; None: nothing."""
+    for status in diagnostics.status:
+        if status.name.endswith(REASONER_STATUS):
+            for each in status.values:
+                if each.key == CAPTION_LIMIT and each.value:
+                    return float(each.value)
+    return None
 
 
 def _newest_known(scene: Scene, reasonings: dict[int, Reasoning], taken: list[int]) -> int:

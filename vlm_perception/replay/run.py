@@ -48,7 +48,7 @@ from vlm_perception.replay.report.replay_video import draw_replay
 from vlm_perception.replay.report.report import write_report
 from vlm_perception.replay.report.scene_log import FORMAT, VERSION, faults_in, line, sha256
 from vlm_perception.replay.results import Results
-from vlm_perception.replay.settings import PipelineSettings, default_parameters, load_settings
+from vlm_perception.replay.settings import default_parameters, load_settings
 from vlm_perception.replay.telling import tell_losses, tell_notes
 from vlm_perception.replay.virtual_time import LatencyModel, load_model
 
@@ -118,7 +118,7 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
     source.notes += [said] if said else []
     source.notes += [f"of the schedule: {loss}" for loss in schedule.losses] if schedule else []
     pipeline = Pipeline(bundle, settings, model, options.engine, options.speed, schedule, clock)
-    head = _head(options, source, settings, model, pipeline, bundle, schedule)
+    head = _head(options, source, model, pipeline, bundle, schedule)
     tell_notes(source.notes, console)
     told = len(source.notes)
     with Interrupt() as interrupt, folder:
@@ -193,7 +193,6 @@ def _finish(
 def _head(
     options: ReplayOptions,
     source: Source,
-    settings: PipelineSettings,
     model: LatencyModel,
     pipeline: Pipeline,
     bundle: ModelBundle,
@@ -214,7 +213,7 @@ def _head(
         "duration": options.span.duration_s,
         "speed": options.speed,
         "labels": list(pipeline.encoder.vocabulary.labels),
-        "settings": settings.described(),
+        "settings": pipeline.settings.described(),
         "latency_ms": model.model_dump(),
         **given,
     }

@@ -28,6 +28,7 @@ from vlm_perception.replay.recordings.source import Span
 from vlm_perception.replay.report.scene_log import read_log
 
 DRIVE = DATA / "drive"
+DIAGNOSTIC_KINDS = ("KeyValue", "DiagnosticStatus", "DiagnosticArray")
 TIMING = ("frames", "status", "key frames")
 SLOW = "graphs: {decoder: {run: 15.0}, vision: {run: 40.0}}"
 
@@ -47,6 +48,29 @@ def without(bag, topics, stamps_from_ns, target):
         for connection, time_ns, data in reader.messages():
             if connection.topic not in topics or time_ns < stamps_from_ns:
                 new.write(copies[connection.id], time_ns, data)
+    return target
+
+
+def diagnosed(bag, target, **values):
+    """A copy of a bag with what the language node says of itself."""
+    types = message_types()
+    kinds = {name: types.types[f"diagnostic_msgs/msg/{name}"] for name in DIAGNOSTIC_KINDS}
+    pairs = [kinds["KeyValue"](key=key, value=value) for key, value in values.items()]
+    stamp = types.types["builtin_interfaces/msg/Time"](sec=1, nanosec=0)
+    header = types.types["std_msgs/msg/Header"](stamp=stamp, frame_id="")
+    status = kinds["DiagnosticStatus"](
+        level=0, name="language_reasoner: pipeline", message="", hardware_id="", values=pairs
+    )
+    message = kinds["DiagnosticArray"](header=header, status=[status])
+    with Reader(bag) as reader, Writer(target, version=8, storage_plugin=StoragePlugin.MCAP) as new:
+        topic = new.add_connection("/diagnostics", message.__msgtype__, typestore=types)
+        new.write(topic, START_NS, types.serialize_cdr(message, message.__msgtype__))
+        copies = {
+            each.id: new.add_connection(each.topic, each.msgtype, typestore=types)
+            for each in reader.connections
+        }
+        for connection, time_ns, data in reader.messages():
+            new.write(copies[connection.id], time_ns, data)
     return target
 
 
@@ -84,6 +108,34 @@ def test_a_replay_on_a_robots_schedule_says_what_the_robot_said(tmp_path):
     assert {each["fault"] for each in dropped} == {"dropped"}
     assert len(scheduled.frames) + len(dropped) == len(robot.frames) == 40
     assert len(read_schedule(cut).ticks) < len(read_schedule(tmp_path / "free").ticks)
+
+
+def limit_of(folder):
+    """The longest time for a caption that a replay was made with."""
+    head = next(iter(read_log(folder / run.LOG)))
+    return head["settings"]["reasoner"]["max_caption_s"]
+
+
+@pytest.mark.slow
+def test_an_automatic_caption_limit_is_the_robots_or_by_the_latency_model(tmp_path):
+    short, slow = Span(0.0, 0.3), tmp_path / "slow.yaml"
+    slow.write_text("graphs: {decoder: {run: 50.0, token: 0.1}}")
+    replay(tmp_path / "fast", span=short)
+    replay(tmp_path / "robot", span=short, latency=slow)
+    assert limit_of(tmp_path / "fast") == 1.0
+    # Three times 40 tokens, the first of which comes with the prompt's.
+    by_model = limit_of(tmp_path / "robot")
+    assert 3 * 40 * 0.0501 < by_model < 3 * 42 * 0.0501
+    told = diagnosed(tmp_path / "robot", tmp_path / "told", max_caption_s="7.5")
+    assert read_schedule(tmp_path / "robot").max_caption_s is None
+    assert read_schedule(told).max_caption_s == 7.5
+    for name, bag, limit in (("silent", tmp_path / "robot", by_model), ("told", told, 7.5)):
+        replay(tmp_path / f"{name} again", span=short, latency=slow, schedule=bag)
+        assert limit_of(tmp_path / f"{name} again") == limit
+    given = tmp_path / "given.yaml"
+    given.write_text("/**/language_reasoner: {ros__parameters: {max_caption_s: 2.5}}")
+    replay(tmp_path / "given", span=short, latency=slow, schedule=told, parameters=given)
+    assert limit_of(tmp_path / "given") == 2.5
 
 
 def test_a_schedule_needs_the_results_of_one_robot(tmp_path):

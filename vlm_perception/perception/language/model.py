@@ -23,6 +23,7 @@ from vlm_perception.engines.registry import AUTO
 from vlm_perception.perception.details import key_of
 from vlm_perception.perception.device_tokens import DeviceTokens
 from vlm_perception.perception.embedding_checks import require_finite
+from vlm_perception.perception.language.analysis_cost import AnalysisCost
 from vlm_perception.perception.language.decoder import load_decoder
 from vlm_perception.perception.language.fair_lock import Turns
 from vlm_perception.perception.language.kv_cache import Cache, Prefix, causal_inputs
@@ -33,6 +34,8 @@ from vlm_perception.types import Attribute, Embedding
 
 TYPICAL_STEPS = 16
 """Tokens that `engine="auto"` decodes to measure; a caption has as many or a few more."""
+MEASURED_STEPS, MEASURED_ROUNDS, MEASURED_S = 8, 3, 1.0
+"""Tokens in a round of `measure`, and rounds; none is begun after so many seconds."""
 
 
 class PromptError(VlmPerceptionError):
@@ -135,6 +138,44 @@ class LanguageModel:
         prefix = self.prefill(np.zeros((vision.tokens, vision.token_width), np.float16))
         self.answer(prefix, packed)
         self.generate(prefix, self._spec.caption_prompt, max_tokens=1)
+
+    def measure(self, packed: PackedQuestions, question: Mapping[str, Any]) -> AnalysisCost:
+        """Time an analysis of a blank image: of each part the shortest of a few rounds.
+
+        Args:
+            packed: the questions that are asked of each image.
+            question: what the result depends on, to be kept with it.
+        """
+        began, rounds = self._clock(), [self._round(packed)]
+        while len(rounds) < MEASURED_ROUNDS and self._clock() - began < MEASURED_S:
+            rounds.append(self._round(packed))
+        prefill, questions, prompt, token = map(min, zip(*rounds, strict=True))
+        return AnalysisCost(
+            question=dict(question),
+            prefill_s=prefill,
+            questions_s=questions,
+            prompt_s=prompt,
+            token_s=token,
+        )
+
+    def _round(self, packed: PackedQuestions) -> tuple[float, float, float, float]:
+        """Seconds of prefill, questions, the caption's prompt, and a token behind it."""
+        vision, prompt = self._bundle.manifest.vision, self._prompt_ids(self._spec.caption_prompt)
+        times = [self._clock()]
+        prefix = self.prefill(np.zeros((vision.tokens, vision.token_width), np.float16))
+        times.append(self._clock())
+        self.answer(prefix, packed)
+        times.append(self._clock())
+        # Not as `stream` does it: a text may end at once.
+        steps = min(MEASURED_STEPS, prefix.room - len(prompt))
+        with self._turns:
+            branch = self._decoder.branch(prefix.cache, len(prompt) + steps)
+        self._next(branch, prompt)
+        times.append(self._clock())
+        for _ in range(steps):
+            self._next(branch, [self._stop])
+        prefill, questions, first, rest = np.diff([*times, self._clock()])
+        return float(prefill), float(questions), float(first), float(rest) / steps
 
     def read(self, embedding: Embedding) -> Prefix:
         """Read what there is of a frame for this model.

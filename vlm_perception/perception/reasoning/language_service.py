@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.common.machine import cpu_count, cpu_model
+from vlm_perception.common.measurement_cache import kept
 from vlm_perception.engines.onnxruntime import ONNXRUNTIME
 from vlm_perception.perception.device_tokens import DeviceTokens
+from vlm_perception.perception.language.analysis_cost import AnalysisCost
 from vlm_perception.perception.language.model import LanguageModel, PromptError
 from vlm_perception.perception.language.partial_text import UNFINISHED
 from vlm_perception.perception.language.prefix_cache import NewestPrefix
@@ -28,6 +31,11 @@ from vlm_perception.types import Attribute, Embedding
 LONGEST_INSTRUCTION = 1000
 PROMPT_ROOM = 256
 """Tokens that a question or an instruction may have, beside the longest answer to it."""
+COSTS = "analysis_costs.json"
+"""In the user's cache."""
+CAPTION_MARGIN, LEAST_CAPTION_S = 3.0, 1.0
+"""An automatic limit cuts a caption that takes so many times what the longest one was measured to
+take, since other work delays it, and none that takes no longer than a second."""
 
 
 class InstructionError(VlmPerceptionError):
@@ -83,6 +91,10 @@ class LanguageService:
         self.bundle = bundle
         self.settings = settings or ReasonerSettings()
         self.clock = clock
+        self._threads = threads
+        self.max_caption_s = self.settings.max_caption_s or math.inf
+        """Longest time for a caption in seconds; infinite as long as the settings leave it to a
+        measurement that was not made."""
         self._sampling = Sampling(
             self.settings.temperature, self.settings.top_p, self.settings.seed
         )
@@ -126,6 +138,38 @@ class LanguageService:
         self._language.verify()
         self.bundle.verify_golden(self._blank_state.engines)
         self._language.warm_up(self._packed)
+
+    def measure(self) -> AnalysisCost:
+        """Time an analysis by the service's clock, and take an automatic `max_caption_s` from it.
+
+        Call it after `warm_up`.
+        """
+        return self._take(self._language.measure(self._packed, {}))
+
+    def measure_once(self) -> AnalysisCost:
+        """As `measure`, once for each machine, bundle, engine and length of the questions."""
+        question = {
+            "bundle": self.bundle.digest,
+            "engine": self.engine_name,
+            "threads": self._threads,
+            "question_tokens": len(self._packed.ids),
+            "cpu": cpu_model(),
+            "cores": cpu_count(),
+        }
+        return self._take(
+            kept(
+                COSTS,
+                AnalysisCost,
+                question,
+                lambda: self._language.measure(self._packed, question),
+            )
+        )
+
+    def _take(self, cost: AnalysisCost) -> AnalysisCost:
+        if not self.settings.max_caption_s:
+            longest = cost.caption_s(self.settings.max_caption_tokens)
+            self.max_caption_s = round(max(LEAST_CAPTION_S, CAPTION_MARGIN * longest), 3)
+        return cost
 
     def temporal_state(self) -> TemporalState:
         """Return a memory of embeddings with nothing in it, for one stream; engines are shared."""
@@ -172,7 +216,7 @@ class LanguageService:
             prefix,
             instruction or language.spec.caption_prompt,
             max_tokens=math.ceil(settings.max_caption_tokens * effort.caption),
-            budget_s=settings.max_caption_s * effort.caption,
+            budget_s=self.max_caption_s * effort.caption,
             sampling=self._sampling,
         )
         return Analysis(

@@ -15,7 +15,8 @@ class ReasonerSettings:
     max_keyframe_age: float = 1.0
     min_keyframe_interval: float = 0.0
     max_caption_tokens: int = 40
-    max_caption_s: float = 1.0
+    max_caption_s: float = 0.0
+    """0: as long as a whole caption may take, by what one was measured to take."""
     temperature: float = 0.0
     """Of captions, free answers and descriptions, as `top_p` and `seed` are; 0 is greedy."""
     top_p: float = 1.0

@@ -1,0 +1,39 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an analysis by a bundle's language model costs on a machine, part by part."""
+
+from __future__ import annotations
+
+from pydantic import NonNegativeFloat
+
+from vlm_perception.common.measurement_cache import Measurement
+
+
+class AnalysisCost(Measurement):
+    """Seconds of the parts of an analysis, whatever the model says."""
+
+    prefill_s: NonNegativeFloat
+    """Of reading an image."""
+    questions_s: NonNegativeFloat
+    """Of answering all questions."""
+    prompt_s: NonNegativeFloat
+    """Of the caption's prompt, which gives its first token."""
+    token_s: NonNegativeFloat
+    """Of each further token."""
+
+    @property
+    def answers_s(self) -> float:
+        """Seconds until all questions are answered."""
+        return self.prefill_s + self.questions_s
+
+    def caption_s(self, tokens: int) -> float:
+        """Seconds of a caption of so many tokens."""
+        return self.prompt_s + self.token_s * (tokens - 1)
+
+    def tokens_within(self, seconds: float, most: int) -> int:
+        """The longest caption, in tokens, that takes no longer; 0: not even one token."""
+        if self.prompt_s > seconds:
+            return 0
+        if self.caption_s(most) <= seconds:
+            return most
+        return 1 + int((seconds - self.prompt_s) / self.token_s)
