@@ -34,7 +34,7 @@ def kept(
     name: str,
     kind: type[MeasurementT],
     question: Mapping[str, Any],
-    measure: Callable[[], MeasurementT],
+    measure: Callable[[], tuple[MeasurementT, bool]],
 ) -> MeasurementT:
     """Return the measurement that was once made for a question, or make and keep it.
 
@@ -44,7 +44,8 @@ def kept(
         name: of the file in the cache.
         kind: what the file holds.
         question: all that the result depends on, the machine included; for JSON.
-        measure: makes the measurement; its `question` is this one.
+        measure: makes the measurement, whose `question` is this one, and says whether it is worth
+            keeping.
     """
     file = cache_directory() / name
     entries: TypeAdapter[list[MeasurementT]] = TypeAdapter(list[kind])  # type: ignore[valid-type]
@@ -53,8 +54,9 @@ def kept(
         for each in found:
             if each.question == question:
                 return each
-        made = measure()
-        _write(file, entries, [*found, made][-MOST_KEPT:])
+        made, lasts = measure()
+        if lasts:
+            _write(file, entries, [*found, made][-MOST_KEPT:])
     return made
 
 

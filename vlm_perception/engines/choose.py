@@ -84,9 +84,9 @@ def choose(
         return next(iter(versions))
     question = {**subject, "engines": versions, "cpu": cpu_model(), "cores": cpu_count()}
 
-    def measure() -> Decision:
+    def measure() -> tuple[Decision, bool]:
         medians = _measure(_load_all(versions, load), workload, clock)
-        return Decision(question=question, engine=_fastest(medians), median_ms=medians)
+        return Decision(question=question, engine=_fastest(medians), median_ms=medians), True
 
     return kept(CACHE_NAME, Decision, question, measure).engine
 

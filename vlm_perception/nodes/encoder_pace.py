@@ -72,8 +72,5 @@ class EncoderPace:
             f"{1e3 * taken:.0f} ms"
         )
         if taken > BUSY * self._alone_s:
-            return (
-                f"{said}, and {1e3 * self._alone_s:.0f} ms when the machine is free: others take "
-                "its cores"
-            )
+            return f"{said}, and {1e3 * self._alone_s:.0f} ms at configure: others take the cores"
         return f"{said}: use more threads, another engine, a smaller bundle or a slower camera"

@@ -16,6 +16,7 @@ WORTH_WRITING = 4
 """A caption of fewer tokens is not proposed."""
 SLOWEST_HZ = 0.1
 """The least that `rate_hz` may be."""
+SLOW_FRAME_S = 2.0
 ROOM = 0.8
 """Share of a limit that a proposal fills: other nodes take cores, too."""
 
@@ -72,6 +73,16 @@ def unmet_parameters(
             f"~/ask cannot answer within answer_timeout {settings.answer_timeout:g}: set it to "
             f"{least:g} or more"
         )
+
+
+def slow_frame(seconds: float) -> str:
+    """Say that the frame in hand, or the last one, takes long; empty: it does not."""
+    if seconds <= SLOW_FRAME_S:
+        return ""
+    return (
+        f"a frame takes {seconds:.0f} s: the log says what an analysis takes on this machine, and "
+        "which parameters that does not fit; if that is less, others take the cores"
+    )
 
 
 def _analysis(cost: AnalysisCost, settings: LanguageSettings, max_caption_s: float) -> float:

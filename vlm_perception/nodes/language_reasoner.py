@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from vlm_perception.nodes.base.networks import prepare_networks
 from vlm_perception.nodes.io.ask_server import Asking
 from vlm_perception.nodes.io.camera_stream import CameraStream
 from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival
-from vlm_perception.nodes.language_cost import describe_cost, unmet_parameters
+from vlm_perception.nodes.language_cost import describe_cost, slow_frame, unmet_parameters
 from vlm_perception.nodes.language_settings import LanguageSettings
 from vlm_perception.nodes.process.niceness import session_gives_way
 from vlm_perception.nodes.process.runner import run
@@ -51,6 +52,9 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._notes: dict[str, str] = {}
         self._dropped_before = 0
         self._ladder = Ladder()
+        self._began_s: float | None = None
+        self._last_s = 0.0
+        """When the frame in hand was taken, by the monotonic clock, and what the last one took."""
         names = self.settings.cameras or ("",)
         self._cameras = {name: CameraStream(self, name) for name in names}
         newest = {name: camera.newest_embedding for name, camera in self._cameras.items()}
@@ -140,8 +144,14 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         return "; ".join(filter(None, (camera.obstacle() for camera in self._cameras.values())))
 
     def concern(self) -> str:
-        """Return what to say when embeddings of several encoders are mixed."""
-        return "; ".join(filter(None, (camera.concern() for camera in self._cameras.values())))
+        """Return what to say when embeddings of several encoders are mixed, or a frame takes long.
+
+        Without the latter a first answer that is long in coming would look like none.
+        """
+        mixed = (camera.concern() for camera in self._cameras.values())
+        began_s = self._began_s
+        at_work = time.monotonic() - began_s if began_s is not None else 0.0
+        return "; ".join(filter(None, (*mixed, slow_frame(max(at_work, self._last_s)))))
 
     def parts(self) -> Mapping[str, Report]:
         """Return a report of each camera where there are several."""
@@ -204,12 +214,15 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
     def _reason(self, seen: Seen) -> bool:
         """Reason on an embedding; false where that was no tick."""
         camera, arrival = seen
+        self._began_s = began_s = time.monotonic()
         try:
             seconds = camera.reason(arrival, self._ladder.rung)
         except VlmPerceptionError as error:
             kind = "bad_embedding" if isinstance(error, MessageError) else "refused"
             self.complaints.add(kind, f"embedding on {camera.topic} was skipped: {error}")
             return True
+        finally:
+            self._began_s, self._last_s = None, time.monotonic() - began_s
         if seconds is not None:
             self._ladder.record(seconds, 1.0 / self.settings.rate_hz)
         return seconds is not None

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlm_perception.nodes.encoder_pace import EncoderPace
-from vlm_perception.nodes.language_cost import describe_cost, unmet_parameters
+from vlm_perception.nodes.language_cost import describe_cost, slow_frame, unmet_parameters
 from vlm_perception.nodes.language_settings import LanguageSettings
 from vlm_perception.perception.language.analysis_cost import AnalysisCost
 
@@ -106,6 +106,11 @@ def test_who_does_what_is_proposed_is_not_warned_of_it_again(
             assert about not in still or (about == "max_caption_s" and alone > limit_s > 0), still
 
 
+def test_a_frame_that_takes_long_is_told_while_it_does() -> None:
+    assert not slow_frame(1.9)
+    assert "a frame takes 7 s" in slow_frame(7.2)
+
+
 def pace(alone_s: float, taken_s: float, arrived: int, dropped: int) -> EncoderPace:
     """One that has seen so many images."""
     made = EncoderPace(alone_s)
@@ -119,7 +124,7 @@ def pace(alone_s: float, taken_s: float, arrived: int, dropped: int) -> EncoderP
     ("alone_s", "taken_s", "cause"),
     [
         (0.4, 0.42, "use more threads, another engine, a smaller bundle or a slower camera"),
-        (0.1, 0.42, "and 100 ms when the machine is free: others take its cores"),
+        (0.1, 0.42, "and 100 ms at configure: others take the cores"),
     ],
 )
 def test_an_encoder_that_drops_most_images_says_why(

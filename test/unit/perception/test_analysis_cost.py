@@ -81,6 +81,7 @@ def test_a_machine_measures_a_bundle_once(
     siglip_bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(language_service, "UNDISTURBED", 0.0)
     file = tmp_path / "vlm_perception" / language_service.COSTS
     first = service(siglip_bundle)
     cost = first.measure_once()
@@ -94,6 +95,16 @@ def test_a_machine_measures_a_bundle_once(
     monkeypatch.setattr(language_service, "cpu_model", lambda: "another processor")
     assert service(siglip_bundle, LatencyModel()).measure_once().token_s < cost.token_s
     assert len(json.loads(file.read_text())) == 2
+
+
+def test_what_others_disturbed_is_measured_again_at_the_next_start(
+    siglip_bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(language_service, "UNDISTURBED", 1e9)
+    slow = service(siglip_bundle).measure_once()
+    assert service(siglip_bundle, LatencyModel()).measure_once().token_s < slow.token_s
+    assert not (tmp_path / "vlm_perception" / language_service.COSTS).exists()
 
 
 @given(prompt=st.floats(0.0, 5.0), token=st.floats(0.0, 2.0), seconds=st.floats(0.0, 60.0))

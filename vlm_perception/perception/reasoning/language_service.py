@@ -33,6 +33,8 @@ PROMPT_ROOM = 256
 """Tokens that a question or an instruction may have, beside the longest answer to it."""
 COSTS = "analysis_costs.json"
 """In the user's cache."""
+UNDISTURBED = 0.7
+"""Share of a measurement's time that the process was at work; below it others had the cores."""
 CAPTION_MARGIN, LEAST_CAPTION_S = 3.0, 1.0
 """An automatic limit cuts a caption that takes so many times what the longest one was measured to
 take, since other work delays it, and none that takes no longer than a second."""
@@ -147,7 +149,10 @@ class LanguageService:
         return self._take(self._language.measure(self._packed, {}))
 
     def measure_once(self) -> AnalysisCost:
-        """As `measure`, once for each machine, bundle, engine and length of the questions."""
+        """As `measure`, once for each machine, bundle, engine and length of the questions.
+
+        A measurement is made again at the next start when other programs took the cores meanwhile.
+        """
         question = {
             "bundle": self.bundle.digest,
             "engine": self.engine_name,
@@ -156,14 +161,14 @@ class LanguageService:
             "cpu": cpu_model(),
             "cores": cpu_count(),
         }
-        return self._take(
-            kept(
-                COSTS,
-                AnalysisCost,
-                question,
-                lambda: self._language.measure(self._packed, question),
-            )
-        )
+
+        def measure() -> tuple[AnalysisCost, bool]:
+            began, worked = time.perf_counter(), time.process_time()
+            cost = self._language.measure(self._packed, question)
+            share = (time.process_time() - worked) / (time.perf_counter() - began)
+            return cost, share >= UNDISTURBED
+
+        return self._take(kept(COSTS, AnalysisCost, question, measure))
 
     def _take(self, cost: AnalysisCost) -> AnalysisCost:
         if not self.settings.max_caption_s:
