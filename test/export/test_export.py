@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,3 +196,32 @@ def test_a_folder_that_is_no_bundle_is_left_alone(siglip_checkpoint: Path, tmp_p
     with pytest.raises(OutputError, match="which is read"):
         export_bundle(siglip_checkpoint, siglip_checkpoint / "dual")
     assert (tmp_path / "photos" / "mine.jpg").is_file()
+
+
+def test_what_a_killed_export_leaves_is_removed_by_the_next(
+    siglip_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only that: a folder of the same kind without the mark of such a run is somebody's."""
+    out, left = tmp_path / "made", tmp_path / ".made.unfinished"
+    foreign = tmp_path / ".other.unfinished"
+    foreign.mkdir()
+    (foreign / "mine.txt").write_text("x")
+    with pytest.raises(OutputError, match="was not made by this program"):
+        export_bundle(siglip_checkpoint, tmp_path / "other")
+    program = shutil.which("vlm-perception", path=str(Path(sys.executable).parent))
+    assert program is not None
+    command = [program, "export", str(siglip_checkpoint), "--out", str(out)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        while not (left / "bundle" / "text.onnx").exists():
+            assert process.poll() is None, "the export ended before it was killed"
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    assert left.is_dir() and not out.exists()
+    export_bundle(siglip_checkpoint, out)
+    assert f"removed {left}, which an interrupted run had left" in caplog.text
+    assert ModelBundle.load(out).path == out
+    assert sorted(each.name for each in tmp_path.iterdir()) == [foreign.name, out.name]
+    assert (foreign / "mine.txt").is_file()

@@ -79,6 +79,23 @@ class ModelBundle:
         manifest = _read_manifest(path / MANIFEST_NAME)
         return cls(path, manifest, states=check_files(path, manifest.files))
 
+    @classmethod
+    def reopen(cls, path: Path, digest: str, states: Mapping[str, FileState]) -> ModelBundle:
+        """A bundle that another process has checked, without reading all of its files again.
+
+        Args:
+            path: its directory.
+            digest: as it was then.
+            states: likewise; a file that has changed since is not used.
+
+        Raises:
+            BundleError: it is another one now.
+        """
+        manifest = _read_manifest(path / MANIFEST_NAME)
+        if manifest.digest != digest:
+            raise BundleError(f"bundle {path} was replaced by another. Load it again")
+        return cls(path, manifest, states=states)
+
     def file(self, name: str) -> Path:
         """Path of a file that the manifest lists.
 
@@ -189,7 +206,8 @@ class ModelBundle:
             BundleError: an engine's outputs are further off than the manifest allows.
         """
         if engines is None:
-            engines = {graph: self.engine(graph) for graph in self.graphs()}
+            # One after the other: together large ones may not fit into memory.
+            return {each: self._compare_golden(each, self.engine(each)) for each in self.graphs()}
         return {graph: self._compare_golden(graph, engine) for graph, engine in engines.items()}
 
     def golden_inputs(self, graph: str) -> dict[str, NDArray[Any]]:

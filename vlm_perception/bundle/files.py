@@ -95,14 +95,18 @@ def check_unchanged(bundle: Path, name: str, state: FileState) -> None:
         )
 
 
-def read_array(path: Path) -> NDArray[Any]:
+def read_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
     """Read a file that holds one array.
+
+    Args:
+        path: the file.
+        mapped: leave the array on the disk; what is looked at is read.
 
     Raises:
         BundleError: it holds something else.
     """
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
         if isinstance(array, np.ndarray):
             return array
         reason: object = "an archive of several arrays"

@@ -205,6 +205,14 @@ class VocabularySpec(_Strict):
         return self
 
 
+class LabelEmbeddingsSpec(_Strict):
+    """The text embeddings of the vocabulary's labels, float32 [labels, D], made at export."""
+
+    file: FileName
+    made_of: Sha256
+    """Hash of the prompts, the tokenizer and the text tower that they follow from."""
+
+
 class QuestionSpec(_Strict):
     """A typed question: its wording and the closed list of its answers."""
 
@@ -354,6 +362,8 @@ class Manifest(_Strict):
     vision: VisionSpec
     text: TextSpec
     vocabulary: VocabularySpec
+    label_embeddings: LabelEmbeddingsSpec | None = None
+    """None: whoever runs the bundle embeds its labels with the text tower."""
     language: LanguageSpec | None
     temporal: TemporalSpec | None = None
     """None: the training-free form is used."""

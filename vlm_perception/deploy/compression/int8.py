@@ -91,7 +91,8 @@ def quantize_vision(
     directory: Path, images: Sequence[Path], spec: ImageSpec, plan: PrecisionPlan | None
 ) -> PrecisionPlan:
     """Write both streams of the vision graph, and return the plan with what was measured."""
-    with tempfile.TemporaryDirectory() as scratch:
+    # Beside the bundle that is being made, where a killed run's traces are removed.
+    with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         flat = Path(scratch) / VISION_GRAPH
         _flatten(directory / VISION_GRAPH, flat)
         model = onnx.load(flat)

@@ -30,7 +30,6 @@ from vlm_perception.deploy.validation.transformers_reference import Transformers
 from vlm_perception.outputs.apart import keep_apart
 from vlm_perception.outputs.swap import made_beside, swap
 from vlm_perception.perception.language.model import LanguageModel
-from vlm_perception.perception.vision.vocabulary import VocabularyBuilder
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +103,10 @@ def export_bundle(
 
 @dataclass(frozen=True)
 class _Export:
-    """A checkpoint from which bundles are made in a folder that nobody else looks into."""
+    """A checkpoint from which bundles are made in a folder that nobody else looks into.
+
+    It is used up by the first, unless there are images to compare that with the checkpoint on.
+    """
 
     source: Checkpoint
     spec: BundleSpec
@@ -116,7 +118,6 @@ class _Export:
         """Make a bundle and hold it against what torch gave."""
         directory = self.scratch / name
         directory.mkdir()
-        # What is pruned for one bundle must be whole for the references.
         source = self.source if self.images is None else copy.deepcopy(self.source)
         write_bundle(directory, source, self.spec, self.card, options, self.images)
         return _finish(directory)
@@ -165,7 +166,6 @@ def _finish(directory: Path) -> ModelBundle:
     try:
         bundle = ModelBundle.load(directory)
         differences = bundle.verify_golden()
-        VocabularyBuilder(bundle).build(None, version=1)
         if bundle.manifest.language is not None:
             LanguageModel(bundle).pack(bundle.manifest.questions)
     except VlmPerceptionError as error:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,7 +56,7 @@ class Part:
 def parts_of(source: Checkpoint, vision: VisionTower, image: ImageSpec) -> list[Part]:
     """All graphs of a checkpoint's bundle, around its vision tower as it is exported."""
     seeing = vision_part(vision, image)
-    parts = [seeing, text_part(source)]
+    parts = [text_part(source), seeing]
     if source.vlm is not None:
         parts += [projector_part(source, seeing.results["tokens"], image), decoder_part(source)]
     if source.temporal is not None:
@@ -150,6 +151,14 @@ def temporal_part(module: TemporalAttention) -> Part:
     }
     outputs = ("state", "event", "evidence") if config.readouts else ("state", "event")
     return Part(TEMPORAL_GRAPH, module, inputs, outputs, {})
+
+
+def let_go(model: nn.Module, parts: Sequence[Part]) -> None:
+    """Give back the memory of a model's weights, but for those that these parts read."""
+    needed = {id(weight) for part in parts for weight in part.module.parameters()}
+    for weight in model.parameters():
+        if id(weight) not in needed:
+            weight.data = weight.data.new_empty(0)
 
 
 def golden_of(part: Part) -> Golden:

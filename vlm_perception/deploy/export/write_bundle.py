@@ -15,13 +15,17 @@ import numpy as np
 import torch
 import yaml
 
-from vlm_perception.bundle.bundle import MANIFEST_NAME
+from vlm_perception.bundle.bundle import MANIFEST_NAME, TEXT_GRAPH
 from vlm_perception.bundle.files import file_sha256
+from vlm_perception.bundle.label_embeddings import own_prompts, text_digest
 from vlm_perception.bundle.manifest import (
     FORMAT_VERSION,
     FileEntry,
     ImageSpec,
+    LabelEmbeddingsSpec,
     Manifest,
+    TextSpec,
+    VocabularySpec,
     manifest_digest,
 )
 from vlm_perception.deploy.checkpoints.bundle_yaml import BundleSpec
@@ -45,13 +49,18 @@ from vlm_perception.deploy.export.parts import (
     Part,
     golden_of,
     golden_of_engine,
+    let_go,
     parts_of,
 )
 from vlm_perception.deploy.export.vision import Vision, lay_out_vision
 from vlm_perception.deploy.onnx.writer import write_graph
 from vlm_perception.deploy.validation.images import ImageSets
+from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
+from vlm_perception.perception.tokenizer import TextTokenizer
+from vlm_perception.perception.vision.text_tower import TextTower
 
 CARD_NAME = "MODEL_CARD.md"
+LABELS_NAME = "label_embeddings.npy"
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +71,7 @@ class _Written:
 
     image: ImageSpec
     vision: Vision
+    text: TextSpec
     quantized: tuple[str, ...]
     """Graphs that compute in INT8."""
     golden: Golden
@@ -79,8 +89,8 @@ def write_bundle(
 ) -> None:
     """Write every file of a bundle into an empty directory.
 
-    Afterwards the checkpoint's weights are rounded to what FP16 holds, and heads that were pruned
-    are zeros in it.
+    It uses the checkpoint up: weights are rounded to what FP16 holds, heads that are pruned become
+    zeros, and the memory of what is written, or no graph reads, is given back.
 
     Raises:
         ExportError: the checkpoint cannot become a bundle with these options.
@@ -90,12 +100,17 @@ def write_bundle(
     geometry = choose_geometry(source, spec, options)
     vision = lay_out_vision(source, geometry, options, images)
     parts = parts_of(source, vision.graph, geometry.image)
-    _write_graphs(directory, parts)
-    _write_embeddings(directory, source)
-    quantized = _quantize(directory, geometry.image, options, images)
-    golden = _write_golden(directory, parts, quantized)
     tokenizers = _write_tokenizers(directory, source)
-    written = _Written(geometry.image, vision, quantized, golden, tokenizers)
+    text = text_spec(source, tokenizers["text"])
+    _write_embeddings(directory, source)
+    for model in filter(None, (source.dual, source.vlm)):
+        let_go(model, parts)
+    golden = _write_graphs(directory, parts)
+    quantized = _quantize(directory, geometry.image, options, images)
+    golden |= _golden_of_engines(directory, parts, quantized)
+    _save_arrays(directory / GOLDEN_NAME, golden)
+    _write_label_embeddings(directory, text, spec.vocabulary)
+    written = _Written(geometry.image, vision, text, quantized, golden, tokenizers)
     _write_manifest(directory, source, spec, written)
 
 
@@ -113,11 +128,16 @@ def _round_weights(source: Checkpoint) -> None:
         round_to_half(source.vlm)
 
 
-def _write_graphs(directory: Path, parts: Sequence[Part]) -> None:
-    with torch.no_grad():
-        for part in parts:
-            _log.info("exporting %s", part.name)
+def _write_graphs(directory: Path, parts: Sequence[Part]) -> Golden:
+    """Write each graph, and return what torch gives for its inputs."""
+    golden: Golden = {}
+    for index, part in enumerate(parts):
+        _log.info("exporting %s", part.name)
+        with torch.no_grad():
             write_graph(part.module, part.inputs, part.outputs, directory / part.name, part.dynamic)
+        golden |= golden_of(part)
+        let_go(part.module, parts[index + 1 :])
+    return golden
 
 
 def _write_embeddings(directory: Path, source: Checkpoint) -> None:
@@ -136,17 +156,26 @@ def _quantize(
     return quantize_graphs(directory, images.calibration, image, options.plan)
 
 
-def _write_golden(directory: Path, parts: Sequence[Part], quantized: Sequence[str]) -> Golden:
-    """Store what each graph is to give: torch's outputs, or the engine's where it is quantized."""
+def _golden_of_engines(directory: Path, parts: Sequence[Part], quantized: Sequence[str]) -> Golden:
+    """What the engine gives where a graph is quantized, which torch cannot compute."""
     golden: Golden = {}
     for part in parts:
-        golden |= golden_of(part)
         if part.name in quantized:
             golden |= golden_of_engine(directory / part.name, part)
+    return golden
+
+
+def _save_arrays(file: Path, golden: Golden) -> None:
     # Any: numpy's own types take the arrays for the function's switches.
     arrays: Any = golden
-    np.savez_compressed(directory / GOLDEN_NAME, **arrays)
-    return golden
+    np.savez_compressed(file, **arrays)
+
+
+def _write_label_embeddings(directory: Path, text: TextSpec, vocabulary: VocabularySpec) -> None:
+    """Embed the labels in the engine that would do it on the robot."""
+    tokenizer = TextTokenizer(directory / text.tokenizer)
+    tower = TextTower(text, tokenizer, OnnxRuntimeEngine(directory / TEXT_GRAPH))
+    np.save(directory / LABELS_NAME, tower.embed(own_prompts(vocabulary)))
 
 
 def _write_tokenizers(directory: Path, source: Checkpoint) -> dict[str, str]:
@@ -183,7 +212,7 @@ def _write_manifest(
         precision_plan=PLAN_NAME if written.quantized else None,
         image=written.image,
         vision=vision_spec(source, written.vision, written.golden),
-        text=text_spec(source, written.tokenizers["text"]),
+        text=written.text,
         vocabulary=spec.vocabulary,
         language=language,
         temporal=temporal_spec(source.temporal),
@@ -194,6 +223,8 @@ def _write_manifest(
         made_by=made_by(source),
         files=_entries(directory),
     )
+    labels = LabelEmbeddingsSpec(file=LABELS_NAME, made_of=text_digest(manifest))
+    manifest = manifest.model_copy(update={"label_embeddings": labels})
     write_manifest_content(directory, json.loads(manifest.model_dump_json()))
 
 

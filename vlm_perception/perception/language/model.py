@@ -86,8 +86,8 @@ class LanguageModel:
             )
         self._bundle, self._spec, self._clock = bundle, spec, clock
         self._tokenizer = TextTokenizer(bundle.file(spec.tokenizer))
-        table = read_array(bundle.file(spec.embeddings))
-        self._table = np.asarray(table, np.float32)
+        # Of a large vocabulary few rows are ever looked at.
+        self._table = read_array(bundle.file(spec.embeddings), mapped=True)
         before, after = spec.prompt.split("{image}", 1)
         self._before = self._embed(self._tokenizer.encode_template(before))
         self._after = after
@@ -365,7 +365,7 @@ class LanguageModel:
             return engine.run(inputs)
 
     def _embed(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._table[np.asarray(ids, np.int64)]
+        return np.asarray(self._table[np.asarray(ids, np.int64)], np.float32)
 
     def _past(self, length: int) -> NDArray[np.float32]:
         spec = self._spec

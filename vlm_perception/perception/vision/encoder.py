@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.bundle.bundle import TEXT_GRAPH, VISION_GRAPH, ModelBundle
+from vlm_perception.bundle.bundle import VISION_GRAPH, ModelBundle
 from vlm_perception.engines.base import DeviceEngine
 from vlm_perception.engines.onnxruntime import ONNXRUNTIME
 from vlm_perception.perception.device_tokens import DeviceTokens
@@ -43,14 +43,14 @@ class VisionEncoder:
         clock: Callable[[], float] = time.monotonic,
         device_tokens: DeviceTokens | None = None,
     ) -> None:
-        """Load the engines and embed the bundle's own vocabulary.
+        """Load the vision tower and take the bundle's own vocabulary.
 
         Args:
             bundle: the model.
             threads: threads of the engine.
             run_id: is written into each embedding.
-            engine: backend of the vision graph, or `auto`. The text graph, which runs only when the
-                vocabulary changes, stays with ONNX Runtime.
+            engine: backend of the vision graph, or `auto`. The text graph, which runs only for
+                labels that the export has not embedded, stays with ONNX Runtime.
             temporal: read the tags from what the last moments have in common; else from each frame
                 alone.
             clock: seconds, for stage times.
@@ -87,6 +87,8 @@ class VisionEncoder:
     def set_vocabulary(self, labels: Sequence[str]) -> int:
         """Look for other labels from the next frame on.
 
+        It may take seconds, in which `encode` goes on with the old ones.
+
         Returns:
             The version that embeddings with these labels carry.
 
@@ -99,13 +101,12 @@ class VisionEncoder:
         return vocabulary.version
 
     def warm_up(self) -> None:
-        """Check the engines against the bundle's stored outputs and let them allocate.
+        """Check the engine against the bundle's stored outputs and let it allocate.
 
         Raises:
-            BundleError: an engine gives other outputs than were stored.
+            BundleError: it gives other outputs than were stored.
         """
-        engines = {VISION_GRAPH: self._engine, TEXT_GRAPH: self._builder.engine}
-        self._bundle.verify_golden(engines)
+        self._bundle.verify_golden({VISION_GRAPH: self._engine})
         self._encode_blank()
 
     def measure(self) -> float:

@@ -4,21 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.bundle.bundle import TEXT_GRAPH, ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.bundle.label_embeddings import own_prompts, prompts_of, read_label_embeddings
 from vlm_perception.bundle.manifest import LONGEST_LABEL, MOST_LABELS, LabelSpec
-from vlm_perception.common.errors import VlmPerceptionError
-from vlm_perception.engines.base import Engine
-from vlm_perception.perception.tokenizer import TextError, TextTokenizer, require_text
+from vlm_perception.perception.tokenizer import TextError, require_text
+from vlm_perception.perception.vision.text_process import embed_apart
+from vlm_perception.perception.vision.text_tower import Prompts, TextTower, VocabularyError
 
-
-class VocabularyError(VlmPerceptionError):
-    """A vocabulary cannot be used; the message says why."""
+__all__ = ["Vocabulary", "VocabularyBuilder", "VocabularyError"]
 
 
 @dataclass(frozen=True)
@@ -57,19 +56,27 @@ class Vocabulary:
 
 
 class VocabularyBuilder:
-    """Turns labels into a vocabulary with the bundle's text tower."""
+    """Turns labels into a vocabulary.
 
-    def __init__(self, bundle: ModelBundle, engine: Engine | None = None) -> None:
-        """Load the text tower and its tokenizer."""
-        self._manifest = bundle.manifest
-        self._engine = engine or bundle.engine(TEXT_GRAPH)
-        self._tokenizer = TextTokenizer(bundle.file(bundle.manifest.text.tokenizer))
+    Those of the bundle were embedded when it was exported; for others the text tower is loaded in a
+    process of its own. Of a bundle without stored embeddings it is loaded here, and stays.
+    """
+
+    def __init__(self, bundle: ModelBundle) -> None:
+        """Read the embeddings of the bundle's labels, or compute them.
+
+        Raises:
+            BundleError: a file is missing, altered or holds something else.
+            EngineError: the engine does not take the text tower.
+        """
+        self._bundle, self._manifest = bundle, bundle.manifest
         self._known = {spec.label: spec for spec in bundle.manifest.vocabulary.labels}
-
-    @property
-    def engine(self) -> Engine:
-        """The text tower."""
-        return self._engine
+        self._rows = read_label_embeddings(bundle)
+        self._tower: TextTower | None = None
+        if not self._rows:
+            self._tower = TextTower.load(bundle)
+            own = own_prompts(bundle.manifest.vocabulary)
+            self._rows = dict(zip(own, self._tower.embed(own), strict=True))
 
     def build(self, labels: Sequence[str] | None, version: int) -> Vocabulary:
         """Embed labels; a label that the bundle knows keeps its prompts and thresholds.
@@ -79,7 +86,8 @@ class VocabularyBuilder:
             version: the number that results will carry.
 
         Raises:
-            VocabularyError: there are none, too many, or one is empty, doubled or too long.
+            VocabularyError: there are none, too many, one is empty, doubled or too long, or the
+                text tower cannot be loaded.
         """
         wanted = list(self._known) if labels is None else labels
         _check_number(wanted)
@@ -92,7 +100,7 @@ class VocabularyBuilder:
         return Vocabulary(
             version=version,
             labels=tuple(names),
-            embeddings=np.stack([self._embed(spec) for spec in specs]),
+            embeddings=self._embed(specs),
             thresholds=np.array([_either(s.threshold, defaults.threshold) for s in specs], "f4"),
             region_thresholds=np.array(
                 [_either(s.region_threshold, defaults.region_threshold) for s in specs], "f4"
@@ -102,23 +110,18 @@ class VocabularyBuilder:
             exclusive=text.score == "softmax",
         )
 
-    def _embed(self, spec: LabelSpec) -> NDArray[np.float32]:
-        """Mean over the label's prompts, normalised again."""
-        templates = spec.templates or self._manifest.vocabulary.templates
-        ids = [self._encode(t.replace("{label}", spec.label), spec.label) for t in templates]
-        embeddings = self._engine.run({"input_ids": np.array(ids, np.int64)})["embedding"]
-        mean = embeddings.mean(axis=0)
-        return np.asarray(mean / np.linalg.norm(mean), np.float32)
+    def _embed(self, specs: Sequence[LabelSpec]) -> NDArray[np.float32]:
+        """[labels, D]; known labels as they were embedded before."""
+        defaults = self._manifest.vocabulary
+        new = {s.label: prompts_of(s, defaults) for s in specs if s.label not in self._rows}
+        rows = self._rows | dict(zip(new, self._embed_new(new), strict=True))
+        return np.stack([rows[spec.label] for spec in specs])
 
-    def _encode(self, prompt: str, label: str) -> list[int]:
-        spec = self._manifest.text
-        ids = self._tokenizer.encode(prompt, framed=True)
-        if len(ids) > spec.length:
-            raise VocabularyError(
-                f"label {label!r} makes a prompt of {len(ids)} tokens and the text tower takes "
-                f"{spec.length}; use a shorter label"
-            )
-        return ids + [spec.pad_token_id] * (spec.length - len(ids))
+    def _embed_new(self, prompts: Prompts) -> Iterable[NDArray[np.float32]]:
+        if not prompts:
+            return ()
+        tower = self._tower
+        return embed_apart(self._bundle, prompts) if tower is None else tower.embed(prompts)
 
 
 def _log_odds(probability: NDArray[np.float32]) -> NDArray[np.float32]:
