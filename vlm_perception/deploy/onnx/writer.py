@@ -13,10 +13,13 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -76,10 +79,14 @@ def write_graph(
         raise ExportError(f"{path.name} cannot be exported: {error}") from error
     if program is None:
         raise ExportError(f"{path.name} cannot be exported: torch gave no program")
+    _round_initializers(program.model)
     model = program.model_proto
+    # Its weights are copied now.
+    del program
     _rename_outputs(model)
     _name_nodes(model)
     _forget_sources(model)
+    _cast_back(model)
     save_graph(model, path)
 
 
@@ -99,26 +106,56 @@ def store_half(model: onnx.ModelProto) -> None:
 
     The engine folds the casts when it loads the graph, so that it computes in FP32.
     """
-    graph = model.graph
-    casts = []
     # TensorRT takes the steps of Q/DQ as constants only.
-    steps = {node.input[1] for node in graph.node if node.op_type in QUANTIZERS}
-    for tensor in graph.initializer:
+    steps = {node.input[1] for node in model.graph.node if node.op_type in QUANTIZERS}
+    rounded = []
+    for tensor in model.graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT or tensor.name in steps:
             continue
-        values = numpy_helper.to_array(tensor)
-        with np.errstate(over="ignore"):
-            half = values.astype(np.float16)
-        if values.size < SMALLEST_HALF or not np.array_equal(half.astype(np.float32), values):
+        half = _as_half(numpy_helper.to_array(tensor))
+        if half is not None:
+            tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
+            rounded.append(tensor)
+    _add_casts(model, rounded)
+
+
+def _round_initializers(model: ir.Model) -> None:
+    """As `store_half`, before the weights become part of a message, which gives no memory back."""
+    for value in model.graph.initializers.values():
+        weight = value.const_value
+        if weight is None or weight.dtype != ir.DataType.FLOAT:
             continue
+        half = _as_half(weight.numpy())
+        if half is not None:
+            value.const_value = ir.Tensor(half, name=value.name)
+
+
+def _cast_back(model: onnx.ModelProto) -> None:
+    """Add the casts behind what `_round_initializers` has rounded: the rest of a graph is FP32."""
+    half = onnx.TensorProto.FLOAT16
+    _add_casts(model, [each for each in model.graph.initializer if each.data_type == half])
+
+
+def _as_half(values: NDArray[Any]) -> NDArray[np.float16] | None:
+    """Weights in FP16; None where that loses something or gains nothing."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    whole = values.size >= SMALLEST_HALF and np.array_equal(half.astype(np.float32), values)
+    return half if whole else None
+
+
+def _add_casts(model: onnx.ModelProto, tensors: Sequence[onnx.TensorProto]) -> None:
+    """Rename FP16 tensors and put a cast to FP32 behind each, which has its old name."""
+    casts = []
+    for tensor in tensors:
         name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        tensor.name = f"{name}.half"
         casts.append(
-            onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT)
+            onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
         )
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def restore_float(model: onnx.ModelProto) -> None:
