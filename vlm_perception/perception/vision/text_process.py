@@ -27,7 +27,7 @@ from vlm_perception.perception.vision.text_tower import Prompts, TextTower, Voca
 
 REFUSED = 2
 LONGEST_S = 600.0
-NICENESS = 10
+NICENESS = 5
 """It gives way to the process that waits for it, which works on."""
 PR_SET_PDEATHSIG = 1
 COMMAND = (sys.executable, "-m", "vlm_perception.perception.vision.text_process")
