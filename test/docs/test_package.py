@@ -37,6 +37,7 @@ IMPORTED_AS = {
     "backports-zstd": "backports",
     "cuda-python": "cuda",
     "huggingface-hub": "huggingface_hub",
+    "onnx-ir": "onnx_ir",
     "opencv-python": "cv2",
     "pillow": "PIL",
     "pyyaml": "yaml",
