@@ -231,6 +231,11 @@ def test_a_token_that_is_none(
     assert "does not take your token: log in" in refusal(tmp_path, "--dual", DUAL)
 
 
+def test_a_name_that_no_model_has(hub: HubServer, tmp_path: Path) -> None:
+    assert "give siglip2-base or" in refusal(tmp_path, "--dual", "siglip2-bsae")
+    assert hub.requests == []
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [

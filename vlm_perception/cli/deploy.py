@@ -36,8 +36,9 @@ def export(
     dual: Annotated[
         str | None,
         typer.Option(
-            help="In place of that directory: an encoder of images and texts, by its id on the "
-            "Hugging Face hub (`ORG/NAME` or `ORG/NAME@REVISION`) or its folder."
+            help="In place of that directory: an encoder of images and texts, by its name in "
+            "`vlm-perception models`, its id on the Hugging Face hub (`ORG/NAME` or "
+            "`ORG/NAME@REVISION`) or its folder."
         ),
     ] = None,
     vlm: Annotated[
@@ -191,6 +192,34 @@ def calibrate(
     `vlm-perception calibrate roadworld-nano --data out/answered --out out/questions.yaml`
     """
     report("vlm_perception.evaluation.tasks.answer_calibration", None, bundle, data, out, questions)
+
+
+@app.command("models")
+def list_models(
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Only those for a task: `general`, `documents`, `video`, `edge-1b`, `edge-3b` or "
+            "`grounding`."
+        ),
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Show published models that run, with their licences, sizes and projected rates (needs onnx).
+
+    Rates are projected by a roofline from datasheets, and for this machine from its measured
+    limits. `export --dual` and `demo --model` take the names.
+
+    `vlm-perception models`
+
+    `vlm-perception models --task edge-1b --json models.json`
+    """
+    with plain_errors():
+        table = importlib.import_module("vlm_perception.deploy.tables.models").models_table()
+        if task is not None:
+            one_of("--task", task, tuple(table.tasks))
+        module = with_torch("vlm_perception.deploy.profiling.models_report")
+        module.report_models(task, Console(), json_file)
 
 
 @app.command("profile")

@@ -12,6 +12,7 @@ from vlm_perception.deploy.checkpoints.scenes import Scene
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.deploy.export.place import require_bundle
+from vlm_perception.deploy.tables.models import hub_id
 from vlm_perception.outputs.apart import keep_apart
 
 
@@ -21,7 +22,8 @@ def export_models(
     """Fetch what is missing of the models, then make a bundle as `export_bundle` does.
 
     Args:
-        dual: a folder, or a model of the hub: `ORG/NAME` or `ORG/NAME@REVISION`.
+        dual: a folder, a name of `deploy/tables/models.yaml`, or a model of the hub: `ORG/NAME` or
+            `ORG/NAME@REVISION`.
         vlm: the language model likewise, or None.
         scene: labels and questions.
         out: the bundle's directory; looked at before anything is fetched.
@@ -32,5 +34,5 @@ def export_models(
         OutputError: `out` holds what is read, or lies in it, or another export writes there.
     """
     require_bundle(keep_apart(out, ()))
-    with gathered(dual, vlm, scene) as checkpoint:
+    with gathered(hub_id(dual), vlm, scene) as checkpoint:
         return export_bundle(checkpoint, out, options)
