@@ -52,6 +52,22 @@ def _inside(name: str) -> str:
 FileName = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_inside)]
 
 
+def _with_places(prompt: str) -> str:
+    """Refuse a prompt without a place for its image and its text, or with several of one."""
+    image, text = prompt.find("{image}"), prompt.find("{text}")
+    if image < 0 or text < image:
+        raise ValueError(f"the prompt {prompt!r} must hold {{image}} and then {{text}}")
+    for place in ("{image}", "{text}"):
+        if prompt.count(place) > 1:
+            raise ValueError(
+                f"the prompt {prompt!r} holds {place} {prompt.count(place)} times, and one is taken"
+            )
+    return prompt
+
+
+Prompt = Annotated[str, AfterValidator(_with_places)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -236,7 +252,7 @@ class LanguageSpec(_Strict):
 
     tokenizer: FileName
     embeddings: FileName
-    prompt: Text
+    prompt: Prompt
     answer_separator: str
     caption_prompt: Text
     stop_token_ids: Annotated[tuple[TokenId, ...], Field(min_length=1)]
@@ -250,12 +266,10 @@ class LanguageSpec(_Strict):
     max_images: Count
     kv_bytes_per_token: Count
 
-    @model_validator(mode="after")
-    def _prompt_has_places(self) -> LanguageSpec:
-        image, text = self.prompt.find("{image}"), self.prompt.find("{text}")
-        if image < 0 or text < image:
-            raise ValueError(f"the prompt {self.prompt!r} must hold {{image}} and then {{text}}")
-        return self
+    @property
+    def kv_bytes_per_image(self) -> int:
+        """Keys and values of an image."""
+        return self.kv_bytes_per_token * self.image_tokens
 
 
 class ReadoutSpec(_Strict):

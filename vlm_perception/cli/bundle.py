@@ -50,6 +50,8 @@ def _bundle_table(loaded: Any) -> Table:
         "vision": f"{manifest.vision.family}, {manifest.vision.tokens} tokens, "
         f"embedding {manifest.vision.embedding_width}",
         "language": f"{language.layers} layers of {language.width}" if language else "none",
+        "an image": _image_cost(manifest),
+        "memory": _memory(manifest),
         "vocabulary": ", ".join(spec.label for spec in manifest.vocabulary.labels),
         "questions": "\n".join(questions) or "none",
         "made of": "\n".join(sources) or f"the folder {manifest.made_by.checkpoint}",
@@ -60,3 +62,25 @@ def _bundle_table(loaded: Any) -> Table:
     for name, text in rows.items():
         table.add_row(name, Text(text))
     return table
+
+
+def _image_cost(manifest: Any) -> str:
+    """What an image takes of a prompt and of the cache behind it."""
+    language = manifest.language
+    if language is None:
+        return f"{manifest.vision.tokens} tokens; there is no prompt without a language model"
+    return (
+        f"{language.image_tokens} tokens of {language.max_positions}, "
+        f"{language.kv_bytes_per_image / 1e6:.2f} MB of keys and values; images per prompt: "
+        f"{language.max_images}, and more is an error"
+    )
+
+
+def _memory(manifest: Any) -> str:
+    """What the nodes will take, by the sizes of the files."""
+    memory = importlib.import_module("vlm_perception.bundle.memory")
+    nodes = {"vision_encoder": memory.encoder_bytes(manifest)}
+    if manifest.language is not None:
+        nodes["language_reasoner"] = memory.language_bytes(manifest, manifest.language)
+    figures = ", ".join(f"{node} {size / 1e6:.0f} MB" for node, size in nodes.items())
+    return f"{figures} (estimated, in ONNX Runtime; half as much again while they load)"

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vlm_perception.bundle.manifest import QuestionSpec, VocabularySpec, describe_errors
+from vlm_perception.bundle.manifest import Prompt, QuestionSpec, VocabularySpec, describe_errors
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.common.yaml_files import YamlError, read_as_json
 
@@ -51,7 +51,7 @@ class Geometry(_Strict):
 class CaptionSpec(_Strict):
     """How the language model is addressed, and what it is asked when nobody asks."""
 
-    template: str = "{image}{text}"
+    template: Prompt = "{image}{text}"
     answer_separator: str = " "
     prompt: str = "describe the scene"
 
