@@ -5,6 +5,9 @@
 PYTHON ?= python3
 # What make demo looks at: a video file, a folder of images or a webcam's index; empty: the road world.
 VIDEO ?=
+# Which published model make demo looks with: its name in `vlm-perception models`, or its id on the
+# Hugging Face hub; empty: the model that comes with the package.
+MODEL ?=
 
 BIN := .venv/bin
 
@@ -13,6 +16,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo               run the four nodes on the procedural road world, with a live panel"
 	@echo "make demo VIDEO=a.mp4   the same on a video file, a folder of images or a webcam's index"
+	@echo "make demo MODEL=siglip2-base  the same with a published model, which is fetched the first time"
 	@echo "make setup              make .venv: ROS 2 (from PyPI unless one is sourced) and this package"
 	@echo "make test               formatting, lint, types, layers and tests; adds torch to .venv"
 	@echo "make quick              the tests that need neither nodes nor torch, in less than a minute"
@@ -24,8 +28,10 @@ help:
 setup:
 	@$(PYTHON) scripts/setup_venv.py
 
-demo: setup
-	@$(BIN)/vlm-perception demo $(if $(VIDEO),"$(VIDEO)")
+# A bundle is made of a published model with torch and transformers.
+demo:
+	@$(PYTHON) scripts/setup_venv.py $(if $(MODEL),--train)
+	@$(BIN)/vlm-perception demo $(if $(VIDEO),"$(VIDEO)") $(if $(MODEL),--model "$(MODEL)")
 
 test: lint pytest
 

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from ament_index_python.packages import get_package_prefix
 from rosbags.highlevel import AnyReader
+from support.checkpoints import make_checkpoint
+from support.hub_server import HubServer
 from support.ros_graph import wait_until
 
 from vlm_perception.bundle.bundle import ModelBundle
@@ -102,7 +104,7 @@ def demo(long_video: Path, siglip_bundle: ModelBundle, tmp_path: Path) -> Iterat
     running.kill()
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *arguments],
         check=False,
@@ -110,7 +112,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         cwd=cwd,
         timeout=120,
-        env={**os.environ, "COLUMNS": "200"},
+        env={**os.environ, "COLUMNS": "200", **environment},
     )
 
 
@@ -249,3 +251,49 @@ def test_bench_graph_writes_the_fixed_keys(
     assert figures["capture_to_embedding_ms"]["p50"] <= figures["capture_to_scene_ms"]["p50"]
     assert set(figures["rss_mb"]) == set(figures["cpu_percent"]) == NODES
     assert all(percent > 0 for percent in figures["cpu_percent"].values())
+
+
+def test_demo_of_a_published_model_fetches_and_exports_once(video: Path, tmp_path: Path) -> None:
+    # The prompts of a street's labels are long.
+    checkpoint = make_checkpoint(tmp_path / "nano", language=None, text_length=64)
+    hub = HubServer()
+    hub.add("google/siglip2-base-patch16-224", checkpoint / "dual")
+    places = {
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HOME": str(tmp_path / "hub"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    command = ("demo", str(video), "--model", "siglip2-base", "--seconds", "1")
+    first = run(*command, cwd=tmp_path, **places)
+    hub.close()
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "is fetched and exported, once" in first.stdout
+    nodes = tmp_path / "out" / "demo" / "nodes"
+    logs = {path.stem: path.read_text() for path in nodes.glob("*.log")}
+    # There is no language model, and no rule that names its questions.
+    assert set(logs) == {"scene_fusion", "vision_encoder", "video_source"}
+    assert "0 contradictions" in logs["scene_fusion"]
+    assert "keep_questions" not in (nodes / "parameters.yaml").read_text()
+    again = run(*command, cwd=tmp_path, **places)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "fetched" not in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("siglip2-bsae", "give siglip2-base or"),
+        (".", "is a folder"),
+        ("lab/none", "no model lab/no"),
+    ],
+)
+def test_demo_of_a_model_that_is_not_to_be_had(
+    video: Path, tmp_path: Path, model: str, words: str
+) -> None:
+    hub = HubServer()
+    places = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hub")}
+    refused = run("demo", str(video), "--model", model, cwd=tmp_path, **places)
+    hub.close()
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert words in refused.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()

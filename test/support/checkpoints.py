@@ -85,13 +85,14 @@ def make_checkpoint(
     language: str | None = "llava",
     decoder: str = "llama",
     dual_tokenizer: Any = None,
+    text_length: int = 24,
     seed: int = 0,
 ) -> Path:
     """Write dual/, vlm/ and bundle.yaml with random weights that share one vision tower."""
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
     dual_tokenizer = dual_tokenizer or (make_clip_tokenizer() if family == "clip" else tokenizer)
-    dual = _dual(family, dual_tokenizer)
+    dual = _dual(family, dual_tokenizer, text_length)
     processor = image_processor(family)
     for part in (dual, dual_tokenizer, processor):
         part.save_pretrained(path / "dual")
@@ -230,14 +231,14 @@ def make_siglip2_tokenizer() -> GemmaTokenizer:
     )
 
 
-def _dual(family: str, tokenizer: Any) -> Any:
+def _dual(family: str, tokenizer: Any, text_length: int) -> Any:
     # 144 positions of a 48x48 image; the bundle's 64x36 has as many patches of 4.
     shape = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 3}
     text = {
         **shape,
         "num_hidden_layers": 2,
         "vocab_size": len(tokenizer),
-        "max_position_embeddings": 24,
+        "max_position_embeddings": text_length,
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,

@@ -26,17 +26,21 @@ FLOAT_BYTES = 4
 
 
 def encoder_bytes(manifest: Manifest) -> int:
-    """Memory of vision_encoder."""
+    """Memory of vision_encoder; with the text tower where that embeds the labels at each start."""
     vision = manifest.vision
-    weights = _weights(manifest, VISION_GRAPH) + _weights(manifest, TEXT_GRAPH)
-    return PROCESS_BYTES + weights + activation_bytes(vision.tokens, vision.token_width)
+    text = 0 if manifest.label_embeddings is not None else _weights(manifest, TEXT_GRAPH)
+    activations = activation_bytes(vision.tokens, vision.token_width)
+    return PROCESS_BYTES + _weights(manifest, VISION_GRAPH) + activations + text
+
+
+def text_process_bytes(manifest: Manifest) -> int:
+    """Memory of the process that embeds other labels than the bundle's, while it does."""
+    return PROCESS_BYTES + _weights(manifest, TEXT_GRAPH)
 
 
 def language_bytes(manifest: Manifest, spec: LanguageSpec) -> int:
-    """Memory of language_reasoner."""
-    weights = sum(
-        _weights(manifest, file) for file in (PROJECTOR_GRAPH, DECODER_GRAPH, spec.embeddings)
-    )
+    """Memory of language_reasoner; token embeddings stay in their file."""
+    weights = _weights(manifest, PROJECTOR_GRAPH) + _weights(manifest, DECODER_GRAPH)
     activations = activation_bytes(spec.image_tokens, spec.width)
     return PROCESS_BYTES + weights + activations + spec.kv_bytes_per_image
 

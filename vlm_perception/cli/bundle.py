@@ -82,5 +82,7 @@ def _memory(manifest: Any) -> str:
     nodes = {"vision_encoder": memory.encoder_bytes(manifest)}
     if manifest.language is not None:
         nodes["language_reasoner"] = memory.language_bytes(manifest, manifest.language)
+    if manifest.label_embeddings is not None:
+        nodes["while other labels are embedded also"] = memory.text_process_bytes(manifest)
     figures = ", ".join(f"{node} {size / 1e6:.0f} MB" for node, size in nodes.items())
     return f"{figures} (estimated, in ONNX Runtime; half as much again while they load)"

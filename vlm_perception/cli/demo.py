@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +16,8 @@ from rich.console import Console
 
 from vlm_perception.cli.common import BundleOption, finite, plain_errors
 from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.common.machine import cache_directory
+from vlm_perception.outputs.console import say
 
 app = typer.Typer()
 
@@ -37,6 +42,14 @@ def demo(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the bag and the video.")] = Path("out/demo"),
     bundle: BundleOption = "roadworld-nano",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of --bundle: a published model, by its name in `vlm-perception models` "
+            "or its id on the Hugging Face hub. The first time it is fetched and exported, for the "
+            "labels of a street (needs torch and transformers)."
+        ),
+    ] = None,
 ) -> None:
     """Run the whole graph on a video, four processes over DDS, and show its results live.
 
@@ -49,14 +62,59 @@ def demo(
 
     `vlm-perception demo 0 --seconds 30`
 
+    `vlm-perception demo drive.mp4 --model siglip2-base`
+
     Exit code: 0 at the end or after Ctrl-C, 1 when a node failed or the disk became full, 2 when
     the video or the bundle cannot be used.
     """
     with plain_errors():
         run = importlib.import_module("vlm_perception.demo.run")
         options = run.DemoOptions(video, seconds, out, bundle)
+        if model is not None:
+            # What cannot be played is known before anything is fetched.
+            run.require_playable(video)
+            options = replace(options, bundle=_bundle_of(model))
         code = run.run_demo(options, Console())
     raise typer.Exit(code)
+
+
+def _bundle_of(model: str) -> str:
+    """The bundle of a published model, made the first time and found from then on.
+
+    Raises:
+        VlmPerceptionError: there is no such model.
+        typer.Exit: it cannot become a bundle.
+    """
+    dual = importlib.import_module("vlm_perception.deploy.tables.models").hub_id(model)
+    if Path(dual).is_dir():
+        raise VlmPerceptionError(
+            f"{model} is a folder: `vlm-perception export --dual {model} --out BUNDLE` makes a "
+            "bundle of it, and --bundle takes that"
+        )
+    place = cache_directory() / "models" / dual.replace("/", "--")
+    # It appears there when it is whole.
+    if not place.exists():
+        say(Console(), f"{dual} is fetched and exported, once, into {place}")
+        _export(dual, place)
+    say(Console(), f"bundle: {place}")
+    return str(place)
+
+
+def _export(dual: str, place: Path) -> None:
+    """Export in a process of its own, with which gigabytes of memory go.
+
+    Raises:
+        typer.Exit: it failed and has said why.
+    """
+    command = [sys.executable, "-m", "vlm_perception.cli", "export", "--dual", dual]
+    with subprocess.Popen([*command, "--out", str(place)]) as child:
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            # The interrupt is the child's, too; it puts its files in order.
+            code = child.wait()
+    if code != 0:
+        raise typer.Exit(128 - code if code < 0 else code)
 
 
 @app.command()

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -22,7 +24,15 @@ from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.replay.recordings.writer import METADATA
 from vlm_perception.replay.report.overlay_video import write_overlay
 from vlm_perception.rosgraph.environment import own_graph, require_ros
-from vlm_perception.rosgraph.launch import DEFAULT_BUNDLE, Graph, GraphOptions
+from vlm_perception.rosgraph.fitting import fitting_parameters
+from vlm_perception.rosgraph.launch import (
+    DEFAULT_BUNDLE,
+    ENCODER,
+    FUSION,
+    REASONER,
+    Graph,
+    GraphOptions,
+)
 from vlm_perception.rosgraph.observer import Observer
 from vlm_perception.rosgraph.processes import NodeProcesses
 from vlm_perception.rosgraph.recorder import Recorder, keep_recordings
@@ -50,6 +60,18 @@ class DemoOptions:
     bundle: str = DEFAULT_BUNDLE
 
 
+def require_playable(video: str | None) -> None:
+    """Refuse what no demo can play, whatever the bundle.
+
+    Raises:
+        InputError: The video cannot be used.
+        GraphEnvironmentError: ROS or the built messages are missing.
+    """
+    require_ros()
+    if video is not None:
+        open_source(video)
+
+
 def run_demo(options: DemoOptions, console: Console) -> int:
     """Run the demo.
 
@@ -63,7 +85,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
         OSError: The folder cannot be written.
     """
     require_ros()
-    bundle = str(ModelBundle.load(options.bundle).path.resolve())
+    bundle = ModelBundle.load(options.bundle)
     source = open_source(options.video)
     read = [] if options.video is None else [Path(options.video).expanduser()]
     folder = ResultsFolder(options.out, "demo", RESULTS, read)
@@ -73,8 +95,10 @@ def run_demo(options: DemoOptions, console: Console) -> int:
     longer = options.video is None and (options.seconds or 0) > ROADWORLD_SECONDS
     with Interrupt() as interrupt, own_graph(), folder:
         _look_back(folder, options.out, console)
-        graph = GraphOptions(source, bundle, loop=longer)
-        run = _Run(options, folder, graph, interrupt, console)
+        nodes = (FUSION, REASONER, ENCODER) if bundle.manifest.language else (FUSION, ENCODER)
+        graph = GraphOptions(source, str(bundle.path), loop=longer, nodes=nodes)
+        parameters = fitting_parameters(bundle.manifest, graph.bundle)
+        run = _Run(options, folder, graph, parameters, interrupt, console)
         try:
             run.play()
         except NodeFailedError as error:
@@ -107,11 +131,12 @@ class _Run:
         options: DemoOptions,
         folder: ResultsFolder,
         graph: GraphOptions,
+        parameters: Mapping[str, Any],
         interrupt: Interrupt,
         console: Console,
     ) -> None:
         self._options, self._folder = options, folder
-        self._graph = graph
+        self._graph, self._parameters = graph, parameters
         self._interrupt = interrupt
         self._console = console
         self._bag, self._video = options.out / BAG, options.out / VIDEO
@@ -128,7 +153,8 @@ class _Run:
         """
         observer, interrupt, source = self._observer, self._interrupt, self._graph.source
         with ExitStack() as stack:
-            processes = stack.enter_context(NodeProcesses(self._folder.work / NODES))
+            nodes = NodeProcesses(self._folder.work / NODES, self._parameters)
+            processes = stack.enter_context(nodes)
             stack.enter_context(self._recorder)
             stack.enter_context(observer)
             graph = Graph(self._graph, processes, observer)

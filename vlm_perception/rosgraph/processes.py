@@ -15,6 +15,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import yaml
 
@@ -24,6 +25,7 @@ from vlm_perception.common.share import share_folder
 Parameter = bool | int | float | str | list[str]
 STOP_SIGNALS = ((signal.SIGINT, 0.8), (signal.SIGTERM, 0.3), (signal.SIGKILL, 0.5))
 """What is sent to a node that is to stop, and how many seconds it then has."""
+COMMON = "parameters.yaml"
 LOG_TAIL_LINES = 12
 ERROR_LINE = re.compile(r"(\[(ERROR|FATAL)\] \[[^\]]*\] \[[^\]]*\]|cannot start): (?P<text>.+)")
 """As ROS logs an error, and as a node's process says why it does not start."""
@@ -72,19 +74,24 @@ class Exit:
 class NodeProcesses:
     """Several nodes, each a process in a session of its own, as a context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, parameters: Mapping[str, Any] | None = None) -> None:
         """Prepare; nothing is started.
 
         Args:
             folder: Where `<title>.log` and `<title>.yaml` (the parameters) are written.
+            parameters: Content of a parameter file for all nodes, which is written there, too; that
+                of config/perception.yaml when absent.
         """
         self._folder = folder.resolve()
+        self._parameters = parameters
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._asked_s: float | None = None
 
     def __enter__(self) -> NodeProcesses:
         """Make the folder, and delete what earlier, killed processes left in shared memory."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        if self._parameters is not None:
+            self._common().write_text(yaml.safe_dump(dict(self._parameters)), encoding="utf-8")
         remove_leftovers()
         return self
 
@@ -167,7 +174,7 @@ class NodeProcesses:
         parameters.write_text(yaml.safe_dump(content), encoding="utf-8")
         command = [sys.executable, "-m", "vlm_perception.rosgraph.child", str(os.getpid())]
         command += [*spec.runner, f"vlm_perception.nodes.{spec.name}", "--ros-args"]
-        for file in (share_folder() / "config" / "perception.yaml", parameters):
+        for file in (self._common(), parameters):
             command += ["--params-file", str(file)]
         for old, new in spec.remappings.items():
             command += ["-r", f"{old}:={new}"]
@@ -184,6 +191,12 @@ class NodeProcesses:
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,
             )
+
+    def _common(self) -> Path:
+        """The parameter file for all nodes."""
+        if self._parameters is None:
+            return share_folder() / "config" / "perception.yaml"
+        return self._folder / COMMON
 
     def _file(self, title: str, suffix: str) -> Path:
         return self._folder / f"{title.replace('/', '.')}.{suffix}"

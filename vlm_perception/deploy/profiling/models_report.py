@@ -53,10 +53,10 @@ class Row:
 
     @property
     def memory_bytes(self) -> int:
-        """What vision_encoder takes with it."""
+        """What vision_encoder takes with it; its labels are embedded at export."""
         vision = self.model.vision
         activations = activation_bytes(vision.tokens, vision.width)
-        return PROCESS_BYTES + HELD_BYTES * self.parameters.all + activations
+        return PROCESS_BYTES + HELD_BYTES * self.parameters.vision + activations
 
 
 def report_models(task: str | None, console: Console, json_file: Path | None) -> None:
