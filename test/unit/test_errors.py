@@ -153,7 +153,9 @@ def _is_own(call: ast.Call, tree: ast.Module) -> bool:
 
 ENGINE = "vlm_perception.engines.onnxruntime:OnnxRuntimeEngine.run"
 FAULTS = {
-    "vision_encoder": ENGINE,
+    "vision_encoder": (
+        f"{ENGINE} vlm_perception.perception.vision.vocabulary:VocabularyBuilder.build"
+    ),
     "language_reasoner": (
         f"{ENGINE} vlm_perception.perception.reasoning.reasoner:Reasoner.set_instruction"
     ),
