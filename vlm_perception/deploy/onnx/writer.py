@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import gc
 import io
 import logging
 import warnings
@@ -81,8 +82,9 @@ def write_graph(
         raise ExportError(f"{path.name} cannot be exported: torch gave no program")
     _round_initializers(program.model)
     model = program.model_proto
-    # Its weights are copied now.
+    # Its weights are copied now; its nodes and values refer to each other.
     del program
+    gc.collect()
     _rename_outputs(model)
     _name_nodes(model)
     _forget_sources(model)
