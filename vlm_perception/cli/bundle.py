@@ -85,4 +85,4 @@ def _memory(manifest: Any) -> str:
     if manifest.label_embeddings is not None:
         nodes["while other labels are embedded also"] = memory.text_process_bytes(manifest)
     figures = ", ".join(f"{node} {size / 1e6:.0f} MB" for node, size in nodes.items())
-    return f"{figures} (estimated, in ONNX Runtime; half as much again while they load)"
+    return f"{figures} (estimated, in ONNX Runtime; more while an engine is chosen)"
