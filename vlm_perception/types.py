@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The words of the domain: what a camera frame becomes on its way to a scene.
+"""Domain types: what a camera frame becomes on its way to a scene.
 
 Stamps are integer nanoseconds of the source image's clock; 0 means unknown.
 Durations are seconds on a monotonic clock. An age that cannot be known is negative.
@@ -108,7 +108,7 @@ class FrameDetail:
 
 @dataclass(frozen=True)
 class Reasoning:
-    """What the language reasoner says of the frame with this stamp."""
+    """The language reasoner's result for the frame with this stamp."""
 
     stamp_ns: int
     frame_id: str

@@ -58,7 +58,7 @@ def contestants(tmp_path_factory: pytest.TempPathFactory) -> Contestants:
     """Tiny ones, through the same export as the true ones."""
     case = Case("vit-b16/tiny", {"aspect": "16:9"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Workshop, "_images", lambda _: None)
+        patch.setattr(Workshop, "calibration_images", lambda _: None)
         return Workshop(tmp_path_factory.mktemp("workshop"), TINY).prepare(case)
 
 
@@ -72,7 +72,7 @@ def test_a_case_is_made_once_of_a_true_checkpoint(
     assert isinstance(CLIPModel.from_pretrained(contestants.checkpoint), CLIPModel)
     monkeypatch.setattr(encoder_cases, "export_bundle", None)
     workshop = Workshop(contestants.checkpoint.parents[2], TINY)
-    monkeypatch.setattr(Workshop, "_images", lambda _: None)
+    monkeypatch.setattr(Workshop, "calibration_images", lambda _: None)
     again = workshop.prepare(Case("vit-b16/tiny", {"aspect": "16:9"}))
     assert again.bundle.digest == contestants.bundle.digest
 
@@ -193,7 +193,7 @@ def test_cases_that_are_not_there_are_refused(
     assert [case.name for case in encoder_cases.select([])] == [c.name for c in CASES[:-1]]
     wrong = CliRunner().invoke(app, ["bench", "encoder", "--case", "vit-l14"])
     assert wrong.exit_code == 2
-    assert "there is no case 'vit-l14'; choose among vit-b16/int8-dense" in wrong.output
+    assert "there is no case 'vit-l14'; choose from vit-b16/int8-dense" in wrong.output
     absent = CliRunner().invoke(app, ["bench", "encoder", "--case", encoder_cases.NANO])
     assert absent.exit_code == 2
     assert "needs checkpoints/roadworld-nano" in absent.output

@@ -145,8 +145,8 @@ def drop_vlm(checkpoint: Path) -> None:
         (lambda c: (c / "dual" / "config.json").unlink(), "config.json is missing"),
         (lambda c: (c / "dual" / "model.safetensors").unlink(), "no model.safetensors"),
         (lambda c: (c / "dual" / "tokenizer.json").unlink(), "no tokenizer.json"),
-        (add_token, r"\d+ tokens and the model knows \d+"),
-        (drop_vlm, "holds no vlm/"),
+        (add_token, r"\d+ tokens but the model knows \d+"),
+        (drop_vlm, "contains no vlm/"),
         (lambda c: (c / "dual" / "preprocessor_config.json").unlink(), "image_mean"),
         (lambda c: (c / "bundle.yaml").unlink(), "no bundle.yaml"),
         (lambda c: write_spec(c, licences={}), "licences"),
@@ -179,7 +179,7 @@ def test_a_processor_that_does_not_fit_the_tower_is_refused_before_any_work(
     file = checkpoint / "dual" / "preprocessor_config.json"
     settings = json.loads(file.read_text()) | {"size": {"height": 224, "width": 224}}
     file.write_text(json.dumps(settings))
-    with pytest.raises(ExportError, match="makes 224x224 pixels, and the tower takes 48x48"):
+    with pytest.raises(ExportError, match="outputs 224x224 pixels, but the tower takes 48x48"):
         export_bundle(checkpoint, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["misfit"]
 
@@ -187,13 +187,13 @@ def test_a_processor_that_does_not_fit_the_tower_is_refused_before_any_work(
 def test_a_folder_that_is_no_bundle_is_left_alone(siglip_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.jpg").write_bytes(b"x")
-    with pytest.raises(ExportError, match="is no bundle"):
+    with pytest.raises(ExportError, match="is not a bundle"):
         export_bundle(siglip_checkpoint, tmp_path / "photos")
     assert (tmp_path / "photos" / "mine.jpg").is_file()
     (tmp_path / "photos" / "manifest.yaml").write_text("files: {}")
-    with pytest.raises(ExportError, match=r"mine.jpg is no part of the bundle"):
+    with pytest.raises(ExportError, match=r"mine.jpg is not part of the bundle"):
         export_bundle(siglip_checkpoint, tmp_path / "photos")
-    with pytest.raises(OutputError, match="which is read"):
+    with pytest.raises(OutputError, match="which is the input"):
         export_bundle(siglip_checkpoint, siglip_checkpoint / "dual")
     assert (tmp_path / "photos" / "mine.jpg").is_file()
 
@@ -221,7 +221,7 @@ def test_what_a_killed_export_leaves_is_removed_by_the_next(
         process.wait()
     assert left.is_dir() and not out.exists()
     export_bundle(siglip_checkpoint, out)
-    assert f"removed {left}, which an interrupted run had left" in caplog.text
+    assert f"removed {left}, left by an interrupted run" in caplog.text
     assert ModelBundle.load(out).path == out
     assert sorted(each.name for each in tmp_path.iterdir()) == [foreign.name, out.name]
     assert (foreign / "mine.txt").is_file()

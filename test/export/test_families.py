@@ -315,14 +315,14 @@ def test_idefics3_joins_squares_of_any_grid() -> None:
 def test_tokens_that_are_joined_cannot_be_pruned(tmp_path: Path, images: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", language="idefics3")
     options = ExportOptions(keep="0.5@1", calibration=images)
-    with pytest.raises(ExportError, match=r"joins squares of tokens .* without --keep"):
+    with pytest.raises(ExportError, match=r"merges squares of tokens .* without --keep"):
         export_bundle(checkpoint, tmp_path / "out", options)
 
 
 def test_a_grid_that_cannot_be_joined_is_refused(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", language="smolvlm")
     write_spec(checkpoint, geometry={"width": 48, "height": 36})
-    with pytest.raises(ExportError, match="12x9 patches are no whole number"):
+    with pytest.raises(ExportError, match="12x9 patches cannot be divided"):
         export_bundle(checkpoint, tmp_path / "out")
 
 
@@ -422,7 +422,7 @@ ROTARY = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
             "siglip",
             "dual/config",
             {"vision_config__vision_use_head": False},
-            "without pooling head",
+            "without a pooling head",
         ),
         (
             "siglip",
@@ -430,10 +430,15 @@ ROTARY = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
             {"image_processor__image_mean": [0, 0, 0]},
             "scale pixels differently",
         ),
-        ("siglip", "dual/preprocessor_config", {"image_mean": 0.5}, "of three colours"),
+        ("siglip", "dual/preprocessor_config", {"image_mean": 0.5}, "for three colours"),
         ("siglip", "dual/preprocessor_config", {"rescale_factor": 1.0}, "rescale by 1/255"),
         ("clip", "vlm/config", {"vision_feature_select_strategy": "full"}, "the class token"),
-        ("clip", "vlm/config", {"text_config__use_sliding_window": True}, "a sliding window"),
+        (
+            "clip",
+            "vlm/config",
+            {"text_config__use_sliding_window": True},
+            "sliding-window attention",
+        ),
     ],
 )
 def test_what_cannot_be_exported_gets_a_sentence(

@@ -237,12 +237,12 @@ def test_naflex_takes_a_band_as_an_image_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("geometry", "aspect", "message"),
     [
-        (None, "16x9", "whole numbers, as 16:9"),
-        (None, "0:9", "whole numbers, as 16:9"),
+        (None, "16x9", "whole numbers, such as 16:9"),
+        (None, "0:9", "whole numbers, such as 16:9"),
         ({"width": 64, "height": 36}, "16:9", "remove one"),
-        ({"aspect": "wide"}, None, "whole numbers, as 16:9"),
-        ({"aspect": "16:9", "width": 64}, None, "or aspect alone"),
-        ({"width": 64}, None, "or aspect alone"),
+        ({"aspect": "wide"}, None, "whole numbers, such as 16:9"),
+        ({"aspect": "16:9", "width": 64}, None, "or only aspect"),
+        ({"width": 64}, None, "or only aspect"),
     ],
 )
 def test_a_geometry_that_contradicts_itself_gets_a_sentence(
@@ -355,11 +355,17 @@ def test_a_bundle_with_the_checkpoints_geometry_is_transformers_from_file_to_emb
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"size": SQUARE, "crop_size": SQUARE}, "makes 224x224 pixels, and the tower takes 48x48"),
-        ({"do_resize": False}, "no images of one size"),
-        ({"do_center_crop": False, "size": {"shortest_edge": 48}}, "no images of one size"),
-        ({"do_pad": True}, "no images of one size"),
-        ({"resample": 0}, "resamples by nearest; supported are bilinear"),
+        (
+            {"size": SQUARE, "crop_size": SQUARE},
+            "outputs 224x224 pixels, but the tower takes 48x48",
+        ),
+        ({"do_resize": False}, "not produce images of one size"),
+        (
+            {"do_center_crop": False, "size": {"shortest_edge": 48}},
+            "not produce images of one size",
+        ),
+        ({"do_pad": True}, "not produce images of one size"),
+        ({"resample": 0}, "resamples with nearest; supported are bilinear"),
         ({"image_processor_type": "Idefics3ImageProcessor"}, "does more than resize"),
         ({"image_processor_type": "NoSuchProcessor"}, "cannot be loaded"),
     ],

@@ -373,7 +373,7 @@ def test_a_foreign_folder_is_refused_before_anything_is_asked(
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     result = export("--dual", DUAL, "--out", tmp_path / "mine")
     assert result.exit_code == 2
-    assert "is no bundle; it will not be overwritten" in result.stderr
+    assert "is not a bundle, so it is not overwritten" in result.stderr
     assert hub.requests == []
 
 
@@ -404,7 +404,7 @@ def test_the_scenes_that_ship(name: str) -> None:
 def test_a_label_twice(tmp_path: Path) -> None:
     path = tmp_path / "labels.yaml"
     path.write_text(yaml.safe_dump({"labels": [{"label": "car"}, {"label": "car"}]}))
-    with pytest.raises(ExportError, match=r"labels\.yaml: .*'car' stands there twice"):
+    with pytest.raises(ExportError, match=r"labels\.yaml: .*'car' is listed twice"):
         load_scene(str(path), None)
     with pytest.raises(ExportError, match="give street, indoor, warehouse, yard, or a file"):
         load_scene("streat", None)

@@ -46,7 +46,7 @@ def test_broken_files_are_named_and_counted(
     assert "cut.png" in caplog.text
     with pytest.raises(ExportError, match=r"1 could not be read.*20 of each"):
         split_images(tmp_path, least=20)
-    with pytest.raises(ExportError, match="is no folder"):
+    with pytest.raises(ExportError, match="is not a folder"):
         split_images(tmp_path / "nowhere")
 
 

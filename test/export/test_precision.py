@@ -26,8 +26,8 @@ from vlm_perception.bundle.bundle import DECODER_GRAPH, VISION_FP16_GRAPH, VISIO
 from vlm_perception.bundle.golden import GoldenError, check_alike
 from vlm_perception.bundle.manifest import ImageSpec
 from vlm_perception.common.export_error import ExportError
-from vlm_perception.deploy.compression.int8 import LEAST_STEP, _steps, quantize_graphs
-from vlm_perception.deploy.compression.precision_plan import PLAN_NAME, read_plan
+from vlm_perception.deploy.compression.int8 import LEAST_STEP, quantize_graphs, symmetric_steps
+from vlm_perception.deploy.compression.precision_config import CONFIG_NAME, read_config
 from vlm_perception.deploy.export import write_bundle
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
@@ -118,7 +118,7 @@ def test_int8_is_symmetric_and_where_the_plan_says(tower: Tower, graph: str) -> 
             zero = values[node.input[2]]
             assert zero.dtype == np.int8
             assert not zero.any()
-    plan = read_plan(tower.folder / PLAN_NAME)
+    plan = read_config(tower.folder / CONFIG_NAME)
     nodes = quantized_nodes(model)
     assert {name.partition("/")[0] for name in nodes} == set(plan.quantized)
     assert len(plan.quantized) == 4 * 3
@@ -178,8 +178,8 @@ def test_onnx_runtime_computes_the_planned_nodes_in_int8(tower: Tower, tmp_path:
 
 def test_a_plan_gives_the_same_graphs_again(tower: Tower, tmp_path: Path) -> None:
     shutil.copy(tower.original, tmp_path)
-    quantize_graphs(tmp_path, tower.images, tower.spec, tower.folder / PLAN_NAME)
-    for name in (*GRAPHS, PLAN_NAME):
+    quantize_graphs(tmp_path, tower.images, tower.spec, tower.folder / CONFIG_NAME)
+    for name in (*GRAPHS, CONFIG_NAME):
         assert (tmp_path / name).read_bytes() == (tower.folder / name).read_bytes(), name
 
 
@@ -190,7 +190,7 @@ def plan(siglip_bundle: ModelBundle, tmp_path: Path) -> dict[str, Any]:
     images = write_images(tmp_path / "images", (spec.width, spec.height), 4)
     shutil.copy(siglip_bundle.file(VISION_GRAPH), tmp_path)
     quantize_graphs(tmp_path, images, spec, None)
-    content: dict[str, Any] = yaml.safe_load((tmp_path / PLAN_NAME).read_text(encoding="utf-8"))
+    content: dict[str, Any] = yaml.safe_load((tmp_path / CONFIG_NAME).read_text(encoding="utf-8"))
     return content
 
 
@@ -231,7 +231,7 @@ def set_nothing(plan: dict[str, Any]) -> None:
         ),
         (
             lambda p: p["groups"]["heads"]["layers"].append("head.out"),
-            "head.out stands there twice",
+            "head.out is listed twice",
         ),
         (lambda p: p["groups"]["heads"].update({VISION_GRAPH: "int8"}), "both to int8"),
         (lambda p: p["groups"]["heads"].update({VISION_GRAPH: "int4"}), r"heads\.vision\.onnx"),
@@ -258,7 +258,7 @@ def test_a_decoder_in_int4_is_small_and_says_nearly_the_same(
 ) -> None:
     plan["decoder"] = "int4-weights"
     whole = siglip_bundle.file(DECODER_GRAPH)
-    with pytest.raises(ExportError, match="there is no vlm/"):
+    with pytest.raises(ExportError, match="has no vlm/"):
         requantize(siglip_bundle, tmp_path, plan)
     small = Path(shutil.copy(whole, tmp_path))
     requantize(siglip_bundle, tmp_path, plan)
@@ -281,12 +281,12 @@ def test_a_plan_that_is_no_yaml_gets_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text("groups: [", encoding="utf-8")
     for name in ("plan.yaml", "missing.yaml"):
         with pytest.raises(ExportError, match=f"{name} cannot be read"):
-            read_plan(tmp_path / name)
+            read_config(tmp_path / name)
 
 
 @given(st.floats(min_value=0.0, max_value=1e6))
 def test_a_step_is_just_large_enough_and_fp16_holds_it(largest: float) -> None:
-    step = _steps(np.array(largest))
+    step = symmetric_steps(np.array(largest))
     assert np.float16(step) == step
     assert step * 127 >= largest
     assert step == LEAST_STEP or step * 127 <= largest * 1.001
@@ -333,8 +333,8 @@ def test_a_quantized_bundle_says_how_it_computes(
     checkpoint, options = lossy
     bundle = export_bundle(checkpoint, tmp_path / "bundle", options)
     assert bundle.manifest.precision == "int8-mixed"
-    assert bundle.manifest.precision_plan == PLAN_NAME
-    plan = read_plan(bundle.file(PLAN_NAME))
+    assert bundle.manifest.precision_plan == CONFIG_NAME
+    plan = read_config(bundle.file(CONFIG_NAME))
     assert plan.measured is not None
     assert plan.measured.images >= 200
     assert bundle.manifest.golden.cosine.keys() == {VISION_GRAPH}

@@ -227,7 +227,7 @@ def test_layers_behind_the_features_are_not_pruned(dual: Any) -> None:
         assert graph_of(dual, keep=late).keep == {2: 39}
     with pytest.raises(ExportError, match=r"at layer 1: .*layers 0 to 0 can be pruned"):
         graph_of(dual, feature_layers=[-1, 1], keep=(KeepStep(layer=1, tokens=9),))
-    with pytest.raises(ExportError, match="none is left"):
+    with pytest.raises(ExportError, match="no layer is left"):
         graph_of(dual, feature_layers=[0], keep=(KeepStep(layer=0, tokens=9),))
 
 
@@ -285,15 +285,15 @@ def test_a_schedule_always_saves_tokens(percent: int, layers: set[int], tokens: 
     [
         ("0.7@3,6,9", r"names layer 9; this vision tower has the layers 0 to 5"),
         ("0.7@-1,2", r"names layer -1"),
-        ("0.7", "no pruning schedule; give the share"),
-        ("0.7@", "no pruning schedule"),
-        ("many@2", "no pruning schedule"),
-        ("1/0@2", "no pruning schedule"),
+        ("0.7", "not a pruning schedule; give the share"),
+        ("0.7@", "not a pruning schedule"),
+        ("many@2", "not a pruning schedule"),
+        ("1/0@2", "not a pruning schedule"),
         ("1@2", "must be between 0 and 1"),
         ("0@2", "must be between 0 and 1"),
-        ("0.7@3,2", "must rise"),
-        ("0.7@2,2", "must rise"),
-        ("0.99@2,3", "saves nothing at layer 2, where 144 tokens come in"),
+        ("0.7@3,2", "must be in ascending order"),
+        ("0.7@2,2", "must be in ascending order"),
+        ("0.99@2,3", "saves nothing at layer 2, which gets 144 tokens"),
     ],
 )
 def test_a_bad_schedule_gets_a_sentence(text: str, message: str) -> None:

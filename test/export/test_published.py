@@ -47,7 +47,9 @@ def test_a_clip_whose_end_is_not_the_highest_id_is_refused(tmp_path: Path) -> No
     """The test's own tokenizer ends texts with 2, and transformers would read them anywhere."""
     tokenizer = make_tokenizer()
     make_checkpoint(tmp_path, family="clip", language=None, dual_tokenizer=tokenizer)
-    with pytest.raises(ExportError, match=r"at its highest id, .* ends a text with 2; take the"):
+    with pytest.raises(
+        ExportError, match=r"at its highest token id, .* ends a text with 2; use the"
+    ):
         load_checkpoint(tmp_path, "same")
 
 
@@ -267,7 +269,7 @@ def test_a_template_with_a_token_that_the_tokenizer_lacks_is_refused(
         ({"template": "<bos>{image}{text}", "answer_separator": "</s>"}, "</s>"),
     ):
         write_spec(checkpoint, caption=caption)
-        message = rf"caption in bundle.yaml holds {token}, .* among its own are .*<bos>"
+        message = f"caption in bundle.yaml contains {token}, .* its own tokens include .*<bos>"
         with pytest.raises(ExportError, match=message):
             export_bundle(checkpoint, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["template"]

@@ -34,7 +34,7 @@ def test_transformers_and_a_bundle_without_losses_say_the_same(family: str, tmp_
     for seed in range(3):
         rng = np.random.default_rng(seed)
         image = rng.integers(0, 256, (60 + seed, 97, 3), np.uint8)
-        ours, wanted = bundle.say(image), theirs.say(image)
+        ours, wanted = bundle.predict(image), theirs.predict(image)
         assert ours.pooled @ wanted.pooled > 0.9999
         scores = [
             model.vocabulary.probabilities(said.pooled[np.newaxis])

@@ -115,7 +115,7 @@ def test_questions_about_now(graph: Graph, asking: Asking) -> None:
         with ThreadPoolExecutor(3 * WAITING) as pool:
             asked = [pool.submit(asking.ask, "describe") for _ in range(3 * WAITING)]
             messages = {answer.result().message for answer in asked}
-        assert messages <= {"", f"{WAITING} questions wait already; ask again in a moment"}
+        assert messages <= {"", f"{WAITING} questions are already waiting; ask again in a moment"}
         values = wait_until(
             "counts", lambda: (v := asking.values()) and int(v["answers"]) > 3 and v
         )
@@ -169,7 +169,7 @@ def test_a_description_is_cancelled(graph: Graph, asking: Asking) -> None:
         first = asking.send_goal(client, max_tokens=10_000)
         second = result_of(asking.send_goal(client))
         assert second.status == GoalStatus.STATUS_ABORTED
-        assert "one description is being written already" in second.result.message
+        assert "a description is already being written" in second.result.message
         cancelled = first.cancel_goal_async()
         wait_until("the cancellation", cancelled.done)
         stopped = result_of(first)
@@ -216,10 +216,10 @@ def test_instructions_are_text_whatever_they_hold(graph: Graph, asking: Asking) 
         assert (steered.instruction, steered.trigger) == (special, "instruction")
         assert steered.vocabulary_version == VOCABULARY_VERSION
         topic.publish(String(data="x" * 100_000))
-        wait_until("a complaint", lambda: "100000 characters" in asking.process.log())
+        wait_until("a warning", lambda: "100000 characters" in asking.process.log())
         topic.publish(serialize_message(String(data="ab")).replace(b"ab", b"\xff\xfe"))
         refused = "bad_messages.bad_instruction"
-        wait_until("a second complaint", lambda: asking.values().get(refused) == "2")
+        wait_until("a second warning", lambda: asking.values().get(refused) == "2")
         topic.publish(String(data="  "))
         back = reasonings.wait(lambda message: message.instruction_version == 2)
         assert back.instruction == ""
@@ -256,7 +256,7 @@ def test_questions_that_cannot_be_used_keep_the_node_unconfigured(
     for choices, sentence in [
         ("[yes, no]", "Put yes, no"),
         ("['yes']", "at least 2"),
-        ("['Yes', 'yes']", "'Yes' and 'yes' are the same to the tokenizer"),
+        ("['Yes', 'yes']", "'Yes' and 'yes' have the same tokens"),
     ]:
         path.write_text(question % choices)
         assert not graph.transition(NODE, "configure")

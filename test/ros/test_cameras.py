@@ -17,7 +17,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from support.camera import image, picture, stamped
 from support.embedding_camera import EmbeddingCamera
-from support.ros_graph import BEST_EFFORT, PATIENCE_S, Graph, wait_until
+from support.ros_graph import BEST_EFFORT, TIMEOUT_S, Graph, wait_until
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
@@ -133,7 +133,7 @@ def test_one_language_node_serves_two_cameras(graph: Graph, siglip_bundle: Model
 
     def ask(camera: str) -> Any:
         request = Ask.Request(
-            question="is it", choices=["wet", "dry"], camera=camera, timeout=PATIENCE_S
+            question="is it", choices=["wet", "dry"], camera=camera, timeout=TIMEOUT_S
         )
         return graph.call(Ask, f"/{NODE}/ask", request)
 
@@ -165,4 +165,4 @@ def test_one_language_node_serves_two_cameras(graph: Graph, siglip_bundle: Model
         rear.close()
     process.stop()
     assert refused.wait() == 2
-    assert "'' cannot name a camera" in refused.log() and "Traceback" not in refused.log()
+    assert "'' cannot be a camera's name" in refused.log() and "Traceback" not in refused.log()

@@ -37,7 +37,7 @@ def test_a_killed_node_is_noticed_and_rubbish_ends_none(
     assert "NO_EMBEDDING" in killed["seen"] and killed["noticed_s"] > 0 and killed["lost"] > 0
     assert killed["diagnosed_s"] > 0
     assert killed["recovered_s"] is not None
-    assert "3 of 3 nodes live" in fuzzed["seen"] and " 0 complaints" not in fuzzed["seen"]
+    assert "3 of 3 nodes alive" in fuzzed["seen"] and " 0 warnings" not in fuzzed["seen"]
     assert fuzzed["recovered_s"] is not None
 
 

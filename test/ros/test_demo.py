@@ -188,7 +188,7 @@ def test_of_a_killed_demo_the_recording_is_kept_and_no_node(
     arguments = ["--bundle", str(siglip_bundle.path), "--out", "demo", "--seconds", "1"]
     again = run("demo", str(long_video), *arguments, cwd=tmp_path)
     (kept,) = (tmp_path / "demo").glob("scene.interrupted-*.mcap")
-    assert f"interrupted demo has left a recording: demo/{kept.name}" in again.stdout
+    assert f"interrupted demo left a recording: demo/{kept.name}" in again.stdout
     assert any(Bag(kept).messages(["/scene"]))
 
 
@@ -201,16 +201,16 @@ def test_node_that_dies_is_reported(demo: Demo) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "complaint"),
+    ("name", "content", "sentence"),
     [
         ("missing.mp4", None, "does not exist"),
-        ("broken.mp4", b"no video" * 100, "is no video, it is text"),
+        ("broken.mp4", b"no video" * 100, "is not a video but text"),
         ("99", None, "/dev/video99 has no camera"),
-        ("folder/", None, "holds no images"),
+        ("folder/", None, "contains no images"),
     ],
 )
 def test_unplayable_video_ends_with_a_sentence(
-    name: str, content: bytes | None, complaint: str, siglip_bundle: ModelBundle, tmp_path: Path
+    name: str, content: bytes | None, sentence: str, siglip_bundle: ModelBundle, tmp_path: Path
 ) -> None:
     if name.endswith("/"):
         (tmp_path / name).mkdir()
@@ -218,7 +218,7 @@ def test_unplayable_video_ends_with_a_sentence(
         (tmp_path / name).write_bytes(content)
     done = run("demo", name, "--bundle", str(siglip_bundle.path), cwd=tmp_path)
     assert done.returncode == 2
-    assert complaint in done.stderr
+    assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 

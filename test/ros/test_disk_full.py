@@ -40,7 +40,7 @@ def record(bag: Path) -> Recorder:
         for index in range(400):
             message = image(index, noise)
             recorder.put(IMAGE, index, bytes(TYPES.serialize_cdr(message, COMPRESSED)))
-            if recorder.complaint and index % 10 == 9:
+            if recorder.failure and index % 10 == 9:
                 break
             time.sleep(0.002)
     return recorder
@@ -48,7 +48,7 @@ def record(bag: Path) -> Recorder:
 
 def test_a_recording_ends_as_a_whole_bag(limited: None, tmp_path: Path) -> None:
     recorder = record(tmp_path / "scene.mcap")
-    assert "disk is full" in recorder.complaint
+    assert "disk is full" in recorder.failure
     for bag in (tmp_path / "scene.mcap", tmp_path):
         with AnyReader([bag]) as reader:
             times = [time_ns for _, time_ns, _ in reader.messages()]
@@ -62,7 +62,7 @@ def test_a_recording_that_failed_while_writing_can_be_read(
 ) -> None:
     monkeypatch.setattr(recorder_module, "check_room", lambda _: None)
     recorder = record(tmp_path / "scene.mcap")
-    assert "no index" in recorder.complaint
+    assert "no index" in recorder.failure
     bag = Bag(tmp_path / "scene.mcap")
     read = [each.time_ns for each in bag.messages(["/image/compressed"], 0, 10**6)]
     assert read == list(range(len(read))) and len(read) > 0.9 * recorder.messages
@@ -80,7 +80,7 @@ def test_a_recording_is_not_begun_without_room(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (KEPT_FREE_BYTES - 1, before[1]))
     try:
-        with pytest.raises(DiskFullError, match="31 MB are left"):
+        with pytest.raises(DiskFullError, match="31 MB are free"):
             Recorder(tmp_path / "scene.mcap", [IMAGE]).__enter__()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

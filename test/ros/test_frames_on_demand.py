@@ -108,23 +108,23 @@ def test_key_frames_and_questions_wait_for_their_details(
         for answer, cause in (
             (
                 lambda frame: None,
-                "did not come on /front/embedding/detail within 0.1 s",
+                "did not arrive on /front/embedding/detail within 0.1 s",
             ),
             (
                 lambda frame: detail_of(replace(frame, run_id="another")),
-                "/front/embedding/detail was ignored: it is of run 'another'",
+                "/front/embedding/detail was ignored: it belongs to run 'another'",
             ),
         ):
             camera.answer = answer
             wait_until("an error", lambda: status().level == DiagnosticStatus.ERROR)
             wait_until(cause, lambda words=cause: words in node.log() + status().message)
-            assert "cannot be read: what the language model reads" in ask().message
+            assert "cannot be read: the patch tokens" in ask().message
             reasonings.clear()
             camera.answer = detail_of
             reasonings.wait(lambda message: message.is_keyframe)
             wait_until("to be well", lambda: status().level < DiagnosticStatus.ERROR)
         camera.answer = lambda frame: replace(detail_of(frame), names=("view", "tiles"))
-        wait_until("a complaint", lambda: "lacks token_index and tokens" in node.log())
+        wait_until("a warning", lambda: "lacks token_index and tokens" in node.log())
         assert graph.transition(f"front/{NODE}", "deactivate")
     finally:
         camera.close()

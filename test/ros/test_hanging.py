@@ -101,7 +101,7 @@ def test_a_hang_is_told_and_what_does_not_end_is_ended(graph: Graph, hangs: Hang
         assert node.wait() == 1
     log = node.log()
     assert re.search(rf"\[ERROR\] .*: {re.escape(sentence)}", log)
-    assert f"exit code 1: {sentence}" in log and "in hangable" in log
+    assert f"code 1: {sentence}" in log and "in hangable" in log
 
 
 def test_whoever_waits_for_a_call_that_hangs_is_told_of_its_end(graph: Graph, hangs: Hangs) -> None:
@@ -140,7 +140,7 @@ def test_whoever_waits_for_a_call_that_hangs_is_told_of_its_end(graph: Graph, ha
         hangs.file.unlink()
         assert not (asked.success or vocabulary.accepted or described.success)
         for answer in (asked, vocabulary, described):
-            assert "took more than 1 s and was ended" in answer.message
+            assert "took more than 1 s and was aborted" in answer.message
         wait_until("an answer", lambda: ask().success)
         assert set_vocabulary().accepted and describe().tokens > 0
     finally:

@@ -166,7 +166,7 @@ def test_bad_settings_end_a_node_for_good_and_a_kill_does_not(
     )
     launch = Launch(tmp_path, "perception.launch.py", f"params_file:={file}")
     launched.append(launch)
-    launch.wait_for("not started again", 2)
+    launch.wait_for("not restarted", 2)
     original = file.read_text()
     file.unlink()
     files = {each.read_text() for each in tmp_path.glob("*/parameters_*.yaml")}

@@ -165,7 +165,7 @@ def test_bad_images_are_told_and_survived(graph: Graph, siglip_bundle: ModelBund
     for kind, bad in bad_images():
         stamped(bad, now_ns())
         wait_until(
-            f"a complaint of {kind}",
+            f"a warning of {kind}",
             lambda kind=kind, bad=bad: (
                 camera.publish(bad),
                 time.sleep(0.2),
@@ -174,8 +174,8 @@ def test_bad_images_are_told_and_survived(graph: Graph, siglip_bundle: ModelBund
         )
         assert f"image on /front/image was skipped: its {kind.split('_')[1]}" in encoder.log()
         send(camera, rgb(now_ns()), embeddings)
-    complaints = [line for line in encoder.log().splitlines() if "its encoding" in line]
-    assert len(complaints) == 1, "the same complaint is throttled"
+    warnings = [line for line in encoder.log().splitlines() if "its encoding" in line]
+    assert len(warnings) == 1, "the same warning is throttled"
     encoder.stop()
 
 
@@ -212,7 +212,7 @@ def test_compressed_images(graph: Graph, siglip_bundle: ModelBundle) -> None:
     cut = stamped(compressed(picture(WIDTH, HEIGHT)), now_ns())
     cut.data = cut.data[: len(cut.data) // 2]
     wait_until(
-        "a complaint of the cut image",
+        "a warning of the cut image",
         lambda: (camera.publish(cut), time.sleep(0.1), "ends in mid-image" in encoder.log())[-1],
     )
     send(camera, stamped(compressed(picture(64, 48), ".png"), now_ns()), embeddings)
@@ -299,16 +299,16 @@ def test_embedding_of_another_bundle(graph: Graph, siglip_bundle: ModelBundle) -
     reasonings = graph.listen(SceneReasoning, "reasoning", 10)
     foreign = graph.publisher(VisionEmbedding, "other", BEST_EFFORT)
 
-    def complained(sentence: str) -> Any:
+    def warned(sentence: str) -> Any:
         return lambda: (foreign.publish(good), time.sleep(0.1), sentence in reasoner.log())[-1]
 
     own = good.bundle_digest
     good.bundle_digest = "0" * 64
-    wait_until("a complaint", complained("start both nodes with the same bundle"))
+    wait_until("a warning", warned("start both nodes with the same bundle"))
     assert "embedding on /other was skipped" in reasoner.log()
     good.bundle_digest = own
     shape, good.tokens.shape = good.tokens.shape, [1000000, 1000000]
-    wait_until("a complaint", complained("tokens of shape"))
+    wait_until("a warning", warned("tokens of shape"))
     good.tokens.shape = shape
     wait_until("an answer", lambda: (foreign.publish(good), time.sleep(0.1), reasonings.all())[-1])
     reasoner.stop()
@@ -345,7 +345,7 @@ def test_parameters_are_checked(graph: Graph, siglip_bundle: ModelBundle) -> Non
     encoder = graph.start("vision_encoder", bundle=siglip_bundle.path, **unknown)
     graph.wait_active("vision_encoder")
     for name in unknown:
-        assert f"there is no parameter {name}, and" in encoder.log()
+        assert f"there is no parameter {name}, so" in encoder.log()
     assert "did you mean threads?" in encoder.log()
     for name, value, reason in [
         ("input_timeout", 0.0, "0.1"),
@@ -431,7 +431,7 @@ def test_what_waits_and_what_rests_is_told_apart(graph: Graph) -> None:
     told(DiagnosticStatus.ERROR, "on /embedding: publishers: 0; start its vision_encoder")
     assert int(graph.values("scene_fusion")["troubles"]) == 2
     assert graph.transition("scene_fusion", "deactivate")
-    told(DiagnosticStatus.OK, "inactive, as was asked for")
+    told(DiagnosticStatus.OK, "inactive, as requested")
     process.stop()
 
 
@@ -527,8 +527,8 @@ def test_an_incompatible_camera_is_told(graph: Graph, siglip_bundle: ModelBundle
     )
     graph.wait_active("vision_encoder")
     graph.node.create_publisher(Image, "image", BEST_EFFORT)
-    sentence = "offer a QoS that this subscription cannot take"
-    wait_until("a complaint", lambda: sentence in encoder.log())
+    sentence = "offer a QoS that is incompatible with this subscription"
+    wait_until("a warning", lambda: sentence in encoder.log())
     assert count(graph, "vision_encoder", "incompatible_qos") or wait_until(
         "a count", lambda: count(graph, "vision_encoder", "incompatible_qos")
     )

@@ -65,8 +65,11 @@ def test_a_node_that_hangs_ends_and_says_where(place: str) -> None:
         ({"ROS_DOMAIN_ID": "500"}, "ROS_DOMAIN_ID is '500' and must be"),
         ({"ROS_DOMAIN_ID": "mine"}, "ROS_DOMAIN_ID is 'mine' and must be"),
         ({"ROS_DOMAIN_ID": "-1"}, "ROS_DOMAIN_ID is '-1' and must be"),
-        ({"ROS_LOG_DIR": "/proc/none"}, "set ROS_LOG_DIR to a folder"),
-        ({"ROS_LOG_DIR": "", "ROS_HOME": "", "HOME": "/proc"}, "set ROS_LOG_DIR to a folder"),
+        ({"ROS_LOG_DIR": "/proc/none"}, "set ROS_LOG_DIR to a writable folder"),
+        (
+            {"ROS_LOG_DIR": "", "ROS_HOME": "", "HOME": "/proc"},
+            "set ROS_LOG_DIR to a writable folder",
+        ),
         ({"ROS_LOG_DIR": "", "ROS_HOME": "", "HOME": ""}, "HOME is not set"),
     ],
 )
@@ -151,7 +154,7 @@ def catches_sigterm(pid: int) -> bool:
 
 
 def interrupted(command: list[str], delay_s: float, number: signal.Signals) -> tuple[int, str]:
-    """Exit code and complaints of a program after a signal, so long after its first line."""
+    """Exit code and warnings of a program after a signal, so long after its first line."""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -160,8 +163,8 @@ def interrupted(command: list[str], delay_s: float, number: signal.Signals) -> t
         time.sleep(delay_s)
         process.send_signal(number)
         _, said = process.communicate(timeout=60.0)
-    complaints = [line for line in said.splitlines() if "[INFO]" not in line]
-    return process.returncode, "\n".join(complaints)
+    warnings = [line for line in said.splitlines() if "[INFO]" not in line]
+    return process.returncode, "\n".join(warnings)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

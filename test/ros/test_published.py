@@ -23,7 +23,7 @@ from vlm_perception.messages.definitions import layout, reader
 from vlm_perception.messages.rosbags import message_types
 from vlm_perception.messages.tables import EMBEDDING, REASONING, SCENE
 from vlm_perception.msg import SceneReasoning, SemanticScene, VisionEmbedding
-from vlm_perception.replay.compare.comparable import read_said
+from vlm_perception.replay.compare.comparable import read_outputs
 from vlm_perception.replay.recorded_schedule import read_schedule
 from vlm_perception.replay.recordings.bag import Bag
 
@@ -94,7 +94,7 @@ def test_no_published_message_has_changed() -> None:
 
 
 def test_what_was_recorded_is_read() -> None:
-    said, schedule = read_said(RECORDED), read_schedule(RECORDED)
+    said, schedule = read_outputs(RECORDED), read_schedule(RECORDED)
     assert said.whole and not schedule.losses
     assert len(said.frames) == len(schedule.encoded) == len(schedule.ticks) == 6
     assert [each["caption"] for each in said.frames.values()] == ["", *[CAPTION] * 5]
@@ -191,7 +191,7 @@ def test_a_bag_is_read_by_its_own_definition(tmp_path: Path, storage: StoragePlu
     tag = more.types["vlm_perception/msg/Tag"](label_index=3, label="car", weight=9.0, score=0.5)
     scene.tags, scene.caption, scene.bundle_digest = [tag, tag], "a car", "ab"
     data = bytes(more.serialize_cdr(scene, SCENE.type_name))
-    (frame,) = read_said(
+    (frame,) = read_outputs(
         bag_of(tmp_path / "more", more, SCENE.type_name, data, storage)
     ).frames.values()
     assert (frame["caption"], frame["tags"]) == ("a car", {"car": 0.5})

@@ -21,7 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from support.ros_graph import BEST_EFFORT, Graph, wait_until
 
 from vlm_perception.nodes.base.publishers import Advice, Publishers
-from vlm_perception.nodes.base.throttled_warnings import Complaints
+from vlm_perception.nodes.base.throttled_warnings import ThrottledWarnings
 from vlm_perception.nodes.io.image_subscription import COMPRESSED, RAW, ImageInput
 from vlm_perception.nodes.io.qos import results, subscribe
 from vlm_perception.nodes.io.reasoning_subscription import ReasoningInput
@@ -63,7 +63,7 @@ def join(graph: Graph) -> Iterator[Join]:
 
 @pytest.fixture
 def reader(graph: Graph) -> Any:
-    graph.node.complaints = Complaints(graph.node.get_logger())  # type: ignore[attr-defined]
+    graph.node.warnings = ThrottledWarnings(graph.node.get_logger())  # type: ignore[attr-defined]
     return graph.node
 
 
@@ -71,7 +71,7 @@ def reader(graph: Graph) -> Any:
     ("transport", "sent", "topic", "told"),
     [
         (RAW, CompressedImage, "image", "/driver publishes sensor_msgs/msg/CompressedImage there"),
-        (COMPRESSED, Image, "image/compressed", "sensor_msgs/msg/CompressedImage is read"),
+        (COMPRESSED, Image, "image/compressed", "sensor_msgs/msg/CompressedImage is expected"),
         (RAW, CompressedImage, "image/compressed", "but /image/compressed has one"),
         (COMPRESSED, Image, "image", "but /image has one"),
     ],
@@ -103,16 +103,18 @@ def test_a_qos_that_does_not_fit_is_told_in_the_same_words(reader: Any, join: Jo
     subscription = subscribe(reader, Image, "image", lambda _: None, profile)
     publishers = Publishers(reader, "/image", Image, profile, ADVICE)
     driver = join(Node, "driver")
-    words = "1 publisher(s) on /image (/driver) offer a QoS that this subscription cannot take"
+    words = (
+        "1 publisher(s) on /image (/driver) offer a QoS that is incompatible with this subscription"
+    )
     for _ in range(3):
         offered = driver.create_publisher(Image, "image", BEST_EFFORT)
         said = wait_until("the cause", lambda: words in (text := publishers.cause()) and text)
         driver.destroy_publisher(offered)
         wait_until("its end", lambda: publishers.cause() == "publishers: 0; start it")
     assert "qos_overrides./image.subscription.reliability" in said
-    complaint = wait_until("a complaint", lambda: reader.complaints.recent(60.0))
-    assert reader.complaints.counts()["incompatible_qos"] >= 1
-    assert complaint.partition("offer")[2] == said.partition("offer")[2]
+    warning = wait_until("a warning", lambda: reader.warnings.recent(60.0))
+    assert reader.warnings.counts()["incompatible_qos"] >= 1
+    assert warning.partition("offer")[2] == said.partition("offer")[2]
     reader.destroy_subscription(subscription)
 
 
@@ -160,7 +162,7 @@ def test_a_killed_reasoner_is_known_to_be_gone(graph: Graph, reader: Any) -> Non
         process.kill()
         # A rhythm is not known, and the graph believes for many seconds more that it is there.
         wait_until("its end", lambda: heard[-1] == "gone", timeout=5.0)
-    assert "is gone, or gets no time" in reasonings.cause()
+    assert "is gone or gets no CPU time" in reasonings.cause()
     assert not reasonings.tags_only()
     reasonings.close()
 

@@ -92,9 +92,9 @@ def test_what_cannot_be_played_ends_with_a_sentence(graph: Graph, tmp_path: Path
     empty.mkdir()
     cases = {
         tmp_path / "missing.mp4": "does not exist",
-        text: "is no video, it is text",
-        empty: "holds no images",
-        99: "/dev/video99 has no camera behind it",
+        text: "is not a video but text",
+        empty: "contains no images",
+        99: "/dev/video99 has no camera",
     }
     for source, sentence in cases.items():
         process = graph.start("video_source", source=source)
@@ -129,11 +129,11 @@ def test_a_stream_that_is_lost_is_opened_again(graph: Graph) -> None:
         process = graph.start("video_source", source=server.url, transport="compressed")
         inbox.wait()
         server.break_off()
-        wait_until("a complaint", lambda: "gives no image" in process.log())
+        wait_until("a warning", lambda: "delivers no image" in process.log())
         before = len(inbox.all())
         wait_until("images again", lambda: len(inbox.all()) > before + 3)
         said = [status for array in states.all() for status in array.status]
-        assert any("it is opened again" in status.message for status in said)
+        assert any("it is reopened" in status.message for status in said)
         process.stop(signal.SIGINT)
     assert stamps(inbox) == sorted(stamps(inbox))
 

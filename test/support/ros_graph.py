@@ -25,11 +25,11 @@ from support.places import CONFIG
 
 PROFILE = CONFIG / "fastdds.xml"
 os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(PROFILE))
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 BEST_EFFORT = QoSProfile(depth=20, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 
 
-def wait_until(what: str, condition: Callable[[], Any], timeout: float = PATIENCE_S) -> Any:
+def wait_until(what: str, condition: Callable[[], Any], timeout: float = TIMEOUT_S) -> Any:
     """Wait for a true value and return it."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -76,7 +76,7 @@ class NodeProcess:
     def log(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
-    def wait(self, timeout: float = PATIENCE_S) -> int:
+    def wait(self, timeout: float = TIMEOUT_S) -> int:
         """Wait for the end and return the exit code."""
         return self._process.wait(timeout)
 
@@ -84,7 +84,7 @@ class NodeProcess:
         """End the node by a signal as a user would; one that hangs does not end with code 0."""
         if self._process.poll() is None:
             self._process.send_signal(number)
-        code = self._process.wait(PATIENCE_S)
+        code = self._process.wait(TIMEOUT_S)
         assert code == 0, f"{self.name} ended with {code}:\n{self.log()}"
         assert "Traceback" not in self.log(), self.log()
 
@@ -118,7 +118,7 @@ class Inbox:
             self._messages.clear()
 
     def wait(
-        self, wanted: Callable[[Any], bool] = lambda _: True, timeout: float = PATIENCE_S
+        self, wanted: Callable[[Any], bool] = lambda _: True, timeout: float = TIMEOUT_S
     ) -> Any:
         """Return the first message that is wanted."""
         return wait_until(
@@ -169,7 +169,7 @@ class Graph:
         wait_until(f"a subscriber of {topic}", lambda: publisher.get_subscription_count() > 0)
         return publisher
 
-    def call(self, service_type: Any, name: str, request: Any, timeout: float = PATIENCE_S) -> Any:
+    def call(self, service_type: Any, name: str, request: Any, timeout: float = TIMEOUT_S) -> Any:
         client = self.node.create_client(service_type, name)
         try:
             assert client.wait_for_service(timeout), f"no service {name}"
@@ -216,7 +216,7 @@ class Graph:
         )
         return self.call(SetParameters, f"/{node}/set_parameters", request).results[0]
 
-    def transition(self, node: str, label: str, timeout: float = PATIENCE_S) -> bool:
+    def transition(self, node: str, label: str, timeout: float = TIMEOUT_S) -> bool:
         """Ask for a transition as `ros2 lifecycle set` does."""
         from lifecycle_msgs.srv import ChangeState  # noqa: PLC0415
 

@@ -248,7 +248,7 @@ def test_tokens_stay_on_the_device_between_encoder_and_projector(built: Path) ->
 def test_tokens_are_kept_only_while_somebody_reads_them(
     built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_tokens, "PATIENCE", 3)
+    monkeypatch.setattr(device_tokens, "UNREAD_FRAMES", 3)
     engine = importlib.import_module("vlm_perception.engines.tensorrt.engine").TensorRtEngine
     copies: list[weakref.ref[object]] = []
     keep = engine.keep
@@ -300,7 +300,7 @@ def test_a_plan_that_does_not_fit_is_refused_and_auto_takes_another(
         bundle.engine(VISION_GRAPH, engine=TENSORRT)
     engine = bundle.engine(VISION_GRAPH, engine="auto")
     assert not engine.name.startswith(TENSORRT)
-    assert "tensorrt is not used: no plan of vision.onnx fits" in caplog.text
+    assert "tensorrt is not used: no plan for vision.onnx fits" in caplog.text
     forget_modules()
     monkeypatch.setenv("SIMULATED_GPU", "Another GPU")
     with pytest.raises(EngineError, match=r"built on Simulated .*this is Another GPU"):

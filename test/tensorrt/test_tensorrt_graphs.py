@@ -83,7 +83,7 @@ def test_a_transformer_is_refused_on_the_accelerator(shipped: ModelBundle) -> No
 def test_too_little_memory_is_said_before_the_build() -> None:
     weights, workspace, plenty = 100 * MEBIBYTE, 512 * MEBIBYTE, 16384 * MEBIBYTE
     require_memory("g", weights, workspace, host_free=plenty, gpu_free=None)
-    with pytest.raises(ExportError, match="MiB of memory and 2048 MiB are free"):
+    with pytest.raises(ExportError, match="MiB of memory, but only 2048 MiB are free"):
         require_memory("g", weights, workspace, host_free=2048 * MEBIBYTE, gpu_free=None)
     with pytest.raises(ExportError, match="GPU memory"):
         require_memory("g", weights, workspace, host_free=plenty, gpu_free=256 * MEBIBYTE)
@@ -124,7 +124,8 @@ def test_a_plan_says_why_it_does_not_fit(
         with pytest.raises(ValueError, match=reason):
             raise ValueError(found[0])
     assert (
-        key.differences("b", HERE.model_copy(update=machine))[0] == "it was built of another graph"
+        key.differences("b", HERE.model_copy(update=machine))[0]
+        == "it was built from another graph"
     )
 
 

@@ -53,7 +53,7 @@ from vlm_perception.datasets.roadworld.truth import (
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.evaluation.tasks.roadworld import EXAM_SEED
-from vlm_perception.evaluation.tasks.roadworld import run as hold_exam
+from vlm_perception.evaluation.tasks.roadworld import run as evaluate_roadworld
 from vlm_perception.modeling.token_pruning import parse_schedule
 from vlm_perception.modeling.towers.siglip import SiglipVision
 from vlm_perception.perception.language.model import LanguageModel
@@ -416,7 +416,7 @@ def test_calibration_finds_the_slope_and_never_turns_a_score_around() -> None:
     slope = np.ones(len(LABELS))
     slope[:3] = 2.0, 0.5, -1.0
     truth = rng.random(logits.shape) < 1 / (1 + np.exp(-(slope * logits - 1)))
-    specs = checkpoint._label_specs(logits, truth)
+    specs = checkpoint.label_specs(logits, truth)
     assert [spec["label"] for spec in specs] == list(LABELS)
     scales = [spec["calibration_scale"] for spec in specs]
     assert scales[:2] == pytest.approx([2.0, 0.5], rel=0.15)
@@ -466,8 +466,8 @@ def test_an_untrained_student_can_be_exported_and_examined(
     prefix = language.prefill(VisionEncoder(bundle).encode(Frame(image, 1), 0).tokens)
     ours = language.generate(prefix, CAPTION_PROMPT, max_tokens=24).token_ids
     assert written_by_transformers(saved / "vlm", image, 24) == list(ours)
-    written = tmp_path / "exam.json"
-    report = hold_exam(str(bundle.path), scenes=3)
+    written = tmp_path / "benchmark.json"
+    report = evaluate_roadworld(str(bundle.path), scenes=3)
     assert report.show(Console(quiet=True), written) == 0
     figures = report.figures
     assert figures is not None

@@ -97,22 +97,22 @@ def replace_by_pipe(path: Path) -> None:
         (lambda p: (p / "text.onnx").unlink(), r"text\.onnx is missing"),
         (truncate, r"vision\.onnx has \d+ bytes instead of"),
         (flip_a_bit, r"decoder\.onnx was altered"),
-        (lambda p: (p / "manifest.yaml").unlink(), "holds no file manifest"),
+        (lambda p: (p / "manifest.yaml").unlink(), "contains no manifest"),
         (lambda p: (p / "manifest.yaml").write_text("{"), "cannot be read"),
         (lambda p: (p / "manifest.yaml").write_bytes(b"\xff\xfe\x00"), "cannot be read"),
-        (lambda p: (p / "manifest.yaml").write_text("[]"), "no valid manifest"),
+        (lambda p: (p / "manifest.yaml").write_text("[]"), "not a valid manifest"),
         (lambda p: edit(p, lambda c: c.update(name="other"), sign=False), "own digest"),
         (lambda p: edit(p, lambda c: c.update(extra=1)), "extra"),
         (lambda p: edit(p, lambda c: c.pop("image")), "image: Field required"),
         (lambda p: edit(p, lambda c: c["image"].update(width="64")), r"image\.width"),
         (lambda p: edit(p, lambda c: c["image"].update(width=65)), "does not cover"),
         (lambda p: edit(p, lambda c: c.update(format_version=2)), "format_version"),
-        (lambda p: (p / "manifest.yaml").write_text(laughs()), "holds more than .* values"),
+        (lambda p: (p / "manifest.yaml").write_text(laughs()), "contains more than .* values"),
         (lambda p: (p / "manifest.yaml").write_text("[" * 100_000), "nested more than"),
         (lambda p: (p / "manifest.yaml").write_text("a: &a [*a]"), r"alias \*a"),
         (lambda p: (p / "manifest.yaml").write_text("a: " + "1:" * 200_000), "characters"),
         (lambda p: (p / "manifest.yaml").write_text("#" * 2_000_000), "larger than"),
-        (lambda p: replace_by_pipe(p / "manifest.yaml"), "holds no file manifest"),
+        (lambda p: replace_by_pipe(p / "manifest.yaml"), "contains no manifest"),
         (lambda p: replace_by_pipe(p / "golden.npz"), "pipe or a device"),
         (lambda p: edit(p, lambda c: c["text"].update(logit_scale=float("nan"))), "logit_scale"),
         (lambda p: edit(p, lambda c: c["text"].update(logit_bias=float("inf"))), "logit_bias"),
@@ -155,17 +155,17 @@ def test_an_engine_that_computes_something_else_is_found_out(siglip_bundle: Mode
         def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {name: value + 0.01 for name, value in self._true.run(inputs).items()}
 
-    with pytest.raises(BundleError, match=r"off gives another embedding of text\.onnx"):
+    with pytest.raises(BundleError, match=r"the embedding of text\.onnx from off differs"):
         siglip_bundle.verify_golden({"text.onnx": Off()})
 
 
 def test_an_engine_says_what_it_expected_and_what_came(siglip_bundle: ModelBundle) -> None:
     engine = siglip_bundle.engine("vision.onnx")
     with pytest.raises(
-        EngineError, match=r"uint8 \[1, 36, 64, 3\] and is float32 \[1, 36, 64, 3\]"
+        EngineError, match=r"uint8 \[1, 36, 64, 3\] but is float32 \[1, 36, 64, 3\]"
     ):
         engine.run({"image": np.zeros((1, 36, 64, 3), np.float32)})
-    with pytest.raises(EngineError, match=r"takes \['image'\] and was given \['picture'\]"):
+    with pytest.raises(EngineError, match=r"takes \['image'\] but got \['picture'\]"):
         engine.run({"picture": np.zeros((1, 36, 64, 3), np.uint8)})
     with pytest.raises(EngineError, match="at least one thread"):
         siglip_bundle.engine("vision.onnx", threads=0)
@@ -213,9 +213,9 @@ def test_a_file_that_changes_after_the_check_is_not_used(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("text", "length"), 31, r"input_ids of text\.onnx is .* describes \[texts, 31\]"),
-        (("vision", "embedding_width"), 7, r"of vision\.onnx is .* describes"),
-        (("language", "layers"), 10_000, r"past of decoder\.onnx is .* describes \[10000,"),
+        (("text", "length"), 31, r"input_ids of text\.onnx is .* manifest says \[texts, 31\]"),
+        (("vision", "embedding_width"), 7, r"of vision\.onnx is .* manifest says"),
+        (("language", "layers"), 10_000, r"past of decoder\.onnx is .* manifest says \[10000,"),
     ],
 )
 def test_a_manifest_that_describes_other_graphs_is_refused(
@@ -242,7 +242,7 @@ def test_stored_outputs_that_cannot_be_read_are_named(copy: Path, content: bytes
         ModelBundle.load(copy).verify_golden()
     (copy / "token_embeddings.npy").write_bytes(content)
     edit(copy, lambda _: None)
-    with pytest.raises(BundleError, match=r"token_embeddings\.npy holds no array"):
+    with pytest.raises(BundleError, match=r"token_embeddings\.npy does not contain an array"):
         LanguageService(ModelBundle.load(copy))
 
 

@@ -249,7 +249,7 @@ def test_a_fault_of_the_program_ends_a_verb_with_its_trace(
 def test_what_is_no_number_is_refused_by_each_verb(command: tuple[str, ...]) -> None:
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == BAD_INPUT
-    assert "is no number up to 1e+09" in " ".join(refused.output.split())
+    assert "is not a number up to 1e+09" in " ".join(refused.output.split())
 
 
 def ask(graph: Graph) -> Ask.Response:

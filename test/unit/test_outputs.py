@@ -99,7 +99,7 @@ def test_a_folder_is_swapped_as_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
 ) -> None:
     if not exchanges:
-        monkeypatch.setattr(swap, "_exchanged", lambda *_: False)
+        monkeypatch.setattr(swap, "exchanged", lambda *_: False)
 
     def make(place: Path, files: dict[str, str]) -> None:
         with swap.made_beside(place, "verb") as scratch:
@@ -136,7 +136,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path, foreign: str) -> None:
 
 def test_results_that_were_changed_or_are_another_verbs_stay(tmp_path: Path) -> None:
     run(tmp_path, OLD)
-    with pytest.raises(OutputError, match="not left there by `other`"):
+    with pytest.raises(OutputError, match="not written by `other`"):
         run(tmp_path, NEW, "other")
     fill(tmp_path, {"bag": "edited"})
     with pytest.raises(OutputError, match="changed since"):
@@ -197,7 +197,7 @@ def test_a_folder_of_its_own_is_taken_again_and_no_other(tmp_path: Path) -> None
         with pytest.raises(OutputError, match="choose another --out"):
             own_folder(tmp_path / place, verb).__enter__()
     fill(tmp_path, {"input/cache": "mine"})
-    with pytest.raises(OutputError, match="which is read"):
+    with pytest.raises(OutputError, match="which is the input"):
         own_folder(tmp_path / "input" / "out", "verb", [tmp_path / "input"]).__enter__()
     assert content(tmp_path) == {
         "own/cache": "new",
@@ -213,7 +213,7 @@ def test_a_folder_of_its_own_is_taken_again_and_no_other(tmp_path: Path) -> None
         "train temporal --checkpoint checkpoint --out mine",
         "train temporal --checkpoint trained --out out",
         "train roadworld-nano --out mine",
-        "evaluate drift --checkpoint checkpoint --out mine",
+        "evaluate compression --checkpoint checkpoint --out mine",
         "evaluate temporal --out mine",
     ],
 )

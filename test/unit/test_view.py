@@ -49,7 +49,7 @@ def test_a_bag_becomes_a_file_for_rerun(siglip_bundle: ModelBundle, tmp_path: Pa
 @needs_rerun
 def test_a_bag_without_scenes_is_refused(tmp_path: Path) -> None:
     code, text = view(write(tmp_path / "bag", [jpeg(0)]), "--save", tmp_path / "scene.rrd")
-    assert code == 2 and "holds no scenes" in text
+    assert code == 2 and "contains no scenes" in text
 
 
 @needs_rerun
@@ -66,7 +66,7 @@ def test_a_viewer_that_cannot_start_is_not_waited_for(
         taken.listen()
         port = taken.getsockname()[1]
         code, text = view(bag, "--web", "--web-port", str(port))
-    assert code == 1 and f"port {port} cannot be had" in text
+    assert code == 1 and f"port {port} is unavailable" in text
 
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The model bundle: one directory with graphs and a manifest that says all about them."""
+"""The model bundle: one directory with graphs and a manifest that describes them."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class ModelBundle:
         """
         if name not in self.manifest.files:
             raise BundleError(
-                f"bundle {self.path}: the manifest lists no {name}; it holds "
+                f"bundle {self.path}: the manifest does not list {name}; it lists "
                 f"{', '.join(sorted(self.manifest.files))}. Export the bundle again"
             )
         if name in self.states:
@@ -112,7 +112,7 @@ class ModelBundle:
         return self.path / name
 
     def graph_file(self, graph: str) -> GraphFile:
-        """What a backend is told about a graph; whether it is in the bundle is not checked."""
+        """A backend's description of a graph; whether it is in the bundle is not checked."""
         files, language = self.manifest.files, self.manifest.language
         halved = graph == VISION_GRAPH and VISION_FP16_GRAPH in files
         prompt: tuple[str, ...] = ()
@@ -134,7 +134,8 @@ class ModelBundle:
         Args:
             graph: its name.
             threads: threads that the engine may use.
-            engine: a backend of `engines/registry.py`, or `auto` for what `choose_engine` says.
+            engine: a backend of `engines/registry.py`, or `auto` for the one that `choose_engine`
+                picks.
 
         Raises:
             EngineError: the backend is not installed, or does not take the graph.
@@ -153,12 +154,12 @@ class ModelBundle:
         for name, tensor in {**engine.inputs, **engine.outputs}.items():
             expected = described.get(name, tensor.shape)
             if len(expected) != len(tensor.shape) or any(
-                isinstance(said, int) and isinstance(found, int) and said != found
-                for said, found in zip(expected, tensor.shape, strict=True)
+                isinstance(known, int) and isinstance(found, int) and known != found
+                for known, found in zip(expected, tensor.shape, strict=True)
             ):
                 raise BundleError(
-                    f"bundle {self.path}: {name} of {graph} is {tensor.describe()}, and the "
-                    f"manifest describes [{', '.join(map(str, expected))}]. Export it again"
+                    f"bundle {self.path}: {name} of {graph} is {tensor.describe()}, but the "
+                    f"manifest says [{', '.join(map(str, expected))}]. Export it again"
                 )
 
     def choose_engine(
@@ -223,8 +224,8 @@ class ModelBundle:
         outputs = engine.run({name: inputs[name] for name in engine.inputs if name in inputs})
         if misfit := _misfit(outputs, stored):
             raise BundleError(
-                f"bundle {self.path}: {spec.file} holds no {misfit} such as {graph} gives. "
-                "Export the bundle again"
+                f"bundle {self.path}: {spec.file} contains no {misfit} in the format that {graph} "
+                "outputs. Export the bundle again"
             )
         try:
             if source in spec.cosine:
@@ -234,8 +235,8 @@ class ModelBundle:
             return check_close(outputs, stored, absolute=spec.absolute, relative=spec.relative)
         except GoldenError as error:
             raise BundleError(
-                f"bundle {self.path}: {engine.name} gives another {error.output} of {graph} than "
-                f"was stored when it was exported ({error}). Use another version of the engine, or "
+                f"bundle {self.path}: the {error.output} of {graph} from {engine.name} differs "
+                f"from the one stored at export ({error}). Use another version of the engine, or "
                 "export the bundle again on this machine"
             ) from error
 
@@ -263,7 +264,7 @@ def find_bundle(name_or_path: str | Path) -> Path:
     """
     name = str(name_or_path)
     if not name:
-        raise BundleError("no bundle is named; give the name or the directory of one")
+        raise BundleError("no bundle was given; give the name or the directory of one")
     places = list(dict.fromkeys(directory.absolute() for directory in bundle_directories()))
     try:
         candidates = [Path(name).expanduser(), *(place / name for place in places)]
@@ -271,21 +272,21 @@ def find_bundle(name_or_path: str | Path) -> Path:
             if (candidate / MANIFEST_NAME).is_file():
                 return candidate.resolve()
         directory = next((c for c in candidates if c.is_dir()), None)
-    # A home that nobody has, a name that no file can have, a folder that may not be entered.
+    # A home that does not exist, an invalid file name, a folder that may not be entered.
     except (OSError, RuntimeError, ValueError) as error:
         raise BundleError(
-            f"the bundle {_quoted(name)} cannot be looked for "
+            f"the bundle {_quoted(name)} cannot be looked up "
             f"({getattr(error, 'strerror', None) or error}). Give a path that can be read"
         ) from error
     if directory is not None:
         raise BundleError(
-            f"{directory} holds no file {MANIFEST_NAME}; it is no bundle, or its export did not "
-            "end. Make one with `vlm-perception export CHECKPOINT --out BUNDLE`"
+            f"{directory} contains no {MANIFEST_NAME}: it is not a bundle, or its export did not "
+            "finish. Make one with `vlm-perception export CHECKPOINT --out BUNDLE`"
         )
     raise BundleError(
-        f"there is no bundle {_quoted(name)}: it is no directory, and not in "
+        f"there is no bundle {_quoted(name)}: it is not a directory, and not in "
         f"{', '.join(map(str, places))}. Give a path, or set {BUNDLES_VARIABLE} to the directory "
-        "that holds it"
+        "that contains it"
     )
 
 
@@ -307,7 +308,7 @@ def _read_manifest(path: Path) -> Manifest:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         raise BundleError(
-            f"{path} is no valid manifest: {describe_errors(error)}. Export the bundle again"
+            f"{path} is not a valid manifest: {describe_errors(error)}. Export the bundle again"
         ) from error
     except (OSError, YamlError) as error:
         raise BundleError(f"{path} cannot be read ({error}). Export the bundle again") from error

@@ -37,7 +37,7 @@ def file_sha256(path: Path) -> str:
 
 
 def check_files(bundle: Path, files: Mapping[str, FileEntry]) -> dict[str, FileState]:
-    """Hold a bundle's files against what its manifest says.
+    """Check a bundle's files against its manifest.
 
     A file may be a link to one elsewhere: what counts is what it holds, which has a hash here.
 
@@ -61,7 +61,7 @@ def check_files(bundle: Path, files: Mapping[str, FileEntry]) -> dict[str, FileS
                 found = _sha256(stream)
             if found != entry.sha256:
                 raise BundleError(
-                    f"bundle {bundle}: {name} was altered, its hash is not the manifest's. "
+                    f"bundle {bundle}: {name} was altered, its hash differs from the manifest's. "
                     "Copy or export it again"
                 )
             if name.endswith(".onnx"):
@@ -91,7 +91,7 @@ def check_unchanged(bundle: Path, name: str, state: FileState) -> None:
         same = False
     if not same:
         raise BundleError(
-            f"bundle {bundle}: {name} was changed after it had been checked. Load the bundle again"
+            f"bundle {bundle}: {name} was changed after it was checked. Load the bundle again"
         )
 
 
@@ -113,7 +113,9 @@ def read_array(path: Path, *, mapped: bool = False) -> NDArray[Any]:
     # numpy and zipfile raise many kinds for damaged files.
     except Exception as error:
         reason = error
-    raise BundleError(f"{path} holds no array ({reason}). Copy or export the bundle again")
+    raise BundleError(
+        f"{path} does not contain an array ({reason}). Copy or export the bundle again"
+    )
 
 
 def read_arrays(path: Path, prefix: str) -> dict[str, NDArray[Any]]:
@@ -130,7 +132,7 @@ def read_arrays(path: Path, prefix: str) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as stored:
             names = [name for name in stored.files if name.startswith(prefix)]
             if not names:
-                raise BundleError(f"it holds no {prefix}...")
+                raise BundleError(f"it contains no {prefix}...")
             return {name.removeprefix(prefix): stored[name] for name in names}
     # numpy and zipfile raise many kinds for damaged files.
     except Exception as error:
@@ -156,13 +158,13 @@ def _check_graph(bundle: Path, name: str, files: Mapping[str, FileEntry]) -> Non
         read = external_files(bundle / name)
     except GraphError as error:
         raise BundleError(
-            f"bundle {bundle}: {name} is no ONNX graph ({error}). Export the bundle again"
+            f"bundle {bundle}: {name} is not an ONNX model ({error}). Export the bundle again"
         ) from error
-    # Such a file stands beside its graph, under a name that the manifest has checked.
+    # Such a file is next to its graph, under a name that the manifest has checked.
     folder = Path(name).parent
     for other in sorted(read):
         if str(folder / other) not in files:
             raise BundleError(
-                f"bundle {bundle}: {name} reads {other!r}, which the manifest does not list and "
-                "whose content nobody has checked. Export the bundle again"
+                f"bundle {bundle}: {name} reads {other!r}, which the manifest does not list, so "
+                "its content is not verified. Export the bundle again"
             )

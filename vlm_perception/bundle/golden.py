@@ -33,7 +33,7 @@ def check_close(
     absolute: float,
     relative: float,
 ) -> float:
-    """Hold every number against the stored one, and return the largest difference.
+    """Compare every number with the stored one, and return the largest difference.
 
     Raises:
         GoldenError: one differs by more than `absolute` and `relative` of its value.
@@ -53,7 +53,7 @@ def check_close(
 
 
 def check_alike(outputs: Mapping[str, Array], stored: Mapping[str, Array], cosine: float) -> float:
-    """Hold the directions of a quantized graph's vectors against the stored ones.
+    """Compare the directions of a quantized graph's vectors with the stored ones.
 
     Engines and processors sum and round INT8 products in their own ways, and a number next to the
     border of two steps falls on either side: single numbers differ by what a step is worth, and
@@ -76,7 +76,7 @@ def check_alike(outputs: Mapping[str, Array], stored: Mapping[str, Array], cosin
         index = stored[TOKEN_INDEX]
         common, ours, theirs = np.intersect1d(outputs[TOKEN_INDEX], index, return_indices=True)
         if len(common) < LEAST_COMMON * len(index):
-            raise GoldenError(TOKEN_INDEX, f"{len(common)} of {len(index)} are the stored ones")
+            raise GoldenError(TOKEN_INDEX, f"{len(common)} of {len(index)} match the stored ones")
     worst = 0.0
     for name in (name for name in stored if name != TOKEN_INDEX):
         value, expected = outputs[name], stored[name]

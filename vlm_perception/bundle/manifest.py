@@ -45,7 +45,7 @@ def _inside(name: str) -> str:
     """Refuse a name that may lead out of the bundle, or that some system reads otherwise."""
     parts = name.split("/")
     if {"", ".", ".."} & set(parts) or any(sign in name for sign in "\\:\0"):
-        raise ValueError(f"{name[:LONGEST_LABEL]!r} is no name of a file inside the bundle")
+        raise ValueError(f"{name[:LONGEST_LABEL]!r} is not the name of a file inside the bundle")
     return name
 
 
@@ -56,7 +56,7 @@ def _with_places(prompt: str) -> str:
     """Refuse a prompt without a place for its image and its text, or with several of one."""
     image, text = prompt.find("{image}"), prompt.find("{text}")
     if image < 0 or text < image:
-        raise ValueError(f"the prompt {prompt!r} must hold {{image}} and then {{text}}")
+        raise ValueError(f"the prompt {prompt!r} must contain {{image}} and then {{text}}")
     for place in ("{image}", "{text}"):
         if prompt.count(place) > 1:
             raise ValueError(
@@ -92,7 +92,7 @@ class ProcessorSpec(_Strict):
     @model_validator(mode="after")
     def _size_is_fixed(self) -> ProcessorSpec:
         if isinstance(self.resize, int) and self.crop is None:
-            raise ValueError("a processor that keeps the aspect must crop to a size")
+            raise ValueError("a processor that keeps the aspect ratio must crop to a size")
         return self
 
     @property
@@ -137,7 +137,7 @@ class ImageSpec(_Strict):
         made = self.processor.size if self.processor is not None else (self.width, self.height)
         if made[0] < self.width or made[1] < self.height:
             raise ValueError(
-                f"the processor gives {made[0]}x{made[1]} pixels, the graph takes "
+                f"the processor outputs {made[0]}x{made[1]} pixels, but the model takes "
                 f"{self.width}x{self.height}"
             )
         return self
@@ -217,7 +217,7 @@ class VocabularySpec(_Strict):
         _require_unique([spec.label for spec in self.labels], "label")
         for template in self.templates:
             if "{label}" not in template:
-                raise ValueError(f"the template {template!r} does not hold {{label}}")
+                raise ValueError(f"the template {template!r} does not contain {{label}}")
         return self
 
 
@@ -246,8 +246,8 @@ class QuestionSpec(_Strict):
 class LanguageSpec(_Strict):
     """The language model: projector, decoder and how a prompt is put together.
 
-    `prompt` holds `{image}` and behind it `{text}`; special tokens are written as they
-    stand in the tokenizer.
+    `prompt` contains `{image}` followed by `{text}`; special tokens are written as in the
+    tokenizer.
     """
 
     tokenizer: FileName
@@ -301,7 +301,7 @@ class GoldenSpec(_Strict):
     """For each quantized graph the mean cosine that an output's vectors must reach, instead of
     `absolute` and `relative`. PyTorch cannot compute such a graph, so its stored outputs are those
     of ONNX Runtime on the machine that exported it; other engines and processors round INT8
-    products otherwise. The graph for TensorRT is held against the outputs of vision.onnx."""
+    products otherwise. The graph for TensorRT is compared with the outputs of vision.onnx."""
 
 
 class Agreement(_Strict):
@@ -334,7 +334,7 @@ class ValidationSpec(_Strict):
     dense: Agreement
     """Against the same checkpoint at the same geometry: all tokens, all heads, FP32."""
     checkpoint: Agreement | None
-    """Against transformers itself behind the checkpoint's own processor, which may crop or distort.
+    """Compared with transformers using the checkpoint's own processor, which may crop or distort.
 
     None: that processor makes images of various sizes or cuts them up, as NaFlex's does.
     """
@@ -400,7 +400,7 @@ def _require_unique(names: list[str], what: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise ValueError(f"{what} {name!r} stands there twice")
+            raise ValueError(f"{what} {name!r} is listed twice")
         seen.add(name)
 
 

@@ -54,8 +54,15 @@ def finite(value: float | list[float] | None) -> float | list[float] | None:
     """
     for number in value if isinstance(value, list) else [value]:
         if number is not None and not abs(number) <= LARGEST:  # false for NaN, too
-            raise typer.BadParameter(f"{number:g} is no number up to {LARGEST:g}")
+            raise typer.BadParameter(f"{number:g} is not a number up to {LARGEST:g}")
     return value
+
+
+def renamed(old: str, new: str) -> None:
+    """Print that a verb or an option has another name now; the old one works for one release."""
+    say(
+        Console(stderr=True), f"note: {old} is now {new}; the old name works until the next release"
+    )
 
 
 def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
@@ -65,7 +72,7 @@ def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
         typer.BadParameter: it is not.
     """
     if value not in choices:
-        raise typer.BadParameter(f"{value!r} is none of {', '.join(choices)}", param_hint=option)
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(choices)}", param_hint=option)
 
 
 def require_portable(engine: str) -> None:
@@ -90,9 +97,9 @@ def with_torch(module: str) -> Any:
         if (error.name or "").split(".")[0] == "vlm_perception":
             raise
         raise MissingExtraError(
-            f"this needs {error.name}, which robots do without: "
-            "`python3 scripts/setup_venv.py --train` in the repository installs it, and so does "
-            "`pip install '.[train]'` there"
+            f"this needs {error.name}, which is not installed on robots: `python3 "
+            "scripts/setup_venv.py --train` in the repository installs it, and so does `pip "
+            "install '.[train]'` there"
         ) from error
 
 
@@ -113,7 +120,7 @@ def with_library(module: str, library: str, package: str) -> Any:
         if error.name != library:
             raise
         raise MissingExtraError(
-            f"this needs {library}, which robots do without: `pip install {package}`"
+            f"this needs {library}, which is not installed on robots: `pip install {package}`"
         ) from error
 
 

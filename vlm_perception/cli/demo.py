@@ -137,13 +137,13 @@ def overlay(
         module = importlib.import_module("vlm_perception.replay.report.overlay_video")
         target = video or bag.parent / "overlay.mp4"
         if target.suffix != ".mp4":
-            raise VlmPerceptionError(f"{target} does not end in .mp4; give the video such a name")
+            raise VlmPerceptionError(f"{target} does not end in .mp4; choose a name that does")
         outputs = importlib.import_module("vlm_perception.outputs.file")
         # Next to its bag it is one of the results of the verb that made the bag.
         with outputs.result_file(target, outputs.maker(bag) or "overlay") as part:
             written = module.write_overlay(bag, part, rate_hz=rate)
             if not written.frames:
                 raise VlmPerceptionError(
-                    f"{bag} holds no images with scenes, so there is nothing to draw"
+                    f"{bag} contains no images with scenes, so there is nothing to draw"
                 )
     Console().print(f"video: {target}  ({written.frames} images)", soft_wrap=True)

@@ -17,6 +17,7 @@ from vlm_perception.cli.common import (
     finite,
     one_of,
     plain_errors,
+    renamed,
     report,
     with_torch,
 )
@@ -101,18 +102,20 @@ def export(
             "other validates, and each needs 200. Required by --keep, --heads and int8-mixed."
         ),
     ] = None,
-    plan: Annotated[
+    precision_config: Annotated[
         Path | None,
         typer.Option(
             help="Precision config for int8-mixed: the edited precision.yaml of a bundle."
         ),
     ] = None,
-    accept_drift: Annotated[
+    accept_drop: Annotated[
         bool,
         typer.Option(
-            "--accept-drift", help="Accept a bundle whose accuracy drop exceeds the tolerances."
+            "--accept-drop", help="Accept a bundle whose accuracy drop exceeds the tolerances."
         ),
     ] = False,
+    plan: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    accept_drift: Annotated[bool, typer.Option("--accept-drift", hidden=True)] = False,
 ) -> None:
     """Make a bundle from a Hugging Face checkpoint (needs torch and transformers).
 
@@ -126,6 +129,10 @@ def export(
     `vlm-perception export my-model --out models/my-model --aspect 16:9 --keep 0.7@3,6,9
     --precision int8-mixed --calibration drive-images`
     """
+    if plan is not None:
+        renamed("--plan", "--precision-config")
+    if accept_drift:
+        renamed("--accept-drift", "--accept-drop")
     if (checkpoint is None) == (dual is None):
         raise typer.BadParameter("give a directory or --dual, one of the two")
     for option, value, other, needed in (
@@ -145,8 +152,8 @@ def export(
             heads=heads,
             precision=precision,
             calibration=calibration,
-            plan=plan,
-            accept_drift=accept_drift,
+            precision_config=precision_config or plan,
+            accept_drop=accept_drop or accept_drift,
         )
         if dual is None:
             made = module.export_bundle(checkpoint, out, options)
@@ -157,8 +164,8 @@ def export(
             made = models.export_models(dual, vlm, scene, out, options)
     console = Console()
     if made.manifest.validation is not None:
-        gate = importlib.import_module("vlm_perception.deploy.validation.gate")
-        console.print(gate.as_table(made.manifest.validation))
+        parity = importlib.import_module("vlm_perception.deploy.validation.parity")
+        console.print(parity.as_table(made.manifest.validation))
     else:
         console.print("not validated: --calibration IMAGES measures the accuracy drop")
     console.print(f"bundle: {made.path}  (sha256 {made.digest})", soft_wrap=True)

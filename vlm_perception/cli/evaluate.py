@@ -4,12 +4,20 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from vlm_perception.cli.common import BundleOption, JsonOption, finite, report, require_portable
+from vlm_perception.cli.common import (
+    BundleOption,
+    JsonOption,
+    finite,
+    renamed,
+    report,
+    require_portable,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate a model: a table, and JSON with --json.")
 
@@ -25,7 +33,7 @@ def evaluate_roadworld_nano(
     Prints metrics of tags, typed attributes, yes/no presence and captions, each with the
     majority-class baseline and by object size.
 
-    `vlm-perception evaluate roadworld-nano --scenes 1000 --json exam.json`
+    `vlm-perception evaluate roadworld-nano --scenes 1000 --json roadworld.json`
     """
     report("vlm_perception.evaluation.tasks.roadworld", json_file, bundle, scenes)
 
@@ -46,8 +54,8 @@ def evaluate_instructions(
     report("vlm_perception.evaluation.tasks.instructions", json_file, bundle, scenes)
 
 
-@app.command("drift")
-def evaluate_drift(
+@app.command("compression")
+def evaluate_compression(
     checkpoint: Annotated[Path, typer.Option(help="The road world's checkpoint directory.")] = Path(
         "checkpoints/roadworld-nano"
     ),
@@ -64,7 +72,7 @@ def evaluate_drift(
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder for the exported bundles; a second run reuses them.")
-    ] = Path("out/drift"),
+    ] = Path("out/compression"),
     scenes: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 1000,
     timed: Annotated[int, typer.Option(min=1, help="Number of scenes for the times.")] = 50,
     json_file: JsonOption = None,
@@ -76,9 +84,9 @@ def evaluate_drift(
     tokens: random tokens, and a smaller image. All are evaluated as in `evaluate roadworld-nano`,
     on the same scenes. Times are measured in turn, on one thread; close other programs first.
 
-    `vlm-perception evaluate drift --json drift.json`
+    `vlm-perception evaluate compression --json compression.json`
 
-    `vlm-perception evaluate drift --keep 0.8@2,3,4 --keep 0.6@2,3,4 --heads 0.75 --scenes 300`
+    `vlm-perception evaluate compression --keep 0.8@2,3,4 --keep 0.6@2,3,4 --heads 0.75`
     """
     report(
         "vlm_perception.evaluation.compression.evaluate",
@@ -90,6 +98,14 @@ def evaluate_drift(
         scenes=scenes,
         timed=timed,
     )
+
+
+@app.command("drift", hidden=True)
+@wraps(evaluate_compression)
+def evaluate_drift(**options: Any) -> None:
+    """The former name of `evaluate compression`."""
+    renamed("evaluate drift", "evaluate compression")
+    evaluate_compression(**options)
 
 
 @app.command("temporal")

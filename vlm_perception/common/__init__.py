@@ -1,3 +1,3 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every room stands on: files, errors, the machine, an interrupt."""
+"""The base of all folders: files, errors, the machine, Ctrl-C."""

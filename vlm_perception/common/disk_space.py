@@ -15,7 +15,7 @@ KEPT_FREE_BYTES = 32 * 2**20
 
 
 class DiskFullError(RunError, OSError):
-    """There is no room to go on; the text says what to do."""
+    """There is not enough disk space to continue; the text says what to do."""
 
 
 def check_room(file: Path) -> None:
@@ -25,16 +25,16 @@ def check_room(file: Path) -> None:
         DiskFullError: less than KEPT_FREE_BYTES are left to the file.
         OSError: its folder is gone.
     """
-    left = _left(file)
+    left = free_bytes(file)
     if left < KEPT_FREE_BYTES:
         raise DiskFullError(
-            f"the disk is full: {max(0, left) // 2**20} MB are left, and "
-            f"{KEPT_FREE_BYTES // 2**20} MB are kept free for closing files (make room or choose "
-            "another folder)"
+            f"the disk is full: {max(0, left) // 2**20} MB are free, and "
+            f"{KEPT_FREE_BYTES // 2**20} MB are reserved for closing files (free up space or "
+            "choose another folder)"
         )
 
 
-def _left(file: Path) -> int:
+def free_bytes(file: Path) -> int:
     """Bytes by which the file may grow."""
     room = os.statvfs(file.parent)
     free = room.f_frsize * room.f_bavail

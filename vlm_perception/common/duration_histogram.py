@@ -29,7 +29,7 @@ class Durations:
         self.total_s += seconds
 
     def percentile(self, percent: float) -> float:
-        """The duration in seconds that so many percent are not above; 0 when there is none."""
+        """The duration in seconds at this percentile; 0 if there are none."""
         wanted, seen = math.ceil(self.count * percent / 100), 0
         for step in sorted(self._bins):
             seen += self._bins[step]

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that are meant for people: whoever runs the program can mend the cause.
+"""Errors that are meant for people: the user of the program can fix the cause.
 
 All others are faults of the program and keep their trace.
 """

@@ -14,8 +14,8 @@ SHARED_MEMORY = Path("/dev/shm")
 NEEDED_BYTES = 512 * 2**20
 """Four processes with a segment of 32 MiB each, those of the observer and of leftovers."""
 
-# Fast DDS 2 (Humble, Jazzy) says fastrtps, Fast DDS 3 (Kilted) fastdds. A segment's owner holds a
-# lock on the file that ends in _el for as long as it lives.
+# The prefix is fastrtps in Fast DDS 2 (Humble, Jazzy) and fastdds in Fast DDS 3 (Kilted). A
+# segment's owner holds a lock on the file that ends in _el for as long as it lives.
 _LOCK_FILE = re.compile(r"(?P<base>(?:fastdds|fastrtps)_[0-9a-z]{16})_el")
 _NEW_S = 2.0
 """A lock file this young may be about to get its lock."""
@@ -37,7 +37,7 @@ def shortage(folder: Path = SHARED_MEMORY) -> str:
 
 
 def remove_leftovers(folder: Path = SHARED_MEMORY) -> int:
-    """Delete the segments of processes that were killed: a lock file that nobody holds tells them.
+    """Delete the segments of killed processes: no process holds their lock file.
 
     Ports stay, though `fastdds shm clean` deletes them, too. They are small, and the next process
     takes them over; deleted under a process that has them open, they cut it off from that one.
@@ -76,7 +76,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _remove(path: Path) -> int:
-    """Delete a file that may be gone or somebody else's, and return the bytes that it held."""
+    """Delete a file that may be gone or another user's, and return the bytes that it held."""
     try:
         held = path.stat().st_blocks * 512
         path.unlink()

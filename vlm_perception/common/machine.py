@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The machine that engines run on: its processor, and where its user's caches lie."""
+"""The machine that engines run on: its processor, and where the user's caches are."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def _alone(file: Path) -> Iterator[None]:
             lock = stack.enter_context(file.with_suffix(".lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
-            _log.warning("measurements cannot be kept for the next start: %s", error)
+            _log.warning("measurements cannot be saved for the next start: %s", error)
         yield
 
 
@@ -79,7 +79,7 @@ def _read(file: Path, entries: TypeAdapter[list[MeasurementT]]) -> list[Measurem
     except FileNotFoundError:
         return []
     except (OSError, ValidationError) as error:
-        _log.warning("%s cannot be read and is made anew: %s", file, error)
+        _log.warning("%s cannot be read and is rebuilt: %s", file, error)
         return []
 
 

@@ -24,12 +24,12 @@ def open_ordinary(path: Path) -> BinaryIO:
         OSError: it cannot be opened.
     """
     try:
-        # Without O_NONBLOCK a pipe that nobody writes to would be waited for.
+        # Without O_NONBLOCK, opening a pipe without a writer would block.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     # It holds a NUL, or characters that the file system has no bytes for.
     except ValueError as error:
-        raise NoFileError(f"no file can have such a name ({error}); give another") from error
+        raise NoFileError(f"a file cannot have this name ({error}); choose another") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise NoFileError("it is a folder, a pipe or a device; give an ordinary file")
+        raise NoFileError("it is a folder, a pipe or a device; give a regular file")
     return os.fdopen(descriptor, "rb")

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the package's own files lie beside its modules: config/, msg/ and models/."""
+"""Where the package's own files are, besides its modules: config/, msg/ and models/."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ DEEPEST = 50
 LONGEST_SCALAR = 1 << 16
 """Characters of one text or number: numbers with base 60 take quadratic time."""
 BYTES_PER_VALUE = 8
-"""A file may hold as many values as one of its greatest size whose values are this short."""
+"""A file may contain as many values as one of the maximum size with values this short."""
 
 # The one in C is six times as fast; PyYAML can be built without it.
 _Loader: type[yaml.SafeLoader | yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -32,7 +32,7 @@ class YamlError(VlmPerceptionError):
 def read_yaml(path: Path, *, most_bytes: int = MOST_BYTES) -> Any:
     """Read one YAML document of plain values.
 
-    What aliases stand for is counted as often as it would be written out, before anything is built.
+    Aliases count as often as they would be expanded, before anything is built.
 
     Args:
         path: the file.
@@ -56,12 +56,14 @@ def parse_yaml(content: bytes, *, most_bytes: int = MOST_BYTES) -> Any:
         _check_size(text, most_bytes // BYTES_PER_VALUE)
         return yaml.load(text, Loader=_Loader)
     except UnicodeDecodeError as error:
-        raise YamlError("it is no UTF-8 text; save it as UTF-8") from error
+        raise YamlError("it is not UTF-8 text; save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise YamlError(_in_one_line(error)) from error
     # What PyYAML lets through where a value is not what its tag says.
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise YamlError(f"a value in it cannot be read ({error}); put texts in quotes") from error
+        raise YamlError(
+            f"a value in it cannot be parsed ({error}); put strings in quotes"
+        ) from error
 
 
 def read_as_json(path: Path) -> str:
@@ -77,7 +79,9 @@ def read_as_json(path: Path) -> str:
         text.encode("utf-8")
     # Dates, bytes and sets, and halves of characters.
     except (TypeError, ValueError) as error:
-        raise YamlError(f"a value in it cannot be read ({error}); put texts in quotes") from error
+        raise YamlError(
+            f"a value in it cannot be parsed ({error}); put strings in quotes"
+        ) from error
     return text
 
 
@@ -85,7 +89,7 @@ def _read_bytes(path: Path, most: int) -> bytes:
     with open_ordinary(path) as stream:
         content = stream.read(most + 1)
     if len(content) > most:
-        raise YamlError(f"it is larger than {most} bytes; give a file of YAML of ordinary size")
+        raise YamlError(f"it is larger than {most} bytes; give a smaller YAML file")
     return content
 
 
@@ -108,14 +112,15 @@ def _check_size(text: str, most: int) -> None:
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in anchors:
                 raise YamlError(
-                    f"the alias *{event.anchor} stands for what it is part of, or for "
-                    "nothing; write out what is meant"
+                    f"the alias *{event.anchor} refers to itself or to nothing; write out the value"
                 )
             counts[-1] += anchors[event.anchor]
         if len(counts) > DEEPEST:
             raise YamlError(f"it is nested more than {DEEPEST} deep; make it flatter")
         if sum(counts) > most:
-            raise YamlError(f"it holds more than {most} values, aliases written out; shorten it")
+            raise YamlError(
+                f"it contains more than {most} values once aliases are expanded; shorten it"
+            )
 
 
 def _in_one_line(error: yaml.YAMLError) -> str:
@@ -123,4 +128,4 @@ def _in_one_line(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error)
     place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-    return f"it is no YAML: {' '.join(str(problem).split())}{place}; mend it there"
+    return f"it is not valid YAML: {' '.join(str(problem).split())}{place}; fix it there"

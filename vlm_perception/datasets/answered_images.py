@@ -69,7 +69,7 @@ def _read(file: Path, questions: Sequence[QuestionSpec]) -> list[tuple[Path, dic
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise AnswersError(
-            f"{file} cannot be read ({error}); put a file there with a line for each image, "
+            f"{file} cannot be read ({error}); create it with one line for each image, "
             'such as {"image": "0001.jpg", "answers": {"weather": "rain"}}'
         ) from error
     return [
@@ -88,7 +88,7 @@ def _answered(
         path = folder / name
     except (ValueError, KeyError, TypeError) as error:
         raise AnswersError(
-            f"{where} is no answered image ({error!r}); write it as "
+            f"{where} is not an answered image ({error!r}); write it as "
             '{"image": "0001.jpg", "answers": {"weather": "rain"}}'
         ) from error
     if not path.is_file():
@@ -101,7 +101,7 @@ def _answered(
             )
         if answer not in choices[question]:
             raise AnswersError(
-                f"{where}: {answer!r} is no choice of {question!r}; its choices are "
+                f"{where}: {answer!r} is not a choice of {question!r}; its choices are "
                 f"{', '.join(choices[question])}"
             )
     return path, answers

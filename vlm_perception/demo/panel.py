@@ -101,12 +101,14 @@ class Panel:
             self._next_line += LINE_EVERY_S
 
     def render(self) -> RenderableType:
-        """The panel as it stands."""
+        """The panel's current state."""
         newest = self._observer.scene()
         scene = newest and shown(newest)
         parts: list[RenderableType] = [_node_table(node_rows(self._observer))]
         if scene is None:
-            parts.append(Text("waiting for the first scene: the nodes load their models", "dim"))
+            parts.append(
+                Text("waiting for the first scene: the nodes are loading their models", "dim")
+            )
         else:
             parts += _scene_parts(scene)
         elapsed = time.monotonic() - self._started
@@ -132,7 +134,7 @@ class Panel:
 
 
 def node_rows(observer: Observer) -> list[NodeRow]:
-    """The figures of each node: as seen from outside, and what the node says of itself."""
+    """The figures of each node: as measured from outside, and as the node reports them."""
     now_ns = time.time_ns()
     rows = []
     for name, topic in NODES:
@@ -146,16 +148,16 @@ def node_rows(observer: Observer) -> list[NodeRow]:
                 rate=f"{meter.rate_hz(now_ns):.1f}",
                 p50=_figure(latency["p50"] if latency else None),
                 p95=_figure(latency["p95"] if latency else None),
-                own_p50=_said(report, "latency_p50_ms"),
-                own_p95=_said(report, "latency_p95_ms"),
-                dropped=_said(report, "dropped", digits=0),
+                own_p50=_shown(report, "latency_p50_ms"),
+                own_p95=_shown(report, "latency_p95_ms"),
+                dropped=_shown(report, "dropped", digits=0),
                 keyframes=str(observer.keyframes()) if topic == REASONING else NOTHING,
             )
         )
     return rows
 
 
-def _said(report: Report | None, key: str, digits: int = 1) -> str:
+def _shown(report: Report | None, key: str, digits: int = 1) -> str:
     number = report.number(key) if report is not None else None
     return _figure(number, digits)
 

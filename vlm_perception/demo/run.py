@@ -91,7 +91,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
     folder = ResultsFolder(options.out, "demo", RESULTS, read)
     if warning := shortage():
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
-    # The road world is a clip of fixed length: whoever wants more sees it again.
+    # The road world is a clip of fixed length: a longer demo repeats it.
     longer = options.video is None and (options.seconds or 0) > ROADWORLD_SECONDS
     with Interrupt() as interrupt, own_graph(), folder:
         _look_back(folder, options.out, console)
@@ -112,15 +112,15 @@ def run_demo(options: DemoOptions, console: Console) -> int:
 def _look_back(folder: ResultsFolder, out: Path, console: Console) -> None:
     """Say what became of a demo before this one that did not come to its end."""
     if folder.completed:
-        say(console, f"note: the results of the last demo were put into {out} only now")
+        say(console, f"note: the results of the previous demo have only now been moved to {out}")
     if folder.left_over:
         for file in keep_recordings(folder.work, folder.path):
-            say(console, f"note: an interrupted demo has left a recording: {_readable(out, file)}")
+            say(console, f"note: an interrupted demo left a recording: {_readable(out, file)}")
         folder.clear()
 
 
 def _readable(out: Path, file: Path) -> str:
-    return f"{out / file.name}, which `vlm-perception replay` reads up to the break"
+    return f"{out / file.name}, which `vlm-perception replay` reads up to the interruption"
 
 
 class _Run:
@@ -171,13 +171,13 @@ class _Run:
 
     def _tell_of_recording(self) -> None:
         """Say once that nothing is recorded any more, though all goes on."""
-        if self._recorder.complaint and not self.recording_ended_early:
+        if self._recorder.failure and not self.recording_ended_early:
             self.recording_ended_early = True
-            text = f"warning: {self._bag} ends here: {self._recorder.complaint}"
+            text = f"warning: {self._bag} ends here: {self._recorder.failure}"
             self._console.print(text, style="yellow", soft_wrap=True, markup=False)
 
     def finish(self) -> None:
-        """Draw the video, put bag and video into their places, and say where.
+        """Draw the video, move bag and video to their final places, and print where.
 
         A recording that is not whole is kept beside those of the last demo.
         """
@@ -202,10 +202,10 @@ class _Run:
         """Write overlay.mp4: whole after a run to the end, thinned out when the user leaves."""
         again = f"`vlm-perception overlay {self._bag}` draws them all"
         if self.recording_ended_early:
-            return f"none, since there was no room for the bag; {again}"
+            return f"none, since the disk was too full for the bag; {again}"
         limit = STOPPED_WITHIN_S - self._interrupt.seconds_since() if self._interrupt else None
         if limit is not None and limit < WORTH_DRAWING_S:
-            return f"none, since you ended the demo; {again}"
+            return f"none, since you stopped the demo; {again}"
         silent = not self._console.is_terminal
         with Progress(console=self._console, transient=True, disable=silent) as progress:
             task = progress.add_task("drawing overlay.mp4", total=None)
@@ -223,11 +223,11 @@ class _Run:
             except DiskFullError as error:
                 return f"none: {error}; {again}"
         if not written.frames:
-            return f"none, since {self._bag} holds no image with a scene"
+            return f"none, since {self._bag} contains no image with a scene"
         if not written.cut:
             return str(self._video)
         share = f"{written.frames} of {written.of_frames} images"
-        return f"{self._video}  (shortened to {share}, since you ended the demo; {again})"
+        return f"{self._video}  (shortened to {share}, since you stopped the demo; {again})"
 
     def _say(self, text: str) -> None:
         say(self._console, text)

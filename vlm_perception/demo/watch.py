@@ -70,8 +70,8 @@ class Watch:
             raise NodeFailedError(str(gone))
         if not scenes.count and now - self._started > FIRST_SCENE_WITHIN_S:
             raise NodeFailedError(
-                f"no scene came within {FIRST_SCENE_WITHIN_S:.0f} s, though every node runs: "
-                "see their logs"
+                f"no scene arrived within {FIRST_SCENE_WITHIN_S:.0f} s although all nodes are "
+                "running: see their logs"
             )
         if self._first_image is None:
             return False

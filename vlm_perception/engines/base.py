@@ -53,7 +53,7 @@ class Engine(Protocol):
 
     @property
     def half_precision(self) -> bool:
-        """Whether it computes in FP16 what the graph says in FP32.
+        """Whether it computes in FP16 what is FP32 in the graph.
 
         The outputs are then compared with stored ones by their directions alone.
         """
@@ -96,7 +96,7 @@ def check_inputs(graph: str, specs: Mapping[str, TensorSpec], inputs: Mapping[st
         EngineError: with what was expected and what came.
     """
     if inputs.keys() != specs.keys():
-        raise EngineError(f"{graph} takes {sorted(specs)} and was given {sorted(inputs)}")
+        raise EngineError(f"{graph} takes {sorted(specs)} but got {sorted(inputs)}")
     for name, spec in specs.items():
         value = inputs[name]
         fits = value.dtype == spec.dtype and len(value.shape) == len(spec.shape)
@@ -105,7 +105,7 @@ def check_inputs(graph: str, specs: Mapping[str, TensorSpec], inputs: Mapping[st
             for expected, actual in zip(spec.shape, value.shape, strict=True)
         ):
             raise EngineError(
-                f"{graph}: input {name} must be {spec.describe()} and is "
+                f"{graph}: input {name} must be {spec.describe()} but is "
                 f"{describe(value.dtype, value.shape)}"
             )
 
@@ -117,4 +117,4 @@ def check_threads(threads: int) -> None:
         EngineError: it is below one.
     """
     if threads < 1:
-        raise EngineError(f"an engine needs at least one thread and was given {threads}")
+        raise EngineError(f"an engine needs at least one thread but got {threads}")

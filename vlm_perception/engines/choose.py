@@ -16,7 +16,7 @@ from vlm_perception.common.measurement_cache import Measurement, kept
 from vlm_perception.engines.backend import GraphFile
 from vlm_perception.engines.base import Array, Engine, EngineError
 from vlm_perception.engines.onnxruntime import ONNXRUNTIME
-from vlm_perception.engines.registry import obstacle, with_graphs, with_plans
+from vlm_perception.engines.registry import why_unusable, with_graphs, with_plans
 
 CACHE_NAME = "engines.json"
 WARM_UP_ROUNDS = 2
@@ -42,7 +42,7 @@ class Decision(Measurement):
 def planned(graphs: Sequence[GraphFile]) -> str:
     """Name of the backend that has plans of all these graphs for this machine; empty: none has."""
     for backend in with_plans():
-        found = obstacle(backend, graphs)
+        found = why_unusable(backend, graphs)
         if not found:
             return backend.name
         # Where it is installed it is meant to be used.
@@ -103,7 +103,7 @@ def _load_all(names: Iterable[str], load: Callable[[str], Engine]) -> dict[str, 
             engines[name] = load(name)
         except VlmPerceptionError as error:
             refused.append(str(error))
-            _log.warning("the engine %s takes no part in the choice: %s", name, error)
+            _log.warning("the engine %s is left out of the selection: %s", name, error)
     if not engines:
         raise EngineError(f"no engine can be used: {'; '.join(refused)}")
     return engines

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which files an ONNX graph reads beside its own; runtimes open whatever path stands there.
+"""Which files an ONNX graph reads beside its own; runtimes open any path that is given there.
 
 Reads protobuf's wire format itself: onnx is no part of the runtime, and a graph's weights would be
 copied. Fields are those of onnx.proto, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
@@ -29,7 +29,7 @@ class GraphError(VlmPerceptionError):
 
 @dataclass
 class _Message:
-    """A kind of message, and those of its fields in which a tensor may lie."""
+    """A kind of message, and those of its fields which may contain a tensor."""
 
     fields: dict[int, _Message] = field(default_factory=dict)
 
@@ -47,7 +47,7 @@ _MODEL = _Message({7: _GRAPH, 20: _TRAINING, 25: _FUNCTION})
 
 
 def external_files(graph: Path) -> set[str]:
-    """Paths of the files that hold tensors of a graph, as they stand in it.
+    """Paths of the files that contain tensors of a graph, as written in it.
 
     Raises:
         GraphError: the file is no ONNX graph.
@@ -95,10 +95,10 @@ def _parts(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int,
         elif kind in (FIXED64, FIXED32):
             size = 8 if kind == FIXED64 else 4
         else:
-            raise GraphError(f"byte {place} begins no field of protobuf")
+            raise GraphError(f"byte {place} does not start a protobuf field")
         place += size
         if place > end:
-            raise GraphError(f"it ends within a field, at byte {end}")
+            raise GraphError(f"it ends inside a field, at byte {end}")
 
 
 def _varint(content: mmap.mmap, place: int, end: int) -> tuple[int, int]:

@@ -102,8 +102,8 @@ class OnnxRuntimeEngine:
             if options.terminate:
                 raise EngineError(
                     f"a run of {self._graph} in {self.name} took more than "
-                    f"{self._pace.limit_s:.3g} s and was ended; see what else uses this machine's "
-                    "cores, memory or GPU"
+                    f"{self._pace.limit_s:.3g} s and was aborted; check what else uses this "
+                    "machine's cores, memory or GPU"
                 ) from error
             raise EngineError(f"{self._graph} failed in {self.name}: {error}") from error
         return dict(zip(self._names, values, strict=True))
@@ -135,7 +135,9 @@ class OnnxRuntime:
 def _spec(arg: Any) -> TensorSpec:
     dtype = _DTYPES.get(arg.type)
     if dtype is None:
-        raise EngineError(f"tensor {arg.name} has the type {arg.type}, which no engine here takes")
+        raise EngineError(
+            f"tensor {arg.name} has the type {arg.type}, which no engine here supports"
+        )
     shape = tuple(
         size if isinstance(size, int) else str(size or f"dim{axis}")
         for axis, size in enumerate(arg.shape)

@@ -43,7 +43,7 @@ class OpenVinoEngine:
             EngineError: OpenVINO is not installed, or the file is no graph that it can run.
         """
         check_threads(threads)
-        core, self._version = _library()
+        core, self._version = library()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
@@ -122,7 +122,7 @@ class OpenVino:
         Raises:
             EngineError: OpenVINO is not installed.
         """
-        _library()
+        library()
         return graph.path
 
     def load(self, file: Path, graph: GraphFile, *, threads: int) -> OpenVinoEngine:
@@ -135,7 +135,7 @@ class OpenVino:
 
 
 @cache
-def _library() -> tuple[Any, str]:
+def library() -> tuple[Any, str]:
     """OpenVINO's core and its version.
 
     Raises:

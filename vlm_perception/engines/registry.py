@@ -48,7 +48,7 @@ def load_engine(name: str, graph: GraphFile, *, threads: int) -> Engine:
     raise EngineError(f"there is no engine {name!r}; choose one of {', '.join(choices())}")
 
 
-def obstacle(backend: Backend, graphs: Iterable[GraphFile]) -> str:
+def why_unusable(backend: Backend, graphs: Iterable[GraphFile]) -> str:
     """Why a backend cannot run all these graphs here, in one sentence; empty: it can."""
     try:
         for graph in graphs:

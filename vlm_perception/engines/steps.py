@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a thread has in hand and how long that may take: told here, looked at by a watchdog."""
+"""What a thread is doing and how long that may take: recorded here, checked by a watchdog."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 
 LEAST_S, TIMES = 1.0, 5.0
-"""A call of an engine may take that many times what it took at warm-up, and so many seconds always.
+"""Limit of an engine call: a multiple of its time at warm-up, but at least this many seconds.
 
 What no engine does may take the seconds."""
 
@@ -30,7 +30,7 @@ class Step:
 
 
 class Work:
-    """What a thread does, step by step: a call of an engine is one, what lies around it another.
+    """What a thread does, step by step: an engine call is one, the work around it another.
 
     The thread that does it enters it; any other may look at `step`.
     """
@@ -86,7 +86,7 @@ def step(
     try:
         yield
     finally:
-        # What goes on around it is limited anew.
+        # The work around it gets a new limit.
         work.step = around and replace(around, began_s=time.monotonic())
 
 

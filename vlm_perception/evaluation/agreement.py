@@ -1,9 +1,9 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""`vlm-perception evaluate agreement`: whether live nodes and offline replay say the same.
+"""`vlm-perception evaluate agreement`: whether live nodes and offline replay give the same results.
 
-Two offline replays are held against one live run: one on virtual time, which takes other frames for
-its key frames than a loaded machine does, and one on the schedule of the live run.
+Two offline replays are compared with one live run: one on virtual time, which takes other frames
+for its key frames than a loaded machine does, and one on the schedule of the live run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vlm_perception.datasets.roadworld.files.bag import write_bag
 from vlm_perception.evaluation.report import FAILED, Report, figure_table
 from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.perception.language.partial_text import UNFINISHED
-from vlm_perception.replay.compare.comparable import Said, read_said
+from vlm_perception.replay.compare.comparable import Outputs, read_outputs
 from vlm_perception.replay.compare.compare import Finding, compare
 from vlm_perception.replay.compare.tolerances import Tolerances
 from vlm_perception.replay.pipeline import EngineOptions
@@ -59,10 +59,9 @@ TIMING = ("frames", "status")
 
 
 def run(recording: Path | None, rate: float, engine: str, out: Path) -> Report:
-    """Play a bag through the live nodes, replay it offline, and tell how far they agree.
+    """Play a bag through the live nodes, replay it offline, and report how far they agree.
 
-    The exit code is 0 when the replay on the robot's schedule says the same within the default
-    tolerances.
+    The exit code is 0 when the replay on the robot's schedule agrees within the default tolerances.
 
     Args:
         recording: the bag; None: 20 seconds of the road world.
@@ -83,7 +82,7 @@ def run(recording: Path | None, rate: float, engine: str, out: Path) -> Report:
             results.clear()
         _run_live(recording, rate, engine, results.work)
         results.publish()
-    said = read_said(live)
+    outputs = read_outputs(live)
     findings: dict[str, list[Finding]] = {}
     for name, schedule in (("virtual time", None), ("the robot's schedule", live)):
         folder = out / ("free" if schedule is None else "scheduled")
@@ -104,15 +103,15 @@ def run(recording: Path | None, rate: float, engine: str, out: Path) -> Report:
         )
         if code not in (0, LOSSES):
             return Report([], code=code)
-        offline = read_said(folder)
-        findings[name] = compare(_with_cut_captions(said, offline), offline, Tolerances())
+        offline = read_outputs(folder)
+        findings[name] = compare(_with_cut_captions(outputs, offline), offline, Tolerances())
     figures = {
         name: {each.what: round(each.difference, 6) for each in of} for name, of in findings.items()
     }
     beyond = [each for each in _semantics(findings["the robot's schedule"]) if not each.within]
-    complaints = [Text(f"! {each.text}", style="red") for each in beyond]
-    table = _table(findings, len(said.frames))
-    return Report([table, *complaints], figures, code=FAILED if beyond else 0)
+    warnings = [Text(f"! {each.text}", style="red") for each in beyond]
+    table = _table(findings, len(outputs.frames))
+    return Report([table, *warnings], figures, code=FAILED if beyond else 0)
 
 
 def _drive(folder: Path) -> Path:
@@ -122,10 +121,13 @@ def _drive(folder: Path) -> Path:
 
 
 def _run_live(recording: Path, rate: float, engine: str, out: Path) -> None:
-    """Play the recording through the three nodes and record what they say."""
+    """Play the recording through the three nodes and record their results."""
     source = open_source(recording)
     if not isinstance(source, BagSource):
-        raise ReplayError(f"{recording} is no bag, and only a bag can be played to the nodes")
+        raise ReplayError(
+            f"{recording} is not a bag, and only a bag can be played to the nodes; `vlm-perception "
+            "roadworld bag` makes one"
+        )
     shared: Mapping[str, Parameter] = {"use_sim_time": True, "engine": engine}
     compressed = source.type_name.endswith("CompressedImage")
     transport = "compressed" if compressed else "raw"
@@ -174,14 +176,14 @@ def _active(observer: Observer, name: str) -> bool:
 
 
 def _check(processes: NodeProcesses, recorder: Recorder) -> None:
-    if recorder.complaint:
-        raise RunError(recorder.complaint)
+    if recorder.failure:
+        raise RunError(recorder.failure)
     exited = processes.first_exit()
     if exited is not None:
         raise RunError(str(exited))
 
 
-def _with_cut_captions(live: Said, offline: Said) -> Said:
+def _with_cut_captions(live: Outputs, offline: Outputs) -> Outputs:
     """The live run, where a caption that ran out of time counts as what it is the beginning of."""
     frames = {}
     for stamp, record in live.frames.items():
@@ -198,7 +200,7 @@ def _semantics(findings: list[Finding]) -> list[Finding]:
 
 
 def _table(findings: dict[str, list[Finding]], frames: int) -> Table:
-    title = f"live nodes and offline replay, {frames} frames of the live run"
+    title = f"live nodes compared with offline replay, {frames} frames of the live run"
     table = figure_table(title, "agreement", *(f"on {name}" for name in findings))
     for each in zip(*findings.values(), strict=True):
         table.add_row(each[0].what, *map(_shown, each))

@@ -20,7 +20,7 @@ LIBRARIES = ("onnx", "onnxruntime", "torch", "transformers")
 
 
 def exported(checkpoint: Path, path: Path, options: ExportOptions) -> ModelBundle:
-    """Export a checkpoint, or take the bundle that stands there and was made so.
+    """Export a checkpoint, or take the existing bundle if it was made the same way.
 
     Raises:
         ExportError: the export failed.

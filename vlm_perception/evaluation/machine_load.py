@@ -41,8 +41,8 @@ class Load:
         if self.quiet:
             return f"valid: {measured}"
         return (
-            f"NOT valid: {measured}, and {MOST_PERCENT:g} % is the most at which the figures hold; "
-            "close other programs and measure again"
+            f"NOT valid: {measured}, and the figures hold up to {MOST_PERCENT:g} %; close other "
+            "programs and measure again"
         )
 
     @property

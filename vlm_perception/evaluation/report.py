@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""How every evaluation and benchmark tells what it found: on the console, and as JSON."""
+"""How every evaluation and benchmark reports its results: on the console, and as JSON."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Report:
         """Print everything, write the figures and return the exit code.
 
         Raises:
-            OutputError: somebody's file lies at `json_file`.
+            OutputError: `json_file` exists and was not written by this verb.
             OSError: it cannot be written.
         """
         for part in self.parts:

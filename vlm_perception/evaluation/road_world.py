@@ -10,7 +10,7 @@ from vlm_perception.datasets.roadworld.world import LABELS
 
 
 class ForeignBundleError(VlmPerceptionError):
-    """A bundle knows too little of the road world to be examined on it."""
+    """A bundle cannot be evaluated on the road world."""
 
 
 def require_road_world(bundle: ModelBundle) -> None:
@@ -22,6 +22,6 @@ def require_road_world(bundle: ModelBundle) -> None:
     known = {spec.label for spec in bundle.manifest.vocabulary.labels}
     if bundle.manifest.language is None or not set(LABELS) <= known:
         raise ForeignBundleError(
-            f"bundle {bundle.manifest.name} is no road-world bundle: this needs a language model "
-            f"and the labels {', '.join(LABELS)}"
+            f"bundle {bundle.manifest.name} is not a road-world bundle: this needs a language "
+            f"model and the labels {', '.join(LABELS)}"
         )

@@ -32,7 +32,7 @@ START_WITHIN_S = 90.0
 MOST_GROWTH_PERCENT = 1.0
 MOST_DRIFT_PERCENT = 2.0
 COMPARED_SHARE = 0.2
-"""The last part of the run, which is held against the first part after the warm-up."""
+"""The last part of the run, which is compared with the first part after the warm-up."""
 RATES = (EMBEDDING, REASONING, SCENE)
 
 
@@ -95,7 +95,9 @@ def run(minutes: float, warm_up_s: float, bundle_name: str) -> Report:
             graph.play_when_ready()
             _check(processes, observer)
             if time.monotonic() - began > START_WITHIN_S:
-                raise SoakError(f"no embedding came within {START_WITHIN_S:.0f} s")
+                raise SoakError(
+                    f"no embedding arrived within {START_WITHIN_S:.0f} s; see the nodes' logs"
+                )
             interrupt.sleep(0.1)
         interrupt.sleep(warm_up_s)
         progress.update(bar, description="soaking")

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a model is examined in, sample by sample."""
+"""A task on which a model is evaluated, sample by sample."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ S_contra = TypeVar("S_contra", bound=Sample, contravariant=True)
 
 
 class Task(Protocol[S_contra]):
-    """A bundle at work on samples; keeps what it says of each, and the truth beside it."""
+    """A bundle running on samples; keeps its outputs and the ground truth for each."""
 
     def take(self, sample: S_contra) -> object:
         """Let the bundle work on one sample."""
 
     def report(self) -> Report:
-        """What all that were taken come to."""
+        """The result over all samples so far."""
 
 
-def examine(task: Task[S], samples: Dataset[S]) -> Report:
+def run_task(task: Task[S], samples: Dataset[S]) -> Report:
     """Go through a data set, with a progress bar."""
-    for sample in track(samples, "Exam", transient=True):
+    for sample in track(samples, "Evaluating", transient=True):
         task.take(sample)
     return task.report()

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a file is that gives no pictures, told by its first bytes: the true reason, and a remedy."""
+"""Why a file yields no images, judging by its first bytes: the true reason, and a remedy."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def why_no_video(path: Path) -> str:
         return f"{path} is empty; give {KINDS_READ}"
     for start, command in PACKED.items():
         if head.startswith(start):
-            return f"{path} is packed: unpack it with `{command}` and give what it held"
+            return f"{path} is compressed: unpack it with `{command}` and give the result"
     for start, what in RECORDINGS.items():
         if head.startswith(start):
             return f"{path} is {what}; `vlm-perception replay` reads it if it is named as such"
@@ -61,12 +61,12 @@ def why_no_video(path: Path) -> str:
         )
     if video:
         return (
-            f"{path} is {video}, but no image of it can be decoded: it is damaged, holds only "
-            "sound, or this OpenCV lacks its codec; "
-            f"`ffmpeg -i {path.name} -c:v mjpeg clip.avi` makes one that plays"
+            f"{path} is {video}, but no image of it can be decoded: it is damaged, contains only "
+            f"sound, or this OpenCV lacks its codec; `ffmpeg -i {path.name} -c:v mjpeg clip.avi` "
+            "makes one that plays"
         )
-    what = "text" if _is_text(head) else "of a kind that is not known here"
-    return f"{path} is no video, it is {what}; give {KINDS_READ}"
+    what = "text" if _is_text(head) else "of an unknown type"
+    return f"{path} is not a video but {what}; give {KINDS_READ}"
 
 
 def _head(path: Path) -> bytes:
@@ -87,7 +87,7 @@ def _video(head: bytes) -> str:
 
 
 def edited_s(path: Path) -> float | None:
-    """Length of what an MP4 file shows, where an edit list says so (ISO 14496-12, 8.6.6)."""
+    """Length of what an MP4 file shows, given by an edit list (ISO 14496-12, 8.6.6)."""
     if _video(_head(path)) != "MP4":
         return None
     movie = _movie_box(path) or b""
@@ -109,7 +109,7 @@ def _edits(movie: bytes, at: int) -> int:
 
 
 def _movie_box(path: Path) -> bytes | None:
-    """The box of an MP4 file that says where its images are (ISO 14496-12, 4.2); None: none."""
+    """The box of an MP4 file that locates its images (ISO 14496-12, 4.2); None: none."""
     position, end = 0, path.stat().st_size
     with path.open("rb") as file:
         while position + 8 <= end:

@@ -32,7 +32,7 @@ class DamagedImageError(ImageError):
 
 
 def truncated(size: int) -> DamagedImageError:
-    """An image of so many bytes lacks its end."""
+    """An image of this many bytes is truncated."""
     return DamagedImageError(
         "truncated",
         f"its data ends in mid-image after {size} bytes; the sender or the network cut it",
@@ -51,5 +51,5 @@ def check_size(width: int, height: int, most: int = MAX_PIXELS) -> None:
         )
     if width * height > most:
         raise ImageError(
-            "bad_size", f"its size {width}x{height} exceeds {most} pixels; send it smaller"
+            "bad_size", f"its size {width}x{height} exceeds {most} pixels; send smaller images"
         )

@@ -67,7 +67,7 @@ def _natural(name: Path) -> tuple[list[list[Any]], str]:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image file upright, as its EXIF orientation says.
+    """Read an image file upright, by its EXIF orientation.
 
     Returns:
         uint8 RGB [height, width, 3].
@@ -80,7 +80,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     except OSError as error:
         raise ImageError("unreadable", f"{path} cannot be read: {error.strerror}") from error
     if not file:
-        raise ImageError("bad_data_length", f"{path} is empty: mend or remove it")
+        raise ImageError("bad_data_length", f"{path} is empty: replace or remove it")
     try:
         pixels = to_rgb(ImageFile(file))
     except ImageError as error:
@@ -90,7 +90,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def _orientation(file: bytes) -> int:
-    """What EXIF says of how the camera was held; 1 where it says nothing, or nothing readable."""
+    """The EXIF orientation; 1 if it is missing or unreadable."""
     try:
         with PIL.Image.open(io.BytesIO(file)) as image:
             found = 1 if image.format == _TURNED_BY_OPENCV else image.getexif().get(_ORIENTATION, 1)
@@ -147,5 +147,7 @@ def _read(file: Path) -> Picture:
 def _why_none(folder: Path) -> str:
     for file in folder.glob("*/*"):
         if _is_image(file.relative_to(folder)):
-            return f"{folder} holds images only in its subfolders; give one of them: {file.parent}"
-    return f"{folder} holds no images; give a folder with {', '.join(sorted(SUFFIXES))}"
+            return (
+                f"{folder} contains images only in its subfolders; give one of them: {file.parent}"
+            )
+    return f"{folder} contains no images; give a folder with {', '.join(sorted(SUFFIXES))}"

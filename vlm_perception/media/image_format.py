@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an encoding, or the format of a compressed image, says of what it shows."""
+"""The content of an image according to its encoding or compressed format."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Format:
 
     text: str
     encoding: str
-    """That of the image before it was compressed; empty where it is not said."""
+    """That of the image before it was compressed; empty if not given."""
     target: str
-    """That of the image in the file; empty where it is not said, or unchanged."""
+    """That of the image in the file; empty if not given, or unchanged."""
 
     @classmethod
     def parse(cls, text: str) -> Format:
         """Read `16UC1; png compressed `, `rgb8; jpeg compressed bgr8`, `jpeg` and the like."""
-        encoding, told, rest = text.partition(";")
+        encoding, separator, rest = text.partition(";")
         _, _, target = rest.partition("compressed ")
-        return cls(text, encoding.strip() if told else "", target.strip())
+        return cls(text, encoding.strip() if separator else "", target.strip())
 
     @property
     def shows_depth(self) -> bool:
@@ -47,7 +47,7 @@ class Format:
         return "compressedDepth" in self.text or bool(NO_COLOURS.fullmatch(self.encoding))
 
 
-def codec_of(said: str, data: bytes = b"") -> str:
+def codec_of(declared: str, data: bytes = b"") -> str:
     """The codec of a video that a format names; of unnamed packets, a guess; empty: an image."""
-    named = next((name for part, name in CODECS.items() if part in said.lower()), "")
+    named = next((name for part, name in CODECS.items() if part in declared.lower()), "")
     return named or ("H.264 or H.265" if data.startswith(START_CODES) else "")

@@ -53,9 +53,9 @@ class Encoding:
     """Values a pixel in a row."""
     bits: int = 8
     chroma: float = 0.0
-    """Rows of a plane of colours behind the rows of brightness, as a share of these."""
+    """Rows of the chroma plane after the luma rows, as a share of these."""
     multiple: tuple[int, int] = (1, 1)
-    """Of what width and height must be multiples: so many pixels share a colour."""
+    """Width and height must be multiples of these: the pixels that share a colour."""
     least: int = 1
     """Least width and height."""
     bridge: str = ""
@@ -112,10 +112,10 @@ ENCODINGS: dict[str, Encoding] = {
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How images are read that do not say all of themselves."""
+    """How to read images that do not describe themselves completely."""
 
     jpeg_padding: str = REFUSE
-    """Whether bytes that mean nothing may stand before a JPEG's end: REFUSE or ACCEPT."""
+    """Whether a JPEG may have meaningless bytes before its end: REFUSE or ACCEPT."""
     image_bits: int = 16
     """How many bits of the values of 16-bit images the camera uses, from the lowest on."""
 
@@ -133,7 +133,7 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class RgbImage:
-    """The pixels of a message, and what is to be said of them."""
+    """The pixels of a message, and a note about them."""
 
     pixels: Pixels
     """uint8 [height, width, 3], C-contiguous unless a view was asked for; it may share memory with
@@ -156,7 +156,7 @@ def convert(
 
     Args:
         message: the message.
-        options: how to read what it does not say.
+        options: how to read what it does not specify.
         view: whether BGR may become a reversed view of the message, for who swaps the channels when
             there are fewer pixels.
 
@@ -178,8 +178,8 @@ def _of_image(message: Any, options: ImageOptions, view: bool) -> RgbImage:
     if encoding is None:
         raise ImageError(
             "bad_encoding",
-            f"its encoding {message.encoding!r} is not known; publish rgb8, bgr8, mono8, "
-            "yuv422, nv12 or bayer (8 or 16 bit), or convert it with image_proc",
+            f"its encoding {message.encoding!r} is unknown; publish rgb8, bgr8, mono8, yuv422, "
+            "nv12 or bayer (8 or 16 bit), or convert it with image_proc",
         )
     values = _values(message, encoding)
     if encoding.bits == 16 and bool(message.is_bigendian) != (sys.byteorder == "big"):
@@ -190,7 +190,7 @@ def _of_image(message: Any, options: ImageOptions, view: bool) -> RgbImage:
 
 
 def _values(message: Any, encoding: Encoding) -> NDArray[Any]:
-    """The values of an Image, [rows, width x channels], the rows of colours behind the others."""
+    """The values of an Image, [rows, width x channels], the chroma rows after the others."""
     height, width = int(message.height), int(message.width)
     check_size(width, height)
     _check_fit(message.encoding, encoding, width, height)
@@ -200,8 +200,8 @@ def _values(message: Any, encoding: Encoding) -> NDArray[Any]:
     if step < row:
         raise ImageError(
             "bad_step",
-            f"its step is {step} bytes, but {width} pixels of {message.encoding} take {row}; "
-            "the driver must set step to the bytes of a row",
+            f"its step is {step} bytes, but {width} pixels of {message.encoding} take {row}; the "
+            "driver must set step to the number of bytes per row",
         )
     rows = height + int(height * encoding.chroma)
     # A row of colours of nv24 is two rows long, and so is what fills it up.
@@ -209,8 +209,8 @@ def _values(message: Any, encoding: Encoding) -> NDArray[Any]:
     if data.size not in (step * rows, step * rows - wide * (step - row)):
         raise ImageError(
             "bad_data_length",
-            f"its data has {data.size} bytes, but {rows} rows of {step} bytes are "
-            f"{step * rows}; the driver must fill data and step alike",
+            f"its data has {data.size} bytes, but {rows} rows of {step} bytes are {step * rows}; "
+            "the driver must set data and step consistently",
         )
     if step != row:
         planes = [_tight(data, 0, height, row, step)]
@@ -222,7 +222,7 @@ def _values(message: Any, encoding: Encoding) -> NDArray[Any]:
 
 
 def _tight(data: Pixels, start: int, rows: int, row: int, step: int) -> Pixels:
-    """The rows without what fills them up, one behind the other."""
+    """The rows without their padding, one after the other."""
     strided = np.lib.stride_tricks.as_strided(data[start:], (rows, row), (step, 1), writeable=False)
     return strided.reshape(-1)
 
@@ -233,7 +233,7 @@ def _check_fit(name: str, encoding: Encoding, width: int, height: int) -> None:
         raise ImageError(
             "bad_size",
             f"its size {width}x{height} is odd, but in {name} {across}x{down} pixels share a "
-            "colour; send an even one",
+            "colour; send an even size",
         )
     if min(width, height) < encoding.least:
         raise ImageError(
@@ -308,7 +308,7 @@ def _converted(values: Pixels, encoding: Encoding, code: int) -> NDArray[Any]:
 
 
 def _nv24(values: Pixels) -> Pixels:
-    """RGB of brightness and, behind it, a plane with two colours for each pixel.
+    """RGB of luma followed by a plane with two chroma values for each pixel.
 
     OpenCV has no such conversion: each pixel becomes two of YUYV, which are alike.
     """
@@ -346,7 +346,11 @@ def _of_file(message: Any, options: ImageOptions) -> RgbImage:
     name = f"{name if mosaic else 'rgb'}{16 if wide else 8}"
     encoding = ENCODINGS.get(name)
     if encoding is None:
-        raise ImageError("bad_encoding", f"its format {form.text!r} names no known Bayer pattern")
+        raise ImageError(
+            "bad_encoding",
+            f"its format {form.text!r} is not a known Bayer pattern; send bayer_rggb8 or similar, "
+            "or an RGB image",
+        )
     height, width = pixels.shape[:2]
     _check_fit(name, encoding, width, height)
     values = pixels[..., 0] if mosaic else pixels.reshape(height, -1)
@@ -359,14 +363,14 @@ def _check_shows_colours(form: Format, file: bytes) -> None:
     if form.shows_depth:
         raise ImageError(
             "bad_format",
-            f"its format {form.text!r} says that it shows no colours; subscribe to a colour camera",
+            f"its format {form.text!r} is not a colour format; subscribe to a colour camera",
         )
     codec = codec_of(form.text, file[:4])
     if codec:
         raise ImageError(
             "bad_format",
-            f"it is a packet of an {codec} video, which is no image without the others; let the "
-            "driver publish JPEG, or decode the video in a node of its own",
+            f"it is a packet of an {codec} video, which cannot be decoded on its own; let the "
+            "driver publish JPEG, or decode the video in a separate node",
         )
 
 
@@ -384,15 +388,15 @@ def _decode_other(file: bytes) -> NDArray[Any]:
     if decoded is None:
         raise DamagedImageError(
             "damaged",
-            "its data is a damaged image; look for losses on the way, or send JPEG or PNG",
+            "its data is a damaged image; check the connection for data loss, or send JPEG or PNG",
         )
     if decoded.dtype not in (np.uint8, np.uint16):
-        raise ImageError("bad_format", "its values are no colours; send JPEG or PNG")
+        raise ImageError("bad_format", "its pixel values are not colours; send JPEG or PNG")
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB))
 
 
 def _size_of(file: bytes) -> tuple[int, int]:
-    """Width and height that the header of a TIFF, WebP or the like tells."""
+    """Width and height from the header of a TIFF, WebP or the like."""
     try:
         with PIL.Image.open(io.BytesIO(file), formats=OTHER_FILES) as image:
             return image.size
@@ -401,5 +405,6 @@ def _size_of(file: bytes) -> tuple[int, int]:
     # A damaged header raises nearly anything.
     except Exception as error:
         raise ImageError(
-            "bad_format", f"its data ({len(file)} bytes) is no image that is read: send JPEG or PNG"
+            "bad_format",
+            f"its data ({len(file)} bytes) is not an image in a supported format: send JPEG or PNG",
         ) from error

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The images of one camera, and what is to be said of them once or only of most."""
+"""The images of one camera, with notes that apply once or to most of them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from vlm_perception.media.image_errors import DamagedImageError, ImageError
 from vlm_perception.media.image_message import ImageOptions, convert
 
 RECENT = 30
-"""So many images tell what most of them are like."""
+"""Number of images that show what most of them are like."""
 ENOUGH = 5
-"""Fewer tell nothing."""
+"""Fewer are not conclusive."""
 ADVICE = (
-    "most images of this camera are refused for bytes that mean nothing before their end, so that "
-    "it may be the camera's way: set jpeg_padding:=accept, and keep it if the pictures are whole"
+    "most images of this camera are refused for meaningless bytes before their end, so the camera "
+    "may always send them: set jpeg_padding:=accept, and keep it if the images are intact"
 )
 DEPTHS = (8, 10, 12, 14)
 """Bits of cameras that fill 16 in part."""
@@ -30,7 +30,7 @@ class ImageReader:
     """Converts the images of one camera."""
 
     def __init__(self, note: Callable[[str], None] = lambda sentence: None) -> None:
-        """Begin; note is called with what is said once of a camera."""
+        """Begin; note is called with what is reported once for a camera."""
         self._note = note
         self._padding_alone: deque[bool] = deque(maxlen=RECENT)
         self._advised = False
@@ -59,7 +59,7 @@ class ImageReader:
         if image.padded:
             self.padded += 1
             if self.padded == 1:
-                self._note("the camera pads its JPEGs with bytes that mean nothing; no pixel lacks")
+                self._note("the camera pads its JPEGs with meaningless bytes; no pixel is missing")
         if image.highest is not None:
             self._look_at_depth(image.highest, options.image_bits)
         return image.pixels

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """JPEG files to pixels; damaged ones are refused, those of cheap cameras are not.
 
-libjpeg goes on after damage and leaves a warning. Decoded strictly, the first warning is an error,
-and whatever carries one is damaged, except bytes that mean nothing before a marker: many cameras
-fill up with them, and the pixels do not change. Such an image is padded. As the first warning hides
-the others, what stands between its restart markers is then looked at piece by piece.
+libjpeg continues after damage and leaves a warning. Decoded strictly, the first warning is an
+error, and whatever carries one is damaged, except meaningless bytes before a marker: many cameras
+pad with them, and the pixels do not change. Such an image is padded. As the first warning hides the
+others, the segments between its restart markers are then checked one by one.
 
 JPEG has no checksum: altered bytes that happen to be valid codes change pixels without a warning.
 """
@@ -55,7 +55,7 @@ _EXTRANEOUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before mark
 
 @dataclass(frozen=True)
 class DecodedJpeg:
-    """A JPEG's pixels, and what is to be said of it."""
+    """A JPEG's pixels, and a note about it."""
 
     pixels: NDArray[np.uint8]
     """uint8 RGB [height, width, 3]"""
@@ -67,7 +67,7 @@ class DecodedJpeg:
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """What stands before the first scan."""
+    """The part before the first scan."""
 
     width: int
     height: int
@@ -83,7 +83,7 @@ class JpegHeader:
     clean: bytes
     """The header without bytes that mean nothing."""
     size_at: int
-    """Where the height and the width stand in it, with 16 bits each."""
+    """The offsets of height and width in it, 16 bits each."""
     padded: bool
     """Whether there were bytes that mean nothing."""
 
@@ -93,19 +93,19 @@ class JpegHeader:
         return -(-self.width // self.unit[0]) * -(-self.height // self.unit[1])
 
     def of_row(self, units: int) -> bytes:
-        """The header of an image that is one row of so many units."""
+        """The header of an image that is one row of this many units."""
         width, height = units * self.unit[0], self.unit[1]
         size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
         return self.clean[: self.size_at] + size + self.clean[self.size_at + len(size) :]
 
 
 def decode_jpeg(file: bytes, *, accept_padding: bool = False) -> DecodedJpeg:
-    """Decode a JPEG file as it stands: an orientation in its EXIF part is not applied.
+    """Decode a JPEG file as is: an EXIF orientation is not applied.
 
     Args:
-        file: the whole file; bytes behind its end do not matter.
-        accept_padding: whether bytes that mean nothing may stand before the end as well, where they
-            look like a hole in the image.
+        file: the whole file; bytes after its end do not matter.
+        accept_padding: whether meaningless bytes are accepted before the end as well, where they
+            look like missing data.
 
     Raises:
         DamagedImageError: a part of it is missing or altered.
@@ -129,14 +129,14 @@ def decode_jpeg(file: bytes, *, accept_padding: bool = False) -> DecodedJpeg:
 
 
 def read_header(file: bytes) -> JpegHeader:
-    """Read what stands before the first scan.
+    """Read the part before the first scan.
 
     Raises:
-        DamagedImageError: it ends too early, or it has no picture.
+        DamagedImageError: it ends too early, or it has no image.
         ImageError: it is of a kind that cannot be decoded.
     """
     if not file.startswith(START):
-        raise ImageError("bad_format", "its data is no JPEG")
+        raise ImageError("bad_format", "its data is not a JPEG; send a baseline JPEG")
     position, clean, padded = 2, file[:2], False
     frame, progressive, size_at, interval = b"", False, 0, 0
     for _ in range(MAX_SEGMENTS):
@@ -151,7 +151,7 @@ def read_header(file: bytes) -> JpegHeader:
         if end > len(file):
             raise truncated(len(file))
         if marker in (_START, _END) or end < position + 2:
-            raise _damaged("its header breaks off")
+            raise _damaged("its header is truncated")
         content = file[position + 2 : end]
         if marker in _OTHER_FRAMES:
             raise _unusual(f"of kind SOF{marker - 0xC0}")
@@ -171,7 +171,7 @@ def read_header(file: bytes) -> JpegHeader:
 def _frame(frame: bytes) -> tuple[tuple[int, int], int, tuple[int, int]]:
     """Width and height, the number of components, and width and height of a unit."""
     if len(frame) < 6 or len(frame) != 6 + 3 * frame[5]:
-        raise _damaged("its header does not say how large it is")
+        raise _damaged("its header gives no size")
     components = frame[5]
     if frame[0] != 8 or components not in (1, 3, 4):
         raise _unusual(f"of {components} channels with {frame[0]} bits")
@@ -180,7 +180,7 @@ def _frame(frame: bytes) -> tuple[tuple[int, int], int, tuple[int, int]]:
     factors = frame[7::3] if components > 1 else b"\x11"
     across, down = 8 * max(each >> 4 for each in factors), 8 * max(each & 15 for each in factors)
     if not across or not down:
-        raise _damaged("its header names no sampling factors")
+        raise _damaged("its header gives no sampling factors")
     return (width, height), components, (across, down)
 
 
@@ -195,7 +195,7 @@ def _check_work(header: JpegHeader, file: bytes, most: int) -> None:
         raise ImageError(
             "bad_size",
             f"its JPEG of {header.width}x{header.height} in {scans} scan(s) would take too long to "
-            "decode; send it smaller",
+            "decode; send smaller images",
         )
 
 
@@ -204,7 +204,7 @@ def _check_padding(file: bytes, header: JpegHeader, warning: str, accept: bool) 
     if warning.startswith("Premature end of JPEG file"):
         raise truncated(len(file))
     if "subsampling" in warning:
-        raise _unusual("of an unusual subsampling")
+        raise _unusual("with an unsupported chroma subsampling")
     padding = _EXTRANEOUS.fullmatch(warning)
     pieces = _pieces(file, header) if padding else []
     if padding is None or not pieces:
@@ -240,10 +240,10 @@ def _pieces(file: bytes, header: JpegHeader) -> list[bytes]:
 
 
 def _padding_of(header: JpegHeader, units: int, codes: bytes) -> int:
-    """How many bytes that mean nothing libjpeg finds behind the codes of so many units.
+    """How many meaningless bytes libjpeg finds after the codes of this many units.
 
     Raises:
-        DamagedImageError: the codes are not those of so many units.
+        DamagedImageError: the codes are not those of this many units.
     """
     row = header.of_row(units) + codes + bytes([0xFF, _END])
     try:
@@ -260,13 +260,14 @@ def _padding_of(header: JpegHeader, units: int, codes: bytes) -> int:
 def _damaged(why: str, *, only_padding: bool = False) -> DamagedImageError:
     return DamagedImageError(
         "damaged",
-        f"its JPEG is damaged ({why}); look for a bad cable, a driver that reuses its buffers, or "
-        "losses on the way",
+        f"its JPEG is damaged ({why}); check for a bad cable, a driver that reuses its buffers, or "
+        "data loss in transit",
         only_padding=only_padding,
     )
 
 
 def _unusual(what: str) -> ImageError:
     return ImageError(
-        "bad_format", f"its JPEG is {what}, which is not read; send a baseline JPEG with 8 bits"
+        "bad_format",
+        f"its JPEG is {what}, which is not supported; send a baseline JPEG with 8 bits",
     )

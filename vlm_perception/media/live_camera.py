@@ -72,7 +72,7 @@ class LiveCamera(Media):
         why = "it ended"
         while True:
             yield Picture(
-                fault="lost", fault_text=f"{self.name} gives no image ({why}); it is opened again"
+                fault="lost", fault_text=f"{self.name} delivers no image ({why}); it is reopened"
             )
             time.sleep(OPENED_AGAIN_EVERY_S)
             try:
@@ -95,7 +95,7 @@ class LiveCamera(Media):
         if "://" in self._source:
             raise MediaError(why_no_stream(self._source))
         path = f"/dev/video{self._source}" if self._source.isdecimal() else self._source
-        raise MediaError(f"there is no image: {why_no_device(Path(path))}")
+        raise MediaError(f"it delivers no image: {why_no_device(Path(path))}")
 
     def _capture_of(self) -> cv2.VideoCapture:
         if "://" in self._source:

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What files, folders and cameras give: pictures in order, with their times and faults."""
+"""What files, folders and cameras deliver: images in order, with their times and faults."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Picture:
     pixels: NDArray[np.uint8] | None = None
     jpeg: bytes | None = None
     time_s: float | None = None
-    """Seconds from the first image, where the source says so; they rise."""
+    """Seconds from the first image, where the source gives them; ascending."""
     fault: str = ""
     """Why there is no image, in a word."""
     fault_text: str = ""
@@ -65,11 +65,11 @@ class Media(ABC):
 
     live = False
     name = ""
-    """What is played, as people are told: without the password of an address."""
+    """The source's name for people: without the password of an address."""
 
     @property
     def rate_hz(self) -> float | None:
-        """Images a second, where the source itself says so."""
+        """Images per second, where the source itself gives them."""
         return None
 
     @property

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Why a webcam or a stream gives no image: OpenCV only says that it does not."""
+"""Why a webcam or a stream delivers no image: OpenCV only reports that it does not."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _CAPABILITIES_SIZE = 104
 _DEVICE_CAPABILITIES = slice(88, 92)
 _CAPTURES = 0x1 | 0x1000  # one plane or several
 
-_GONE = "has no camera behind it: connect it; `ls /dev/video*` shows those that are there"
-_FORBIDDEN = "may not be read by you: `sudo usermod -aG video $USER`, then log in again"
-_BUSY = "is in use by another program: close that"
+_GONE = "has no camera: connect it; `ls /dev/video*` lists those that exist"
+_FORBIDDEN = "is not readable for you: `sudo usermod -aG video $USER`, then log in again"
+_BUSY = "is in use by another program: close that program"
 _NOT_OPENED = {
     errno.ENOENT: _GONE,
     errno.ENODEV: _GONE,
@@ -37,7 +37,7 @@ _NOT_OPENED = {
 
 
 def shown(address: str) -> str:
-    """An address as it may stand in a log: without user and password."""
+    """An address that may be logged: without user and password."""
     scheme, separator, rest = address.partition("://")
     user, at, host = rest.partition("@")
     return f"{scheme}{separator}{host}" if at and "/" not in user else address
@@ -53,11 +53,11 @@ def why_no_device(device: Path) -> str:
     try:
         answer = fcntl.ioctl(handle, _QUERY_CAPABILITIES, bytes(_CAPABILITIES_SIZE))
     except OSError:
-        return f"{device} is no camera: `ls /dev/video*` shows those that are there"
+        return f"{device} is not a camera: `ls /dev/video*` lists those that exist"
     finally:
         os.close(handle)
     if not int.from_bytes(answer[_DEVICE_CAPABILITIES], "little") & _CAPTURES:
-        return f"{device} gives no pictures, only what is said of them: try the one before it"
+        return f"{device} delivers metadata and no images: try the device before it"
     return f"{device} {_BUSY}"
 
 
@@ -65,14 +65,16 @@ def why_no_stream(address: str) -> str:
     """Why a stream gives no image, and what to do."""
     name, parts = shown(address), urlsplit(address)
     if parts.scheme in BY_OTHER_MEANS:
-        return f"{name} sends nothing that this OpenCV decodes: start the sender, check the port"
+        return f"{name} sends nothing that this OpenCV can decode: start the sender, check the port"
     try:
         port = parts.port or PORTS.get(parts.scheme)
     except ValueError:
         port = None
     if port is None or not parts.hostname:
         schemes = ", ".join(sorted([*PORTS, *BY_OTHER_MEANS]))
-        return f"{name} is no address of a stream: write SCHEME://HOST:PORT/PATH with {schemes}"
+        return (
+            f"{name} is not the address of a stream: write SCHEME://HOST:PORT/PATH with {schemes}"
+        )
     return f"{name} {_why_not_reached(parts, parts.hostname, port)}"
 
 
@@ -80,11 +82,9 @@ def _why_not_reached(parts: SplitResult, host: str, port: int) -> str:
     try:
         return _asked(parts, host, port)
     except socket.gaierror:
-        return f"cannot be found, as there is no host {host}: check the name and the network"
+        return f"cannot be resolved: there is no host {host}: check the name and the network"
     except ConnectionRefusedError:
-        return (
-            f"refuses the connection: start what serves it on {host}, or correct the port ({port})"
-        )
+        return f"refuses the connection: start the server on {host}, or correct the port ({port})"
     except TimeoutError:
         return (
             f"does not answer within {ANSWERED_WITHIN_S:.0f} s: check host and port ({port}), the "
@@ -96,16 +96,16 @@ def _why_not_reached(parts: SplitResult, host: str, port: int) -> str:
 
 
 def _asked(parts: SplitResult, host: str, port: int) -> str:
-    """What a server that can be reached says of the stream."""
+    """What a reachable server reports about the stream."""
     status = _status(parts, host, port)
     if status in (401, 403):
-        user = "wants a user and a password, or refuses those that it was given"
+        user = "requires a user and a password, or rejects those given"
         return f"{user}: write {parts.scheme}://USER:PASSWORD@{host}/..."
     if status >= 400:
         return f"is refused by its server with status {status}: check the path"
     return (
-        "answers, but sends no image that this OpenCV decodes: choose H.264 or MJPEG in the "
-        "settings of the camera, and see that it plays in another program"
+        "answers, but sends no image that this OpenCV can decode: choose H.264 or MJPEG in the "
+        "camera's settings, and check that it plays in another program"
     )
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Open whatever pictures come from, by its name."""
+"""Open any source of images by its name."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def open_media(source: str) -> Media:
         raise MediaError(f"the name {source!a} cannot be read; rename it")
     try:
         path = Path(source).expanduser()
-    # Of a user whom nobody knows.
+    # For an unknown user.
     except RuntimeError as error:
-        raise MediaError(f"{source!r} lies nowhere ({error}); {GIVE}") from error
+        raise MediaError(f"{source!r} cannot be found ({error}); {GIVE}") from error
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -57,9 +57,9 @@ def open_media(source: str) -> Media:
     if stat.S_ISCHR(mode):
         return LiveCamera(str(path))
     if not stat.S_ISREG(mode):
-        raise MediaError(f"{source!r} is no file, folder or camera; {GIVE}")
+        raise MediaError(f"{source!r} is not a file, folder or camera; {GIVE}")
     if not os.access(path, os.R_OK):
-        raise MediaError(f"{path} may not be read by you; change its permissions (chmod)")
+        raise MediaError(f"{path} is not readable for you; change its permissions (chmod)")
     if path.suffix.lower() in SUFFIXES:
         return ImageFolder(path)
     return VideoFile(str(path))
@@ -69,7 +69,7 @@ def _address(source: str) -> Media:
     try:
         parts = urlsplit(source)
     except ValueError as error:
-        raise MediaError(f"{shown(source)} is no address ({error}); {GIVE}") from error
+        raise MediaError(f"{shown(source)} is not an address ({error}); {GIVE}") from error
     if parts.scheme == "file":
         return open_media(parts.path)
     # What has a length is a film on a server; a camera has none.
@@ -82,16 +82,16 @@ def _address(source: str) -> Media:
 
 def _why_no_path(path: Path, error: OSError) -> str:
     if path.is_symlink():
-        return "is a link that leads nowhere"
+        return "is a broken symbolic link"
     if isinstance(error, PermissionError):
-        return "lies in a folder that you may not enter"
+        return "is in a folder that you may not enter"
     if path.parent == Path("/dev"):
-        return "is not there: connect the camera"
+        return "does not exist: connect the camera"
     return "does not exist"
 
 
 def _silence_opencv() -> None:
-    """Keep OpenCV and FFmpeg from writing of what MediaError says better."""
+    """Keep OpenCV and FFmpeg from logging what MediaError explains better."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     logging: Any = cv2.utils.logging
     logging.setLogLevel(logging.LOG_LEVEL_SILENT)

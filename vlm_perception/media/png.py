@@ -37,7 +37,7 @@ class DecodedPng:
 
 
 def decode_png(file: bytes) -> DecodedPng:
-    """Decode a PNG file as it stands: an orientation that it names is not applied.
+    """Decode a PNG file as is: an orientation in it is not applied.
 
     Raises:
         DamagedImageError: a part of it is missing or altered.
@@ -56,7 +56,7 @@ def decode_png(file: bytes) -> DecodedPng:
     except cv2.error:
         decoded = None
     if decoded is None:
-        raise _damaged("its pixels cannot be unpacked")
+        raise _damaged("its pixels cannot be decompressed")
     pixels = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     return DecodedPng(np.asarray(pixels), grey=header[9] == 0)
 
@@ -77,18 +77,20 @@ def _chunks(file: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 def _check_header(header: bytes) -> None:
     if len(header) != 13 or header[9] not in _CHANNELS:
-        raise _damaged("its header does not say what it holds")
+        raise _damaged("its header gives no size or format")
     width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
     check_size(width, height)
     size = width * height * _CHANNELS[header[9]] * max(1, header[8] // 8)
     if size > MAX_BYTES:
         raise ImageError(
             "bad_size",
-            f"its PNG of {width}x{height} would take too long to decode; send it smaller, or JPEG",
+            f"its PNG of {width}x{height} would take too long to decode; send smaller images, or "
+            "JPEG",
         )
 
 
 def _damaged(why: str) -> DamagedImageError:
     return DamagedImageError(
-        "damaged", f"its PNG is damaged ({why}); look for losses between the sender and this node"
+        "damaged",
+        f"its PNG is damaged ({why}); check for data loss between the sender and this node",
     )

@@ -26,9 +26,9 @@ LEAST_MISSING_S = 2.0
 LEAST_MISSING_SHARE = 0.05
 SAME_TIME_S = 1e-6
 REPEATED_S = 0.001
-"""Between images of which the container says that they are shown at the same time."""
+"""Between images that have the same time in the container."""
 STEPS_BACK_S = 1.0
-"""A time that is earlier by more than this begins anew."""
+"""A time that is earlier by more than this starts over."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Index:
     promised: int
     """Images that the container lists; 0 where it does not."""
     length_s: float
-    """What the container says; 0 where it says nothing."""
+    """The container's value; 0 if it has none."""
 
     @property
     def steps_s(self) -> NDArray[np.float64]:
@@ -58,7 +58,7 @@ class Index:
 class _Read(NamedTuple):
     """An image as OpenCV hands it over."""
 
-    said_s: float
+    stamp_s: float
     """Its time in the container."""
     damaged: int
     """Images before it that could not be decoded."""
@@ -86,7 +86,7 @@ class VideoFile(Media):
 
     @cached_property
     def index(self) -> Index | None:
-        """What the container lists; None where this OpenCV does not tell.
+        """What the container lists; None if this OpenCV does not provide it.
 
         It is read to its end for that, without decoding.
         """
@@ -140,8 +140,8 @@ class VideoFile(Media):
         if max(index.usual_s - least, most - index.usual_s) <= UNEVEN * index.usual_s:
             return []
         return [
-            f"the images are {1e3 * least:.0f} to {1e3 * most:.0f} ms apart: each has the time "
-            "that the file gives it"
+            f"the images are {1e3 * least:.0f} to {1e3 * most:.0f} ms apart: each keeps its "
+            "timestamp from the file"
         ]
 
     @property
@@ -169,9 +169,9 @@ class VideoFile(Media):
     def pictures(self) -> Iterator[Picture]:
         """Yield the images from the first on; between them those that cannot be decoded."""
         times = _Times()
-        for said_s, damaged, image in _without_leaps(self._read()):
+        for stamp_s, damaged, image in _without_leaps(self._read()):
             before_s = times.last_s
-            time_s = times.add(said_s)
+            time_s = times.add(stamp_s)
             yield from self._damaged(damaged, before_s, time_s)
             if self._packets:
                 yield Picture(jpeg=image.tobytes(), time_s=time_s)
@@ -188,8 +188,8 @@ class VideoFile(Media):
             while damaged < DAMAGED_IN_A_ROW:
                 found, image = capture.read()
                 if found:
-                    said_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
-                    yield _Read(said_s, damaged, np.asarray(image, dtype=np.uint8))
+                    stamp_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+                    yield _Read(stamp_s, damaged, np.asarray(image, dtype=np.uint8))
                 damaged = 0 if found else damaged + 1
         finally:
             capture.release()
@@ -229,32 +229,32 @@ def _without_leaps(images: Iterator[_Read]) -> Iterator[_Read]:
     held = next(images, None)
     if held is None:
         return
-    before_s = held.said_s
+    before_s = held.stamp_s
     for image in images:
-        if before_s <= image.said_s and not before_s <= held.said_s <= image.said_s:
-            held = held._replace(said_s=(before_s + image.said_s) / 2)
-        before_s = held.said_s
+        if before_s <= image.stamp_s and not before_s <= held.stamp_s <= image.stamp_s:
+            held = held._replace(stamp_s=(before_s + image.stamp_s) / 2)
+        before_s = held.stamp_s
         yield held
         held = image
     yield held
 
 
 class _Times:
-    """Times from 0 that rise, whatever the container says."""
+    """Ascending times from 0, whatever the container gives."""
 
     def __init__(self) -> None:
         self.last_s: float | None = None
-        self._said_s = self._shift_s = 0.0
+        self._stamp_s = self._shift_s = 0.0
 
-    def add(self, said_s: float) -> float:
-        """The time of the next image, for which the container says so many seconds."""
+    def add(self, stamp_s: float) -> float:
+        """The time of the next image, for which the container gives this many seconds."""
         if self.last_s is None:
-            self._shift_s = -said_s
-        elif said_s < self._said_s - STEPS_BACK_S:
-            # Recordings that were put behind each other, each with its own beginning.
-            self._shift_s = self.last_s + REPEATED_S - said_s
-        time_s = said_s + self._shift_s
+            self._shift_s = -stamp_s
+        elif stamp_s < self._stamp_s - STEPS_BACK_S:
+            # Concatenated recordings, each with its own start.
+            self._shift_s = self.last_s + REPEATED_S - stamp_s
+        time_s = stamp_s + self._shift_s
         if self.last_s is not None:
             time_s = max(time_s, self.last_s + REPEATED_S)
-        self._said_s, self.last_s = said_s, time_s
+        self._stamp_s, self.last_s = stamp_s, time_s
         return time_s

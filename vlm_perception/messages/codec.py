@@ -18,8 +18,8 @@ NS = 1_000_000_000
 class Library(dict[str, Callable[..., Any]]):
     """By type, package/msg/Name, what makes a message of all of its fields, given by name.
 
-    Sequences of numbers are what `sequence` makes of an array.array; those of bytes may stand in
-    any contiguous array of numpy's.
+    Sequences of numbers are what `sequence` makes of an array.array; those of bytes may be any
+    contiguous numpy array.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Table(Generic[T]):
         self._get_plain = attrgetter(*plain)
 
     def write(self, source: T, library: Library, **fields: Any) -> Any:
-        """Make a message of an object and, by name, the fields that no row tells of."""
+        """Make a message from an object and, by name, the fields that no row covers."""
         for field, cast, value in zip(
             self._plain, self._casts, self._get_plain(source), strict=True
         ):

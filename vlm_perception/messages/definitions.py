@@ -25,7 +25,7 @@ NAMED_AT_MOST = 3
 
 
 class Version(NamedTuple):
-    """A definition of a type, and what stands for the fields that its messages lack."""
+    """A definition of a type, and values for the fields that its messages lack."""
 
     types: Typestore
     missing: dict[str, Any]
@@ -37,7 +37,7 @@ def reader(type_name: str, definition: str = "", digest: str = "") -> Callable[[
 
     Args:
         type_name: of the package's own or of ROS's types.
-        definition: what the recording says of the type; empty: nothing.
+        definition: the recording's definition of the type; empty: none.
         digest: the type's RIHS01 hash in the recording; empty: it holds none.
 
     Returns:
@@ -54,14 +54,14 @@ def reader(type_name: str, definition: str = "", digest: str = "") -> Callable[[
         versions = [each for each in versions if each.types.hash_rihs01(type_name) == digest]
     if not versions:
         raise MessageError(
-            f"the recording holds {type_name} in a version that is not known, {digest}, and no "
-            "definition of it; read it with the version of the package that recorded it"
+            f"the recording contains {type_name} in an unknown version, {digest}, without its "
+            "definition; read it with the version of the package that recorded it"
         )
     return partial(_read, type_name, versions)
 
 
 def definition_types(type_name: str, definition: str) -> Any:
-    """The types that a recording's own definition of a type tells of.
+    """The types in a recording's own definition of a type.
 
     Raises:
         TypesysError: the definition cannot be read.
@@ -109,7 +109,7 @@ def _read(type_name: str, versions: Sequence[Version], data: bytes) -> Any:
         try:
             message: Any = types.deserialize_cdr(data, type_name)
             return ROSBAGS[type_name](**vars(message), **missing) if missing else message
-        # Of a message that is not what its type says, the reader makes nearly anything.
+        # For a message that does not match its type, the reader raises nearly anything.
         except Exception as error:
             failure = failure or error
     raise unreadable(type_name, failure or ValueError()) from failure
@@ -123,7 +123,7 @@ def _earlier(type_name: str) -> list[Version]:
 
 
 def _carried(type_name: str, definition: str) -> Typestore | None:
-    """The types that a recording tells of; None where it tells of none that can be read."""
+    """The types that a recording defines; None if it defines none that can be read."""
     if not definition:
         return None
     try:
@@ -170,7 +170,7 @@ def _matching(type_name: str, carried: Typestore, versions: Sequence[Version]) -
         more = len(differences) - NAMED_AT_MOST
         named = ", ".join(differences[:NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
         raise MessageError(
-            f"the recording holds another {type_name} than this package knows: it has {named}; "
-            "read it with the version of the package that recorded it"
+            f"the {type_name} in the recording differs from this package's: it has {named}; read "
+            "it with the version of the package that recorded it"
         )
     return Version(carried, {})

@@ -16,7 +16,7 @@ class Earlier(NamedTuple):
 
     definition: str
     missing: dict[str, Any]
-    """The fields that it lacks, with what stands for "unknown" in them."""
+    """The fields that it lacks, with their values for "unknown"."""
 
 
 EARLIER = {

@@ -45,14 +45,14 @@ def read_cdr(data: bytes, type_name: str) -> Any:
     """
     try:
         return message_types().deserialize_cdr(data, type_name)
-    # Of a message that is not what its type says, the reader makes nearly anything.
+    # For a message that does not match its type, the reader raises nearly anything.
     except Exception as error:
         raise unreadable(type_name, error) from error
 
 
 def unreadable(type_name: str, error: Exception) -> MessageError:
     """The error for what a reader of such a message raised."""
-    return MessageError(f"the message is no {type_name}: {str(error) or type(error).__name__}")
+    return MessageError(f"the message is not a {type_name}: {str(error) or type(error).__name__}")
 
 
 def stamp_of_serialized(data: bytes) -> int:

@@ -26,13 +26,13 @@ def _status(value: int) -> types.Status:
     try:
         return types.Status(value)
     except ValueError as error:
-        raise MessageError(f"its status {value} is none of STATUS_*") from error
+        raise MessageError(f"its status {value} is not one of STATUS_*") from error
 
 
 def _few(what: str, values: T, most: int) -> T:
     """The values, of which what comes in goes out with each scene, and is drawn."""
     if len(values) > most:
-        raise MessageError(f"it has {len(values)} {what}; at most {most} are taken")
+        raise MessageError(f"it has {len(values)} {what}; at most {most} are accepted")
     return values
 
 
@@ -98,7 +98,7 @@ def _embedding(**values: Any) -> types.Embedding:
     if tokens != indices:
         raise MessageError(f"it has {tokens} tokens and {indices} token indices")
     if not np.isfinite(values["pooled"]).all():
-        raise MessageError("pooled holds NaN or infinity")
+        raise MessageError("pooled contains NaN or infinity")
     if not all(values["image_size"]):
         raise MessageError("its image has no size")
     return types.Embedding(**values)

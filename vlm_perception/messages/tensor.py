@@ -74,7 +74,8 @@ def tensor_array(message: Any, name: str) -> NDArray[Any]:
         values: NDArray[Any] = np.ndarray(shape, dtype, data, start, steps)
     except (OverflowError, TypeError, ValueError) as error:
         raise MessageError(
-            f"{name} of shape {shape} from byte {start} on does not fit into {held} bytes: {error}"
+            f"{name} of shape {shape} starting at byte {start} does not fit into {held} bytes: "
+            f"{error}"
         ) from error
     values.flags.writeable = False
     return values

@@ -114,7 +114,7 @@ def rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 def _stack_linear(parts: Sequence[nn.Linear]) -> nn.Linear:
-    """One linear layer that gives the outputs of several, one behind the other."""
+    """One linear layer that gives the outputs of several, one after the other."""
     outputs = sum(part.out_features for part in parts)
     biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
     stacked = nn.Linear(parts[0].in_features, outputs, bias=bool(biases))

@@ -34,12 +34,15 @@ def read_normalisation(directory: Path) -> Normalisation:
     mean, std = _colours(settings.get("image_mean")), _colours(settings.get("image_std"))
     if mean is None or std is None:
         raise ExportError(
-            f"{directory} holds no preprocessor_config.json with image_mean and image_std of three "
-            "colours; save the processor beside the model"
+            f"{directory} contains no preprocessor_config.json with image_mean and image_std for "
+            "three colours; save the processor next to the model"
         )
     factor = settings.get("rescale_factor", 1 / 255)
     if not settings.get("do_rescale", True) or abs(factor - 1 / 255) > 1e-9:
-        raise ExportError(f"{directory}: only processors that rescale by 1/255 are supported")
+        raise ExportError(
+            f"{directory}: only processors that rescale by 1/255 are supported; set rescale_factor "
+            "in preprocessor_config.json"
+        )
     if not settings.get("do_normalize", True):
         return Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     return Normalisation(mean, std)
@@ -66,5 +69,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ExportError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise ExportError(f"{path} holds no JSON object")
+        raise ExportError(f"{path} does not contain a JSON object; download it again")
     return content

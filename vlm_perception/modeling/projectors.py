@@ -35,7 +35,7 @@ class ProjectorGraph(nn.Module):
 class ShuffleProjectorGraph(nn.Module):
     """Squares of S x S tokens joined: tokens [1, rows * columns, V] -> embeds [1, K / S^2, W].
 
-    The pixel shuffle of Idefics3 (https://arxiv.org/abs/2408.12637, section 2.2) behind the last
+    The pixel shuffle of Idefics3 (https://arxiv.org/abs/2408.12637, section 2.2) after the last
     layer norm of the tower. It reads the tokens as a grid, so none of them may be missing.
     """
 
@@ -50,9 +50,9 @@ class ShuffleProjectorGraph(nn.Module):
         self.side: int = connector.scale_factor
         if self.columns % self.side or self.rows % self.side:
             raise ExportError(
-                f"the connector of vlm/ joins squares of {self.side}x{self.side} patches, and "
-                f"{self.columns}x{self.rows} patches are no whole number of them; "
-                "choose another geometry"
+                f"the connector of vlm/ merges squares of {self.side}x{self.side} patches, but "
+                f"{self.columns}x{self.rows} patches cannot be divided into them; choose another "
+                "geometry"
             )
         self.norm, self.projection = norm, connector.modality_projection
 

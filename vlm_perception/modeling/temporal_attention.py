@@ -28,7 +28,7 @@ DISTANCE_UNIT = 0.1
 """Cosine distance by which the learned multiples are counted."""
 BLOCKED = -1e9
 LEAST_EVIDENCE = -6.0
-"""Log-probability below which the readouts do not tell choices apart."""
+"""Log-probability below which the readouts do not distinguish choices."""
 
 
 class TemporalConfig(BaseModel):
@@ -60,9 +60,9 @@ class TemporalAttention(nn.Module):
     The score of a memory in a head is the product of query and key, a learned multiple of the
     cosine distance from the present, and a learned function of its age. A gate that looks at the
     present mixes the heads' weights; the *state* is the mean of the embeddings under these weights,
-    normalised: it lies among them, so it may be compared with any text. The *event* embedding is
-    read from the state and the heads' values and is free to be whatever tells answers apart. The
-    *evidence* is what a linear readout of both says of typed questions.
+    normalised: it lies among them, so it can be compared with any text. The *event* embedding is
+    read from the state and the heads' values and is free to be whatever distinguishes answers. The
+    *evidence* is a linear readout of both for the typed questions.
     """
 
     def __init__(self, config: TemporalConfig) -> None:
@@ -185,8 +185,8 @@ def load_temporal(directory: Path, width: int) -> TemporalAttention | None:
         raise ExportError(f"{directory / CONFIG_NAME}: {describe_errors(error)}") from error
     if config.width != width:
         raise ExportError(
-            f"{directory} was trained on embeddings of width {config.width} and dual/ gives "
-            f"{width}; train it anew with `vlm-perception train temporal`, or remove it"
+            f"{directory} was trained on embeddings of width {config.width} but dual/ outputs "
+            f"{width}; train it again with `vlm-perception train temporal`, or remove it"
         )
     module = TemporalAttention(config)
     try:

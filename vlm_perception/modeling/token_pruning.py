@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Progressive token pruning of a vision tower, with shapes that never change.
 
-As in EViT (https://arxiv.org/abs/2202.07800, section 3): behind a layer's attention and before its
-feed-forward part the patches that the tower attends to stay, and the others become one token.
+As in EViT (https://arxiv.org/abs/2202.07800, section 3): between a layer's attention and its
+feed-forward part, the patches that the tower attends to are kept, and the others become one token.
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ def parse_schedule(text: str, layers: int, tokens: int) -> tuple[KeepStep, ...]:
         share, chosen = Fraction(share_text), [int(part) for part in layer_text.split(",")]
     except (ValueError, ZeroDivisionError) as error:
         raise ExportError(
-            f"{text!r} is no pruning schedule; give the share to keep and the layers, as 0.7@3,6,9"
+            f"{text!r} is not a pruning schedule; give the share to keep and the layers, such as "
+            "0.7@3,6,9"
         ) from error
     if not 0 < share < 1:
         raise ExportError(f"the schedule {text!r} keeps {share_text}; it must be between 0 and 1")
     if chosen != sorted(set(chosen)):
-        raise ExportError(f"the layers of the schedule {text!r} must rise")
+        raise ExportError(f"the layers of the schedule {text!r} must be in ascending order")
     if chosen[0] < 0 or chosen[-1] >= layers:
         raise ExportError(
             f"the schedule {text!r} names layer {chosen[-1] if chosen[0] >= 0 else chosen[0]}; "
@@ -58,8 +59,8 @@ def parse_schedule(text: str, layers: int, tokens: int) -> tuple[KeepStep, ...]:
         patches = math.ceil(share * patches)
         if patches + 1 >= before:
             raise ExportError(
-                f"the schedule {text!r} saves nothing at layer {layer}, where {before} tokens "
-                "come in; keep a smaller share, or prune at fewer layers"
+                f"the schedule {text!r} saves nothing at layer {layer}, which gets {before} "
+                "tokens; keep a smaller share, or prune at fewer layers"
             )
         before = patches + 1
         steps.append(KeepStep(layer=layer, tokens=before))
@@ -67,7 +68,7 @@ def parse_schedule(text: str, layers: int, tokens: int) -> tuple[KeepStep, ...]:
 
 
 def check_layers(steps: Sequence[KeepStep], prunable: int) -> None:
-    """See that nothing is pruned behind the layer whose output is read.
+    """Check that nothing is pruned after the layer whose output is read.
 
     Args:
         steps: the schedule.
@@ -78,10 +79,12 @@ def check_layers(steps: Sequence[KeepStep], prunable: int) -> None:
     """
     late = [step.layer for step in steps if step.layer >= prunable]
     if late:
-        allowed = f"the layers 0 to {prunable - 1} can be pruned" if prunable else "none is left"
+        allowed = (
+            f"the layers 0 to {prunable - 1} can be pruned" if prunable else "no layer is left"
+        )
         raise ExportError(
-            f"tokens cannot be pruned at layer {late[0]}: the features that are read come out of "
-            f"an earlier one; {allowed}"
+            f"tokens cannot be pruned at layer {late[0]}: the features are read from an earlier "
+            f"layer; {allowed}"
         )
 
 
@@ -101,8 +104,8 @@ def prune(
     constant sizes, as TensorRT wants it.
 
     Args:
-        hidden: [B, leading + P (+ 1), W]; the patches, behind them perhaps a fused token.
-        index: [B, P], rising: where in the grid each patch stands.
+        hidden: [B, leading + P (+ 1), W]; the patches, possibly followed by a fused token.
+        index: [B, P], ascending: the position of each patch in the grid.
         weights: [B, P (+ 1)], how much each token is attended to.
         count: patches to keep, fewer than P.
         leading: tokens before the patches that always stay (a class token).

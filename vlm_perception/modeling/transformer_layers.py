@@ -3,8 +3,8 @@
 """The transformer layers that vision and text towers share, laid out for engines.
 
 The forwards are written out over the modules of transformers, so that the graphs hold what the
-robot needs and nothing else: constant shapes, one matrix for query, key and value. The tests hold
-them against transformers' own outputs.
+robot needs and nothing else: constant shapes, one matrix for query, key and value. The tests
+compare them with transformers' own outputs.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from vlm_perception.nodes.process.niceness import session_gives_way
 from vlm_perception.nodes.process.runner import run
 from vlm_perception.nodes.process.worker import Mailbox, Worker
 from vlm_perception.perception.device_tokens import DeviceTokens
-from vlm_perception.perception.reasoning.degradation import Ladder
+from vlm_perception.perception.reasoning.degradation import Degradation
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.questions import load_questions
 from vlm_perception.perception.reasoning.reasoner import Reasoner
@@ -51,7 +51,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._worker: Worker[Seen] | None = None
         self._notes: dict[str, str] = {}
         self._dropped_before = 0
-        self._ladder = Ladder()
+        self._degradation = Degradation()
         self._began_s: float | None = None
         self._last_s = 0.0
         """When the frame in hand was taken, by the monotonic clock, and what the last one took."""
@@ -83,8 +83,8 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         known = {question.name for question in questions}
         if foreign := set(settings.keep_questions) - known:
             self.get_logger().warning(
-                f"keep_questions: nobody asks {', '.join(sorted(foreign))}; the questions are "
-                f"{', '.join(sorted(known))}"
+                f"keep_questions: there is no question {', '.join(sorted(foreign))}; the questions "
+                f"are {', '.join(sorted(known))}"
             )
         self.get_logger().info(
             f"bundle {bundle.manifest.name} from {bundle.path} is ready in {service.engine_name}"
@@ -93,7 +93,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
     def start(self) -> None:
         """Listen to the encoders and to instructions."""
         self._give_way(self.settings.niceness)
-        self._ladder = Ladder()
+        self._degradation = Degradation()
         self._worker = self.worker("reason", self._reason, self._interval, self.settings.niceness)
         mailbox = self._worker.mailbox
         for camera in self._cameras.values():
@@ -104,7 +104,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
 
     def stop(self) -> None:
         """Stop to listen, to reason and to answer."""
-        self._asking.stop(self.patience_s)
+        self._asking.stop(self.stop_timeout_s)
         for camera in self._cameras.values():
             camera.stop()
         if self._worker is not None:
@@ -139,14 +139,16 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         worker = self._worker
         return self._dropped_before + (worker.mailbox.dropped if worker else 0)
 
-    def obstacle(self) -> str:
-        """Return what to say when no embedding of a camera comes, or none can be read."""
-        return "; ".join(filter(None, (camera.obstacle() for camera in self._cameras.values())))
+    def blocking_issue(self) -> str:
+        """Return what is wrong when no embedding of a camera arrives, or none can be read."""
+        return "; ".join(
+            filter(None, (camera.blocking_issue() for camera in self._cameras.values()))
+        )
 
     def concern(self) -> str:
-        """Return what to say when embeddings of several encoders are mixed, or a frame takes long.
+        """Return what is wrong when embeddings of encoders are mixed, or a frame takes long.
 
-        Without the latter a first answer that is long in coming would look like none.
+        Without the latter, a slow first answer would look like none.
         """
         mixed = (camera.concern() for camera in self._cameras.values())
         began_s = self._began_s
@@ -174,7 +176,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             "max_caption_s": f"{service.max_caption_s:g}",
             **self._notes,
             **self._camera_figures(),
-            "rung": str(self._ladder.rung),
+            "rung": str(self._degradation.level),
             **self._asking.figures(),
         }
 
@@ -192,8 +194,8 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
                 session_gives_way(niceness)
             except OSError as error:
                 self.get_logger().warning(
-                    f"the session cannot give way to others ({error}); the encoder may lose pace "
-                    "where cores are few"
+                    f"the session cannot lower its priority ({error}); with few cores the encoder "
+                    "may fall behind"
                 )
 
     def _camera_figures(self) -> Mapping[str, str]:
@@ -209,22 +211,22 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         }
 
     def _interval(self) -> float:
-        return 1.0 / (self.settings.rate_hz * self._ladder.effort.rate)
+        return 1.0 / (self.settings.rate_hz * self._degradation.effort.rate)
 
     def _reason(self, seen: Seen) -> bool:
         """Reason on an embedding; false where that was no tick."""
         camera, arrival = seen
         self._began_s = began_s = time.monotonic()
         try:
-            seconds = camera.reason(arrival, self._ladder.rung)
+            seconds = camera.reason(arrival, self._degradation.level)
         except VlmPerceptionError as error:
             kind = "bad_embedding" if isinstance(error, MessageError) else "refused"
-            self.complaints.add(kind, f"embedding on {camera.topic} was skipped: {error}")
+            self.warnings.add(kind, f"embedding on {camera.topic} was skipped: {error}")
             return True
         finally:
             self._began_s, self._last_s = None, time.monotonic() - began_s
         if seconds is not None:
-            self._ladder.record(seconds, 1.0 / self.settings.rate_hz)
+            self._degradation.record(seconds, 1.0 / self.settings.rate_hz)
         return seconds is not None
 
 

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """All nodes in one process, with the same names and topics: the three, or those of all cameras.
 
-Embeddings go from node to node as objects; they are published while somebody else listens.
+Embeddings go from node to node as objects; they are published while there are other subscribers.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ from vlm_perception.types import Scene, Status
 LOOK_S = 0.05
 """Between two looks at whether something is missing."""
 LEASE_S = 0.4
-"""A subscriber that asks for liveliness learns of so long a silence; heartbeats come more often."""
+"""Liveliness lease: subscribers learn of a silence this long; heartbeats are more frequent."""
 ASK_S = 0.5
 """Between two looks at why it is."""
 SILENT = (Status.NO_CAMERA, Status.NO_EMBEDDING)
@@ -77,8 +77,8 @@ class FusionNodeSettings(ImageSettings, NodeSettings):
     )
     conflict_frames: int = setting(
         FusionSettings.conflict_frames,
-        "Embeddings in a row that must contradict an answer to make a conflict, which triggers a "
-        "key frame.",
+        "Number of consecutive embeddings that must contradict an answer to make a conflict, which "
+        "triggers a key frame.",
         minimum=1,
         maximum=1000,
         change=CONFIGURE,
@@ -125,7 +125,7 @@ class ReasoningArrival:
 
 
 class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
-    """Makes a scene of each embedding, with what the reasoner said last."""
+    """Makes a scene from each embedding and the newest reasoning."""
 
     def __init__(self, *, namespace: str = "") -> None:
         """Declare parameters and publishers; the namespace is as PerceptionNode takes it."""
@@ -171,12 +171,12 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             run_id=self.run_id,
         )
         self.get_logger().info(
-            f"looks for {len(settings.hazards)} hazards and {len(settings.contradictions)} "
+            f"watching for {len(settings.hazards)} hazards and {len(settings.contradictions)} "
             f"contradictions; reasonings are stale after {settings.stale_after:g} s"
         )
 
     def start(self) -> None:
-        """Listen to both paths and keep the heart beating."""
+        """Subscribe to both paths and start the heartbeat timer."""
         self._tap = CameraTap(self, self.settings.image_transport)
         self._published_s = time.monotonic()
         self._newest = None
@@ -224,8 +224,8 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         worker = self._worker
         return self._dropped_before + (worker.mailbox.dropped if worker else 0)
 
-    def obstacle(self) -> str:
-        """Return what to say when no embedding comes."""
+    def blocking_issue(self) -> str:
+        """Return what is wrong when no embedding arrives."""
         silence, embeddings = self.arrivals.silence(), self._embeddings
         if embeddings is None or silence <= self.settings.input_timeout:
             return ""
@@ -296,7 +296,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         try:
             embedding = arrival.read()
         except MessageError as error:
-            self.complaints.add(
+            self.warnings.add(
                 "bad_embedding", f"embedding on {embeddings.topic} was skipped: {error}"
             )
             return
@@ -325,7 +325,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
                 fusion.add_reasoning(REASONING.read(arrival.message), arrival.received_s)
             except MessageError as error:
                 topic = self.resolve_topic_name("reasoning")
-                self.complaints.add("bad_reasoning", f"reasoning on {topic} was skipped: {error}")
+                self.warnings.add("bad_reasoning", f"reasoning on {topic} was skipped: {error}")
 
     def _heartbeat(self) -> None:
         """Publish when nothing else did for a while, and at once when something is missing."""
@@ -346,14 +346,14 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         with self._lock:
             if self._fusion is not fusion or not self.active:
                 return
-            told = self._newest is not None and self._newest.status in SILENT
+            silent = self._newest is not None and self._newest.status in SILENT
             due = now - self._published_s >= 1.0 / settings.heartbeat_hz
-            if not due and (told or not missing or self._newest is None):
+            if not due and (silent or not missing or self._newest is None):
                 return
             self._take_reasonings(fusion)
             alive = tap.alive()
-            obstacle = self._no_embedding if alive else self._no_image
-            self._publish(fusion.heartbeat(now, alive, settings.input_timeout, obstacle))
+            issue = self._no_embedding if alive else self._no_image
+            self._publish(fusion.heartbeat(now, alive, settings.input_timeout, issue))
             self._heartbeats += 1
 
     def _ask_for_causes(
@@ -366,10 +366,10 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         self._asked_s = now if blind or slow else float("-inf")
         self._no_embedding = embeddings.publishers.cause() if blind else ""
         self._no_image = tap.cause() if blind else ""
-        fusion.slow_obstacle = reasonings.cause() if slow else ""
+        fusion.slow_issue = reasonings.cause() if slow else ""
         if self.time_watch.mixed(embeddings.topic):
-            fusion.slow_obstacle = (
-                f"the stamps on {embeddings.topic} go back and forth, as those of two cameras do; "
+            fusion.slow_issue = (
+                f"the stamps on {embeddings.topic} jump back and forth, as if from two cameras; "
                 "see what vision_encoder reports on /diagnostics"
             )
 
@@ -392,8 +392,8 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         try:
             pixels = self._reader.read(message, self.settings.image_options)
         except ImageError as error:
-            said = self._reader.explain(error)
-            self.complaints.add(error.kind, f"no overlay: the image was skipped: {said}")
+            cause = self._reader.explain(error)
+            self.warnings.add(error.kind, f"no overlay: the image was skipped: {cause}")
             return
         self._overlays.publish(overlay(pixels, scene))
 

@@ -24,7 +24,7 @@ from vlm_perception.media.media import Media, MediaError, Picture
 from vlm_perception.media.open_media import open_media
 from vlm_perception.nodes.base.diagnostics import DiagnosticsPublisher, Meter, Report, milliseconds
 from vlm_perception.nodes.base.parameters import FIXED, Parameters, TakesWhatItHas, setting
-from vlm_perception.nodes.base.throttled_warnings import Complaints
+from vlm_perception.nodes.base.throttled_warnings import ThrottledWarnings
 from vlm_perception.nodes.io.image_subscription import COMPRESSED, RAW
 from vlm_perception.nodes.io.qos import overridable, results
 from vlm_perception.nodes.process.errors import EndedError, StartError
@@ -37,11 +37,11 @@ AHEAD = 8
 ROADWORLD_SECONDS = 20.0
 CACHE_BYTES = 512 * 1024 * 1024
 """Most that is kept of encoded images which are played again."""
-COMPLAINED_OF_FOR_S = 5.0
+REPORTED_FOR_S = 5.0
 """How long diagnostics show what was wrong with an image."""
 RENDERED_SAID_EVERY_S = 3.0
 CAMERA_S = 12.0
-"""The longest to wait for a camera's image; OpenCV gives up after ten seconds, and says so."""
+"""The longest to wait for a camera's image; OpenCV gives up after ten seconds."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class VideoSource(TakesWhatItHas):
         settings = Parameters(self, SourceSettings).value
         self._settings = settings
         self._compressed = settings.transport == COMPRESSED
-        self._complaints = Complaints(self.get_logger())
+        self._warnings = ThrottledWarnings(self.get_logger())
         self._media = self._open()
         self._published = Meter()
         self._late = 0
@@ -135,7 +135,7 @@ class VideoSource(TakesWhatItHas):
         self._publisher = self.create_publisher(
             CompressedImage if self._compressed else Image,
             topic,
-            # rviz and recorders may ask for it, and one that reads slowly holds nobody up.
+            # rviz and recorders may request it, and a slow reader delays no one.
             results(1),
             qos_overriding_options=overridable(),
         )
@@ -215,7 +215,7 @@ class VideoSource(TakesWhatItHas):
             self.get_logger().error(str(error))
             self.exit_code = BAD_INPUT
         except Exception:
-            self.get_logger().error(f"cannot go on: {traceback.format_exc()}")
+            self.get_logger().error(f"cannot continue: {traceback.format_exc()}")
             self.exit_code = FAILED
         self._hand_over(None)
 
@@ -249,7 +249,7 @@ class VideoSource(TakesWhatItHas):
         while True:
             before = size
             for picture in self._media.pictures():
-                # What cannot be used is passed over; the wait for the next one begins anew.
+                # Unusable images are skipped; the wait for the next one starts over.
                 with step("preparing an image"):
                     prepared = self._usable(picture)
                 if self._stopping.is_set():
@@ -261,23 +261,26 @@ class VideoSource(TakesWhatItHas):
                     kept.append(prepared)
                 yield prepared
             for loss in self._media.losses:
-                self._complaints.add("lost", loss)
+                self._warnings.add("lost", loss)
             if not self._settings.loop:
                 return
             if size == before:
-                raise MediaError(f"{self._settings.source} gives no images any more")
+                raise MediaError(
+                    f"{self._settings.source} no longer delivers images; check the camera or the "
+                    "stream"
+                )
             while keep and size <= CACHE_BYTES:
                 yield from kept
 
     def _usable(self, picture: Picture) -> Prepared | None:
-        """Prepare an image; None, and a complaint, where there is none."""
+        """Prepare an image; None, and a warning, if there is none."""
         if picture.fault:
-            self._complaints.add(picture.fault, picture.fault_text)
+            self._warnings.add(picture.fault, picture.fault_text)
             return None
         try:
             return self._prepared(picture)
         except ImageError as error:
-            self._complaints.add(error.kind, f"an image of {self._media.name} is skipped: {error}")
+            self._warnings.add(error.kind, f"an image of {self._media.name} is skipped: {error}")
             return None
 
     def _prepared(self, picture: Picture) -> Prepared:
@@ -315,7 +318,7 @@ class VideoSource(TakesWhatItHas):
                 due = time.monotonic()
             prepared = self._next()
         if not self._stopping.wait(period) and self.context.ok():
-            skipped = sum(self._complaints.counts().values())
+            skipped = sum(self._warnings.counts().values())
             also = f"; {skipped} could not be used or are missing" if skipped else ""
             self.get_logger().info(f"played {self._published.total} images{also}")
         self.context.try_shutdown()
@@ -349,28 +352,28 @@ class VideoSource(TakesWhatItHas):
         if not self.context.ok():
             return
         if new:
-            self._complaints.add("hangs", sentence, severe=True)
+            self._warnings.add("hangs", sentence, severe=True)
         elif sentence:
-            self._complaints.say("hangs", sentence, severe=True)
+            self._warnings.say("hangs", sentence, severe=True)
         self._diagnostics.publish()
 
     def _report(self) -> Report:
-        rate, complaints = f"{self._published.rate():.2f}", self._complaints.counts()
+        rate, warnings = f"{self._published.rate():.2f}", self._warnings.counts()
         values = {
             "rate_in_hz": rate,
             "rate_out_hz": rate,
             "latency_p50_ms": milliseconds(None),
             "latency_p95_ms": milliseconds(None),
-            "dropped": str(sum(complaints.values()) - complaints.get("hangs", 0)),
+            "dropped": str(sum(warnings.values()) - warnings.get("hangs", 0)),
             "published": str(self._published.total),
             "late": str(self._late),
             "source": self._media.name,
             "transport": self._settings.transport,
-            **{kind: str(count) for kind, count in complaints.items()},
+            **{kind: str(count) for kind, count in warnings.items()},
         }
         if hang := self._watchdog.hang:
             return Report(DiagnosticStatus.ERROR, hang, values)
-        wrong = self._complaints.recent(COMPLAINED_OF_FOR_S)
+        wrong = self._warnings.recent(REPORTED_FOR_S)
         level = DiagnosticStatus.WARN if wrong else DiagnosticStatus.OK
         return Report(level, wrong or "playing", values)
 

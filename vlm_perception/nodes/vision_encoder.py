@@ -158,15 +158,15 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         worker = self._worker
         return self._dropped_before + (worker.mailbox.dropped if worker else 0)
 
-    def obstacle(self) -> str:
-        """Return what to say when no image comes."""
+    def blocking_issue(self) -> str:
+        """Return what is wrong when no image arrives."""
         silence, images = self.arrivals.silence(), self._images
         if images is None or silence <= self.settings.input_timeout:
             return ""
         return images.silence(silence)
 
     def concern(self) -> str:
-        """Return what to say when images of several cameras are mixed, or most are dropped."""
+        """Return what is wrong when images of several cameras are mixed, or most are dropped."""
         images = self._images
         if images is None:
             return ""
@@ -211,14 +211,14 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             frame = Frame(pixels, stamp, message.header.frame_id, arrival.received_s)
             embedding = encoder.encode(frame, self._sequence)
         except ImageError as error:
-            self.complaints.add(
+            self.warnings.add(
                 error.kind, f"image on {images.topic} was skipped: {self._reader.explain(error)}"
             )
             return
         if message.header.frame_id != embedding.frame_id:
             self.get_logger().warning(
-                f"the camera's frame_id {message.header.frame_id!r} begins with a slash, which tf2 "
-                f"refuses: results carry {embedding.frame_id!r}; name it so in the camera's driver",
+                f"the camera's frame_id {message.header.frame_id!r} starts with a slash, which tf2 "
+                f"rejects: results have {embedding.frame_id!r}; set it so in the camera's driver",
                 once=True,
             )
         embedding = replace(embedding, stages={"convert": converting, **embedding.stages})
@@ -237,7 +237,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             self.ages.add(age)
 
     def _note(self, sentence: str) -> None:
-        """Keep what is said once of a camera for the diagnostics, too."""
+        """Keep a one-time note about a camera for the diagnostics, too."""
         self._camera_notes.append(sentence)
         images = self._images
         self.get_logger().warning(f"{images.topic}: {sentence}" if images else sentence)
@@ -259,7 +259,9 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             response.message = "the node is not configured; configure it first"
             return response
         if not self._vocabulary_requests.acquire(blocking=False):
-            response.message = f"{VOCABULARY_REQUESTS} requests wait already; try again in a moment"
+            response.message = (
+                f"{VOCABULARY_REQUESTS} requests are already waiting; try again in a moment"
+            )
             return response
         try:
             with self.watchdog.watch("set_vocabulary"):
@@ -268,9 +270,9 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             self._publish_info()
         except VlmPerceptionError as error:
             response.message = str(error)
-            self.complaints.add("vocabulary_refused", f"vocabulary refused: {error}")
+            self.warnings.add("vocabulary_refused", f"vocabulary refused: {error}")
         except Exception as error:
-            response.message = self.internal_error(error, "vocabulary not taken")
+            response.message = self.internal_error(error, "vocabulary not set")
         finally:
             self._vocabulary_requests.release()
         response.vocabulary_version = int(encoder.vocabulary.version)

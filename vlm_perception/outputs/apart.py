@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is read and what is written lie apart, however their paths are spelt."""
+"""Keeps inputs and outputs apart, however their paths are spelt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vlm_perception.outputs.mark import OutputError
 
 
 def keep_apart(shown: Path, inputs: Iterable[Path]) -> Path:
-    """Refuse a folder for results that holds an input, or lies in one.
+    """Refuse a folder for results that contains an input, or is inside one.
 
     Args:
         shown: the folder, as it was given.
@@ -30,11 +30,12 @@ def keep_apart(shown: Path, inputs: Iterable[Path]) -> Path:
         source = _resolved(each)
         if _holds(folder, source):
             raise OutputError(
-                f"{each} lies in {shown}, the folder for the results; choose another --out"
+                f"{each} is inside {shown}, the folder for the results; choose another --out"
             )
         if _holds(source, folder):
             raise OutputError(
-                f"the results would lie in {each} itself, which is read; choose another --out"
+                f"the results would be inside {each} itself, which is the input; choose another "
+                "--out"
             )
     return folder
 
@@ -43,13 +44,11 @@ def _resolved(path: Path) -> Path:
     try:
         return path.resolve()
     except (OSError, RuntimeError) as error:
-        raise OutputError(
-            f"{path} leads in a circle of symbolic links; choose another --out"
-        ) from error
+        raise OutputError(f"{path} is a loop of symbolic links; choose another --out") from error
 
 
 def _holds(folder: Path, path: Path) -> bool:
-    """Whether a path is the folder or lies in it, as the file system sees it."""
+    """Whether a path is the folder or is inside it, according to the file system."""
     return folder.is_dir() and any(
         each.exists() and each.samefile(folder) for each in (path, *path.parents)
     )

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""A single file for results: written aside, put into its place when whole, over nobody's file."""
+"""A single result file: written aside, moved into place when complete, never over other files."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def require_free(file: Path, verb: str) -> None:
     """Refuse a file that exists, unless this verb has left it so.
 
     Raises:
-        OutputError: somebody's file or folder lies there.
+        OutputError: another file or folder is there.
     """
     if os.path.lexists(file) and not _is_stream(file) and maker(file) != verb:
         raise OutputError(
-            f"{file} exists and was not made by this program for this purpose, or was changed "
+            f"{file} exists and was not written by this program for this purpose, or was changed "
             "since; move it away or choose another name"
         )
 
 
 @contextmanager
 def result_file(file: Path, verb: str) -> Iterator[Path]:
-    """A path to write to; what stands there becomes the result when the context ends well.
+    """A path to write to; its content becomes the result when the context ends without an error.
 
     Args:
         file: the result; its folder is made, and marked.
         verb: whose result it is.
 
     Raises:
-        OutputError: somebody's file lies there.
+        OutputError: another file is there.
         OSError: it cannot be written.
     """
     require_free(file, verb)

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A folder for the results of a run, which are written aside and take their places when whole.
 
-What is being written lies in a folder of its own. When all of it is whole, the list of the new
-files is written down and each is moved; what a run that is killed meanwhile leaves undone, the next
-one does.
+New files are written to a folder of their own. When all are complete, their list is stored and each
+is moved; if a run is killed meanwhile, the next one finishes that.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ UNFINISHED = "unfinished"
 class ResultsFolder:
     """Results of one verb in one folder, for one run at a time; a context manager.
 
-    Within the context `work` is the folder to write into. `publish` puts what lies there into its
-    place; without it the old results stay, and what was written remains for the next run to find.
+    Within the context `work` is the folder to write into. `publish` moves its content into place;
+    without it the old results stay, and the next run finds what was written.
     """
 
     def __init__(
@@ -34,13 +33,13 @@ class ResultsFolder:
         """Check that no input is in danger; nothing is touched.
 
         Args:
-            folder: where the results shall lie.
+            folder: for the results.
             verb: whose results they are.
             names: patterns of the results' paths within the folder.
             inputs: files and folders that the run reads.
 
         Raises:
-            OutputError: an input lies in the folder, or the folder in an input.
+            OutputError: an input is inside the folder, or the folder inside an input.
         """
         self.path = keep_apart(folder, inputs)
         self.work = self.path / UNFINISHED
@@ -54,8 +53,8 @@ class ResultsFolder:
         """Take the folder, complete what a killed run had begun, and open `work`.
 
         Raises:
-            OutputError: the folder is in use, cannot be written, or holds somebody's files under
-                the names of results.
+            OutputError: the folder is in use, cannot be written, or contains other files under the
+                names of results.
         """
         self._lock = work.taken(self.path)
         try:
@@ -88,7 +87,7 @@ class ResultsFolder:
         """Put the results in `work` into their places; an earlier run's and the rest of it go.
 
         Raises:
-            OutputError: somebody's file lies in the way; all stays as it is.
+            OutputError: another file is in the way; nothing is changed.
             OSError: a file cannot be moved; the next run completes it.
         """
         files = {
@@ -131,7 +130,7 @@ class ResultsFolder:
         work.remove(self.work)
 
     def _refuse_foreign(self, names: Iterable[str]) -> None:
-        """Refuse to write where something lies that no run of this verb has left there."""
+        """Refuse to overwrite anything that no run of this verb has written."""
         mark = read_mark(self.path, Mark) or Mark()
         for name in names:
             path = self.path / name
@@ -141,7 +140,7 @@ class ResultsFolder:
             ]
             if blocked or (os.path.lexists(path) and not self._is_ours(name, mark)):
                 raise OutputError(
-                    f"{self._shown / name} was not left there by `{self._verb}`, or was changed "
+                    f"{self._shown / name} was not written by `{self._verb}`, or was changed "
                     "since; move it away or choose another --out"
                 )
 

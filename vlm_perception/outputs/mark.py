@@ -3,7 +3,7 @@
 """The list of files that this program has put into a folder, each as it was left.
 
 Only these are ever replaced or removed, and only while size and time are those on the list:
-whatever else lies in the folder, or was changed since, belongs to somebody.
+anything else in the folder, or changed since, belongs to the user.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Mark(BaseModel):
     files: dict[str, tuple[str, int, int]] = {}
     """Path within the folder: the verb, size in bytes, time of the last change in nanoseconds."""
     owner: str = ""
-    """The verb that may replace whatever lies in the folder; empty: what is listed, no more."""
+    """The verb that may replace anything in the folder; empty: only what is listed."""
 
     @field_validator("files")
     @classmethod
@@ -38,7 +38,7 @@ class Mark(BaseModel):
         for name in files:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or not path.parts:
-                raise ValueError(f"{name} lies outside the folder")
+                raise ValueError(f"{name} is outside the folder")
         return files
 
 
@@ -46,7 +46,7 @@ Marked = TypeVar("Marked", bound=Mark)
 
 
 def stamp(file: Path, verb: str) -> tuple[str, int, int]:
-    """What a list says of a file that was left as it is now."""
+    """The list's entry for a file in its present state."""
     status = file.lstat()
     return verb, status.st_size, status.st_mtime_ns
 

@@ -16,10 +16,10 @@ from vlm_perception.outputs.mark import Mark, OutputError, read_mark, write_mark
 
 @contextmanager
 def own_folder(folder: Path, verb: str, inputs: Iterable[Path] = ()) -> Iterator[Path]:
-    """Take a folder for one run; a verb may replace whatever lies in its own.
+    """Take a folder for one run; a verb may replace anything in its own.
 
     Args:
-        folder: where it shall lie; it is made, and marked as the verb's.
+        folder: its path; it is created, and marked as the verb's.
         verb: whose it is.
         inputs: files and folders that the run reads.
 
@@ -33,7 +33,7 @@ def own_folder(folder: Path, verb: str, inputs: Iterable[Path] = ()) -> Iterator
         mark = read_mark(place, Mark) or Mark()
         if mark.owner != verb and not work.is_bare(place):
             raise OutputError(
-                f"{folder} holds files and was not made by `{verb}`; choose another --out"
+                f"{folder} contains files and was not made by `{verb}`; choose another --out"
             )
         try:
             write_mark(place, mark.model_copy(update={"owner": verb}))

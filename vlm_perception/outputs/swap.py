@@ -42,7 +42,7 @@ def made_beside(place: Path, verb: str) -> Iterator[Path]:
 
 
 def swap(made: Path, place: Path) -> None:
-    """Put a folder into its place; whoever looks there sees the old one whole or the new one.
+    """Put a folder into its place; readers see either the old or the new one, complete.
 
     Args:
         made: the new folder, within that of `made_beside`.
@@ -53,7 +53,7 @@ def swap(made: Path, place: Path) -> None:
     """
     if not place.exists():
         made.rename(place)
-    elif not _exchanged(made, place):
+    elif not exchanged(made, place):
         # Where the file system cannot exchange, there is a moment without either.
         place.rename(made.parent / OLD)
         made.rename(place)
@@ -67,12 +67,13 @@ def _clear(scratch: Path, place: Path, verb: str) -> None:
         if (scratch / OLD).is_dir() and not place.exists():
             (scratch / OLD).rename(place)
         work.remove(scratch)
-        _log.warning("removed %s, which an interrupted run had left", scratch)
+        _log.warning("removed %s, left by an interrupted run", scratch)
     finally:
         os.close(handle)
 
 
-def _exchanged(one: Path, other: Path) -> bool:
+def exchanged(one: Path, other: Path) -> bool:
+    """Exchange two paths atomically; false if the file system or the C library cannot."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""A folder in which one run writes what is not whole yet; its mark says whose it is."""
+"""A folder for a run's unfinished files; its mark names the owner."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def left_over(work: Path, verb: str) -> Unfinished | None:
     """The mark of what an interrupted run has left in a folder; None when there is nothing.
 
     Raises:
-        OutputError: the folder is somebody's, or another verb's.
+        OutputError: the folder belongs to the user, or to another verb.
     """
     if not os.path.lexists(work):
         return None
@@ -32,9 +32,7 @@ def left_over(work: Path, verb: str) -> Unfinished | None:
     if mark is None and not is_bare(work):
         raise OutputError(f"{work} was not made by this program; rename it or choose another --out")
     if mark is not None and mark.verb != verb:
-        raise OutputError(
-            f"{work} is what an interrupted `{mark.verb}` has left; choose another --out"
-        )
+        raise OutputError(f"{work} was left by an interrupted `{mark.verb}`; choose another --out")
     if mark is None:
         shutil.rmtree(work)
     return mark
@@ -80,7 +78,7 @@ def taken(folder: Path) -> int:
     except BlockingIOError as error:
         os.close(handle)
         raise OutputError(
-            f"another run is writing into {folder}; wait for its end or choose another --out"
+            f"another run is writing to {folder}; wait for it to finish or choose another --out"
         ) from error
     except OSError:
         pass  # Some network file systems have no locks.
@@ -100,4 +98,6 @@ def is_bare(folder: Path) -> bool:
 
 def cannot(folder: Path, error: OSError) -> OutputError:
     """What to raise where a folder cannot be written."""
-    return OutputError(f"{folder} cannot take results ({error.strerror}); choose another --out")
+    return OutputError(
+        f"results cannot be written to {folder} ({error.strerror}); choose another --out"
+    )

@@ -68,7 +68,7 @@ def with_detail(embedding: Embedding, detail: FrameDetail) -> Embedding:
     """
     if key_of(detail) != key_of(embedding) or detail.bundle_digest != embedding.bundle_digest:
         raise DetailError(
-            f"the detail is of frame {detail.sequence} of run {detail.run_id[:8]}, bundle "
+            f"the detail belongs to frame {detail.sequence} of run {detail.run_id[:8]}, bundle "
             f"{detail.bundle_digest[:12]}, not of frame {embedding.sequence} of run "
             f"{embedding.run_id[:8]}, bundle {embedding.bundle_digest[:12]}"
         )
@@ -104,7 +104,7 @@ class RecentDetails:
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        """Keep none yet, and never more than so many bytes, but for the newest one."""
+        """Keep none yet, and never more than this many bytes, except for the newest one."""
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
         self._kept: OrderedDict[FrameKey, FrameDetail] = OrderedDict()

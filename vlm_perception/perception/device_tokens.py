@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Patch tokens that stay on the GPU between encoder and language model in one process.
 
-Both are given the same `DeviceTokens`. Who finds none there reads those of the embedding, which has
-them all the same. So nobody needs to say that they begin or end to read: that they do is seen.
+Both get the same `DeviceTokens`. A reader that finds none there reads those of the embedding, which
+has them as well. So readers need not register: reading is noticed.
 """
 
 from __future__ import annotations
@@ -16,28 +16,27 @@ from vlm_perception.perception.details import FrameKey
 
 FRAMES = 8
 """So many are kept; the language model reads one of the newest."""
-PATIENCE = 256
-"""Frames that nobody has read one of, after which none is kept until somebody asks again: the
-language model has been deactivated or is gone, or looks so seldom that a copy of each frame costs
-more than it saves."""
+UNREAD_FRAMES = 256
+"""Number of unread frames after which none is kept until the next read: the language model has been
+deactivated or is gone, or looks so seldom that a copy of each frame costs more than it saves."""
 
 
 class DeviceTokens:
     """What the encoder left on the device, by frame; for any thread."""
 
     def __init__(self) -> None:
-        """Start with nothing, and nobody who reads."""
+        """Start empty and without readers."""
         self._lock = threading.Lock()
         self._kept: OrderedDict[FrameKey, Any] = OrderedDict()
-        self._unread = PATIENCE
+        self._unread = UNREAD_FRAMES
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody reads; else nothing need be kept."""
-        return self._unread < PATIENCE
+        """Whether there is a reader; else nothing need be kept."""
+        return self._unread < UNREAD_FRAMES
 
     def put(self, frame: FrameKey, tokens: Any) -> None:
-        """Keep the tokens of a frame; the oldest are dropped, and all where nobody reads."""
+        """Keep the tokens of a frame; the oldest are dropped, and all of them without a reader."""
         with self._lock:
             self._kept[frame] = tokens
             self._unread += 1

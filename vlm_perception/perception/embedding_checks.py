@@ -31,14 +31,14 @@ def require_readable(embedding: Embedding, bundle: ModelBundle) -> None:
     """
     if embedding.bundle_digest != bundle.digest:
         raise BundleMismatchError(
-            f"the embedding was made by bundle {embedding.bundle_digest[:12]} and this node has "
+            f"the embedding is from bundle {embedding.bundle_digest[:12]} but this node has "
             f"{bundle.digest[:12]} ({bundle.manifest.name}); start both nodes with the same bundle"
         )
     width = bundle.manifest.vision.embedding_width
     if embedding.pooled.shape != (width,):
         raise EmbeddingError(
-            f"the embedding has the shape {list(embedding.pooled.shape)} and those of this bundle "
-            f"have [{width}]; the encoder or the message is broken"
+            f"the embedding has shape {list(embedding.pooled.shape)} but this bundle's have "
+            f"[{width}]; the encoder or the message is broken"
         )
     require_finite(embedding.pooled, "the embedding")
 
@@ -55,5 +55,5 @@ def require_finite(values: NDArray[Any], what: str) -> None:
     """
     if not np.isfinite(values).all():
         raise EmbeddingError(
-            f"{what} holds NaN or infinity; the encoder's engine or the message is broken"
+            f"{what} contains NaN or infinity; the encoder's engine or the message is broken"
         )

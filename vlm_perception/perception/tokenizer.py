@@ -25,11 +25,11 @@ def require_text(text: str) -> None:
             which ROS puts in their place.
     """
     if "\ufffd" in text:
-        raise TextError("the text is no valid UTF-8: some of its bytes could not be decoded")
+        raise TextError("the text is not valid UTF-8: some of its bytes could not be decoded")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise TextError(f"the text is no valid UTF-8: {error.reason}") from error
+        raise TextError(f"the text is not valid UTF-8: {error.reason}") from error
 
 
 class TextTokenizer:

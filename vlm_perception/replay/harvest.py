@@ -70,7 +70,7 @@ def run_harvest(options: HarvestOptions, console: Console) -> int:
         OutputError: the folder holds other images, or a recording.
     """
     if (options.out / METADATA).exists():
-        raise ReplayError(f"{options.out} holds a harvest already; choose another folder")
+        raise ReplayError(f"{options.out} already contains a harvest; choose another folder")
     settings = load_settings(default_parameters())
     bundle = ModelBundle.load(options.bundle or settings.bundle)
     sources = [open_source(path, options.topic) for path in options.recordings]

@@ -3,7 +3,7 @@
 """The three nodes' work on virtual time: the same objects, the same rules of who waits for whom.
 
 Each frame is encoded. The language path takes the newest embedding when it is free and its tick is
-due, as its node does; how long it is busy is what the latency model says. Fusion makes a scene of
+due, as its node does; how long it is busy is given by the latency model. Fusion makes a scene of
 each embedding with the reasonings that would have arrived by then.
 """
 
@@ -18,7 +18,7 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.perception.details import detail_of
 from vlm_perception.perception.fusion.scene import SceneFusion
 from vlm_perception.perception.fusion.stamp_order import Order, StampOrder
-from vlm_perception.perception.reasoning.degradation import Ladder
+from vlm_perception.perception.reasoning.degradation import Degradation
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.questions import load_questions
 from vlm_perception.perception.reasoning.reasoner import Reasoner
@@ -36,7 +36,7 @@ SET_BACK_S = 1.0
 
 @dataclass(frozen=True)
 class Tick:
-    """What the language path said, and when in virtual time, in nanoseconds of the recording."""
+    """The language path's result, and its virtual time, in nanoseconds of the recording."""
 
     reasoning: Reasoning
     sequence: int
@@ -94,7 +94,7 @@ class Pipeline:
             engine: what the networks run in here.
             speed: seconds of the recording that pass in one of the robot's, as with
                 `ros2 bag play --rate`.
-            schedule: the frames that a robot worked on; None: as the latency model says.
+            schedule: the frames that a robot worked on; None: according to the latency model.
             clock: RECORDING, on whose times the stamps' ages are counted, or STAMPS: each image
                 arrives at the time of its stamp.
 
@@ -133,7 +133,7 @@ class Pipeline:
         self.settings = settings
         """The nodes' parameters, with what an automatic one stands for."""
         self.clock.now = 0.0
-        self._ladder = Ladder(self.clock)
+        self._degradation = Degradation(self.clock)
         self._fusion = SceneFusion(settings.fusion, RUN_ID, self.clock)
         self._orders = {name: StampOrder() for name in ("encoder", "reasoner", "fusion")}
         self._origin_ns: int | None = None
@@ -216,10 +216,10 @@ class Pipeline:
                 return
             self._waiting = None
             # As in the node's worker: counting from the due time keeps the mean rate.
-            interval = 1.0 / (self.settings.rate_hz * self._ladder.effort.rate)
+            interval = 1.0 / (self.settings.rate_hz * self._degradation.effort.rate)
             due = self._due_s + interval
             self._due_s = due if due > begin else begin + interval
-            tick = self._reason(embedding, begin, came_s, self._ladder.rung)
+            tick = self._reason(embedding, begin, came_s, self._degradation.level)
             if tick is not None:
                 yield tick
 
@@ -236,12 +236,12 @@ class Pipeline:
         if scheduled.doubted and self.reasoner is not None:
             self.reasoner.note_conflicts(())
             self.reasoner.note_conflicts(("as the robot saw one",))
-        tick = self._reason(embedding, came_s, came_s, scheduled.rung)
+        tick = self._reason(embedding, came_s, came_s, scheduled.level)
         if tick is not None:
             yield tick
 
     def _reason(
-        self, embedding: Embedding, begin_s: float, came_s: float, rung: int
+        self, embedding: Embedding, begin_s: float, came_s: float, level: int
     ) -> Tick | None:
         order = self._orders["reasoner"].judge(embedding.stamp_ns).order
         if self.reasoner is None or order is Order.LATE:
@@ -251,9 +251,9 @@ class Pipeline:
         while self._scenes and self._scenes[0][1] <= begin_s:
             self.reasoner.note_conflicts(self._scenes.popleft()[0])
         self.clock.now = begin_s
-        reasoning = self.reasoner.reason(embedding, rung)
+        reasoning = self.reasoner.reason(embedding, level)
         self._free_s = self.clock.now
-        self._ladder.record(self._free_s - begin_s, 1.0 / self.settings.rate_hz)
+        self._degradation.record(self._free_s - begin_s, 1.0 / self.settings.rate_hz)
         arrives = self._free_s + self._model.transport * 1e-3
         sequence, self._reasonings = self._reasonings, self._reasonings + 1
         tick = Tick(
@@ -289,7 +289,7 @@ class Pipeline:
         """Whether a reasoning is there when a scene is made."""
         if self._schedule is None:
             return arrives_s <= now_s
-        # A scene that the robot left out tells nothing new.
+        # A scene that the robot left out contains nothing new.
         self._known_ns = self._schedule.known.get(scene_ns, self._known_ns)
         return tick.reasoning.stamp_ns <= self._known_ns
 

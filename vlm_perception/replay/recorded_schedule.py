@@ -3,7 +3,7 @@
 """On which frames a robot worked, read from what it recorded, so that replay can do the same.
 
 Which frame the language path takes, and which reasoning a scene comes in time for, depends on a
-robot's load. With that taken from the robot itself, all that can still differ is what was said.
+robot's load. With that taken from the robot itself, only the results can still differ.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ REASONER_STATUS, CAPTION_LIMIT = "language_reasoner: pipeline", "max_caption_s"
 class ScheduledTick:
     """A frame that the language path took."""
 
-    rung: int
-    """Of its ladder of degradation."""
+    level: int
+    """Its degradation level."""
     doubted: bool
     """Whether a conflict of the two paths made it a key frame."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a robot worked on; frames are told by their stamps in nanoseconds."""
+    """What a robot worked on; frames are identified by their stamps in nanoseconds."""
 
     encoded: frozenset[int]
     ticks: dict[int, ScheduledTick]
@@ -117,8 +117,8 @@ def _topics(bag: Bag) -> dict[str, Topic]:
         count = kinds.count(kind)
         if count != 1:
             raise ReplayError(
-                f"{bag.path} has {count} topics of {kind}; a schedule needs one, as they come of "
-                "one camera's nodes"
+                f"{bag.path} has {count} topics of {kind}; a schedule needs one, that of a single "
+                "camera's nodes"
             )
     wanted.append(DIAGNOSTICS)
     return {each.name: each for each in bag.topics if each.count and each.type_name in wanted}

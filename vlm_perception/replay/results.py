@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Writes down what comes of each frame: scene log, bag, and a small picture of each key frame."""
+"""Writes the results of each frame: scene log, bag, and a thumbnail of each key frame."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from vlm_perception.types import Frame
 THUMBNAIL_WIDTH = 320
 THUMBNAIL_QUALITY = 80
 REMEMBERED = 32
-"""Frames whose small pictures are kept until the language path has come to them."""
+"""Frames whose thumbnails are kept until the language path reaches them."""
 
 
 class Results:
@@ -46,11 +46,11 @@ class Results:
     def __init__(
         self, log: Path, keyframes: Path, bag: OutputBag, counts: dict[str, int] | None
     ) -> None:
-        """Go on behind what stands in the log.
+        """Continue after the end of the log.
 
         Args:
             log: the scene log, which holds its first line at least.
-            keyframes: folder for the small pictures.
+            keyframes: folder for the thumbnails.
             bag: the part of the bag that is written now.
             counts: those of the run that is continued.
         """
@@ -101,7 +101,7 @@ class Results:
         embedding = EMBEDDING.write(sent, ROSBAGS, processing_time=outcome.seconds)
         self.bag.write("/embedding", at_ns, serialized(embedding))
         self.bag.write("/scene", at_ns, serialized(SCENE.write(outcome.scene, ROSBAGS)))
-        # Without a frame nobody knows where to draw them.
+        # Without a frame there is no place to draw them.
         if outcome.scene.frame_id:
             self.bag.write("/scene/markers", at_ns, serialized(markers_message(outcome.scene)))
         self.counts["frames"] += 1
@@ -153,7 +153,7 @@ class Results:
 
 
 def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A BGR picture of the width of a thumbnail."""
+    """A BGR thumbnail."""
     height, width = pixels.shape[:2]
     size = (THUMBNAIL_WIDTH, max(1, round(height * THUMBNAIL_WIDTH / width)))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

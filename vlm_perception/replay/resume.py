@@ -3,9 +3,9 @@
 """What a run must remember to go on after an interruption as if there had been none.
 
 What the pipeline's objects remember is kept as plain data: numbers, texts, arrays, and records of
-known kinds. It is put back into the objects of a pipeline that was built anew; a file names no
-code. What is loaded or configured at each start (bundle, networks, tokenizers, settings) is left as
-the new pipeline has it.
+known kinds. It is put back into the objects of a newly built pipeline; a file names no code. What
+is loaded or configured at each start (bundle, networks, tokenizers, settings) is left as the new
+pipeline has it.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def restore(pipeline: Pipeline, checkpoint: Checkpoint) -> bool:
         _restored(pipeline, checkpoint.state)
     # What was written into the file makes any of these.
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        _log.warning("the interrupted run cannot be taken up (%r) and is begun anew", error)
+        _log.warning("the interrupted run cannot be resumed (%r) and starts over", error)
         _restored(pipeline, fresh)
         return False
     pipeline.clock.now = checkpoint.clock_s
@@ -136,11 +136,11 @@ def _plain(value: Any) -> Any:
             return {name: content(value)}
     if type(value).__module__.startswith("vlm_perception."):
         return {"object": _content(value, vars(value))}
-    raise TypeError(f"{type(value)} cannot be kept")
+    raise TypeError(f"{type(value)} cannot be saved")
 
 
 def _restored(found: Any, plain: Any) -> Any:
-    """The value that plain data stand for; objects are those that are found in its place."""
+    """The value of plain data; objects are those found in its place."""
     if not isinstance(plain, dict):
         return plain
     ((name, content),) = plain.items()
@@ -204,7 +204,7 @@ def _restored_object(found: Any, content: list[Any]) -> Any:
     """The object that is there, with what it remembers."""
     name, values = content
     if type(found).__name__ != name or vars(found).keys() != values.keys():
-        raise TypeError(f"{name} is not what the pipeline has here")
+        raise TypeError(f"{name} does not match the pipeline's")
     for key, each in values.items():
         setattr(found, key, _restored(getattr(found, key), each))
     return found

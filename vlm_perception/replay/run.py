@@ -71,7 +71,7 @@ class ReplayOptions:
     recording: Path
     topic: str | None = None
     bundle: str | None = None
-    """None: as the file of parameters says."""
+    """None: as in the parameter file."""
     out: Path | None = None
     """None: `out/replay/` and the recording's name."""
     span: Span = field(default_factory=Span)
@@ -89,7 +89,7 @@ class ReplayOptions:
     """Topics of the recording that are copied: `camera`, `all` or `none`."""
     overlay: bool = True
     fresh: bool = False
-    """Begin anew where an interrupted run could be continued."""
+    """Start over instead of continuing an interrupted run."""
 
 
 def run_replay(options: ReplayOptions, console: Console) -> int:
@@ -142,15 +142,18 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
 
 
 def _open(run: _Run, folder: ResultsFolder, out: Path, console: Console) -> None:
-    """Begin, and say what became of a run before this one that did not come to its end."""
+    """Begin, and report what became of an earlier interrupted run."""
     if folder.completed:
-        say(console, f"note: the results of the last run were put into {out} only now")
+        say(console, f"note: the results of the previous run have only now been moved to {out}")
     frames = run.go_on() if folder.left_over else 0
     if frames:
-        say(console, f"going on after {frames} frames; --fresh would begin anew")
+        say(console, f"resuming after {frames} frames; --fresh starts over")
         return
     if folder.left_over:
-        say(console, f"note: {folder.work} of an interrupted run is removed; all begins anew")
+        say(
+            console,
+            f"note: {folder.work} of an interrupted run was removed; the replay starts over",
+        )
         folder.clear()
     run.begin()
 
@@ -167,7 +170,7 @@ def _play(run: _Run, out: Path, interrupt: Interrupt, console: Console) -> None:
 
 
 def _whole_up_to_here(out: Path) -> str:
-    return f"{out / UNFINISHED} is whole up to here; the same command goes on"
+    return f"{out / UNFINISHED} is complete up to here; the same command resumes"
 
 
 def _finish(
@@ -238,7 +241,7 @@ class _Run:
         self._checkpoint_s = self._started
 
     def begin(self) -> None:
-        """Begin anew in an empty folder."""
+        """Start over in an empty folder."""
         (self._out / LOG).write_text(self._head, encoding="utf-8")
         self._write_into(None)
         self._results.describe(self._bundle, self._pipeline.encoder)
@@ -282,11 +285,11 @@ class _Run:
                 self._checkpoint_when_due()
         if not self._taken:
             lost = f" ({'; '.join(source.losses)})" if source.losses else ""
-            raise ReplayError(f"{options.recording} holds no image in this part of it{lost}")
+            raise ReplayError(f"{options.recording} contains no image in this part{lost}")
         self._results.finish(self._pipeline, whole=not source.losses)
 
     def close(self, to_go_on: bool) -> None:
-        """Close all files; note what is needed to go on, when somebody may."""
+        """Close all files; save what is needed to resume, if that is possible."""
         self._results.close()
         if to_go_on:
             self._write_checkpoint()

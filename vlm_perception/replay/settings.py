@@ -26,7 +26,7 @@ ENCODER, REASONER, FUSION = "vision_encoder", "language_reasoner", "scene_fusion
 
 @dataclass(frozen=True)
 class PipelineSettings:
-    """What of the nodes' parameters decides on what they say."""
+    """The nodes' parameters that affect their results."""
 
     bundle: str = "roadworld-nano"
     temporal: bool = True
@@ -74,7 +74,7 @@ def load_settings(file: Path) -> PipelineSettings:
     except ValidationError as error:
         raise ReplayError(f"{file}: {describe_errors(error)}") from error
     except (OSError, YamlError, RuleError) as error:
-        raise ReplayError(f"{file} is no file of ROS parameters: {error}") from error
+        raise ReplayError(f"{file} is not a ROS parameter file: {error}") from error
 
 
 def _of(content: Any, node: str) -> dict[str, Any]:
@@ -93,14 +93,14 @@ def _of(content: Any, node: str) -> dict[str, Any]:
 
 
 def _section(content: Any, name: str) -> dict[str, Any]:
-    """What stands under a name; nothing where it is missing or empty.
+    """The value under a name; nothing if it is missing or empty.
 
     Raises:
-        YamlError: the content, or what stands there, is no mapping.
+        YamlError: the content, or that value, is not a mapping.
     """
     found = (content.get(name) or {}) if isinstance(content, dict) else None
     if not isinstance(found, dict):
-        raise YamlError(f"{name!r} stands in no mapping, or for none; write `{name}:` and below it")
+        raise YamlError(f"{name!r} is not a section of parameters; write `{name}:` and below it")
     return found
 
 

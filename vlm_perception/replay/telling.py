@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of a recording on the console."""
+"""Prints notes about a recording on the console."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Virtual time: how long the robot's machine is said to take, whatever machine replays.
+"""Virtual time: how long the robot's machine would take, whatever machine replays.
 
-The perception objects run as they are. Their clock is one that stands still, except while one of
-their graphs runs: then it advances by what the model says that the graph takes.
+The perception objects run as they are. Their clock stands still, except while one of their graphs
+runs: then it advances by that graph's time in the model.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ def load_model(file: Path) -> LatencyModel:
         content = read_yaml(file)
         return LatencyModel.model_validate(content)
     except ValidationError as error:
-        raise ReplayError(f"{file} is no latency model: {describe_errors(error)}") from error
+        raise ReplayError(f"{file} is not a latency model: {describe_errors(error)}") from error
     except (OSError, YamlError) as error:
         raise ReplayError(f"{file} cannot be read: {error}") from error
 
 
 class VirtualClock:
-    """Seconds that pass only when it is told so."""
+    """Seconds that pass only on request."""
 
     def __init__(self) -> None:
         """Begin at 0."""
@@ -139,7 +139,7 @@ class PacedEngine:
 
     @property
     def half_precision(self) -> bool:
-        """Whether it computes in FP16 what the graph says in FP32."""
+        """Whether it computes in FP16 what is FP32 in the graph."""
         return self._engine.half_precision
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -163,7 +163,7 @@ class PacedBundle(ModelBundle):
     clock: VirtualClock
     model: LatencyModel
     wall: dict[str, WallTimes] = field(default_factory=dict)
-    """What the graphs have taken here, by name; nothing that is said depends on it."""
+    """What the graphs have taken here, by name; no result depends on it."""
 
     @classmethod
     def of(cls, bundle: ModelBundle, clock: VirtualClock, model: LatencyModel) -> PacedBundle:

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Play the camera of a recording with /clock, for machines without `ros2 bag play`.
 
-As that does: images in the rhythm of their recording times, /clock at a fixed rate, which runs
-during the delay, too, and jumps back to the beginning after it and with each loop.
+As that does: images at their recording times, /clock at a fixed rate, which runs during the delay,
+too, and jumps back to the beginning after it and with each loop.
 
 Usage: python -m vlm_perception.rosgraph.bag_player BAG [--rate R] [--delay S] [--loop] ...
 """

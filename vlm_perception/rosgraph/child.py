@@ -32,7 +32,7 @@ def _die_with(parent: int) -> None:
     if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
         sys.exit(f"prctl: {os.strerror(ctypes.get_errno())}")
     if os.getppid() != parent:  # It died before the call.
-        sys.exit("the process that started this node is gone")
+        sys.exit("the process that started this node has ended")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The environment in which the demo's processes find each other and nobody else."""
+"""The environment in which the demo's processes find only each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vlm_perception.common.share import share_folder
 from vlm_perception.nodes.process.environment import check_environment
 
 DOMAINS = range(1, 101)
-"""Domains whose ports lie below Linux's range of short-lived ports; 0 is everybody's default."""
+"""Domains whose ports are below Linux's range of ephemeral ports; 0 is the common default."""
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 DISCOVERY_VARIABLES = ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY")
 

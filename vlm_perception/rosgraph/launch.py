@@ -24,8 +24,8 @@ FUSION, REASONER, ENCODER = "scene_fusion", "language_reasoner", "vision_encoder
 class GraphOptions:
     """What to play into which model, and how.
 
-    Images travel compressed unless told otherwise: the recorder then stores the very bytes that the
-    encoder saw, and no core pays for encoding them a second time.
+    Images are compressed by default: the recorder then stores the very bytes that the encoder saw,
+    and no core pays for encoding them a second time.
     """
 
     source: Source
@@ -63,7 +63,7 @@ class Graph:
             processes.start(spec)
 
     def play_when_ready(self) -> None:
-        """Start the source once the encoder has told what its embeddings are; call it often."""
+        """Start the source once the encoder has published embedding_info; call it often."""
         if not self.playing and self._observer.meters[EMBEDDING_INFO].count:
             self._processes.start(self._source())
             self.playing = True

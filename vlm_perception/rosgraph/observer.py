@@ -44,7 +44,7 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Report:
-    """What a node says of itself on /diagnostics."""
+    """A node's report on /diagnostics."""
 
     received_ns: int
     values: Mapping[str, str]
@@ -58,7 +58,7 @@ class Report:
 
 
 class Observer:
-    """Subscribes to topics as serialized bytes and decodes only what somebody reads.
+    """Subscribes to topics as serialized bytes and decodes only what is read.
 
     A context manager; messages arrive on a thread of its own.
     """
@@ -112,7 +112,7 @@ class Observer:
         return sum(analysis.is_keyframe for analysis in self.analyses)
 
     def newest_report(self, node: str) -> Report | None:
-        """What a node last said of itself."""
+        """A node's last report."""
         reports = self.reports.get(node)
         return reports[-1] if reports else None
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes as plain processes: start them, see one die, stop them all and leave nothing behind."""
+"""Nodes as plain processes: start them, notice when one dies, and stop them all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STOP_SIGNALS = ((signal.SIGINT, 0.8), (signal.SIGTERM, 0.3), (signal.SIGKILL, 0.
 COMMON = "parameters.yaml"
 LOG_TAIL_LINES = 12
 ERROR_LINE = re.compile(r"(\[(ERROR|FATAL)\] \[[^\]]*\] \[[^\]]*\]|cannot start): (?P<text>.+)")
-"""As ROS logs an error, and as a node's process says why it does not start."""
+"""As ROS logs an error, and as a node's process reports why it does not start."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class NodeSpec:
     namespace: str = ""
     """Without a slash before it; empty: none of its own."""
     runner: tuple[str, ...] = ()
-    """Module and arguments that run its module, whose name comes behind them; empty: nothing."""
+    """Module and arguments that run its module, whose name follows them; empty: nothing."""
 
     @property
     def title(self) -> str:
@@ -61,10 +61,10 @@ class Exit:
 
     @property
     def error(self) -> str:
-        """The last error that it told of, whatever else it said then; else its last line."""
+        """The last error that it logged, whatever followed it; else its last line."""
         lines = self.log_tail.splitlines() or [""]
-        told = [found["text"] for line in lines if (found := ERROR_LINE.match(line))]
-        return told[-1] if told else lines[-1]
+        errors = [found["text"] for line in lines if (found := ERROR_LINE.match(line))]
+        return errors[-1] if errors else lines[-1]
 
     def __str__(self) -> str:
         how = f"was killed by signal {-self.code}" if self.code < 0 else f"ended with {self.code}"
@@ -214,7 +214,7 @@ def _signal_group(group: int, number: int) -> None:
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]], deadline: float) -> bool:
-    """Wait for the end of all, and say whether it came in time."""
+    """Wait for all to end, and return whether they did in time."""
     for process in processes:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))

@@ -29,9 +29,9 @@ ROOM_CHECKED_EVERY_S = 0.2
 class Recorder:
     """Writes serialized messages on a thread of its own; a context manager.
 
-    Until it ends the file is in a hidden folder, so that what stands at `bag` is whole. When the
-    disk is full it stops to write, says so in `complaint`, and what was written until then is a
-    whole bag; whoever puts messages is not disturbed.
+    Until it ends the file is in a hidden folder, so that the one at `bag` is complete. When the
+    disk is full it stops writing, `failure` says so, and what was written until then is a complete
+    bag; the threads that put messages are not disturbed.
     """
 
     def __init__(self, bag: Path, topics: Sequence[Topic]) -> None:
@@ -44,7 +44,7 @@ class Recorder:
         """
         self.bag = bag
         self.messages = 0
-        self.complaint = ""
+        self.failure = ""
         """Why the recording ended early; empty when it did not."""
         self.torn = False
         """Whether the bag lacks its end, so that not every program reads it."""
@@ -72,7 +72,7 @@ class Recorder:
 
     def put(self, topic: Topic, time_ns: int, data: bytes) -> None:
         """Take a message; returns at once."""
-        if not self.complaint:
+        if not self.failure:
             self._queue.put((topic, time_ns, data))
 
     def __exit__(
@@ -108,17 +108,17 @@ class Recorder:
                 self._writer.write(self._connections[topic], time_ns, data)
                 self.messages += 1
         except DiskFullError as error:
-            self._complain(str(error))
+            self._fail(str(error))
         except OSError as error:
-            # A part of a record may stand at the end; what comes behind it could not be read.
+            # There may be a partial record at the end; anything after it could not be read.
             self.torn = True
-            self._complain(
+            self._fail(
                 f"{error}; the bag has no index, `mcap recover` makes one, "
                 "`vlm-perception replay` reads it as it is"
             )
 
-    def _complain(self, text: str) -> None:
-        self.complaint = text
+    def _fail(self, text: str) -> None:
+        self.failure = text
         while not self._queue.empty():
             self._queue.get()
 

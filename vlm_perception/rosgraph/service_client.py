@@ -51,7 +51,7 @@ class ServiceCaller:
         if client is None:
             client = self._clients[name] = self._member.node.create_client(service_type, name)
         if not client.wait_for_service(within_s):
-            raise CallError(f"there is no service {name}; its node does not run")
+            raise CallError(f"there is no service {name}: its node is not running")
         future = client.call_async(request)
         self._member.executor.spin_until_future_complete(future, within_s)
         if not future.done():

@@ -79,10 +79,19 @@ def calibrate(
             cosine = torch.nn.functional.normalize(pooled, dim=-1) @ text.T
             logits.append((cosine * model.logit_scale.exp() + model.logit_bias).numpy())
         truth.append(shard.labels)
-    return _label_specs(np.concatenate(logits), np.concatenate(truth))
+    return label_specs(np.concatenate(logits), np.concatenate(truth))
 
 
-def _label_specs(logits: NDArray[np.float32], truth: NDArray[np.bool_]) -> list[dict[str, Any]]:
+def label_specs(logits: NDArray[np.float32], truth: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Calibrate the labels, for bundle.yaml.
+
+    Args:
+        logits: [N, labels] of the images.
+        truth: [N, labels], whether each label applies.
+
+    Returns:
+        For each label its templates, and scale and bias of its probability (Platt, 1999).
+    """
     specs = []
     for column, label in enumerate(LABELS):
         fit = LogisticRegression(C=1e3).fit(logits[:, column : column + 1], truth[:, column])

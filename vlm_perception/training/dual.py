@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the dual encoder on the road world, with the truth of every patch as a second teacher.
 
-Image-level labels alone teach a small ViT slowly; what stands in each patch, read through the
-pooling head's value path, is dense supervision in the very space of the text (the value path is
-the one that MaskCLIP reads, Zhou et al., Extract Free Dense Labels from CLIP, 2022).
+Image-level labels alone teach a small ViT slowly; the content of each patch, read through the
+pooling head's value path, is dense supervision in the very space of the text (the value path is the
+one that MaskCLIP reads, Zhou et al., Extract Free Dense Labels from CLIP, 2022).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Batch:
     patches: Tensor
     """[B, patches, objects]: 1 shown, 0 not shown, -1 unknown."""
     distance: Tensor
-    """[B, patches]: logarithm of metres, NaN where no object stands."""
+    """[B, patches]: logarithm of metres, NaN where there is no object."""
     captions: list[str]
 
     def to(self, device: torch.device) -> Batch:
@@ -189,7 +189,7 @@ class DualObjective(nn.Module):
             pruned = self._keep and rng.random() < PRUNED_SHARE
             seen = self._see(self.model.vision_model, batch.images, self._keep if pruned else ())
             text = self.embed([*names, *ATTRIBUTE_PHRASES.values(), *batch.captions])
-            # A fused token stands behind those that have a place, and a truth, in the grid.
+            # A fused token comes after those that have a position, and a truth, in the grid.
             placed = seen.normed[:, : seen.index.shape[1]]
             patches = patch_embeddings(self.model, placed)
             metres = self.distance(placed)[..., 0].float()

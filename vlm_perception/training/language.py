@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the projector and the decoder on the features of the finished, frozen vision tower.
 
-The caption and all questions of a scene are packed behind one image prefix with a block mask, so
+The caption and all questions of a scene are packed after one image prefix with a block mask, so
 that each sees the image and itself only: just as they are answered on the robot, and at the price
 of one prefix.
 """
@@ -52,7 +52,7 @@ TYPED_QUESTIONS, PRESENCE_QUESTIONS, SCENE_INSTRUCTIONS = 4, 2, 4
 """How many of a scene's questions and of all instructions are drawn for one step."""
 CAPTION_WEIGHT = 0.5
 PACKED_LENGTH = 208
-"""Tokens behind the image: one length for all steps, so that they share one compiled graph."""
+"""Tokens after the image: one length for all steps, so that they share one compiled graph."""
 _BLOCKED = float(torch.finfo(torch.float32).min)
 
 
@@ -84,10 +84,10 @@ def cache_features(
 
 @dataclass(frozen=True)
 class Packed:
-    """Dialogues of one batch behind their image prefixes."""
+    """Dialogues of one batch after their image prefixes."""
 
     ids: Tensor
-    """[B, T] tokens behind the image."""
+    """[B, T] tokens after the image."""
     positions: Tensor
     """[B, T], each segment beginning where the prefix ends."""
     segments: Tensor
@@ -153,9 +153,9 @@ class Dialogues:
         return [caption, *(segments[i] for i in rng.permutation(len(segments)))]
 
     def pack(self, scenes: Sequence[list[Segment]], prefix: int) -> Packed:
-        """Lay segments out one behind another; `prefix` tokens stand before them.
+        """Place segments one after another; `prefix` tokens precede them.
 
-        A question that no longer fits behind a long caption is left for another step.
+        A question that no longer fits after a long caption is left for another step.
         """
         shape = (len(scenes), PACKED_LENGTH)
         ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)

@@ -64,7 +64,7 @@ def fit(
     directory: Path,
     title: str,
 ) -> None:
-    """Train `module`, resuming from `directory/last.pt` where one lies.
+    """Train `module`, resuming from `directory/last.pt` if it exists.
 
     `losses` computes the named losses of one step; it must depend on the step alone, so that a
     resumed run takes the path of an unbroken one. Each record of `log.jsonl` holds the step, the
@@ -134,8 +134,8 @@ def _resume(
     state = torch.load(path, weights_only=True)
     if state["schedule"] != asdict(schedule):
         raise VlmPerceptionError(
-            f"{path} was trained with another schedule ({state['schedule']}); "
-            "give another --out or remove it to begin anew"
+            f"{path} was trained with another schedule ({state['schedule']}); give another --out "
+            "or remove it to start over"
         )
     module.load_state_dict(state["module"])
     optimizer.load_state_dict(state["optimizer"])

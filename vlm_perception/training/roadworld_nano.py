@@ -84,7 +84,7 @@ FINE_TUNE = Recipe(
     dual=Schedule(steps=600, batch=64, peak_rate=2.5e-4),
     vlm=Schedule(steps=320, batch=64, peak_rate=4e-4),
 )
-"""To go on from a student that was trained already, for another schedule of pruning, say."""
+"""To continue from an already trained student, for example with another pruning schedule."""
 LANGUAGE = Recipe(
     dual_shards=0,
     vlm_first_shard=500,
@@ -203,8 +203,8 @@ def train(out: Path, recipe: Recipe = RECIPE) -> Path:
         The checkpoint directory, `out`/checkpoint, ready for `vlm-perception export`.
 
     Raises:
-        OutputError: `out` holds the checkpoint to go on from, another one in the result's place, or
-            somebody's files where this works.
+        OutputError: `out` contains the checkpoint to continue from, another one in the result's
+            place, or other files in the working folders.
     """
     read = [recipe.start] if recipe.start is not None else []
     results = ResultsFolder(out, VERB, RESULTS, read)

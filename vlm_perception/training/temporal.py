@@ -1,10 +1,10 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the temporal module on drives through the road world and on scenes that stand still.
+"""Trains the temporal module on drives through the road world and on static scenes.
 
 The vision graph is the bundle's own and stays as it is. What the module is taught: tags that are
 right when they are read from the state, and that change only when the truth does; answers to the
-typed questions from the event embedding, and a distance between two events that tells whether an
+typed questions from the event embedding, and a distance between two events that shows whether an
 answer has changed in between. Readouts of the questions are fitted to the finished module.
 """
 
@@ -157,8 +157,8 @@ class TemporalObjective(nn.Module):
         losses = []
         for i, (_, choices) in enumerate(QUESTIONS.values()):
             other = (draw(count, ticks) * len(choices)).long()
-            said = torch.where(wrong[..., i], other, truths[..., i])
-            value = 0.8 * F.one_hot(said, len(choices)).float() + 0.2 / len(choices)
+            answered = torch.where(wrong[..., i], other, truths[..., i])
+            value = 0.8 * F.one_hot(answered, len(choices)).float() + 0.2 / len(choices)
             recalled = (weights @ value).clamp(min=1e-6).log()
             losses.append(F.nll_loss(recalled.flatten(0, 1), truths[..., i].flatten()))
         return torch.stack(losses).mean()
@@ -175,7 +175,7 @@ class TemporalObjective(nn.Module):
         ).mean()
 
     def _drift(self, event: Tensor, truths: Tensor) -> Tensor:
-        """Whether an answer differs between two ticks of a window, told by their distance."""
+        """Whether an answer differs between two ticks of a window, judging by their distance."""
         distance = 1.0 - event @ event.transpose(1, 2)
         differs = (truths[:, :, None] != truths[:, None, :]).any(dim=-1).float()
         logits = self.drift_scale * (distance - self.drift_border)
@@ -229,13 +229,13 @@ def train(bundle: str, checkpoint: Path, out: Path, recipe: Recipe = RECIPE) -> 
 
     Raises:
         VlmPerceptionError: there is no such bundle or checkpoint.
-        OutputError: the checkpoint holds a module that was not trained here, or `out` somebody's
-            files.
+        OutputError: the checkpoint holds a module that was not trained here, or `out` other files.
     """
     model = ModelBundle.load(bundle)
     if not (checkpoint / "dual").is_dir():
         raise VlmPerceptionError(
-            f"{checkpoint} holds no dual/; give the checkpoint directory that {bundle} was made of"
+            f"{checkpoint} contains no dual/; give the checkpoint directory that {bundle} was "
+            "exported from"
         )
     results = ResultsFolder(checkpoint, VERB, [f"{MODULE}/*"])
     with results, own_folder(out, VERB, [checkpoint, model.path]) as work:

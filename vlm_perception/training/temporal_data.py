@@ -41,7 +41,7 @@ class Seen:
 
 
 def stretches(drives: int, quick: int, scenes: int, first_seed: int) -> list[Stretch]:
-    """Drives at 10 Hz, shorter ones at a camera's 30 Hz, and scenes that stand still.
+    """Drives at 10 Hz, shorter ones at a camera's 30 Hz, and static scenes.
 
     Args:
         drives: of 20 s at 10 frames a second.

@@ -20,7 +20,7 @@ from vlm_perception.modeling.temporal_attention import TemporalAttention, ages_w
 from vlm_perception.training.temporal_data import Seen
 
 HZ = 10.0
-"""Of a faster sequence as many frames count as one of this rate has: neighbours hardly differ."""
+"""A faster sequence is subsampled to this rate: neighbouring frames hardly differ."""
 WEIGHT_DECAY = 1e-4
 STEPS = 200
 LEAST_DEVIATION = 1e-3

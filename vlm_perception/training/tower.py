@@ -30,11 +30,11 @@ class Seen:
     features: Tensor
     """[B, K, D], output of the last layer: what LLaVA's projector reads."""
     normed: Tensor
-    """[B, K, D], the same behind the last norm: what the pooling head reads."""
+    """[B, K, D], the same after the last norm: what the pooling head reads."""
     pooled: Tensor
     """[B, D], not normalised."""
     index: Tensor
-    """[B, P], place in the grid of each patch that is left; a fused token stands behind them."""
+    """[B, P], place in the grid of each patch that is left; a fused token comes last."""
 
 
 def see(tower: Module, pixels: Tensor, keep: Sequence[KeepStep] = ()) -> Seen:

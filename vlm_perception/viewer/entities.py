@@ -9,7 +9,7 @@
 | `answers/NAME`, `probability/NAME` | an answer as a time line; how sure it is |
 | `drift`, `keyframes` | distance from the anchor; the same where a frame became a key frame |
 | `status` | how far the scene may be trusted, as a time line |
-| `said` | captions, hazards, conflicts, and changes of the status |
+| `events` | captions, hazards, conflicts, and changes of the status |
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ READERS = {table.type_name: table.read for table in (SCENE, REASONING)}
 SHOWN = (COMPRESSED_IMAGE, RAW_IMAGE, *READERS)
 """The types of messages that make entities."""
 STAMP, ARRIVAL = "stamp", "arrival"
-"""Time lines: of the camera, on which boxes lie on their image, and of the recorder."""
+"""Time lines: of the camera, on which boxes are on their image, and of the recorder."""
 JPEG_QUALITY = 85
 
 
@@ -48,7 +48,7 @@ class Entities:
         self._recording = recording
         self._tags: set[str] = set()
         self._states: dict[tuple[str, ...], str] = {}
-        self._said: tuple[str, ...] = ()
+        self._shown: tuple[str, ...] = ()
         for name in (STAMP, ARRIVAL):
             recording.set_time(name, timestamp=0.0)
         recording.reset_time()
@@ -132,7 +132,7 @@ class Entities:
         if reasoning.is_keyframe:
             log("keyframes", rr.Scalars(reasoning.drift))
             text = f"{reasoning.caption}  ({reasoning.trigger})"
-            log("said", rr.TextLog(text, level=rr.TextLogLevel.INFO))
+            log("events", rr.TextLog(text, level=rr.TextLogLevel.INFO))
 
     def _state(self, entity: tuple[str, ...], value: str) -> None:
         if self._states.get(entity) != value:
@@ -144,22 +144,22 @@ class Entities:
         status = "" if scene.status is Status.OK else f"{scene.status.name}: {scene.reason}"
         hazards = (f"hazard: {hazard}" for hazard in scene.hazards)
         conflicts = (f"conflict: {conflict}" for conflict in scene.conflicts)
-        said = (scene.status.name, *hazards, *conflicts)
-        for text in said:
-            if text not in self._said:
-                shown = (status or text) if text == said[0] else text
+        events = (scene.status.name, *hazards, *conflicts)
+        for text in events:
+            if text not in self._shown:
+                shown = (status or text) if text == events[0] else text
                 level = rr.TextLogLevel.WARN if shown != Status.OK.name else rr.TextLogLevel.INFO
-                self._recording.log("said", rr.TextLog(shown, level=level))
-        self._said = said
+                self._recording.log("events", rr.TextLog(shown, level=level))
+        self._shown = events
 
 
 def layout() -> rrb.Blueprint:
-    """The image and what is said of it on the left, time lines on the right."""
+    """The image and its texts on the left, time lines on the right."""
     return rrb.Blueprint(
         rrb.Horizontal(
             rrb.Vertical(
                 rrb.Spatial2DView(origin="camera", name="camera"),
-                rrb.TextLogView(origin="said", name="said"),
+                rrb.TextLogView(origin="events", name="events"),
                 row_shares=[2, 1],
             ),
             rrb.Vertical(

@@ -91,7 +91,7 @@ class Viewer:
         """
         code = self._process.poll()
         if code:
-            raise ViewerError(f"rerun's viewer ended with {code}, its reason stands above: {ELSE}")
+            raise ViewerError(f"rerun's viewer exited with {code}, see its message above: {ELSE}")
         return code is not None
 
     def _check(self) -> None:
@@ -109,7 +109,7 @@ class Viewer:
                 probe.bind((LOOPBACK, self._web_port))
             except OSError as error:
                 raise ViewerError(
-                    f"port {self._web_port} cannot be had ({error.strerror}): give another one "
+                    f"port {self._web_port} is unavailable ({error.strerror}): give another one "
                     "with --web-port"
                 ) from error
 

@@ -36,7 +36,7 @@ from vlm_perception.viewer.process import Viewer
 
 POLL_S = 0.1
 SILENCE_S = 5.0
-"""Of a graph; then the user is told that nothing arrives."""
+"""Of a graph; then the user gets a note that nothing arrives."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def _show_bag(
     }
     if not any(topic.type_name == SCENE.type_name for topic in topics.values()):
         raise ReplayError(
-            f"{bag.path} holds no scenes{f' below {prefix}' if prefix else ''}: "
-            "`vlm-perception replay` makes a bag that does"
+            f"{bag.path} contains no scenes{f' below {prefix}' if prefix else ''}: `vlm-perception "
+            "replay` makes a bag that does"
         )
     readers = {name: reader(*topic.type) for name, topic in topics.items()}
     shown = read = 0

@@ -32,13 +32,13 @@ def answered(folder: Path, lines: list[object]) -> Path:
     ("lines", "sentence"),
     [
         ([GOOD | {"answers": {"snow": "yes"}}], "line 1: there is no question 'snow'"),
-        ([GOOD, GOOD | {"answers": {"wet": "very"}}], "line 2: 'very' is no choice of 'wet'"),
+        ([GOOD, GOOD | {"answers": {"wet": "very"}}], "line 2: 'very' is not a choice of 'wet'"),
         ([GOOD | {"image": "b.png"}], r"line 1: there is no image .*b\.png"),
-        (["{"], "line 1 is no answered image"),
-        (["[]"], "line 1 is no answered image"),
-        ([{"image": 3, "answers": {}}], "line 1 is no answered image"),
-        ([{"image": "a.png", "answers": "wet"}], "line 1 is no answered image"),
-        ([{"image": "a.png", "answers": {"wet": ["yes"]}}], "is no choice of 'wet'"),
+        (["{"], "line 1 is not an answered image"),
+        (["[]"], "line 1 is not an answered image"),
+        ([{"image": 3, "answers": {}}], "line 1 is not an answered image"),
+        ([{"image": "a.png", "answers": "wet"}], "line 1 is not an answered image"),
+        ([{"image": "a.png", "answers": {"wet": ["yes"]}}], "is not a choice of 'wet'"),
     ],
 )
 def test_bad_answers_are_named(tmp_path: Path, lines: list[object], sentence: str) -> None:

@@ -85,7 +85,7 @@ def test_the_error_is_how_far_confidence_is_from_accuracy() -> None:
 @pytest.mark.parametrize(
     ("answers", "sentence"),
     [
-        ([{"wet": "yes"}] * 99, "answers 'wet' for 99 images; 100 are the least"),
+        ([{"wet": "yes"}] * 99, "answers 'wet' for 99 images; at least 100 are needed"),
         ([{}], "answers no question"),
         ([], "answers no question"),
     ],

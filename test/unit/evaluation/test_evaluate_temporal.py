@@ -204,4 +204,4 @@ def test_another_bundle_is_refused(siglip_bundle: object, tmp_path: Path) -> Non
         app, ["evaluate", "temporal", "--bundle", path, "--out", str(tmp_path)]
     )
     assert result.exit_code == 2
-    assert "no road-world bundle" in result.output
+    assert "not a road-world bundle" in result.output

@@ -214,7 +214,7 @@ def test_other_files_than_jpeg(suffix: str) -> None:
 
 
 def lying() -> dict[str, Any]:
-    """Messages that contradict themselves, by the kind of the complaint."""
+    """Messages that contradict themselves, by the kind of the fault."""
     short, long = message("rgb8"), message("rgb8")
     short.data = short.data[:-100]
     long.data = long.data + long.data[:10]

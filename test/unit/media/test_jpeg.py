@@ -115,5 +115,5 @@ def test_an_endless_header_ends() -> None:
 
 @pytest.mark.parametrize("file", [b"", b"\xff\xd8", b"\n" + corpora.whole("plain")])
 def test_what_is_no_jpeg(file: bytes) -> None:
-    with pytest.raises(ImageError, match="no JPEG"):
+    with pytest.raises(ImageError, match="not a JPEG"):
         decode_jpeg(file)

@@ -136,7 +136,7 @@ def test_images_have_the_times_of_the_container(tmp_path: Path) -> None:
     assert (part[0].stamp_ns - 10**9) / 1e9 == pytest.approx(expected[0], abs=0.001)
     assert open_media(str(video)).rate_hz == pytest.approx(29 / true[-1])
     even = make_video(tmp_path / "even.mp4")
-    assert open_source(even).notes == ["the images are taken at 30 Hz, as the file says"]
+    assert open_source(even).notes == ["the images are taken at 30 Hz, the file's own rate"]
 
 
 def test_times_that_repeat_are_made_to_rise(tmp_path: Path) -> None:
@@ -176,19 +176,19 @@ def write_database(path: Path) -> None:
 
 NO_VIDEOS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty.mp4": (lambda path: path.touch(), "is empty"),
-    "notes.mp4": (lambda path: path.write_text("no video, größer"), "is no video, it is text"),
-    "noise.mkv": (lambda path: path.write_bytes(b"\0\1\2\3" * 99), "not known here"),
-    "drive.gz": (lambda path: path.write_bytes(gzip.compress(b"x")), "is packed.*gunzip"),
+    "notes.mp4": (lambda path: path.write_text("no video, größer"), "is not a video but text"),
+    "noise.mkv": (lambda path: path.write_bytes(b"\0\1\2\3" * 99), "an unknown type"),
+    "drive.gz": (lambda path: path.write_bytes(gzip.compress(b"x")), "is compressed.*gunzip"),
     "drive.dat": (write_database, "is a rosbag2 file"),
     "half.mp4": (lambda path: cut(make_video(path), 0.6), "was cut off: it has no index"),
     "odd.avi": (
         lambda path: path.write_bytes(b"RIFF\0\0\0\0AVI " + bytes(99)),
         "is AVI, but no image of it can be decoded.*codec",
     ),
-    "link.mp4": (lambda path: path.symlink_to(path), "is a link that leads nowhere"),
+    "link.mp4": (lambda path: path.symlink_to(path), "is a broken symbolic link"),
     "gone.mp4": (lambda path: None, "does not exist"),
     "bad\udcff.mp4": (make_video_named_oddly, "cannot be read; rename it"),
-    "bare": (lambda path: path.mkdir(), "holds no images"),
+    "bare": (lambda path: path.mkdir(), "contains no images"),
     "tree": (lambda path: (path.mkdir(), write_level(path / "b/1.png", 3)), "subfolders.*tree/b"),
 }
 
@@ -206,16 +206,16 @@ def test_what_is_no_video_is_called_what_it_is(tmp_path: Path, name: str) -> Non
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
-        ("/dev/null", "/dev/null is no camera"),
-        ("/dev/video77", "/dev/video77.*is not there: connect the camera"),
-        ("77", "no image: /dev/video77 has no camera behind it"),
+        ("/dev/null", "/dev/null is not a camera"),
+        ("/dev/video77", "/dev/video77.*does not exist: connect the camera"),
+        ("77", "no image: /dev/video77 has no camera"),
         ("rtsp://me:secret@127.0.0.1:9/a", "^rtsp://127.0.0.1:9/a refuses the connection"),
         ("http://127.0.0.1:9/a", "^http://127.0.0.1:9/a refuses the connection"),
         ("rtsp://nowhere.invalid/a", "there is no host nowhere.invalid"),
-        ("ftp://127.0.0.1/a", "is no address of a stream"),
-        ("rtsp://[::1/a", "is no address .*IPv6"),
+        ("ftp://127.0.0.1/a", "is not the address of a stream"),
+        ("rtsp://[::1/a", "is not an address .*IPv6"),
         ("rtsp://a..b/a", "cannot be reached"),
-        ("~nobody-of-that-name/a.mp4", "lies nowhere"),
+        ("~nobody-of-that-name/a.mp4", "cannot be found"),
     ],
 )
 def test_devices_and_streams_are_refused_for_the_true_reason(source: str, sentence: str) -> None:
@@ -224,7 +224,7 @@ def test_devices_and_streams_are_refused_for_the_true_reason(source: str, senten
 
 
 def test_a_replay_takes_no_address() -> None:
-    with pytest.raises(ReplayError, match=r"no addresses.*demo ADDRESS"):
+    with pytest.raises(ReplayError, match=r"not addresses.*demo ADDRESS"):
         open_source(Path("rtsp://127.0.0.1/a"))
 
 
@@ -248,7 +248,7 @@ def test_a_stream_is_read_and_opened_again(monkeypatch: pytest.MonkeyPatch) -> N
     ("path", "sentence"),
     [
         ("gone", "is refused by its server with status 404"),
-        ("locked", "wants a user and a password"),
+        ("locked", "requires a user and a password"),
         ("text", "answers, but sends no image"),
     ],
 )

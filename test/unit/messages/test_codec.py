@@ -223,7 +223,7 @@ def test_messages_that_contradict_themselves_are_refused() -> None:
         DETAIL.read(detail)
     scene = SCENE.write(FUSED, ROS)
     scene.status = 77
-    with pytest.raises(MessageError, match="none of STATUS_"):
+    with pytest.raises(MessageError, match="not one of STATUS_"):
         SCENE.read(scene)
     scene.attributes[0].choices.append("one more")
     with pytest.raises(MessageError, match="probabilities"):

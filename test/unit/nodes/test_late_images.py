@@ -11,21 +11,21 @@ import pytest
 import rclpy
 from rclpy.context import Context
 
-from vlm_perception.nodes.base.throttled_warnings import Complaints
+from vlm_perception.nodes.base.throttled_warnings import ThrottledWarnings
 from vlm_perception.nodes.base.time_jump import TimeWatch
 
 SECOND = 1_000_000_000
 
 
 @pytest.fixture
-def watched() -> Iterator[tuple[TimeWatch, Complaints]]:
+def watched() -> Iterator[tuple[TimeWatch, ThrottledWarnings]]:
     """A watch on a node's clock, and where it warns."""
     context = Context()
     context.init(args=[])
     node = rclpy.create_node("watching", context=context)
-    complaints = Complaints(node.get_logger())
-    watch = TimeWatch(node, complaints, lambda: None, lambda _: None)
-    yield watch, complaints
+    warnings = ThrottledWarnings(node.get_logger())
+    watch = TimeWatch(node, warnings, lambda: None, lambda _: None)
+    yield watch, warnings
     watch.close()
     node.destroy_node()
     context.try_shutdown()
@@ -37,15 +37,19 @@ def watched() -> Iterator[tuple[TimeWatch, Complaints]]:
         (0.5, 0.4, "", ""),
         (3.7, 3.5, "slow_encoder", "of which the encoder took 3.5 s"),
         (3.7, 0.1, "clock", "set the camera's clock"),
-        (9 * 86_400.0, 3.5, "clock", "9.0 days old when it came: set the camera's clock"),
+        (9 * 86_400.0, 3.5, "clock", "9.0 days old when it arrived: set the camera's clock"),
         (-60.0, 3.5, "clock", "in the future: set the camera's clock"),
     ],
 )
 def test_what_makes_an_image_late_is_counted_and_told_by_its_cause(
-    watched: tuple[TimeWatch, Complaints], age_s: float, spent_s: float, kind: str, words: str
+    watched: tuple[TimeWatch, ThrottledWarnings],
+    age_s: float,
+    spent_s: float,
+    kind: str,
+    words: str,
 ) -> None:
-    watch, complaints = watched
+    watch, warnings = watched
     stamp_ns = time.time_ns() - round(age_s * SECOND)
     watch.check_clock(stamp_ns, "/embedding", time.monotonic(), spent_s)
-    assert complaints.counts() == ({kind: 1} if kind else {})
-    assert words in complaints.recent(within_s=60.0)
+    assert warnings.counts() == ({kind: 1} if kind else {})
+    assert words in warnings.recent(within_s=60.0)

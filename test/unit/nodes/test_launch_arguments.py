@@ -39,7 +39,7 @@ PARAMETERS = "{ros__parameters: {bundle: mine}}"
         ({"cameras": "front front"}, "twice"),
         ({"cameras": "a b", "image": "/image"}, "one topic for all cameras"),
         ({"namespace": "fr ont"}, "namespace:=fr ont: Invalid namespace"),
-        ({"namespace": "a//b"}, "give one as front"),
+        ({"namespace": "a//b"}, "give one such as front"),
         ({"image": "a b"}, "image:=a b: Invalid topic name"),
         ({"bundle": "nope"}, "bundle:=nope: there is no bundle 'nope'"),
         ({"params_file": "/nope.yaml"}, "/nope.yaml does not exist"),
@@ -47,7 +47,7 @@ PARAMETERS = "{ros__parameters: {bundle: mine}}"
         ({"bag": "/nope"}, "bag:=/nope: /nope does not exist"),
         ({"rate": "0"}, "rate:=0: give a number"),
         ({"delay": "soon"}, "delay:=soon: give a number"),
-        ({"record": "/tmp"}, "record:=/tmp: /tmp exists already"),
+        ({"record": "/tmp"}, "record:=/tmp: /tmp already exists"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_its_name(given: dict[str, str], remedy: str) -> None:
@@ -141,11 +141,11 @@ def test_nested_sections_and_nodes_without_one(tmp_path: Path) -> None:
     [
         ("", "has no section for"),
         ("- a\n", "Sequences cannot be key at line 1"),
-        ("/**:\n\tros__parameters: {}\n", "is no parameter file of ROS"),
+        ("/**:\n\tros__parameters: {}\n", "is not a ROS parameter file"),
         ("/**: &a {ros__parameters: {b: 1}}\n/c: *a\n", "Will not support aliasing at line 2"),
         ("/**: {ros__parameters: {b: [1, c]}}\n", "Sequence should be of same type"),
         ("bundle: mine\n", "Cannot have a value before ros__parameters at line 1"),
-        (b"\x00\xff\x89PNG", "is no parameter file of ROS"),
+        (b"\x00\xff\x89PNG", "is not a ROS parameter file"),
         ("#" * LARGEST_BYTES + "\n", "is larger than"),
     ],
 )

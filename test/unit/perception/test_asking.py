@@ -107,10 +107,10 @@ def test_one_frame_is_prefilled_once(language: LanguageModel, seen: Embedding) -
         ("", (), "empty"),
         (" \n", COLOURS, "empty"),
         ("x" * 1001, (), "1001 characters"),
-        ("zq" * 500, (), "tokens and there is room for"),
+        ("zq" * 500, (), "tokens but there is room for"),
         ("which colour", ("red",), "two or more"),
         ("which colour", ("red", " "), "empty"),
-        ("which colour", ("red", "red"), "'red' stands there twice"),
+        ("which colour", ("red", "red"), "'red' is listed twice"),
         ("which colour", [f"colour {n}" for n in range(21)], "21 choices"),
         ("which colour", ("red" * 300, "green" * 300), "2400 characters"),
         ("which colour \udcff", COLOURS, "UTF-8"),
@@ -130,7 +130,7 @@ def test_choices_that_the_tokenizer_cannot_tell_apart_are_refused(
     monkeypatch.setattr(
         TextTokenizer, "encode", lambda self, text, **kwargs: encode(self, text.lower(), **kwargs)
     )
-    with pytest.raises(PromptError, match="'red' and 'Red' are the same to the tokenizer"):
+    with pytest.raises(PromptError, match="'red' and 'Red' have the same tokens"):
         ask(asker, seen, "which colour", ("red", "Red"))
 
 
@@ -141,7 +141,7 @@ def test_an_embedding_of_another_bundle_is_refused(asker: Asker, seen: Embedding
 
 def test_an_embedding_of_another_width_is_refused(asker: Asker, seen: Embedding) -> None:
     for pooled in (seen.pooled[1:], seen.pooled[:0], np.append(seen.pooled, np.float32(0))):
-        with pytest.raises(EmbeddingError, match="of this bundle have"):
+        with pytest.raises(EmbeddingError, match="but this bundle's have"):
             ask(asker, replace(seen, pooled=pooled), "is the road wet")
 
 
@@ -183,7 +183,7 @@ def test_few_questions_wait_and_the_next_is_refused(asker: Asker, seen: Embeddin
         refusals = [impatient() for _ in range(3)]
         release.set()
         assert len({answer.result(30.0).text for answer in answers}) == 1
-    assert "4 questions wait already" in refusals[-1]
+    assert "4 questions are already waiting" in refusals[-1]
     inside.clear()
     release.clear()
     with ThreadPoolExecutor(1) as pool:
@@ -324,7 +324,7 @@ def test_turns_are_taken_in_the_order_of_arrival() -> None:
         for count, thread in enumerate(threads):
             thread.start()
             waiting.wait(10.0)
-            while turns._tickets < count + 2:
+            while turns.waiting < count + 1:
                 pass
         order.append("first")
     for thread in threads:
@@ -337,7 +337,7 @@ def test_a_lower_rung_asks_and_writes_less(siglip_bundle: ModelBundle) -> None:
     seen = VisionEncoder(siglip_bundle).encode(Frame(image, 1, "camera"), 0)
     settings = ReasonerSettings(force_keyframes=True, max_caption_tokens=40)
     reasoner = Reasoner(LanguageService(siglip_bundle, settings))
-    full, less = reasoner.reason(seen), reasoner.reason(seen, rung=2)
+    full, less = reasoner.reason(seen), reasoner.reason(seen, level=2)
     assert (full.rung, less.rung) == (0, 2)
     assert len(full.attributes) == 3
     assert [each.name for each in less.attributes] == [each.name for each in full.attributes[:2]]

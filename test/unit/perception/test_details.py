@@ -56,7 +56,7 @@ def test_a_frame_is_whole_again_with_its_detail() -> None:
 @pytest.mark.parametrize(
     ("detail", "sentence"),
     [
-        (detail_of(frame(8)), "of frame 8 of run run"),
+        (detail_of(frame(8)), "to frame 8 of run run"),
         (detail_of(frame(7, "another")), "of run another"),
         (replace(detail_of(frame(7)), bundle_digest="e" * 64), "bundle eeeeeeeeeeee"),
         (replace(detail_of(frame(7)), names=("view", "tiles")), "lacks token_index and tokens"),

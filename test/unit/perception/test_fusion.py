@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_perception.perception.fusion.arrival_rate import Cadence
+from vlm_perception.perception.fusion.arrival_monitor import ArrivalMonitor
 from vlm_perception.perception.fusion.rules import Answer, Contradiction, Hazard, RuleError
 from vlm_perception.perception.fusion.scene import FusionSettings, SceneFusion
 from vlm_perception.types import Attribute, Embedding, Reasoning, Scene, Status, Tag
@@ -104,7 +104,7 @@ def test_both_paths_are_joined_with_their_ages() -> None:
         (reasoning(NOW, "b"), embedding(NOW), Status.NO_REASONING, "the same bundle"),
         (reasoning(NOW), embedding(NOW - 1500 * MS), Status.NO_REASONING, "1.5 s later"),
         (reasoning(0), embedding(0), Status.DEGRADED, "set header.stamp"),
-        (replace(reasoning(NOW), rung=2), embedding(NOW), Status.DEGRADED, "rung 2"),
+        (replace(reasoning(NOW), rung=2), embedding(NOW), Status.DEGRADED, "level 2"),
         (reasoning(NOW + 3000 * MS), embedding(NOW + 3000 * MS), Status.DEGRADED, "3.0 s in the"),
         (reasoning(NOW), embedding(NOW + 3000 * MS), Status.STALE_REASONING, "3.0 s old"),
         (reasoning(NOW - 9000 * MS), embedding(NOW - 9000 * MS), Status.DEGRADED, "9.0 s old"),
@@ -303,18 +303,18 @@ def test_the_order_of_arrival_does_not_matter(order: list[int], at: int) -> None
 
 
 def test_cadence_learns_the_rate_and_forgets_it_after_a_silence() -> None:
-    cadence = Cadence()
+    cadence = ArrivalMonitor()
     assert cadence.silence(0.0) == float("inf")
     for tick in range(20):
-        cadence.beat(tick / 30)
+        cadence.arrived(tick / 30)
     last = 19 / 30
     assert cadence.missing_after(2.0) == pytest.approx(0.3)
     assert not cadence.missing(last + 0.29, 2.0) and cadence.missing(last + 0.31, 2.0)
     assert cadence.missing_after(0.1) == 0.1, "never later than it was told"
-    cadence.beat(last + 1.0)
+    cadence.arrived(last + 1.0)
     assert cadence.missing_after(2.0) == 2.0, "another rate may have begun"
     for tick in range(2, 30):
-        cadence.beat(last + tick)
+        cadence.arrived(last + tick)
     assert cadence.missing_after(9.0) == pytest.approx(4.0)
 
 
@@ -332,7 +332,7 @@ def test_a_heartbeat_repeats_the_header_and_grows_older() -> None:
     assert late.status is Status.NO_EMBEDDING
     assert late.reason.startswith("no embedding for 2.5 s: see what vision_encoder")
     assert "; no reasoning for 2.6 s: " in late.reason, "said beside the status"
-    told = fusion.heartbeat(52.5, camera_alive=False, obstacle="start the camera")
+    told = fusion.heartbeat(52.5, camera_alive=False, issue="start the camera")
     assert told.reason.startswith("no image for 2.5 s: start the camera")
     assert (late.stamp_ns, late.frame_id) == (scene.stamp_ns, scene.frame_id)
     assert late.embedding_age == pytest.approx(2.5)

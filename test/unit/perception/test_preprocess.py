@@ -204,7 +204,7 @@ def test_bgr_becomes_the_same_pixels(
 def test_a_processor_must_give_one_size_and_enough_of_it() -> None:
     with pytest.raises(ValueError, match="must crop to a size"):
         ProcessorSpec(resample="bicubic", resize=224, crop=None)
-    with pytest.raises(ValueError, match="gives 224x224 pixels, the graph takes 240x240"):
+    with pytest.raises(ValueError, match="outputs 224x224 pixels, but the model takes 240x240"):
         spec_of(PROCESSORS[0], 240, 16)
 
 

@@ -47,9 +47,9 @@ def test_questions_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ({"questions": [WET, WET]}, "the name 'wet' stands there twice"),
+        ({"questions": [WET, WET]}, "the name 'wet' is listed twice"),
         ({"questions": [WET | {"choices": ["yes"]}]}, "at least 2"),
-        ({"questions": [WET | {"choices": ["yes", "yes"]}]}, "'yes' stands there twice"),
+        ({"questions": [WET | {"choices": ["yes", "yes"]}]}, "'yes' is listed twice"),
         ({"questions": [WET | {"choices": [False, True]}]}, "Put yes, no, on, off"),
         ({"questions": [WET | {"name": ""}]}, "questions.0.name"),
         ({"questions": [WET | {"tone": "kind"}]}, "questions.0.tone"),
@@ -59,7 +59,7 @@ def test_questions_are_read(tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "cannot be read"),
         (b"questions: [", "cannot be read"),
         (b"questions: 2026-01-01", "cannot be read"),
-        (b"questions: !!bool x", "put texts in quotes"),
+        (b"questions: !!bool x", "put strings in quotes"),
         (b"questions: &a [*a]", r"alias \*a"),
         ({"questions": [WET | {"question": "x" * 2000}]}, "at most 1000 characters"),
         (None, "cannot be read"),
@@ -75,7 +75,7 @@ def test_what_holds_no_questions_is_refused(tmp_path: Path, content: object, sen
         load_questions(path)
     os.mkfifo(tmp_path / "pipe")
     for other in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
-        with pytest.raises(QuestionsError, match=r"cannot be read .*give an ordinary file"):
+        with pytest.raises(QuestionsError, match=r"cannot be read .*give a regular file"):
             load_questions(other)
 
 
@@ -139,5 +139,5 @@ def test_below_the_floor_a_value_is_unknown(siglip_bundle: ModelBundle) -> None:
 
 def test_choices_that_the_model_cannot_tell_apart_are_refused(siglip_bundle: ModelBundle) -> None:
     question = siglip_bundle.manifest.questions[0].model_copy(update={"choices": ("dry", "dry")})
-    with pytest.raises(PromptError, match=r"question 'weather': .* the same to the tokenizer"):
+    with pytest.raises(PromptError, match=r"question 'weather': .* the same tokens"):
         LanguageService(siglip_bundle, questions=[question])

@@ -338,4 +338,4 @@ def test_a_loss_is_told_once(tmp_path):
     os.utime(recording.file, (0, 0))
     list(bag.messages(TOPICS))
     assert len(bag.losses) == 1
-    assert "a copy broke off" in bag.losses[0]
+    assert "a copy was interrupted" in bag.losses[0]

@@ -73,8 +73,8 @@ def test_threads_change_no_byte(replayed, tmp_path):
 def test_a_full_disk_interrupts_a_run_that_goes_on_later(replayed, tmp_path, monkeypatch):
     left = iter(range(50, -1, -1))
     with monkeypatch.context() as patch:
-        patch.setattr(disk_space, "_left", lambda _: next(left) * disk_space.KEPT_FREE_BYTES)
-        with pytest.raises(disk_space.DiskFullError, match="the same command goes on"):
+        patch.setattr(disk_space, "free_bytes", lambda _: next(left) * disk_space.KEPT_FREE_BYTES)
+        with pytest.raises(disk_space.DiskFullError, match="the same command resumes"):
             replay(DRIVE, tmp_path)
     with AnyReader([tmp_path / UNFINISHED / "scene.mcap"]) as reader:
         assert sum(each.msgcount for each in reader.connections if each.topic == "/scene") == 50
@@ -116,7 +116,7 @@ def test_a_checkpoint_that_does_not_fit_is_begun_anew(replayed, tmp_path, monkey
             replay(DRIVE, tmp_path)
     file = tmp_path / UNFINISHED / resume.FILE
     kept = json.loads(file.read_text())
-    kept["state"]["object"][1]["_ladder"] = {"record": ["Popen", {"args": "true"}]}
+    kept["state"]["object"][1]["_degradation"] = {"record": ["Popen", {"args": "true"}]}
     file.write_text(json.dumps({**kept, "frames": 40}))
     assert replay(DRIVE, tmp_path) == 0
     assert (tmp_path / run.LOG).read_bytes() == (replayed / run.LOG).read_bytes()
@@ -216,9 +216,9 @@ def test_topics_of_unknown_types_do_not_matter(tmp_path):
     options = ["--out", str(tmp_path / "out"), "--originals", "all", "--no-overlay"]
     told = CliRunner().invoke(app, ["replay", str(bag), *options])
     assert told.exit_code == 0
-    assert "nobody knows the type maker_msgs/msg/Odd" in told.output
+    assert "the type maker_msgs/msg/Odd is unknown" in told.output
     facts = json.loads((tmp_path / "out" / run.RUN).read_text())
-    assert any("nobody knows the type maker_msgs/msg/Odd" in note for note in facts["notes"])
+    assert any("the type maker_msgs/msg/Odd is unknown" in note for note in facts["notes"])
     with AnyReader([tmp_path / "out"]) as copy:
         counts = {connection.topic: connection.msgcount for connection in copy.connections}
     assert counts["/mood"] == counts["/scene"] == 5
@@ -230,7 +230,7 @@ def test_bad_input_ends_with_exit_code_2_and_leaves_results_alone(replayed, tmp_
     (tmp_path / "noise.mcap").write_bytes(np.random.default_rng(0).bytes(2000))
     told = CliRunner().invoke(app, ["replay", str(tmp_path / "noise.mcap"), "--out", str(replayed)])
     assert told.exit_code == 2
-    assert "no mcap file" in told.output
+    assert "not an mcap file" in told.output
     assert (replayed / run.LOG).read_bytes() == before
 
 
@@ -301,7 +301,7 @@ def test_a_report_tells_of_a_clock_that_was_set(tmp_path):
     assert summary.seconds == pytest.approx(0.8)
     assert summary.axis.leaps == [(pytest.approx(0.4), pytest.approx((START_NS + STEP_NS) * 1e-9))]
     assert not summary.gaps()
-    assert "goes on 472222:13:20.1 later: its clock was set" in timeline(summary)
+    assert "continues 472222:13:20.1 later: its clock was set" in timeline(summary)
 
 
 def test_why_no_image_could_be_used_is_said_on_the_console(tmp_path):

@@ -178,12 +178,12 @@ def compressed(file, said):
 DEPTH = bytes(cv2.imencode(".png", np.full((36, 64), 1500, np.uint16))[1])
 COLOUR_CAMERA = {"/rgb/image": [raw(START_NS, "nv12", NV12, step=64)] * 2}
 LEFT_OUT = {
-    "/depth": ([raw(START_NS, "16UC1", GREY * 2)] * 9, "16UC1, which shows no colours"),
-    "/depth/png": ([compressed(DEPTH, "16UC1; png compressed ")], "shows no colours"),
-    "/depth/rvl": ([compressed(DEPTH, "32FC1; compressedDepth png")], "shows no colours"),
-    "/odd": ([raw(START_NS, "odd9", GREY)], "the encoding 'odd9', which is not read"),
-    "/h264": ([compressed(PACKET, "h264")], "H.264 video, whose packets are no images"),
-    "/unsaid": ([compressed(PACKET, "")], "video, whose packets are no images"),
+    "/depth": ([raw(START_NS, "16UC1", GREY * 2)] * 9, "16UC1, which is not a colour format"),
+    "/depth/png": ([compressed(DEPTH, "16UC1; png compressed ")], "is not a colour format"),
+    "/depth/rvl": ([compressed(DEPTH, "32FC1; compressedDepth png")], "is not a colour format"),
+    "/odd": ([raw(START_NS, "odd9", GREY)], "the encoding 'odd9', which is not supported"),
+    "/h264": ([compressed(PACKET, "h264")], "H.264 video, whose packets are not images"),
+    "/unsaid": ([compressed(PACKET, "")], "video, whose packets are not images"),
 }
 STEREO = {
     "/left": [raw(START_NS, "mono8", GREY)] * 9,
@@ -208,7 +208,7 @@ def test_a_grey_camera_is_taken_where_nothing_else_can_be(tmp_path):
     topics = {"/left": STEREO["/left"], "/odd": LEFT_OUT["/odd"][0]}
     source = open_source(write_messages(tmp_path / "bag", topics))
     assert source.topic == "/left"
-    assert "/odd (the encoding 'odd9', which is not read)" in source.notes[-1]
+    assert "/odd (the encoding 'odd9', which is not supported)" in source.notes[-1]
     with pytest.raises(ReplayError, match="2 cameras"):
         open_source(write_messages(tmp_path / "stereo", STEREO))
 
@@ -259,7 +259,7 @@ def test_packets_of_video_are_told_from_images(make, codec, remedy, tmp_path):
     with pytest.raises(ReplayError) as refused:
         open_source(make(tmp_path / "drive.mcap"))
     said = str(refused.value)
-    assert f"{CAMERA}: {codec}, whose packets are no images" in said
+    assert f"{CAMERA}: {codec}, whose packets are not images" in said
     assert remedy in said
     assert said.count("\n") == 1
 
@@ -268,5 +268,5 @@ def test_a_serialization_that_is_not_read_is_named(tmp_path):
     schema = ("foxglove.CompressedImage", "flatbuffer", b"")
     file = tmp_path / "drive.mcap"
     write_mcap(file, [b"\x10"], profile="", encoding="flatbuffer", schema=schema)
-    with pytest.raises(ReplayError, match="serialized as 'flatbuffer', which is not read"):
+    with pytest.raises(ReplayError, match="serialized as 'flatbuffer', which is not supported"):
         open_source(file)

@@ -66,7 +66,7 @@ CHANGES = [
     ),
     (
         lambda record: None if "caption" in record and "reasoning" in record else record,
-        "without a partner",
+        "without a counterpart",
         "key frames",
     ),
 ]
@@ -95,4 +95,4 @@ def test_what_is_no_log_is_refused(tmp_path):
     (tmp_path / "other.jsonl").write_text('{"log": "something else"}\n')
     told = compare(GOLDEN, tmp_path / "other.jsonl")
     assert told.exit_code == 2
-    assert "no scene log" in told.output
+    assert "not a scene log" in told.output

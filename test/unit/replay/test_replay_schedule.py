@@ -19,7 +19,7 @@ from vlm_perception.cli import app
 from vlm_perception.messages.rosbags import message_types
 from vlm_perception.messages.tables import EMBEDDING, REASONING, SCENE
 from vlm_perception.replay import run
-from vlm_perception.replay.compare.comparable import read_said
+from vlm_perception.replay.compare.comparable import read_outputs
 from vlm_perception.replay.compare.compare import compare
 from vlm_perception.replay.compare.tolerances import Tolerances
 from vlm_perception.replay.recorded_schedule import read_schedule
@@ -84,8 +84,8 @@ def test_damaged_results_of_a_robot_are_left_out_and_told(tmp_path):
     schedule = read_schedule(tmp_path / "bag")
     assert not (schedule.encoded or schedule.ticks or schedule.known)
     assert schedule.losses[0].startswith("3 messages of")
-    with pytest.raises(ReplayError, match="holds no scene"):
-        read_said(tmp_path / "bag")
+    with pytest.raises(ReplayError, match="contains no scene"):
+        read_outputs(tmp_path / "bag")
 
 
 @pytest.mark.slow
@@ -93,12 +93,12 @@ def test_a_replay_on_a_robots_schedule_says_what_the_robot_said(tmp_path):
     slow = tmp_path / "slow.yaml"
     slow.write_text(SLOW)
     replay(tmp_path / "robot", latency=slow)
-    robot = read_said(tmp_path / "robot")
+    robot = read_outputs(tmp_path / "robot")
     end_ns = sorted(robot.frames)[-5]
     cut = without(tmp_path / "robot", ("/embedding", "/scene"), end_ns, tmp_path / "cut")
     replay(tmp_path / "free")
     replay(tmp_path / "scheduled", schedule=cut)
-    free, scheduled = (read_said(tmp_path / name) for name in ("free", "scheduled"))
+    free, scheduled = (read_outputs(tmp_path / name) for name in ("free", "scheduled"))
     # Another machine reasons on other frames, and so says other things here and there.
     differ = [each for each in compare(robot, free, Tolerances()) if not each.unit]
     assert sum(each.difference for each in differ) > 0.1

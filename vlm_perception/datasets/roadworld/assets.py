@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What stands on the street: vehicles, people, signs and lights of random build and colour."""
+"""Objects on the street: vehicles, people, signs and lights of random build and colour."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Instructions such as a navigation system gives, and what is to be said to them of a scene.
+"""Instructions such as a navigation system gives, and the expected answers for a scene.
 
 Each kind has wordings that the language model is trained on and others, in `held_out`, that it
 never sees: they show whether it follows the meaning or only knows the sentence by heart.
@@ -20,7 +20,7 @@ from vlm_perception.datasets.roadworld.wordings import WORDINGS
 from vlm_perception.datasets.roadworld.world import VEHICLES
 
 DISTANCES = (5, 10, 20, 30, 50)
-"""Metres that an answer may name; an object is told at the nearest of them by ratio."""
+"""Distances in metres that an answer may name; an object gets the nearest by ratio."""
 IN_PATH, IN_LANE, LANE_EDGE, LEFT_LANE_END = 1.7, 1.3, 1.7, 5.2
 """Metres beside the ego lane's middle: a pedestrian in the path, another obstacle in the lane (both
 as the typed questions have them), the lane's edge, and the far edge of the lane to the left."""
@@ -29,7 +29,7 @@ NEAR_METRES = 17.0
 """As the typed question `lead_vehicle` has it."""
 
 _EDGES = tuple((a * b) ** 0.5 for a, b in pairwise(DISTANCES))
-_SAID_DISTANCE = re.compile(r"about (\d+) metres")
+_DISTANCE = re.compile(r"about (\d+) metres")
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,20 @@ class Instruction:
 
     name: str
     answer: Callable[[SceneTruth], str]
-    """What is to be said of a scene."""
+    """The expected answer for a scene."""
     wordings: tuple[str, ...]
     """Wordings to train on."""
     held_out: tuple[str, ...]
-    """Wordings to examine with."""
+    """Wordings for evaluation."""
     caption_words: tuple[str, ...]
     """Words of a caption that bear on the answer."""
 
 
 def agrees(said: str, true: str) -> bool:
     """Whether an answer is right, where a distance may be one step of DISTANCES off."""
-    if _SAID_DISTANCE.sub("", said) != _SAID_DISTANCE.sub("", true):
+    if _DISTANCE.sub("", said) != _DISTANCE.sub("", true):
         return False
-    numbers = [[int(n) for n in _SAID_DISTANCE.findall(text)] for text in (said, true)]
+    numbers = [[int(n) for n in _DISTANCE.findall(text)] for text in (said, true)]
     return all(
         a in DISTANCES and abs(DISTANCES.index(a) - DISTANCES.index(b)) <= 1
         for a, b in zip(*numbers, strict=True)
@@ -76,7 +76,7 @@ def _things(truth: SceneTruth, labels: Sequence[str]) -> list[ObjectTruth]:
 
 
 def _blocking(truth: SceneTruth, labels: Sequence[str] = OBSTACLES) -> list[ObjectTruth]:
-    """What stands in the ego lane, the nearest first."""
+    """Objects in the ego lane, the nearest first."""
     return [
         o
         for o in _things(truth, labels)
@@ -221,6 +221,6 @@ AFTER = ("", "", ".", "?", "!", " please", " now")
 
 
 def worded(instruction: Instruction, rng: np.random.Generator) -> str:
-    """One of an instruction's trained wordings, as somebody may type it."""
+    """One of an instruction's trained wordings, as a user may type it."""
     text = instruction.wordings[int(rng.integers(len(instruction.wordings)))]
     return BEFORE[int(rng.integers(len(BEFORE)))] + text + AFTER[int(rng.integers(len(AFTER)))]

@@ -49,7 +49,7 @@ class Mesh:
 
     faces: list[Face] = field(default_factory=list)
     billboard: bool = False
-    """Turns about z to face the camera; vertices then lie in the y-z plane."""
+    """Turns about z to face the camera; vertices are then in the y-z plane."""
 
     @cached_property
     def packed(self) -> Packed:

@@ -24,7 +24,7 @@ VIEW_DISTANCE = 120.0
 
 @dataclass(frozen=True)
 class Rendered:
-    """A picture and what made it."""
+    """An image and what it was rendered from."""
 
     image: NDArray[np.uint8]
     """RGB [height, width, 3]."""

@@ -48,7 +48,7 @@ def distance_of_share(label: str, share: float) -> float:
 
 
 class _Builder:
-    """Places actors on a road without letting them stand in each other."""
+    """Places actors on a road without overlap."""
 
     def __init__(self, seed: int, road: Road, rng: np.random.Generator, small: float = 0.3) -> None:
         self.rng = rng
@@ -98,14 +98,14 @@ class _Builder:
         return float(np.exp(self.rng.uniform(np.log(low), np.log(max(high, low * 1.1)))))
 
     def ahead(self, label: str, d: float, largest: float, nearest: float = 5.0) -> float:
-        """Draw a distance, far enough for the place to lie within the picture."""
+        """Draw a distance, far enough for the place to be inside the image."""
         aside = abs(d - self.road.ego_offset) / 0.58
         return max(distance_of_share(label, self.share(largest)), nearest, aside)
 
 
 @lru_cache(maxsize=256)
 def _scenery_mesh(kind: str, variant: int) -> Mesh:
-    """Scenery comes from a pool: it carries no label, and building it anew would cost most."""
+    """Scenery comes from a pool: it has no label, and rebuilding it would cost most."""
     return assets.BUILDERS[kind](np.random.default_rng((97, variant)))
 
 

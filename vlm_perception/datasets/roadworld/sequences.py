@@ -38,8 +38,8 @@ class Stretch:
     """One sequence to be seen."""
 
     kind: str
-    """DRIVE, or STATIC for a scene that stands still while brightness and white balance of the
-    camera wander."""
+    """DRIVE, or STATIC for a static scene while brightness and white balance of the camera
+    wander."""
     seed: int
     """Of the world."""
     seconds: float
@@ -61,7 +61,7 @@ def watch(
     Args:
         wanted: sequences, each by the file that keeps what was made of it.
         analyse: plays a sequence and makes arrays of it, in another process.
-        workers: processes; as many as there are cores when None.
+        workers: processes; None: one for each core.
     """
     missing = {path: each for path, each in wanted.items() if not path.exists()}
     # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
@@ -105,7 +105,7 @@ def play(stretch: Stretch) -> Iterator[Street]:
         return
     world = sample_scene(seed)
     for tick, gains in enumerate(_jitter(seed, ticks, PERSISTENCE ** (10.0 / hz))):
-        # A millisecond a tick: noise and rain are drawn anew, and nothing else changes.
+        # A millisecond a tick: noise and rain are sampled again, and nothing else changes.
         street = look(world, SIZE, tick / 1000)
         yield replace(street, image=np.clip(street.image * gains, 0, 255).astype(np.uint8))
 

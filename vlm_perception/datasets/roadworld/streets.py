@@ -25,7 +25,7 @@ CAMERA_SIZE = (1280, 720)
 
 @dataclass(frozen=True, kw_only=True)
 class Street(Sample):
-    """A rendered street; what only a drawn world can tell is here."""
+    """A rendered street, with ground truth that only a rendered world has."""
 
     truth: SceneTruth
     """Its objects, with sizes and distances."""

@@ -35,7 +35,7 @@ CAPTION_PROMPT = "describe the scene"
 
 @dataclass(frozen=True)
 class ObjectTruth:
-    """One labelled object as it appears in the picture."""
+    """One labelled object as it appears in the image."""
 
     label: str
     box: tuple[int, int, int, int]

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""How people word the instructions of a navigation system: to train with, and to examine with."""
+"""How people word the instructions of a navigation system: for training and for evaluation."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ CROSSING_HALF_WIDTH = 3.6
 
 @dataclass
 class Actor:
-    """A thing that stands or moves on the street."""
+    """An object that stands or moves on the street."""
 
     label: str
     """One of OBJECT_LABELS, or empty for scenery."""
@@ -57,7 +57,7 @@ class Actor:
     """A traffic light's offset in its cycle, in seconds."""
 
     def at(self, time: float) -> Actor:
-        """This actor as it stands `time` seconds on."""
+        """This actor, `time` seconds later."""
         label, mesh = self.label, self.mesh
         if self.signals:
             state = signal_state(time + self.phase)

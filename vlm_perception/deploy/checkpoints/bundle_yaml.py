@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""bundle.yaml: what a checkpoint directory says about the bundle that is made of it."""
+"""bundle.yaml: describes the bundle that is made from a checkpoint directory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Geometry(_Strict):
             except ExportError as error:
                 raise ValueError(str(error)) from error
         if [self.width is None, self.height is None] != [self.aspect is not None] * 2:
-            raise ValueError("give width and height, or aspect alone")
+            raise ValueError("give width and height, or only aspect")
         return self
 
     @property
@@ -49,7 +49,7 @@ class Geometry(_Strict):
 
 
 class CaptionSpec(_Strict):
-    """How the language model is addressed, and what it is asked when nobody asks."""
+    """The language model's prompt template, and its default instruction."""
 
     template: Prompt = "{image}{text}"
     answer_separator: str = " "
@@ -79,7 +79,7 @@ def parse_aspect(text: str) -> tuple[int, int]:
     """
     found = re.fullmatch(r"([1-9]\d{0,4}):([1-9]\d{0,4})", text)
     if found is None:
-        raise ExportError(f"the aspect {text!r} is not width:height in whole numbers, as 16:9")
+        raise ExportError(f"the aspect {text!r} is not width:height in whole numbers, such as 16:9")
     return int(found[1]), int(found[2])
 
 
@@ -98,11 +98,11 @@ def load_spec(checkpoint: Path) -> BundleSpec:
         if (checkpoint / "config.json").is_file():
             raise ExportError(
                 f"{checkpoint} is a checkpoint itself; put it into a directory of its own as dual/ "
-                f"(a language model as vlm/), beside a {SPEC_NAME} with name, vocabulary and "
+                f"(a language model as vlm/), next to a {SPEC_NAME} with name, vocabulary and "
                 "licences"
             ) from error
         raise ExportError(
-            f"{checkpoint} holds no {SPEC_NAME}; it must give name, vocabulary and licences"
+            f"{checkpoint} contains no {SPEC_NAME}; create one with name, vocabulary and licences"
         ) from error
     except ValidationError as error:
         raise ExportError(f"{path}: {describe_errors(error)}") from error

@@ -66,11 +66,11 @@ def refuse_adapter(directory: Path, name: str) -> None:
     """Refuse an adapter; only its configuration is read.
 
     Args:
-        directory: where it lies.
+        directory: where it is.
         name: of the model, for people.
 
     Raises:
-        ExportError: it is one, or lies beside a model.
+        ExportError: it is one, or is next to a model.
     """
     if not (directory / ADAPTER_NAME).is_file():
         return
@@ -91,7 +91,7 @@ def refuse_quantized(directory: Path, name: str) -> None:
     """Refuse a model with quantized weights; only its configuration is read, if there is one.
 
     Args:
-        directory: where it lies.
+        directory: where it is.
         name: of the model, for people.
 
     Raises:

@@ -44,7 +44,7 @@ def gathered(dual: str, vlm: str | None, scene: Scene) -> Iterator[Path]:
         scene: labels and questions.
 
     Raises:
-        ExportError: a model cannot be had, or is none of the kind that is read there.
+        ExportError: a model is unavailable, or not of the expected kind.
     """
     wanted = {"dual": dual, **({"vlm": vlm} if vlm is not None else {})}
     models = {part: _folder_or_model(text, part) for part, text in wanted.items()}
@@ -74,7 +74,7 @@ def gathered(dual: str, vlm: str | None, scene: Scene) -> Iterator[Path]:
 
 
 def read_sources(checkpoint: Path) -> dict[str, HubSource]:
-    """Which models of the hub the parts of a checkpoint directory are; empty where nobody says.
+    """Which models of the hub the parts of a checkpoint directory are; empty if unknown.
 
     Raises:
         ExportError: the file that says so is damaged.

@@ -37,7 +37,7 @@ def load_processor(directory: Path) -> Processor:
     if getattr(type(processor), "_preprocess", None) is not PilBackend._preprocess:
         raise ExportError(
             f"{directory} has a {type(processor).__name__}, which does more than resize, crop and "
-            "normalise; give --aspect W:H in place of --geometry checkpoint"
+            "normalise; give --aspect W:H instead of --geometry checkpoint"
         )
     return processor
 
@@ -59,14 +59,14 @@ def processor_spec(processor: Processor, *, fast: bool = False) -> ProcessorSpec
     resample = Image.Resampling(processor.resample).name.lower()
     if not processor.do_resize or pads or not (exact or (by_edge and processor.do_center_crop)):
         raise ExportError(
-            f"the {type(processor).__name__} with size {dict(size or {})}, "
-            f"do_resize {processor.do_resize}, do_center_crop {processor.do_center_crop} and "
-            f"do_pad {pads} gives no images of one size by resizing and cropping; give --aspect "
-            "W:H in place of --geometry checkpoint"
+            f"the {type(processor).__name__} with size {dict(size or {})}, do_resize "
+            f"{processor.do_resize}, do_center_crop {processor.do_center_crop} and do_pad {pads} "
+            "does not produce images of one size by resizing and cropping; give --aspect W:H "
+            "instead of --geometry checkpoint"
         )
     if resample not in RESAMPLES:
         raise ExportError(
-            f"the {type(processor).__name__} resamples by {resample}; supported are "
+            f"the {type(processor).__name__} resamples with {resample}; supported are "
             f"{', '.join(RESAMPLES)}"
         )
     return ProcessorSpec.model_validate(

@@ -117,7 +117,7 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
             share_tower(dual, own, vision_tower, family.vision.settings)
     if vision_tower == "vlm":
         if vlm_family is None:
-            raise ExportError(f"bundle.yaml says vision_tower: vlm, and {path} holds no vlm/")
+            raise ExportError(f"bundle.yaml says vision_tower: vlm, but {path} contains no vlm/")
         owner = path / "vlm"
         processor_path = processor_path if vlm_family.tiles else owner
     dual_tokenizer = load_tokenizer(path / "dual", dual)
@@ -202,7 +202,8 @@ def _check_language(whole: Model, vision: type[VisionTower]) -> None:
     tower, config = whole.vision_config.model_type, whole.text_config
     if tower not in vision.model_types:
         raise ExportError(
-            f"vlm/ has a {tower} tower and dual/ a {vision.name} tower; they must be of one family"
+            f"vlm/ has a {tower} tower and dual/ a {vision.name} tower; they must be of the same "
+            "family"
         )
     if config.model_type not in DECODERS:
         raise ExportError(
@@ -215,8 +216,8 @@ def _check_language(whole: Model, vision: type[VisionTower]) -> None:
         )
     if getattr(config, "use_sliding_window", False):
         raise ExportError(
-            "the decoder attends through a sliding window, which is not supported; where texts "
-            "stay shorter than the window set use_sliding_window to false in vlm/config.json"
+            "the decoder uses sliding-window attention, which is not supported; if texts stay "
+            "shorter than the window, set use_sliding_window to false in vlm/config.json"
         )
 
 

@@ -19,7 +19,7 @@ _HEADER = re.compile(r"\A\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model card says."""
+    """The contents of a model card."""
 
     licence: str
     """`apache-2.0`, or name and link of one that the hub does not know; NO_LICENCE."""
@@ -28,7 +28,7 @@ class ModelCard:
 
 
 def read_card(folder: Path) -> ModelCard:
-    """Read the card of a checkpoint; one that is missing or damaged says nothing.
+    """Read the card of a checkpoint; a missing or damaged one counts as empty.
 
     Raises:
         OSError: it is there and cannot be read.

@@ -58,6 +58,6 @@ def _load_vocabulary(path: Path) -> VocabularySpec:
         raise ExportError(f"the vocabulary {path}: {describe_errors(error)}") from error
     except (OSError, YamlError) as error:
         raise ExportError(
-            f"the vocabulary {path} cannot be read ({error}); give {', '.join(SCENES)}, or a file "
-            f"such as {share_folder() / 'config' / 'vocabularies' / 'street.yaml'}"
+            f"the vocabulary {path} cannot be read ({error}); choose {', '.join(SCENES)}, or give "
+            f"a file such as {share_folder() / 'config' / 'vocabularies' / 'street.yaml'}"
         ) from error

@@ -27,7 +27,8 @@ def share_tower(dual: Model, tower: Model, vision_tower: str, settings: Sequence
         settings: what the tower computes by, beside its weights: names in its configuration.
 
     Raises:
-        ExportError: the towers differ, and nobody has chosen between them or nobody could.
+        ExportError: the towers differ, and bundle.yaml does not choose between them, or no choice
+            is valid.
     """
     ours = dual.vision_model.state_dict()
     weights = tower.state_dict()
@@ -37,7 +38,7 @@ def share_tower(dual: Model, tower: Model, vision_tower: str, settings: Sequence
     built = [name for name in settings if getattr(tower.config, name) != getattr(config, name)]
     if foreign or misfits or built:
         raise ExportError(
-            "the vision towers of dual/ and vlm/ are built differently, as in "
+            "the vision towers of dual/ and vlm/ have different architectures, for example "
             f"{(foreign + sorted(misfits) + built)[0]}; set vision_tower: dual in bundle.yaml to "
             "drop vlm/'s, if the language model can read the other's features"
         )
@@ -45,11 +46,11 @@ def share_tower(dual: Model, tower: Model, vision_tower: str, settings: Sequence
     if vision_tower == "vlm":
         if lacking:
             raise ExportError(
-                f"the tower of vlm/ lacks {_parts_of(lacking)}, which tags and regions come from; "
-                "those of dual/ belong to other weights, so vision_tower: vlm would join two "
-                "models to one that nobody has trained. Set vision_tower: same, which is right "
-                "where the other weights are equal, or dual, if the language model can read the "
-                "features of dual/'s tower"
+                f"the tower of vlm/ lacks {_parts_of(lacking)}, which tags and regions are "
+                "computed from; those of dual/ belong to other weights, so vision_tower: vlm would "
+                "combine two models that were never trained together. Set vision_tower: same if "
+                "the other weights are equal, or dual if the language model can read the features "
+                "of dual/'s tower"
             )
         dual.vision_model.load_state_dict(weights)
         return
@@ -108,6 +109,6 @@ def check_positions(tower: Model) -> None:
         placed, embeddings.patch_embedding.bias + embeddings.position_embedding.weight
     ):
         raise ExportError(
-            f"the tower of vlm/ has {side}x{side} patches, of which transformers gives some the "
-            "position of their neighbour; such a tower is not supported"
+            f"the tower of vlm/ has {side}x{side} patches, some of which get the position "
+            "embedding of a neighbour in transformers; such a tower is not supported"
         )

@@ -27,7 +27,7 @@ def load_tokenizer(directory: Path, model: Model) -> Model:
     """
     if not (directory / "tokenizer.json").is_file():
         raise ExportError(
-            f"{directory} holds no tokenizer.json; save the fast tokenizer there "
+            f"{directory} contains no tokenizer.json; save the fast tokenizer there "
             "(PreTrainedTokenizerFast.save_pretrained)"
         )
     try:
@@ -39,8 +39,8 @@ def load_tokenizer(directory: Path, model: Model) -> Model:
     rows = model.config.text_config.vocab_size
     if len(tokenizer) > rows:
         raise ExportError(
-            f"the tokenizer in {directory} has {len(tokenizer)} tokens and the model knows {rows}; "
-            "they do not belong together"
+            f"the tokenizer in {directory} has {len(tokenizer)} tokens but the model knows {rows}: "
+            "they do not belong together; download both from the same model"
         )
     return tokenizer
 
@@ -72,9 +72,9 @@ def name_end_token(dual: Model, tokenizer: Model) -> None:
     end = tokenizer.eos_token_id
     if end is None or end != len(tokenizer) - 1:
         raise ExportError(
-            f"dual/ says eos_token_id {_HIGHEST_ID}, by which a CLIP reads a text at its highest "
-            f"id, and its tokenizer has {len(tokenizer)} tokens and ends a text with {end}; take "
-            "the tokenizer that was published with it, without added tokens"
+            f"dual/ has eos_token_id {_HIGHEST_ID}, with which CLIP pools a text at its highest "
+            f"token id, but its tokenizer has {len(tokenizer)} tokens and ends a text with {end}; "
+            "use the tokenizer that was published with it, without added tokens"
         )
     for config in (text, dual.text_model.config):
         config.eos_token_id = end

@@ -23,8 +23,8 @@ from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.validation.images import read_image
 from vlm_perception.perception.vision.preprocess import Preprocessor
 
-# The calibrator keeps the observed values of so many images before it counts them: ViT-B/16 has
-# 50 MiB of them an image.
+# The calibrator keeps the observed values of this many images before it counts them: for ViT-B/16,
+# 50 MiB per image.
 STRIDE = 4
 
 
@@ -35,7 +35,7 @@ def measure_ranges(
     spec: ImageSpec,
     percentile: float,
 ) -> dict[str, float]:
-    """Magnitude below which a share of each tensor's values lies.
+    """Magnitude below which lies a share of each tensor's values.
 
     Args:
         graph: a vision graph in FP32 with inferred shapes.
@@ -61,7 +61,7 @@ def measure_ranges(
             # What numpy's histogram raises for a range that is not finite.
             except ValueError as error:
                 raise ExportError(
-                    f"the tower gives no finite values for one of {batch[0]} to {batch[-1]}"
+                    f"the vision tower outputs NaN or infinity for one of {batch[0]} to {batch[-1]}"
                 ) from error
     with _silence():
         ranges = calibrater.compute_data()

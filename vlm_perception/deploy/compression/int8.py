@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Quantizes a vision graph: INT8 where the plan says so, written twice.
+"""Quantizes a vision graph: INT8 where the precision config says so, written twice.
 
 One layout of quantization points serves CPU engines and TensorRT: symmetric INT8 with zero point 0
 for inputs and weights, a step per output channel for weights, and biases that stay float. The graph
@@ -33,15 +33,15 @@ from vlm_perception.bundle.manifest import ImageSpec
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.compression.activation_ranges import measure_ranges
 from vlm_perception.deploy.compression.int4_decoder import quantize_decoder
-from vlm_perception.deploy.compression.precision_plan import (
-    PLAN_NAME,
+from vlm_perception.deploy.compression.precision_config import (
+    CONFIG_NAME,
     LayerScales,
     Measured,
-    PrecisionPlan,
-    check_plan,
-    default_plan,
-    read_plan,
-    write_plan,
+    PrecisionConfig,
+    check_config,
+    default_config,
+    read_config,
+    write_config,
 )
 from vlm_perception.deploy.onnx.fp16 import to_half_stream
 from vlm_perception.deploy.onnx.writer import LARGEST_INLINE, layer_of, save_graph
@@ -55,54 +55,54 @@ LEAST_STEP = 2.0**-14
 
 
 def quantize_graphs(
-    directory: Path, images: Sequence[Path], spec: ImageSpec, plan_file: Path | None
+    directory: Path, images: Sequence[Path], spec: ImageSpec, config_file: Path | None
 ) -> tuple[str, ...]:
-    """Quantize the graphs of a bundle, and write the plan beside them.
+    """Quantize the graphs of a bundle, and write the config beside them.
 
     Args:
         directory: holds the graphs in float; those that are quantized are replaced, and the vision
             graph with an FP16 stream is added.
         images: files to calibrate with.
         spec: how they are preprocessed.
-        plan_file: an edited plan; absent for the default.
+        config_file: an edited config; absent for the default.
 
     Returns:
         Names of the graphs that were replaced.
 
     Raises:
-        ExportError: the plan does not fit the tower, or the tower gives infinite values.
+        ExportError: the config does not fit the tower, or the tower gives infinite values.
     """
-    plan = None if plan_file is None else read_plan(plan_file)
-    plan = quantize_vision(directory, images, spec, plan)
-    write_plan(plan, directory / PLAN_NAME)
+    config = None if config_file is None else read_config(config_file)
+    config = quantize_vision(directory, images, spec, config)
+    write_config(config, directory / CONFIG_NAME)
     decoder = directory / DECODER_GRAPH
-    if plan.decoder == "float16-weights":
+    if config.decoder == "float16-weights":
         return (VISION_GRAPH,)
     if not decoder.is_file():
         raise ExportError(
-            f"the precision plan sets decoder to {plan.decoder}, and there is no vlm/ in the "
-            "checkpoint; leave it at float16-weights"
+            f"the precision config sets decoder to {config.decoder}, but the checkpoint has no "
+            "vlm/; leave it at float16-weights"
         )
     quantize_decoder(decoder)
     return (VISION_GRAPH, DECODER_GRAPH)
 
 
 def quantize_vision(
-    directory: Path, images: Sequence[Path], spec: ImageSpec, plan: PrecisionPlan | None
-) -> PrecisionPlan:
-    """Write both streams of the vision graph, and return the plan with what was measured."""
+    directory: Path, images: Sequence[Path], spec: ImageSpec, config: PrecisionConfig | None
+) -> PrecisionConfig:
+    """Write both streams of the vision graph, and return the config with what was measured."""
     # Beside the bundle that is being made, where a killed run's traces are removed.
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         flat = Path(scratch) / VISION_GRAPH
         _flatten(directory / VISION_GRAPH, flat)
         model = onnx.load(flat)
         layers = _layers(model)
-        plan = plan or default_plan(tuple(layers))
-        check_plan(plan, {layer: nodes[0].op_type in LINEAR for layer, nodes in layers.items()})
-        nodes = [node for layer in plan.quantized for node in layers[layer]]
+        config = config or default_config(tuple(layers))
+        check_config(config, {layer: nodes[0].op_type in LINEAR for layer, nodes in layers.items()})
+        nodes = [node for layer in config.quantized for node in layers[layer]]
         inputs = sorted({node.input[0] for node in nodes})
-        ranges = measure_ranges(flat, inputs, images, spec, plan.percentile)
-    input_steps = {name: float(_steps(np.array(ranges[name]))) for name in inputs}
+        ranges = measure_ranges(flat, inputs, images, spec, config.percentile)
+    input_steps = {name: float(symmetric_steps(np.array(ranges[name]))) for name in inputs}
     weight_steps = {node.input[1]: _weight_steps(model, node) for node in nodes}
     _free_biases(model, {node.name for node in nodes})
     quantized = _quantize(model, nodes, input_steps, weight_steps)
@@ -114,14 +114,14 @@ def quantize_vision(
             input_step=input_steps[layers[layer][0].input[0]],
             weight_steps=_least_and_largest(weight_steps[layers[layer][0].input[1]]),
         )
-        for layer in plan.quantized
+        for layer in config.quantized
     }
     measured = Measured(images=len(images), images_digest=images_digest(images), layers=scales)
-    return plan.model_copy(update={"measured": measured})
+    return config.model_copy(update={"measured": measured})
 
 
 def _flatten(graph: Path, flat: Path) -> None:
-    """Fold the casts behind the weights and fuse what ONNX Runtime can; infer all shapes."""
+    """Fold the casts after the weights and fuse what ONNX Runtime can; infer all shapes."""
     data = graph.with_name(f"{graph.name}.data")
     # FP16 weights become twice as large; protobuf ends at 2 GiB.
     large = data.is_file() or 2 * graph.stat().st_size > LARGEST_INLINE
@@ -146,8 +146,15 @@ def _layers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     return layers
 
 
-def _steps(largest: NDArray[Any]) -> NDArray[np.float32]:
-    """What one INT8 unit stands for, so that `largest` still fits; numbers that FP16 holds."""
+def symmetric_steps(largest: NDArray[Any]) -> NDArray[np.float32]:
+    """Step sizes of symmetric INT8 quantization that FP16 represents exactly.
+
+    Args:
+        largest: the largest magnitudes to represent, of any shape.
+
+    Returns:
+        For each the smallest such step with which it does not overflow, at least LEAST_STEP.
+    """
     exact = np.maximum(largest / LARGEST_INT8, LEAST_STEP)
     half = exact.astype(np.float16)
     up = np.nextafter(half, np.float16(np.inf))
@@ -157,7 +164,7 @@ def _steps(largest: NDArray[Any]) -> NDArray[np.float32]:
 def _weight_steps(model: onnx.ModelProto, node: onnx.NodeProto) -> NDArray[np.float32]:
     tensor = next(each for each in model.graph.initializer if each.name == node.input[1])
     weight = numpy_helper.to_array(tensor)
-    return _steps(np.abs(weight).max(axis=1 - _channel_axis(node)))
+    return symmetric_steps(np.abs(weight).max(axis=1 - _channel_axis(node)))
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:
@@ -191,7 +198,7 @@ def _quantize(
     input_steps: Mapping[str, float],
     weight_steps: Mapping[str, NDArray[np.float32]],
 ) -> onnx.ModelProto:
-    """Put Q/DQ before the inputs of these nodes, and INT8 weights with DQ behind them."""
+    """Put Q/DQ before the inputs of these nodes, and INT8 weights followed by DQ."""
     ranges = {
         name: (np.float32(-LARGEST_INT8 * step), np.float32(LARGEST_INT8 * step))
         for name, step in input_steps.items()

@@ -5,7 +5,7 @@
 Latency falls with the number of tokens in steps, as wide as the tiles in which a device works, and
 small networks may not get faster at all: Eliopoulos et al., Pruning One More Token is Enough
 (https://arxiv.org/abs/2407.05941, section 4). So one layer is timed at many numbers of tokens,
-those at the lower edges of the steps are candidates, and what is chosen is timed as a whole.
+those at the lower edges of the steps are candidates, and the chosen schedule is timed as a whole.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vlm_perception.modeling.towers.vision_tower import VisionTower
 from vlm_perception.modeling.transformer_layers import Layers
 
 LEAST_SHARE = 1 / 8
-"""Of the patches; with fewer no tower says what it said before."""
+"""Of the patches; with fewer, no tower's outputs stay close to the dense ones."""
 COUNTS = 48
 RUNS = 15
 TRIES = 5
@@ -54,7 +54,7 @@ def fit_to_device(
         budget_ms: what the graph may take, in milliseconds.
 
     Returns:
-        The schedule, empty where no pruning is needed or none helps; the log says which.
+        The schedule, empty where no pruning is needed or none helps; the log tells which.
     """
     dense = build()
     patches = image.columns * image.rows
@@ -91,7 +91,11 @@ def choose(
     """
     dense_ms, _ = measure(())
     if dense_ms <= budget_ms:
-        _log.info("dense takes %.2f ms, within %.2f: no tokens are pruned", dense_ms, budget_ms)
+        _log.info(
+            "the dense model takes %.2f ms, within the budget of %.2f: no tokens are pruned",
+            dense_ms,
+            budget_ms,
+        )
         return ()
     gain = {
         keep: predict_gain(block_ms, layers, patches, keep)
@@ -116,11 +120,11 @@ def choose(
         extra = found_ms - dense_ms + gain.pop(keep)
         most_first.remove(keep)
     _log.warning(
-        "no schedule takes %.2f ms on this device; %s",
+        "no schedule meets %.2f ms on this device; %s",
         budget_ms,
         f"the fastest found takes {fastest_ms:.2f}: {_in_words(fastest)}"
         if fastest
-        else "none is faster than dense, and no tokens are pruned",
+        else "none is faster than the dense model, so no tokens are pruned",
     )
     return fastest
 
@@ -135,7 +139,7 @@ def lower_edges(block_ms: Mapping[int, float]) -> list[int]:
 
 
 def prunable_places(layers: int, prunable: int) -> list[int]:
-    """Layers behind a quarter, half and three quarters of the tower, as EViT prunes at."""
+    """Layers after a quarter, half and three quarters of the tower, as EViT prunes at."""
     places = {layers * quarter // 4 for quarter in (1, 2, 3)}
     return sorted(place for place in places if place < prunable)
 
@@ -153,7 +157,7 @@ def schedules(edges: Sequence[int], places: Sequence[int], patches: int) -> Iter
 
 
 def predict_gain(block_ms: Mapping[int, float], layers: int, patches: int, keep: Schedule) -> float:
-    """What a schedule saves, in milliseconds: half a layer where the tokens go, all behind it."""
+    """What a schedule saves, in ms: half a layer where tokens are dropped, and all layers after."""
     after = _tokens_by_layer(layers, patches, keep)
     before = [patches, *after[:-1]]
     pairs = zip(before, after, strict=True)

@@ -25,7 +25,7 @@ TENSORRT = "tensorrt"
 TARGETS = (TENSORRT, "dla", "openvino-npu")
 NODE_CHECKS = rules.NODE_CHECKS | dla_rules.NODE_CHECKS
 ISLANDS = "islands_are_within"
-# A node that breaks one of these is not there at all; what else is wrong with it says nothing.
+# A node that breaks one of these is not there at all; its other violations do not matter.
 ABSENT = frozenset({"domain_is_standard", "never", "operator_is_listed"})
 
 
@@ -34,7 +34,7 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """Where a rule stands."""
+    """The source of a rule."""
 
     title: str
     url: str
@@ -112,12 +112,12 @@ def load_target(name: str) -> Target:
         ExportError: there is none of that name.
     """
     if name not in TARGETS:
-        raise ExportError(f"there is no table for {name!r}; choose {', '.join(TARGETS)}")
+        raise ExportError(f"there is no table for {name!r}; choose one of {', '.join(TARGETS)}")
     return Target.model_validate(read_table(name))
 
 
 def cover_bundle(bundle: ModelBundle, target: str) -> tuple[GraphCoverage, ...]:
-    """Hold every graph of a bundle against a target's table.
+    """Check every graph of a bundle against a target's table.
 
     For TensorRT these are the graphs that `vlm-perception build` makes of the bundle's.
 
@@ -134,7 +134,7 @@ def _stored(bundle: ModelBundle) -> Iterator[OnnxGraph]:
 
 
 def cover_graph(graph: OnnxGraph, target: Target) -> GraphCoverage:
-    """Hold one graph against a target's table."""
+    """Check one graph against a target's table."""
     table = target.table()
     findings: list[Finding] = []
     foreign: set[int] = set()

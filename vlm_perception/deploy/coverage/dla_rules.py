@@ -12,7 +12,7 @@ from onnx import NodeProto
 from vlm_perception.deploy.coverage.rules import Found, NodeCheck, Operators
 from vlm_perception.deploy.onnx.graph import OnnxGraph, attribute
 
-# Channels and the two spatial dimensions; what stands before them is the batch.
+# Channels and the two spatial dimensions; what comes before them is the batch.
 BEHIND_BATCH = 3
 
 
@@ -37,13 +37,13 @@ def padding_is_below_kernel(graph: OnnxGraph, node: NodeProto, operators: Operat
 def softmax_is_within(
     graph: OnnxGraph, node: NodeProto, operators: Operators, alone: int, among: int
 ) -> Found:
-    """The axis is behind the batch, and not longer than the limit among other dimensions."""
+    """The axis comes after the batch, and not longer than the limit among other dimensions."""
     sizes = _sizes(graph, node.input[0])
     if not sizes:
         return None
     axis = _axis(node, -1, len(sizes))
     if axis < len(sizes) - BEHIND_BATCH:
-        return f"axis {axis} of {list(sizes)} is of the batch"
+        return f"axis {axis} of {list(sizes)} is the batch axis"
     inner = list(sizes[-BEHIND_BATCH:])
     limit = alone if math.prod(inner) == sizes[axis] else among
     return None if sizes[axis] <= limit else f"it is {sizes[axis]} of {list(sizes)}"
@@ -68,7 +68,7 @@ def slice_is_behind_batch(graph: OnnxGraph, node: NodeProto, operators: Operator
     else:
         given = graph.value(node.input[3]) if len(node.input) > 3 and node.input[3] else None
         axes = [0] if given is None else [int(axis) % max(rank, 1) for axis in np.ravel(given)]
-    return "it cuts the batch" if min(axes) < rank - BEHIND_BATCH else None
+    return "it splits the batch" if min(axes) < rank - BEHIND_BATCH else None
 
 
 def scales_are_whole(

@@ -29,7 +29,7 @@ NODES_SHOWN = 3
 
 
 def report_coverage(name: str, target: str, console: Console, json_file: Path | None) -> int:
-    """Hold a bundle against a target and print what falls back.
+    """Check a bundle against a target and print what falls back.
 
     Returns:
         0 when the target runs all of it, 1 otherwise.
@@ -85,9 +85,9 @@ def _findings(findings: Sequence[Finding]) -> Table:
 
 def _say(console: Console, target: Target, findings: Sequence[Finding]) -> None:
     lines = [
-        f"{len(findings)} findings; where there is one, {target.elsewhere}"
+        f"{len(findings)} findings; for each of them, {target.elsewhere}"
         if findings
-        else "all of it runs on this target, by its documented tables",
+        else "everything runs on this target, according to its documented tables",
         *(f"{each.title}, {each.date}: {each.url}" for each in target.sources.values()),
     ]
     for line in lines:

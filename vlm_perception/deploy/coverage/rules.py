@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The checks that the rules of a target name: each says what is wrong with a node, or nothing."""
+"""The checks named by a target's rules: each returns what is wrong with a node, or nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def operator_is_listed(graph: OnnxGraph, node: NodeProto, operators: Operators) 
 
 def domain_is_standard(graph: OnnxGraph, node: NodeProto, operators: Operators) -> Found:
     """The operator is one of ONNX's own."""
-    return None if node.domain in STANDARD else f"{node.op_type} is of {node.domain}"
+    return None if node.domain in STANDARD else f"{node.op_type} is from {node.domain}"
 
 
 def operand_type_is_listed(graph: OnnxGraph, node: NodeProto, operators: Operators) -> Found:
@@ -237,7 +237,7 @@ def opset_is_within(graph: OnnxGraph, least: int, most: int) -> Iterator[tuple[s
     """The graph is written in an opset of this range."""
     for entry in graph.model.opset_import:
         if entry.domain in STANDARD and not least <= entry.version <= most:
-            yield "opset", f"the graph is in opset {entry.version}"
+            yield "opset", f"the model uses opset {entry.version}"
 
 
 NODE_CHECKS: dict[str, NodeCheck] = {

@@ -24,8 +24,8 @@ from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.deploy.export.place import require_bundle
 from vlm_perception.deploy.export.prompt import check_template
 from vlm_perception.deploy.export.write_bundle import write_bundle, write_manifest_content
-from vlm_perception.deploy.validation.gate import validate
 from vlm_perception.deploy.validation.images import ImageSets, split_images
+from vlm_perception.deploy.validation.parity import validate
 from vlm_perception.deploy.validation.transformers_reference import TransformersModel
 from vlm_perception.outputs.apart import keep_apart
 from vlm_perception.outputs.swap import made_beside, swap
@@ -43,7 +43,7 @@ def export_bundle(
 
     Args:
         checkpoint: directory with `dual/`, perhaps `vlm/`, and bundle.yaml.
-        out: the bundle's directory; a bundle that stands there is replaced.
+        out: the bundle's directory; an existing bundle is replaced.
         options: how the networks are laid out, thinned out and quantized.
 
     Returns:
@@ -51,7 +51,7 @@ def export_bundle(
 
     Raises:
         ExportError: the checkpoint cannot become a bundle, or `out` cannot be written.
-        OutputError: `out` holds what is read, or lies in it, or another export writes there.
+        OutputError: `out` contains the input, or is inside it, or another export is writing there.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     spec = load_spec(checkpoint)
@@ -68,12 +68,12 @@ def export_bundle(
     own_size = _processors_fit(source)
     if images is not None and not own_size:
         _log.warning(
-            "not compared with the checkpoint's own processor: it cuts images up or makes them of "
-            "several sizes"
+            "not compared with the checkpoint's own processor: it tiles images or outputs several "
+            "sizes"
         )
     if options.keep is not None and source.projector_needs_grid:
         raise ExportError(
-            f"{checkpoint / 'vlm'} joins squares of tokens (pixel shuffle), so none of them may be "
+            f"{checkpoint / 'vlm'} merges squares of tokens (pixel shuffle), so tokens cannot be "
             "pruned before it; export it without --keep"
         )
     try:
@@ -90,7 +90,7 @@ def export_bundle(
         raise ExportError(f"{out} cannot be written: {error}") from error
     except ValidationError as error:
         raise ExportError(
-            f"{checkpoint} holds what no bundle can: {describe_errors(error)}"
+            f"{checkpoint} contains values that a bundle cannot hold: {describe_errors(error)}"
         ) from error
     if images is not None and images.skipped:
         _log.warning(
@@ -148,7 +148,7 @@ def _validate(
 ) -> None:
     """Measure a bundle beside what it was made of, and write the figures into its manifest."""
     dense = made if not options.lossy else export.make("dense", options.without_losses())
-    figures = validate(made, dense, own, images.validation, accept_drift=options.accept_drift)
+    figures = validate(made, dense, own, images.validation, accept_drop=options.accept_drop)
     path = made.path / MANIFEST_NAME
     content = read_yaml(path)
     write_manifest_content(made.path, content | {"validation": figures.model_dump()})

@@ -88,7 +88,7 @@ def _grid(spec: BundleSpec, own: Positions) -> tuple[int, int]:
     (width, height), patch = spec.geometry.size, own.patch
     if width % patch or height % patch:
         raise ExportError(
-            f"the geometry {width}x{height} is no whole number of patches of {patch} pixels; "
+            f"the geometry {width}x{height} is not a whole number of patches of {patch} pixels; "
             f"the nearest is {round(width / patch) * patch}x{round(height / patch) * patch}"
         )
     return width // patch, height // patch
@@ -107,8 +107,8 @@ def grid_of_processor(processor: ProcessorSpec, own: Positions) -> tuple[int, in
     if not own.fits(columns, rows):
         side = own.image_size
         raise ExportError(
-            f"the checkpoint's image processor does not fit the tower: it makes {width}x{height} "
-            f"pixels, and the tower takes {side}x{side} in patches of {own.patch}; set size and "
+            f"the checkpoint's image processor does not fit the tower: it outputs {width}x{height} "
+            f"pixels, but the tower takes {side}x{side} in patches of {own.patch}; set size and "
             "crop_size in preprocessor_config.json"
         )
     return columns, rows

@@ -58,12 +58,15 @@ def text_spec(source: Checkpoint, tokenizer: str) -> TextSpec:
     if pad is None:
         pad = source.dual.config.text_config.pad_token_id
     if pad is None:
-        raise ExportError("dual/ names no padding token, neither in the tokenizer nor the config")
+        raise ExportError(
+            "dual/ has no padding token, neither in its tokenizer nor in its config; set "
+            "pad_token_id in dual/config.json"
+        )
     tower, end = source.family.text, source.dual.config.text_config.eos_token_id
     if tower.reads_end and end not in source.dual_tokenizer("text")["input_ids"]:
         raise ExportError(
-            f"dual/ reads a text at its end token {end}, which its tokenizer does not add; "
-            "set the tokenizer's post-processor"
+            f"dual/ pools a text at its end token {end}, which its tokenizer does not add; set the "
+            "tokenizer's post-processor"
         )
     return TextSpec(
         tokenizer=tokenizer,
@@ -89,7 +92,10 @@ def language_spec(
     stops = source.vlm.generation_config.eos_token_id
     stops = source.vlm_tokenizer.eos_token_id if stops is None else stops
     if stops is None:
-        raise ExportError("vlm/ names no end token, neither in generation_config nor the tokenizer")
+        raise ExportError(
+            "vlm/ has no end token, neither in generation_config nor in its tokenizer; set "
+            "eos_token_id in vlm/generation_config.json"
+        )
     layers, pair, _, heads, _, head_dim = golden[f"{DECODER_GRAPH}/in/past"].shape
     image_tokens = golden[f"{PROJECTOR_GRAPH}/out/embeds"].shape[1]
     return LanguageSpec(

@@ -30,8 +30,8 @@ def export_models(
         options: as for `export_bundle`.
 
     Raises:
-        ExportError: a model cannot be had or cannot become a bundle, or `out` cannot be written.
-        OutputError: `out` holds what is read, or lies in it, or another export writes there.
+        ExportError: a model is unavailable or cannot become a bundle, or `out` cannot be written.
+        OutputError: `out` contains the input, or is inside it, or another export is writing there.
     """
     require_bundle(keep_apart(out, ()))
     with gathered(hub_id(dual), vlm, scene) as checkpoint:

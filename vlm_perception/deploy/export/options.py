@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an export may be asked for besides what bundle.yaml says."""
+"""Options of an export, besides bundle.yaml."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ class ExportOptions:
     budget_ms: float | None = None
     """What `keep="auto"` has to stay below on this machine, in milliseconds."""
     random_tokens: bool = False
-    """Keep as many tokens as `keep` says, but random ones: what choosing them must beat."""
+    """Keep as many tokens as `keep` says, but random ones: the baseline that a selection must
+    beat."""
     heads: float = 1.0
     """Share of the vision tower's attention heads that stay."""
     precision: str = "float16-weights"
     """`int8-mixed`: feed-forward layers of the vision tower in INT8, the rest as it was."""
     calibration: Path | None = None
     """Folder of images to calibrate and validate with."""
-    plan: Path | None = None
-    """An edited precision plan to use in place of the default."""
-    accept_drift: bool = False
-    """Keep the bundle even when the validation finds more drift than is tolerated."""
+    precision_config: Path | None = None
+    """An edited precision config to use instead of the default."""
+    accept_drop: bool = False
+    """Keep the bundle even when the validation finds a larger accuracy drop than tolerated."""
     validate: bool = True
-    """Compare the bundle with its references at the end; off where something else examines it."""
+    """Compare the bundle with its references at the end; off where something else evaluates it."""
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself.
@@ -55,20 +56,22 @@ class ExportOptions:
                 raise ExportError(f"{name} is {value!r}; choose one of: {', '.join(allowed)}")
         if self.aspect is not None and self.geometry != "bundle":
             raise ExportError(
-                f"--aspect and --geometry {self.geometry} exclude each other; give one"
+                f"--aspect and --geometry {self.geometry} are mutually exclusive; give one"
             )
         if not 0.0 < self.heads <= 1.0:
-            raise ExportError(f"--heads is {self.heads:g}; give the share that stays, up to 1")
+            raise ExportError(f"--heads is {self.heads:g}; give the share to keep, up to 1")
         if (self.keep == "auto") != (self.budget_ms is not None):
-            raise ExportError("--keep auto and --budget-ms X belong together; give both or none")
+            raise ExportError("--keep auto and --budget-ms X belong together; give both or neither")
         if self.budget_ms is not None and self.budget_ms <= 0:
             raise ExportError(f"--budget-ms is {self.budget_ms:g}; give milliseconds above 0")
-        if self.plan is not None and self.precision != "int8-mixed":
-            raise ExportError("--plan changes what --precision int8-mixed does; give that, too")
+        if self.precision_config is not None and self.precision != "int8-mixed":
+            raise ExportError(
+                "--precision-config configures --precision int8-mixed; give that option as well"
+            )
         if self.lossy and self.calibration is None:
             raise ExportError(
-                "--keep, --heads and --precision int8-mixed change what the model says: give "
-                "--calibration IMAGES, a folder of some 600 images, to measure by how much"
+                "--keep, --heads and --precision int8-mixed change the model's outputs: give "
+                "--calibration IMAGES, a folder of about 600 images, to measure by how much"
             )
 
     def without_losses(self) -> ExportOptions:

@@ -14,7 +14,7 @@ from vlm_perception.outputs.work import is_plain
 
 
 def require_bundle(out: Path) -> None:
-    """Refuse a place where more stands than a bundle that may be replaced.
+    """Refuse a place that contains more than a bundle that may be replaced.
 
     Raises:
         ExportError: there are files that no export has put there.
@@ -24,19 +24,19 @@ def require_bundle(out: Path) -> None:
     manifest = out / MANIFEST_NAME
     if not manifest.is_file():
         raise ExportError(
-            f"{out} exists and is no bundle; it will not be overwritten: choose another --out"
+            f"{out} exists and is not a bundle, so it is not overwritten: choose another --out"
         )
     try:
         listed = {MANIFEST_NAME, *read_yaml(manifest)["files"]}
     except (OSError, YamlError, TypeError, KeyError) as error:
         raise ExportError(
-            f"{manifest} does not tell which files of {out} are a bundle's; move that folder away "
-            "or choose another --out"
+            f"{manifest} does not list which files in {out} belong to a bundle; move that folder "
+            "away or choose another --out"
         ) from error
     files = (path.relative_to(out) for path in out.rglob("*") if not is_plain(path))
     foreign = [each for each in files if str(each) not in listed and each.parts[0] != PLANS]
     if foreign:
         raise ExportError(
-            f"{out / foreign[0]} is no part of the bundle and would be lost; move it away or "
+            f"{out / foreign[0]} is not part of the bundle and would be lost; move it away or "
             "choose another --out"
         )

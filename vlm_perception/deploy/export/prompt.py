@@ -30,7 +30,7 @@ def check_template(caption: CaptionSpec, tokenizer: Tokenizer) -> None:
         _log.warning(
             "bundle.yaml has no caption.template: the language model is prompted with the image "
             "and the bare text (%s), without the tokens and words that a chat model was trained "
-            "to answer to; chat_template in vlm/ shows them",
+            "with; chat_template in vlm/ shows them",
             caption.template,
         )
     known = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
@@ -39,6 +39,6 @@ def check_template(caption: CaptionSpec, tokenizer: Tokenizer) -> None:
         if token not in names:
             has = ", ".join(sorted(tokenizer.all_special_tokens)[:_SHOWN])
             raise ExportError(
-                f"caption in bundle.yaml holds {token}, which is no token of vlm/'s "
-                f"tokenizer: the model would read it letter by letter; among its own are {has}"
+                f"caption in bundle.yaml contains {token}, which is not a token of vlm/'s "
+                f"tokenizer: the model would read it letter by letter; its own tokens include {has}"
             )

@@ -84,20 +84,20 @@ def feature_layers(source: Checkpoint) -> list[int]:
     if drops_first and not has_class_token:
         raise ExportError(
             "vlm/ selects features with the strategy `default`, which drops the first patch of a "
-            "tower without class token; set vision_feature_select_strategy to `full` and train so"
+            "tower without class token; set vision_feature_select_strategy to `full` and retrain"
         )
     if has_class_token and not drops_first:
         raise ExportError(
-            "vlm/ reads the class token as well (vision_feature_select_strategy `full`), which "
-            "has no place in the image; only `default` is supported with such a tower"
+            "vlm/ reads the class token as well (vision_feature_select_strategy `full`), which has "
+            "no position in the image; only `default` is supported with such a tower"
         )
     states = len(source.language_vision_parts.blocks) + 1
     layers = [chosen] if isinstance(chosen, int) else list(chosen)
     most = len(source.vision_parts.blocks)
     if not all(-states <= layer < states and layer % states <= most for layer in layers):
         raise ExportError(
-            f"vlm/ reads the hidden states {layers} of a tower with {states - 1} layers, and the "
-            f"tower that is exported has {most}"
+            f"vlm/ reads the hidden states {layers} of a tower with {states - 1} layers, but the "
+            f"exported tower has {most}"
         )
     return [layer % states for layer in layers]
 

@@ -31,7 +31,7 @@ from vlm_perception.bundle.manifest import (
 from vlm_perception.deploy.checkpoints.bundle_yaml import BundleSpec
 from vlm_perception.deploy.checkpoints.load import Checkpoint, round_to_half
 from vlm_perception.deploy.compression.int8 import quantize_graphs
-from vlm_perception.deploy.compression.precision_plan import PLAN_NAME
+from vlm_perception.deploy.compression.precision_config import CONFIG_NAME
 from vlm_perception.deploy.export.input_geometry import choose_geometry
 from vlm_perception.deploy.export.manifest_fields import (
     EMBEDDINGS_NAME,
@@ -67,7 +67,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Written:
-    """What the files hold that the manifest tells of."""
+    """What the manifest's files contain."""
 
     image: ImageSpec
     vision: Vision
@@ -153,7 +153,7 @@ def _quantize(
     """Replace the graphs that the options want in INT8, and return their names."""
     if options.precision != "int8-mixed" or images is None:
         return ()
-    return quantize_graphs(directory, images.calibration, image, options.plan)
+    return quantize_graphs(directory, images.calibration, image, options.precision_config)
 
 
 def _golden_of_engines(directory: Path, parts: Sequence[Part], quantized: Sequence[str]) -> Golden:
@@ -200,7 +200,7 @@ def _write_tokenizers(directory: Path, source: Checkpoint) -> dict[str, str]:
 def _write_manifest(
     directory: Path, source: Checkpoint, spec: BundleSpec, written: _Written
 ) -> None:
-    """Write what the bundle is, with the hash of every file that stands in the directory."""
+    """Write the bundle's manifest, with the hash of every file in the directory."""
     language = None
     if source.vlm is not None:
         language = language_spec(source, spec, written.tokenizers["language"], written.golden)
@@ -209,7 +209,7 @@ def _write_manifest(
         name=spec.name,
         digest="0" * 64,
         precision="int8-mixed" if written.quantized else "float16-weights",
-        precision_plan=PLAN_NAME if written.quantized else None,
+        precision_plan=CONFIG_NAME if written.quantized else None,
         image=written.image,
         vision=vision_spec(source, written.vision, written.golden),
         text=written.text,

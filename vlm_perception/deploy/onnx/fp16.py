@@ -30,8 +30,8 @@ def to_half_stream(model: onnx.ModelProto) -> onnx.ModelProto:
             largest = abs(onnx.numpy_helper.to_array(tensor)).max(initial=0.0)
             if not largest <= LARGEST_HALF:
                 raise ExportError(
-                    f"{tensor.name} holds {largest:g}, which FP16 cannot; this tower can only be "
-                    "exported with --precision float16-weights"
+                    f"{tensor.name} contains {largest:g}, which FP16 cannot represent; export this "
+                    "tower with --precision float16-weights"
                 )
     outputs = [copy.deepcopy(value) for value in graph.output]
     norms = _final_norms(graph)

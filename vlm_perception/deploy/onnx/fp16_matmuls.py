@@ -1,10 +1,10 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Turns a graph that computes in FP32 into one whose matrix products compute in FP16.
+"""Turns a graph that computes in FP32 into one whose MatMuls compute in FP16.
 
 Norms, softmax, rotary angles and the residual stream stay FP32: in large decoders single hidden
 values reach thousands, and their squares leave the range of FP16 (https://arxiv.org/abs/2402.17762,
-section 2). What only moves data between products, the KV cache first of all, is FP16, too.
+section 2). What only moves data between MatMuls, the KV cache first of all, is FP16, too.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ MOVES = frozenset(
 )
 
 
-def to_half_products(model: onnx.ModelProto, half: Collection[str] = ()) -> onnx.ModelProto:
+def to_fp16_matmuls(model: onnx.ModelProto, half: Collection[str] = ()) -> onnx.ModelProto:
     """Let every MatMul, Gemm and Conv read and write FP16.
 
     Args:
-        model: the graph; weights may be stored in FP16 with a Cast behind them. It stays as it is.
+        model: the graph; weights may be stored in FP16 followed by a Cast. It is not modified.
         half: inputs and outputs that become FP16; the others keep their types.
 
     Returns:
@@ -37,7 +37,7 @@ def to_half_products(model: onnx.ModelProto, half: Collection[str] = ()) -> onnx
 
 
 class _Rewriter:
-    """Writes the nodes anew, with a cast wherever a value changes from one type to the other."""
+    """Rewrites the nodes, with a cast wherever a value changes from one type to the other."""
 
     def __init__(self, graph: OnnxGraph, half: frozenset[str]) -> None:
         self._graph, self._kept_half = graph, half

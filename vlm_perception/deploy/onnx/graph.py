@@ -40,8 +40,8 @@ class TensorType:
 class OnnxGraph:
     """The nodes of a graph with local functions unpacked, and what is known of its tensors.
 
-    A tensor is constant when it follows from the stored weights alone, as those that are stored
-    in FP16 with a Cast behind them, or in INT8 with a DequantizeLinear: engines compute such a
+    A tensor is constant when it follows from the stored weights alone, as those that are stored in
+    FP16 followed by a Cast, or in INT8 followed by a DequantizeLinear: engines compute such a
     tensor when they load the graph.
     """
 
@@ -124,7 +124,7 @@ def load_graph(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) ->
         model = onnx.load(path, load_external_data=False)
     # protobuf's exceptions share no base class but Exception.
     except Exception as error:
-        raise ExportError(f"{path} is no ONNX graph that can be read: {error}") from error
+        raise ExportError(f"{path} is not a readable ONNX model: {error}") from error
     for tensor in model.graph.initializer:
         if len(tensor.raw_data) > LARGE_WEIGHT:
             tensor.ClearField("raw_data")

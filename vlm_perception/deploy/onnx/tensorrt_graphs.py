@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The graphs that TensorRT builds of a bundle: products in FP16 or INT8, all shapes fixed."""
+"""The graphs that TensorRT builds from a bundle: MatMuls in FP16 or INT8, all shapes fixed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vlm_perception.bundle.bundle import (
 )
 from vlm_perception.bundle.manifest import LanguageSpec
 from vlm_perception.common.export_error import ExportError
-from vlm_perception.deploy.onnx.fp16_matmuls import to_half_products
+from vlm_perception.deploy.onnx.fp16_matmuls import to_fp16_matmuls
 from vlm_perception.deploy.onnx.graph import OnnxGraph, load_graph
 from vlm_perception.engines.tensorrt.plan_store import plan_source
 from vlm_perception.perception.tokenizer import TextTokenizer
@@ -28,9 +28,9 @@ from vlm_perception.perception.tokenizer import TextTokenizer
 Shapes = Mapping[str, tuple[int, ...]]
 
 TEXT_TOKENS = 64
-"""Tokens that the decoder reads at once behind an image; longer texts are read in pieces."""
+"""Tokens that the decoder reads at once after an image; longer texts are read in pieces."""
 TEXT_ROOM = 256
-"""Tokens that the KV cache has room for behind the image, at least."""
+"""Minimum number of tokens that the KV cache has room for after the image."""
 CACHE_STEP = 64
 """The KV cache's length is a multiple of this."""
 CACHED = ("past", "new_kv")
@@ -49,7 +49,7 @@ class TensorRtGraph:
     """Sets of shapes of the inputs, with what each is for. A plan holds the weights once."""
 
     def write(self, bundle: ModelBundle, folder: Path) -> Path:
-        """Write it as a file, with links to weights that lie beside the bundle's file."""
+        """Write it as a file, with links to weights next to the bundle's file."""
         path = folder / self.name
         onnx.save(self.model, path)
         for beside in bundle.path.glob(f"{self.source}.data"):
@@ -113,14 +113,14 @@ def _vision(bundle: ModelBundle) -> TensorRtGraph:
     source = plan_source(bundle.graph_file(VISION_GRAPH))
     model = _read(bundle, source)
     if source == VISION_GRAPH:
-        model = to_half_products(model)
+        model = to_fp16_matmuls(model)
     return TensorRtGraph(VISION_GRAPH, source, model, (("image", shapes),))
 
 
 def _projector(bundle: ModelBundle) -> TensorRtGraph:
     spec = bundle.manifest.vision
     shapes = {"tokens": (1, spec.tokens, spec.token_width)}
-    model = to_half_products(_read(bundle, PROJECTOR_GRAPH))
+    model = to_fp16_matmuls(_read(bundle, PROJECTOR_GRAPH))
     for value in model.graph.input:
         set_shape(value, shapes[value.name])
     return TensorRtGraph(PROJECTOR_GRAPH, PROJECTOR_GRAPH, model, (("image", shapes),))
@@ -142,7 +142,7 @@ def _decoder(bundle: ModelBundle) -> TensorRtGraph:
             "logit_rows": (rows,),
         }
 
-    model = to_half_products(_read(bundle, DECODER_GRAPH), CACHED)
+    model = to_fp16_matmuls(_read(bundle, DECODER_GRAPH), CACHED)
     for value in model.graph.input:
         free = {"inputs_embeds": 1, "position_ids": 1, "mask": 2, "logit_rows": 0}
         sizes = list(shapes(1, 1)[value.name])
@@ -171,4 +171,4 @@ def _read(bundle: ModelBundle, name: str) -> onnx.ModelProto:
         return onnx.load(path, load_external_data=False)
     # protobuf's exceptions share no base class but Exception.
     except Exception as error:
-        raise ExportError(f"{path} is no ONNX graph that can be read: {error}") from error
+        raise ExportError(f"{path} is not a readable ONNX model: {error}") from error

@@ -35,7 +35,7 @@ LARGEST_INLINE = 1 << 30
 # The exporter does not see that an output's name is also that of a value inside the graph.
 OUTPUT_PREFIX = "output."
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
-# Where the exporter writes the modules that a node lies in, outermost first.
+# Where the exporter writes the modules that a node is in, outermost first.
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -79,7 +79,7 @@ def write_graph(
     except Exception as error:
         raise ExportError(f"{path.name} cannot be exported: {error}") from error
     if program is None:
-        raise ExportError(f"{path.name} cannot be exported: torch gave no program")
+        raise ExportError(f"{path.name} cannot be exported: torch returned no ONNX program")
     _round_initializers(program.model)
     model = program.model_proto
     # Its weights are copied now; its nodes and values refer to each other.
@@ -104,7 +104,7 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
 
 
 def store_half(model: onnx.ModelProto) -> None:
-    """Store FP32 weights as FP16 with a cast behind them, where that loses nothing.
+    """Store FP32 weights as FP16 followed by a cast, where that loses nothing.
 
     The engine folds the casts when it loads the graph, so that it computes in FP32.
     """
@@ -161,7 +161,7 @@ def _add_casts(model: onnx.ModelProto, tensors: Sequence[onnx.TensorProto]) -> N
 
 
 def restore_float(model: onnx.ModelProto) -> None:
-    """Undo `store_half`: weights as FP32, without casts behind them."""
+    """Undo `store_half`: weights as FP32, without casts."""
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     nodes = []
@@ -196,11 +196,11 @@ def layer_of(node: onnx.NodeProto) -> str:
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
-    """Name each node after its module, as `layers.mlps.0.fc1/Gemm`, with a number behind twins."""
+    """Name each node after its module, as `layers.mlps.0.fc1/Gemm`; duplicates get a number."""
     counts: Counter[str] = Counter()
     for node in model.graph.node:
         scopes = {entry.key: entry.value for entry in node.metadata_props}.get(SCOPES)
-        # The module's path stands before the name of the call.
+        # The module's path precedes the name of the call.
         module = ast.literal_eval(scopes)[-2] if scopes else ""
         # What the exporter itself adds has a name that is no module's.
         module = "" if module.startswith("_") else module

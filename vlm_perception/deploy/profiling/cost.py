@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a node of a graph costs: products and bytes, from shapes alone."""
+"""What a node of a graph costs: FLOPs and bytes, from shapes alone."""
 
 from __future__ import annotations
 
@@ -25,12 +25,23 @@ ELEMENTWISE = frozenset({
 REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "ReduceMax", "ReduceL2", "Softmax", "ArgMax"})
 # They read as much of their first input as they write.
 SELECTIONS = frozenset({"Gather", "GatherElements", "GatherND", "Slice", "Split"})
-# Products that no export of this package holds; to leave them out would be a wrong figure.
-# fmt: off
-UNCOUNTED = frozenset({
-    "Attention", "ConvInteger", "ConvTranspose", "DeformConv", "Einsum", "GRU", "LSTM",
-    "MatMulInteger", "QLinearConv", "QLinearMatMul", "RNN",
-})
+# Operators with FLOPs that no export of this package contains; ignoring them would be wrong. fmt:
+# off
+UNCOUNTED = frozenset(
+    {
+        "Attention",
+        "ConvInteger",
+        "ConvTranspose",
+        "DeformConv",
+        "Einsum",
+        "GRU",
+        "LSTM",
+        "MatMulInteger",
+        "QLinearConv",
+        "QLinearMatMul",
+        "RNN",
+    }
+)
 # fmt: on
 FLOATS = frozenset(
     {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
@@ -56,8 +67,8 @@ _BYTES: dict[int, float] = {
 class Cost:
     """Work of a node or a layer.
 
-    `flops` counts matrix products and convolutions, a multiplication with its addition as two;
-    norms, softmax and activations count in the bytes only.
+    `flops` counts matrix multiplications and convolutions, a multiplication with its addition as
+    two; norms, softmax and activations count in the bytes only.
     """
 
     float_flops: int = 0
@@ -67,7 +78,7 @@ class Cost:
 
     @property
     def flops(self) -> int:
-        """All products."""
+        """All FLOPs."""
         return self.float_flops + self.int8_flops
 
     @property
@@ -92,8 +103,8 @@ class Cost:
 class CostModel:
     """Counts one graph, whose shapes must be known.
 
-    Bytes: each node reads its inputs and writes its outputs, except that views move nothing,
-    that a chain of element-wise nodes is one pass with what is before it, and that behind a
+    Bytes: each node reads its inputs and writes its outputs, except that views move nothing, that a
+    chain of element-wise nodes is one pass with what is before it, and that after a
     DequantizeLinear the quantized tensor is what is read. Caches are not counted, nor attention
     that keeps its scores on the chip.
     """
@@ -106,14 +117,14 @@ class CostModel:
         """Cost of one node; nothing for those that engines compute when they load the graph.
 
         Raises:
-            ExportError: the node's shapes are not known, or nobody counts its products here.
+            ExportError: the node's shapes are unknown, or its operator has no cost here.
         """
         if self._graph.is_constant(node):
             return Cost()
         if subgraphs(node) or node.op_type in UNCOUNTED:
             raise ExportError(
-                f"{self._graph.name}: {node.op_type} ({node.name}) cannot be counted; profile "
-                "reads graphs that `vlm-perception export` has written"
+                f"{self._graph.name}: {node.op_type} ({node.name}) has no known cost; profile "
+                "reads models written by `vlm-perception export`"
             )
         flops = self._flops(node)
         weights, activations = self._traffic(node)
@@ -157,7 +168,7 @@ class CostModel:
         return weights, activations
 
     def _source(self, name: str) -> str:
-        """The tensor whose bytes are read where `name` stands."""
+        """The tensor whose bytes are read for `name`."""
         node = self._graph.producers.get(name)
         while node is not None and node.op_type in VIEWS | {"DequantizeLinear"}:
             name = node.input[0]
@@ -209,7 +220,7 @@ class CostModel:
         sizes = known.sizes() if known is not None else None
         if sizes is None:
             raise ExportError(
-                f"{self._graph.name}: the shape of {name} is not known; profile reads graphs that "
-                "`vlm-perception export` has written"
+                f"{self._graph.name}: the shape of {name} is unknown; profile reads models written "
+                "by `vlm-perception export`"
             )
         return sizes

@@ -30,7 +30,7 @@ TRIALS = 5
 
 
 class Source(BaseModel):
-    """Where a figure stands."""
+    """The source of a figure."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,7 +54,7 @@ class Datasheet(BaseModel):
 
 @dataclass(frozen=True)
 class Device:
-    """Limits of a device: products a second, and bytes a second."""
+    """Limits of a device: FLOPs and bytes per second."""
 
     name: str
     float_flops: float
@@ -66,7 +66,7 @@ class Device:
     remarks: tuple[str, ...]
 
     def compute_seconds(self, cost: Cost) -> float:
-        """Time that the products take at the peak rate."""
+        """Time that the FLOPs take at the peak rate."""
         return cost.float_flops / self.float_flops + cost.int8_flops / self.int8_flops
 
     def memory_seconds(self, cost: Cost) -> float:
@@ -89,17 +89,18 @@ def datasheets() -> dict[str, Datasheet]:
 
 
 def find_device(name: str, *, threads: int) -> Device:
-    """A device by its name; `this` is measured, with so many threads.
+    """A device by its name; `this` is measured, with `threads` threads.
 
     Raises:
-        ExportError: nobody knows its figures.
+        ExportError: its figures are unknown.
     """
     if name == THIS:
         return _measure_this(threads)
     known = datasheets()
     if name not in known:
         raise ExportError(
-            f"there are no datasheet figures for {name!r}; choose {', '.join([THIS, *known])}"
+            f"there are no datasheet figures for {name!r}; choose one of "
+            f"{', '.join([THIS, *known])}"
         )
     sheet = known[name]
     return Device(
@@ -118,7 +119,7 @@ def find_device(name: str, *, threads: int) -> Device:
 
 
 def _measure_this(threads: int) -> Device:
-    """The rates of ONNX Runtime's own matrix products and of a copy in memory."""
+    """The rates of ONNX Runtime's own matrix multiplications and of a copy in memory."""
     load = os.getloadavg()[0]
     block = np.ones(COPIED_BYTES // 8)
     target = np.empty_like(block)
@@ -133,9 +134,9 @@ def _measure_this(threads: int) -> Device:
         float_bytes=4,
         origin="measured",
         remarks=(
-            f"rates: the best of {TRIALS} products of {SIDE}x{SIDE} matrices, FP32 and INT8",
+            f"rates: the best of {TRIALS} multiplications of {SIDE}x{SIDE} matrices, FP32 and INT8",
             f"bandwidth: the best of {TRIALS} copies of {COPIED_BYTES >> 20} MiB in one thread",
-            f"load before: {load:.2f} on {cpu_count()} cores; a loaded machine gives longer times",
+            f"load before: {load:.2f} on {cpu_count()} cores; times are longer on a loaded machine",
         ),
     )
 

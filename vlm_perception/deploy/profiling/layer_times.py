@@ -117,7 +117,10 @@ def example_inputs(graph: OnnxGraph) -> dict[str, NDArray[Any]]:
         known = graph.types[name]
         sizes = known.sizes()
         if sizes is None:
-            raise ExportError(f"{graph.name}: the shape of input {name} is not known")
+            raise ExportError(
+                f"{graph.name}: the shape of input {name} is unknown; profile reads models written "
+                "by `vlm-perception export`"
+            )
         dtype = onnx.helper.tensor_dtype_to_np_dtype(known.dtype)
         values: NDArray[Any] = np.zeros(sizes)
         if np.issubdtype(dtype, np.floating):

@@ -14,13 +14,13 @@ from vlm_perception.deploy.profiling.cost import ELEMENTWISE, VIEWS
 NORMS = frozenset(
     {"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"},
 )
-# What stands between a product and the softmax over it.
+# Operators between a MatMul and the softmax over it.
 BETWEEN = ELEMENTWISE | VIEWS | {"DequantizeLinear"}
 
 
 @dataclass(frozen=True)
 class Names:
-    """What the parts before and behind a graph's layers are called."""
+    """Names of the parts before and after a graph's layers."""
 
     before: str
     behind: str
@@ -28,7 +28,7 @@ class Names:
 
 @dataclass
 class _Segment:
-    """What stands between one norm and the next."""
+    """The nodes between one norm and the next."""
 
     attends: bool = False
     selects: bool = False
@@ -39,9 +39,9 @@ def layer_of_nodes(graph: OnnxGraph, names: Names) -> dict[int, str]:
 
     Layers are found by structure, since quantizers and optimizers change names: in a transformer
     with norms before its blocks, a norm of the residual stream begins a block; a block with a
-    softmax over products of activations is an attention, the one behind it its feed-forward, one
-    with a TopK in between chooses tokens, and what is left is the head. A node that the first
-    output does not need belongs to the head, too.
+    softmax over a MatMul of activations is an attention, the next one its feed-forward, one with a
+    TopK in between chooses tokens, and what is left is the head. A node that the first output does
+    not need belongs to the head, too.
     """
     needed = _ancestors(graph, graph.outputs[0])
     segments: dict[int, _Segment] = {}
@@ -120,7 +120,7 @@ def _width(graph: OnnxGraph, name: str) -> int:
 
 
 def _is_attention(graph: OnnxGraph, softmax: NodeProto) -> bool:
-    """Whether a softmax is taken over products of two activations."""
+    """Whether a softmax is taken over a MatMul of two activations."""
     open_names, seen = [softmax.input[0]], set()
     while open_names:
         name = open_names.pop()

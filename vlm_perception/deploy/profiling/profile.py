@@ -127,7 +127,7 @@ def profile_bundle(bundle: ModelBundle, device: str) -> Profile:
 
 
 def phases_of(bundle: ModelBundle, prompt: int) -> list[Phase]:
-    """What an image goes through, with a prompt of so many tokens around it."""
+    """What an image goes through, with a prompt of this many tokens around it."""
     manifest = bundle.manifest
     vision, language = manifest.vision, manifest.language
     phases = [Phase("encoder", VISION_GRAPH, Names("patch embedding", "pooling head"), {})]
@@ -163,7 +163,7 @@ def _decoder_phase(name: str, spec: LanguageSpec, *, new: int, past: int, repeat
 
 
 def _prompt_tokens(bundle: ModelBundle, spec: LanguageSpec) -> int:
-    """Tokens of the caption's prompt, before and behind the image."""
+    """Tokens of the caption's prompt, before and after the image."""
     tokenizer = TextTokenizer(bundle.file(spec.tokenizer))
     before, after = spec.prompt.split("{image}", 1)
     behind = tokenizer.encode_template(after, spec.caption_prompt)

@@ -139,19 +139,19 @@ def _say(console: Console, profile: Profile) -> None:
     ]
     if device.origin == "datasheet":
         lines.append(
-            "projected: the larger of products at the peak rate and bytes at the full bandwidth, "
-            "layer by layer; a real engine is slower"
+            "projected: for each layer the larger of FLOPs at the peak rate and bytes at the full "
+            "bandwidth; a real engine is slower"
         )
     else:
         lines.append(
-            f"measured: medians of {RUNS} runs; those of the layers under the profiler, whose own "
-            "work is in `unattributed`, those of the phases without it"
+            f"measured: medians of {RUNS} runs; layers under the profiler, whose overhead is in "
+            "`unattributed`, phases without it"
         )
     if profile.caption_tokens:
         lines.insert(
             2,
             f"prompt: {profile.prompt_tokens} tokens; caption: {profile.caption_tokens} tokens, "
-            "each decoded behind the prefill's cache; cache at the caption's end: "
+            "each decoded with the prefill's cache; cache at the caption's end: "
             f"{profile.cache_bytes / 1e6:.2f} MB",
         )
     for line in lines:

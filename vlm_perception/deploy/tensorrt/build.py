@@ -87,12 +87,12 @@ def _wait_for_lock(lock: IO[str], folder: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        _log.warning("another process builds plans in %s; waiting for it to end", folder)
+        _log.warning("another process is building plans in %s; waiting for it to finish", folder)
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def require_native(graphs: Iterable[TensorRtGraph], *, dla: bool) -> None:
-    """Hold graphs against what TensorRT's parser, or the accelerator, is documented to take.
+    """Check graphs against what TensorRT's parser, or the accelerator, is documented to support.
 
     Raises:
         ExportError: something does not fit.

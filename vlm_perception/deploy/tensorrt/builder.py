@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Builds one plan with TensorRT. The graph alone says what is computed in which precision."""
+"""Builds one plan with TensorRT. The graph alone determines the precisions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Monitor(trt.IProgressMonitor):
         self._lock = threading.Lock()
         self.cancelled = threading.Event()
 
-    # An exception must not leave these: behind them is C++.
+    # An exception must not leave these: they are called from C++.
 
     def phase_start(self, phase_name: str, parent_phase: str, num_steps: Any) -> None:
         """A phase begins; the outermost has no parent."""
@@ -133,13 +133,13 @@ class PlanBuilder:
                 self._add_profile(config, name, shapes)
         plan = self._builder.build_serialized_network(network, config)
         if self._monitor.cancelled.is_set():
-            raise ExportError("the build was cancelled; nothing was changed")
+            raise ExportError("the build was cancelled; no file was changed")
         if plan is None:
             raise self._fail(f"TensorRT {trt.__version__} cannot build {graph.name}")
         return BuiltPlan(content_of(plan), bytes(content_of(cache.serialize())))
 
     def _parse(self, graph: Path) -> trt.INetworkDefinition:
-        # By name: the numbers behind the names differ between versions.
+        # By name: the numeric values differ between versions.
         typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = self._builder.create_network(typed)
         parser = trt.OnnxParser(network, self._logger)

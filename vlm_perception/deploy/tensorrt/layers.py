@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Holds the layers of a plan against the graph: in which precision each product really runs.
+"""Compares the layers of a plan with the graph: in which precision each MatMul really runs.
 
 The inspector's JSON is described in TensorRT's documentation, "Engine Inspector"; version 11 names
 inputs and outputs otherwise, the layers alike.
@@ -42,12 +42,12 @@ class PlanLayer:
     precision: str
     """The narrowest type that it reads, or that its kernel is named after."""
     planned: str
-    """What the graph says for its products; empty without one."""
+    """The graph's precision for its MatMuls; empty without any."""
     median_ms: float | None
 
     @property
     def fell_back(self) -> bool:
-        """Whether products run in a wider type than the graph says."""
+        """Whether MatMuls run in a wider type than in the graph."""
         order = (INT8, FP16, FP32)
         known = self.planned in order and self.precision in order
         return known and order.index(self.precision) > order.index(self.planned)
@@ -60,7 +60,7 @@ class LayerReport:
     title: str
     layers: tuple[PlanLayer, ...]
     missing: tuple[str, ...]
-    """Products of the graph that no layer says it computes."""
+    """MatMuls of the graph that no layer reports."""
 
 
 def planned_precisions(graph: OnnxGraph) -> dict[str, str]:
@@ -74,7 +74,7 @@ def planned_precisions(graph: OnnxGraph) -> dict[str, str]:
 
 def _planned(graph: OnnxGraph, node: NodeProto) -> str:
     sources = [graph.producers.get(name) for name in node.input[:2]]
-    # What moves data stands between a DequantizeLinear and its product now and then.
+    # Nodes that move data may come between a DequantizeLinear and its MatMul.
     if all(source is not None and source.op_type == "DequantizeLinear" for source in sources):
         return INT8
     known = graph.types.get(node.input[0])
@@ -109,7 +109,7 @@ def read_layers(
         )
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(
-            f"{title}: the inspector's answer cannot be read ({error}); build the plan again with "
+            f"{title}: the inspector's output cannot be read ({error}); build the plan again with "
             "`vlm-perception build`, which asks TensorRT to keep the details"
         ) from error
     seen = {node for layer in layers for node in layer.nodes}
@@ -117,7 +117,7 @@ def read_layers(
 
 
 def _profile_of(layer: str) -> int | None:
-    """The set of shapes that a layer is named after; None: it says nothing of one."""
+    """The set of shapes that a layer is named after; None: it names none."""
     found = _PROFILE.search(layer)
     return int(found[1]) if found else None
 
@@ -133,7 +133,7 @@ def _layer(
         kind=str(entry.get("LayerType", "")),
         nodes=nodes,
         precision=_precision(entry),
-        # The narrowest, as a fused attention has products of both kinds.
+        # The narrowest, as a fused attention has MatMuls of both kinds.
         planned=min(wanted, key=(INT8, FP16, FP32).index, default=""),
         median_ms=times.get(name),
     )

@@ -27,7 +27,7 @@ def require_memory(
 
     Args:
         graph: its name.
-        weights: bytes of the graph's file and what lies beside it.
+        weights: bytes of the graph's file and its external data.
         workspace: the most that a kernel may work with, in bytes.
         host_free: bytes that the host can give.
         gpu_free: bytes that the GPU can give; None: it uses the host's memory.
@@ -46,7 +46,7 @@ def require_memory(
 def _require(graph: str, what: str, wanted: int, free: int) -> None:
     if free < wanted:
         raise ExportError(
-            f"building {graph} may take {wanted / MEBIBYTE:.0f} MiB of {what} and "
+            f"building {graph} may take {wanted / MEBIBYTE:.0f} MiB of {what}, but only "
             f"{free / MEBIBYTE:.0f} MiB are free: close other programs (on a Jetson also the "
             "desktop, `sudo init 3`), or lower --workspace-mib"
         )
@@ -57,4 +57,4 @@ def host_free(file: Path = Path("/proc/meminfo")) -> int:
     for line in file.read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"{file} has no line MemAvailable")
+    raise OSError(f"{file} has no MemAvailable line")

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What `vlm-perception build` shows: progress, plans, their layers, and drift without a GPU."""
+"""What `vlm-perception build` shows: progress, plans, their layers, and parity without a GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from rich.table import Table
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.deploy.onnx.tensorrt_graphs import TensorRtGraph, tensorrt_graphs
 from vlm_perception.deploy.tensorrt.build import Outcome, build_bundle, require_native
-from vlm_perception.deploy.tensorrt.drift import Drift, measure_drift
 from vlm_perception.deploy.tensorrt.layers import (
     as_json,
     as_table,
@@ -26,6 +25,7 @@ from vlm_perception.deploy.tensorrt.layers import (
     read_layers,
 )
 from vlm_perception.deploy.tensorrt.memory import MEBIBYTE, needed
+from vlm_perception.deploy.tensorrt.parity import OutputParity, measure_parity
 from vlm_perception.engines.choose import measurable
 from vlm_perception.engines.tensorrt.load import tensorrt_module
 from vlm_perception.engines.tensorrt.plan_store import BuildOptions
@@ -110,20 +110,20 @@ def report_dry_run(
     graphs = tensorrt_graphs(bundle)
     require_native(graphs, dla=options.dla)
     found = [
-        drift
+        parity
         for graph in graphs
         for name in measurable()
-        for drift in measure_drift(bundle, graph, name)
+        for parity in measure_parity(bundle, graph, name)
     ]
-    console.print(_drifts(bundle, found))
+    console.print(_parity_table(bundle, found))
     console.print(_memory(bundle, graphs, options))
     console.print(
-        "All graphs keep to what TensorRT's ONNX parser is documented to take, with all shapes "
+        "All graphs use only operators that TensorRT's ONNX parser documents, with all shapes "
         "fixed. Computed on the CPU; not run on TensorRT.",
         highlight=False,
     )
     if json_file is not None:
-        _write(json_file, [vars(drift) for drift in found])
+        _write(json_file, [vars(parity) for parity in found])
 
 
 def _plans(bundle: ModelBundle, outcomes: Sequence[Outcome]) -> Table:
@@ -138,8 +138,10 @@ def _plans(bundle: ModelBundle, outcomes: Sequence[Outcome]) -> Table:
     return table
 
 
-def _drifts(bundle: ModelBundle, found: Sequence[Drift]) -> Table:
-    table = Table(title=f"{bundle.manifest.name}: graphs for TensorRT against the bundle's own")
+def _parity_table(bundle: ModelBundle, found: Sequence[OutputParity]) -> Table:
+    table = Table(
+        title=f"{bundle.manifest.name}: graphs for TensorRT compared with the bundle's own"
+    )
     for column in ("graph", "shapes for", "output", "in"):
         table.add_column(column)
     for column in ("mean cosine", "least cosine"):

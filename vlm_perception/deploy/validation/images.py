@@ -46,7 +46,7 @@ def split_images(folder: Path, *, least: int = LEAST, most: int = MOST) -> Image
         ExportError: there is no such folder, or too few of its images can be read.
     """
     if not folder.is_dir():
-        raise ExportError(f"{folder} is no folder; give one with {2 * least} images or more")
+        raise ExportError(f"{folder} is not a folder; give one with {2 * least} images or more")
     halves: tuple[list[Path], list[Path]] = ([], [])
     seen: set[bytes] = set()
     skipped = duplicates = 0
@@ -67,9 +67,9 @@ def split_images(folder: Path, *, least: int = LEAST, most: int = MOST) -> Image
     calibration, validation = (tuple(half[:most]) for half in halves)
     if min(len(calibration), len(validation)) < least:
         raise ExportError(
-            f"{folder} gives {len(calibration)} images to calibrate and {len(validation)} to "
-            f"validate with ({skipped} could not be read, {duplicates} were there before); "
-            f"{least} of each are needed: put some {3 * least} different images there"
+            f"{folder} has {len(calibration)} images for calibration and {len(validation)} for "
+            f"validation ({skipped} could not be read, {duplicates} are duplicates); {least} of "
+            f"each are needed: put about {3 * least} different images there"
         )
     return ImageSets(calibration, validation, skipped, duplicates)
 
@@ -83,7 +83,7 @@ def images_digest(images: Sequence[Path]) -> str:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image file upright, as its EXIF orientation says: RGB [height, width, 3].
+    """Read an image file upright, by its EXIF orientation: RGB [height, width, 3].
 
     Raises:
         ExportError: it is damaged or no image.

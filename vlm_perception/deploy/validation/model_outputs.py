@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a model says of images: embedding, labels, answers and a caption."""
+"""A model's outputs for images: embedding, labels, answers and a caption."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ CAPTION_TOKENS = 48
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a model says of one image."""
+class Prediction:
+    """A model's outputs for one image."""
 
     pooled: NDArray[np.float32]
     """[D], L2-normalised."""
@@ -43,14 +43,14 @@ class Model(Protocol):
         """The labels and how they are scored."""
         ...
 
-    def say(self, image: NDArray[np.uint8]) -> Said:
+    def predict(self, image: NDArray[np.uint8]) -> Prediction:
         """Describe an RGB image [H, W, 3]."""
         ...
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says of a series of images."""
+    """A model's outputs for a series of images."""
 
     pooled: NDArray[np.float32]
     """[N, D]"""
@@ -80,26 +80,26 @@ class BundleModel:
         """The bundle's own labels."""
         return self._encoder.vocabulary
 
-    def say(self, image: NDArray[np.uint8]) -> Said:
+    def predict(self, image: NDArray[np.uint8]) -> Prediction:
         """Describe an RGB image [H, W, 3]."""
         embedding = self._encoder.encode(Frame(image, 0), 0)
         if self._language is None:
-            return Said(embedding.pooled)
+            return Prediction(embedding.pooled)
         prefix = self._language.prefill(embedding.tokens)
         answers = self._language.answer(prefix, self._packed)
         caption = self._language.generate(prefix, self._prompt, max_tokens=CAPTION_TOKENS)
-        return Said(embedding.pooled, answers, caption.text)
+        return Prediction(embedding.pooled, answers, caption.text)
 
 
 def ask(model: Model, images: Sequence[Path], about: str = "Validating") -> Answers:
     """Put every image to a model, with a progress bar of this name."""
-    said = [model.say(read_image(path)) for path in track(images, about, transient=True)]
-    pooled, vocabulary = np.stack([each.pooled for each in said]), model.vocabulary
+    predictions = [model.predict(read_image(path)) for path in track(images, about, transient=True)]
+    pooled, vocabulary = np.stack([each.pooled for each in predictions]), model.vocabulary
     scores = vocabulary.probabilities(pooled)
     return Answers(
         pooled,
         scores,
         scores >= vocabulary.thresholds,
-        [each.attributes for each in said],
-        [each.caption for each in said],
+        [each.attributes for each in predictions],
+        [each.caption for each in predictions],
     )

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What transformers itself says of an image, with the checkpoint's own processors."""
+"""The outputs of transformers itself for an image, with the checkpoint's own processors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vlm_perception.bundle.manifest import LanguageSpec, QuestionSpec
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.image_processor import load_processor
 from vlm_perception.deploy.checkpoints.load import Checkpoint
-from vlm_perception.deploy.validation.model_outputs import CAPTION_TOKENS, Said
+from vlm_perception.deploy.validation.model_outputs import CAPTION_TOKENS, Prediction
 from vlm_perception.perception.vision.vocabulary import Vocabulary, VocabularyBuilder
 from vlm_perception.types import Attribute
 
@@ -40,7 +40,7 @@ class TransformersModel:
 
         Args:
             source: the checkpoint, with all its heads.
-            bundle: made of it; says which labels and questions, and how prompts are worded.
+            bundle: exported from it; gives the labels, questions and prompts.
 
         Raises:
             ExportError: a processor does more than resize, crop and normalise.
@@ -58,7 +58,7 @@ class TransformersModel:
         return self._vocabulary
 
     @torch.no_grad()
-    def say(self, image: NDArray[np.uint8]) -> Said:
+    def predict(self, image: NDArray[np.uint8]) -> Prediction:
         """Describe an RGB image [H, W, 3].
 
         Raises:
@@ -69,12 +69,12 @@ class TransformersModel:
             features = self._source.dual.get_image_features(pixel_values=pixels)
         pooled = _normalised(features)[0]
         if self._reader is None:
-            return Said(pooled)
+            return Prediction(pooled)
         with _fitting():
             pixels = _pixels(self._language_processor, image)
         self._reader.look(pixels)
         answers = tuple(self._reader.answer(each) for each in self._manifest.questions)
-        return Said(pooled, answers, self._reader.caption())
+        return Prediction(pooled, answers, self._reader.caption())
 
     @torch.no_grad()
     def _embed_labels(self) -> NDArray[np.float32]:
@@ -92,7 +92,7 @@ class TransformersModel:
 
 @contextmanager
 def _fitting() -> Iterator[None]:
-    """What transformers and torch raise for pixels that a tower does not take is told as that."""
+    """Errors of transformers and torch for pixels that a tower does not take become ExportError."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
@@ -136,7 +136,7 @@ class _Reader:
             ends.append([*whole[len(prompt) :], self._spec.stop_token_ids[0]])
         cache = copy.deepcopy(self._cache)
         cache.batch_repeat_interleave(len(ends))
-        # Padded behind their ends, where no token looks.
+        # Padded after their ends, where no token attends.
         longest = max(map(len, ends))
         rows = [[*prompt, *end, *[0] * (longest - len(end))] for end in ends]
         logits = self._logits(rows, cache)[:, len(prompt) - 1 : -1].log_softmax(dim=-1)
@@ -161,7 +161,7 @@ class _Reader:
         return text.rstrip("\ufffd").strip()
 
     def _logits(self, rows: Sequence[Sequence[int]], cache: Module) -> Tensor:
-        """Logits [N, T, vocabulary] of tokens behind cached ones, which they are added to."""
+        """Logits [N, T, vocabulary] of tokens after cached ones, which they are added to."""
         inputs = {"inputs_embeds": self._embed(rows), "past_key_values": cache, "use_cache": True}
         logits: Tensor = self._vlm.lm_head(self._decoder(**inputs).last_hidden_state)
         return logits
@@ -171,7 +171,7 @@ class _Reader:
         return embeds
 
     def _ids(self, text: str, answer: str = "") -> tuple[list[int], list[int]]:
-        """Tokens of the prompt before the image and behind it."""
+        """Tokens of the prompt before and after the image."""
         image = self._tokenizer.convert_ids_to_tokens(self._image)
         prompt = self._spec.prompt.replace("{image}", image).replace("{text}", text) + answer
         ids: list[int] = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]

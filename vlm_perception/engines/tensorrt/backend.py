@@ -72,4 +72,4 @@ def _require_tried(path: Path, description: PlanDescription) -> None:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
     except OSError as error:
-        _log.warning("%s cannot be written, and each start tries the plan anew: %s", mark, error)
+        _log.warning("%s cannot be written, so each start checks the plan again: %s", mark, error)

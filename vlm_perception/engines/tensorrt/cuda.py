@@ -59,7 +59,7 @@ class BufferPool:
     def lend(self, owner: object, size: int) -> int:
         """Lend memory until nothing refers to its owner any more; the device must be entered.
 
-        All work on it must have ended by then, or whoever is lent it next use the same stream.
+        All work on it must have ended by then, or the next user must use the same stream.
 
         Returns:
             The address of at least `size` bytes.
@@ -118,7 +118,7 @@ class Stream(Protocol):
 
         Args:
             target: where the first row goes.
-            source: where the first row lies.
+            source: address of the first row.
             width: bytes of a row.
             pitches: bytes from one row to the next, at the target and at the source.
             rows: how many.
@@ -187,7 +187,7 @@ class Device:
         """A new stream; the device must be entered.
 
         Args:
-            urgent: run its work before that of other streams, where that can be told to CUDA.
+            urgent: run its work before that of other streams, where CUDA supports it.
         """
         return _PlainStream(self) if bindings is None else _BindingsStream(self, urgent=urgent)
 
@@ -246,7 +246,8 @@ class _BindingsStream:
     def __init__(self, device: Device, *, urgent: bool) -> None:
         self._device = device
         least, greatest = _check(bindings.cuCtxGetStreamPriorityRange())
-        # Work without a stream waits for other streams, and they for it, unless told otherwise.
+        # Work without a stream waits for other streams, and they for it, unless configured
+        # otherwise.
         flags = bindings.CUstream_flags.CU_STREAM_NON_BLOCKING.value
         (self._stream,) = _check(
             bindings.cuStreamCreateWithPriority(flags, greatest if urgent else least)

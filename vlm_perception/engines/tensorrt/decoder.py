@@ -30,7 +30,7 @@ CACHE = "past"
 
 @dataclass(frozen=True)
 class _Layout:
-    """How keys and values lie: `rows` (layers, 2, heads) of `token` bytes a token."""
+    """Layout of keys and values: `rows` (layers, 2, heads) of `token` bytes a token."""
 
     shape: tuple[int, ...]
     rows: int
@@ -53,7 +53,7 @@ class _Store:
 
 
 class DeviceCache:
-    """A prefix, and what a branch has written behind it."""
+    """A prefix, and what a branch has written after it."""
 
     def __init__(self, prefix: _Store, tail: _Store | None = None) -> None:
         """Take over keys and values."""
@@ -69,7 +69,7 @@ class TensorRtDecoder:
     """A bundle's decoder with one cache on the device; one thread at a time.
 
     The graphs read all of the cache at a fixed length, and a mask hides what is not filled. A
-    prefix stays in place while branches behind it take turns: only tails are copied, on the device.
+    prefix stays in place while branches after it take turns: only tails are copied, on the device.
     """
 
     half_precision = True
@@ -154,7 +154,7 @@ class TensorRtDecoder:
         mask: NDArray[np.float32],
         rows: Sequence[int] | NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        """Read tokens behind a cache, which stays as it is.
+        """Read tokens after a cache, which is not modified.
 
         Args:
             cache: all of it is seen by each token.
@@ -171,11 +171,11 @@ class TensorRtDecoder:
         """
         with self._lock, self._plan.entered():
             self._hold(cache)
-            # Their keys and values are left behind what the cache holds; masks hide them.
+            # Their keys and values are left after the cache's; masks hide them.
             return self._read(cache, embeds, positions, mask, rows, None)
 
     def append(self, branch: Any, embeds: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Read tokens [T, W] behind a branch, which grows by them.
+        """Read tokens [T, W] after a branch, which grows by them.
 
         Returns:
             The logits of the last one, [vocabulary].
@@ -232,7 +232,7 @@ class TensorRtDecoder:
         """Run the graph, piece by piece where no profile takes all tokens at once.
 
         Args:
-            cache: what stands before the tokens, in place already.
+            cache: what precedes the tokens, already in place.
             embeds: the tokens, [T, W].
             positions: [T].
             mask: [T, T], between them.
@@ -243,11 +243,11 @@ class TensorRtDecoder:
         start, count = cache.length, len(embeds)
         if start + count > self.capacity:
             raise EngineError(
-                f"{start} tokens and {count} more do not fit the decoder's plan, which was built "
-                f"for {self.capacity}; ask for less at once, or use shorter texts"
+                f"{start} + {count} tokens do not fit the decoder's plan, which was built for "
+                f"{self.capacity}; ask for less at once, or use shorter texts"
             )
         if into is not None and into.length + count > into.room:
-            raise EngineError(f"a branch has room for {into.room} tokens and was given more")
+            raise EngineError(f"a branch has room for {into.room} tokens but got more")
         wanted, logits = np.asarray(rows, np.int64), []
         last = 0
         while last < count:
@@ -268,7 +268,7 @@ class TensorRtDecoder:
     def _run_piece(
         self, program: Program, piece: Piece, filled: int, into: _Store | None
     ) -> NDArray[np.float32]:
-        """Run one program, and put the new keys and values behind the `filled` ones."""
+        """Run one program, and put the new keys and values after the `filled` ones."""
         layout, size, length = self._layout, len(piece.embeds), _tokens(program)
         program.upload(piece.padded(length, layout.capacity, filled, _places(program)))
         program.start()
@@ -289,7 +289,7 @@ class TensorRtDecoder:
         return np.asarray(outputs["logits"][0, :count], np.float32)
 
     def _program(self, count: int, *, with_logits: bool) -> Program:
-        """The smallest program that takes so many tokens, else the largest."""
+        """The smallest program that takes this many tokens, else the largest."""
         able = [p for p in self._programs if not with_logits or _places(p) == _tokens(p)]
         return next((p for p in able if _tokens(p) >= count), able[-1])
 
@@ -300,7 +300,7 @@ class TensorRtDecoder:
             self._held = (cache.prefix, None)
         if cache.tail is not None and self._held[1] is not cache.tail:
             self._place(cache.tail, cache.prefix.length)
-        # Also where it has none: what is read behind the prefix now writes over another's tail.
+        # Also where it has none: what is read after the prefix now overwrites another's tail.
         self._held = (cache.prefix, cache.tail)
 
     def _place(self, store: _Store, start: int) -> None:
@@ -336,7 +336,7 @@ class TensorRtDecoder:
 
 
 def _layout(plan: LoadedPlan) -> _Layout:
-    """How the plan's cache lies; [layers, 2, 1, heads, P, D]."""
+    """Layout of the plan's cache: [layers, 2, 1, heads, P, D]."""
     shape = tuple(sizes_of(plan.engine.get_tensor_shape(CACHE)))
     itemsize = plan.dtype(CACHE).itemsize
     layers, two, _, heads, _, width = shape

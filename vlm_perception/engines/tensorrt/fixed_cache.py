@@ -27,7 +27,7 @@ class Piece:
     rows: NDArray[np.int64]
 
     def padded(self, length: int, capacity: int, filled: int, places: int) -> dict[str, Array]:
-        """The inputs of a program of `length` tokens behind a cache of `capacity`."""
+        """The inputs of a program of `length` tokens after a cache of `capacity`."""
         count, width = self.embeds.shape
         embeds = np.zeros((1, length, width), np.float32)
         embeds[0, :count] = self.embeds

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Imports what needs TensorRT or CUDA, and says what to do where that is missing."""
+"""Imports what needs TensorRT or CUDA, with an error that says what to do if it is missing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from vlm_perception.engines.tensorrt.plan_store import Machine
 
 LEAST_VERSION = (10, 3)
 _MISSING = {
-    "tensorrt": "TensorRT is not installed: on a Jetson `sudo apt install nvidia-jetpack` brings "
-    "it, elsewhere `pip install tensorrt`",
+    "tensorrt": (
+        "TensorRT is not installed: on a Jetson run `sudo apt install nvidia-jetpack`, elsewhere "
+        "`pip install tensorrt`"
+    ),
     "pycuda": "pycuda is not installed: `pip install pycuda`",
 }
 
@@ -29,7 +31,7 @@ def tensorrt_installed() -> bool:
 def tensorrt_version() -> str:
     """Version of its Python package: empty where it is missing, `unknown` where it does not load.
 
-    Why it does not is said by `tensorrt_module`.
+    `tensorrt_module` explains why not.
     """
     if not tensorrt_installed():
         return ""
@@ -65,7 +67,7 @@ def tensorrt_module(name: str) -> Any:
     except (ImportError, OSError) as error:
         raise EngineError(
             f"TensorRT or CUDA cannot be loaded ({error}): install the driver and the libraries "
-            "that belong to the packages, or choose another engine"
+            "that match the packages, or choose another engine"
         ) from error
 
 

@@ -45,15 +45,15 @@ def require_loadable(path: Path, command: Sequence[str] = COMMAND) -> None:
         raise EngineError(f"{path} did not load in {LONGEST_S:.0f} s; build it again") from error
     if result.returncode == 0:
         return
-    said = result.stderr.strip().splitlines()
-    if result.returncode == REFUSED and said:
-        raise EngineError(said[-1])
+    lines = result.stderr.strip().splitlines()
+    if result.returncode == REFUSED and lines:
+        raise EngineError(lines[-1])
     code = -result.returncode
     how = signal.Signals(code).name if code > 0 else f"exit code {result.returncode}"
     raise EngineError(
-        f"a process that loaded {path} ended with {how}{f' ({said[-1]})' if said else ''}: it is "
-        "no plan of this TensorRT, or the driver is missing or too old. Build it again with "
-        "`vlm-perception build BUNDLE`, or choose another engine"
+        f"a process that loaded {path} ended with {how}{f' ({lines[-1]})' if lines else ''}: it is "
+        "not a plan of this TensorRT version, or the driver is missing or too old. Build it again "
+        "with `vlm-perception build BUNDLE`, or choose another engine"
     )
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What TensorRT says: to Python's log, and as exceptions."""
+"""TensorRT's messages: to Python's log, and as exceptions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Log(trt.ILogger):
 
 
 class Recorder(trt.IErrorRecorder):
-    """Collects what TensorRT reports as an error, until somebody asks."""
+    """Collects what TensorRT reports as an error, until they are taken."""
 
     def __init__(self) -> None:
         """Start without any."""
@@ -110,5 +110,5 @@ def start(kind: Callable[[Log], StartedT], logger: Log) -> StartedT:
         _broken.append(started)
     raise EngineError(
         f"TensorRT {trt.__version__} cannot use the GPU ({'; '.join(logger.errors) or reason}): "
-        "update the driver, install the TensorRT that belongs to it, or choose another engine"
+        "update the driver, install the TensorRT version that matches it, or choose another engine"
     )

@@ -1,9 +1,9 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The plans that TensorRT built of a bundle: where they lie, and whether one fits this machine.
+"""The plans that TensorRT built of a bundle: where they are, and whether one fits this machine.
 
-A plan stands beside its description, a JSON file of the same name. A plan without one, or with
-another content than it says, was not finished or is foreign, and is never given to TensorRT.
+A plan is next to its description, a JSON file of the same name. A plan without one, or whose
+content does not match it, is unfinished or foreign, and is never given to TensorRT.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class PlanKey(_Strict):
         """Why a plan with this key does not fit; empty: it does."""
         found = []
         if (self.graph_sha256, self.recipe) != (graph_sha256, RECIPE):
-            found.append("it was built of another graph")
+            found.append("it was built from another graph")
         ours, here = self.machine, machine
         if not self._takes_version(here.tensorrt):
             found.append(f"it was built with TensorRT {ours.tensorrt}, this is {here.tensorrt}")
@@ -127,7 +127,7 @@ def plan_digest(graph: GraphFile) -> str:
 
 
 def plan_directories(bundle: Path, digest: str) -> tuple[Path, Path]:
-    """Where a bundle's plans may lie: in it, and in the user's cache."""
+    """Where a bundle's plans may be: in it, and in the user's cache."""
     return bundle / FOLDER, cache_directory() / FOLDER / digest[:16]
 
 
@@ -164,8 +164,8 @@ def find_plan(graph: GraphFile, machine: Machine) -> tuple[Path, PlanDescription
             return path, description
         unfit.append(f"{path.name}: {' and '.join(differences)}")
     if not unfit:
-        raise EngineError(f"TensorRT has no plan of {graph.name}; {BUILD}")
-    raise EngineError(f"no plan of {graph.name} fits ({'; '.join(unfit)}); {BUILD}")
+        raise EngineError(f"TensorRT has no plan for {graph.name}; {BUILD}")
+    raise EngineError(f"no plan for {graph.name} fits ({'; '.join(unfit)}); {BUILD}")
 
 
 def _described(graph: GraphFile, unfit: list[str]) -> Iterator[tuple[Path, PlanDescription]]:
@@ -179,7 +179,7 @@ def _described(graph: GraphFile, unfit: list[str]) -> Iterator[tuple[Path, PlanD
         try:
             yield file.with_suffix(".plan"), PlanDescription.model_validate_json(file.read_bytes())
         except (OSError, ValidationError):
-            unfit.append(f"{file.name} is no description of a plan")
+            unfit.append(f"{file.name} is not a description of a plan")
 
 
 def _damage(path: Path, description: PlanDescription) -> list[str]:

@@ -79,8 +79,8 @@ class LoadedPlan:
         engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise EngineError(
-                f"TensorRT {trt.__version__} on {device.name} does not take {path} "
-                f"({self.recorder.take() or 'it gives no reason'}); build it again with "
+                f"TensorRT {trt.__version__} on {device.name} does not load {path} "
+                f"({self.recorder.take() or 'no reason given'}); build it again with "
                 "`vlm-perception build BUNDLE`"
             )
         self.engine: trt.ICudaEngine = engine
@@ -108,7 +108,7 @@ class LoadedPlan:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Enter the device; what fails is told with what TensorRT reported of it.
+        """Enter the device; errors include what TensorRT reported.
 
         Raises:
             EngineError: a call of CUDA or TensorRT failed.
@@ -123,7 +123,7 @@ class LoadedPlan:
             raise EngineError(f"{self.path.name}: {error}: {reported}") from error
 
     def fail(self, what: str) -> EngineError:
-        """An error with what TensorRT says about it."""
+        """An error with TensorRT's own message."""
         return EngineError(f"{self.path.name}: {what}: {self.recorder.take() or 'no reason given'}")
 
 
@@ -144,7 +144,7 @@ class Program:
             plan: what to run.
             stream: where it runs.
             profile: which of the plan's sets of shapes.
-            foreign: addresses of tensors that somebody else keeps on the device.
+            foreign: addresses of tensors that are kept elsewhere on the device.
 
         Raises:
             EngineError: TensorRT refuses the shapes or fails.
@@ -153,10 +153,10 @@ class Program:
         self._pace = Pace(f"a run of {plan.path.name} in tensorrt {trt.__version__}")
         self.context = plan.engine.create_execution_context()
         if self.context is None:
-            raise plan.fail("there is no room for what it computes with")
+            raise plan.fail("its workspace memory cannot be allocated")
         self.context.error_recorder = plan.recorder
         if not self.context.set_optimization_profile_async(profile, stream.handle):
-            raise plan.fail(f"profile {profile} cannot be chosen")
+            raise plan.fail(f"profile {profile} cannot be selected")
         self.specs = self._fix_shapes(profile)
         self.inputs = {name: spec for name, spec in self.specs.items() if plan.is_input(name)}
         self.outputs = {name: spec for name, spec in self.specs.items() if name not in self.inputs}
@@ -216,14 +216,14 @@ class Program:
         with self._pace.call():
             self._stream.synchronize()
         if self._plan.recorder.num_errors():
-            raise self._plan.fail("it failed while it ran")
+            raise self._plan.fail("it failed while running")
 
     def _fix_shapes(self, profile: int) -> dict[str, TensorSpec]:
         plan = self._plan
         for name in filter(plan.is_input, plan.names):
             _, _, largest = plan.engine.get_tensor_profile_shape(name, profile)
             if not self.context.set_input_shape(name, tuple(sizes_of(largest))):
-                raise plan.fail(f"input {name} cannot be {sizes_of(largest)}")
+                raise plan.fail(f"input {name} cannot have the shape {sizes_of(largest)}")
         shapes = {name: tuple(sizes_of(self.context.get_tensor_shape(name))) for name in plan.names}
         return {name: TensorSpec(name, plan.dtype(name), shapes[name]) for name in plan.names}
 
@@ -234,7 +234,7 @@ class Program:
             self._buffers.append(DeviceBuffer(self._plan.device, size_of(spec)))
             address = self._buffers[-1].address
         if not self.context.set_tensor_address(name, address):
-            raise self._plan.fail(f"tensor {name} cannot be placed")
+            raise self._plan.fail(f"the address of tensor {name} cannot be set")
         return address
 
     def enqueue(self) -> None:

@@ -90,7 +90,7 @@ def run(cases: list[str], *, threads: int) -> Report:
     place, console = workshop(), Console()
     prepared = []
     for case in selected:
-        console.print(f"{case.name}: making what is not in the cache yet")
+        console.print(f"{case.name}: building what is not in the cache yet")
         prepared.append((case, place.prepare(case)))
     meter = LoadMeter()
     rows = []
@@ -235,8 +235,10 @@ def as_table(rows: Sequence[Row], threads: int) -> Table:
     """The figures for people."""
     table = Table(
         title=f"One image through the vision network, {threads} threads",
-        caption=f"{cpu_model()}, {cpu_count()} cores. The network alone, on an image that is ready "
-        f"for it, {ROUNDS} rounds in turn. In brackets: least and largest of the rounds",
+        caption=(
+            f"{cpu_model()}, {cpu_count()} cores. The network alone, on a preprocessed image, "
+            f"{ROUNDS} interleaved rounds. In brackets: minimum and maximum of the rounds"
+        ),
         show_lines=True,
     )
     for heading in ("case", "the bundle", "ONNX Runtime FP32, dense", "transformers"):
@@ -248,7 +250,7 @@ def as_table(rows: Sequence[Row], threads: int) -> Table:
 
 def _cells(row: Row) -> tuple[str, str, str]:
     aim, ms = row.aim, row.median_ms
-    rate_aim = f", aim {aim.fps:g}" if aim and aim.fps else ""
+    rate_aim = f", target {aim.fps:g}" if aim and aim.fps else ""
     bundle = [
         f"{ms[BUNDLE]:.1f} ms",
         f"{row.fps:.1f} images/s{rate_aim}",
@@ -269,5 +271,5 @@ def _cells(row: Row) -> tuple[str, str, str]:
 
 
 def _shown(found: Ratio, aim: float | None) -> str:
-    wanted = f", aim {aim:g}x" if aim else ""
+    wanted = f", target {aim:g}x" if aim else ""
     return f"{found.value:.2f}x ({found.least:.2f}-{found.largest:.2f}){wanted}"

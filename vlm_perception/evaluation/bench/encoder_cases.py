@@ -92,7 +92,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Contestants:
-    """What stands against each other in one case."""
+    """What is compared in one case."""
 
     checkpoint: Path
     """The dual encoder's directory, for transformers."""
@@ -120,13 +120,13 @@ class Workshop:
             return self._shipped()
         checkpoint = self._random_checkpoint()
         dense = self._bundle(checkpoint, "vit-b16/dense", ExportOptions(geometry="checkpoint"))
-        options = ExportOptions(**case.options, calibration=self._images())
+        options = ExportOptions(**case.options, calibration=self.calibration_images())
         return Contestants(checkpoint / "dual", dense, self._bundle(checkpoint, case.name, options))
 
     def _shipped(self) -> Contestants:
         if not NANO_CHECKPOINT.is_dir():
             raise CaseError(
-                f"the case {NANO} needs {NANO_CHECKPOINT}: run it in the folder of the sources"
+                f"the case {NANO} needs {NANO_CHECKPOINT}: run it in the source directory"
             )
         dense = self._bundle(
             NANO_CHECKPOINT, "roadworld-nano/dense", ExportOptions(geometry="checkpoint")
@@ -141,7 +141,8 @@ class Workshop:
             shutil.rmtree(path, ignore_errors=True)
             return export_bundle(checkpoint, path, options)
 
-    def _images(self) -> Path:
+    def calibration_images(self) -> Path:
+        """Write the images that cases are calibrated with; returns their folder."""
         folder = self._folder / "images"
         write_images(folder, IMAGES, IMAGE_SIZE)
         return folder
@@ -204,7 +205,7 @@ def select(names: list[str]) -> list[Case]:
     known = {case.name: case for case in CASES}
     foreign = [name for name in names if name not in known]
     if foreign:
-        raise CaseError(f"there is no case {foreign[0]!r}; choose among {', '.join(known)}")
+        raise CaseError(f"there is no case {foreign[0]!r}; choose from {', '.join(known)}")
     if names:
         return [case for case in CASES if case.name in names]
     return [case for case in CASES if case.name != NANO or NANO_CHECKPOINT.is_dir()]

@@ -28,7 +28,7 @@ def peak_rss_mb(bundle: ModelBundle, *, engine: str, threads: int) -> float:
     command = [sys.executable, "-m", __name__, str(bundle.path), engine, str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RunError(f"the process that was to be measured failed: {done.stderr.strip()}")
+        raise RunError(f"the measured process failed: {done.stderr.strip()}")
     return float(done.stdout)
 
 

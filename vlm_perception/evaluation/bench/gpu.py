@@ -171,7 +171,7 @@ def run(name: str, engine: str, seconds: float, *, on_cpu: bool) -> Report:
         )
     notes = []
     if on_cpu:
-        notes.append(Text("Tried out on the CPU: these are no figures of a GPU.", style="red"))
+        notes.append(Text("Tested on the CPU: these are not GPU figures.", style="red"))
     if engine != TENSORRT:
         notes.append(Text("Not run on TensorRT.", style="red"))
     content = {

@@ -56,9 +56,7 @@ def open_work(bundle: ModelBundle, engine: str, *, priority: bool, on_cpu: bool)
         ExportError: a graph cannot be read.
     """
     if bundle.manifest.language is None:
-        raise EngineError(
-            f"bundle {bundle.manifest.name} holds no language model; use one that does"
-        )
+        raise EngineError(f"bundle {bundle.manifest.name} has no language model; use one that does")
     graphs = {graph.name: graph for graph in tensorrt_graphs(bundle)}
     image = bundle.golden_inputs(VISION_GRAPH)
     if engine == TENSORRT:
@@ -104,8 +102,8 @@ def _onnxruntime(
     if not on_cpu:
         if CUDA not in onnxruntime.get_available_providers():
             raise EngineError(
-                "this ONNX Runtime has no CUDA: `pip install onnxruntime-gpu` in place of "
-                "onnxruntime, or take --engine tensorrt; --on-cpu tries the command out here"
+                "this ONNX Runtime has no CUDA: `pip install onnxruntime-gpu` instead of "
+                "onnxruntime, or use --engine tensorrt; --on-cpu tests the command here"
             )
         device = _module_of_cuda().open_device()
         with device.entered():
@@ -160,7 +158,7 @@ class _Session:
         if stream is not None and self._session.get_providers()[0] != CUDA:
             raise EngineError(
                 "ONNX Runtime cannot start its CUDA provider, and would use the CPU: install the "
-                "CUDA and cuDNN that belong to it"
+                "CUDA and cuDNN versions that match it"
             )
 
     def call(self, inputs: Mapping[str, Array], *, keep: tuple[str, ...]) -> Call:
@@ -185,13 +183,13 @@ class _Session:
 
 
 def _embeds(shapes: Shapes) -> Array:
-    """Tokens as a program reads them; what they say does not count."""
+    """Tokens as a program reads them; their values do not matter."""
     _, tokens, width = shapes["inputs_embeds"]
     return np.random.default_rng(0).normal(0, 0.05, (tokens, width)).astype(np.float32)
 
 
 def _decoder_inputs(shapes: Shapes) -> dict[str, Array]:
-    """Inputs of the decoder behind a cache that is full but for the tokens themselves."""
+    """Inputs of the decoder after a cache that is full but for the tokens themselves."""
     tokens, places = shapes["inputs_embeds"][1], shapes["logit_rows"][0]
     capacity = shapes["past"][4]
     seen = max(capacity - tokens, 0)

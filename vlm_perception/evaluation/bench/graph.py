@@ -81,8 +81,8 @@ def run(  # noqa: PLR0913 - the verb's options
     """
     if language_dead and composition != PROCESSES:
         raise VlmPerceptionError(
-            "--language-dead kills the language node's process, which with --composition "
-            "single is that of all nodes; use --composition processes"
+            "--language-dead kills the language node's process, which with --composition single "
+            "runs all nodes; use --composition processes"
         )
     require_ros()
     bundle = ModelBundle.load(bundle_name)
@@ -164,7 +164,9 @@ def wait_until_running(
             check_running(processes, observer)
         graph.play_when_ready()
         if time.monotonic() - started > within:
-            raise BenchError(f"no scene with an analysis came within {within:.0f} s")
+            raise BenchError(
+                f"no scene with an analysis arrived within {within:.0f} s; see the nodes' logs"
+            )
         interrupt.sleep(POLL_S)
         waiting = [each for each in waiting if not (each.analyses and each.meters[SCENE].count)]
     interrupt.sleep(SETTLE_S)
@@ -190,7 +192,7 @@ class _Bench:
         self._processes, self._watches, self._interrupt = processes, watches, interrupt
 
     def measure(self, seconds: float) -> Span | None:
-        """Look on for so long; None when interrupted."""
+        """Observe for this long; None when interrupted."""
         before = self._usages()
         start_ns, start = time.time_ns(), time.monotonic()
         while not self._interrupt and time.monotonic() - start < seconds:

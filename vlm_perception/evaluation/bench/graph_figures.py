@@ -46,7 +46,7 @@ class CameraFigures:
     capture_to_embedding_ms: Percentiles | None
     capture_to_scene_ms: Percentiles | None
     reasoning_age_ms: Percentiles | None
-    """Of what the slow path says in a scene; None when it says nothing."""
+    """Of a scene's reasoning; None without one."""
     read_kb_s: Mapping[str, float]
     """Kilobytes a second on the topics that a node reads, serialized."""
 

@@ -51,7 +51,8 @@ class Setting:
 def as_json(span: Span, without_language: Span | None, setting: Setting) -> dict[str, object]:
     """The figures under their fixed keys, and what they hold for.
 
-    Those of one camera stand at the top, those of several under `cameras` and the camera's name.
+    Those of one camera are at the top level, those of several under `cameras` and the camera's
+    name.
     """
     return {
         **_cameras_as_json(span),
@@ -142,14 +143,14 @@ def _fill_one(table: Table, span: Span, without_language: Span | None, setting: 
     """A line for each figure."""
     aims = _aims(setting)
     (figures,) = span.cameras.values()
-    for what, told in _told(figures).items():
-        table.add_row(what, told, aims.get(what, ""))
+    for what, shown in _rows(figures).items():
+        table.add_row(what, shown, aims.get(what, ""))
     if without_language is not None:
         (alone,) = without_language.cameras.values()
         table.add_section()
         table.add_row("language node dead: scenes", f"{alone.scene_hz:.2f} Hz")
-        told = _shown_all(alone.capture_to_scene_ms)
-        table.add_row("language node dead: capture to scene, p50/p95/p99", told)
+        shown = _shown_all(alone.capture_to_scene_ms)
+        table.add_row("language node dead: capture to scene, p50/p95/p99", shown)
 
 
 def _fill_several(table: Table, span: Span, without_language: Span | None) -> None:
@@ -183,7 +184,7 @@ def _aims(setting: Setting) -> dict[str, str]:
     return aims | ({ANALYSED: ">= 5 Hz"} if setting.force_keyframes else {})
 
 
-def _told(figures: CameraFigures) -> dict[str, str]:
+def _rows(figures: CameraFigures) -> dict[str, str]:
     share = f"{100 * figures.encoded_share:.2f} % ({figures.encoded} of {figures.published})"
     return {
         "frames published": f"{figures.published_hz:.2f} Hz",

@@ -32,7 +32,7 @@ from vlm_perception.rosgraph.topics import EMBEDDING, MEASURED, REASONING, Topic
 SETTLE_S = 1.0
 """Of each phase, not measured: the node has just been switched over."""
 LEAST_FRAMES = 20
-"""Of each phase; a percentile of fewer says nothing."""
+"""Of each phase; a percentile of fewer is meaningless."""
 QUESTIONS, QUESTION_EVERY_S = 40, 0.15
 NODE = "language_reasoner"
 POLL_S = 0.2
@@ -57,7 +57,7 @@ class Phase:
 
     seconds: float
     encoder_ms: Sequence[float]
-    """For each frame the sum of the encoder's stages, as its embedding tells them."""
+    """For each frame the sum of the encoder's stages, as given in its embedding."""
     reasonings: int
     analyses_ms: Sequence[float]
     """Of each full analysis."""
@@ -96,7 +96,7 @@ class Interference:
 
 
 class StageTimes:
-    """Collects what the encoder's messages say of its own time."""
+    """Collects the encoder's own times from its messages."""
 
     def __init__(self, decode: Callable[[bytes], Mapping[str, float]]) -> None:
         """Start empty.
@@ -238,7 +238,7 @@ class _Run:
             began = time.monotonic()
             answer = self.caller.call(Ask, f"{NODE}/ask", request)
             if not answer.success:
-                raise BenchError(f"{NODE} gave no answer: {answer.message}")
+                raise BenchError(f"{NODE} did not answer: {answer.message}")
             result.append(1e3 * (time.monotonic() - began))
             self._wait(QUESTION_EVERY_S)
         return result

@@ -47,7 +47,7 @@ class SceneTimes:
     questions: float
     """All of them, packed into one sequence."""
     first_token: float
-    """Of the caption, behind the prefilled image."""
+    """Of the caption, after the prefilled image."""
     caption: float
 
     @property
@@ -101,8 +101,8 @@ def run(
     bundle = ModelBundle.load(bundle_name)
     if len(bundle.manifest.questions) < 2:
         raise VlmPerceptionError(
-            f"bundle {bundle.manifest.name} asks fewer than two questions, so that the cost of one "
-            "more cannot be told; export it with two or more in bundle.yaml"
+            f"bundle {bundle.manifest.name} asks fewer than two questions, so the cost of one more "
+            "cannot be measured; export it with two or more in bundle.yaml"
         )
     language = LanguageModel(bundle, threads=threads, engine=AUTO)
     encoder = VisionEncoder(bundle, threads=threads)
@@ -233,7 +233,7 @@ def graph_table(graph: Interference) -> Table:
     table = figure_table(
         f"Four processes, {cpu_count()} cores: language node off, and analysing every tick",
         *("what", "off", "on", "on / off", "aim"),
-        caption="The encoder's time of a frame is the sum of its stages, as its messages tell them",
+        caption="The encoder's time for a frame is the sum of the stages in its messages",
     )
     for number, pair in enumerate(graph.pairs, 1):
         idle, busy = f"{pair.idle_ms:.2f} ms", f"{pair.busy_ms:.2f} ms"

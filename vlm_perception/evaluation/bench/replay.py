@@ -41,7 +41,7 @@ SEED = 6_000_020
 
 
 def run(recording: Path | None, threads: int, latency: Path | None) -> Report:
-    """Replay a recording into a temporary folder and tell what it took.
+    """Replay a recording into a temporary folder and report what it took.
 
     Args:
         recording: what to replay; None: 20 seconds of the road world at 1280x720.

@@ -32,7 +32,7 @@ class Speed:
 
 
 def measure(width: int, height: int, seconds: float) -> Speed:
-    """Draw scenes and then a drive, each for so many seconds of one core."""
+    """Draw scenes and then a drive, each for this many seconds of one core."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -57,7 +57,7 @@ def run(width: int, height: int, seconds: float) -> Report:
     title = f"Road world at {width}x{height}, one core"
     table = figure_table(title, "what", "a second", "aim")
     table.add_row(
-        "scenes, made up, drawn and described", f"{speed.scenes_per_s_per_core:.0f}", ">= 100"
+        "scenes, sampled, rendered and described", f"{speed.scenes_per_s_per_core:.0f}", ">= 100"
     )
     table.add_row("frames of a drive", f"{speed.drive_frames_per_s_per_core:.0f}", ">= 100")
     return Report([table], asdict(speed))

@@ -100,14 +100,14 @@ def fuzz(stage: Stage, messages: int) -> Finding:
         (100 * (now / rss[node] - 1) for node, now in _memory(pids).items() if node in rss),
         default=0.0,
     )
-    complaints = sum(_bad_messages(stage, node) for node in NODES)
+    warnings = sum(_bad_messages(stage, node) for node in NODES)
     scenes = len(participant.between(since, end))
     diagnosed = stage.diagnosed(since)
     return Finding(
         f"{sent} fuzzed messages",
-        f"{len(alive)} of {len(NODES)} nodes live, {complaints} complaints, memory grew by "
+        f"{len(alive)} of {len(NODES)} nodes alive, {warnings} warnings, memory grew by "
         f"{growth:.1f} % at most, parameters answered in {1e3 * slowest:.0f} ms; "
-        f"{scenes / (end - since):.0f} scenes a second meanwhile",
+        f"{scenes / (end - since):.0f} scenes per second meanwhile",
         None,
         recovered,
         0,
@@ -296,7 +296,7 @@ def reasonings(draw: st.DrawFn) -> Any:
 
 
 def _draw(strategy: Strategy, number: int, use: Callable[[Any], None]) -> None:
-    """Let Hypothesis make so many examples, the same on each run."""
+    """Let Hypothesis generate this many examples, the same on each run."""
 
     @seed(SEED)
     @settings(

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What `evaluate drift` compares: the student dense, and all that can be taken from it."""
+"""What `evaluate compression` compares: the student dense, and all that can be taken from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.files.images import write_images
 from vlm_perception.deploy.checkpoints.bundle_yaml import SPEC_NAME
-from vlm_perception.deploy.compression.precision_plan import PLAN_NAME
+from vlm_perception.deploy.compression.precision_config import CONFIG_NAME
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.evaluation.cached_export import exported
 
@@ -26,7 +26,7 @@ CALIBRATION_SIZE = (1280, 720)
 
 @dataclass(frozen=True)
 class Case:
-    """A bundle to examine, and what its setting is."""
+    """A bundle to evaluate, and its setting."""
 
     case: str
     bundle: ModelBundle
@@ -74,8 +74,10 @@ def make_cases(
     for share in heads:
         fewer = exported(checkpoint, out / f"heads-{share:g}", replace(int8, heads=share))
         cases.append(Case(HEADS, fewer, f"{share:g}"))
-    plan = _plan_with_int4(whole, out / "int4.yaml")
-    cases.append(Case(INT4, exported(checkpoint, out / INT4, replace(int8, plan=plan))))
+    config = _config_with_int4(whole, out / "int4.yaml")
+    cases.append(
+        Case(INT4, exported(checkpoint, out / INT4, replace(int8, precision_config=config)))
+    )
     return cases
 
 
@@ -84,11 +86,11 @@ def _folder(keep: str) -> str:
     return keep.replace("@", "-at-").replace(",", "-")
 
 
-def _plan_with_int4(int8: ModelBundle, path: Path) -> Path:
-    """The precision plan of a bundle with weights of four bits in the decoder."""
-    plan = yaml.safe_load(int8.file(PLAN_NAME).read_text(encoding="utf-8"))
-    plan["decoder"] = "int4-weights"
-    path.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+def _config_with_int4(int8: ModelBundle, path: Path) -> Path:
+    """The precision config of a bundle with weights of four bits in the decoder."""
+    config = yaml.safe_load(int8.file(CONFIG_NAME).read_text(encoding="utf-8"))
+    config["decoder"] = "int4-weights"
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return path
 
 

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What quantization and pruning cost the road world's student, and what they save.
 
-Every case is exported from the checkpoint and sits the same exam, scene by scene beside the others.
-Token pruning is held against two controls at about the same number of tokens, as a method must be
-that claims to choose well: tokens drawn at random, and simply a smaller image (UniPruneBench,
+Every case is exported from the checkpoint and evaluated on the same benchmark, scene by scene.
+Token pruning is compared with two controls at about the same number of tokens, as any selection
+method must be: tokens drawn at random, and simply a smaller image (UniPruneBench,
 https://arxiv.org/abs/2511.02650, and FastVLM, https://arxiv.org/abs/2412.13303, table 5).
 """
 
@@ -27,20 +27,25 @@ from vlm_perception.evaluation.compression.cases import DENSE, INT8, Case, make_
 from vlm_perception.evaluation.compression.times import Times, take_times
 from vlm_perception.evaluation.machine_load import Load
 from vlm_perception.evaluation.report import Report, figure_table
-from vlm_perception.evaluation.tasks.roadworld import Answers, Exam, exam_streets, marks
+from vlm_perception.evaluation.tasks.roadworld import (
+    Answers,
+    RoadWorldTask,
+    evaluation_streets,
+    metrics,
+)
 from vlm_perception.outputs.own import own_folder
 
-VERB = "evaluate drift"
+VERB = "evaluate compression"
 KEPT = {
     "captions": "caption_object_f1",
     "attributes": "attributes_balanced_accuracy_mean",
     "presence": "presence_f1",
 }
-"""What is asked of the decoder, by the exam's keys."""
+"""The decoder's metrics, by the benchmark's keys."""
 
 
 @dataclass(frozen=True)
-class DriftRow:
+class CompressionRow:
     """One case beside its reference: dense for int8, int8 for all others."""
 
     case: str
@@ -91,39 +96,39 @@ def run(
     scenes: int,
     timed: int,
 ) -> Report:
-    """Export every case, hold the exam and measure times.
+    """Export every case, run the benchmark and measure times.
 
     Args:
         checkpoint: the road world's checkpoint directory.
         keeps: pruning schedules, as `vlm-perception export --keep` takes them.
         heads: shares of the attention heads, as `--heads` takes them.
         out: folder for the exported bundles and the calibration images; a second run uses them.
-        scenes: scenes of the exam.
+        scenes: scenes of the benchmark.
         timed: scenes to take times with.
 
     Raises:
         ExportError: the checkpoint or a schedule cannot be used.
-        OutputError: the folder holds somebody's files.
+        OutputError: the folder contains other files.
     """
     with own_folder(out, VERB, [checkpoint]) as work:
         cases = make_cases(checkpoint, keeps, heads, work)
-    exams = {case.name: Exam(case.bundle) for case in cases}
-    pooled: dict[str, list[NDArray[np.float32]]] = {name: [] for name in exams}
-    for street in track(exam_streets(scenes), "Exam", transient=True):
-        for name, exam in exams.items():
-            pooled[name].append(exam.take(street))
-    sat = {
-        name: Sat(np.stack(pooled[name]), exam.answers, marks(exam.answers)[0])
-        for name, exam in exams.items()
+    tasks = {case.name: RoadWorldTask(case.bundle) for case in cases}
+    pooled: dict[str, list[NDArray[np.float32]]] = {name: [] for name in tasks}
+    for street in track(evaluation_streets(scenes), "Evaluating", transient=True):
+        for name, task in tasks.items():
+            pooled[name].append(task.take(street))
+    evaluated = {
+        name: Evaluated(np.stack(pooled[name]), task.answers, metrics(task.answers)[0])
+        for name, task in tasks.items()
     }
-    exams.clear()
+    tasks.clear()
     times, load = take_times({case.name: case.bundle for case in cases}, timed)
-    rows = [compare(case, sat, times) for case in cases]
+    rows = [compare(case, evaluated, times) for case in cases]
     return Report(
         [
             _kept_table(rows, scenes),
             _times_table(rows, timed),
-            # The exam's figures hold however busy the machine was.
+            # The benchmark's figures are valid however busy the machine was.
             Text(f"times: {load.verdict()}", style=load.style),
         ],
         _as_json(rows, scenes, timed, load),
@@ -131,8 +136,8 @@ def run(
 
 
 @dataclass(frozen=True)
-class Sat:
-    """What a case said in the exam, and its marks."""
+class Evaluated:
+    """A case's outputs in the benchmark, and its metrics."""
 
     pooled: NDArray[np.float32]
     """[scenes, D]"""
@@ -140,16 +145,18 @@ class Sat:
     figures: Mapping[str, object]
 
     def figure(self, key: str) -> float:
-        """One of the marks."""
+        """One of the metrics."""
         value = self.figures[key]
         assert isinstance(value, float)
         return value
 
 
-def compare(case: Case, sat: Mapping[str, Sat], times: Mapping[str, Times]) -> DriftRow:
+def compare(
+    case: Case, evaluated: Mapping[str, Evaluated], times: Mapping[str, Times]
+) -> CompressionRow:
     """One case beside its reference."""
     reference = DENSE if case.case in (DENSE, INT8) else INT8
-    ours, theirs, dense = sat[case.name], sat[reference], sat[DENSE]
+    ours, theirs, dense = evaluated[case.name], evaluated[reference], evaluated[DENSE]
     cosines = (ours.pooled * dense.pooled).sum(axis=1)
     top = [np.argmax(each.answers.scores, axis=1) for each in (ours, dense)]
     kept = {name: _share(ours.figure(key), theirs.figure(key)) for name, key in KEPT.items()}
@@ -158,7 +165,7 @@ def compare(case: Case, sat: Mapping[str, Sat], times: Mapping[str, Times]) -> D
     def cut(time: Callable[[Times], float]) -> float:
         return 100 * (1 - time(took) / time(reference_took))
 
-    return DriftRow(
+    return CompressionRow(
         case=case.case,
         setting=case.setting,
         reference=reference,
@@ -202,7 +209,9 @@ def same_captions(ours: Answers, theirs: Answers) -> float:
     return float(np.mean([SequenceMatcher(None, a, b, autojunk=False).ratio() for a, b in words]))
 
 
-def _as_json(rows: Sequence[DriftRow], scenes: int, timed: int, load: Load) -> dict[str, object]:
+def _as_json(
+    rows: Sequence[CompressionRow], scenes: int, timed: int, load: Load
+) -> dict[str, object]:
     return {
         "scenes": scenes,
         "timed_scenes": timed,
@@ -214,15 +223,15 @@ def _as_json(rows: Sequence[DriftRow], scenes: int, timed: int, load: Load) -> d
     }
 
 
-def _kept_table(rows: Sequence[DriftRow], scenes: int) -> Table:
+def _kept_table(rows: Sequence[CompressionRow], scenes: int) -> Table:
     table = figure_table(
-        f"What is kept, on {scenes} unseen scenes",
+        f"What is retained, on {scenes} unseen scenes",
         "case", "setting", "tokens", "cosine, mean", "worst", "top tag", "macro AP", "loss",
         "captions", "answers", "presence", "same answers", "same captions",
         words=2,
-        caption="Cosine and top tag: against dense. Loss in points, shares in brackets and what is "
-        "the same: against dense for int8, against int8 for all below it. captions: F1 of the "
-        "objects named; answers: balanced accuracy; presence: F1",
+        caption=("Cosine and top tag: compared with dense. Loss in points, shares in brackets and "
+            "what is the same: compared with dense for int8, with int8 for all below it. captions: "
+            "F1 of the objects named; answers: balanced accuracy; presence: F1"),
     )  # fmt: skip
     for row in rows:
         table.add_row(
@@ -242,14 +251,14 @@ def _kept_table(rows: Sequence[DriftRow], scenes: int) -> Table:
     return table
 
 
-def _times_table(rows: Sequence[DriftRow], timed: int) -> Table:
+def _times_table(rows: Sequence[CompressionRow], timed: int) -> Table:
     table = figure_table(
-        f"What it takes, medians over {timed} scenes, in milliseconds",
+        f"What it costs, medians over {timed} scenes, in milliseconds",
         "case", "setting", "tokens", "vision", "prefill", "a token", "analysis", "decoder, MB",
         words=2,
-        caption=f"{cpu_model()}, {cpu_count()} cores, one thread, ONNX Runtime; in brackets the "
-        "change against dense for int8, against int8 for all below it. analysis: prefill, all "
-        "typed questions and the caption",
+        caption=(f"{cpu_model()}, {cpu_count()} cores, one thread, ONNX Runtime; in brackets the "
+            "change from dense for int8, from int8 for all below it. analysis: prefill, all typed "
+            "questions and the caption"),
     )  # fmt: skip
     for row in rows:
         table.add_row(
@@ -264,5 +273,5 @@ def _times_table(rows: Sequence[DriftRow], timed: int) -> Table:
     return table
 
 
-def _name(row: DriftRow) -> tuple[str, str]:
+def _name(row: CompressionRow) -> tuple[str, str]:
     return row.case, row.setting

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the cases of `evaluate drift` take for the same scenes, one thread, in turn."""
+"""What the cases of `evaluate compression` take for the same scenes, one thread, in turn."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Stopwatch:
         )
 
     def times(self) -> Times:
-        """Medians of what was measured behind the first frames."""
+        """Medians, without the first frames."""
         columns = zip(*self._rows[WARM_UP:], strict=True)
         return Times(*(1e3 * median(column) for column in columns))
 

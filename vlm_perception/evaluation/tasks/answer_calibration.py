@@ -25,7 +25,7 @@ from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.answered_images import AnsweredImages
 from vlm_perception.datasets.sample import Sample
 from vlm_perception.evaluation.report import Report
-from vlm_perception.evaluation.task import examine
+from vlm_perception.evaluation.task import run_task
 from vlm_perception.outputs.file import require_free, result_file
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.reasoning.questions import load_questions
@@ -112,7 +112,7 @@ def run(bundle: str, data: Path, out: Path, questions: Path | None = None) -> Re
         QuestionsError: the questions cannot be read.
         AnswersError: the folder lacks answers, or has others than the questions'.
         CalibrationError: there are too few.
-        OutputError: somebody's file lies at `out`.
+        OutputError: `out` exists and was not written by this verb.
     """
     require_free(out, VERB)
     model = ModelBundle.load(bundle)
@@ -120,7 +120,7 @@ def run(bundle: str, data: Path, out: Path, questions: Path | None = None) -> Re
     images = AnsweredImages(data, asked)
     require_enough(images)
     calibration = Calibration(model, asked)
-    report = examine(calibration, images)
+    report = run_task(calibration, images)
     write_questions(out, asked, calibration.fitted)
     broken = list(images.broken.values())
     if broken:
@@ -175,11 +175,11 @@ def calibration_error(probabilities: NDArray[np.float64], truth: NDArray[np.int6
 
     How far the likeliest choice's probability is from how often it is true, bin by bin.
     """
-    said = probabilities.argmax(axis=1)
+    predicted = probabilities.argmax(axis=1)
     sure = probabilities.max(axis=1)
     order = np.argsort(sure, kind="stable")
     gaps = [
-        len(part) * abs(sure[part].mean() - (said[part] == truth[part]).mean())
+        len(part) * abs(sure[part].mean() - (predicted[part] == truth[part]).mean())
         for part in np.array_split(order, min(BINS, len(order)))
     ]
     return float(sum(gaps) / len(order))
@@ -195,13 +195,13 @@ def require_enough(images: AnsweredImages) -> None:
     for name, count in images.counts().items():
         if count < LEAST_ANSWERS:
             raise CalibrationError(
-                f"{images.file} answers {name!r} for {count} images{lacks}; {LEAST_ANSWERS} are "
-                "the least, so add some, or leave the question out"
+                f"{images.file} answers {name!r} for {count} images{lacks}; at least "
+                f"{LEAST_ANSWERS} are needed: add some, or leave the question out"
             )
     if not images.counts():
         raise CalibrationError(
             f"{images.file} answers no question{lacks}; it needs {LEAST_ANSWERS} answers to each "
-            f"that is to be calibrated: {', '.join(each.name for each in images.questions)}"
+            f"question to calibrate: {', '.join(each.name for each in images.questions)}"
         )
 
 
@@ -227,7 +227,7 @@ def _probabilities(scores: NDArray[np.float64], temperature: float) -> NDArray[n
 
 def _table(fitted: dict[str, Calibrated]) -> Table:
     columns = ("NLL at 1", "NLL fitted", "ECE at 1", "ECE fitted")
-    title = "Typed questions, each half of the images judged by the other half's temperature"
+    title = "Typed questions, each half of the images evaluated with the other half's temperature"
     table = Table(Column("question", no_wrap=True), "answers", "temperature", *columns, title=title)
     for name, found in fitted.items():
         figures = (found.temperature, *found.nll, *found.ece)

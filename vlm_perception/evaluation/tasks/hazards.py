@@ -1,10 +1,10 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Recall of what stands in the lane, by its distance: the fast path alone and fused.
+"""Recall of objects in the lane, by distance: the fast path alone and fused.
 
 A mean over labels hides the far pedestrian. So each scene here is staged: one road user in the own
-lane at a drawn distance, nobody else of its kind in the picture. As many scenes without any tell
-how often it is reported for nothing: who always cries danger misses none.
+lane at a drawn distance, no other of its kind in the image. The same number of scenes without any
+gives the false alarms: a detector that always fires has recall 1.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame, Reasoning
 
 EXAM_SEED = 20_000_000
-"""First seed of the exam: nothing was trained on these scenes, and no rule was chosen on them."""
+"""First seed of the scenes: nothing was trained or tuned on them."""
 BANDS = ((5, 10), (10, 20), (20, 30), (30, 45))
 """Metres along the road."""
 LEAST_VISIBLE = 0.5
@@ -44,7 +44,7 @@ KINDS = (
     (Hazard.parse("bicycle"),),
     (Hazard.parse("car | lead_vehicle=near"), Hazard.parse("car | lead_vehicle=far")),
 )
-"""What is looked for, with the answers of the slow path that tell of it."""
+"""What is looked for, with the answers of the slow path that indicate it."""
 FAST, FUSED = "fast", "fused"
 TICK_NS = 10_000_000_000
 """Between the stamps of two scenes: far enough that each is a world of its own."""
@@ -66,11 +66,11 @@ class HazardRow:
 
 
 def run(bundles: Sequence[str], scenes: int) -> Report:
-    """Stage the scenes, ask every bundle, and tell of each kind in a table.
+    """Stage the scenes, run every bundle, and report each kind in a table.
 
     Args:
         bundles: names or directories of road-world bundles, such as a pruned and a dense one.
-        scenes: scenes of each kind in each band, and as many without any.
+        scenes: scenes of each kind in each band, and the same number without any.
 
     Raises:
         BundleError: a bundle cannot be used.
@@ -115,14 +115,14 @@ class Observer:
         """Whether the fast path alone, and both together, report the danger."""
         self._seen += 1
         embedding = self._encoder.encode(Frame(image, self._seen * TICK_NS), self._seen)
-        said = self._reasoner.reason(embedding)
-        return {FAST: _fuse(embedding, None, rules), FUSED: _fuse(embedding, said, rules)}
+        reasoning = self._reasoner.reason(embedding)
+        return {FAST: _fuse(embedding, None, rules), FUSED: _fuse(embedding, reasoning, rules)}
 
 
-def _fuse(embedding: Embedding, said: Reasoning | None, rules: tuple[Hazard, ...]) -> bool:
+def _fuse(embedding: Embedding, reasoning: Reasoning | None, rules: tuple[Hazard, ...]) -> bool:
     fusion = SceneFusion(FusionSettings(hazards=rules), clock=lambda: 0.0)
-    if said is not None:
-        fusion.add_reasoning(said, 0.0)
+    if reasoning is not None:
+        fusion.add_reasoning(reasoning, 0.0)
     return bool(fusion.fuse(embedding, 0.0, embedding.stamp_ns).hazards)
 
 
@@ -142,7 +142,7 @@ def staged_scenes(
 
 
 def staged(seed: int, label: str, band: tuple[int, int] | None) -> World:
-    """A street of this seed with nobody of the kind on it, but for one in the lane if told so."""
+    """A street of this seed without actors of the kind, except one in the lane on request."""
     world = sample_scene(seed)
     kind = VEHICLES if label in VEHICLES else (label,)
     others = [actor for actor in world.actors if actor.label not in kind]

@@ -1,10 +1,10 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the language model obeys instructions, in wordings and on scenes that it never saw.
+"""Instruction following, in wordings and on scenes that the language model never saw.
 
-Two baselines stand beside each figure. The *majority* always gives the commonest answer. The
-*reader of the caption* has the bundle's caption instead of the image, and knows which answer is the
-commonest where captions speak of the same things: what it scores, the caption says already.
+Each figure comes with two baselines. The *majority* always gives the most common answer. The
+*reader of the caption* has the bundle's caption instead of the image, and knows the most common
+answer for captions that mention the same things: what it scores is already in the caption.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from vlm_perception.datasets.roadworld.instructions import INSTRUCTIONS, Instruc
 from vlm_perception.datasets.roadworld.streets import Street
 from vlm_perception.datasets.roadworld.truth import CAPTION_PROMPT
 from vlm_perception.evaluation.report import Report
-from vlm_perception.evaluation.task import examine
-from vlm_perception.evaluation.tasks.roadworld import exam_streets
+from vlm_perception.evaluation.task import run_task
+from vlm_perception.evaluation.tasks.roadworld import evaluation_streets
 from vlm_perception.perception.language.kv_cache import Prefix
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
@@ -31,21 +31,21 @@ from vlm_perception.types import Frame
 
 MOST_TOKENS = ReasonerSettings.max_caption_tokens
 LEAST_ALIKE = 8
-"""From as many captions alike on the reader of captions trusts their commonest answer."""
+"""Number of similar captions from which the reader of captions trusts their most common answer."""
 
 
 @dataclass
 class Heard:
-    """What was said to one kind of instruction, scene by scene."""
+    """The outputs for one kind of instruction, scene by scene."""
 
-    said: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
     true: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Marks:
-    """How well one kind of instruction is obeyed: shares of the scenes."""
+class Metrics:
+    """How well one kind of instruction is followed: shares of the scenes."""
 
     right: float
     """The answer is the true one; a distance may be one step off."""
@@ -58,12 +58,12 @@ class Marks:
 
 
 def run(bundle: str, scenes: int) -> Report:
-    """Give every kind of instruction on every scene, and tell how it is obeyed.
+    """Give every kind of instruction on every scene, and report how it is followed.
 
     Raises:
         BundleError: The bundle cannot be used, or it has no language model.
     """
-    return examine(Following(ModelBundle.load(bundle)), exam_streets(scenes))
+    return run_task(Following(ModelBundle.load(bundle)), evaluation_streets(scenes))
 
 
 class Following:
@@ -84,47 +84,47 @@ class Following:
     def take(self, sample: Street) -> None:
         """Give every kind of instruction on one scene."""
         prefix = self._language.prefill(self._encoder.encode(Frame(sample.image, 0), 0).tokens)
-        caption = self._said(prefix, CAPTION_PROMPT)
+        caption = self._output(prefix, CAPTION_PROMPT)
         for instruction in INSTRUCTIONS:
             wording = instruction.held_out[self._scenes % len(instruction.held_out)]
             answers = self._heard[instruction.name]
-            answers.said.append(self._said(prefix, wording))
+            answers.outputs.append(self._output(prefix, wording))
             answers.true.append(instruction.answer(sample.truth))
             answers.captions.append(caption)
         self._scenes += 1
 
-    def _said(self, prefix: Prefix, prompt: str) -> str:
+    def _output(self, prefix: Prefix, prompt: str) -> str:
         return self._language.generate(prefix, prompt, max_tokens=MOST_TOKENS).text
 
     def report(self) -> Report:
-        """How each kind is obeyed."""
-        marks = {name: _mark(name, answers) for name, answers in self._heard.items()}
-        figures = _figures(marks) | {"scenes": self._scenes, "bundle_digest": self._digest}
-        return Report([_table(marks)], figures)
+        """How each kind is followed."""
+        metrics = {name: _metrics(name, answers) for name, answers in self._heard.items()}
+        figures = _figures(metrics) | {"scenes": self._scenes, "bundle_digest": self._digest}
+        return Report([_table(metrics)], figures)
 
 
-def _mark(name: str, heard: Heard) -> Marks:
+def _metrics(name: str, heard: Heard) -> Metrics:
     instruction = next(kind for kind in INSTRUCTIONS if kind.name == name)
-    pairs = list(zip(heard.said, heard.true, strict=True))
-    return Marks(
-        right=float(np.mean([agrees(said, true) for said, true in pairs])),
-        exact=float(np.mean([said == true for said, true in pairs])),
-        caption=reader_accuracy(_told(instruction, heard.captions), heard.true),
+    pairs = list(zip(heard.outputs, heard.true, strict=True))
+    return Metrics(
+        right=float(np.mean([agrees(output, true) for output, true in pairs])),
+        exact=float(np.mean([output == true for output, true in pairs])),
+        caption=reader_accuracy(_mentioned(instruction, heard.captions), heard.true),
         majority=max(float(np.mean([agrees(a, b) for b in heard.true])) for a in set(heard.true)),
     )
 
 
-def _told(instruction: Instruction, captions: Sequence[str]) -> NDArray[np.bool_]:
+def _mentioned(instruction: Instruction, captions: Sequence[str]) -> NDArray[np.bool_]:
     """Which of the words that bear on the answer each caption holds, [scenes, words]."""
     return np.array([[word in text for word in instruction.caption_words] for text in captions])
 
 
-def reader_accuracy(told: NDArray[np.bool_], true: Sequence[str]) -> float:
-    """Share that is right when each scene is answered as most *other* scenes that were told alike.
+def reader_accuracy(mentioned: NDArray[np.bool_], true: Sequence[str]) -> float:
+    """Accuracy when each scene gets the most common answer of *other* scenes with equal captions.
 
     Args:
-        told: [scenes, facts], the most telling facts first. Where fewer than LEAST_ALIKE other
-            scenes agree in all of them, the last ones are let go.
+        mentioned: [scenes, facts], the most informative facts first. Where fewer than LEAST_ALIKE
+            other scenes agree in all of them, the last ones are dropped.
         true: the true answers.
     """
     answers = sorted(set(true))
@@ -133,8 +133,8 @@ def reader_accuracy(told: NDArray[np.bool_], true: Sequence[str]) -> float:
     hits = 0
     for index, column in enumerate(columns):
         others = np.ones(len(columns), np.bool_)
-        for facts in range(told.shape[1], -1, -1):
-            others = (told[:, :facts] == told[index, :facts]).all(axis=1)
+        for facts in range(mentioned.shape[1], -1, -1):
+            others = (mentioned[:, :facts] == mentioned[index, :facts]).all(axis=1)
             others[index] = False
             if others.sum() >= LEAST_ALIKE:
                 break
@@ -143,26 +143,31 @@ def reader_accuracy(told: NDArray[np.bool_], true: Sequence[str]) -> float:
     return hits / len(columns)
 
 
-def _figures(marks: dict[str, Marks]) -> dict[str, object]:
-    every = list(marks.values())
+def _figures(metrics: dict[str, Metrics]) -> dict[str, object]:
+    every = list(metrics.values())
     return {
         "instructions_right_mean": float(np.mean([m.right for m in every])),
         "instructions_right_min": min(m.right for m in every),
         "instructions_exact_mean": float(np.mean([m.exact for m in every])),
         "caption_reader_mean": float(np.mean([m.caption for m in every])),
         "majority_mean": float(np.mean([m.majority for m in every])),
-        "instructions": {name: vars(m) for name, m in marks.items()},
+        "instructions": {name: vars(m) for name, m in metrics.items()},
     }
 
 
-def _table(marks: dict[str, Marks]) -> Table:
+def _table(metrics: dict[str, Metrics]) -> Table:
     table = Table(
-        "instruction", "right", "exact", "caption", "majority", title="Instructions, held-out words"
+        "instruction",
+        "right",
+        "exact",
+        "caption",
+        "majority",
+        title="Instruction following, held-out wordings",
     )
-    for name, m in marks.items():
+    for name, m in metrics.items():
         row = (m.right, m.exact, m.caption, m.majority)
         table.add_row(name, *(f"{value:.3f}" for value in row))
-    columns = zip(*(vars(m).values() for m in marks.values()), strict=True)
+    columns = zip(*(vars(m).values() for m in metrics.values()), strict=True)
     table.add_section()
     table.add_row("mean", *(f"{np.mean(column):.3f}" for column in columns))
     return table

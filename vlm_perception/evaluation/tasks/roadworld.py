@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The exam of a road-world bundle: unseen scenes, every figure beside what no skill would score."""
+"""Benchmark of a road-world bundle: unseen scenes, every figure with its no-skill baseline."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from vlm_perception.datasets.roadworld.truth import (
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.evaluation.report import Report
 from vlm_perception.evaluation.road_world import require_road_world
-from vlm_perception.evaluation.task import examine
+from vlm_perception.evaluation.task import run_task
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
 EXAM_SEED = 20_000_000
-"""First seed of the exam. Training and calibration stay below 10,000,000; the shipped student was
-chosen among candidates on scenes from there on, so the exam is held on others."""
+"""First seed of the benchmark. Training and calibration stay below 10,000,000; the shipped student
+was selected on scenes from there on, so the benchmark uses others."""
 MAX_CAPTION_TOKENS = 80
 NEGATIVES = ("random", "popular", "adversarial")
 SIZES = {"small": (0.001, SMALL_SHARE), "medium": (SMALL_SHARE, 0.02), "large": (0.02, 1.01)}
 """Share of the image that the largest object of a label covers."""
 CONDITIONS_FROM = 500
-"""Fewer scenes than this are too few to judge the exam's own balance by."""
+"""With fewer scenes than this the benchmark's own balance is not checked."""
 
 
-class ExamError(VlmPerceptionError):
-    """The exam is not what it is said to be."""
+class RoadWorldTaskError(VlmPerceptionError):
+    """The benchmark is not as hard as documented."""
 
 
 @dataclass
 class Answers:
-    """What the bundle said of every scene, beside the truth."""
+    """The bundle's outputs for every scene, with the ground truth."""
 
     truths: list[SceneTruth] = field(default_factory=list)
     scores: list[NDArray[np.float32]] = field(default_factory=list)
@@ -59,29 +59,29 @@ class Answers:
 
 
 def run(bundle: str, scenes: int) -> Report:
-    """Hold the exam.
+    """Run the benchmark.
 
     Raises:
         BundleError: The bundle cannot be used.
-        ForeignBundleError: It lacks a label or the language model that the exam asks for.
-        ExamError: The road world no longer gives an exam as hard as it should be.
+        ForeignBundleError: It lacks a label or the language model that the benchmark needs.
+        RoadWorldTaskError: The road world no longer produces scenes as hard as documented.
     """
-    return examine(Exam(ModelBundle.load(bundle)), exam_streets(scenes))
+    return run_task(RoadWorldTask(ModelBundle.load(bundle)), evaluation_streets(scenes))
 
 
-def exam_streets(scenes: int) -> Streets:
-    """The exam's scenes."""
+def evaluation_streets(scenes: int) -> Streets:
+    """The benchmark's scenes."""
     return Streets(range(EXAM_SEED, EXAM_SEED + scenes))
 
 
-class Exam:
-    """A bundle that sits the exam."""
+class RoadWorldTask:
+    """A bundle running the benchmark."""
 
     def __init__(self, bundle: ModelBundle) -> None:
         """Load the bundle's networks and lay the questions out.
 
         Raises:
-            ForeignBundleError: it lacks a label or the language model that the exam asks for.
+            ForeignBundleError: it lacks a label or the language model that the benchmark needs.
         """
         require_road_world(bundle)
         labels = [spec.label for spec in bundle.manifest.vocabulary.labels]
@@ -112,18 +112,18 @@ class Exam:
         return embedding.pooled
 
     def report(self) -> Report:
-        """The marks.
+        """The metrics.
 
         Raises:
-            ExamError: the scenes were not as hard as they should be.
+            RoadWorldTaskError: the scenes were not as hard as they should be.
         """
-        figures, tables = marks(self.answers)
+        figures, tables = metrics(self.answers)
         truths = self.answers.truths
         figures |= {"scenes": len(truths), "bundle_digest": self._digest}
         return Report([*tables, conditions(truths)], figures)
 
 
-def marks(answers: Answers) -> tuple[dict[str, object], list[Table]]:
+def metrics(answers: Answers) -> tuple[dict[str, object], list[Table]]:
     """Every figure by its key, and the tables for people."""
     tags, tag_table = _tags(answers)
     attributes, attribute_table = _attributes(answers)
@@ -183,8 +183,8 @@ def _attributes(answers: Answers) -> tuple[dict[str, object], Table]:
     found = {}
     for name in QUESTIONS:
         true = [truth.attributes[name] for truth in answers.truths]
-        said = [attributes[name] for attributes in answers.attributes]
-        found[name] = float(balanced_accuracy_score(true, said))
+        predicted = [attributes[name] for attributes in answers.attributes]
+        found[name] = float(balanced_accuracy_score(true, predicted))
         table.add_row(name, f"{found[name]:.3f}", f"{1 / len(set(true)):.3f}")
     mean, least = float(np.mean(list(found.values()))), min(found.values())
     table.add_section()
@@ -199,7 +199,7 @@ def _attributes(answers: Answers) -> tuple[dict[str, object], Table]:
     }, table
 
 
-def _negatives(truths: Sequence[SceneTruth]) -> list[list[tuple[str, str, str]]]:
+def negatives(truths: Sequence[SceneTruth]) -> list[list[tuple[str, str, str]]]:
     """For each scene (kind, present label, absent label), as POPE draws them.
 
     Li et al., Evaluating Object Hallucination in Large Vision-Language Models, 2023, section 4:
@@ -228,22 +228,22 @@ def _negatives(truths: Sequence[SceneTruth]) -> list[list[tuple[str, str, str]]]
 
 def _presence(answers: Answers) -> tuple[dict[str, object], Table]:
     true: dict[str, list[bool]] = {kind: [] for kind in NEGATIVES}
-    said: dict[str, list[bool]] = {kind: [] for kind in NEGATIVES}
+    predicted: dict[str, list[bool]] = {kind: [] for kind in NEGATIVES}
     recall: dict[str, list[bool]] = {size: [] for size in SIZES}
-    pairs = _negatives(answers.truths)
+    pairs = negatives(answers.truths)
     for truth, presence, asked in zip(answers.truths, answers.presence, pairs, strict=True):
         for kind, positive, negative in asked:
             true[kind] += [True, False]
-            said[kind] += [presence[positive] == "yes", presence[negative] == "yes"]
+            predicted[kind] += [presence[positive] == "yes", presence[negative] == "yes"]
             if positive in OBJECT_LABELS:
                 recall[_size(truth.shares[positive])].append(presence[positive] == "yes")
     table = Table("negatives", "questions", "F1", "always yes", title="Is there a …? (POPE)")
     found = {}
     for kind in NEGATIVES:
-        found[kind] = float(f1_score(true[kind], said[kind]))
+        found[kind] = float(f1_score(true[kind], predicted[kind]))
         table.add_row(kind, str(len(true[kind])), f"{found[kind]:.3f}", "0.667")
-    every_true, every_said = _flat(true.values()), _flat(said.values())
-    overall = float(f1_score(every_true, every_said))
+    every_true, every_predicted = _flat(true.values()), _flat(predicted.values())
+    overall = float(f1_score(every_true, every_predicted))
     table.add_section()
     table.add_row("all", str(len(every_true)), f"{overall:.3f}", "0.667")
     by_size = {
@@ -264,21 +264,21 @@ def _captions(answers: Answers) -> tuple[dict[str, object], Table]:
         [[label in truth.shares for label in OBJECT_LABELS] for truth in answers.truths]
     )
     named = [object_labels_in(caption) for caption in answers.captions]
-    said = np.array([[label in names for label in OBJECT_LABELS] for names in named])
+    predicted = np.array([[label in names for label in OBJECT_LABELS] for names in named])
     always = np.broadcast_to(true.mean(axis=0) > 1 / 3, true.shape)
     f1, blind = (
-        float(f1_score(true.ravel(), said.ravel())),
+        float(f1_score(true.ravel(), predicted.ravel())),
         float(f1_score(true.ravel(), always.ravel())),
     )
     table = Table("captions", "value", title="Objects named in captions")
     table.add_row("F1", f"{f1:.3f}")
     table.add_row("F1 of always naming the frequent ones", f"{blind:.3f}")
-    table.add_row("precision", f"{(true & said).sum() / max(said.sum(), 1):.3f}")
+    table.add_row("precision", f"{(true & predicted).sum() / max(predicted.sum(), 1):.3f}")
     by_size = {}
     for size, (low, high) in SIZES.items():
         shares = np.stack([_shares(answers.truths, label) for label in OBJECT_LABELS], axis=1)
         here = (shares >= low) & (shares < high)
-        by_size[size] = float(said[here].mean()) if here.any() else float("nan")
+        by_size[size] = float(predicted[here].mean()) if here.any() else float("nan")
         table.add_row(f"recall, {size}", f"{by_size[size]:.3f}")
     return {
         "caption_object_f1": f1,
@@ -296,19 +296,21 @@ def _flat(lists: Iterable[list[bool]]) -> list[bool]:
 
 
 def conditions(truths: Sequence[SceneTruth]) -> str:
-    """How hard the exam is, in a sentence.
+    """How hard the benchmark is, in a sentence.
 
     Raises:
-        ExamError: A label is too rare or too common, or too few of the objects are small.
+        RoadWorldTaskError: A label is too rare or too common, or too few of the objects are small.
     """
     present = [thing.share for truth in truths for thing in truth.objects if thing.share >= 0.001]
     small = float(np.mean(np.array(present) < SMALL_SHARE)) if present else 0.0
     frequency = {label: float((_shares(truths, label) > 0).mean()) for label in LABELS}
     low, high = min(frequency.values()), max(frequency.values())
     sentence = (
-        f"Exam: {len(truths)} scenes; {small:.0%} of the present objects are small; "
-        f"labels are in {low:.0%} to {high:.0%} of the scenes"
+        f"Benchmark: {len(truths)} scenes; {small:.0%} of the present objects are small; labels "
+        f"are in {low:.0%} to {high:.0%} of the scenes"
     )
     if len(truths) >= CONDITIONS_FROM and not (small >= 0.3 and low >= 0.05 and high <= 0.7):
-        raise ExamError(f"the road world no longer gives the exam that is promised. {sentence}")
+        raise RoadWorldTaskError(
+            f"the road world no longer produces the documented benchmark. {sentence}"
+        )
     return sentence

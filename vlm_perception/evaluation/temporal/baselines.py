@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ways of reading tags and answers over time, side by side.
 
-An exponential average and plain hysteresis stand beside the attention, each at the setting with the
-fewest flips that is no later than the attention, by the 95th percentile of the delay and by the
-share of late changes. These settings are chosen on the very sequences of the comparison, which
-favours them.
+An exponential average and plain hysteresis are compared with the attention, each at the setting
+with the fewest flips that is no later than the attention, by the 95th percentile of the delay and
+by the share of late changes. These settings are chosen on the very sequences of the comparison,
+which favours them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All ways on drives and on scenes that stand still."""
+    """All baselines on drives and on static scenes."""
 
     drives: dict[str, Steadiness]
     scenes: dict[str, Steadiness]
@@ -155,14 +155,14 @@ def answer_material(
         ]
         for states in (trained, free)
     )
-    said = [one_hot(likeliest(each)) for each in plain]
+    predicted = [one_hot(likeliest(each)) for each in plain]
     return Material(
         truths=[one_hot(each.truths) for each in recordings],
         fixed={
-            PER_FRAME: said,
+            PER_FRAME: predicted,
             ATTENTION: attended,
             TRAINING_FREE: untrained,
-            FROZEN: [np.repeat(each[:1], len(each), 0) for each in said],
+            FROZEN: [np.repeat(each[:1], len(each), 0) for each in predicted],
         },
         sweeps={
             EMA: (
@@ -187,12 +187,12 @@ def with_lead(probabilities: NDArray[np.float32], lead: float) -> NDArray[np.int
     sizes = [len(choices) for _, choices in QUESTIONS.values()]
     columns = []
     for part in np.split(probabilities, np.cumsum(sizes)[:-1], axis=1):
-        said = np.empty(len(part), np.int64)
-        said[0] = part[0].argmax()
+        predicted = np.empty(len(part), np.int64)
+        predicted[0] = part[0].argmax()
         for tick in range(1, len(part)):
-            best, held = int(part[tick].argmax()), said[tick - 1]
-            said[tick] = best if part[tick, best] - part[tick, held] > lead else held
-        columns.append(said)
+            best, held = int(part[tick].argmax()), predicted[tick - 1]
+            predicted[tick] = best if part[tick, best] - part[tick, held] > lead else held
+        columns.append(predicted)
     return np.stack(columns, axis=1)
 
 

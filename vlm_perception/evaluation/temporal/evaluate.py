@@ -1,10 +1,10 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The key-frame gate and the temporal state on drives and on scenes that stand still.
+"""The key-frame gate and the temporal state on drives and on static scenes.
 
 Gate: against the same system with a full analysis at each tick, and against a gate that is blind,
-an analysis at every n-th tick, at no less cost. Tags and answers: the attention beside other ways
-of reading them.
+an analysis at every n-th tick, at no less cost. Tags and answers: the attention compared with other
+baselines of reading them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from vlm_perception.evaluation.temporal.keyframe_gate import (
     recalled,
 )
 from vlm_perception.evaluation.temporal.sequences import Recording, likeliest, record
-from vlm_perception.evaluation.temporal.tables import gate_table, truth_table, ways_table
+from vlm_perception.evaluation.temporal.tables import baselines_table, gate_table, truth_table
 from vlm_perception.outputs.own import own_folder
 from vlm_perception.perception.reasoning.keyframes import KeyframeSettings
 from vlm_perception.perception.vision.temporal_state import (
@@ -75,7 +75,7 @@ class Watched:
         ]
 
     def every(self, step: int) -> list[Flags]:
-        """Every so many ticks, the first included."""
+        """Every n-th tick, including the first."""
         return [np.arange(len(each)) % step == 0 for each in self.chosen]
 
 
@@ -92,7 +92,7 @@ def run(
     Args:
         bundle: name or directory of a road-world bundle with a language part.
         drives: how many drives.
-        scenes: how many scenes that stand still while the camera's exposure hunts.
+        scenes: number of static scenes while the camera's exposure varies.
         seconds: length of each.
         out: folder that keeps the recordings; a run that was broken off goes on there.
         first_seed: of the drives and of the scenes. From 30,000,000 on nothing was trained on them,
@@ -101,7 +101,7 @@ def run(
     Raises:
         BundleError: the bundle cannot be used.
         ForeignBundleError: it is no road-world bundle.
-        OutputError: the folder holds somebody's files.
+        OutputError: the folder contains other files.
     """
     model = ModelBundle.load(bundle)
     kinds = [
@@ -119,8 +119,8 @@ def run(
     gate_figures, tables = _gates(*both)
     tags = compare(*(tag_material(w.recordings, vocabulary, w.trained, w.free) for w in both))
     answers = compare(*(answer_material(w.recordings, w.trained, w.free) for w in both))
-    tables.append(ways_table("Tags", tags))
-    tables.append(ways_table("Answers, a full analysis at each tick", answers))
+    tables.append(baselines_table("Tags", tags))
+    tables.append(baselines_table("Answers, a full analysis on each tick", answers))
     figures = gate_figures | tags.figures()
     figures |= {
         "answers": answers.figures(),
@@ -170,21 +170,21 @@ def _gates(moving: Watched, still: Watched) -> tuple[dict[str, object], list[Tab
     rows = {
         "key frames": gate,
         f"every {every}th tick": blind,
-        "key frames, scenes that stand still": standing,
-        "key frames, against each tick alone": beside_alone,
+        "key frames, static scenes": standing,
+        "key frames, compared with each tick alone": beside_alone,
     }
-    said = {"alone": alone, "ungated": ungated, "gated": gated}
+    variants = {"alone": alone, "ungated": ungated, "gated": gated}
     recall_truth = {
         name: float(np.mean([found_at(a[e.sequence], e) is not None for e in happened]))
         if happened
         else float("nan")
-        for name, a in said.items()
+        for name, a in variants.items()
     }
     figures = asdict(gate) | {
         "event_recall_truth": recall_truth["gated"],
         "event_recall_truth_ungated": recall_truth["ungated"],
         "event_recall_truth_per_frame": recall_truth["alone"],
-        "answer_accuracy": {name: accuracy(drives, a) / 100.0 for name, a in said.items()},
+        "answer_accuracy": {name: accuracy(drives, a) / 100.0 for name, a in variants.items()},
         "events": len(happened),
         "blind_gate": asdict(blind) | {"every": every},
         "static_gate": asdict(standing),

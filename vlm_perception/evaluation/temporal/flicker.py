@@ -3,7 +3,7 @@
 """How steady a sequence of tags is, and what that costs: flips, accuracy, recall and delay.
 
 A flip is a label that changes from one tick to the next. True changes excuse one flip each, the one
-that reports the change; all others are flicker. Few flips alone say little, since a frozen output
+that reports the change; all others are flicker. Few flips alone mean little, since a frozen output
 has none: it misses the changes.
 """
 
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 Flags = NDArray[np.bool_]
 
 LASTING_TICKS = 3
-"""A reading has found a change once it holds for so long: a blip that is taken back is none."""
+"""A reading has found a change once it lasts this long: a blip does not count."""
 LASTING_CHANGE_TICKS = 5
-"""Delay and recall are of true changes that last at least so long."""
+"""Delay and recall cover true changes that last at least this long."""
 
 LATE_TICKS = 3
 
@@ -65,8 +65,8 @@ def onset(reading: Flags, change: Change) -> int | None:
     """Tick from which a reading, [T], has a change, or None when it has missed it.
 
     It is the begin of the first lasting stretch with the new value that covers the change or
-    follows it. It may lie before the change: what approaches is seen earlier or later than it
-    becomes true that it is large enough.
+    follows it. It may precede the change: an approaching object may be detected before or after the
+    ground truth counts it as large enough.
     """
     needed = min(LASTING_TICKS, change.until - change.at)
     begin = change.at
@@ -91,10 +91,10 @@ def steadiness(
         right.append(float((reading == truth).mean()))
         flips += int((reading[1:] != reading[:-1]).sum())
         for label in range(truth.shape[1]):
-            said, plainly = reading[:, label], plain[:, label]
+            predicted, plainly = reading[:, label], plain[:, label]
             for change in changes(truth[:, label]):
-                at = onset(said, change)
-                flips -= at is not None and at > 0 and bool(said[at - 1] != said[at])
+                at = onset(predicted, change)
+                flips -= at is not None and at > 0 and bool(predicted[at - 1] != predicted[at])
                 if change.until - change.at < LASTING_CHANGE_TICKS:
                     continue
                 lasting += 1

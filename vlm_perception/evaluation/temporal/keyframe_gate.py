@@ -30,8 +30,7 @@ EVENTS = {
 LASTING_TICKS = 5
 """What is true for a shorter time is no event."""
 FOUND_TICKS = 2
-"""An event is found when the answer is right for so many ticks in a row: a single one may be
-chance."""
+"""An event is found when the answer is right for this many ticks in a row: one may be chance."""
 DISTANCES = {"below 10 m": (0.0, 10.0), "10 to 20 m": (10.0, 20.0), "from 20 m": (20.0, 1e9)}
 
 
@@ -112,11 +111,11 @@ def recalled(
     for tick, attended in enumerate(states):
         if chosen[tick]:
             parts = np.split(recording.probabilities[tick], np.cumsum(sizes)[:-1])
-            said = tuple(
+            predicted = tuple(
                 Attribute(name, "", choices, tuple(part.tolist()))
                 for (name, (_, choices)), part in zip(QUESTIONS.items(), parts, strict=True)
             )
-            memory.add(attended, stamp_of(tick), said)
+            memory.add(attended, stamp_of(tick), predicted)
         published[tick] = [p for each in memory.read(attended) for p in each.probabilities]
     return published
 
@@ -170,7 +169,7 @@ def judge(
 def accuracy(recordings: Sequence[Recording], answers: Sequence[Answers]) -> float:
     """Share of ticks and questions that are right, in percent."""
     pairs = zip(recordings, answers, strict=True)
-    return 100.0 * float(np.mean([(said == each.truths).mean() for each, said in pairs]))
+    return 100.0 * float(np.mean([(predicted == each.truths).mean() for each, predicted in pairs]))
 
 
 def found_at(answers: Answers, event: Event, ticks: int = FOUND_TICKS) -> int | None:
@@ -183,7 +182,7 @@ def found_at(answers: Answers, event: Event, ticks: int = FOUND_TICKS) -> int | 
 
 @dataclass(frozen=True)
 class TruthFigures:
-    """How answers stand against the ground truth for one kind of event."""
+    """Answers compared with the ground truth for one kind of event."""
 
     event: str
     events: int
@@ -214,7 +213,7 @@ def against_truth(
         distance = np.concatenate([r.distances[:, column] for r in recordings])
         wanted = _choice(question, answer)
         true = np.concatenate([r.truths[:, _column(question)] for r in recordings]) == wanted
-        said = np.concatenate([a[:, _column(question)] for a in answers]) == wanted
+        predicted = np.concatenate([a[:, _column(question)] for a in answers]) == wanted
         rows.append(
             TruthFigures(
                 event=name,
@@ -223,7 +222,7 @@ def against_truth(
                 delay_s_p50=float(np.quantile(delays, 0.5)) if delays else float("nan"),
                 delay_s_p95=float(np.quantile(delays, 0.95)) if delays else float("nan"),
                 by_distance={
-                    words: _share(said[true & (distance >= low) & (distance < high)])
+                    words: _share(predicted[true & (distance >= low) & (distance < high)])
                     for words, (low, high) in DISTANCES.items()
                 },
             )

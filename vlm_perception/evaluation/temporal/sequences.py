@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Road-world sequences, analysed in full at every tick and kept on disk.
 
-A gate or a filter only chooses among what the networks said, so that any number of them can be
+A gate or a filter only chooses among the networks' outputs, so that any number of them can be
 compared on one such run.
 """
 
@@ -32,12 +32,12 @@ from vlm_perception.types import Frame
 
 TICK_HZ = 10.0
 VERSION = 2
-"""Raise it when the same seed gives another sequence: recordings in a folder are then made anew."""
+"""Raise it when the same seed gives another sequence: recordings in a folder are then rebuilt."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What was true and what was said at each of T ticks of one sequence."""
+    """Ground truth and outputs at each of T ticks of one sequence."""
 
     pooled: NDArray[np.float32]
     """[T, D]"""
@@ -114,11 +114,11 @@ class _Analyst:
         for street in play(stretch):
             embedding = self._encoder.encode(Frame(street.image, 0), len(rows))
             prefix = self._language.prefill(embedding.tokens)
-            said = self._language.answer(prefix, self._questions)
+            answers = self._language.answer(prefix, self._questions)
             rows.append(
                 (
                     embedding.pooled,
-                    [value for each in said for value in each.probabilities],
+                    [value for each in answers for value in each.probabilities],
                     street.choices(TYPED_QUESTIONS),
                     label_shares(street.truth),
                     _distances(street.truth),

@@ -16,7 +16,8 @@ from vlm_perception.evaluation.temporal.keyframe_gate import GateFigures, TruthF
 def gate_table(rows: Mapping[str, GateFigures], count: int) -> Table:
     """Gates against a full analysis at each tick."""
     table = figure_table(
-        f"Gate, against a full analysis at each tick, read by attention ({count} events)",
+        f"Key-frame policy, compared with a full analysis on each tick, read by attention ({count} "
+        "events)",
         "gate", "analyses saved", "event recall", "by any tick", "accuracy loss, points",
         "delay p50, ticks", "p95",
     )  # fmt: skip
@@ -38,7 +39,7 @@ def truth_table(kinds: Mapping[str, Sequence[TruthFigures]]) -> Table:
     distances = tuple(next(iter(kinds.values()))[0].by_distance)
     table = Table(
         "event", "events", "answers", "recall", "delay p50, s", "p95", *distances,
-        title="Answers against the ground truth; by distance: share of the ticks that are right",
+        title="Answers compared with the ground truth; by distance: share of correct ticks",
     )  # fmt: skip
     for rows in zip(*kinds.values(), strict=True):
         for words, row in zip(kinds, rows, strict=True):
@@ -54,12 +55,12 @@ def truth_table(kinds: Mapping[str, Sequence[TruthFigures]]) -> Table:
     return table
 
 
-def ways_table(title: str, comparison: Comparison) -> Table:
+def baselines_table(title: str, comparison: Comparison) -> Table:
     """Ways of reading tags or answers."""
     table = figure_table(
-        f"{title}: flips outside true changes, and what the steadiness costs",
+        f"{title}: flips outside true changes, and what the stability costs",
         "reading", "setting", "flips", "fewer", "accuracy", "changes found", "delay p50, ticks",
-        "p95", "late", "standing still: fewer", "accuracy",
+        "p95", "late", "static: fewer", "accuracy",
     )  # fmt: skip
     fewer, fewer_still = reductions(comparison.drives), reductions(comparison.scenes)
     for name, row in comparison.drives.items():

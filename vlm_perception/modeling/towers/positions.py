@@ -43,7 +43,7 @@ class Positions:
         """Position embeddings of a grid of patches, [1, tokens, W].
 
         A grid with exactly as many patches as the tower has positions takes them as they are,
-        whatever its shape: such a tower was trained so. Others are resized.
+        whatever its shape: such a tower was trained that way. Others are resized.
         """
         if self.fits(columns, rows) and not self.for_any_grid:
             return self.table.unsqueeze(0)
@@ -53,9 +53,9 @@ class Positions:
     def of_window(self, columns: int, rows: int) -> Tensor:
         """Position embeddings of the middle of the tower's own square, [1, tokens, W].
 
-        Where an odd number of rows (columns) is left out, one more of them lies below (on the
-        right). Without pruning the result is that of the whole square with all other patches
-        masked as keys. A tower for grids of any shape gets what it has for this one.
+        Where an odd number of rows (columns) is left out, one more of them is below (on the right).
+        Without pruning the result is that of the whole square with all other patches masked as
+        keys. A tower for grids of any shape gets what it has for this one.
         """
         if self.for_any_grid:
             return self.of_grid(columns, rows)

@@ -40,8 +40,8 @@ class SiglipVision(VisionTower):
         """Refuse a tower whose head was cut off."""
         if not config.vision_config.vision_use_head:
             raise ExportError(
-                "dual/ has a vision tower without pooling head (vision_use_head), which cannot be "
-                "compared with texts; use the checkpoint that it was cut from"
+                "dual/ has a vision tower without a pooling head (vision_use_head), so images "
+                "cannot be compared with texts; use the original checkpoint"
             )
 
     @classmethod

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every text tower is as an exported graph, and what each family says of its own."""
+"""The common part of every text tower as an exported graph, and what each family defines."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Module = Any
 class TextTower(nn.Module, ABC):
     """Token ids [N, L] int64 -> embedding [N, D], L2-normalised.
 
-    A family is a class of its own: it says how a text and an image are compared, which tokens see
-    each other (`mask`), and where the text is read (`pool`).
+    A family is a class of its own: it defines how a text and an image are compared, which tokens
+    see each other (`mask`), and where the text is read (`pool`).
     """
 
     score: ClassVar[Literal["sigmoid", "softmax"]]

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every vision tower is as an exported graph, and what each family says of its own."""
+"""The common part of every vision tower as an exported graph, and what each family defines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Module = Any
 
 @dataclass(frozen=True)
 class TowerParts:
-    """Where the parts of a vision tower lie among transformers' modules."""
+    """Where the parts of a vision tower are among transformers' modules."""
 
     patch_embedding: nn.Module
     """Pixels [B, 3, H, W] -> [B, W, rows, columns]."""
@@ -39,10 +39,10 @@ class VisionTower(nn.Module, ABC):
     `pooled` is the image in text space, L2-normalised. `tokens` are the features that the
     language model's projector reads. `patches` are the single patches in text space, normalised.
 
-    With token pruning there is a fourth output, token_index [K] int64: where in the grid each
-    token stands, rising, and FUSED_INDEX for the last one, into which the dropped ones went.
+    With token pruning there is a fourth output, token_index [K] int64: the position of each token
+    in the grid, ascending, and FUSED_INDEX for the last one, into which the dropped ones went.
 
-    A family is a class of its own: it names itself, and says where its parts lie (`parts`), what
+    A family is a class of its own: it names itself, and defines where its parts are (`parts`), what
     goes into the layers (`embed`), which tokens pruning keeps (`rank`) and how it pools (`pool`).
     """
 

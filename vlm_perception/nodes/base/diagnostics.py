@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a node tells of itself on /diagnostics (REP 107): once a second, and what is new at once."""
+"""A node's reports on /diagnostics (REP 107): once a second, and changes at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vlm_perception.nodes.process.ticker import Ticker
 WINDOW_S = 5.0
 PERIOD_S = 1.0
 LOOK_S = 0.1
-"""Between two looks at whether there is something new to tell."""
+"""Between two checks for something new to report."""
 FIGURES = re.compile(r"[\d.]+")
 
 
@@ -114,8 +114,8 @@ class DiagnosticsPublisher:
         self._report = report
         self._parts = parts
         self._judge = judge
-        self._told: tuple[bytes, str] | None = None
-        self._told_s = float("-inf")
+        self._published: tuple[bytes, str] | None = None
+        self._published_s = float("-inf")
         self._name = node.get_fully_qualified_name().lstrip("/")
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._ticker = Ticker(node, "diagnostics", LOOK_S, self._look)
@@ -128,9 +128,9 @@ class DiagnosticsPublisher:
         level, message = self._judge()
         judgement = level, FIGURES.sub("", message)
         # Half a look early: jitter must not make it two looks late.
-        due = time.monotonic() - self._told_s >= PERIOD_S - LOOK_S / 2
-        if due or judgement != self._told:
-            self._told, self._told_s = judgement, time.monotonic()
+        due = time.monotonic() - self._published_s >= PERIOD_S - LOOK_S / 2
+        if due or judgement != self._published:
+            self._published, self._published_s = judgement, time.monotonic()
             self.publish()
 
     def publish(self) -> None:

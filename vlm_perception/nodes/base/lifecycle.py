@@ -20,13 +20,13 @@ from vlm_perception.common.errors import RunError, VlmPerceptionError
 from vlm_perception.nodes.base.diagnostics import DiagnosticsPublisher, Meter, Report, pace
 from vlm_perception.nodes.base.parameters import FIXED, Parameters, TakesWhatItHas, setting
 from vlm_perception.nodes.base.publishers import WAKING
-from vlm_perception.nodes.base.throttled_warnings import Complaints
+from vlm_perception.nodes.base.throttled_warnings import ThrottledWarnings
 from vlm_perception.nodes.base.time_jump import TimeWatch
 from vlm_perception.nodes.process.errors import DoneError, text_of
 from vlm_perception.nodes.process.watchdog import Watchdog
 from vlm_perception.nodes.process.worker import Worker
 
-PATIENCE_S, CLOSING_S = 5.0, 1.0
+STOP_TIMEOUT_S, CLOSING_S = 5.0, 1.0
 """How long a transition, and the end of the process, wait for the work in hand."""
 
 
@@ -74,7 +74,7 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
         Args:
             name: of the node.
             settings_class: its parameters.
-            namespace: a full one to stand in, whatever the command line says; empty: as that says.
+            namespace: a full one to use, whatever the command line sets; empty: the command line's.
 
         Raises:
             SettingError: A parameter was given a value that is refused.
@@ -82,11 +82,11 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
         # rclpy puts the parameter and lifecycle services into the default group; with its own,
         # mutually exclusive one they would wait for each other and for a slow transition.
         self._reentrant = ReentrantCallbackGroup()
-        # What the command line says holds for all nodes of a process and outdoes `namespace=`.
+        # The command line applies to all nodes of a process and overrides `namespace=`.
         own = ["--ros-args", "-r", f"__ns:={namespace}"] if namespace else None
         super().__init__(name, cli_args=own)
         self.parameters = Parameters(self, settings_class)
-        self.complaints = Complaints(self.get_logger())
+        self.warnings = ThrottledWarnings(self.get_logger())
         self.arrivals = Meter()
         self.results = Meter()
         """Seconds from the arrival of the input to the publication of the result."""
@@ -95,15 +95,15 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
         self.run_id = ""
         self.active = False
         self.fault = ""
-        """Why the last transition failed, or what stands in the way of work; empty: nothing."""
-        self.time_watch = TimeWatch(self, self.complaints, self.time_jumped, self.stamps_jumped)
+        """Why the last transition failed, or what prevents the work; empty: nothing."""
+        self.time_watch = TimeWatch(self, self.warnings, self.time_jumped, self.stamps_jumped)
         self._transitions = threading.RLock()
         self._closed = False
         """Whether the process ends; a transition would make entities of a destroyed node."""
         self._starting: threading.Thread | None = None
         self._put_to_rest = False
         """Whether the work was ended on purpose, so that it is no fault that none is done."""
-        self.patience_s = PATIENCE_S
+        self.stop_timeout_s = STOP_TIMEOUT_S
         """How long to wait for what is to end."""
         self.watchdog = Watchdog(self._tell_of_hang)
         self._diagnostics = DiagnosticsPublisher(self, self._report, self.parts, self._judge)
@@ -145,14 +145,14 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
         return {}
 
     def parts(self) -> Mapping[str, Report]:
-        """Return what the diagnostics say of the node's parts, each under its name."""
+        """Return the diagnostics of the node's parts, each under its name."""
         return {}
 
     def dropped(self) -> int:
         """Return how many inputs were replaced by newer ones before they were worked on."""
         return 0
 
-    def obstacle(self) -> str:
+    def blocking_issue(self) -> str:
         """Return what keeps an active node from working, with a remedy; empty: nothing."""
         return ""
 
@@ -164,7 +164,7 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
         return ""
 
     def summary(self) -> str:
-        """Return what to say of a node that is active and well."""
+        """Return the summary of a node that is active and healthy."""
         return "active"
 
     def worker(
@@ -191,14 +191,14 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
         if not self.context.ok():
             return  # The process is ending, and what is published now fails.
         if isinstance(error, VlmPerceptionError):
-            self.complaints.add("refused", text_of(error))
+            self.warnings.add("refused", text_of(error))
         else:
             self.internal_error(error, "input skipped")
 
     def internal_error(self, error: BaseException, outcome: str) -> str:
-        """Count and log a fault of the program, with its trace, and return what to tell others."""
+        """Count and log a fault of the program with its trace; returns a sentence for others."""
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        self.complaints.add("internal_errors", f"internal error, {outcome}: {trace}", severe=True)
+        self.warnings.add("internal_errors", f"internal error, {outcome}: {trace}", severe=True)
         return (
             f"internal error ({type(error).__name__}: {text_of(error)}): report it with the trace "
             f"in the log of {self.get_name()}"
@@ -216,12 +216,12 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
             BusyError: it did not end in time; nothing may be started beside it.
         """
         # What is worked on while the process ends cannot be published any more.
-        if not worker.stop(self.patience_s, at_once=not self.context.ok()):
-            raise BusyError("the last input is still being worked on; try again")
+        if not worker.stop(self.stop_timeout_s, at_once=not self.context.ok()):
+            raise BusyError("the last input is still being processed; try again")
 
     def close(self) -> None:
         """Stop and unload, for the end of the process, which takes along what does not end soon."""
-        self.patience_s = CLOSING_S
+        self.stop_timeout_s = CLOSING_S
         self._closed = True
         if self._transitions.acquire(timeout=CLOSING_S):
             try:
@@ -229,7 +229,7 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
                 self.stop()
                 self.unload()
             except BusyError as error:
-                self.get_logger().debug(f"closed while {error}")
+                self.get_logger().debug(f"shut down while {error}")
             finally:
                 self._transitions.release()
             self.time_watch.close()
@@ -243,7 +243,7 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
 
         def configure() -> None:
             self.run_id = uuid.uuid4().hex
-            # From now on: what load() has read may not be replaced behind its back.
+            # From now on: what load() has read must not be replaced unnoticed.
             self.parameters.configured = True
             self.load()
 
@@ -353,8 +353,8 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
                 self._diagnostics.publish()  # Who waits for the node learns it now.
         elif self.context.ok():
             self.get_logger().error(
-                f"{self.get_name()} waits unconfigured; when the cause is mended, run "
-                f"`ros2 lifecycle set {self.get_fully_qualified_name()} configure` and `activate`"
+                f"{self.get_name()} waits unconfigured; when the cause is fixed, run `ros2 "
+                f"lifecycle set {self.get_fully_qualified_name()} configure` and `activate`"
             )
 
     def _tell_of_hang(self, sentence: str, new: bool) -> None:
@@ -362,23 +362,23 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
         if not self.context.ok():
             return
         if new:
-            self.complaints.add("hangs", sentence, severe=True)
+            self.warnings.add("hangs", sentence, severe=True)
         elif sentence:
-            self.complaints.say("hangs", sentence, severe=True)
+            self.warnings.say("hangs", sentence, severe=True)
         self._diagnostics.publish()
 
     def _judge(self) -> tuple[bytes, str]:
         """Level and message of the diagnostics; the log has the same words while they hold."""
         hang, active = self.watchdog.hang, self.active
-        blocked = self.obstacle() if active and not hang else ""
-        obstacle = self.complaints.lasting("obstacle", blocked)
-        well = active and not hang and not obstacle
-        concern = self.complaints.lasting("concern", self.concern() if well else "")
-        if hang or self.fault or obstacle:
-            return DiagnosticStatus.ERROR, hang or self.fault or obstacle
+        blocked = self.blocking_issue() if active and not hang else ""
+        issue = self.warnings.lasting("issue", blocked)
+        well = active and not hang and not issue
+        concern = self.warnings.lasting("concern", self.concern() if well else "")
+        if hang or self.fault or issue:
+            return DiagnosticStatus.ERROR, hang or self.fault or issue
         if not active:
             return self._why_not_active()
-        doubts = [each for each in (concern, self.complaints.recent(within_s=10.0)) if each]
+        doubts = [each for each in (concern, self.warnings.recent(within_s=10.0)) if each]
         if doubts:
             return DiagnosticStatus.WARN, "; ".join(dict.fromkeys(doubts))
         return DiagnosticStatus.OK, self.summary()
@@ -386,8 +386,8 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
     def _why_not_active(self) -> tuple[bytes, str]:
         state, name = self._state_machine.current_state[1], self.get_fully_qualified_name()
         if self._put_to_rest:
-            return DiagnosticStatus.OK, f"{state}, as was asked for" + (
-                f"; to let it work, run {WAKING[state].format(name=name)}"
+            return DiagnosticStatus.OK, f"{state}, as requested" + (
+                f"; to activate it, run {WAKING[state].format(name=name)}"
                 if state in WAKING
                 else ""
             )
@@ -397,13 +397,13 @@ class PerceptionNode(TakesWhatItHas, LifecycleNode, Generic[SettingsT]):
 
     def _report(self) -> Report:
         level, message = self._judge()
-        counts = self.complaints.counts()
+        counts = self.warnings.counts()
         values = {
             **pace(self.arrivals, self.results, self.ages),
             "dropped": str(self.dropped()),
             "bad_messages": str(sum(counts.values())),
             **{f"bad_messages.{kind}": str(count) for kind, count in sorted(counts.items())},
-            "troubles": str(self.complaints.troubles),
+            "troubles": str(self.warnings.troubles),
             "time_jumps": str(self.time_watch.jumps),
             "state": self._state_machine.current_state[1],
             "run_id": self.run_id,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.engines.registry import AUTO, choices, obstacle, with_plans
+from vlm_perception.engines.registry import AUTO, choices, why_unusable, with_plans
 from vlm_perception.nodes.base.lifecycle import NodeSettings
 from vlm_perception.nodes.base.parameters import CONFIGURE, setting
 from vlm_perception.nodes.base.tensorrt_plans import MODES, REFUSE, build_plans
@@ -61,7 +61,7 @@ def prepare_networks(
         logger: the node's.
 
     Returns:
-        What the diagnostics say of backends that `auto` would prefer and cannot take.
+        The diagnostics about backends that `auto` would prefer but cannot use.
 
     Raises:
         DoneError: the node was to build plans only, and they are built.
@@ -73,7 +73,7 @@ def prepare_networks(
     notes = {}
     files = [bundle.graph_file(graph) for graph in graphs]
     for backend in with_plans():
-        found = obstacle(backend, files)
+        found = why_unusable(backend, files)
         # Where it is installed, who chooses the backend warns of it.
         if found and not backend.version():
             logger.info(f"{backend.name} is not used: {found}")

@@ -217,9 +217,11 @@ class Parameters(Generic[SettingsT]):
             if name in self._settings or name in FOREIGN or is_known(name):
                 continue
             near = get_close_matches(name, self._settings, n=1)
-            remedy = f"did you mean {near[0]}?" if near else "docs/parameters.md lists those it has"
+            remedy = (
+                f"did you mean {near[0]}?" if near else "docs/parameters.md lists its parameters"
+            )
             self._node.get_logger().warning(
-                f"there is no parameter {name}, and what was given for it is not used: {remedy}"
+                f"there is no parameter {name}, so its value is not used: {remedy}"
             )
 
     def _on_set(self, parameters: Sequence[Any]) -> SetParametersResult:

@@ -18,7 +18,7 @@ MIXED_S = 5.0
 """So long after two publishers were seen to take turns, they still do."""
 GHOST_S = 25.0
 """The middleware takes a killed process for alive for up to 20 s."""
-NAMELESS = "a node that has just come"
+NAMELESS = "a node that has just started"
 """Names reach the graph somewhat later than topics."""
 WAKING = {
     "unconfigured": "`ros2 lifecycle set {name} configure` and `activate`",
@@ -32,7 +32,7 @@ class Advice:
     """What to do about a topic, by what is the matter with it."""
 
     absent: str
-    """Nobody publishes."""
+    """No publishers."""
     unheard: str
     """A publisher is there that fits, and nothing comes."""
     foreign: str
@@ -64,7 +64,7 @@ class Publishers:
         self._crowded_since: float | None = None
 
     def close(self) -> None:
-        """Ask nobody any more."""
+        """Stop asking."""
         while self._states:
             self._states.popitem()[1].close()
 
@@ -116,19 +116,19 @@ class Publishers:
         if len(fitting) < 2 or not certain:
             return ""
         return (
-            f"{len(fitting)} publishers on {self._topic} ({_names(fitting)}): what they send is "
-            f"mixed up; {self._advice.crowded}"
+            f"{len(fitting)} publishers on {self._topic} ({_names(fitting)}): their messages are "
+            f"interleaved; {self._advice.crowded}"
         )
 
     def _foreign(self, other: Any) -> str:
         """Say that a publisher has another type, which is heard no more than a silent one."""
         return (
-            f"{full_name(other)} publishes {other.topic_type} there, and {self._type} is read; "
+            f"{full_name(other)} publishes {other.topic_type} there, but {self._type} is expected; "
             f"{self._advice.foreign}"
         )
 
     def _waiting(self, fitting: Sequence[Any]) -> str:
-        """Say that the node of a publisher waits for somebody to activate it."""
+        """Report that a publisher's node is waiting to be activated."""
         for each in fitting:
             if (name := full_name(each)) == NAMELESS:
                 continue
@@ -181,8 +181,8 @@ def misfit(topic: str, infos: Sequence[Any], qos: QoSProfile) -> str:
 def no_fit(topic: str) -> str:
     """Say what is the matter with a publisher whose QoS does not fit, and what to do."""
     return (
-        "offer a QoS that this subscription cannot take, nothing comes from them; set "
-        f"qos_overrides.{topic}.subscription.reliability to match, or the publisher's QoS"
+        "offer a QoS that is incompatible with this subscription, so nothing arrives from them; "
+        f"set qos_overrides.{topic}.subscription.reliability to match, or the publisher's QoS"
     )
 
 

@@ -71,9 +71,9 @@ def build_plans(
         return
     for outcome in outcomes:
         took = "was there" if outcome.build_s is None else f"took {outcome.build_s:.0f} s"
-        logger.info(f"plan of {outcome.graph}: {outcome.path} ({took})")
+        logger.info(f"plan for {outcome.graph}: {outcome.path} ({took})")
     if mode == BUILD_ONLY:
-        raise DoneError("the plans are built; start the node again with plans: refuse")
+        raise DoneError("the plans are built; restart the node with plans: refuse")
 
 
 def _build(bundle: ModelBundle, only: Sequence[str] | None, logger: Any) -> list[Outcome]:
@@ -88,7 +88,7 @@ def _build(bundle: ModelBundle, only: Sequence[str] | None, logger: Any) -> list
         from vlm_perception.deploy.tensorrt.build import build_bundle  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise EngineError(
-            f"to build plans needs {error.name}: `pip install {error.name}`, or build them with "
+            f"building plans needs {error.name}: `pip install {error.name}`, or build them with "
             "`vlm-perception build BUNDLE` where it is installed"
         ) from error
     return build_bundle(bundle, BuildOptions(), lambda graph: PhaseLog(logger, graph), only=only)

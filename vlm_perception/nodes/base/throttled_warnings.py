@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Complaints about input: each kind counted, and logged at most once in a while."""
+"""Warnings about input: each kind counted, and logged at most once in a while."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 EVERY_S = 5.0
 LOGGED_AFTER_S = 2.0
-"""What passes sooner, as while nodes start, stands in the diagnostics only."""
+"""What passes sooner, as while nodes start, appears in the diagnostics only."""
 
 
-class Complaints:
-    """Counts what was wrong with the input and says so without flooding the log.
+class ThrottledWarnings:
+    """Counts what was wrong with the input and logs it without flooding the log.
 
     rclpy's own throttle follows a clock that may stand still or jump back; this one is steady.
     """
@@ -29,16 +29,16 @@ class Complaints:
         self._last: tuple[float, str] = (float("-inf"), "")
         self._since: dict[str, float] = {}
         self.troubles = 0
-        """How often something began that lasted."""
+        """How often a lasting problem began."""
 
     def add(self, kind: str, sentence: str, *, severe: bool = False) -> None:
-        """Count a complaint of this kind; the sentence names the topic, the cause and a remedy."""
+        """Count a warning of this kind; the sentence names the topic, the cause and a remedy."""
         with self._lock:
             self._counts[kind] += 1
         self.note(kind, sentence, severe=severe)
 
     def note(self, kind: str, sentence: str, *, severe: bool = False) -> None:
-        """Tell of what has happened, in the diagnostics for a while, too, without counting it."""
+        """Report an event, for a while in the diagnostics as well, without counting it."""
         with self._lock:
             self._last = (time.monotonic(), sentence)
         self.say(kind, sentence, severe=severe)
@@ -58,9 +58,9 @@ class Complaints:
             self._logger.warning(sentence)
 
     def lasting(self, kind: str, sentence: str) -> str:
-        """Log what is the matter as long as it is, count when it begins, and return it.
+        """Log a lasting problem, count it when it begins, and return it.
 
-        To be called again and again; an empty sentence says that all is well.
+        To be called repeatedly; an empty sentence means that all is well.
         """
         now = time.monotonic()
         with self._lock:

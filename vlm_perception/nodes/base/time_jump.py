@@ -13,12 +13,12 @@ from typing import Any
 from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 
-from vlm_perception.nodes.base.throttled_warnings import Complaints
+from vlm_perception.nodes.base.throttled_warnings import ThrottledWarnings
 from vlm_perception.perception.fusion.ages import doubt_of
 from vlm_perception.perception.fusion.stamp_order import Order, StampOrder
 
 ONCE_S = 2.0
-"""A jump of the clock and the jump of the stamps that goes with it are told once."""
+"""A jump of the clock and the jump of the stamps that goes with it are reported once."""
 MIXED_S = 5.0
 """Stamps that step back twice within this time are those of two publishers."""
 
@@ -29,7 +29,7 @@ class TimeWatch:
     def __init__(
         self,
         node: Any,
-        complaints: Complaints,
+        warnings: ThrottledWarnings,
         on_clock_jump: Callable[[], None],
         on_stamp_jump: Callable[[str], None],
     ) -> None:
@@ -37,11 +37,11 @@ class TimeWatch:
 
         Args:
             node: whose clock it is.
-            complaints: where to complain of late and missing stamps.
+            warnings: where to report late and missing stamps.
             on_clock_jump: called when the clock has gone back.
             on_stamp_jump: called with the topic whose stamps have gone back.
         """
-        self._complaints = complaints
+        self._warnings = warnings
         self._clock = node.get_clock()
         self._on_clock_jump = on_clock_jump
         self._on_stamp_jump = on_stamp_jump
@@ -50,7 +50,7 @@ class TimeWatch:
         """By topic."""
         self._steps: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=2))
         """By topic, when stamps last stepped back."""
-        self._told: tuple[float, str] = (float("-inf"), "")
+        self._reported: tuple[float, str] = (float("-inf"), "")
         self.jumps = 0
         threshold = JumpThreshold(
             min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
@@ -62,23 +62,23 @@ class TimeWatch:
     def accepts(self, stamp_ns: int, topic: str) -> bool:
         """Look at the stamp of a message; false when it is late and should not be used.
 
-        A stamp of 0 is taken (ages are then unknown) and complained of.
+        A stamp of 0 is taken (ages are then unknown) and reported.
         """
         with self._lock:
             judgement = self._stamps[topic].judge(stamp_ns)
             if judgement.back_ns:
                 self._steps[topic].append(time.monotonic())
         if judgement.order is Order.UNKNOWN:
-            self._complaints.add(
+            self._warnings.add(
                 "stamp_zero",
                 f"a message on {topic} has stamp 0: its age is unknown and scenes are DEGRADED; "
                 "the driver must set header.stamp",
             )
         elif judgement.order is Order.LATE:
-            self._complaints.add(
+            self._warnings.add(
                 "out_of_order",
-                f"a message on {topic} is {judgement.back_ns / 1e6:.0f} ms older than the one "
-                "before and was skipped; is there more than one publisher?",
+                f"a message on {topic} is {judgement.back_ns / 1e6:.0f} ms older than the previous "
+                "one and was skipped; is there more than one publisher?",
             )
             return False
         elif judgement.order is Order.JUMPED:
@@ -92,7 +92,7 @@ class TimeWatch:
         """Complain of an image that is not the present, by its stamp and the node's clock.
 
         Args:
-            stamp_ns: of the image; 0 is complained of elsewhere.
+            stamp_ns: of the image; 0 is reported elsewhere.
             topic: that the message came on.
             received_s: monotonic time of its arrival.
             spent_s: seconds since the image reached the encoder.
@@ -102,7 +102,7 @@ class TimeWatch:
         doubt = doubt_of(stamp_ns, arrived_ns, spent_s) if stamp_ns else None
         if doubt is not None:
             kind = "slow_encoder" if doubt.age_known else "clock"
-            self._complaints.add(kind, f"on {topic}: {doubt.sentence}")
+            self._warnings.add(kind, f"on {topic}: {doubt.sentence}")
 
     def mixed(self, topic: str) -> bool:
         """Whether the stamps of a topic go back and forth."""
@@ -122,11 +122,11 @@ class TimeWatch:
 
     def _tell(self, what: str, source: str) -> None:
         """Count and log a jump of a topic, or of the clock, unless it goes with another's."""
-        now, (told_s, teller) = time.monotonic(), self._told
-        if now - told_s <= ONCE_S and source != teller:
+        now, (reported_s, teller) = time.monotonic(), self._reported
+        if now - reported_s <= ONCE_S and source != teller:
             return
         self.jumps += 1
-        self._told = now, source
-        self._complaints.note(
-            "time_jump", f"{what} (a bag that starts again, or two publishers?): state was reset"
+        self._reported = now, source
+        self._warnings.note(
+            "time_jump", f"{what} (a restarted bag, or two publishers?): state was reset"
         )

@@ -34,7 +34,7 @@ FEEDBACK_KEPT = 100
 class Asking:
     """Answers in the threads that the executor gives to services and goals.
 
-    While the node is not active it says so in each answer.
+    While the node is not active, each answer says so.
     """
 
     def __init__(self, node: Any, newest: Mapping[str, Callable[[], Embedding]]) -> None:
@@ -73,11 +73,11 @@ class Asking:
         self._stopping.clear()
         self._digest, self._asker = digest, asker
 
-    def stop(self, patience_s: float) -> None:
-        """Answer no more, end the description that is being written and wait so long for it."""
+    def stop(self, timeout_s: float) -> None:
+        """Stop answering, end the description that is being written and wait for it."""
         self._asker = None
         self._stopping.set()
-        if self._describing.acquire(timeout=patience_s):
+        if self._describing.acquire(timeout=timeout_s):
             self._describing.release()
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class Asking:
                 )
         except VlmPerceptionError as error:
             response.message = str(error)
-            self._node.complaints.add("question_refused", f"no answer on ~/ask: {error}")
+            self._node.warnings.add("question_refused", f"no answer on ~/ask: {error}")
         except Exception as error:
             response.message = self._node.internal_error(error, "no answer on ~/ask")
         else:
@@ -146,14 +146,14 @@ class Asking:
         served = f"the camera {here!r}" if here else "a camera without a name"
         wanted = wanted[:LONGEST_NAME]
         raise AskError(
-            f"this node serves {served} and not {wanted!r}; leave the field empty, or ask "
+            f"this node serves {served} and not {wanted!r}; leave the field empty, or use "
             f"/{wanted}/{self._node.get_name()}"
         )
 
     def _respond(self, _: Any) -> GoalResponse:
         if self._goals < GOALS_TOLD:
             return GoalResponse.ACCEPT
-        self._complain(f"{GOALS_TOLD} goals are at work or end just now; send it again in a moment")
+        self._warn(f"{GOALS_TOLD} goals are being processed; send it again in a moment")
         return GoalResponse.REJECT
 
     def _accepted(self, goal: Any) -> None:
@@ -166,7 +166,7 @@ class Asking:
         try:
             self._serve(goal, result)
         except Exception:
-            # Nothing can be published any more when the process ends, and nobody is left to tell.
+            # Nothing can be published any more when the process ends, and no client is left.
             if self._node.context.ok():
                 raise
             with suppress(Exception):
@@ -180,7 +180,7 @@ class Asking:
         began = time.monotonic()
         give_way(self._node.settings.niceness)
         if not self._describing.acquire(blocking=False):
-            self._refuse(result, "one description is being written already; cancel it or wait")
+            self._refuse(result, "a description is already being written; cancel it or wait")
         else:
             try:
                 with self._node.watchdog.watch("describe"):
@@ -201,13 +201,13 @@ class Asking:
 
     def _refuse(self, result: Any, sentence: str) -> None:
         result.message = sentence
-        self._complain(sentence)
+        self._warn(sentence)
 
-    def _complain(self, sentence: str) -> None:
-        self._node.complaints.add("description_refused", f"no description: {sentence}")
+    def _warn(self, sentence: str) -> None:
+        self._node.warnings.add("description_refused", f"no description: {sentence}")
 
     def _write(self, goal: Any, result: Any, began: float) -> None:
-        """Write the text into the result, and its pieces as feedback, until somebody stops it."""
+        """Write the text into the result, and its pieces as feedback, until it is stopped."""
         request = goal.request
         asker, newest = self._open(request.camera)
         embedding = newest()
@@ -237,5 +237,5 @@ class Asking:
         if description.finished:
             return ""
         if self._stopping.is_set():
-            return "the node was deactivated or is ending; ask again when it is active"
+            return "the node was deactivated or is shutting down; ask again when it is active"
         return "it was cancelled; send the goal again" if goal.is_cancel_requested else ""

@@ -82,7 +82,7 @@ class CameraTap:
         return int(self._node.count_publishers(camera.topic)) > 0
 
     def cause(self) -> str:
-        """Say why no image comes; empty while nobody listens."""
+        """Return why no image arrives; empty without a subscription."""
         camera = self._input
         return f"on {camera.topic} {camera.cause()}" if camera is not None else ""
 

@@ -21,9 +21,10 @@ def check_camera_names(names: Sequence[str]) -> None:
     for name in names:
         if not NAME.fullmatch(name):
             raise VlmPerceptionError(
-                f"{name!r} cannot name a camera; give a namespace as front or front/left: letters, "
-                "digits and _, beginning with a letter, without a slash before or behind"
+                f"{name!r} cannot be a camera's name; give a namespace such as front or "
+                "front/left: letters, digits and _, starting with a letter, without a leading or "
+                "trailing slash"
             )
     twice = next((name for name in names if list(names).count(name) > 1), None)
     if twice is not None:
-        raise VlmPerceptionError(f"the camera {twice!r} stands there twice; give it once")
+        raise VlmPerceptionError(f"the camera {twice!r} is listed twice; give it once")

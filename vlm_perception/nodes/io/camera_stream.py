@@ -27,7 +27,8 @@ from vlm_perception.perception.reasoning.reasoner import Reasoner
 from vlm_perception.types import Embedding, Reasoning
 
 ASKED_ABOUT = 3
-"""A question is tried on so many frames, each the newest, when details do not come in time."""
+"""Number of frames on which a question is tried, each the newest, if details do not arrive in
+time."""
 
 
 class CameraStream:
@@ -110,8 +111,8 @@ class CameraStream:
         if reasoner is not None:
             reasoner.reset()
 
-    def reason(self, arrival: EmbeddingArrival, rung: int) -> float | None:
-        """Publish a reasoning on an embedding, at the effort of a rung of the ladder.
+    def reason(self, arrival: EmbeddingArrival, level: int) -> float | None:
+        """Publish a reasoning on an embedding, at the effort of a degradation level.
 
         Returns:
             The seconds that this took, without waiting for what the language model reads of a key
@@ -138,7 +139,7 @@ class CameraStream:
                 return None
             if whole is not embedding:
                 embedding, waited = whole, time.monotonic() - asked
-        reasoning = reasoner.conclude(decided, embedding, rung)
+        reasoning = reasoner.conclude(decided, embedding, level)
         if waited:
             reasoning = replace(reasoning, stages={"detail": waited, **reasoning.stages})
         self._publish(reasoning, arrival.received_s)
@@ -162,14 +163,14 @@ class CameraStream:
                 return whole
         raise AskError(f"the newest frames cannot be read: {self._details.cause()}")
 
-    def obstacle(self) -> str:
-        """Return what to say when no embedding comes, or none can be read; empty: all is well."""
+    def blocking_issue(self) -> str:
+        """Return what is wrong when no embedding arrives, or none can be read; empty: nothing."""
         if self._input is None:
             return ""
-        return self._silence() if self._silent() else self._details.obstacle()
+        return self._silence() if self._silent() else self._details.blocking_issue()
 
     def concern(self) -> str:
-        """Return what to say when embeddings of several encoders are mixed."""
+        """Return what is wrong when embeddings of several encoders are mixed."""
         embeddings, watch = self._input, self._node.time_watch
         return embeddings.publishers.crowd(watch.mixed(self.topic)) if embeddings else ""
 
@@ -186,16 +187,16 @@ class CameraStream:
 
     def report(self, dropped: int) -> Report:
         """Return the camera's own status, for a node that serves several."""
-        obstacle, concern = self.obstacle(), self.concern()
+        issue, concern = self.blocking_issue(), self.concern()
         level = DiagnosticStatus.WARN if concern else DiagnosticStatus.OK
-        level = DiagnosticStatus.ERROR if obstacle else level
+        level = DiagnosticStatus.ERROR if issue else level
         values = {
             **pace(self._arrivals, self._results, self._ages),
             "dropped": str(dropped),
             **self.figures(),
         }
         heard = "active" if self._input is not None else "not active"
-        return Report(level, obstacle or concern or heard, values)
+        return Report(level, issue or concern or heard, values)
 
     def _publish(self, reasoning: Reasoning, received_s: float) -> None:
         node, elapsed = self._node, time.monotonic() - received_s
@@ -232,10 +233,10 @@ class CameraStream:
             version = reasoner.set_instruction(message.data)
             node.get_logger().info(f"instruction {version} on {topic}: {message.data[:200]!r}")
         except InstructionError as error:
-            node.complaints.add("bad_instruction", f"instruction on {topic} was refused: {error}")
+            node.warnings.add("bad_instruction", f"instruction on {topic} was refused: {error}")
 
     def _on_scene(self, message: Any) -> None:
-        """Where the scene says that the paths disagree, the slow one looks again."""
+        """If the paths disagree in a scene, the slow one analyses again."""
         reasoner = self._reasoner
         if reasoner is not None:
             reasoner.note_conflicts(message.conflicts)

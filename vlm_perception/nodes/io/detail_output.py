@@ -76,7 +76,7 @@ class DetailOutput:
         elif self._recent.get(frame) is None:
             self._gone += 1
         else:
-            # Wants of one frame are answered once; the others wait, as many as there are frames.
+            # Requests for one frame are answered once; the others wait, at most one for each frame.
             worker.mailbox.put(frame, sender=str(frame[1]))
 
     def _send(self, frame: FrameKey) -> None:

@@ -24,24 +24,26 @@ from vlm_perception.perception.details import FrameKey, key_of, lacks_detail, wi
 from vlm_perception.types import Embedding
 
 WITHIN_S = 0.1
-"""So long a frame's detail is waited for. By then there are newer frames, which say more of now."""
+"""How long a frame's detail is waited for. By then there are newer, more current frames."""
 FEW, LASTING_S = 5, 1.0
 """More frames in a row without detail, for longer than that, are a fault. After as many without any
-answer, if a late one, they are asked for and not waited for: other cameras would wait, too."""
+answer, even a late one, details are requested but not waited for: other cameras would wait, too."""
 REMEMBERED = 16
-"""Frames whose answers may still come when nobody waits any more."""
+"""Frames whose answers may still arrive after the wait for them has ended."""
 ADVICE = Advice(
-    absent="start a vision_encoder of this version there; a recording of embeddings holds no patch "
-    "tokens: play its images to a vision_encoder instead",
-    unheard="see what vision_encoder reports on /diagnostics, and give it a core",
+    absent=(
+        "start a vision_encoder of this version there; a recording of embeddings contains no patch "
+        "tokens: play its images to a vision_encoder instead"
+    ),
+    unheard="see what vision_encoder reports on /diagnostics, and give it more CPU",
     foreign="remap `embedding` to the topic of a vision_encoder of this version",
-    crowded="stop all but one vision_encoder, or give each camera a namespace of its own",
+    crowded="stop all but one vision_encoder, or give each camera its own namespace",
 )
 
 
 @dataclass
 class _Wanted:
-    """A frame's detail that somebody waits for."""
+    """A frame's detail that a thread is waiting for."""
 
     over: threading.Event = field(default_factory=threading.Event)
     """Set when it has come, or will not."""
@@ -55,8 +57,8 @@ class DetailInput:
     def __init__(self, node: Any, topic: str) -> None:
         """Advertise what is wanted, and listen to answers from now on.
 
-        Discovery takes up to a second; done at activation, a node that is started again would
-        have no detail for so long.
+        Discovery takes up to a second; done at activation, a restarted node would have no detail
+        for that time.
 
         Args:
             node: the PerceptionNode that reads.
@@ -88,7 +90,7 @@ class DetailInput:
         self._came.restart()
 
     def stop(self) -> None:
-        """Take none any more; who waits is told at once that nothing comes."""
+        """Stop; threads that wait learn at once that nothing arrives."""
         with self._lock:
             self._open = False
             for wanted in self._wanted.values():
@@ -121,12 +123,12 @@ class DetailInput:
         try:
             return with_detail(embedding, DETAIL.read(message))
         except VlmPerceptionError as error:
-            self._node.complaints.add(
-                "bad_detail", f"what came on {self._topic} of a frame was not used: {error}"
+            self._node.warnings.add(
+                "bad_detail", f"the detail of a frame on {self._topic} was not used: {error}"
             )
             return None
 
-    def obstacle(self) -> str:
+    def blocking_issue(self) -> str:
         """Say that key frames cannot be analysed, with cause and remedy; empty: they can."""
         lasted_s = time.monotonic() - self._first_missing_s
         if self._in_a_row <= FEW or lasted_s <= LASTING_S:
@@ -136,8 +138,8 @@ class DetailInput:
     def cause(self) -> str:
         """Say why what the language model reads of a frame does not come, with a remedy."""
         return (
-            f"what the language model reads of a frame was asked for and did not come on "
-            f"{self._topic} within {WITHIN_S:g} s: {self._publishers.cause()}"
+            f"the patch tokens of a frame were requested but did not arrive on {self._topic} "
+            f"within {WITHIN_S:g} s: {self._publishers.cause()}"
         )
 
     def figures(self) -> Mapping[str, str]:
@@ -151,7 +153,7 @@ class DetailInput:
 
     @contextmanager
     def _wanting(self, frame: FrameKey) -> Iterator[_Wanted]:
-        """Ask for a frame, unless somebody waits for it already."""
+        """Request a frame, unless it has been requested already."""
         with self._lock:
             asked = frame in self._wanted
             wanted = self._wanted.setdefault(frame, _Wanted())
@@ -195,8 +197,9 @@ class DetailInput:
             self._ignored += 1
         # Others may have asked for a frame of the same run.
         if not late and run_id and frame[0] != run_id:
-            self._node.complaints.add(
+            self._node.warnings.add(
                 "foreign_detail",
-                f"what came on {self._topic} was ignored: it is of run {frame[0][:8]!r}, and the "
-                f"embeddings are of run {run_id[:8]!r}; {ADVICE.crowded}",
+                f"a frame's detail on {self._topic} was ignored: it belongs to run "
+                f"{frame[0][:8]!r}, but the embeddings belong to run {run_id[:8]!r}; "
+                f"{ADVICE.crowded}",
             )

@@ -20,7 +20,7 @@ TOPIC = "scene/detections"
 
 
 class DetectionOutput:
-    """Publishes a scene's regions while somebody subscribes."""
+    """Publishes a scene's regions while there are subscribers."""
 
     def __init__(self, node: Any) -> None:
         """Advertise the topic, where there is a type for it."""

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The embedding topic: a subscription that hands embeddings on, and what to say when none come."""
+"""The embedding topic: passes embeddings on, and reports what is wrong when none arrive."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class EmbeddingInput:
             absent=f"start its vision_encoder, or remap `{name}`",
             unheard="see what vision_encoder reports on /diagnostics",
             foreign=f"remap `{name}` to the topic of a vision_encoder of this version",
-            crowded="stop all but one vision_encoder, or give each camera a namespace of its own",
+            crowded="stop all but one vision_encoder, or give each camera its own namespace",
         )
         self.publishers = Publishers(node, self.topic, VisionEmbedding, profile, advice)
         if intra_process.is_offered(self.topic):
@@ -80,7 +80,7 @@ class EmbeddingInput:
             self._node.destroy_subscription(self._subscription)
 
     def silence(self, seconds: float) -> str:
-        """Say that nothing came for so long, and what is the matter."""
+        """Return that nothing arrived for this long, and why."""
         slow = slow_encoder(self._spent_s, seconds)
         return f"no embedding for {seconds:.0f} s{slow} on {self.topic}: {self.publishers.cause()}"
 
@@ -88,5 +88,5 @@ class EmbeddingInput:
 def _sound(embedding: Embedding) -> Embedding:
     """Refuse what a message that holds it would be refused for."""
     if not np.isfinite(embedding.pooled).all():
-        raise MessageError("pooled holds NaN or infinity")
+        raise MessageError("pooled contains NaN or infinity")
     return embedding

@@ -12,7 +12,7 @@ from vlm_perception.nodes.base.parameters import setting
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """How images are read that do not say all of themselves."""
+    """How to read images that do not describe themselves completely."""
 
     jpeg_padding: str = setting(
         ImageOptions.jpeg_padding,

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The camera topic, raw or compressed, and what to say when nothing comes."""
+"""The camera topic, raw or compressed, and what is wrong when nothing arrives."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ImageInput:
         self._node.destroy_subscription(self._subscription)
 
     def silence(self, seconds: float) -> str:
-        """Say that nothing came for so long, and what is the matter."""
+        """Return that nothing arrived for this long, and why."""
         return f"no image for {seconds:.0f} s on {self.topic}: {self.cause()}"
 
     def cause(self) -> str:
@@ -65,8 +65,8 @@ class ImageInput:
         topics = "`image`" if self._compressed else "`image/compressed`"
         return Advice(
             absent=f"start the camera or remap `{self._name}` to its topic",
-            unheard="check that the camera delivers" if self._compressed else LOST,
+            unheard="check that the camera is delivering images" if self._compressed else LOST,
             foreign=f"{use} with {topics} remapped to it, or give `{self._name}` a topic of "
             "that type",
-            crowded="stop all but one, or give each camera a namespace of its own",
+            crowded="stop all but one, or give each camera its own namespace",
         )

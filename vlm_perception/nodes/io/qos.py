@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Quality of service of each topic, and the events that tell of an incompatible peer."""
+"""Quality of service of each topic, and the events that report an incompatible peer."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def results(depth: int = 10) -> QoSProfile:
 
 
 def requests() -> QoSProfile:
-    """For services: so many at once that each is told yes or no; the default drops all but ten."""
+    """For services: deep enough that each request gets an answer; the default drops all but ten."""
     return results(1000)
 
 
 def watched(lease_s: float, depth: int = 10) -> QoSProfile:
-    """As results, and whoever asks for liveliness learns of a silence as long as the lease.
+    """As results; subscribers that request liveliness learn of a silence as long as the lease.
 
-    Each message is a sign of life. With AUTOMATIC, the middleware's own thread would give one for
+    Each message asserts liveliness. With AUTOMATIC, the middleware's own thread would assert it for
     a node that hangs or was deactivated.
     """
     profile = results(depth)
@@ -64,7 +64,7 @@ def watched(lease_s: float, depth: int = 10) -> QoSProfile:
 
 
 def present(lease_s: float) -> QoSProfile:
-    """As results; whoever asks for liveliness learns that the process died, within the lease.
+    """As results; subscribers that request liveliness learn within the lease of a dead process.
 
     The middleware's own thread gives the signs of life, so that they do not hang on how often
     something is published.
@@ -76,7 +76,7 @@ def present(lease_s: float) -> QoSProfile:
 
 
 def latched() -> QoSProfile:
-    """Reliable, and the last message is sent to whoever joins later."""
+    """Reliable, and the last message is sent to late joiners."""
     return QoSProfile(
         history=QoSHistoryPolicy.KEEP_LAST,
         depth=1,
@@ -97,7 +97,7 @@ def subscribe(
     callback: Callable[[Any], None],
     profile: QoSProfile,
 ) -> Any:
-    """Subscribe with overridable QoS; a publisher that does not match is complained of.
+    """Subscribe with overridable QoS; an incompatible publisher causes a warning.
 
     A middleware without that event (rmw_zenoh) gets the subscription without it.
     """
@@ -108,7 +108,7 @@ def subscribe(
         fitting = [each for each in found if each.topic_type == type_name(message_type)]
         # The event's own count is of all that ever were, and it may come before the graph knows.
         sentence = misfit(name, fitting, profile) or f"a publisher on {name}: {no_fit(name)}"
-        node.complaints.add("incompatible_qos", sentence)
+        node.warnings.add("incompatible_qos", sentence)
 
     try:
         return node.create_subscription(
@@ -130,7 +130,7 @@ def watch_presence(
 ) -> Any | None:
     """Hear when a publisher that offers such a lease is there, and when none is any more.
 
-    None is returned where the middleware cannot tell.
+    None is returned if the middleware does not support it.
 
     A subscription beside the one that reads: one that asks for a lease would get nothing from a
     publisher that offers none, as when an older bag is played.

@@ -12,17 +12,17 @@ from vlm_perception.nodes.base.publishers import Advice, Publishers
 from vlm_perception.nodes.io.qos import results, subscribe, watch_presence
 
 LEASE_S = 0.35
-"""Within this time after the death of language_reasoner the middleware tells of it."""
+"""Within this time the middleware reports the death of language_reasoner."""
 ADVICE = Advice(
     absent="start language_reasoner, or take the tags alone",
     unheard="see what language_reasoner reports on /diagnostics",
     foreign="remap `reasoning` to the topic of a language_reasoner of this version",
-    crowded="stop all but one language_reasoner, or give each camera a namespace of its own",
+    crowded="stop all but one language_reasoner, or give each camera its own namespace",
 )
 
 
 class ReasoningInput:
-    """The subscription of `reasoning`, and one that tells when who publishes it dies."""
+    """The subscription of `reasoning`, and one that notices when its publisher dies."""
 
     def __init__(
         self, node: Any, on_message: Callable[[Any], None], on_presence: Callable[[bool], None]
@@ -65,12 +65,12 @@ class ReasoningInput:
         """Say why no reasoning comes."""
         if self._gone:
             return (
-                f"whoever published {self._topic} is gone, or gets no time on the processor; start "
-                "language_reasoner again, or give it a core"
+                f"the publisher of {self._topic} is gone or gets no CPU time; restart "
+                "language_reasoner, or give it more CPU"
             )
         return f"on {self._topic} {self.publishers.cause()}"
 
     def tags_only(self) -> bool:
-        """Whether nobody has ever offered reasonings: the graph runs without a language node."""
+        """Whether reasonings were never offered: the graph runs without a language node."""
         self._known = self._known or self.publishers.present()
         return not self._known

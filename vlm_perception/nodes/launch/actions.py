@@ -85,7 +85,7 @@ def stays_ended(event: ProcessExited, _: LaunchContext) -> EmitEvent | None:
     if event.returncode != BAD_INPUT:
         return None
     get_logger(event.process_name).error(
-        "cannot start with these settings and is not started again; correct them and launch again"
+        "cannot start with these settings and is not restarted; correct them and launch again"
     )
     return EmitEvent(event=ShutdownProcess(process_matcher=matches_action(event.action)))
 

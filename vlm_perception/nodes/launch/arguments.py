@@ -77,7 +77,7 @@ def namespace(text: str) -> str:
     try:
         validate_namespace(f"/{name}")
     except InvalidNamespaceException as error:
-        raise ArgumentError(f"{_reason(error)}; give one as front or robot/front") from error
+        raise ArgumentError(f"{_reason(error)}; give one such as front or robot/front") from error
     return name
 
 
@@ -86,7 +86,7 @@ def topic(text: str) -> str:
     try:
         validate_topic_name(text)
     except InvalidTopicNameException as error:
-        raise ArgumentError(f"{_reason(error)}; give one as /camera/image_raw") from error
+        raise ArgumentError(f"{_reason(error)}; give one such as /camera/image_raw") from error
     return text
 
 
@@ -120,14 +120,14 @@ def new_folder(text: str) -> Path:
     """Read the path of a folder that there is not yet."""
     path = _path(text)
     if path.exists():
-        raise ArgumentError(f"{path.absolute()} exists already; give another, or move it away")
+        raise ArgumentError(f"{path.absolute()} already exists; give another, or move it away")
     return path
 
 
 def _path(text: str) -> Path:
     try:
         return Path(text).expanduser()
-    # Of a user whom nobody knows.
+    # For an unknown user.
     except RuntimeError as error:
         raise ArgumentError(f"{error}; give a full path") from error
 
@@ -162,7 +162,7 @@ PERCEPTION = (
     Argument(
         "bundle",
         "",
-        "Model bundle: its name or its directory. Empty: as params_file says.",
+        "Model bundle: its name or its directory. Empty: the value in params_file.",
         optional(bundle),
     ),
     Argument(
@@ -175,7 +175,7 @@ PERCEPTION = (
     Argument(
         "image_transport",
         "",
-        "Which of the two to read: raw or compressed. Empty: as params_file says.",
+        "Which of the two to read: raw or compressed. Empty: the value in params_file.",
         optional(BOTH_TOPICS),
     ),
     Argument(
@@ -184,20 +184,20 @@ PERCEPTION = (
     Argument(
         "use_sim_time",
         "",
-        "true: take the time from /clock, for simulators and ros2 bag play --clock. Empty: as "
-        "params_file says.",
+        "true: take the time from /clock, for simulators and ros2 bag play --clock. Empty: the "
+        "value in params_file.",
         optional(boolean),
     ),
     Argument(
         "respawn",
         "true",
-        "Start a node again that has ended: after a crash, or when it was killed.",
+        "Restart a node that has exited: after a crash, or when it was killed.",
         boolean,
     ),
     Argument(
         "composition",
         PROCESSES,
-        "processes: each node in a process of its own. single: all of them in one.",
+        "processes: each node in its own process. single: all of them in one.",
         one_of(PROCESSES, SINGLE),
     ),
 )
@@ -215,9 +215,11 @@ DEMO = (
         "How the images travel to the nodes: raw or compressed.",
         BOTH_TOPICS,
     ),
-    Argument("rate_hz", "30.0", "Images a second.", number(0.1, 240.0)),
+    Argument("rate_hz", "30.0", "Images per second.", number(0.1, 240.0)),
     Argument("loop", "false", "Begin again.", boolean),
-    Argument("duration_s", "0.0", "End after so long; 0: with the video.", number(0.0, 1e9)),
+    Argument(
+        "duration_s", "0.0", "End after this many seconds; 0: with the video.", number(0.0, 1e9)
+    ),
 )
 
 REPLAY = (
@@ -228,10 +230,13 @@ REPLAY = (
         "Which of the two topics the bag holds: raw or compressed.",
         BOTH_TOPICS,
     ),
-    Argument("rate", "1.0", "Speed of playing.", number(0.01, 100.0)),
+    Argument("rate", "1.0", "Playback speed.", number(0.01, 100.0)),
     Argument("loop", "false", "Begin again.", boolean),
     Argument(
-        "delay", "5.0", "Seconds that nodes and discovery have to begin.", number(0.0, 3600.0)
+        "delay",
+        "5.0",
+        "Seconds to wait for nodes and discovery before playing.",
+        number(0.0, 3600.0),
     ),
     Argument(
         "record", "", "Folder of a bag to record the results into; new.", optional(new_folder)
@@ -244,7 +249,7 @@ def read_arguments(arguments: Iterable[Argument], given: Mapping[str, str]) -> d
 
     Args:
         arguments: those of PERCEPTION or more; of two with one name the first counts.
-        given: the text of each by its name; a default stands for what is missing.
+        given: the text of each by its name; missing ones get their defaults.
 
     Raises:
         ArgumentError: a value cannot be used; the message names the argument and what it takes.
@@ -260,7 +265,7 @@ def read_arguments(arguments: Iterable[Argument], given: Mapping[str, str]) -> d
     if len(values["cameras"]) > 1 and values["image"].startswith("/"):
         raise ArgumentError(
             f"image:={values['image']} is one topic for all cameras; give its name within each "
-            "camera's namespace, without a slash before it"
+            "camera's namespace, without a leading slash"
         )
     outer = given.get("ros_namespace", "").strip("/")
     nodes = [
@@ -303,8 +308,6 @@ def unknown_arguments(command_line: Collection[str], known: Collection[str]) -> 
         if name in known or name in OF_LAUNCH_ITSELF:
             continue
         near = get_close_matches(name, known, 1)
-        hint = (
-            f"did you mean {near[0]}?" if near else "ros2 launch --show-args lists those there are"
-        )
+        hint = f"did you mean {near[0]}?" if near else "ros2 launch --show-args lists all arguments"
         sentences.append(f"there is no argument {name}, so it has no effect; {hint}")
     return sentences

@@ -29,7 +29,7 @@ class ParamsFile:
 
     content: bytes
     sections: tuple[str, ...]
-    """Their names as they stand there, nested ones joined by a slash."""
+    """Their names as given there, nested ones joined by a slash."""
     notes: tuple[str, ...]
     """A sentence for each node without a section."""
 
@@ -57,8 +57,8 @@ def read_params_file(path: Path, nodes: Sequence[str]) -> ParamsFile:
         ) from error
     if len(content) > LARGEST_BYTES:
         raise ArgumentError(
-            f"params_file:={path} is larger than {LARGEST_BYTES} bytes, for which ROS takes "
-            "minutes; give a file with the parameters of the nodes alone"
+            f"params_file:={path} is larger than {LARGEST_BYTES} bytes, which ROS takes minutes to "
+            "read; give a file with only the nodes' parameters"
         )
     _check_syntax(path, content)
     sections = tuple(_sections(content))
@@ -68,7 +68,7 @@ def read_params_file(path: Path, nodes: Sequence[str]) -> ParamsFile:
         raise ArgumentError(
             f"params_file:={path} has no section for {', '.join(nodes)}"
             + (f", only for {found}" if found else "")
-            + f"; name them as {DEFAULT_PARAMS} does: /**/{_name(nodes[0])}"
+            + f"; name the sections as {DEFAULT_PARAMS} does: /**/{_name(nodes[0])}"
         )
     return ParamsFile(content, sections, tuple(_note(path, node, sections) for node in without))
 
@@ -89,7 +89,7 @@ def _check_syntax(path: Path, content: bytes) -> None:
         except RuntimeError as error:
             reason = str(error).rpartition("Error: ")[2].partition(", at ")[0].strip()
             raise ArgumentError(
-                f"params_file:={path} is no parameter file of ROS ({reason}); correct it, or start "
+                f"params_file:={path} is not a ROS parameter file ({reason}); correct it, or start "
                 f"from a copy of {DEFAULT_PARAMS}"
             ) from error
     context.try_shutdown()

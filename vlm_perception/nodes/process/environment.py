@@ -11,7 +11,7 @@ from pathlib import Path
 from vlm_perception.nodes.process.errors import StartError
 
 LAST_DOMAIN = 232
-"""The ports of a later one would lie beyond those that there are."""
+"""The ports of a higher one would exceed the valid range."""
 
 
 def check_environment(environment: Mapping[str, str] = os.environ) -> None:
@@ -34,7 +34,7 @@ def check_environment(environment: Mapping[str, str] = os.environ) -> None:
         reason = str(error)
     if reason:
         raise StartError(
-            f"the log cannot be written ({reason}); set ROS_LOG_DIR to a folder that can be"
+            f"the log cannot be written ({reason}); set ROS_LOG_DIR to a writable folder"
         )
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps a node from starting, or ends it, and what happens to errors that nobody expects."""
+"""What keeps a node from starting, or ends it, and what happens to unexpected errors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vlm_perception.common.errors import VlmPerceptionError
 
 
 def text_of(error: BaseException) -> str:
-    """Return what an error says, also when it fails to."""
+    """Return an error's text, even if producing it fails."""
     try:
         return str(error)
     except Exception:
-        return f"{type(error).__name__}, whose text cannot be had"
+        return f"{type(error).__name__}, whose text is unavailable"
 
 
 def guarded(node: Any, callback: Callable[..., None]) -> Callable[..., None]:
@@ -34,7 +34,7 @@ def guarded(node: Any, callback: Callable[..., None]) -> Callable[..., None]:
 
 
 class EndedError(Exception):
-    """The process was told to end before the node was ready: that is no failure."""
+    """The process was asked to end before the node was ready: that is no failure."""
 
 
 class DoneError(VlmPerceptionError):

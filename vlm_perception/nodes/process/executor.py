@@ -44,4 +44,4 @@ class ServiceThreadsExecutor(Executor):
         task()
         if (error := task.exception()) is not None and self.context.ok():
             trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            get_logger("executor").error(f"{name} failed, the node goes on: {trace}")
+            get_logger("executor").error(f"{name} failed, the node continues: {trace}")

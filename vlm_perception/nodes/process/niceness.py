@@ -56,7 +56,7 @@ def session_gives_way(niceness: int) -> None:
 
 
 def session_as_before() -> None:
-    """Take back that the session gives way, for the end of its process, which somebody waits for.
+    """Restore the session's priority for the end of its process, which others wait for.
 
     Anybody may do that for a session, unlike for a thread.
     """

@@ -65,8 +65,8 @@ class RosLogHandler(logging.Handler):
 def run(*creators: Callable[[], Any]) -> NoReturn:
     """Create nodes, spin them until a signal or until one shuts the context down, and exit.
 
-    The exit code is 0 after a signal, 2 when a node cannot do its work at all, else what the
-    nodes' exit_code says.
+    The exit code is 0 after a signal, 2 when a node cannot do its work at all, else the nodes'
+    exit_code.
 
     Args:
         creators: Each makes a node, or yields several; a node has a method close() and may have
@@ -74,7 +74,7 @@ def run(*creators: Callable[[], Any]) -> NoReturn:
     """
     code = _run(creators)
     rclpy.try_shutdown()
-    # Fast DDS leaves 34 MB of shared memory behind unless its objects are destroyed in order.
+    # Fast DDS leaves 34 MB of shared memory unless its objects are destroyed in order.
     gc.collect()
     rclpy.get_default_context().destroy()
     sys.stdout.flush()
@@ -84,7 +84,7 @@ def run(*creators: Callable[[], Any]) -> NoReturn:
 
 
 def _run(creators: Sequence[Callable[[], Any]]) -> int:
-    # A crash in the middleware or in an engine tells in which call.
+    # A crash in the middleware or in an engine logs the call.
     faulthandler.enable()
     # rclpy's own handlers end the context while others still log, which then fails aloud.
     woken, wakes = socket.socketpair()
@@ -142,7 +142,7 @@ def _run(creators: Sequence[Callable[[], Any]]) -> int:
 
 def end_with_stacks(sentence: str) -> NoReturn:
     """End a process that hangs at once, with this sentence and the stacks of all threads."""
-    print(f"the process ends with exit code {FAILED}: {sentence}", file=sys.stderr, flush=True)
+    print(f"the process exits with code {FAILED}: {sentence}", file=sys.stderr, flush=True)
     faulthandler.dump_traceback(all_threads=True)
     os._exit(FAILED)
 
@@ -156,7 +156,7 @@ def _end_by_signal(woken: socket.socket) -> None:
 
 
 def _watch_the_end() -> None:
-    """After a signal: a callback that hangs is not waited for, and says where it hangs."""
+    """After a signal: a hanging callback is not waited for, and its stack is logged."""
     context = rclpy.get_default_context()
     while context.ok():
         time.sleep(END_LOOKED_FOR_EVERY_S)
@@ -186,5 +186,5 @@ def _spin(executor: Executor, logger: Any) -> None:
             # For one, an impossible lifecycle transition raises here on Humble and Jazzy.
             if not rclpy.ok():
                 return
-            logger.error(f"a callback failed, the node goes on: {traceback.format_exc()}")
+            logger.error(f"a callback failed, the node continues: {traceback.format_exc()}")
             time.sleep(0.01)

@@ -23,8 +23,8 @@ class Ticker:
         """Start to call.
 
         Args:
-            node: whose logger is told of errors; nothing is called before an executor has it, when
-                it may not be whole yet, nor once its context has ended.
+            node: whose logger gets errors; nothing is called before an executor has it, when it may
+                not be whole yet, nor once its context has ended.
             name: of the thread.
             pause_s: seconds between the end of a call and the next one.
             tick: what is called.
@@ -46,9 +46,9 @@ class Ticker:
                 if self._node.executor is not None:
                     self._tick()
             except Exception:
-                # What is published once the context has ended fails, and is missed by nobody.
+                # Publishing after the context has ended fails, and no one misses it.
                 if context.ok():
                     self._node.get_logger().error(
-                        f"internal error, the node goes on: {traceback.format_exc()}",
+                        f"internal error, the node continues: {traceback.format_exc()}",
                         throttle_duration_sec=TOLD_EVERY_S,
                     )

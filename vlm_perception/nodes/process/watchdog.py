@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Notices when the work of a node's threads hangs, tells of it, and ends what hangs."""
+"""Notices when the work of a node's threads hangs, reports it, and ends what hangs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vlm_perception.nodes.process.runner import end_with_stacks
 
 LOOK_S = 0.1
 REPEAT_S = 1.0
-"""Between two times that a hang is told, while it lasts."""
+"""Interval between reports of a hang, while it lasts."""
 GRACE_S = 2.0
 """So long after its limit, or once more its limit if that is longer, a step may take to end."""
 
@@ -43,8 +43,8 @@ class Watchdog:
         """Start to look.
 
         Args:
-            tell: is given the sentence of a hang and whether it is new, again each second while it
-                lasts, and an empty one when it is over.
+            tell: called with the sentence of a hang and whether it is new, again each second while
+                it lasts, and with an empty one when it is over.
         """
         self.hang = ""
         """What hangs now, and what happens next; empty: nothing."""
@@ -67,7 +67,7 @@ class Watchdog:
                 self._works.discard(work)
 
     def end_steps(self) -> None:
-        """End what is in hand, where that can be done: nobody waits for its result any more."""
+        """End what is in hand, where that can be done: its result is no longer awaited."""
         for work in tuple(self._works):
             if (step := work.step) is not None and step.cancel is not None:
                 step.cancel()
@@ -104,7 +104,7 @@ class Watchdog:
             self._say("", False)
 
     def _act(self, work: Work, seen: _Seen) -> str:
-        """Tell of what hangs, end it, and end the process when that does not help."""
+        """Report what hangs, end it, and end the process if that does not help."""
         step, late = seen.step, seen.seconds - seen.step.limit_s
         sentence = _sentence(work.name, step)
         if late >= seen.tellings * REPEAT_S:
@@ -118,7 +118,7 @@ class Watchdog:
         return sentence
 
     def _say(self, sentence: str, new: bool) -> None:
-        # What is told may wait for a lock that the hanging thread holds.
+        # The report may wait for a lock that the hanging thread holds.
         if not self._telling.is_alive():
             self._telling = threading.Thread(
                 target=self._tell, args=(sentence, new), name="tell of a hang", daemon=True
@@ -132,14 +132,14 @@ def _grace_s(step: Step) -> float:
 
 def _sentence(name: str, step: Step) -> str:
     return (
-        f"{name} hangs: {step.what} takes more than {step.limit_s:.3g} s; it is ended, and when it "
-        f"does not end within {_grace_s(step):.3g} s, the process ends with exit code 1 and says "
-        "where it hung. See what else uses this machine's cores, memory or GPU"
+        f"{name} hangs: {step.what} takes more than {step.limit_s:.3g} s; it is aborted, and if it "
+        f"does not return within {_grace_s(step):.3g} s, the process exits with code 1 and logs "
+        "where it hung. Check what else uses this machine's cores, memory or GPU"
     )
 
 
 def _waited_s(thread: int) -> float:
-    """Seconds that a thread has waited for a core; 0 where the kernel does not tell."""
+    """Seconds that a thread has waited for a core; 0 if the kernel does not report it."""
     with suppress(OSError, ValueError, IndexError):
         path = Path(f"/proc/self/task/{thread}/schedstat")
         return int(path.read_text(encoding="ascii").split()[1]) / 1e9

@@ -63,14 +63,14 @@ class Mailbox(Generic[ItemT]):
             return self._items.pop(next(iter(self._items)))
 
     def close(self) -> None:
-        """Wake whoever waits in take()."""
+        """Wake the threads that wait in take()."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
 
 
 class Worker(Generic[ItemT]):
-    """A thread that handles the newest items of a mailbox, at most so many times a second."""
+    """A thread that handles the newest items of a mailbox, at a limited rate."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Worker(Generic[ItemT]):
             now, interval = time.monotonic(), self._interval()
             last, due = due, due + interval if due + interval > now else now + interval
             try:
-                with step("the work on one input"):
+                with step("processing one input"):
                     if self._handle(item) is False:
                         due = last
             # Whatever it is: without this thread the node would be deaf.

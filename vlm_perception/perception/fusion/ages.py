@@ -36,43 +36,43 @@ def age_of(stamp_ns: int, now_ns: int) -> float:
 
 
 def doubt_of(stamp_ns: int, now_ns: int, spent_s: float = 0.0) -> Doubt | None:
-    """Say why a frame's stamp does not tell that it is the present; None: it does.
+    """Return why a frame's stamp does not show that it is current; None: it does.
 
     Args:
         stamp_ns: of the image.
-        now_ns: the ROS time at which the frame is used; 0: it stands still.
+        now_ns: the ROS time at which the frame is used; 0: it is stopped.
         spent_s: seconds since the image reached the encoder, as far as they were measured.
     """
     if not stamp_ns:
         return Doubt(
-            "the camera sends no time stamps, ages are unknown: its driver must set header.stamp",
+            "the camera sends no timestamps, so ages are unknown: its driver must set header.stamp",
             age_known=False,
         )
     if not now_ns:
         return Doubt(
-            "the ROS clock stands at 0, ages are unknown: let something publish /clock, or set "
-            "use_sim_time to false",
+            "the ROS clock is at 0, so ages are unknown: publish /clock, or set use_sim_time to "
+            "false",
             age_known=False,
         )
     age = (now_ns - stamp_ns) * NANOSECONDS
     if age < -CLOCKS_APART_S:
         return Doubt(
-            f"the image's stamp lies {spell(-age)} in the future: set the camera's clock, or this "
+            f"the image's stamp is {spell(-age)} in the future: set the camera's clock, or this "
             "machine's",
             age_known=False,
         )
     spent_s = min(spent_s, age) if spent_s > 0.0 else 0.0
     if age - spent_s > LATE_S:
         return Doubt(
-            f"the image was {spell(age - spent_s)} old when it came: set the camera's clock, play "
-            "bags with --clock and use_sim_time, or see why the camera delivers late",
+            f"the image was {spell(age - spent_s)} old when it arrived: set the camera's clock, "
+            "play bags with --clock and use_sim_time, or find out why the camera delivers late",
             age_known=False,
         )
     if age > LATE_S:
         return Doubt(
-            f"the image was {spell(age)} old when its embedding came, of which the encoder took "
-            f"{spell(spent_s)}: the network is too large for this machine, or others take its "
-            "cores; see latency_p95_ms of vision_encoder on /diagnostics",
+            f"the image was {spell(age)} old when its embedding arrived, of which the encoder took "
+            f"{spell(spent_s)}: the network is too large for this machine, or other programs use "
+            "its cores; see latency_p95_ms of vision_encoder on /diagnostics",
             age_known=True,
         )
     return None

@@ -1,9 +1,9 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Rules about dangers: which there are, and what the fast and the slow path cannot both say.
+"""Rules about hazards, and about contradictions between the fast and the slow path.
 
-A tag makes a hazard whatever the slow path says: it is of this very frame. An answer of the slow
-path can only add one, and only while it is fresh.
+A tag makes a hazard whatever the slow path answers: it belongs to this very frame. An answer of the
+slow path can only add one, and only while it is fresh.
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ def present_hazards(
     """
     rules = tuple(rules)
     dangers = {rule.label for rule in rules}
-    said = answers_of(attributes)
+    answers = answers_of(attributes)
     seen = [tag.label for tag in tags if tag.label in dangers]
-    told = [rule.label for rule in rules if rule.answer in said]
-    return tuple(dict.fromkeys(seen + told))
+    answered = [rule.label for rule in rules if rule.answer in answers]
+    return tuple(dict.fromkeys(seen + answered))
 
 
 def answers_of(attributes: Iterable[Attribute]) -> frozenset[Answer]:
@@ -106,16 +106,16 @@ class ConflictWatch:
     """Finds contradictions that last: a tag that comes and goes at once is none."""
 
     def __init__(self, rules: Sequence[Contradiction], frames: int) -> None:
-        """Watch these rules; a contradiction counts from so many frames in a row on."""
+        """Watch these rules; a contradiction counts after this many frames in a row."""
         self._rules = tuple(rules)
         self._frames = frames
         self._lasted = dict.fromkeys(self._rules, 0)
 
     def look(self, tags: Sequence[Tag], attributes: Sequence[Attribute]) -> tuple[str, ...]:
         """Look at one frame; return a sentence for each contradiction, the same in each frame."""
-        labels, said = {tag.label for tag in tags}, answers_of(attributes)
+        labels, answers = {tag.label for tag in tags}, answers_of(attributes)
         for rule in self._rules:
-            holds = rule.label in labels and rule.answer in said
+            holds = rule.label in labels and rule.answer in answers
             self._lasted[rule] = self._lasted[rule] + 1 if holds else 0
         return tuple(
             f"{rule.label} is tagged, and {rule.answer.attribute} is said to be "

@@ -17,7 +17,7 @@ from vlm_perception.perception.fusion.ages import (
     slow_encoder,
     spell,
 )
-from vlm_perception.perception.fusion.arrival_rate import Cadence
+from vlm_perception.perception.fusion.arrival_monitor import ArrivalMonitor
 from vlm_perception.perception.fusion.rules import (
     ConflictWatch,
     Contradiction,
@@ -62,7 +62,7 @@ class _Joined:
     """What the encoder has spent on the embedding."""
 
     def later(self, now_s: float) -> _Joined:
-        """The same at a later monotonic time; the ROS clock may stand still with the camera."""
+        """The same at a later monotonic time; the ROS clock may stop with the camera."""
         waited = max(0.0, now_s - self.at_s)
         now_ns = self.now_ns + round(waited / NANOSECONDS) if self.now_ns else 0
         return replace(self, now_ns=now_ns, at_s=now_s)
@@ -92,9 +92,9 @@ class SceneFusion:
         self._conflicts = ConflictWatch(
             self._settings.contradictions, self._settings.conflict_frames
         )
-        self.fast, self.slow = Cadence(), Cadence()
+        self.fast, self.slow = ArrivalMonitor(), ArrivalMonitor()
         """How often embeddings and reasonings arrive."""
-        self.slow_obstacle = ""
+        self.slow_issue = ""
         """What keeps reasonings away, with a remedy, as the owner found; empty: not known."""
         self._last: _Joined | None = None
         self._last_embedding_ns = 0
@@ -126,11 +126,11 @@ class SceneFusion:
         """Take a reasoning in.
 
         Args:
-            reasoning: what the slow path says.
+            reasoning: the slow path's result.
             received_s: monotonic time of arrival.
         """
         self._reasonings.append(_Received(reasoning, received_s))
-        self.slow.beat(received_s)
+        self.slow.arrived(received_s)
 
     def fuse(
         self, embedding: Embedding, received_s: float, now_ns: int, spent_s: float = 0.0
@@ -138,13 +138,13 @@ class SceneFusion:
         """Make the scene of an embedding.
 
         Args:
-            embedding: what the fast path says.
+            embedding: the fast path's result.
             received_s: monotonic time of arrival.
             now_ns: time on the clock of the stamps; 0 when unknown.
             spent_s: seconds from the arrival of the image in the encoder to the embedding.
         """
         self._forget_future(embedding.stamp_ns)
-        self.fast.beat(received_s)
+        self.fast.arrived(received_s)
         now_s = self._clock()
         received = self._match(embedding)
         attributes = received.reasoning.attributes if received else ()
@@ -155,25 +155,25 @@ class SceneFusion:
         return replace(self._scene(self._last, received), latency=latency)
 
     def heartbeat(
-        self, now_s: float, camera_alive: bool, longest_silence: float = 1.0, obstacle: str = ""
+        self, now_s: float, camera_alive: bool, longest_silence: float = 1.0, issue: str = ""
     ) -> Scene:
         """The last frame again, older, with the reasoning that has come for it meanwhile.
 
-        Once embeddings are missing, the status says so.
+        Once embeddings are missing, the status shows it.
 
         Args:
             now_s: monotonic time.
             camera_alive: whether images still arrive, so that the encoder is at fault.
             longest_silence: seconds without an embedding from which they are missing; sooner
                 where they used to come often.
-            obstacle: what keeps them away, with a remedy; empty: not known.
+            issue: what keeps them away, with a remedy; empty: not known.
         """
         status, missing, remedy = (
             (Status.NO_EMBEDDING, "embedding", "see what vision_encoder reports on /diagnostics")
             if camera_alive
-            else (Status.NO_CAMERA, "image", "see whether the camera runs and on which topic")
+            else (Status.NO_CAMERA, "image", "check that the camera is running, and its topic")
         )
-        last, remedy = self._last, obstacle or remedy
+        last, remedy = self._last, issue or remedy
         if last is None:
             return self._empty(status, f"no {missing} has arrived yet: {remedy}")
         silent = max(0.0, now_s - last.at_s)
@@ -251,15 +251,15 @@ class SceneFusion:
     ) -> tuple[Status, str]:
         """The first status that holds, and all that speaks against trusting the scene.
 
-        That an answer is stale is certain, whatever the clocks say, so it goes before doubts.
+        A stale answer is certain, whatever the clocks show, so it precedes doubts.
         """
         doubt = joined.doubt
-        rung = reasoning.rung if reasoning else 0
+        level = reasoning.rung if reasoning else 0
         found = [
             (Status.NO_REASONING, self._why_none(joined.embedding) if reasoning is None else ""),
             (Status.STALE_REASONING, stale),
             (Status.DEGRADED, doubt.sentence if doubt else ""),
-            (Status.DEGRADED, _of_rung(rung) if rung else ""),
+            (Status.DEGRADED, _of_level(level) if level else ""),
         ]
         holding = [(status, why) for status, why in found if why]
         status = holding[0][0] if holding else Status.OK
@@ -268,9 +268,8 @@ class SceneFusion:
     def _why_stale(self, joined: _Joined, received: _Received) -> str:
         """Say why an answer is no longer the present; empty: it is.
 
-        It is as old as the oldest that anything says of it: the time since it came, its stamp
-        beside that of the frame, which the same camera gave, and its stamp by the ROS clock where
-        that is no other than the camera's.
+        Its age is the largest of: the time since its arrival, its stamp compared with that of the
+        frame from the same camera, and its stamp by the ROS clock if that is the camera's clock.
         """
         longest, now_s = self._settings.stale_after, joined.at_s
         if self.slow.missing(now_s, longest):
@@ -285,17 +284,17 @@ class SceneFusion:
         if max(ages) <= longest:
             return ""
         return (
-            f"the reasoning is {spell(max(ages))} old, more than {longest:g} s: fewer questions or "
-            "a shorter max_caption_tokens of language_reasoner, or a longer stale_after"
+            f"the reasoning is {spell(max(ages))} old, more than {longest:g} s: use fewer "
+            "questions or a lower max_caption_tokens of language_reasoner, or a longer stale_after"
         )
 
     def _slow_remedy(self) -> str:
-        return self.slow_obstacle or "see what language_reasoner reports on /diagnostics"
+        return self.slow_issue or "see what language_reasoner reports on /diagnostics"
 
     def _why_none(self, embedding: Embedding) -> str:
         newest = self._reasonings[-1].reasoning if self._reasonings else None
         if newest is None:
-            remedy = self.slow_obstacle or "start language_reasoner, or take the tags alone"
+            remedy = self.slow_issue or "start language_reasoner, or take the tags alone"
             return f"no reasoning has arrived: {remedy}"
         if newest.bundle_digest != embedding.bundle_digest:
             return (
@@ -304,8 +303,8 @@ class SceneFusion:
             )
         ahead = (newest.stamp_ns - embedding.stamp_ns) * NANOSECONDS
         return (
-            f"the newest reasoning is of an image that was taken {spell(ahead)} later than this "
-            "one: have one camera and one clock on this graph's topics"
+            f"the newest reasoning is of an image taken {spell(ahead)} later than this one: use "
+            "one camera and one clock on this graph's topics"
         )
 
     def _empty(self, status: Status, reason: str) -> Scene:
@@ -341,10 +340,10 @@ def _age(stamp_ns: int, now_ns: int, least_s: float) -> float:
     return age if age == UNKNOWN_AGE else max(age, least_s)
 
 
-def _of_rung(rung: int) -> str:
+def _of_level(level: int) -> str:
     return (
-        f"the language node saves work (rung {rung}): give it more cores, or lower its rate_hz or "
-        "max_caption_tokens"
+        f"the language node is degraded (level {level}): give it more cores, or lower its rate_hz "
+        "or max_caption_tokens"
     )
 
 

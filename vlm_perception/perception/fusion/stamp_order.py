@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 OUT_OF_ORDER_NS = 100_000_000
-"""A stamp that lies back by less than this is a late message; by more, time has jumped."""
+"""A stamp that goes back by less than this is a late message; by more, a time jump."""
 
 
 class Order(Enum):
-    """How a stamp stands to those before it."""
+    """How a stamp relates to those before it."""
 
     IN_ORDER = "in order"
     UNKNOWN = "unknown"
@@ -25,11 +25,11 @@ class Order(Enum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What StampOrder says of a stamp."""
+    """The verdict of StampOrder on a stamp."""
 
     order: Order
     back_ns: int = 0
-    """By how much it lies behind the newest one before it; 0 when it does not."""
+    """By how much it is older than the newest one before it; 0 if it is not."""
 
 
 class StampOrder:

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The decoder over cached keys and values: where the cache lies is the decoder's own affair."""
+"""The decoder over cached keys and values: where the cache is kept is up to the decoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vlm_perception.perception.language.kv_cache import Cache, causal_inputs, gr
 
 @runtime_checkable
 class Decoder(Protocol):
-    """Reads tokens behind those of a cache; one call at a time."""
+    """Reads tokens after those of a cache; one call at a time."""
 
     @property
     def name(self) -> str:
@@ -51,7 +51,7 @@ class Decoder(Protocol):
         mask: NDArray[np.float32],
         rows: Sequence[int] | NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        """Read tokens behind a cache, which stays as it is.
+        """Read tokens after a cache, which is not modified.
 
         Args:
             cache: all of it is seen by each token.
@@ -66,7 +66,7 @@ class Decoder(Protocol):
         ...
 
     def append(self, branch: Cache, embeds: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Read tokens [T, W] behind a branch, which grows by them.
+        """Read tokens [T, W] after a branch, which grows by them.
 
         Returns:
             The logits of the last one, [vocabulary].
@@ -105,7 +105,7 @@ class HostCache:
         return self._array[:, :, :, :, : self.length]
 
     def write(self, keys_values: NDArray[np.float32]) -> None:
-        """Write keys and values behind those that are there."""
+        """Append keys and values."""
         end = self.length + keys_values.shape[4]
         self._array[:, :, :, :, self.length : end] = keys_values
         self.length = end
@@ -148,14 +148,14 @@ class HostDecoder:
         mask: NDArray[np.float32],
         rows: Sequence[int] | NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        """Read tokens behind a cache, which stays as it is; see `Decoder`."""
+        """Read tokens after a cache, which is not modified; see `Decoder`."""
         past = _host(cache).keys_values
         outputs = self.engine.run(graph_inputs(embeds, past, positions, mask, rows))
         logits: NDArray[np.float32] = outputs["logits"][0]
         return logits
 
     def append(self, branch: Cache, embeds: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Read tokens [T, W] behind a branch, which grows by them; see `Decoder`."""
+        """Read tokens [T, W] after a branch, which grows by them; see `Decoder`."""
         own = _host(branch)
         outputs = self.engine.run(causal_inputs(embeds, own.keys_values, rows=[len(embeds) - 1]))
         own.write(outputs["new_kv"])

@@ -11,10 +11,10 @@ from vlm_perception.engines.steps import step
 
 
 class Turns:
-    """A lock for `with` that nobody can hold again before those who waited have had it.
+    """A lock for `with` that no thread can take again before those already waiting have had it.
 
-    Python's own lock goes to whoever is awake: a thread that lets go of it and takes it again at
-    once, as one that decodes token by token does, would keep the others out.
+    Python's own lock goes to any thread that is awake: one that releases and takes it again at
+    once, as when decoding token by token, would starve the others.
     """
 
     def __init__(self) -> None:
@@ -23,8 +23,14 @@ class Turns:
         self._tickets = 0
         self._serving = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many threads wait for their turn."""
+        with self._condition:
+            return max(0, self._tickets - self._serving - 1)
+
     def __enter__(self) -> None:
-        # Whoever holds it is the one that is late.
+        # The thread that holds it is the one that is late.
         with step("a turn", math.inf), self._condition:
             ticket = self._tickets
             self._tickets += 1

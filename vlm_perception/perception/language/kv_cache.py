@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The keys and values of an image, and of what is written behind it."""
+"""The keys and values of an image, and of the text after it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCKED = np.float32(-1e9)
 
 
 class Cache(Protocol):
-    """Keys and values of tokens that were read; where they lie is the decoder's affair."""
+    """Keys and values of tokens that were read; where they are kept is up to the decoder."""
 
     @property
     def length(self) -> int:
@@ -27,7 +27,7 @@ class Cache(Protocol):
 
 @dataclass(frozen=True)
 class Prefix:
-    """An image's keys and values; any number of branches may stand behind it."""
+    """An image's keys and values; any number of branches may follow it."""
 
     cache: Cache
     room: int
@@ -42,7 +42,7 @@ class Prefix:
 def causal_inputs(
     embeds: NDArray[np.float32], past: NDArray[np.float32], rows: Sequence[int]
 ) -> dict[str, NDArray[Any]]:
-    """What the graph takes for tokens [T, W] behind cached ones, [layers, 2, 1, heads, P, D].
+    """What the graph takes for tokens [T, W] after cached ones, [layers, 2, 1, heads, P, D].
 
     Args:
         embeds: the tokens; each sees the cached ones and those before it.

@@ -33,13 +33,13 @@ from vlm_perception.perception.tokenizer import TextError, TextTokenizer
 from vlm_perception.types import Attribute, Embedding
 
 TYPICAL_STEPS = 16
-"""Tokens that `engine="auto"` decodes to measure; a caption has as many or a few more."""
+"""Tokens that `engine="auto"` decodes to measure; a caption has about as many."""
 MEASURED_STEPS, MEASURED_ROUNDS, MEASURED_S = 8, 3, 1.0
 """Tokens in a round of `measure`, and rounds; none is begun after so many seconds."""
 
 
 class PromptError(VlmPerceptionError):
-    """A text cannot be put to the language model; the message says why."""
+    """A text cannot be given to the language model; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class LanguageModel:
         Args:
             bundle: the model; it must have a language part.
             threads: threads of the engines.
-            room: tokens that a prompt and its answer may take behind the image prefix.
+            room: tokens that a prompt and its answer may take after the image prefix.
             clock: seconds, for budgets of time.
             engine: name of a backend, or `auto` for the fastest on a prefill and a short caption.
             device_tokens: where an encoder in this process may have left patch tokens for an engine
@@ -98,7 +98,8 @@ class LanguageModel:
         if self._room < 1:
             raise BundleError(
                 f"bundle {bundle.manifest.name}: the decoder's {spec.max_positions} positions "
-                f"leave no room behind {spec.image_tokens} image tokens"
+                f"leave no room after {spec.image_tokens} image tokens; export it with fewer image "
+                "tokens"
             )
         if engine == AUTO:
             workload = self._typical_workload()
@@ -207,7 +208,7 @@ class LanguageModel:
         most = self._bundle.manifest.vision.tokens
         if tokens.shape[0] > most:
             raise PromptError(
-                f"the image has {tokens.shape[0]} tokens and the projector takes at most {most}"
+                f"the image has {tokens.shape[0]} tokens but the projector takes at most {most}"
             )
         features = tokens[np.newaxis].astype(np.float32) if on_device is None else on_device
         image = self._run(self._projector, {"tokens": features})["embeds"][0]
@@ -228,14 +229,14 @@ class LanguageModel:
             count = len(prompt) + max(map(len, choices))
             if count > self._positions:
                 raise PromptError(
-                    f"question {question.name!r} and an answer take {count} tokens and there is "
+                    f"question {question.name!r} and an answer take {count} tokens but there is "
                     f"room for {self._positions}; use a shorter one"
                 )
             packer.add(prompt, choices, self._stop)
         packed = packer.finish(tuple(questions))
         if self._decoder.capacity is not None and len(packed.ids) > self._positions:
             raise PromptError(
-                f"all questions together take {len(packed.ids)} tokens and {self.engine_name} has "
+                f"all questions together take {len(packed.ids)} tokens but {self.engine_name} has "
                 f"room for {self._positions}; ask fewer or shorter ones"
             )
         return packed
@@ -320,8 +321,8 @@ class LanguageModel:
         limit = min(max_tokens, prefix.room - len(prompt))
         if limit < 1:
             raise PromptError(
-                f"the text has {len(prompt)} tokens and there is room for {prefix.room}; "
-                "use a shorter one"
+                f"the text has {len(prompt)} tokens but there is room for {prefix.room}; use a "
+                "shorter one"
             )
         with self._turns:
             branch = self._decoder.branch(prefix.cache, len(prompt) + limit)
@@ -351,12 +352,12 @@ class LanguageModel:
             raise PromptError(str(error)) from error
         if count + reserve > self._room:
             raise PromptError(
-                f"the text makes a prompt of {count} tokens; with an answer of {reserve} only "
-                f"{self._room} fit. Use a shorter one"
+                f"the text makes a prompt of {count} tokens; with an answer of {reserve} tokens, "
+                f"only {self._room} fit. Use a shorter one"
             )
 
     def _next(self, branch: Cache, step: Sequence[int]) -> NDArray[np.float32]:
-        """Feed tokens behind the branch and return the scores of the next one, [vocabulary]."""
+        """Feed tokens after the branch and return the scores of the next one, [vocabulary]."""
         with self._turns:
             return self._decoder.append(branch, self._embed(step))
 
@@ -372,7 +373,7 @@ class LanguageModel:
         return np.zeros((spec.layers, 2, 1, spec.kv_heads, length, spec.head_dim), np.float32)
 
     def _typical_workload(self) -> Workload:
-        """Blank inputs of a prefill and of some tokens behind it, one at a time."""
+        """Blank inputs of a prefill and of some tokens after it, one at a time."""
         length = len(self._before) + self._spec.image_tokens
         blank = np.zeros((length, self._spec.width), np.float32)
         step = causal_inputs(blank[:1], self._past(length), rows=[0])
@@ -390,15 +391,15 @@ class LanguageModel:
             whole = self._tokenizer.encode_template(self._after + answer, question.question)
             if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
                 raise PromptError(
-                    f"question {question.name!r}: the choice {choice!r} melts into the prompt's "
-                    "last token; end the prompt or begin the answers differently"
+                    f"question {question.name!r}: the tokenizer merges the choice {choice!r} with "
+                    "the prompt's last token; end the prompt or start the answers differently"
                 )
             result.append(whole[len(prompt) :])
         for index, ids in enumerate(result):
             if ids in result[:index]:
                 raise PromptError(
                     f"question {question.name!r}: the choices "
-                    f"{question.choices[result.index(ids)]!r} and {question.choices[index]!r} are "
-                    "the same to the tokenizer; word one of them differently"
+                    f"{question.choices[result.index(ids)]!r} and {question.choices[index]!r} have "
+                    "the same tokens; word one of them differently"
                 )
         return result

@@ -15,7 +15,7 @@ from vlm_perception.perception.language.kv_cache import BLOCKED
 
 @dataclass(frozen=True)
 class PackedQuestions:
-    """Questions with all their choices as one sequence behind the image prefix.
+    """Questions with all their choices as one sequence after the image prefix.
 
     A token sees the prefix, its own question and its own choice up to itself, nothing else.
     """

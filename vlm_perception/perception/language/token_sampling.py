@@ -23,7 +23,7 @@ class Sampling:
     top_p: float = 1.0
     """Only the likeliest tokens that together reach this probability take part."""
     seed: int = 0
-    """Each text begins with it anew: the same frame and prompt then give the same text."""
+    """Each text starts with it again: the same frame and prompt then give the same text."""
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """Chances of being drawn, [vocabulary], for scores [vocabulary]; the temperature is not 0.

@@ -18,8 +18,8 @@ NANOSECONDS = 1e-9
 SLOTS = 12
 """Analyses that are remembered."""
 HORIZON = 2.5
-"""Analyses back at which the weight is 1/e of the newest one's; it falls with the square. So many
-outvote noise, and what drift has not shown is believed after half as many."""
+"""Number of analyses after which the weight is 1/e of the newest one's; it falls with the square.
+That many outvote noise, and a change without drift is believed after half of them."""
 HORIZON_S = 4.0
 """The same for the time between them: analyses may be rare."""
 
@@ -61,7 +61,7 @@ class AnswerMemory:
         self._newest, self._count = (), 0
 
     def add(self, frame: Attended, stamp_ns: int, said: tuple[Attribute, ...]) -> None:
-        """Remember what was said of a frame.
+        """Remember the answers for a frame.
 
         Other questions than before clear the memory, and so does an unknown stamp, now or before:
         nothing is known then of how far the past counts.
@@ -85,7 +85,7 @@ class AnswerMemory:
         self._count += 1
 
     def read(self, now: Attended) -> tuple[Attribute, ...]:
-        """The answers as they stand for the present; none before the first analysis."""
+        """The answers for the present; none before the first analysis."""
         if not self._count:
             return ()
         known = slice(min(self._count, SLOTS))

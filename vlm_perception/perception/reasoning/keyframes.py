@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Decides which frames deserve a full analysis, and says why."""
+"""Decides which frames deserve a full analysis, and why."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NANOSECONDS = 1e-9
 DRIFT_IN_SCALES = 1.45
 """Drift that makes a key frame, in units of the scale from which on two events are different."""
 OLD_FACTOR, OLD_AFTER = 0.5, 1.0
-"""Share of that drift which suffices when the anchor is so many seconds old; until then the share
-falls steadily. So drift that hovers about its threshold does not make each frame a key frame, and
-what has changed but little is looked at again before long."""
+"""Share of that drift which suffices when the anchor is this many seconds old; until then the share
+falls steadily. So drift near its threshold does not make each frame a key frame, and small changes
+are analysed before long."""
 APPEARED_TICKS, VANISHED_TICKS = 5, 8
-"""A tag counts when it has been there, or away, for so many frames in a row. What appears may be a
-danger and counts sooner."""
+"""A tag counts when it has been present, or absent, for this many frames in a row. What appears may
+be a hazard and counts sooner."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class KeyframePolicy:
         self._pending = Trigger.TIME_JUMP
 
     def ask(self) -> None:
-        """Somebody doubts what was said: the next frame becomes a key frame."""
+        """Doubt the last analysis: the next frame becomes a key frame."""
         self._asked = True
 
     def decide(

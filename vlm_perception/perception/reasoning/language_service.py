@@ -21,7 +21,7 @@ from vlm_perception.perception.language.model import LanguageModel, PromptError
 from vlm_perception.perception.language.partial_text import UNFINISHED
 from vlm_perception.perception.language.prefix_cache import NewestPrefix
 from vlm_perception.perception.language.token_sampling import Sampling
-from vlm_perception.perception.reasoning.degradation import RUNGS
+from vlm_perception.perception.reasoning.degradation import LEVELS
 from vlm_perception.perception.reasoning.question_answering import Asker
 from vlm_perception.perception.reasoning.questions import kept_questions
 from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
@@ -46,13 +46,13 @@ class InstructionError(VlmPerceptionError):
 
 @dataclass(frozen=True)
 class Analysis:
-    """What the language model says of one frame."""
+    """The language model's outputs for one frame."""
 
     stamp_ns: int
     attributes: tuple[Attribute, ...]
     caption: str
-    rung: int
-    """The effort it was made with, an index into RUNGS."""
+    level: int
+    """The effort it was made with, an index into LEVELS."""
     stages: Mapping[str, float]
     """Seconds that each stage took."""
 
@@ -189,27 +189,27 @@ class LanguageService:
         if len(text) > LONGEST_INSTRUCTION:
             raise InstructionError(
                 f"the instruction has {len(text)} characters; at most {LONGEST_INSTRUCTION} are "
-                "taken"
+                "accepted; shorten it"
             )
         try:
             self._language.check_prompt(text, reserve=self.settings.max_caption_tokens)
         except PromptError as error:
             raise InstructionError(str(error)) from error
 
-    def analyse(self, embedding: Embedding, instruction: str, rung: int) -> Analysis:
+    def analyse(self, embedding: Embedding, instruction: str, level: int) -> Analysis:
         """Answer the questions about a frame and write its caption.
 
         Args:
             embedding: the frame, with what the language model reads.
             instruction: what the caption is to follow; empty: the bundle's own prompt.
-            rung: the effort, an index into RUNGS.
+            level: the effort, an index into LEVELS.
 
         Raises:
             EmbeddingError: the patch tokens hold NaN or infinity.
             PromptError: there are more tokens than the bundle was made for.
             EngineError: the tokens have another width.
         """
-        language, effort, settings = self._language, RUNGS[rung], self.settings
+        language, effort, settings = self._language, LEVELS[level], self.settings
         began = self.clock()
         prefix = self._prefixes.of(embedding)
         prefilled = self.clock()
@@ -228,7 +228,7 @@ class LanguageService:
             stamp_ns=embedding.stamp_ns,
             attributes=attributes,
             caption=caption.text if caption.finished else (caption.text + UNFINISHED).lstrip(),
-            rung=rung,
+            level=level,
             stages={
                 "prefill": prefilled - began,
                 "questions": answered - prefilled,

@@ -53,7 +53,7 @@ class _Deadline:
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         if not 0.0 < seconds <= threading.TIMEOUT_MAX:
-            raise AskError(f"the timeout is {seconds:g} s; give a finite one above 0")
+            raise AskError(f"the timeout is {seconds:g} s; give a finite value above 0")
         self.seconds, self._clock = seconds, clock
         self._end = clock() + seconds
 
@@ -65,8 +65,7 @@ class _Deadline:
     def missed(self) -> AskError:
         """What to raise when the time is over."""
         return AskError(
-            f"there was no answer within {self.seconds:g} s; allow more time, or ask for a shorter "
-            "one"
+            f"no answer within {self.seconds:g} s; allow more time, or ask for a shorter one"
         )
 
 
@@ -264,7 +263,7 @@ class Asker:
     def _line(self, deadline: _Deadline) -> Iterator[None]:
         """Let one question in at a time and a few wait."""
         if not self._places.acquire(blocking=False):
-            raise AskError(f"{WAITING} questions wait already; ask again in a moment")
+            raise AskError(f"{WAITING} questions are already waiting; ask again in a moment")
         try:
             if not self._turn.acquire(timeout=deadline.seconds):
                 raise deadline.missed()
@@ -279,22 +278,24 @@ class Asker:
 def _check_length(text: str, what: str) -> None:
     if len(text) > LONGEST_TEXT:
         raise AskError(
-            f"the {what} has {len(text)} characters and at most {LONGEST_TEXT} are taken; "
-            "use a shorter one"
+            f"the {what} has {len(text)} characters but at most {LONGEST_TEXT} are accepted; use a "
+            "shorter one"
         )
 
 
 def _check_number(choices: Sequence[str]) -> None:
     if len(choices) == 1:
-        raise AskError("one choice is no question; give two or more, or none for a free answer")
+        raise AskError("one choice is not a question; give two or more, or none for a free answer")
     if len(choices) > MOST_CHOICES:
-        raise AskError(f"there are {len(choices)} choices and at most {MOST_CHOICES} are taken")
+        raise AskError(
+            f"there are {len(choices)} choices but at most {MOST_CHOICES} are accepted; give fewer"
+        )
 
 
 def _check_choices(choices: Sequence[str]) -> None:
     if not all(choice.strip() for choice in choices):
-        raise AskError("a choice is empty; give each one a word")
+        raise AskError("a choice is empty; give each one a text")
     _check_length("".join(choices), "list of choices")
     twice = next((choice for choice in choices if choices.count(choice) > 1), None)
     if twice is not None:
-        raise AskError(f"the choice {twice!r} stands there twice; give it once")
+        raise AskError(f"the choice {twice!r} is listed twice; give it once")

@@ -31,7 +31,7 @@ class QuestionFile(BaseModel):
         names = [question.name for question in self.questions]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise ValueError(f"the name {twice!r} stands there twice; name each question once")
+            raise ValueError(f"the name {twice!r} is listed twice; name each question once")
         return self
 
 
@@ -47,11 +47,11 @@ def load_questions(path: Path) -> tuple[QuestionSpec, ...]:
         words = any(fault["type"] == "string_type" for fault in error.errors())
         hint = ". Put yes, no, on, off and numbers in quotes" if words else ""
         raise QuestionsError(f"questions in {path}: {describe_errors(error)}{hint}") from error
-    # RuntimeError: the home of somebody whom nobody knows.
+    # RuntimeError: the home of an unknown user.
     except (OSError, YamlError, RuntimeError) as error:
         raise QuestionsError(
             f"questions cannot be read from {path} ({error}); give the path of a YAML file such as "
-            "config/questions/road.yaml, or none for the bundle's own"
+            "config/questions/road.yaml, or leave it empty for the bundle's own"
         ) from error
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The slow path: analyses key frames and carries what they say through the frames in between."""
+"""The slow path: analyses key frames and carries the results through the frames in between."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Decided:
     temporal: TemporalState
     resets: int
     doubts: int
-    """The temporal state and the policy as they stand with this frame, and how many resets and
-    doubts they know of."""
+    """The temporal state and the policy at this frame, and how many resets and doubts they
+    include."""
     began_s: float
 
     @property
@@ -112,18 +112,18 @@ class Reasoner:
             self._doubts += not self._conflicts.issuperset(conflicts)
             self._conflicts = frozenset(conflicts)
 
-    def reason(self, embedding: Embedding, rung: int = 0) -> Reasoning:
-        """Analyse a frame if it is a key frame, else rely on what was said of the last ones.
+    def reason(self, embedding: Embedding, level: int = 0) -> Reasoning:
+        """Analyse a frame if it is a key frame, else rely on the results of the last ones.
 
         Args:
             embedding: the frame, with what the language model reads.
-            rung: the effort of an analysis, an index into RUNGS.
+            level: the effort of an analysis, an index into LEVELS.
 
         Raises:
             BundleMismatchError: the embedding comes from another bundle.
             EmbeddingError: the embedding holds NaN or infinity, or has another width.
         """
-        return self.conclude(self.decide(embedding), embedding, rung)
+        return self.conclude(self.decide(embedding), embedding, level)
 
     def decide(self, embedding: Embedding) -> Decided:
         """Find out whether a frame is a key frame; what the language model reads is not looked at.
@@ -149,13 +149,13 @@ class Reasoner:
         decision = policy.decide(embedding, attended, instruction.version)
         return Decided(decision, attended, instruction, policy, temporal, resets, doubts, began_s)
 
-    def conclude(self, decided: Decided, embedding: Embedding, rung: int = 0) -> Reasoning:
+    def conclude(self, decided: Decided, embedding: Embedding, level: int = 0) -> Reasoning:
         """Reason on the frame that was decided on last.
 
         Args:
             decided: what `decide` returned.
             embedding: the same frame; that of a key frame with what the language model reads.
-            rung: the effort of an analysis, an index into RUNGS.
+            level: the effort of an analysis, an index into LEVELS.
 
         Raises:
             EmbeddingError: the patch tokens hold NaN or infinity.
@@ -167,7 +167,7 @@ class Reasoner:
         stages: dict[str, float] = {}
         # Without an anchor each frame is a key frame.
         if decision.is_keyframe or anchor is None:
-            analysis = self._service.analyse(embedding, instruction.text, rung)
+            analysis = self._service.analyse(embedding, instruction.text, level)
             stages |= analysis.stages
             if decision.trigger in BREAKS:
                 self._answers.reset()
@@ -192,7 +192,7 @@ class Reasoner:
             instruction=anchor.instruction.text,
             instruction_version=anchor.instruction.version,
             vocabulary_version=embedding.vocabulary_version,
-            rung=max(rung, analysis.rung),
+            rung=max(level, analysis.level),
             stages=stages,
         )
 

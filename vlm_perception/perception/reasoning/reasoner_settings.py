@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What of the language node's parameters decides on what it says."""
+"""The language node's parameters that affect its results."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ class ReasonerSettings:
     confidence_floor: float = 0.0
     """Probability below which the likeliest choice is not given as an attribute's value."""
     keep_questions: tuple[str, ...] = ()
-    """Names of those that a rung with fewer questions asks; none: the first half."""
+    """Names of those that a level with fewer questions asks; none: the first half."""

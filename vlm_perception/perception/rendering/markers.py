@@ -11,8 +11,7 @@ from vlm_perception.perception.rendering.shown import shown
 from vlm_perception.types import Scene, Status
 
 DEPTH = 5.0
-"""Distance in metres at which the shapes stand where nothing else is asked for: what an image shows
-has no depth."""
+"""Default distance of the shapes in metres: an image has no depth."""
 LIFETIME_S = 1
 """After that a shape is gone, should no other scene come."""
 SHOWN_TAGS = 8
@@ -105,7 +104,7 @@ def scene_shapes(scene: Scene, camera: Pinhole | None, depth: float = DEPTH) -> 
     Args:
         scene: what is shown.
         camera: places the pixels; guessed where it is None.
-        depth: distance in metres of the plane on which everything stands.
+        depth: distance in metres of the plane of all shapes.
     """
     scene = shown(scene)
     camera = camera or Pinhole.of_image(scene.image_size)

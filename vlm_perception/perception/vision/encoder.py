@@ -177,7 +177,7 @@ class VisionEncoder:
         )
 
     def _token_index(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint16]:
-        """Place of each token in the grid; a graph that drops none does not tell."""
+        """Position of each token in the grid; a graph that drops none does not output it."""
         if "token_index" not in outputs:
             return np.arange(self._bundle.manifest.vision.tokens, dtype=np.uint16)
         index = outputs["token_index"]

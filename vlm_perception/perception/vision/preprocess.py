@@ -28,7 +28,7 @@ class FrameError(VlmPerceptionError):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the whole source image lies in the graph's image, in the latter's pixels.
+    """Where the whole source image is in the graph's image, in the latter's pixels.
 
     Left and top are negative where the graph's image is cut out of it.
     """
@@ -43,7 +43,7 @@ class Placement:
     def to_source(self, box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
         """A box (x, y, width, height) in pixels of the source, clipped to it.
 
-        Width and height are 0 where the box lies in the padding.
+        Width and height are 0 if the box is in the padding.
         """
         x, y, width, height = box
         across = self.source_width / self.width
@@ -118,7 +118,8 @@ class Preprocessor:
                 it has been shrunk.
 
         Returns:
-            The buffer [1, height, width, 3], valid until the next call, and where the image lies.
+            The buffer [1, height, width, 3], valid until the next call, and where the image is in
+            it.
 
         Raises:
             FrameError: the array is no such image.
@@ -208,7 +209,7 @@ class _Part:
 
 
 def _part(start: int, length: int, end: int, source: int) -> _Part:
-    """The part of a resized axis that lies in 0 .. end.
+    """The part of a resized axis that is within 0 .. end.
 
     Pillow takes the edges in single precision: counted from the start of `needed` they are exact
     enough to come within one level of resizing everything and cropping then.
@@ -226,10 +227,10 @@ def _part(start: int, length: int, end: int, source: int) -> _Part:
 def _check(image: NDArray[np.uint8]) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise FrameError(
-            f"an image must be uint8 [height, width, 3] and is {image.dtype} {list(image.shape)}; "
+            f"an image must be uint8 [height, width, 3] but is {image.dtype} {list(image.shape)}; "
             "convert it to rgb8"
         )
     if not image.size:
         raise FrameError(
-            f"the image is {image.shape[1]}x{image.shape[0]} pixels; the camera sent nothing"
+            f"the image is {image.shape[1]}x{image.shape[0]} pixels; the camera sent an empty image"
         )

@@ -28,16 +28,16 @@ def find_regions(
 ) -> tuple[Region, ...]:
     """Group neighbouring patches that agree with a label.
 
-    A patch that the vision graph dropped counts as one that does not agree: where it lay between
-    two parts of an object, these become two regions. A fused token stands nowhere and is ignored.
+    A patch that the vision graph dropped counts as one that does not agree: if it was between two
+    parts of an object, these become two regions. A fused token has no position and is ignored.
 
     Args:
         patches: [K, D], patch embeddings in text space.
         token_index: [K], place of each in the grid, row-major; FUSED_TOKEN for a fused one.
         labels: the labels to look for, those that the whole image shows.
-        vocabulary: says how sure a patch must be.
+        vocabulary: gives the thresholds for patches.
         image: the graph's image and its grid.
-        placement: where the camera image lies in it.
+        placement: where the camera image is in it.
 
     Returns:
         Boxes in pixels of the camera image, for each label the likeliest first.

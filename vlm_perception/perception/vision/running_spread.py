@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""How far apart successive embeddings lie while nothing happens."""
+"""How far apart successive embeddings are while nothing happens."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ HORIZON_S = 0.3
 TEMPERATURE_IN_SPREADS = 8.0
 """Cosine distance, in units of the running spread, that costs as much as that age."""
 LONGEST_GAP_S = 1.0
-"""A longer pause, or a step back, and the memory has nothing to say about the present."""
+"""After a longer pause, or a step back, the memory is meaningless for the present."""
 DEAD_BAND = 0.4
 """Log-odds beyond its threshold that a label must reach to appear, and fall below it to vanish."""
 SCALE_IN_SPREADS = 6.0
@@ -52,7 +52,7 @@ class Attended:
     state: NDArray[np.float32]
     """[D], L2-normalised, in text space: what labels are compared with."""
     event: NDArray[np.float32]
-    """[E], L2-normalised: how far it moves says whether something has happened."""
+    """[E], L2-normalised: how far it moves shows whether something has happened."""
     scale: float
     """Cosine distance of two events from which on they are different; below it may be noise."""
     evidence: Evidence | None = None
@@ -132,7 +132,7 @@ class TrainedAttention:
     """The bundle's own module, trained on sequences."""
 
     def __init__(self, engine: Engine, spec: TemporalSpec) -> None:
-        """Take a loaded graph and what the manifest says of it."""
+        """Take a loaded graph and its entry in the manifest."""
         self.engine = engine
         self._spec = spec
         self._spread = RunningSpread()
@@ -249,7 +249,7 @@ class TemporalState:
 
         Args:
             scores: [labels].
-            vocabulary: the labels; when they change, the band begins anew.
+            vocabulary: the labels; when they change, the band starts over.
 
         Returns:
             [labels]

@@ -33,7 +33,7 @@ class Vocabulary:
     scales: NDArray[np.float32]
     biases: NDArray[np.float32]
     exclusive: bool
-    """Whether the probabilities of the labels add up to one (CLIP) or stand alone (SigLIP)."""
+    """Whether the probabilities of the labels add up to one (CLIP) or are independent (SigLIP)."""
 
     def probabilities(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probability of each label for vectors in text space.
@@ -51,7 +51,7 @@ class Vocabulary:
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -60.0, 60.0))), np.float32)
 
     def margins(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Log-odds by which probabilities, [..., labels], lie above the labels' thresholds."""
+        """Log-odds by which probabilities, [..., labels], exceed the labels' thresholds."""
         return _log_odds(probabilities) - _log_odds(self.thresholds)
 
 
@@ -137,23 +137,23 @@ def _check_number(labels: Sequence[str]) -> None:
     if not labels:
         raise VocabularyError("a vocabulary needs at least one label")
     if len(labels) > MOST_LABELS:
-        raise VocabularyError(f"{len(labels)} labels are too many; at most {MOST_LABELS} are taken")
+        raise VocabularyError(f"{len(labels)} labels are too many; give at most {MOST_LABELS}")
 
 
 def _check_labels(labels: Sequence[str]) -> None:
     seen: set[str] = set()
     for label in labels:
         if not label:
-            raise VocabularyError("a label is empty")
+            raise VocabularyError("a label is empty; remove it")
         if len(label) > LONGEST_LABEL:
             raise VocabularyError(
-                f"the label {label[:20]!r}... has {len(label)} characters; at most {LONGEST_LABEL} "
-                "are taken"
+                f"the label {label[:20]!r}... has {len(label)} characters; give at most "
+                f"{LONGEST_LABEL}"
             )
         try:
             require_text(label)
         except TextError as error:
             raise VocabularyError(f"label {label!r}: {error}") from error
         if label in seen:
-            raise VocabularyError(f"the label {label!r} stands there twice")
+            raise VocabularyError(f"the label {label!r} is listed twice; give it once")
         seen.add(label)

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What was said of a recording, from a scene log or from a bag that a robot recorded."""
+"""The results for a recording, from a scene log or from a bag that a robot recorded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTEXT = ("bundle", "digest", "engine", "source", "topic", "start", "duration",
 
 
 @dataclass
-class Said:
+class Outputs:
     """Frames by their stamps, and key frames."""
 
     name: str
@@ -32,7 +32,7 @@ class Said:
     whole: bool = True
 
 
-def read_said(path: Path) -> Said:
+def read_outputs(path: Path) -> Outputs:
     """Read a scene log, or the topics `scene` and `reasoning` of a bag.
 
     Raises:
@@ -42,48 +42,48 @@ def read_said(path: Path) -> Said:
     if path.is_dir() and (path / "scene.jsonl").exists():
         path = path / "scene.jsonl"
     bag = is_recording(path) or (path.is_dir() and (path / METADATA).exists())
-    said = _from_bag(path) if bag else _from_log(path)
-    if not said.frames:
-        raise ReplayError(f"{path} holds no scene")
-    return said
+    outputs = _from_bag(path) if bag else _from_log(path)
+    if not outputs.frames:
+        raise ReplayError(f"{path} contains no scene")
+    return outputs
 
 
-def _from_log(path: Path) -> Said:
+def _from_log(path: Path) -> Outputs:
     records = read_log(path)
     head = next(records)
-    said = Said(str(path), {name: head.get(name) for name in CONTEXT}, whole=False)
+    outputs = Outputs(str(path), {name: head.get(name) for name in CONTEXT}, whole=False)
     for record in records:
         if "tags" in record:
-            said.frames.setdefault(record["stamp"], record)
+            outputs.frames.setdefault(record["stamp"], record)
         elif "reasoning" in record and "attributes" in record:
-            said.keyframes.append((record["stamp"], record["trigger"]))
+            outputs.keyframes.append((record["stamp"], record["trigger"]))
         elif "end" in record:
-            said.whole = True
-    return said
+            outputs.whole = True
+    return outputs
 
 
-def _from_bag(path: Path) -> Said:
+def _from_bag(path: Path) -> Outputs:
     bag = Bag(path)
     kinds = (SCENE.type_name, REASONING.type_name)
     topics = {each.name: each for each in bag.topics if each.type_name in kinds and each.count}
     readers = {name: reader(*each.type) for name, each in topics.items()}
-    said = Said(str(path))
+    outputs = Outputs(str(path))
     for message in bag.messages(topics):
         try:
-            _take(said, topics[message.topic].type_name, readers[message.topic](message.data))
+            _take(outputs, topics[message.topic].type_name, readers[message.topic](message.data))
         except MessageError as error:
             bag.losses.append(str(error))
-    said.whole = not bag.losses
-    return said
+    outputs.whole = not bag.losses
+    return outputs
 
 
-def _take(said: Said, kind: str, read: Any) -> None:
+def _take(outputs: Outputs, kind: str, read: Any) -> None:
     if kind == REASONING.type_name:
         reasoning = REASONING.read(read)
         if reasoning.is_keyframe:
-            said.keyframes.append((reasoning.stamp_ns, reasoning.trigger))
+            outputs.keyframes.append((reasoning.stamp_ns, reasoning.trigger))
         return
     scene = SCENE.read(read)
     if scene.bundle_digest:
-        said.context.setdefault("digest", scene.bundle_digest)
-        said.frames.setdefault(scene.stamp_ns, scene_record(scene))
+        outputs.context.setdefault("digest", scene.bundle_digest)
+        outputs.frames.setdefault(scene.stamp_ns, scene_record(scene))

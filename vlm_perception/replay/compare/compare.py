@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from vlm_perception.replay.compare.comparable import Said, read_said
+from vlm_perception.replay.compare.comparable import Outputs, read_outputs
 from vlm_perception.replay.compare.tolerances import Tolerances, load_tolerances
 from vlm_perception.replay.report.scene_log import Record
 from vlm_perception.replay.report.timeline_svg import clock
@@ -48,11 +48,11 @@ def run_compare(first: Path, second: Path, tolerances: Path | None, console: Con
         ReplayError: one of the files cannot be used.
     """
     accepted = load_tolerances(tolerances) if tolerances else Tolerances()
-    a, b = read_said(first), read_said(second)
+    a, b = read_outputs(first), read_outputs(second)
     findings = compare(a, b, accepted)
     for side in (a, b):
         if not side.whole:
-            console.print(f"note: {side.name} is not whole", style="yellow", markup=False)
+            console.print(f"note: {side.name} is incomplete", style="yellow", markup=False)
     for name in sorted(set(a.context) & set(b.context)):
         if a.context[name] != b.context[name]:
             text = f"{name}: {a.context[name]} -> {b.context[name]}"
@@ -74,7 +74,7 @@ def run_compare(first: Path, second: Path, tolerances: Path | None, console: Con
     return 0
 
 
-def compare(a: Said, b: Said, accepted: Tolerances) -> list[Finding]:
+def compare(a: Outputs, b: Outputs, accepted: Tolerances) -> list[Finding]:
     """Compare frame by frame, by the stamps.
 
     Args:
@@ -96,7 +96,7 @@ def compare(a: Said, b: Said, accepted: Tolerances) -> list[Finding]:
     ]
 
 
-def _frames(a: Said, b: Said, common: int, accepted: Tolerances) -> Finding:
+def _frames(a: Outputs, b: Outputs, common: int, accepted: Tolerances) -> Finding:
     only_a, only_b = len(a.frames) - common, len(b.frames) - common
     share = (only_a + only_b) / (common + only_a + only_b)
     text = f"frames: {common} in both, {only_a} only in the first, {only_b} only in the second"
@@ -164,11 +164,11 @@ def _equal(pairs: list[tuple[Record, Record]], key: str, what: str, accepted: fl
     return Finding(what, _share(count, len(pairs)), accepted, text)
 
 
-def _keyframes(a: Said, b: Said, accepted: Tolerances) -> Finding:
+def _keyframes(a: Outputs, b: Outputs, accepted: Tolerances) -> Finding:
     alone = [_without_partner(*sides, accepted.keyframe_s) for sides in ((a, b), (b, a))]
     total = len(a.keyframes) + len(b.keyframes)
     text = (
-        f"key frames: {len(a.keyframes)} and {len(b.keyframes)}; without a partner within "
+        f"key frames: {len(a.keyframes)} and {len(b.keyframes)}; without a counterpart within "
         f"{accepted.keyframe_s:g} s: {alone[0]} and {alone[1]}"
     )
     triggers = [Counter(trigger for _, trigger in side.keyframes) for side in (a, b)]
@@ -177,7 +177,7 @@ def _keyframes(a: Said, b: Said, accepted: Tolerances) -> Finding:
     return Finding("key frames", _share(sum(alone), total), accepted.keyframes, text)
 
 
-def _without_partner(a: Said, b: Said, seconds: float) -> int:
+def _without_partner(a: Outputs, b: Outputs, seconds: float) -> int:
     others = sorted(stamp for stamp, _ in b.keyframes)
     alone = 0
     for stamp, _ in a.keyframes:

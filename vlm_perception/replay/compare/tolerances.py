@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""How far two scene logs may differ and still say the same."""
+"""How far two scene logs may differ and still count as the same."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def load_tolerances(file: Path) -> Tolerances:
         content = read_yaml(file) or {}
         return Tolerances.model_validate(content)
     except ValidationError as error:
-        raise ReplayError(f"{file} holds no tolerances: {describe_errors(error)}") from error
+        raise ReplayError(f"{file} is not a tolerance file: {describe_errors(error)}") from error
     except (OSError, YamlError) as error:
         raise ReplayError(f"{file} cannot be read: {error}") from error

@@ -24,7 +24,7 @@ FOREVER_NS = 2**63 - 1
 
 @dataclass(frozen=True)
 class _File:
-    """What a look into a file of the recording told."""
+    """What was found in a file of the recording."""
 
     path: Path
     topics: tuple[Topic, ...]
@@ -101,7 +101,7 @@ class Bag:
             if whole and read < expected and not file.loss:
                 self._lose(
                     f"{known.path.name}: {expected - read} of {expected} messages cannot be found "
-                    "in it, though its index counts them"
+                    "in it, although its index counts them"
                 )
 
     def _lose(self, sentence: str) -> None:
@@ -112,7 +112,9 @@ class Bag:
         """The files that hold the recording, each message once, in their order."""
         present = sorted(filter(_is_part, self.path.iterdir()), key=_in_order)
         if not present:
-            raise ReplayError(f"{self.path} holds no .mcap, .db3 or .bag file, so it is no bag")
+            raise ReplayError(
+                f"{self.path} contains no .mcap, .db3 or .bag file, so it is not a bag"
+            )
         try:
             listed, promised = _read_metadata(self.path / METADATA)
         except FileNotFoundError:
@@ -142,14 +144,14 @@ class Bag:
         found = _count(files)
         if missing and found == promised:
             self.notes.append(
-                f"{METADATA} lists {', '.join(missing)}; its {found} messages are those of "
+                f"{METADATA} lists {', '.join(missing)}; its {found} messages are from "
                 f"{_names([file.path for file in files])}"
             )
             missing = []
         for name in missing:
             self._lose(f"{name} is missing, which {METADATA} lists")
         if found < promised:
-            self._lose(f"{METADATA} promises {promised} messages and {found} can be read")
+            self._lose(f"{METADATA} promises {promised} messages but {found} can be read")
         return files
 
     def _look_into(self, paths: list[Path]) -> list[_File]:
@@ -180,7 +182,8 @@ class Bag:
 
     def _leave_out(self, path: Path, taken: Path) -> None:
         self.notes.append(
-            f"{path.name} is left out: {taken.name} is of the same recording and holds no less"
+            f"{path.name} is left out: {taken.name} is from the same recording and contains at "
+            "least as much"
         )
 
 
@@ -197,7 +200,7 @@ def _read_metadata(file: Path) -> tuple[list[str], int]:
         names = [PurePath(name).name for name in information["relative_file_paths"]]
         return names, int(information["message_count"])
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
-        raise YamlError(f"it holds no such list as rosbag2 writes: {error!r}") from error
+        raise YamlError(f"it contains no list such as rosbag2 writes: {error!r}") from error
 
 
 def _is_part(path: Path) -> bool:

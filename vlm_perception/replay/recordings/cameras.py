@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which topic of a bag is the camera that is replayed, and what is said of the others."""
+"""Which topic of a bag is the camera that is replayed, and what is reported about the others."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from vlm_perception.replay.storage.types import Topic
 
 LISTED_AT_MOST = 20
 LOOKED_AT = 5
-"""Messages of a topic, of which the first that is whole tells what it is."""
-RECORD_COLOURS = "record the topic of a colour or grey camera, too"
+"""Messages of a topic, whose first intact one shows what the topic contains."""
+RECORD_COLOURS = "record the topic of a colour or grayscale camera as well"
 GREY = ("mono8", "mono16", "8UC1")
 
 
@@ -70,11 +70,11 @@ def look(bag: Bag, topic: Topic) -> Shown:
     if topic.type_name in VIDEO_TYPES:
         return _video(topic, _codec(bag, topic))
     if topic.encoding not in SERIALIZATIONS:
-        return Shown(topic, wrong=f"serialized as {topic.encoding!r}, which is not read")
+        return Shown(topic, wrong=f"serialized as {topic.encoding!r}, which is not supported")
     for message in islice(bag.messages([topic.name]), LOOKED_AT):
         with suppress(MessageError):
             return _shown(topic, read_image(message.data, topic))
-    # Broken images say nothing of those that follow.
+    # Broken images say nothing about those that follow.
     return Shown(topic)
 
 
@@ -82,26 +82,28 @@ def _shown(topic: Topic, image: Any) -> Shown:
     if image_type(topic) == IMAGE:
         encoding = str(image.encoding)
         if NO_COLOURS.fullmatch(encoding):
-            return Shown(topic, wrong=f"{encoding}, which shows no colours", remedy=RECORD_COLOURS)
+            return Shown(
+                topic, wrong=f"{encoding}, which is not a colour format", remedy=RECORD_COLOURS
+            )
         if encoding_of(encoding) is None:
             return Shown(
                 topic,
-                wrong=f"the encoding {encoding!r}, which is not read",
+                wrong=f"the encoding {encoding!r}, which is not supported",
                 remedy="convert it to rgb8, as image_proc does, and record that",
             )
         return Shown(topic, colours=encoding not in GREY)
-    said = Format.parse(str(image.format))
-    if said.shows_depth:
-        wrong = f"{said.text.strip()}, which shows no colours"
+    declared = Format.parse(str(image.format))
+    if declared.shows_depth:
+        wrong = f"{declared.text.strip()}, which is not a colour format"
         return Shown(topic, wrong=wrong, remedy=RECORD_COLOURS)
-    codec = codec_of(said.text, bytes(image.data[:4]))
+    codec = codec_of(declared.text, bytes(image.data[:4]))
     if codec:
         return _video(topic, codec)
-    return Shown(topic, colours=said.encoding not in GREY)
+    return Shown(topic, colours=declared.encoding not in GREY)
 
 
 def _codec(bag: Bag, topic: Topic) -> str:
-    """What the first packet says that it is; empty where it cannot be read."""
+    """The first packet's own type; empty if it cannot be read."""
     if topic.type_name.startswith("theora"):
         return CODECS["theora"]
     for message in islice(bag.messages([topic.name]), LOOKED_AT):
@@ -112,16 +114,16 @@ def _codec(bag: Bag, topic: Topic) -> str:
 
 
 def _video(topic: Topic, codec: str) -> Shown:
-    wrong = f"{codec} video, whose packets are no images".lstrip()
+    wrong = f"{codec} video, whose packets are not images".lstrip()
     if topic.type_name == FFMPEG_PACKET:
         remedy = (
-            "`ros2 run ffmpeg_image_transport_tools bag_to_file -i BAG -t "
-            f"{topic.name} -r RATE -o video.mp4` makes a file of them that can be replayed"
+            f"`ros2 run ffmpeg_image_transport_tools bag_to_file -i BAG -t {topic.name} -r RATE -o "
+            "video.mp4` makes a replayable file from them"
         )
     else:
         remedy = (
-            "write their `data` one after the other into a file: `ffmpeg -i FILE -c copy "
-            "video.mp4` makes one of it that can be replayed"
+            "write their `data` to a file, one after the other: `ffmpeg -i FILE -c copy video.mp4` "
+            "makes a replayable file from it"
         )
     return Shown(topic, wrong=wrong, remedy=remedy)
 
@@ -131,9 +133,13 @@ def _named(bag: Bag, name: str) -> Topic:
     if topic is None:
         raise ReplayError(f"{bag.path} has no topic {name}; it has\n{_listing(bag, bag.topics)}")
     if not _is_visual(topic):
-        raise ReplayError(f"{topic.name} holds {topic.type_name}, and images are needed")
+        raise ReplayError(
+            f"{topic.name} contains {topic.type_name} and not images; choose a camera topic"
+        )
     if not topic.count:
-        raise ReplayError(f"{topic.name} of {bag.path} holds no message")
+        raise ReplayError(
+            f"{topic.name} of {bag.path} contains no messages; choose another with --topic"
+        )
     shown = look(bag, topic)
     if shown.wrong:
         raise ReplayError(f"{topic.name} cannot be replayed: {_reason(shown)}")
@@ -158,7 +164,7 @@ def _only_camera(bag: Bag) -> Topic:
     others = [each for each in images if _camera(each.topic) != _camera(chosen)]
     if others:
         listed = ", ".join(f"{each.topic.name} ({each.why})" for each in others)
-        bag.notes.append(f"{chosen.name} is replayed; other images are left out: {listed}")
+        bag.notes.append(f"{chosen.name} is replayed; other image topics are left out: {listed}")
     return chosen
 
 
@@ -166,11 +172,11 @@ def _why_none(bag: Bag, images: list[Shown]) -> str:
     lost = f" ({'; '.join(bag.losses)})" if bag.losses else ""
     if images:
         lines = "\n".join(f"  {each.topic.name}: {_reason(each)}" for each in images)
-        return f"{bag.path} holds no images of a camera that can be replayed{lost}:\n{lines}"
+        return f"{bag.path} contains no camera images that can be replayed{lost}:\n{lines}"
     return (
-        f"{bag.path} holds no images of a type that is read (Image or CompressedImage of "
-        f"sensor_msgs, RawImage or CompressedImage of Foxglove){lost}; its topics are\n"
-        f"{_listing(bag, bag.topics)}"
+        f"{bag.path} contains no images of a supported type (Image or CompressedImage of "
+        f"sensor_msgs, RawImage or CompressedImage of Foxglove){lost}; its topics "
+        f"are\n{_listing(bag, bag.topics)}"
     )
 
 

@@ -4,7 +4,7 @@
 
 The two are one where a robot recorded its own camera. They are apart where the stamps are those of
 a simulation or count from the start of a computer, and where a bag was played and recorded again:
-ages against the time of recording then say nothing, and would make each scene doubtful.
+ages relative to the recording time are then meaningless, and would make each scene doubtful.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def clock_offset_ns(times: Collection[tuple[int, int]]) -> int:
 
 
 def choose_clock(asked: str | None, offset_ns: int) -> tuple[str, str]:
-    """The clock that a replay goes by, and what is to be said of it.
+    """The clock that a replay uses, and a note about it.
 
     Args:
         asked: STAMPS or RECORDING; None: STAMPS where the two clocks are apart.
-        offset_ns: what `clock_offset_ns` tells.
+        offset_ns: from `clock_offset_ns`.
 
     Returns:
         STAMPS or RECORDING, and a sentence; that is empty where the clocks are one.
@@ -47,7 +47,7 @@ def choose_clock(asked: str | None, offset_ns: int) -> tuple[str, str]:
     other = STAMPS if chosen == RECORDING else RECORDING
     where = "before" if seconds > 0 else "after"
     return chosen, (
-        f"the images' stamps lie {abs(seconds):.1f} s {where} the times of recording: they are of "
-        "another clock, as in a simulation, or the bag was recorded again; ages are counted on "
-        f"the clock of the {chosen}, with --time {other} on that of the {other}"
+        f"the images' stamps are {abs(seconds):.1f} s {where} the recording times: they are from "
+        "another clock, as in a simulation, or the bag was re-recorded; ages use the clock of the "
+        f"{chosen}, with --time {other} that of the {other}"
     )

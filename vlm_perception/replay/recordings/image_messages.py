@@ -123,7 +123,7 @@ def read_message(data: bytes, topic: Topic) -> Any:
         if topic.encoding == ROS1:
             return _types(topic).deserialize_ros1(data, topic.type_name)
         return _types(topic).deserialize_cdr(data, topic.type_name)
-    # Of a message that is not what its type says, readers ROSBAGS nearly anything.
+    # For a message that does not match its type, readers ROSBAGS nearly anything.
     except Exception as error:
         raise unreadable(topic.type_name, error) from error
 

@@ -83,7 +83,7 @@ def open_file(path: Path) -> StorageFile:
         return _Unpacked(path)
     scanner = SCANNERS.get(path.suffix)
     if scanner is None:
-        raise StorageError(f"{path.name} is no recording: give an .mcap, .db3 or .bag file")
+        raise StorageError(f"{path.name} is not a recording: give an .mcap, .db3 or .bag file")
     # Of a damaged file, a reader makes nearly anything.
     with suppress(Exception):
         if HAS_INDEX[path.suffix](path):
@@ -92,7 +92,7 @@ def open_file(path: Path) -> StorageFile:
 
 
 class _Copy:
-    """What a compressed file holds, in the temporary folder as long as somebody reads it."""
+    """What a compressed file holds, in the temporary folder while it is being read."""
 
     def __init__(self, path: Path) -> None:
         folder = TemporaryDirectory(prefix="vlm_perception_")
@@ -126,7 +126,7 @@ class _Unpacked:
     @property
     def loss(self) -> str:
         if not self._copy.whole:
-            return f"{self._name}: the compressed file breaks off or is damaged; {self._file.loss}"
+            return f"{self._name}: the compressed file is truncated or damaged; {self._file.loss}"
         return self._file.loss
 
     def messages(self, names: Collection[str], start_ns: int, stop_ns: int) -> Iterator[Message]:

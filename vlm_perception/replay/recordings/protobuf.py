@@ -38,10 +38,10 @@ def protobuf_fields(data: bytes) -> dict[int, int | bytes]:
         elif kind in (FIXED32, FIXED64):
             length = 4 if kind == FIXED32 else 8
         else:
-            raise ProtobufError(f"no field of protobuf has the wire type {kind}")
+            raise ProtobufError(f"{kind} is not a protobuf wire type")
         value = data[at : at + length]
         if len(value) < length:
-            raise ProtobufError("the message breaks off")
+            raise ProtobufError("the message is truncated")
         fields[key >> 3] = value if kind == BYTES else int.from_bytes(value, "little")
         at += length
     return fields
@@ -54,4 +54,4 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << (7 * place)
         if byte < 0x80:
             return value, at + place + 1
-    raise ProtobufError("the message breaks off")
+    raise ProtobufError("the message is truncated")

@@ -87,7 +87,7 @@ class Source(Protocol):
     clock_offset_ns: int
     """How long after their stamps the images were recorded."""
     images: ImageOptions
-    """How images are read that do not say all of themselves."""
+    """How to read images that do not describe themselves completely."""
     notes: list[str]
     losses: list[str]
 
@@ -108,8 +108,8 @@ def open_source(path: Path, topic: str | None = None) -> Source:
     """
     if path.parts and path.parts[0].endswith(":"):
         raise ReplayError(
-            "only files are replayed, no addresses: download a video; what a camera streams is "
-            "recorded by `vlm-perception demo ADDRESS`"
+            "only files are replayed, not addresses: download the video, or record a camera's "
+            "stream with `vlm-perception demo ADDRESS`"
         )
     holds_bag = path.is_dir() and (
         (path / METADATA).exists() or any(map(_is_part_of_bag, path.iterdir()))
@@ -119,7 +119,7 @@ def open_source(path: Path, topic: str | None = None) -> Source:
     if path.is_file():
         _refuse_misnamed(path)
     if topic is not None:
-        raise ReplayError(f"{path} is no bag and has no topics; leave --topic out")
+        raise ReplayError(f"{path} is not a bag and has no topics; leave --topic out")
     try:
         return MediaSource(path, open_media(str(path)))
     except MediaError as error:
@@ -129,14 +129,16 @@ def open_source(path: Path, topic: str | None = None) -> Source:
 def _refuse_misnamed(path: Path) -> None:
     """Tell what a file is whose name hides that it is a recording, or may be."""
     if any(suffix in ARCHIVES for suffix in path.suffixes[-2:]):
-        raise ReplayError(f"{path} is an archive; unpack it and give the folder that it held")
+        raise ReplayError(f"{path} is an archive; unpack it and give the extracted folder")
     suffix = suffix_by_content(path)
     if suffix:
-        raise ReplayError(f"{path} is a recording, as its first bytes say; rename it to *{suffix}")
+        raise ReplayError(
+            f"{path} is a recording, judging by its first bytes; rename it to *{suffix}"
+        )
     if path.suffix in OPENERS:
         raise ReplayError(
-            f"{path} is compressed and does not say what; unpack it, or rename a recording to "
-            f"*.mcap{path.suffix}, *.db3{path.suffix} or *.bag{path.suffix}"
+            f"{path} is compressed, and its name does not tell what it contains; unpack it, or "
+            f"rename a recording to *.mcap{path.suffix}, *.db3{path.suffix} or *.bag{path.suffix}"
         )
 
 
@@ -213,7 +215,7 @@ class MediaSource:
         self.losses: list[str] = []
         self._media = media
         self._rate_hz = media.rate_hz or FOLDER_RATE_HZ
-        where = "as the file says" if media.rate_hz else "as nothing else is said"
+        where = "the file's own rate" if media.rate_hz else "the default"
         even = f"the images are taken at {self._rate_hz:g} Hz, {where}"
         self.notes = media.notes or [even]
 
@@ -280,5 +282,5 @@ def _stamp(image: Any) -> int:
     """
     stamp = stamp_ns(image.header.stamp)
     if stamp > LATEST_STAMP_NS:
-        raise MessageError(f"its stamp of {stamp} ns is no time; the message is damaged")
+        raise MessageError(f"its stamp of {stamp} ns is not a valid time; the message is damaged")
     return stamp

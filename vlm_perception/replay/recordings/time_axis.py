@@ -23,7 +23,7 @@ class TimeAxis:
         self._last_ns = 0
 
     def seconds(self, time_ns: int) -> float:
-        """Where a time lies; 0 for those before the first one."""
+        """The position of a time; 0 for those before the first one."""
         if self._zero_ns is None:
             self._zero_ns = self._last_ns = time_ns
         step_ns = time_ns - self._last_ns

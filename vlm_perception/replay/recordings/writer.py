@@ -30,7 +30,7 @@ from vlm_perception.messages.tables import DETAIL, EMBEDDING, EMBEDDING_INFO, RE
 from vlm_perception.replay.storage.types import CDR, Topic
 
 BAG_VERSION: Literal[8] = 8
-"""The newest that Iron and Jazzy both read; Jazzy's own, 9, says nothing more about our topics."""
+"""The newest that Iron and Jazzy both read; Jazzy's own, 9, adds nothing for our topics."""
 METADATA = "metadata.yaml"
 STEM = "scene"
 PARTS = (f"{STEM}.mcap", f"{STEM}_[0-9]*.mcap")
@@ -54,7 +54,7 @@ class OutputBag:
         """Begin a part beside those that are there.
 
         Args:
-            folder: where the bag lies.
+            folder: of the bag.
             originals: topics of the recording that are copied as they are.
             camera: the topic of the images, when they are copied.
 
@@ -130,8 +130,8 @@ class OutputBag:
             self._connections[topic.name] = self._connect(topic)
         except (TypesysError, KeyError, ValueError, AssertionError):
             self.left_out.append(
-                f"{topic.name}: nobody knows the type {topic.type_name}, the recording holds no "
-                "definition of it that can be read"
+                f"{topic.name}: the type {topic.type_name} is unknown, and the recording contains "
+                "no readable definition of it"
             )
 
     def _connect(self, topic: Topic) -> Connection:
@@ -172,7 +172,7 @@ def qos_profile(depth: int, reliable: bool, latched: bool) -> Qos:
 
 
 def _add_part(file: Path, of_part: Path) -> None:
-    """Join what metadata.yaml says of the parts so far with what it says of the new one."""
+    """Merge the metadata.yaml of the parts so far with that of the new one."""
     new = yaml.safe_load(of_part.read_text(encoding="utf-8"))
     if not file.exists():
         of_part.replace(file)

@@ -145,7 +145,7 @@ def _count(reader: Any, topic: str) -> int:
 
 
 def _decode(image: Any) -> NDArray[np.uint8] | None:
-    """RGB picture of a compressed image, or nothing when it is damaged."""
+    """RGB pixels of a compressed image, or nothing if it is damaged."""
     try:
         return to_rgb(image)
     except ImageError:
@@ -153,13 +153,13 @@ def _decode(image: Any) -> NDArray[np.uint8] | None:
 
 
 def _drawn(picture: NDArray[np.uint8], scene: Scene | None) -> NDArray[np.uint8]:
-    """BGR picture with the scene on it."""
+    """BGR image with the scene drawn on it."""
     rgb = picture if scene is None else draw_scene(picture, scene)
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), dtype=np.uint8)
 
 
 class VideoWriter:
-    """An mp4 of constant rate; a picture is repeated until the next one's time.
+    """An mp4 of constant rate; an image is repeated until the next one's time.
 
     A context manager: the video takes its place when the context ends well.
     """
@@ -179,18 +179,18 @@ class VideoWriter:
         check_room(self._part)
         self._writer = cv2.VideoWriter(str(self._part), codec, rate_hz, self._size)
         if not self._writer.isOpened():
-            raise OSError(f"{video} cannot be written: OpenCV has no MPEG-4 here")
+            raise OSError(f"{video} cannot be written: this OpenCV has no MPEG-4 encoder")
         self._first_stamp: int | None = None
         self._written = 0
         self._last: NDArray[np.uint8] | None = None
 
     def add(self, stamp: int, picture: NDArray[np.uint8]) -> None:
-        """Add a BGR picture of a time in nanoseconds; one of another size is fitted in.
+        """Add a BGR image of a time in nanoseconds; one of another size is fitted in.
 
         Raises:
             DiskFullError: there is no room for more.
         """
-        # OpenCV does not tell when it cannot write.
+        # OpenCV does not report when it cannot write.
         check_room(self._part)
         if (picture.shape[1], picture.shape[0]) != self._size:
             picture = _fitted(picture, self._size)
@@ -224,7 +224,7 @@ class VideoWriter:
 
 
 def _fitted(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bring a picture to a size without distorting it, with black borders."""
+    """Resize an image without distortion, with black borders."""
     height, width = picture.shape[:2]
     scale = min(size[0] / width, size[1] / height)
     small = cv2.resize(picture, (max(1, round(width * scale)), max(1, round(height * scale))))

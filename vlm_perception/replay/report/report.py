@@ -24,7 +24,7 @@ from vlm_perception.replay.report.timeline_svg import (
 )
 
 MOST_CARDS = 72
-"""Key frames that are shown with a picture."""
+"""Key frames that are shown with an image."""
 NAMES = {
     "capture_to_embedding": "capture to embedding",
     "capture_to_reasoning": "capture to the newest reasoning's arrival",
@@ -46,7 +46,7 @@ class Card:
 
 
 def write_report(out: Path, facts: dict[str, Any]) -> Path:
-    """Write `report.html` from the log and the small pictures in a folder.
+    """Write `report.html` from the log and the thumbnails in a folder.
 
     Args:
         out: the folder of a replay.
@@ -92,7 +92,7 @@ def _cards(summary: Summary, pictures: Path) -> list[Card]:
 
 
 def chosen(keyframes: Sequence[Keyframe], most: int = MOST_CARDS) -> list[Keyframe]:
-    """The key frames that tell most: those with another answer first, then by their trigger."""
+    """The most informative key frames: those with another answer first, then by their trigger."""
     if len(keyframes) <= most:
         return list(keyframes)
 

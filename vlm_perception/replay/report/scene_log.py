@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The canonical scene log: JSON lines, one form for each fact, so that equal runs are equal bytes.
 
-The first line says how the log was made, the last one that it is whole. In between stand frames,
-reasonings, and what was wrong with the recording, in the order of virtual time.
+The first line gives the origin of the log, the last one marks it as complete. In between are
+frames, reasonings, and what was wrong with the recording, in the order of virtual time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def frame_record(frame: CameraFrame, scene: Scene) -> Record:
 
 
 def scene_record(scene: Scene) -> Record:
-    """A scene as it stands in a log; run_id and sequence say nothing that the lines do not."""
+    """A scene as in a log; run_id and sequence would add nothing to the lines."""
     return {
         "stamp": scene.stamp_ns,
         "size": list(scene.image_size),
@@ -139,7 +139,7 @@ def fault_record(frame: CameraFrame, kind: str, text: str) -> Record:
 
 
 def faults_in(file: Path) -> dict[str, tuple[int, str]]:
-    """How often each kind of fault stands in a log, and what was said of the first one.
+    """How often each kind of fault is in a log, and the message of the first one.
 
     Raises:
         ReplayError: as for `read_log`.
@@ -153,7 +153,7 @@ def faults_in(file: Path) -> dict[str, tuple[int, str]]:
 
 
 def number(value: float) -> float:
-    """A number as it stands in a log."""
+    """A number as written in a log."""
     return round(float(value), DECIMALS) + 0.0
 
 
@@ -174,8 +174,8 @@ def read_log(file: Path) -> Iterator[Record]:
             head = _parsed(stream.readline(LONGEST_LINE))
             if head.get("log") != FORMAT or head.get("version") != VERSION:
                 raise ReplayError(
-                    f"{file} is no scene log of version {VERSION}; `vlm-perception replay` writes "
-                    "one"
+                    f"{file} is not a scene log of version {VERSION}; `vlm-perception replay` "
+                    "writes one"
                 )
             yield head
             for text in iter(lambda: stream.readline(LONGEST_LINE), ""):

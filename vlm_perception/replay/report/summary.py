@@ -1,9 +1,9 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a scene log says as a whole: courses over time, key frames, latencies, what was wrong.
+"""A summary of a scene log: courses over time, key frames, latencies, what was wrong.
 
-One pass over the log in constant memory: courses are kept in so many slots of time, which become
-twice as long whenever the log outgrows them.
+One pass over the log in constant memory: courses are kept in a fixed number of time slots, which
+double in length whenever the log outgrows them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FIRST_SLOT_S = 1 / 32
 LISTED_FAULTS = 50
 LONGEST_GAPS = 50
 GAP_IN_INTERVALS = 1.6
-"""A longer pause than so many usual ones means that frames are missing."""
+"""A pause longer than this many usual ones means that frames are missing."""
 
 SlotT = TypeVar("SlotT")
 
@@ -62,7 +62,7 @@ class Keyframe:
     """A full analysis."""
 
     number: int
-    """Of the reasoning; the small picture's name."""
+    """Of the reasoning; the thumbnail's name."""
     seconds: float
     trigger: str
     drift: float
@@ -82,7 +82,7 @@ class Summary:
     frames: int = 0
     reasonings: int = 0
     axis: TimeAxis = field(default_factory=TimeAxis)
-    """Where times lie; all seconds here are on it."""
+    """The time axis; all seconds here are on it."""
     seconds: float = 0.0
     sizes: list[tuple[float, int, int]] = field(default_factory=list)
     """From when on images had which width and height."""
@@ -92,7 +92,7 @@ class Summary:
     status: Course[Counter[str]] = field(default_factory=lambda: Course(Counter, Counter.update))
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
-    rungs: Counter[int] = field(default_factory=Counter)
+    levels: Counter[int] = field(default_factory=Counter)
     drift: Course[list[float]] = field(default_factory=lambda: Course(list, _peak))
     keyframes: list[Keyframe] = field(default_factory=list)
     triggers: Counter[str] = field(default_factory=Counter)
@@ -140,7 +140,7 @@ def summarize(file: Path) -> Summary:
         elif "end" in record:
             summary.end = record
     if not summary.frames and not summary.fault_kinds:
-        raise ReplayError(f"{file} holds no frame")
+        raise ReplayError(f"{file} contains no frame")
     return summary
 
 
@@ -161,7 +161,7 @@ def _take_frame(summary: Summary, record: Record, last_s: float | None) -> float
     summary.statuses[record["status"]] += 1
     if record["reason"]:
         summary.reasons[_without_numbers(record["reason"])] += 1
-    summary.rungs[record["rung"]] += 1
+    summary.levels[record["rung"]] += 1
     summary.conflicts.update(record["conflicts"])
     summary.hazards.update(record["hazards"])
     for name, seconds in record["latency"].items():

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The time line of a replay as one SVG picture."""
+"""The time line of a replay as one SVG image."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STATUS_COLOURS = {
     "NO_CAMERA": "#ef4444",
 }
 CALM = frozenset({"none", "no", "clear", "day", "straight", "unknown"})
-"""Answers that say that nothing is the matter; they are drawn pale."""
+"""Answers that mean that nothing is wrong; they are drawn pale."""
 STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 
 
@@ -147,10 +147,11 @@ def clock(seconds: float) -> str:
 
 
 def leap_text(seconds: float) -> str:
-    """What is to be said of a leap of the recording's time, which the axis leaves out."""
+    """A note about a jump of the recording's time, which the axis leaves out."""
     where = "later" if seconds > 0 else "earlier"
     return (
-        f"the recording goes on {clock(abs(seconds))} {where}: its clock was set, or it was paused"
+        f"the recording continues {clock(abs(seconds))} {where}: its clock was set, or it was "
+        "paused"
     )
 
 

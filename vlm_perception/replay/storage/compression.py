@@ -98,7 +98,7 @@ def unpack_file(path: Path, target: Path) -> bool:
         source: BufferedIOBase = OPENERS[path.suffix](packed)
         while True:
             try:
-                # Not read(): that would keep back what stands before the damage.
+                # Not read(): that would withhold what precedes the damage.
                 block = source.read1(READ_BYTES)
             except FILE_DAMAGE:
                 return False

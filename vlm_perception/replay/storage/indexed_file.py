@@ -59,7 +59,7 @@ class IndexedFile:
         try:
             for connection, time_ns, data in self._reader.messages(connections, start_ns, stop_ns):
                 if not start_ns <= time_ns < stop_ns:
-                    raise StorageError("the index gives what was not asked for")
+                    raise StorageError("the index returns messages of other topics or times")
                 times[connection.topic].append(time_ns)
                 yield Message(connection.topic, time_ns, unpacked(_bytes(data)))
         # As when it is opened.
@@ -114,7 +114,7 @@ def _check_types(topics: Iterable[Topic], start_ns: object) -> None:
 
 
 def _bytes(data: object) -> bytes:
-    """The same for a message: bytes() would make of a number as many zeros.
+    """The same for a message: bytes() would turn a number into that many zeros.
 
     Raises:
         StorageError: it is something else.

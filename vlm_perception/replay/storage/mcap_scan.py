@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads an mcap file from its beginning, record by record, as far as it goes.
 
-For files without index and for damaged ones. Of a chunk whose checksum or size is wrong nothing is
-used, as nobody knows which of its messages are right. Format: https://mcap.dev/spec
+For files without index and for damaged ones. A chunk with a wrong checksum or size is not used, as
+it is unknown which of its messages are right. Format: https://mcap.dev/spec
 
-The `mcap` library reads whole files only: at a record that is shorter than its length says, its
-readers return other bytes in place of an error.
+The `mcap` library reads whole files only: for a record that is shorter than its stated length, its
+readers return other bytes instead of an error.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _record_at(data: Bytes, at: int) -> Record | None:
 
 
 def _chunk_bytes(data: Bytes, body: int) -> int:
-    """How long a chunk is by the lengths that stand within it."""
+    """The length of a chunk by the lengths within it."""
     head = data[body : body + 64]
     try:
         _, at = _text(head, CHUNK_HEAD.size)
@@ -103,13 +103,13 @@ class ScannedMcap(RecordScan):
         Raises:
             StorageError: it is no mcap file.
         """
-        super().__init__(path, f"{path.name} is no mcap file, or its first bytes are damaged")
+        super().__init__(path, f"{path.name} is not an mcap file, or its first bytes are damaged")
         self._schemas: dict[int, tuple[str, str]] = {}
         self._counts = (0, 0, 0, 0)
-        """Of messages, schemas, channels and chunks, as the summary says."""
+        """Of messages, schemas, channels and chunks, according to the summary."""
         self._read = 0
         self.indexed = self._read_summary()
-        """Whether it has an index of chunks that is whole, as far as its checksum tells."""
+        """Whether it has an index of chunks that is whole, according to its checksum."""
 
     @property
     def loss(self) -> str:
@@ -119,8 +119,8 @@ class ScannedMcap(RecordScan):
             parts.append(f"{self._damage.records} damaged chunk(s) or record(s) were left out")
         if not self._ended:
             parts.append(
-                f"the file has no end, and of its last {self._damage.tail_bytes} bytes only whole "
-                f"messages were used ({still_written(self._path)})"
+                "the file is truncated, and only complete messages of its last "
+                f"{self._damage.tail_bytes} bytes were used ({still_written(self._path)})"
             )
         missing = self._counts[0] - self._read
         if missing > 0:
@@ -178,7 +178,7 @@ class ScannedMcap(RecordScan):
         return unpacked_as_far(body[at + 8 :]) if compression else body[at + 8 :]
 
     def _read_summary(self) -> bool:
-        """Remember what the summary says; whether it can be relied upon as an index."""
+        """Remember the summary; whether it can be relied upon as an index."""
         stop = len(self._data) - len(MAGIC)
         at = stop - FOOTER_BODY.size - HEAD_BYTES
         footer = _record_at(self._data, at) if at > 0 else None
@@ -225,7 +225,7 @@ def _text(body: bytes, at: int) -> tuple[str, int]:
 
 
 def has_index(path: Path) -> bool:
-    """Whether a file has an index of its chunks that is whole, as far as its checksum tells.
+    """Whether a file has an index of its chunks that is whole, according to its checksum.
 
     Raises:
         StorageError: it is no mcap file.

@@ -29,7 +29,7 @@ class RecordScan(Scan):
     in_chunks: ClassVar[frozenset[int]]
     """Kinds of these others."""
     ends: ClassVar[frozenset[int]] = frozenset()
-    """Kinds behind which no messages are."""
+    """Kinds after which there are no messages."""
 
     def __init__(self, path: Path, refusal: str) -> None:
         """Open the file.
@@ -51,7 +51,7 @@ class RecordScan(Scan):
 
     @abstractmethod
     def _take(self, data: Bytes, record: Record) -> Entry | None:
-        """The message that a record is; what other records say is remembered."""
+        """The message that a record is; the contents of other records are remembered."""
 
     @abstractmethod
     def _unpack(self, record: Record, body: bytes) -> bytes | None:

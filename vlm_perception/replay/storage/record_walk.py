@@ -50,9 +50,9 @@ Bytes = FileBytes | bytes
 
 NO_FIELDS: Mapping[bytes, bytes] = {}
 Record = tuple[int, int, int, int, Mapping[bytes, bytes]]
-"""Kind; where its body begins; where it ends (of a chunk that breaks off, behind the end of the
-file); up to where it reaches for certain, whatever follows it; its header, where the format has one
-of names and values. A plain tuple, as there may be millions of them."""
+"""Kind; where its body begins; where it ends (for a truncated chunk, beyond the end of the file);
+up to where it reaches for certain, whatever follows it; its header, where the format has one of
+names and values. A plain tuple, as there may be millions of them."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Damage:
 
 
 class Format(NamedTuple):
-    """How the records of a file format are told."""
+    """How the records of a file format are parsed."""
 
     record_at: Callable[[Bytes, int], Record | None]
     """The record that begins there; None where none can."""

@@ -38,9 +38,9 @@ LENGTH = struct.Struct("<I")
 TIME = struct.Struct("<II")
 MOST_HEADER_BYTES = 1 << 16
 KIND = re.compile(rb"\x04\0\0\0op=[\x02-\x07]")
-"""The field of a header that tells what a record is."""
+"""The field of a header that gives the kind of a record."""
 BEFORE_KIND = (0, 13, 17, 19, 20, 30, 32, 33)
-"""Bytes of the fields that may stand before it: conn, time, both; compression, size, both."""
+"""Bytes of the fields that may precede it: conn, time, both; compression, size, both."""
 UNPACK: dict[bytes, Callable[[bytes], bytes]] = {
     b"none": bytes,
     b"bz2": bz2_decompress,
@@ -101,7 +101,7 @@ class ScannedRos1(RecordScan):
         Raises:
             StorageError: it is no bag of version 2.0.
         """
-        super().__init__(path, f"{path.name} is no ROS 1 bag of version 2.0")
+        super().__init__(path, f"{path.name} is not a ROS 1 bag of version 2.0")
         bag = _record_at(self._data, len(MAGIC))
         index = _number(bag[-1].get(b"index_pos", b"")) if bag else 0
         if index >= len(MAGIC):
@@ -113,8 +113,8 @@ class ScannedRos1(RecordScan):
     def loss(self) -> str:
         """What could not be read when the file was last read to its end."""
         return (
-            f"{self._path.name}: it has no index that can be used; {self._damage.tail_bytes} bytes "
-            f"at its end and {self._damage.records} damaged chunk(s) or record(s) were left out "
+            f"{self._path.name}: it has no usable index; {self._damage.tail_bytes} bytes at its "
+            f"end and {self._damage.records} damaged chunk(s) or record(s) were left out "
             f"({still_written(self._path)})"
         )
 
@@ -147,7 +147,7 @@ class ScannedRos1(RecordScan):
             if kind == CONNECTION:
                 topic = _topic(header, _fields(data[body:end]))
                 (connection,) = LENGTH.unpack(header[b"conn"])
-                # What a chunk says, beside its messages, goes before what the index says.
+                # What a chunk contains besides its messages takes precedence over the index.
                 if data is not self._data or connection not in self._channels:
                     self._channels[connection] = topic
             elif kind == MESSAGE:

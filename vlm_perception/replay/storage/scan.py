@@ -28,7 +28,7 @@ class Scan(ABC):
 
     @abstractmethod
     def _entries(self) -> Iterator[Entry]:
-        """Every message in the order of the file; finds out the loss anew."""
+        """Every message in the order of the file; determines the loss again."""
 
     @property
     @abstractmethod

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a sqlite3 file of a recording in the order of its rows, as far as it goes.
 
-For files that were cut off and for those that a recorder still writes to, whose newest rows lie
-in a write-ahead log. Schema: rosbag2_storage_sqlite3.
+For files that were cut off and for those that a recorder still writes to, whose newest rows are in
+a write-ahead log. Schema: rosbag2_storage_sqlite3.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _cut_page(path: Path) -> bytes:
     """What there is of the last page, where the file ends within it."""
     with path.open("rb") as file:
         page_bytes = int.from_bytes(file.read(18)[16:], "big")
-        # 1 stands for 65536; what is no power of two is damaged.
+        # 1 means 65536; a value that is not a power of two is damaged.
         page_bytes = 1 << 16 if page_bytes == 1 else page_bytes
         size = path.stat().st_size
         rest = size % page_bytes if page_bytes else 0
@@ -54,20 +54,22 @@ class ScannedSqlite(Scan):
         """Open the file and read its topics.
 
         Raises:
-            StorageError: it is no recording, or damaged where the topics stand.
+            StorageError: it is no recording, or its topics are damaged.
         """
         super().__init__(path)
-        # Not immutable=1: what stands in the write-ahead log is to be read, too.
+        # Not immutable=1: the write-ahead log must be read, too.
         self._base = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
         try:
             self._base.text_factory = partial(str, encoding="utf-8", errors="replace")
-            # Without this, SQLite refuses a file that is shorter than its header says.
+            # Without this, SQLite refuses a file that is shorter than stated in its header.
             self._base.execute("PRAGMA writable_schema=ON")
             rows = self._base.execute(TOPICS).fetchall()
             definitions = self._definitions()
         except sqlite3.Error as error:
             self.close()
-            raise StorageError(f"{path.name} is no recording that SQLite reads: {error}") from error
+            raise StorageError(
+                f"{path.name} is not a recording that SQLite can read: {error}"
+            ) from error
         self._missing, self._error, self._broke_off = 0, "", False
         self._tail = _cut_page(path)[-TAIL_BYTES:].rstrip(b"\0")
         self._channels = {

@@ -31,20 +31,21 @@ class Topic:
 
     name: str
     type_name: str
-    """As in ROS 2, package/msg/Name; in other encodings as the recording says."""
+    """As in ROS 2, package/msg/Name; in other encodings as in the recording."""
     encoding: str = CDR
-    """How messages are serialized: CDR, ROS1, PROTOBUF, JSON or what else the recording says."""
+    """How messages are serialized: CDR, ROS1, PROTOBUF, JSON or any other that the recording
+    gives."""
     definition: str = ""
     """Message definition, where the recording holds one."""
     digest: str = ""
     """RIHS01 hash of the type, where the recording holds one."""
     count: int = 0
     qos: tuple[Qos, ...] = ()
-    """Quality of service that its publishers offered, where the recording says so."""
+    """Quality of service that its publishers offered, if the recording contains it."""
 
     @property
     def type(self) -> tuple[str, str, str]:
-        """All that the recording says of the messages' type: name, definition and hash."""
+        """The recording's information on the messages' type: name, definition and hash."""
         return self.type_name, self.definition, self.digest
 
 
@@ -88,4 +89,4 @@ def still_written(path: Path) -> str:
     """A hint for a file that has no end: whether something may still write to it."""
     if time.time() - path.stat().st_mtime < WRITTEN_LATELY_S:
         return "it changed a moment ago: is it still being recorded?"
-    return "the recorder was killed, the disk was full, or a copy broke off"
+    return "the recorder was killed, the disk was full, or a copy was interrupted"

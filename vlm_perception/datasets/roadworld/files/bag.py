@@ -43,7 +43,7 @@ def write_bag(
         VlmPerceptionError: there is something at `folder` already.
     """
     if folder.exists():
-        raise VlmPerceptionError(f"{folder} exists already; remove it or choose another folder")
+        raise VlmPerceptionError(f"{folder} already exists; remove it or choose another folder")
     width, height = size
     count = round(seconds * fps)
     with Progress(transient=True) as progress:
@@ -62,7 +62,7 @@ def write_bag(
 
 
 def _write(folder: Path, files: list[NDArray[np.uint8]], fps: int, count: int) -> None:
-    """Write so many images, those of the files in turn."""
+    """Write `count` images, cycling through the files."""
     types = get_typestore(Stores.ROS2_HUMBLE)
     make = types.types
     with Writer(folder, version=8, storage_plugin=StoragePlugin.MCAP) as writer:

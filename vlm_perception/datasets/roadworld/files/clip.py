@@ -25,7 +25,7 @@ from vlm_perception.datasets.roadworld.sampling import sample_drive
 from vlm_perception.datasets.roadworld.world import World
 
 WORLD_VERSION = 1
-"""Raise it when the same seed gives other pixels: clips in the cache are then rendered anew."""
+"""Raise it when the same seed gives other pixels: clips in the cache are then rendered again."""
 JPEG_QUALITY = 90
 STOP_LOOKED_FOR_EVERY_S = 0.2
 

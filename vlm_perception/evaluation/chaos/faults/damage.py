@@ -42,7 +42,7 @@ def damaged(stage: Stage) -> Finding:
     return Finding(
         "three images in ten are damaged",
         f"{lost} of {of} skipped, {count} counted as damaged: "
-        f"{diagnosis.message if diagnosis else 'nothing was said'}; {counts(scenes)}",
+        f"{diagnosis.message if diagnosis else 'no diagnosis'}; {counts(scenes)}",
         None,
         None,
         lost,
@@ -71,7 +71,7 @@ def bomb(stage: Stage) -> Finding:
     return Finding(
         "a JPEG bomb",
         f"{BOMBS} times {len(data) / 1e3:.0f} kB of {BOMB_SIDE}x{BOMB_SIDE} in {BOMB_SCANS} scans: "
-        f"{diagnosis.message if diagnosis else 'nothing was said'}; {lost} of {of} others lost",
+        f"{diagnosis.message if diagnosis else 'no diagnosis'}; {lost} of {of} others lost",
         None,
         recovered,
         lost,

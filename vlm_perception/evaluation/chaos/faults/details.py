@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of frames on demand: nobody answers who wants a frame, and a stranger answers wrongly."""
+"""Faults of frames on demand: requests without an answer, and wrong answers from a stranger."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vlm_perception.evaluation.chaos.testbed.finding import (
     Finding,
     within,
 )
-from vlm_perception.evaluation.chaos.testbed.outcome import told_only
+from vlm_perception.evaluation.chaos.testbed.outcome import reported_only
 from vlm_perception.evaluation.chaos.testbed.participant import wait
 from vlm_perception.evaluation.chaos.testbed.stage import ENCODER, REASONER, ChaosError, Stage
 from vlm_perception.rosgraph.participant import GraphMember
@@ -26,7 +26,7 @@ TOLD_WITHIN_S = 3.0
 
 
 def unanswered(stage: Stage) -> Finding:
-    """Let the encoder listen for wants on a topic that nobody publishes on."""
+    """Let the encoder listen for requests on a topic without publishers."""
     stage.end(ENCODER)
     began = stage.respawn(ENCODER, {WANT: "nowhere"})
     if stage.participant.active_since(ENCODER, began, LOAD_S) is None:
@@ -42,8 +42,8 @@ def unanswered(stage: Stage) -> Finding:
     well = stage.well_again(back) if back else None
     recovered = well.at_s - back if well and back else None
     return Finding(
-        "nobody answers who wants a frame",
-        diagnosis.message if diagnosis else f"{REASONER} does not tell of it",
+        "requests for frames are not answered",
+        diagnosis.message if diagnosis else f"{REASONER} does not report it",
         stale.at_s - since if stale else None,
         recovered,
         0,
@@ -67,4 +67,6 @@ def misanswered(stage: Stage) -> Finding:
             publisher.publish(FrameDetail(run_id="another", sequence=sequence))
             time.sleep(ANSWERED_EVERY_S)
         back = time.monotonic()
-    return told_only(stage, "answers for another run", since, back, REASONER, "of run 'another'")
+    return reported_only(
+        stage, "answers for another run", since, back, REASONER, "to run 'another'"
+    )

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shared memory is full: what runs goes on, and what is started then works, too.
 
-It is tried in a small /dev/shm that this process and its children have for themselves, so that
-nobody else's is filled: `attempt` starts this module in a mount namespace (unshare(1)).
+It is tried in a small /dev/shm that this process and its children have for themselves, so that no
+other process's is filled: `attempt` starts this module in a mount namespace (unshare(1)).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def attempt(stage: Stage) -> Finding:
     )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no word"]
-        raise ChaosError(f"with a small {SHARED_MEMORY}, which takes unshare: {last[0]}")
+        raise ChaosError(f"with a small {SHARED_MEMORY}, which needs unshare: {last[0]}")
     return Finding(**json.loads(done.stdout))
 
 

@@ -15,7 +15,7 @@ from vlm_perception.evaluation.chaos.testbed.finding import (
     SILENCE_S,
     Finding,
 )
-from vlm_perception.evaluation.chaos.testbed.outcome import overcome, told_only
+from vlm_perception.evaluation.chaos.testbed.outcome import overcome, reported_only
 from vlm_perception.evaluation.chaos.testbed.stage import ENCODER, REASONER, Stage
 from vlm_perception.rosgraph.participant import GraphMember
 
@@ -30,7 +30,7 @@ def two_cameras(stage: Stage) -> Finding:
         second.start()
         time.sleep(2 * SILENCE_S)
         back = time.monotonic()
-    return told_only(stage, "two cameras on one topic", since, back, ENCODER, "2 publishers")
+    return reported_only(stage, "two cameras on one topic", since, back, ENCODER, "2 publishers")
 
 
 def foreign_type(stage: Stage) -> Finding:
@@ -61,8 +61,8 @@ def incompatible_qos(stage: Stage) -> Finding:
     with _publishing(String(data="look"), "instruction", reliable=False):
         time.sleep(SILENCE_S)
         back = time.monotonic()
-    name = "a publisher whose QoS does not fit"
-    return told_only(stage, name, since, back, REASONER, "QoS")
+    name = "a publisher with incompatible QoS"
+    return reported_only(stage, name, since, back, REASONER, "QoS")
 
 
 @contextmanager

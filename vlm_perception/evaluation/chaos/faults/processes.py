@@ -37,12 +37,12 @@ def killed(stage: Stage, node: str) -> Finding:
     end = well.at_s if well else time.monotonic()
     lost, of = stage.lost(since, end)
     recovered = end - active if well and active else None
-    seen = "liveliness of the scene lost" if node == FUSION else stage.told(since)
-    # Nobody depends on scene_fusion, so of its end tell the lease and the silence of its reports.
+    seen = "liveliness of the scene lost" if node == FUSION else stage.reported(since)
+    # No node depends on scene_fusion, so only the lease and missing reports reveal its end.
     diagnosed = None if node == FUSION else stage.diagnosed(since, FUSION)
     return Finding(
         f"kill -9 {node}",
-        f"{seen}; {lost} of {of} images without a scene until it was loaded again",
+        f"{seen}; {lost} of {of} images without a scene until it had loaded again",
         noticed,
         recovered,
         lost,
@@ -73,7 +73,7 @@ def many_kills(stage: Stage, kills: int) -> Finding:
     diagnosed = stage.diagnosed(since, FUSION)
     return Finding(
         f"{kills} kills in a row",
-        f"{left / 2**20:.1f} MiB of killed processes left, {ports} more ports; in the end "
+        f"{left / 2**20:.1f} MiB of killed processes left, {ports} more ports; at the end "
         f"{last.status.name} {last.reason}".strip(),
         None,
         well.at_s - began if well else None,
@@ -99,7 +99,7 @@ def stopped(stage: Stage, seconds: float = STOPPED_S) -> Finding:
         since,
         woken,
         FUSION,
-        seen=f"{(of - lost) / (woken - since):.1f} scenes a second meanwhile",
+        seen=f"{(of - lost) / (woken - since):.1f} scenes per second meanwhile",
         lost=lost,
         ok=lost <= (1 - KEPT_SHARE) * of,
     )

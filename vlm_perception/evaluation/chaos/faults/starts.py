@@ -40,13 +40,13 @@ def parameters_vanished(stage: Stage) -> Finding:
     """Start a killed node without its parameter file, and again with it."""
     missing = stage.folder / "vanished.yaml"
     since = stage.kill(FUSION)
-    code, said = _run(FUSION, "--params-file", str(missing))
+    code, output = _run(FUSION, "--params-file", str(missing))
     respawned = stage.respawn(FUSION)
     active = stage.participant.active_since(FUSION, respawned, LOAD_S)
     well = stage.well_again(active, LOAD_S) if active is not None else None
     noticed = stage.silenced(since)
     recovered = well.at_s - active if well and active else None
-    named = next((line for line in said.splitlines() if missing.name in line), "")
+    named = next((line for line in output.splitlines() if missing.name in line), "")
     return Finding(
         "a parameter file vanishes",
         f"exit code {code}: {named or 'the file is not named'}",
@@ -55,14 +55,14 @@ def parameters_vanished(stage: Stage) -> Finding:
         0,
         code == BAD_INPUT
         and bool(named)
-        and "Traceback" not in said
+        and "Traceback" not in output
         and within(noticed, NOTICED_WITHIN_S)
         and within(recovered, RECOVERED_WITHIN_S),
     )
 
 
 def bundle_swapped(stage: Stage) -> Finding:
-    """Put another bundle into the place of the one in use; a node that starts anew reads that."""
+    """Put another bundle into the place of the one in use; a restarted node reads that."""
     path, kept = Path(stage.bundle), stage.folder / "kept"
     other = _altered(path, stage.folder / "other")
     path.rename(kept)
@@ -94,12 +94,12 @@ def signalled(stage: Stage) -> Finding:
         node = NODES[number % len(NODES)]
         kind = (signal.SIGINT, signal.SIGTERM)[number // len(NODES) % 2]
         after_s = SPREAD_S * number / SIGNALS
-        code, said = _end(stage, node, kind, after_s)
-        if code != 0 or "Traceback" in said:
+        code, output = _end(stage, node, kind, after_s)
+        if code != 0 or "Traceback" in output:
             bad.append(f"{node} ended with {code} after {kind.name} at {after_s:.1f} s")
     return Finding(
         f"{SIGNALS} signals while nodes start",
-        "; ".join(bad) or "each ended with 0 and without a trace",
+        "; ".join(bad) or "each exited with 0 and without a trace",
         None,
         None,
         0,
@@ -125,7 +125,7 @@ def _program(node: str) -> list[str]:
 
 
 def _run(node: str, *arguments: str) -> tuple[int, str]:
-    """Run a node that must end by itself; its exit code and what it said."""
+    """Run a node that must end by itself; its exit code and output."""
     command: Sequence[str] = [*_program(node), *arguments]
     done = subprocess.run(
         command, capture_output=True, text=True, errors="replace", timeout=LOAD_S, check=False
@@ -134,7 +134,7 @@ def _run(node: str, *arguments: str) -> tuple[int, str]:
 
 
 def _end(stage: Stage, node: str, kind: signal.Signals, after_s: float) -> tuple[int | None, str]:
-    """Start a node, send it a signal so long after its first line; its exit code and words."""
+    """Start a node, send it a signal some time after its first line; its exit code and output."""
     log = stage.folder / "signalled.log"
     with log.open("wb") as file:
         process = subprocess.Popen(

@@ -78,7 +78,7 @@ def rate(stage: Stage, rate_hz: float) -> Finding:
     silent = sum(scene.status in (Status.NO_CAMERA, Status.NO_EMBEDDING) for scene in later)
     return Finding(
         f"the camera's rate becomes {rate_hz:.0f} Hz",
-        f"{(of - lost) / (end - since):.1f} images a second became scenes; {counts(later)}",
+        f"{(of - lost) / (end - since):.1f} images per second became scenes; {counts(later)}",
         None,
         None,
         lost,
@@ -127,7 +127,7 @@ def duplicated(stage: Stage) -> Finding:
 
 
 def stamped(stage: Stage, name: str, stamp: Callable[[int, int], int]) -> Finding:
-    """Send images whose stamps tell nothing: the scene must say that it is degraded."""
+    """Send images with unusable stamps: the scene must be degraded."""
     stage.camera.behave(stamp=stamp)
     since = time.monotonic()
     time.sleep(SILENCE_S)
@@ -148,7 +148,7 @@ def clock_jump(stage: Stage, seconds: float) -> Finding:
     lost, _ = stage.lost(since, end)
     return Finding(
         f"the clock jumps by {seconds:+.0f} s",
-        stage.told(since),
+        stage.reported(since),
         noticed,
         recovered,
         lost,

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of what stands around the nodes: a camera or a recorder is killed, the disk is full."""
+"""Faults around the nodes: a camera or a recorder is killed, the disk is full."""
 
 from __future__ import annotations
 
@@ -88,8 +88,9 @@ def recorder_killed(stage: Stage) -> Finding:
     rescued = sum(map(_readable, broken))
     return Finding(
         "kill -9 a process that records",
-        f"{stayed} of {whole} messages of the last bag stayed; {rescued} of the broken one can be "
-        f"read, which the next run kept as {', '.join(file.name for file in broken) or 'nothing'}",
+        f"{stayed} of {whole} messages of the last bag are intact; {rescued} of the interrupted "
+        "one can be read, which the next run kept as "
+        f"{', '.join(file.name for file in broken) or 'nothing'}",
         None,
         None,
         lost,
@@ -104,27 +105,27 @@ def disk_full(stage: Stage) -> Finding:
     since = time.monotonic()
     with recorder, Observer(RECORDED, recorder.put) as observer:
         with _room_for(BAG_BYTES):
-            wait(lambda: recorder.complaint or None, LOAD_S)
+            wait(lambda: recorder.failure or None, LOAD_S)
         time.sleep(SILENCE_S)
         observer.check()
     end = time.monotonic()
     lost, of = stage.lost(since, end)
     readable = _messages(bag)
-    complaint = recorder.complaint or "the recorder did not notice"
+    failure = recorder.failure or "the recorder did not notice"
     return Finding(
         "the disk is full while a bag is recorded",
-        f"{complaint}; {readable} of {recorder.messages} messages can be read",
+        f"{failure}; {readable} of {recorder.messages} messages can be read",
         None,
         None,
         lost,
-        bool(recorder.complaint)
+        bool(recorder.failure)
         and readable == recorder.messages > 0
         and lost <= (1 - KEPT_SHARE) * of,
     )
 
 
 def _record(folder: Path, seconds: float = SILENCE_S) -> None:
-    """Record what the graph says, and keep what a killed run before has left."""
+    """Record the graph's results, and keep what a previously killed run left."""
     with ResultsFolder(folder, "demo", RESULTS) as results:
         if results.left_over:
             keep_recordings(results.work, results.path)

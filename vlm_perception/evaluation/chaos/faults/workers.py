@@ -73,8 +73,8 @@ def _hang(stage: Stage, node: str, flag: Path) -> Finding:
     recovered = well.at_s - active if well and active else None
     return Finding(
         f"{node} hangs",
-        f"{diagnosis.message if diagnosis else 'it does not tell'}; ended with {code} after "
-        f"{ended - since:.1f} s; {lost} of {of} images without a scene until it was loaded again",
+        f"{diagnosis.message if diagnosis else 'no diagnosis'}; exited with {code} after "
+        f"{ended - since:.1f} s; {lost} of {of} images without a scene until it had loaded again",
         noticed,
         recovered,
         lost,

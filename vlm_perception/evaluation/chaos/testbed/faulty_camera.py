@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""A camera that can be told to misbehave: rate, size, encoding, stamps, and silence."""
+"""A camera that misbehaves on request: rate, size, encoding, stamps, and silence."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Camera:
         self.sent: list[Sent] = []
 
     def __enter__(self) -> Camera:
-        """Advertise the topic and prepare the pictures."""
+        """Advertise the topic and prepare the images."""
         from sensor_msgs.msg import CompressedImage, Image  # noqa: PLC0415
 
         from vlm_perception.nodes.io.qos import newest  # noqa: PLC0415
@@ -191,7 +191,7 @@ def write_pictures(folder: Path) -> Path:
 
 
 def _to_and_fro(index: int) -> int:
-    """0, 1 .. FRAMES - 1 and back, so that the picture never leaps."""
+    """0, 1 .. FRAMES - 1 and back, so that the image never jumps."""
     place = index % (2 * FRAMES - 2)
     return place if place < FRAMES else 2 * FRAMES - 2 - place
 
@@ -203,7 +203,7 @@ def _prepared(manner: Manner, compressed: bool) -> list[tuple[array[int], int]]:
 
 @lru_cache(maxsize=8)
 def _pictures(width: int, height: int, encoding: str) -> list[tuple[array[int], int]]:
-    """Data and step of each picture; of a JPEG the step tells nothing."""
+    """Data and step of each image; the step of a JPEG has no meaning."""
     made = []
     for index in range(FRAMES):
         picture = np.ascontiguousarray(cv2.resize(_frame(index), (width, height)))

@@ -14,7 +14,7 @@ from vlm_perception.types import Status
 NOTICED_WITHIN_S = 0.5
 RECOVERED_WITHIN_S = 2.0
 LOAD_S = 60.0
-"""A killed node may take so long to load again."""
+"""How long a killed node may take to load again."""
 SILENCE_S = 3.0
 KEPT_SHARE = 0.97
 """Share of the images that must become scenes where no node is disturbed."""
@@ -28,7 +28,7 @@ class Finding:
     seen: str
     """What was seen, in words."""
     noticed_s: float | None
-    """From the fault to the first scene, liveliness event or exit that tells of it."""
+    """From the fault to the first scene, liveliness event or exit that reveals it."""
     recovered_s: float | None
     """From the end of the fault, or the restarted node being active, to the next good scene."""
     lost: int

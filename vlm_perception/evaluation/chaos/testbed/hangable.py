@@ -4,9 +4,9 @@
 
 Usage: python -m vlm_perception.evaluation.chaos.testbed.hangable FILE PLACES MODULE [ARGUMENT...]
 
-PLACES are functions, as `module:Class.method`, with commas between them. What hangs obeys nobody,
-as a driver that waits for a device; when the file holds OBEYS, a run of ONNX Runtime goes on once
-it is told to end.
+PLACES are functions, as `module:Class.method`, with commas between them. A hang cannot be ended,
+like a driver that waits for a device; if the file contains OBEYS, a run of ONNX Runtime continues
+once it is asked to end.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def _replace(place: str, flag: Path) -> None:
 
     @wraps(function)
     def hangable(*arguments: Any, **named: Any) -> Any:
-        while flag.exists() and not (_told_to_end(arguments) and flag.read_text() == OBEYS):
+        while flag.exists() and not (_must_end(arguments) and flag.read_text() == OBEYS):
             time.sleep(POLL_S)
         return function(*arguments, **named)
 
     setattr(owner, name, hangable)
 
 
-def _told_to_end(arguments: tuple[Any, ...]) -> bool:
+def _must_end(arguments: tuple[Any, ...]) -> bool:
     return any(getattr(each, "terminate", False) is True for each in arguments)
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of most faults: a scene tells of it or a node alone, and it is overcome."""
+"""The outcome of most faults: a scene or only a node reports it, and it is overcome."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def overcome(
     recovered = well.at_s - back_s if well else None
     return Finding(
         name,
-        "; ".join(filter(None, (stage.told(since_s), seen))),
+        "; ".join(filter(None, (stage.reported(since_s), seen))),
         noticed,
         recovered,
         lost,
@@ -58,7 +58,9 @@ def overcome(
     )
 
 
-def told_only(stage: Stage, name: str, since: float, back: float, node: str, about: str) -> Finding:
+def reported_only(
+    stage: Stage, name: str, since: float, back: float, node: str, about: str
+) -> Finding:
     """Judge what a node must name on /diagnostics, and what must not disturb the scene for long."""
     diagnosis = stage.diagnosis(since, node, about=about)
     diagnosed = diagnosis.at_s - since if diagnosis else None
@@ -67,7 +69,7 @@ def told_only(stage: Stage, name: str, since: float, back: float, node: str, abo
     bad = any(s.status is not Status.OK for s in stage.participant.between(since, back))
     return Finding(
         name,
-        diagnosis.message if diagnosis else f"{node} does not tell of {about}",
+        diagnosis.message if diagnosis else f"{node} does not report {about}",
         stage.noticed(since) if bad else None,
         recovered,
         0,

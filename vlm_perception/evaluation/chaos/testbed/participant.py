@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What takes part in the graph beside the nodes: it watches the scene and stands in for others."""
+"""What takes part in the graph beside the nodes: it watches the scene and acts for others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Report:
-    """What a node said of itself on /diagnostics."""
+    """A node's report on /diagnostics."""
 
     at_s: float
     level: int
@@ -88,7 +88,7 @@ class Participant:
         self._node.destroy_publisher(publisher)
 
     def parameter_answer_s(self, node: str, timeout_s: float = 5.0) -> float | None:
-        """Return how long a node takes to tell its parameters' names; None if it does not."""
+        """Return how long a node takes to list its parameters; None if it does not."""
         from rcl_interfaces.srv import ListParameters  # noqa: PLC0415
 
         client: Any = self._node.create_client(ListParameters, f"{node}/list_parameters")
@@ -117,12 +117,12 @@ class Participant:
         return [scene for scene in self._since(start_s) if scene.at_s <= end_s]
 
     def newest_report(self, node: str) -> Report | None:
-        """Return what a node last said of itself."""
+        """Return a node's last report."""
         reports = self.reports.get(node)
         return reports[-1] if reports else None
 
     def active_since(self, node: str, since_s: float, within_s: float) -> float | None:
-        """Wait until a node says that it is active, and return when it did."""
+        """Wait until a node reports that it is active, and return when it did."""
 
         def told() -> float | None:
             return next(

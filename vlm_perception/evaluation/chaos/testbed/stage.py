@@ -114,7 +114,7 @@ class Stage:
         return time.monotonic()
 
     def end(self, node: str) -> None:
-        """Let a node, if it runs, end as it should, so that nobody counts on it any longer."""
+        """Let a running node shut down properly, so that no other node relies on it any longer."""
         if self.exit_code(node) is None:
             self.kill(node, signal.SIGINT)
             wait(lambda: self.exit_code(node) is not None, ENDED_WITHIN_S)
@@ -142,7 +142,7 @@ class Stage:
     def settle(self) -> None:
         """Let the camera behave well and wait until all has been well for a while.
 
-        No node complains any more then, also not of what is over: what is told later is new.
+        No node reports anything then, not even past events: any later report is new.
 
         Raises:
             ChaosError: it does not become well.
@@ -158,18 +158,16 @@ class Stage:
                 now - began > SETTLE_S
                 and len(latest) > 5
                 and all(scene.status is Status.OK for scene in latest)
-                and not any(self._complains(node, began) for node in NODES)
+                and not any(self._trouble_of(node, began) for node in NODES)
             )
 
         if not wait(well, START_WITHIN_S):
             last = self.participant.scenes[-1:]
-            told = filter(None, (self._complains(node, began) for node in NODES))
+            told = filter(None, (self._trouble_of(node, began) for node in NODES))
             scene = f"{last[0].status.name} {last[0].reason}".strip() if last else "none"
-            raise ChaosError(
-                "; ".join((f"it does not become well: the last scene: {scene}", *told))
-            )
+            raise ChaosError("; ".join((f"it does not recover: the last scene: {scene}", *told)))
 
-    def _complains(self, node: str, since_s: float) -> str:
+    def _trouble_of(self, node: str, since_s: float) -> str:
         """What a node has reported last, if that is not that it is well; empty: it is."""
         report = self.participant.newest_report(node)
         if report is None or report.at_s <= since_s:
@@ -206,7 +204,7 @@ class Stage:
 
         return self.participant.first_scene(good, since_s, within_s)
 
-    def told(self, since_s: float) -> str:
+    def reported(self, since_s: float) -> str:
         """The status and reason of the first scene after a time that is not OK."""
         scenes = list(self.participant.scenes)
         bad = next((scene for scene in scenes if scene.at_s > since_s and scene.status), None)

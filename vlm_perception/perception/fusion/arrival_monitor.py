@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Learns how often something arrives, and so after which silence it is missing."""
+"""Learns the rate of a stream, and so after which silence it is missing."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from itertools import pairwise
 from statistics import median
 
 KEPT = 33
-"""Arrivals that are looked back upon."""
+"""Window: number of arrivals that are considered."""
 LEARNED = 9
-"""Fewer arrivals than this tell nothing of the rate."""
+"""With fewer arrivals the rate is unknown."""
 LEAST_S = 0.3
-"""No silence shorter than this is one, however quick the stream: the machine may be busy."""
+"""Shorter silences never count, however fast the stream: the machine may be busy."""
 IN_MEDIANS, IN_LONGEST = 4.0, 1.5
-"""Something is missing after so many usual intervals, and so many of the longest one."""
+"""A stream is missing after this many median intervals and this many of the longest one."""
 
 
-class Cadence:
-    """The rhythm of a stream, by the monotonic times of its arrivals, in seconds."""
+class ArrivalMonitor:
+    """Monitors the arrivals of a stream, by their monotonic times in seconds."""
 
     def __init__(self) -> None:
         """Nothing has arrived."""
         self._arrivals: deque[float] = deque(maxlen=KEPT)
         self.gone = False
-        """Whether whoever sends is known to be gone; something that comes says the opposite."""
+        """Whether the publisher is known to be gone; an arrival resets it."""
 
-    def beat(self, now_s: float) -> None:
-        """Note an arrival. After a silence the rate is learned anew: it may be another one."""
+    def arrived(self, now_s: float) -> None:
+        """Record an arrival. After a silence the rate is re-learned: it may have changed."""
         if self._arrivals and now_s - self._arrivals[-1] > self.missing_after(float("inf")):
             self._arrivals.clear()
         self._arrivals.append(now_s)

@@ -18,8 +18,8 @@ from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.deploy.validation import images
-from vlm_perception.deploy.validation.gate import TOLERANCES, agreement, as_table, exceeded
 from vlm_perception.deploy.validation.model_outputs import Answers, BundleModel, ask
+from vlm_perception.deploy.validation.parity import TOLERANCES, agreement, as_table, exceeded
 from vlm_perception.types import Attribute
 
 COUNT = 40
@@ -105,16 +105,18 @@ def test_figures_stand_in_the_manifest(
     assert "…" not in text, "it fits into a terminal"
 
 
-def test_too_much_drift_is_refused_unless_accepted(
+def test_too_large_an_accuracy_drop_is_refused_unless_accepted(
     pictures: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     checkpoint = make_checkpoint(tmp_path_factory.mktemp("dual") / "checkpoint", language=None)
     out = tmp_path / "pruned"
     options = ExportOptions(keep="0.2@0", calibration=pictures)
-    with pytest.raises(ExportError, match=r"drifts too far.*cosine_mean against the dense model"):
+    with pytest.raises(
+        ExportError, match=r"accuracy drop is too large.*cosine_mean compared with the dense model"
+    ):
         export_bundle(checkpoint, out, options)
     assert not list(tmp_path.iterdir()), "neither a bundle nor half of one is left"
-    accepted = dataclasses.replace(options, accept_drift=True)
+    accepted = dataclasses.replace(options, accept_drop=True)
     validation = export_bundle(checkpoint, out, accepted).manifest.validation
     assert validation is not None
     assert validation.drift_accepted

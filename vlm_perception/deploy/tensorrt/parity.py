@@ -33,7 +33,7 @@ Pair = tuple[dict[str, Array], dict[str, Array]]
 
 
 @dataclass(frozen=True)
-class Drift:
+class OutputParity:
     """One output of one graph at one set of shapes."""
 
     engine: str
@@ -45,11 +45,11 @@ class Drift:
     cosine_min: float
 
 
-def measure_drift(bundle: ModelBundle, graph: TensorRtGraph, engine: str) -> list[Drift]:
+def measure_parity(bundle: ModelBundle, graph: TensorRtGraph, engine: str) -> list[OutputParity]:
     """Run a graph and the bundle's own on the same inputs in an engine of the CPU.
 
-    Inputs are variations of those that the bundle stores; for the decoder random tokens, behind a
-    cache that its own graph made of other ones.
+    Inputs are variations of those that the bundle stores; for the decoder random tokens, after a
+    cache that its own graph made from other ones.
 
     Raises:
         EngineError: the engine is not installed, or does not take a graph.
@@ -69,7 +69,7 @@ def measure_drift(bundle: ModelBundle, graph: TensorRtGraph, engine: str) -> lis
         else:
             pairs = list(_pairs(bundle, graph.name, own, other, generator))
         found += [
-            Drift(engine, graph.name, name, output, *_cosines(output, pairs))
+            OutputParity(engine, graph.name, name, output, *_cosines(output, pairs))
             for output in _floats(pairs[0][0])
         ]
     return found

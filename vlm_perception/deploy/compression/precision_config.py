@@ -18,12 +18,12 @@ from vlm_perception.bundle.manifest import Sha256, describe_errors
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.common.yaml_files import YamlError, read_as_json
 
-PLAN_NAME = "precision.yaml"
+CONFIG_NAME = "precision.yaml"
 HEADER = """\
 # Where the vision tower computes in INT8. Both graphs quantize at the same points with the same
 # scales; vision.onnx computes the rest in FP32 (CPU engines), vision.fp16.onnx in FP16 (TensorRT).
 # To change it, copy this file, move layers between groups or change a group's precision, and export
-# with --plan FILE. `measured` says what this export found, and is not read back.
+# with --precision-config FILE. `measured` says what this export found, and is not read back.
 """
 # Groups by the paths of their modules, first match wins; what matches none belongs to the heads.
 GROUPS = {
@@ -43,7 +43,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class GroupPlan(_Strict):
+class GroupConfig(_Strict):
     """Layers with one precision."""
 
     cpu: Literal["int8", "float32"] = Field(alias="vision.onnx")
@@ -51,7 +51,7 @@ class GroupPlan(_Strict):
     layers: tuple[str, ...]
 
     @model_validator(mode="after")
-    def _streams_agree(self) -> GroupPlan:
+    def _streams_agree(self) -> GroupConfig:
         if (self.cpu == "int8") != (self.tensorrt == "int8"):
             raise ValueError(
                 "both graphs quantize the same layers: set vision.onnx and vision.fp16.onnx both "
@@ -60,7 +60,7 @@ class GroupPlan(_Strict):
         return self
 
 
-class OthersPlan(_Strict):
+class OthersConfig(_Strict):
     """What is no layer with weights: norms, softmax, products inside the attention."""
 
     cpu: Literal["float32"] = Field(default="float32", alias="vision.onnx")
@@ -85,14 +85,14 @@ class Measured(_Strict):
     layers: dict[str, LayerScales]
 
 
-class PrecisionPlan(_Strict):
+class PrecisionConfig(_Strict):
     """Precision of every layer of the vision tower, and of the decoder's weights."""
 
     method: Literal["percentile"] = "percentile"
     percentile: float = Field(default=PERCENTILE, gt=50.0, le=100.0)
     """Share of an input's magnitudes, in percent, that its range holds."""
-    groups: dict[str, GroupPlan]
-    norms_softmax_attention: OthersPlan = OthersPlan()
+    groups: dict[str, GroupConfig]
+    norms_softmax_attention: OthersConfig = OthersConfig()
     decoder: Literal["float16-weights", "int4-weights"] = "float16-weights"
     measured: Measured | None = None
 
@@ -104,16 +104,16 @@ class PrecisionPlan(_Strict):
         )
 
     @model_validator(mode="after")
-    def _layers_differ(self) -> PrecisionPlan:
+    def _layers_differ(self) -> PrecisionConfig:
         layers = [layer for group in self.groups.values() for layer in group.layers]
         twice = sorted({layer for layer in layers if layers.count(layer) > 1})
         if twice:
-            raise ValueError(f"the layer {twice[0]} stands there twice")
+            raise ValueError(f"the layer {twice[0]} is listed twice")
         return self
 
 
-def default_plan(layers: Sequence[str]) -> PrecisionPlan:
-    """The plan for a tower: feed-forward layers and attention projections in INT8."""
+def default_config(layers: Sequence[str]) -> PrecisionConfig:
+    """The precision config for a tower: feed-forward layers and attention projections in INT8."""
     members: dict[str, list[str]] = {group: [] for group in (*GROUPS, HEADS)}
     for layer in layers:
         members[_group_of(layer)].append(layer)
@@ -125,55 +125,55 @@ def default_plan(layers: Sequence[str]) -> PrecisionPlan:
             VISION_FP16_GRAPH: "int8" if int8 else "float16",
             "layers": tuple(inside),
         }
-    return PrecisionPlan.model_validate({"groups": groups})
+    return PrecisionConfig.model_validate({"groups": groups})
 
 
-def read_plan(path: Path) -> PrecisionPlan:
-    """Read a plan that somebody edited.
+def read_config(path: Path) -> PrecisionConfig:
+    """Read an edited precision config.
 
     Raises:
         ExportError: it cannot be read or contradicts itself; the message lists the faults.
     """
     try:
-        return PrecisionPlan.model_validate_json(read_as_json(path))
+        return PrecisionConfig.model_validate_json(read_as_json(path))
     except ValidationError as error:
-        raise ExportError(f"{path} is no precision plan: {describe_errors(error)}") from error
+        raise ExportError(f"{path} is not a precision config: {describe_errors(error)}") from error
     except (OSError, YamlError) as error:
         raise ExportError(f"{path} cannot be read: {error}") from error
 
 
-def check_plan(plan: PrecisionPlan, layers: Mapping[str, bool]) -> None:
-    """Hold a plan against a tower.
+def check_config(config: PrecisionConfig, layers: Mapping[str, bool]) -> None:
+    """Check a precision config against a tower.
 
     Args:
-        plan: the plan.
+        config: the precision config.
         layers: the tower's layers, and whether each can be quantized.
 
     Raises:
         ExportError: it names a layer that is not there, or one that cannot compute in INT8.
     """
-    named = [layer for group in plan.groups.values() for layer in group.layers]
+    named = [layer for group in config.groups.values() for layer in group.layers]
     foreign = [layer for layer in named if layer not in layers]
     if foreign:
         raise ExportError(
-            f"the precision plan names the layer {foreign[0]}, which this tower has not; it has "
-            f"{', '.join(layers)}"
+            f"the precision config names the layer {foreign[0]}, which this tower does not have; "
+            f"it has {', '.join(layers)}"
         )
-    if not plan.quantized:
+    if not config.quantized:
         raise ExportError(
-            "the precision plan quantizes no layer; set a group to int8, or export with "
+            "the precision config quantizes no layer; set a group to int8, or export with "
             "--precision float16-weights"
         )
-    for layer in plan.quantized:
+    for layer in config.quantized:
         if not layers[layer]:
             raise ExportError(
-                f"the precision plan sets {layer} to int8; only linear layers can be quantized"
+                f"the precision config sets {layer} to int8; only linear layers can be quantized"
             )
 
 
-def write_plan(plan: PrecisionPlan, path: Path) -> None:
-    """Write a plan as people read it."""
-    content = json.loads(plan.model_dump_json(by_alias=True))
+def write_config(config: PrecisionConfig, path: Path) -> None:
+    """Write a precision config as readable YAML."""
+    content = json.loads(config.model_dump_json(by_alias=True))
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
     path.write_text(HEADER + text, encoding="utf-8")
 

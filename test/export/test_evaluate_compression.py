@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The cases of `evaluate drift` are made once, compared fairly, and counted right."""
+"""The cases of `evaluate compression` are made once, compared fairly, and counted right."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ import numpy as np
 import pytest
 from rich.console import Console
 from support.checkpoints import make_checkpoint, write_spec
+from typer.testing import CliRunner
 
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.cli import app
 from vlm_perception.datasets.roadworld.truth import QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS
 from vlm_perception.deploy.checkpoints.bundle_yaml import load_spec
-from vlm_perception.deploy.compression.precision_plan import read_plan
+from vlm_perception.deploy.compression.precision_config import read_config
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.evaluation.cached_export import exported
 from vlm_perception.evaluation.compression import cases, evaluate
 from vlm_perception.evaluation.compression.cases import Case
-from vlm_perception.evaluation.compression.evaluate import DriftRow, same_answers, same_captions
+from vlm_perception.evaluation.compression.evaluate import (
+    CompressionRow,
+    same_answers,
+    same_captions,
+)
 from vlm_perception.evaluation.tasks.roadworld import Answers
 
 KEEP = "0.5@0,1"
@@ -80,9 +86,9 @@ def test_the_cases_differ_in_one_thing_each(
     assert [each.heads for each in options] == [1.0] * 5 + [0.5, 1.0]
     assert not any(each.lossy for each in options[:1])
     assert {each.precision for each in options[1:]} == {"int8-mixed"}
-    plan = options[-1].plan
+    plan = options[-1].precision_config
     assert plan is not None
-    assert read_plan(plan).decoder == "int4-weights"
+    assert read_config(plan).decoder == "int4-weights"
     smaller = load_spec(asked[4][0]).geometry
     assert smaller is not None
     width, height = smaller.size
@@ -90,7 +96,7 @@ def test_the_cases_differ_in_one_thing_each(
     assert abs(width / height - 16 / 9) < 0.4
 
 
-def test_every_case_sits_the_exam_and_is_timed(
+def test_every_case_is_evaluated_and_timed(
     dense: ModelBundle, pruned: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases = [Case("dense", dense), Case("int8", dense), Case("pruned", pruned, KEEP)]
@@ -99,7 +105,7 @@ def test_every_case_sits_the_exam_and_is_timed(
     report = evaluate.run(Path(), [KEEP], [], tmp_path, scenes=3, timed=1)
     assert report.show(Console(quiet=True), path) == 0
     content = json.loads(path.read_text())
-    rows = [DriftRow(**row) for row in content["rows"]]
+    rows = [CompressionRow(**row) for row in content["rows"]]
     assert [(row.case, row.reference) for row in rows] == [
         ("dense", "dense"),
         ("int8", "dense"),
@@ -143,3 +149,14 @@ def test_agreement_counts_answers_and_words() -> None:
     )
     assert same_answers(ours, reference) == 0.75
     assert same_captions(ours, reference) == pytest.approx(np.mean([4 / 6, 1.0]))
+
+
+def test_the_old_names_work_for_a_release_with_a_notice(tmp_path: Path) -> None:
+    def output(*arguments: str) -> str:
+        return " ".join(CliRunner().invoke(app, arguments).output.split())
+
+    export = output("export", "--plan", "plan.yaml", "--accept-drift", "--out", str(tmp_path))
+    assert "--plan is now --precision-config" in export
+    assert "--accept-drift is now --accept-drop" in export
+    missing = ("--checkpoint", str(tmp_path / "none"), "--out", str(tmp_path / "out"))
+    assert "evaluate drift is now evaluate compression" in output("evaluate", "drift", *missing)

@@ -1,12 +1,12 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The last step of an export: how far the bundle has drifted, on images that it never saw.
+"""The last step of an export: the bundle's accuracy drop, on images that it never saw.
 
-Two references stand beside the bundle: the checkpoint dense and in FP32 at the bundle's own
-geometry, and transformers itself behind the checkpoint's own processor. The first tells what
-pruning and quantization cost, and past the tolerances the bundle is refused. The second also tells
-what another crop or shape of the image costs; only a bundle that claims the checkpoint's own
-geometry is judged by it.
+The bundle is compared with two references: the checkpoint dense and in FP32 at the bundle's own
+geometry, and transformers itself using the checkpoint's own processor. The first shows what pruning
+and quantization cost; beyond the tolerances the bundle is refused. The second also shows what
+another crop or shape of the image costs; only a bundle that claims the checkpoint's own geometry is
+refused for it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vlm_perception.deploy.validation.model_outputs import Answers, BundleModel,
 from vlm_perception.deploy.validation.transformers_reference import TransformersModel
 
 TIE = 0.1
-"""Labels and answers whose probabilities lie so near to each other are equally likely."""
+"""Labels and answers whose probabilities differ by no more than this are ties."""
 TOLERANCES = {
     "cosine_mean": 0.98,
     "cosine_min": 0.85,
@@ -36,15 +36,15 @@ TOLERANCES = {
     "attributes_tied": 0.94,
     "captions": 0.80,
 }
-"""A bundle that agrees less with its reference is refused unless the drift is accepted.
+"""A bundle that agrees less with its reference is refused unless the accuracy drop is accepted.
 
 An image of a street has several labels that are all certain, and which of 0.998 and 0.999 is the
-larger says nothing of a model: on the road world's student every change of the likeliest label was
-such a tie. So the likeliest label and each answer count as the same where the reference itself
-holds what the bundle chose within `TIE` of its own choice; the plain shares are measured, shown and
-kept, and refuse nothing. In exchange every label that comes or goes counts in `tags_f1`, wherever
-it stands in the ranking. The worst cosine is that of a single image and only finds a bundle that is
-broken for some of them.
+larger says nothing about a model: on the road world's student every change of the likeliest label
+was such a tie. So the likeliest label and each answer count as the same where the reference itself
+rates what the bundle chose within `TIE` of its own choice; the plain shares are measured, shown and
+stored, but refuse nothing. In exchange every label that appears or disappears counts in `tags_f1`,
+whatever its rank. The worst cosine is that of a single image and only finds a bundle that is broken
+for some of them.
 """
 
 
@@ -54,20 +54,21 @@ def validate(
     checkpoint: TransformersModel | None,
     images: Sequence[Path],
     *,
-    accept_drift: bool,
+    accept_drop: bool,
 ) -> ValidationSpec:
     """Compare a finished bundle with its two references.
 
     Args:
         made: the bundle.
         dense: the checkpoint at the same geometry, with all tokens and heads and in FP32.
-        checkpoint: transformers behind the checkpoint's own processor, where that makes images of
-            one size.
-        images: files that took no part in the calibration.
-        accept_drift: keep the bundle whatever is found.
+        checkpoint: transformers using the checkpoint's own processor, if that outputs images of one
+            size.
+        images: files that were not used for calibration.
+        accept_drop: keep the bundle whatever is found.
 
     Raises:
-        ExportError: the drift is past the tolerances; the message says where and by how much.
+        ExportError: the accuracy drop exceeds the tolerances; the message says where and by how
+            much.
     """
     answers = ask(BundleModel(made), images)
     # A bundle that lost nothing is its own dense reference.
@@ -81,10 +82,10 @@ def validate(
         to_checkpoint = agreement(answers, theirs)
         if made.manifest.image.processor is not None:
             faults += exceeded(to_checkpoint, "the checkpoint")
-    if faults and not accept_drift:
+    if faults and not accept_drop:
         raise ExportError(
-            f"the bundle drifts too far from its checkpoint: {'; '.join(faults)}. Prune or "
-            "quantize less, calibrate on images like the camera's, or keep it with --accept-drift"
+            f"the bundle's accuracy drop is too large: {'; '.join(faults)}. Prune or quantize "
+            "less, calibrate on images like the camera's, or keep it with --accept-drop"
         )
     return ValidationSpec(
         images=len(images),
@@ -122,17 +123,17 @@ def agreement(ours: Answers, theirs: Answers) -> Agreement:
 
 
 def gap(reference: Sequence[float] | NDArray[np.float32], chosen: int) -> float:
-    """By how much a reference holds its own choice for likelier than another one."""
+    """By how much a reference rates its own choice as more likely than another one."""
     return float(max(reference) - reference[chosen])
 
 
 def exceeded(found: Agreement, reference: str) -> list[str]:
-    """Each figure that lies below its tolerance, in words."""
+    """A sentence for each figure that is below its tolerance."""
     faults = []
     for name, least in TOLERANCES.items():
         value = getattr(found, name)
         if value is not None and value < least:
-            faults.append(f"{name} against {reference} is {value:.4f}, below {least:g}")
+            faults.append(f"{name} compared with {reference} is {value:.4f}, below {least:g}")
     return faults
 
 
@@ -140,10 +141,10 @@ FIGURES = {
     "cosine_mean": "cosine of the embedding, mean",
     "cosine_min": "the same, worst image",
     "tag_top1": "same likeliest label",
-    "tag_top1_tied": "the same, or one as likely",
+    "tag_top1_tied": "the same, or tied with it",
     "tags_f1": "labels above their thresholds, F1",
     "attributes": "same answers",
-    "attributes_tied": "the same, or one as likely",
+    "attributes_tied": "the same, or tied with it",
     "captions": "captions, likeness",
 }
 
@@ -152,7 +153,7 @@ def as_table(validation: ValidationSpec) -> Table:
     """The figures for people."""
     table = Table(
         "against",
-        title=f"Validation on {validation.images} images that were not calibrated on",
+        title=f"Validation on {validation.images} images that were not used for calibration",
     )
     columns: dict[str, Mapping[str, float | None]] = {
         "dense FP32,\nsame geometry": validation.dense.model_dump(),
@@ -166,5 +167,5 @@ def as_table(validation: ValidationSpec) -> Table:
         values = (found.get(figure) for found in columns.values())
         table.add_row(words, *("-" if value is None else f"{value:.4f}" for value in values))
     if validation.drift_accepted:
-        table.caption = "below the least, accepted with --accept-drift"
+        table.caption = "below the minimum, accepted with --accept-drop"
     return table

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The exam gives full marks for the truth, and no more than chance for saying always the same."""
+"""The metrics are perfect for the truth, and no better than chance for constant answers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.truth import QUESTIONS, SceneTruth, captions
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.evaluation.road_world import ForeignBundleError
-from vlm_perception.evaluation.tasks import roadworld as exam
-from vlm_perception.evaluation.tasks.roadworld import NEGATIVES, Answers, ExamError, run
+from vlm_perception.evaluation.tasks import roadworld
+from vlm_perception.evaluation.tasks.roadworld import NEGATIVES, Answers, RoadWorldTaskError, run
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def truths() -> list[SceneTruth]:
     return [street.truth for street in streets(300)]
 
 
-def marks(answers: Answers) -> dict[str, object]:
-    figures, tables = exam.marks(answers)
+def metrics(answers: Answers) -> dict[str, object]:
+    figures, tables = roadworld.metrics(answers)
     assert len(tables) == 4
     return figures
 
@@ -47,7 +47,7 @@ def constant(truths: list[SceneTruth], *, presence: str = "yes", caption: str = 
 def test_the_truth_gets_full_marks(truths: list[SceneTruth]) -> None:
     rng = np.random.default_rng(0)
     present = [{label: label in truth.shares for label in LABELS} for truth in truths]
-    figures = marks(
+    figures = metrics(
         Answers(
             truths,
             [np.array(list(labels.values()), np.float32) for labels in present],
@@ -72,7 +72,7 @@ def test_the_truth_gets_full_marks(truths: list[SceneTruth]) -> None:
 
 
 def test_who_never_looks_gets_what_chance_gives(truths: list[SceneTruth]) -> None:
-    figures = marks(constant(truths))
+    figures = metrics(constant(truths))
     assert figures["tags_macro_ap"] == pytest.approx(figures["tags_macro_ap_chance"])
     assert figures["attributes_balanced_accuracy_mean"] == pytest.approx(
         figures["attributes_majority_mean"]
@@ -80,13 +80,13 @@ def test_who_never_looks_gets_what_chance_gives(truths: list[SceneTruth]) -> Non
     assert figures["presence_f1"] == pytest.approx(figures["presence_f1_always_yes"]) == 2 / 3
     assert set(figures["presence_f1_by_negatives"].values()) == {2 / 3}
     assert figures["caption_object_f1"] == 0
-    assert marks(constant(truths, presence="no"))["presence_f1"] == 0
+    assert metrics(constant(truths, presence="no"))["presence_f1"] == 0
     frequent = [
         label
         for label in OBJECT_LABELS
         if np.mean([label in truth.shares for truth in truths]) > 1 / 3
     ]
-    named = marks(constant(truths, caption=" and ".join(f"a {label}" for label in frequent)))
+    named = metrics(constant(truths, caption=" and ".join(f"a {label}" for label in frequent)))
     assert named["caption_object_f1"] == named["caption_object_f1_frequent"] > 0.3
 
 
@@ -95,7 +95,7 @@ def test_an_error_costs_marks_where_it_is_made(truths: list[SceneTruth]) -> None
     answers = constant(truths)
     answers.attributes = [{**truth.attributes, "weather": "fog"} for truth in truths]
     answers.captions = [captions(truth, rng)[0].replace("bus", "car") for truth in truths]
-    figures = marks(answers)
+    figures = metrics(answers)
     accuracies = figures["attributes_balanced_accuracy"]
     assert accuracies.pop("weather") == figures["attributes_balanced_accuracy_min"]
     assert figures["attributes_balanced_accuracy_min"] == pytest.approx(1 / 3)
@@ -104,8 +104,8 @@ def test_an_error_costs_marks_where_it_is_made(truths: list[SceneTruth]) -> None
 
 
 def test_as_many_labels_are_asked_for_that_are_absent_as_present(truths: list[SceneTruth]) -> None:
-    drawn = exam._negatives(truths)
-    assert drawn == exam._negatives(truths)
+    drawn = roadworld.negatives(truths)
+    assert drawn == roadworld.negatives(truths)
     for truth, pairs in zip(truths, drawn, strict=True):
         kinds, positives, negatives = zip(*pairs, strict=True) if pairs else ((), (), ())
         assert set(positives) <= set(truth.shares)
@@ -127,12 +127,12 @@ def test_as_many_labels_are_asked_for_that_are_absent_as_present(truths: list[Sc
 def test_an_exam_that_has_become_easy_is_refused(
     truths: list[SceneTruth],
 ) -> None:
-    assert "small" in exam.conditions(truths * 2)
-    with pytest.raises(ExamError, match="no longer"):
-        exam.conditions(truths[:1] * 600)
-    assert "10 scenes" in exam.conditions(truths[:1] * 10)
+    assert "small" in roadworld.conditions(truths * 2)
+    with pytest.raises(RoadWorldTaskError, match="no longer"):
+        roadworld.conditions(truths[:1] * 600)
+    assert "10 scenes" in roadworld.conditions(truths[:1] * 10)
 
 
 def test_a_bundle_of_another_world_is_refused(siglip_bundle: ModelBundle) -> None:
-    with pytest.raises(ForeignBundleError, match="no road-world bundle"):
+    with pytest.raises(ForeignBundleError, match="not a road-world bundle"):
         run(str(siglip_bundle.path), scenes=1)
