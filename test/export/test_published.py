@@ -285,4 +285,4 @@ def test_a_language_model_without_a_template_is_told_of_once(
     write_spec(checkpoint, caption={"prompt": "what is there"})
     with caplog.at_level(logging.WARNING):
         export_bundle(checkpoint, tmp_path / "out")
-    assert caplog.text.count("has no caption.template: the language model is prompted") == 1
+    assert caplog.text.count("has no caption.template and vlm/ no chat template") == 1

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import (
     CLIPModel,
     Idefics3ForConditionalGeneration,
+    Idefics3Processor,
     LlavaForConditionalGeneration,
     LlavaOnevisionForConditionalGeneration,
     MetaClip2Model,
@@ -63,6 +64,8 @@ class LanguageFamily:
     """Its own processor cuts images into tiles: how to fit a whole image in, dual/ says."""
     needs_grid: bool = False
     """The projector reads the tokens as a grid: pruning them before it is impossible."""
+    processor: Model = None
+    """What puts tokens around an image in code; none: nothing does, beside the chat template."""
     check_tower: Callable[[Model], None] = lambda tower: None
     """Refuses a vision tower that does not give what the dual encoder's does."""
 
@@ -133,8 +136,10 @@ LANGUAGE_FAMILIES = {
         features=_features_of_tiles,
         tiles=True,
         needs_grid=True,
+        processor=Idefics3Processor,
         check_tower=check_positions,
     ),
+    # Its own processor words a single image as that of Idefics3, and needs torchvision for videos.
     "smolvlm": LanguageFamily(
         SmolVLMForConditionalGeneration,
         tower="vision_model",
@@ -143,6 +148,7 @@ LANGUAGE_FAMILIES = {
         features=_features_of_tiles,
         tiles=True,
         needs_grid=True,
+        processor=Idefics3Processor,
         check_tower=check_positions,
     ),
 }

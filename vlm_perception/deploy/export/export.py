@@ -22,7 +22,7 @@ from vlm_perception.deploy.checkpoints.load import Checkpoint, load_checkpoint
 from vlm_perception.deploy.export.input_geometry import grid_of_processor
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.deploy.export.place import require_bundle
-from vlm_perception.deploy.export.prompt import check_template
+from vlm_perception.deploy.export.prompt import choose_prompt
 from vlm_perception.deploy.export.write_bundle import write_bundle, write_manifest_content
 from vlm_perception.deploy.validation.images import ImageSets, split_images
 from vlm_perception.deploy.validation.parity import validate
@@ -64,7 +64,8 @@ def export_bundle(
     images = None if options.calibration is None else split_images(options.calibration)
     source = load_checkpoint(checkpoint, spec.vision_tower)
     if source.vlm is not None:
-        check_template(spec.caption, source.vlm_tokenizer)
+        caption = choose_prompt(spec.caption, source)
+        spec = spec.model_copy(update={"caption": caption})
     own_size = _processors_fit(source)
     if images is not None and not own_size:
         _log.warning(
