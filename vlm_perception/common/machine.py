@@ -22,6 +22,14 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def available_memory(file: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that the kernel could give to a new process without swapping."""
+    for line in file.read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{file} has no MemAvailable line")
+
+
 def cache_directory() -> Path:
     """Where caches are kept: `$XDG_CACHE_HOME/vlm_perception`, by default below `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME")

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from vlm_perception.bundle.bundle import LANGUAGE_GRAPHS, ModelBundle
+from vlm_perception.bundle.memory import language_bytes
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.messages.codec import MessageError
 from vlm_perception.nodes.base.diagnostics import Report, figure
 from vlm_perception.nodes.base.lifecycle import PerceptionNode
-from vlm_perception.nodes.base.networks import prepare_networks
+from vlm_perception.nodes.base.networks import prepare_networks, tell_memory
 from vlm_perception.nodes.io.ask_server import Asking
 from vlm_perception.nodes.io.camera_stream import CameraStream
 from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival
@@ -65,6 +66,8 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         settings = self.settings
         bundle = ModelBundle.load(settings.bundle)
         self._notes = prepare_networks(bundle, LANGUAGE_GRAPHS, settings, self.get_logger())
+        if (spec := bundle.manifest.language) is not None:
+            tell_memory(bundle, language_bytes(bundle.manifest, spec), self.get_logger())
         own = load_questions(Path(settings.questions)) if settings.questions else None
         questions = bundle.manifest.questions if own is None else own
         service = LanguageService(

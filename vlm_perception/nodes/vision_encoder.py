@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from vlm_perception.bundle.bundle import VISION_GRAPH, ModelBundle
+from vlm_perception.bundle.memory import encoder_bytes
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.media.image_errors import ImageError
 from vlm_perception.media.image_reader import ImageReader
@@ -20,7 +21,7 @@ from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.tables import EMBEDDING, EMBEDDING_INFO
 from vlm_perception.msg import EmbeddingInfo, VisionEmbedding
 from vlm_perception.nodes.base.lifecycle import PerceptionNode
-from vlm_perception.nodes.base.networks import NetworkSettings, prepare_networks
+from vlm_perception.nodes.base.networks import NetworkSettings, prepare_networks, tell_memory
 from vlm_perception.nodes.base.parameters import CONFIGURE, setting
 from vlm_perception.nodes.encoder_pace import EncoderPace
 from vlm_perception.nodes.io import intra_process
@@ -112,6 +113,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         settings = self.settings
         bundle = ModelBundle.load(settings.bundle)
         self._notes = prepare_networks(bundle, (VISION_GRAPH,), settings, self.get_logger())
+        tell_memory(bundle, encoder_bytes(bundle.manifest), self.get_logger())
         encoder = VisionEncoder(
             bundle,
             threads=settings.threads,

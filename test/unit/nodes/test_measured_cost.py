@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.nodes.base import networks
 from vlm_perception.nodes.encoder_pace import EncoderPace
 from vlm_perception.nodes.language_cost import describe_cost, slow_frame, unmet_parameters
 from vlm_perception.nodes.language_settings import LanguageSettings
@@ -149,3 +151,24 @@ def test_the_rate_of_an_encoder_is_said_at_configure() -> None:
     assert "takes 400 ms on this machine: at most 2.5 a second" in EncoderPace(0.4).describe()
     assert not EncoderPace(0.4).too_slow()
     assert "each image is 2.6 s old" in EncoderPace(2.6).too_slow()
+
+
+class Log:
+    """What a node has logged, by level."""
+
+    def __init__(self) -> None:
+        self.infos: list[str] = []
+        self.warnings: list[str] = []
+        self.info, self.warning = self.infos.append, self.warnings.append
+
+
+@pytest.mark.parametrize(("left", "short"), [(10**9, False), (10**8, True)])
+def test_the_memory_that_a_bundle_takes_is_said_before_it_does(
+    left: int, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "available_memory", lambda: left)
+    log = Log()
+    networks.tell_memory(ModelBundle.load("roadworld-nano"), 420_000_000, log)
+    (said,) = log.warnings if short else log.infos
+    assert said.startswith("bundle roadworld-nano will take about 420 MB of memory")
+    assert ("has 100 MB left: stop other programs" in said) is short

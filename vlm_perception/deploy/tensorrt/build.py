@@ -16,9 +16,10 @@ from typing import IO, Any, TypeVar
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.export_error import ExportError
+from vlm_perception.common.machine import available_memory
 from vlm_perception.deploy.coverage.coverage import Finding, cover_graph, load_target
 from vlm_perception.deploy.onnx.tensorrt_graphs import TensorRtGraph, tensorrt_graphs
-from vlm_perception.deploy.tensorrt.memory import MEBIBYTE, host_free, require_memory
+from vlm_perception.deploy.tensorrt.memory import MEBIBYTE, require_memory
 from vlm_perception.engines.base import EngineError
 from vlm_perception.engines.tensorrt.load import tensorrt_module, this_machine
 from vlm_perception.engines.tensorrt.load_probe import require_loadable
@@ -186,7 +187,7 @@ def _require_memory(graph: str, weights: int, workspace: int) -> None:
     with device.entered():
         free, _ = device.memory()
     gpu_free = None if device.shares_memory else free
-    require_memory(graph, weights, workspace, host_free=host_free(), gpu_free=gpu_free)
+    require_memory(graph, weights, workspace, host_free=available_memory(), gpu_free=gpu_free)
 
 
 def _in_thread(

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from vlm_perception.common.export_error import ExportError
 
 MEBIBYTE = 1 << 20
@@ -50,11 +48,3 @@ def _require(graph: str, what: str, wanted: int, free: int) -> None:
             f"{free / MEBIBYTE:.0f} MiB are free: close other programs (on a Jetson also the "
             "desktop, `sudo init 3`), or lower --workspace-mib"
         )
-
-
-def host_free(file: Path = Path("/proc/meminfo")) -> int:
-    """Bytes that the kernel could give to a new process without swapping."""
-    for line in file.read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{file} has no MemAvailable line")

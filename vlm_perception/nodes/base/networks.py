@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.machine import available_memory
 from vlm_perception.engines.registry import AUTO, choices, why_unusable, with_plans
 from vlm_perception.nodes.base.lifecycle import NodeSettings
 from vlm_perception.nodes.base.parameters import CONFIGURE, setting
@@ -80,3 +81,22 @@ def prepare_networks(
         if found:
             notes[backend.name] = f"not used: {found}"
     return notes
+
+
+def tell_memory(bundle: ModelBundle, needed: int, logger: Any) -> None:
+    """Say what a bundle is going to take, before it takes it.
+
+    Args:
+        bundle: the model.
+        needed: bytes of memory that the node will take, as estimated.
+        logger: the node's.
+    """
+    available = available_memory()
+    said = f"bundle {bundle.manifest.name} will take about {needed / 1e6:.0f} MB of memory"
+    if needed <= available:
+        logger.info(said)
+        return
+    logger.warning(
+        f"{said}, and this machine has {available / 1e6:.0f} MB left: stop other programs, or use "
+        "a smaller bundle"
+    )
