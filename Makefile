@@ -10,6 +10,8 @@ VIDEO ?=
 MODEL ?=
 
 BIN := .venv/bin
+# Two processes that run tests, with a core each: torch's threads would only wait for one another.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .PHONY: help setup demo test lint pytest quick check-tensorrt golden pictures clean
 
@@ -48,13 +50,13 @@ endif
 
 pytest:
 	@$(PYTHON) scripts/setup_venv.py --dev --train
-	$(BIN)/pytest -n 2 --dist loadfile -m "not alone"
+	$(PARALLEL) --dist loadfile -m "not alone"
 	$(BIN)/pytest -m alone
 	ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/pytest test/ros/test_messages.py
 
 quick:
 	@$(PYTHON) scripts/setup_venv.py --dev
-	$(BIN)/pytest -q -n 2 -m "not ros and not torch and not slow" test/unit test/docs
+	$(PARALLEL) -q -m "not ros and not torch and not slow" test/unit test/docs
 
 check-tensorrt:
 	@$(PYTHON) scripts/setup_venv.py --dev --train

@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,11 +21,13 @@ from vlm_perception.evaluation.chaos.testbed.finding import (
     NOTICED_WITHIN_S,
     RECOVERED_WITHIN_S,
     Finding,
+    counts,
     within,
 )
-from vlm_perception.evaluation.chaos.testbed.participant import wait
+from vlm_perception.evaluation.chaos.testbed.participant import Seen, wait
 from vlm_perception.evaluation.chaos.testbed.stage import NODES, Stage
 from vlm_perception.rosgraph.process_usage import usage_of
+from vlm_perception.types import Status
 
 PER_SECOND = 200.0
 ANSWER_WITHIN_S = 1.0
@@ -92,6 +94,7 @@ def fuzz(stage: Stage, messages: int) -> Finding:
         participant.remove(publisher)
     well = stage.well_again(end, 30.0)
     recovered = well.at_s - end if well else None
+    after = stage.participant.between(end, well.at_s if well else float("inf"))
     alive = [node for node in NODES if _alive(pids[node])]
     answers = [participant.parameter_answer_s(node) for node in NODES]
     slowest = max((each if each is not None else float("inf")) for each in answers)
@@ -107,7 +110,7 @@ def fuzz(stage: Stage, messages: int) -> Finding:
         f"{sent} fuzzed messages",
         f"{len(alive)} of {len(NODES)} nodes alive, {warnings} warnings, memory grew by "
         f"{growth:.1f} % at most, parameters answered in {1e3 * slowest:.0f} ms; "
-        f"{scenes / (end - since):.0f} scenes per second meanwhile",
+        f"{scenes / (end - since):.0f} scenes per second meanwhile; {_until_well(after)}",
         None,
         recovered,
         0,
@@ -324,6 +327,12 @@ def _altered(data: bytes, rng: random.Random) -> bytes:
     if kind == 1:
         return data[: rng.randint(4, size)]
     return data[:4] + rng.randbytes(rng.randint(0, 2 * size))
+
+
+def _until_well(after: Sequence[Seen]) -> str:
+    """What the scenes said from the end on until one was OK, and the last reason given."""
+    bad = [scene for scene in after if scene.status is not Status.OK]
+    return f"then {counts(after)}" + (f", at last for {bad[-1].reason!r}" if bad else "")
 
 
 def _alive(pid: int) -> bool:
