@@ -406,7 +406,7 @@ def test_a_label_twice(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({"labels": [{"label": "car"}, {"label": "car"}]}))
     with pytest.raises(ExportError, match=r"labels\.yaml: .*'car' is listed twice"):
         load_scene(str(path), None)
-    with pytest.raises(ExportError, match="give street, indoor, warehouse, yard, or a file"):
+    with pytest.raises(ExportError, match="choose street, indoor, warehouse, yard, or give a file"):
         load_scene("streat", None)
 
 

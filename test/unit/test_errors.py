@@ -38,8 +38,9 @@ NO_FAILURE = {"EndedError"}
 ASKED_FOR = {
     # Validators of pydantic.
     "bundle/manifest.py",
-    "deploy/compression/precision_plan.py",
+    "deploy/compression/precision_config.py",
     "deploy/checkpoints/bundle_yaml.py",
+    "deploy/tables/models.py",
     "outputs/mark.py",
     "media/image_message.py",
     "perception/reasoning/questions.py",
