@@ -15,6 +15,7 @@ import typer
 from vlm_perception.cli import (
     bench,
     bundle,
+    calibrate,
     chaos,
     demo,
     deploy,
@@ -42,6 +43,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(chaos.app)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(calibrate.app, name="calibrate")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(roadworld.app, name="roadworld")
 

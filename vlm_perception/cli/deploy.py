@@ -18,7 +18,6 @@ from vlm_perception.cli.common import (
     one_of,
     plain_errors,
     renamed,
-    report,
     with_torch,
 )
 
@@ -102,6 +101,13 @@ def export(
             "other validates, and each needs 200. Required by --keep, --heads and int8-mixed."
         ),
     ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Recordings of the site without annotations, to set the tags' thresholds from, as "
+            "`calibrate tags` does; repeatable."
+        ),
+    ] = None,
     precision_config: Annotated[
         Path | None,
         typer.Option(
@@ -144,6 +150,9 @@ def export(
             raise typer.BadParameter(f"it needs {other}; give that, too", param_hint=option)
     with plain_errors():
         module = with_torch("vlm_perception.deploy.export.export")
+        tags = importlib.import_module("vlm_perception.evaluation.tags.calibrate")
+        # Before the export, which takes minutes: a recording may be missing.
+        recordings = tags.open_recordings(images or [], None)
         options = importlib.import_module("vlm_perception.deploy.export.options").ExportOptions(
             geometry=geometry,
             aspect=aspect,
@@ -162,43 +171,17 @@ def export(
             scene = scenes.load_scene(vocabulary or "street", questions)
             models = with_torch("vlm_perception.deploy.export.models")
             made = models.export_models(dual, vlm, scene, out, options)
+        report = tags.calibrate_in_place(made, recordings) if recordings else None
     console = Console()
+    if report is not None:
+        report.show(console, None)
+        made = type(made).load(made.path)
     if made.manifest.validation is not None:
         parity = importlib.import_module("vlm_perception.deploy.validation.parity")
         console.print(parity.as_table(made.manifest.validation))
     else:
         console.print("not validated: --calibration IMAGES measures the accuracy drop")
     console.print(f"bundle: {made.path}  (sha256 {made.digest})", soft_wrap=True)
-
-
-@app.command()
-def calibrate(
-    bundle: BundleArgument,
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Folder of images with an `answers.jsonl`: a line for each image, such as "
-            '`{"image": "0001.jpg", "answers": {"weather": "rain"}}`.'
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="The file of questions to write.")],
-    questions: Annotated[
-        Path | None,
-        typer.Option(help="A file of questions to calibrate. [default: the bundle's own]"),
-    ] = None,
-) -> None:
-    """Fit a temperature to each typed question, so that its probabilities are calibrated.
-
-    Prints the negative log-likelihood and the expected calibration error before and after. Give
-    the written file to the language node as its parameter `questions`, or copy the temperatures
-    into the checkpoint's bundle.yaml. At least 100 answers to a question are needed; 1000 are
-    better.
-
-    `vlm-perception roadworld images --out out/answered --count 1000`
-
-    `vlm-perception calibrate roadworld-nano --data out/answered --out out/questions.yaml`
-    """
-    report("vlm_perception.evaluation.tasks.answer_calibration", None, bundle, data, out, questions)
 
 
 @app.command("models")

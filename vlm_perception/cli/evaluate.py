@@ -54,6 +54,24 @@ def evaluate_instructions(
     report("vlm_perception.evaluation.tasks.instructions", json_file, bundle, scenes)
 
 
+@app.command("thresholds")
+def evaluate_thresholds(
+    bundle: BundleOption = "roadworld-nano",
+    scenes: Annotated[int, typer.Option(min=100, help="Number of scenes.")] = 3000,
+    draws: Annotated[int, typer.Option(min=1, help="Number of draws for each label.")] = 4,
+    json_file: JsonOption = None,
+) -> None:
+    """Judge the thresholds of `calibrate tags` on scenes where the truth is known.
+
+    Sets thresholds on 800 images of which 0, 1, 3, 10 or 30 % show the label, from cosines under a
+    hidden scale and offset, and judges them on other images: false alarms, and F1 relative to that
+    of the best threshold. Otsu's method is judged for comparison.
+
+    `vlm-perception evaluate thresholds --json thresholds.json`
+    """
+    report("vlm_perception.evaluation.tags.evaluate", json_file, bundle, scenes, draws)
+
+
 @app.command("compression")
 def evaluate_compression(
     checkpoint: Annotated[Path, typer.Option(help="The road world's checkpoint directory.")] = Path(

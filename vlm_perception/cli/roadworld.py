@@ -43,7 +43,7 @@ def roadworld_images(
 ) -> None:
     """Render scenes into JPEG files for `vlm-perception export --calibration`.
 
-    Also writes answers.jsonl, which `vlm-perception calibrate` reads.
+    Also writes answers.jsonl, which `vlm-perception calibrate answers` reads.
 
     `vlm-perception roadworld images --out out/calibration`
     """

@@ -112,7 +112,7 @@ def test_images_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> No
     lines = (data / ANSWERS_FILE).read_text().splitlines() * 25
     (data / ANSWERS_FILE).write_text("\n".join(lines))
     (data / "5000002.jpg").write_bytes((data / "5000002.jpg").read_bytes()[:300])
-    command = ["calibrate", "roadworld-nano", "--data", str(data), "--out", str(tmp_path / "q")]
+    command = ["calibrate", "answers", "--data", str(data), "--out", str(tmp_path / "q")]
     made = CliRunner().invoke(app, command)
     assert made.exit_code == 0, made.output
     assert "1 images could not be read" in " ".join(made.output.split())
@@ -133,7 +133,7 @@ def test_the_road_world_is_calibrated_from_the_command_line(tmp_path: Path) -> N
     lines = (data / ANSWERS_FILE).read_text().splitlines()
     assert [json.loads(line)["image"] for line in lines] == [f"{5000000 + i}.jpg" for i in range(5)]
     assert (data / "5000001.jpg").exists()
-    command = ["calibrate", "roadworld-nano", "--data", str(data), "--out", str(out)]
+    command = ["calibrate", "answers", "--data", str(data), "--out", str(out)]
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 2
     assert not out.exists()

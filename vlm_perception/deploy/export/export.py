@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from vlm_perception.bundle.bundle import MANIFEST_NAME, ModelBundle
 from vlm_perception.bundle.manifest import describe_errors
+from vlm_perception.bundle.write_manifest import write_manifest_content
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.common.yaml_files import read_yaml
@@ -23,7 +24,7 @@ from vlm_perception.deploy.export.input_geometry import grid_of_processor
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.deploy.export.place import require_bundle
 from vlm_perception.deploy.export.prompt import choose_prompt
-from vlm_perception.deploy.export.write_bundle import write_bundle, write_manifest_content
+from vlm_perception.deploy.export.write_bundle import write_bundle
 from vlm_perception.deploy.validation.images import ImageSets, split_images
 from vlm_perception.deploy.validation.parity import validate
 from vlm_perception.deploy.validation.transformers_reference import TransformersModel

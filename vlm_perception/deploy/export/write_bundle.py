@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
-from vlm_perception.bundle.bundle import MANIFEST_NAME, TEXT_GRAPH
+from vlm_perception.bundle.bundle import TEXT_GRAPH
 from vlm_perception.bundle.files import file_sha256
 from vlm_perception.bundle.label_embeddings import own_prompts, text_digest
 from vlm_perception.bundle.manifest import (
@@ -26,8 +25,8 @@ from vlm_perception.bundle.manifest import (
     Manifest,
     TextSpec,
     VocabularySpec,
-    manifest_digest,
 )
+from vlm_perception.bundle.write_manifest import write_manifest_content
 from vlm_perception.deploy.checkpoints.bundle_yaml import BundleSpec
 from vlm_perception.deploy.checkpoints.load import Checkpoint, round_to_half
 from vlm_perception.deploy.compression.int8 import quantize_graphs
@@ -112,13 +111,6 @@ def write_bundle(
     _write_label_embeddings(directory, text, spec.vocabulary)
     written = _Written(geometry.image, vision, text, quantized, golden, tokenizers)
     _write_manifest(directory, source, spec, written)
-
-
-def write_manifest_content(directory: Path, content: dict[str, Any]) -> None:
-    """Write a manifest under the digest of its content."""
-    content = content | {"digest": manifest_digest(content)}
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
-    (directory / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
 
 def _round_weights(source: Checkpoint) -> None:

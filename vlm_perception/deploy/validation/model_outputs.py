@@ -99,7 +99,7 @@ def ask(model: Model, images: Sequence[Path], about: str = "Validating") -> Answ
     return Answers(
         pooled,
         scores,
-        scores >= vocabulary.thresholds,
+        vocabulary.hold(scores),
         [each.attributes for each in predictions],
         [each.caption for each in predictions],
     )

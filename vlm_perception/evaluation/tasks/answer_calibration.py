@@ -32,7 +32,7 @@ from vlm_perception.perception.reasoning.questions import load_questions
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
-VERB = "calibrate"
+VERB = "calibrate answers"
 LEAST_ANSWERS = 100
 BINS = 15
 COOLEST, HOTTEST = 0.02, 50.0

@@ -190,8 +190,9 @@ class VisionEncoder:
         temporal = self._temporal
         state = pooled if temporal is None else temporal.attend(pooled, stamp_ns).state
         scores = vocabulary.probabilities(state[np.newaxis])[0]
-        holds = scores >= vocabulary.thresholds
-        if temporal is not None:
+        if temporal is None:
+            holds = vocabulary.hold(scores)
+        else:
             holds = temporal.present(scores, vocabulary)
         present = np.flatnonzero(holds)
         return tuple(

@@ -19,6 +19,9 @@ from vlm_perception.perception.vision.text_tower import Prompts, TextTower, Voca
 
 __all__ = ["Vocabulary", "VocabularyBuilder", "VocabularyError"]
 
+LEAST_PROBABILITY = 1e-30
+"""Log-odds are told apart down to here; SigLIP's probabilities are as small as its bias says."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -44,15 +47,42 @@ class Vocabulary:
         Returns:
             [N, labels].
         """
-        logits = vectors @ self.embeddings.T * self.scales + self.biases
+        logits = self._logits(vectors)
         if self.exclusive:
             powers = np.exp(logits - logits.max(axis=1, keepdims=True))
             return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -60.0, 60.0))), np.float32)
 
+    def log_odds(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Log-odds of each label, also where the probability is 0 or 1 but for rounding.
+
+        Args:
+            vectors: [N, D], L2-normalised.
+
+        Returns:
+            [N, labels].
+        """
+        logits = self._logits(vectors).astype(np.float64)
+        if not self.exclusive:
+            return logits
+        # Of the likeliest label, 1 - p would round to 0: it is held against the sum of the others.
+        likeliest = np.arange(len(self.labels)) == logits.argmax(axis=1)[:, np.newaxis]
+        rest = np.logaddexp.reduce(np.where(likeliest, -np.inf, logits), axis=1, keepdims=True)
+        whole = np.logaddexp(rest, logits.max(axis=1, keepdims=True))
+        shares = np.exp(np.where(likeliest, -np.inf, logits) - whole)
+        return np.asarray(logits - np.where(likeliest, rest, whole + np.log1p(-shares)), np.float64)
+
+    def hold(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Which labels reach their thresholds, [..., labels]; one of 1 is never reached."""
+        return (probabilities >= self.thresholds) & (self.thresholds < 1.0)
+
     def margins(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         """Log-odds by which probabilities, [..., labels], exceed the labels' thresholds."""
-        return _log_odds(probabilities) - _log_odds(self.thresholds)
+        margins = _log_odds(probabilities) - _log_odds(self.thresholds)
+        return np.where(self.thresholds < 1.0, margins, np.float32(-np.inf))
+
+    def _logits(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(vectors @ self.embeddings.T * self.scales + self.biases, np.float32)
 
 
 class VocabularyBuilder:
@@ -125,7 +155,7 @@ class VocabularyBuilder:
 
 
 def _log_odds(probability: NDArray[np.float32]) -> NDArray[np.float32]:
-    inner = np.clip(probability, 1e-7, 1.0 - 1e-7)
+    inner = np.clip(probability, LEAST_PROBABILITY, 1.0 - 1e-7)
     return np.asarray(np.log(inner / (1.0 - inner)), np.float32)
 
 

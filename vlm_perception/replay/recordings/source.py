@@ -214,6 +214,8 @@ class MediaSource:
         self.expected = media.count
         self.losses: list[str] = []
         self._media = media
+        self.timed = media.timed or media.rate_hz is not None
+        """Whether the source itself says when its images were taken."""
         self._rate_hz = media.rate_hz or FOLDER_RATE_HZ
         where = "the file's own rate" if media.rate_hz else "the default"
         even = f"the images are taken at {self._rate_hz:g} Hz, {where}"

@@ -22,7 +22,7 @@ def write_images(folder: Path, count: int, size: tuple[int, int], seed: int = FI
     """Render scenes into `<folder>/<seed>.jpg`, and the answers to the typed questions beside them.
 
     Files that are there stay as they are; `answers.jsonl` gets a line for each scene that it lacks,
-    as `vlm-perception calibrate` reads them.
+    as `vlm-perception calibrate answers` reads them.
 
     Raises:
         OSError: The folder cannot be written.
