@@ -57,7 +57,7 @@ def evaluate_instructions(
 @app.command("thresholds")
 def evaluate_thresholds(
     bundle: BundleOption = "roadworld-nano",
-    scenes: Annotated[int, typer.Option(min=100, help="Number of scenes.")] = 3000,
+    scenes: Annotated[int, typer.Option(min=2000, help="Number of scenes.")] = 3000,
     draws: Annotated[int, typer.Option(min=1, help="Number of draws for each label.")] = 4,
     json_file: JsonOption = None,
 ) -> None:
