@@ -113,7 +113,8 @@ def calibrated(model: ModelBundle, site: Site, sheet: Path) -> tuple[Report, Voc
     vocabulary = builder.build(None, version=1)
     scores = vocabulary.log_odds(site.pooled)
     contrast = site.pooled @ builder.build(NEGATIVES, version=1).embeddings.T
-    cuts = [find_cut(column, contrast.astype(np.float64)) for column in scores.T]
+    recordings = np.array([image.recording for image in site.images])
+    cuts = [find_cut(each, contrast.astype(np.float64), recordings) for each in scores.T]
     strips = [
         strip(label, scores[:, column], cut, site)
         for column, (label, cut) in enumerate(zip(vocabulary.labels, cuts, strict=True))

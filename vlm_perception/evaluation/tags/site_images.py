@@ -40,6 +40,8 @@ QUALITY = 80
 class SiteImage:
     """One image as the encoder sees it, and as people do."""
 
+    recording: int
+    """Its place among the recordings."""
     where: str
     """The recording, and the second or the place in it."""
     pooled: NDArray[np.float32]
@@ -91,7 +93,7 @@ def look(bundle: ModelBundle, sources: Sequence[Source], console: Console) -> Si
     preprocessor = Preprocessor(bundle.manifest.image)
     stride, due = 1, 0
     with Progress(console=console, transient=True) as progress:
-        for source in sources:
+        for recording, source in enumerate(sources):
             bar, first_ns = progress.add_task(source.name, total=source.expected), None
             for frame in _spaced(source):
                 progress.update(bar, completed=frame.index + 1)
@@ -109,7 +111,7 @@ def look(bundle: ModelBundle, sources: Sequence[Source], console: Console) -> Si
                 after_s = (frame.time_ns - first_ns) * 1e-9
                 place = f"{after_s:.1f} s" if _timed(source) else f"image {frame.index + 1}"
                 where = f"{source.name}, {place}"
-                site.images.append(SiteImage(where, pooled, _thumbnail(frame.pixels)))
+                site.images.append(SiteImage(recording, where, pooled, _thumbnail(frame.pixels)))
                 if len(site.images) > MOST:
                     site.images, stride = site.images[::2], stride * 2
             site.losses += source.losses

@@ -22,7 +22,7 @@ from vlm_perception.perception.vision.score_groups import Groups, one_group, two
 Scores = NDArray[np.float64]
 
 LEAST_IMAGES = 100
-LEAST_SHARE, LEAST_COUNT, LEAST_RUNS = 0.02, 8, 3
+LEAST_SHARE, LEAST_COUNT, LEAST_RUNS = 0.02, 8, 5
 """What the images above a threshold must be: this share, this many, at so many different times."""
 MOST_SHARE = 0.6
 """With more, which group is the null is a guess."""
@@ -42,6 +42,7 @@ BEYOND = 0.5
 UNEXPLAINED = 2.0
 """What is left of the distance of the groups, in spreads, when negative prompts have been taken
 out."""
+ONE_GROUP, FEW = "its scores are one group", "too few images stand out"
 
 
 class Verdict(Enum):
@@ -63,12 +64,17 @@ class Cut:
     """What speaks against telling, in words."""
 
 
-def find_cut(scores: Scores, contrast: Scores | None = None) -> Cut:
+def find_cut(
+    scores: Scores,
+    contrast: Scores | None = None,
+    recordings: NDArray[np.int64] | None = None,
+) -> Cut:
     """Find the threshold of one label.
 
     Args:
         scores: [N], such as log-odds or cosines, in the order in which the images were taken.
         contrast: [N, prompts], the same images' scores for prompts that say nothing of the label.
+        recordings: [N], a number for the recording of each image; all are of one where None.
     """
     if not np.isfinite(scores).all():
         return Cut(math.inf, Verdict.UNKNOWN, "its scores are no numbers")
@@ -77,32 +83,39 @@ def find_cut(scores: Scores, contrast: Scores | None = None) -> Cut:
     if spread <= 0.0:
         return Cut(math.nextafter(float(scores.max()), math.inf), Verdict.UNKNOWN, "most are equal")
     distances = (scores - middle) / spread
-    cut, why = _between(distances)
+    if recordings is None:
+        recordings = np.zeros(len(scores), np.int64)
+    cut, why = _between(distances, recordings)
     if not why and contrast is not None and _explained(distances, distances >= cut, contrast):
         why = "negative prompts fire on the same images"
     if not why:
         return Cut(middle + cut * spread, Verdict.FIRES)
     highest = float(distances.max())
     cautious = max(middle + (highest + BEYOND) * spread, math.nextafter(scores.max(), math.inf))
-    if highest < SHORT and (distances > FAR).mean() < SHORT_SHARE:
+    short = highest < SHORT and (distances > FAR).mean() < SHORT_SHARE
+    if short and why in (ONE_GROUP, FEW):
         return Cut(cautious, Verdict.NEVER)
     return Cut(cautious, Verdict.UNKNOWN, why)
 
 
-def _between(distances: Scores) -> tuple[float, str]:
+def _between(distances: Scores, recordings: NDArray[np.int64]) -> tuple[float, str]:
     """A threshold between two groups, and why there are none, if so."""
     groups = two_groups(distances)
     if groups is None:
-        return math.inf, "its scores are one group"
+        return math.inf, ONE_GROUP
     cut = max(groups.crossing, groups.low_mean + NULL_SPREADS * groups.low_spread, LEAST_SPREADS)
     above = distances >= cut
-    runs = int(above[0]) + int((above[1:] & ~above[:-1]).sum())
+    # A recording that stands out as a whole shows another place, not necessarily the label.
+    _, numbers, counts = np.unique(recordings, return_inverse=True, return_counts=True)
+    crowded = np.bincount(numbers, above) > MOST_SHARE * counts
+    telling = above & ~crowded[numbers]
+    runs = int(telling[0]) + int((telling[1:] & ~telling[:-1]).sum())
     if not _apart(distances, groups):
-        return cut, "its scores are one group"
+        return cut, ONE_GROUP
     if groups.share > MOST_SHARE:
         return cut, f"it may be on more than {MOST_SHARE:.0%} of the images, or on none"
-    if above.sum() < max(LEAST_COUNT, LEAST_SHARE * len(distances)):
-        return cut, "too few images stand out"
+    if telling.sum() < max(LEAST_COUNT, LEAST_SHARE * len(distances)):
+        return cut, FEW
     if runs < LEAST_RUNS:
         return cut, "the images that stand out were taken in one go"
     return cut, ""
@@ -110,7 +123,8 @@ def _between(distances: Scores) -> tuple[float, str]:
 
 def _apart(distances: Scores, groups: Groups) -> bool:
     """Whether two groups explain scores better than one that is skewed, or too many lie far off."""
-    if (distances > FAR).mean() >= FAR_SHARE:
+    standard_error = math.sqrt(FAR_SHARE * (1.0 - FAR_SHARE) / len(distances))
+    if (distances > FAR).mean() >= FAR_SHARE + standard_error:
         return True
     if groups.separation < APART:
         return False
