@@ -59,7 +59,7 @@ def test_the_verb_writes_a_bundle_and_a_sheet(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--images", "nowhere"], "'nowhere' does not exist"),
-        (["--images", "."], "holds no images"),
+        (["--images", "."], "contains no images"),
     ],
 )
 def test_recordings_that_cannot_be_used_are_refused(

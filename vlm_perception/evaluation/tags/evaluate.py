@@ -21,7 +21,7 @@ from vlm_perception.datasets.roadworld.streets import Street, Streets
 from vlm_perception.datasets.roadworld.world import LABELS
 from vlm_perception.evaluation.report import Report, figure_table
 from vlm_perception.evaluation.road_world import require_road_world
-from vlm_perception.evaluation.task import examine
+from vlm_perception.evaluation.task import run_task
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.perception.vision.tag_thresholds import Cut, Verdict, find_cut
 from vlm_perception.types import Frame
@@ -96,7 +96,7 @@ def run(bundle: str, scenes: int, draws: int) -> Report:
         BundleError: the bundle cannot be used.
         ForeignBundleError: it lacks a label of the road world.
     """
-    return examine(
+    return run_task(
         TagThresholds(ModelBundle.load(bundle), draws), Streets(range(SEED, SEED + scenes))
     )
 

@@ -123,8 +123,8 @@ def _between(distances: Scores, recordings: NDArray[np.int64]) -> tuple[float, s
 
 def _apart(distances: Scores, groups: Groups) -> bool:
     """Whether two groups explain scores better than one that is skewed, or too many lie far off."""
-    standard_error = math.sqrt(FAR_SHARE * (1.0 - FAR_SHARE) / len(distances))
-    if (distances > FAR).mean() >= FAR_SHARE + standard_error:
+    chance = 0.5 * math.sqrt(FAR_SHARE * (1.0 - FAR_SHARE) / len(distances))
+    if (distances > FAR).mean() >= FAR_SHARE + chance:
         return True
     if groups.separation < APART:
         return False
