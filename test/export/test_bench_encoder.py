@@ -118,7 +118,13 @@ def test_the_whole_benchmark_gives_its_rows(
     assert 20 < memory["bundle_peak_rss_mb"] < 1000
     assert 20 < memory["bundle_ort_peak_rss_mb"] < 1000
     text = console.export_text()
-    for shown in ("vit-b16/tiny", "target 2x", "target 3x", "target 30", "valid: other processes took"):
+    for shown in (
+        "vit-b16/tiny",
+        "target 2x",
+        "target 3x",
+        "target 30",
+        "valid: other processes took",
+    ):
         assert shown in text
 
 
