@@ -39,6 +39,8 @@ def source(namespace: str, seed: int, values: dict[str, Any]) -> Node:
         "transport": values["image_transport"],
         "seed": seed,
         "wait_for_subscriber_s": 30.0,
+        # vision_encoder and scene_fusion; the first of them alone would miss images.
+        "wait_for_subscribers": 2,
     }
     image = values["image"]
     return Node(

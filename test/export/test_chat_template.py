@@ -129,7 +129,7 @@ def test_a_model_without_a_chat_template_has_none(tmp_path: Path) -> None:
     [
         ("{{ messages[0]['content'][1]['text'] }}", "no single image"),
         ("<image>{{ messages[0]['content'][1]['text'] }}<image>", "no single image"),
-        ("{{ messages[0]['content'][1]['text'] }}<image>", "once behind the image"),
+        ("{{ messages[0]['content'][1]['text'] }}<image>", "once after the image"),
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
     ],
 )

@@ -57,7 +57,7 @@ def read_label_embeddings(bundle: ModelBundle) -> dict[str, NDArray[np.float32]]
     if spec.made_of != text_digest(manifest):
         _log.warning(
             "bundle %s: the stored embeddings of its labels were made for other labels, prompts "
-            "or another text model; they are computed anew at each start. Export the bundle again",
+            "or another text model; they are computed again at each start. Export the bundle again",
             bundle.path,
         )
         return {}

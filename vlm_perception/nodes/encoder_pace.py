@@ -10,9 +10,9 @@ from vlm_perception.perception.fusion.ages import LATE_S
 DROPPED_SHARE = 0.5
 """Of a camera that is twice as fast as needed each second image may go."""
 FEWEST = 10
-"""Of fewer images within the meters' window no share is told."""
+"""With fewer images within the meters' window no share is reported."""
 BUSY = 2.0
-"""An image that takes so many times what it takes alone is delayed by others."""
+"""An image that takes this many times what it takes alone is delayed by others."""
 
 
 class EncoderPace:

@@ -65,7 +65,7 @@ def unmet_parameters(
     if frames * (analysis - 1.0 / rate_hz) / WINDOW_S > DESCEND_SHARE:
         yield (
             f"an analysis takes longer than a tick of rate_hz {rate_hz:g}, so that the node will "
-            f"save work (rung 1 to 3): {_slower(analysis)}"
+            f"save work (degradation level 1 to 3): {_slower(analysis)}"
         )
     if cost.prefill_s + cost.prompt_s > settings.answer_timeout:
         least = _ceil(2.0 * (cost.prefill_s + cost.prompt_s))

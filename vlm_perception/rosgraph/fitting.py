@@ -3,7 +3,7 @@
 """The package's own parameters, without what means nothing to a bundle.
 
 config/perception.yaml names labels and questions of the bundle that comes with the package. Of
-another bundle some are unknown: a hazard that nobody tags, a question that nobody asks.
+another bundle some are unknown: a hazard that has no tag, a question that is never asked.
 """
 
 from __future__ import annotations

@@ -139,6 +139,17 @@ def test_new_labels_are_embedded_while_images_are(
     assert encoder.vocabulary.embeddings.tobytes() == here.tobytes()
 
 
+def test_labels_of_the_newest_vocabulary_are_not_embedded_again(copy: Path) -> None:
+    builder = VocabularyBuilder(ModelBundle.load(copy))
+    first = builder.build(NEW, version=1)
+    (copy / TEXT_GRAPH).unlink()
+    again = builder.build(NEW[::-1], version=2)
+    assert again.embeddings.tobytes() == first.embeddings[::-1].tobytes()
+    builder.build(None, version=3)
+    with pytest.raises(VocabularyError):
+        builder.build(NEW, version=4)
+
+
 def test_a_text_tower_that_does_not_load_is_told_and_the_old_labels_stay(copy: Path) -> None:
     encoder = VisionEncoder(ModelBundle.load(copy))
     graph = copy / TEXT_GRAPH

@@ -28,8 +28,8 @@ def prompt_template(
 ) -> str | None:
     """The text around one image and one question, with `{image}` and `{text}` in their places.
 
-    What stands around the image is taken from the ids that a processor makes of a picture: some
-    add tokens in code that no template shows.
+    What surrounds the image is taken from the ids that a processor makes for one: some add tokens
+    in code that no template shows.
 
     Args:
         directory: the language model's.
@@ -65,7 +65,7 @@ def prompt_template(
     before, after = (_text(tokenizer, each) for each in around)
     if words in before or after.count(words) != 1:
         raise ExportError(
-            f"the chat template of {directory} does not put the text once behind the image; "
+            f"the chat template of {directory} does not put the text once after the image; "
             f"{_REMEDY}"
         )
     # As the robot will encode them: apart from each other.
@@ -91,7 +91,7 @@ def _chat_template(directory: Path, tokenizer: Model) -> str | None:
 
 
 def _ids(directory: Path, tokenizer: Model, text: str, processor: Model) -> list[int]:
-    """Ids of a prompt with one picture, which stays whole."""
+    """Ids of a prompt with one image, which is not tiled."""
     # As transformers decides it: many templates begin with what a tokenizer would add.
     framed = not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
     if processor is None:

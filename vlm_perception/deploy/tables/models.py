@@ -16,7 +16,7 @@ from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.tables import read_table
 
 NEAREST = 3
-"""So many names are offered in place of one that is not known."""
+"""Number of names offered in place of an unknown one."""
 
 Size = Annotated[int, Field(ge=1)]
 
@@ -108,8 +108,8 @@ def hub_id(name: str) -> str:
     """The id of a model that may be given by its name in the table.
 
     Args:
-        name: a name, or what is none and stays as it is: a folder, an id `ORG/NAME`. A revision may
-            follow either, behind `@`.
+        name: a name, or what is returned as it is: a folder, an id `ORG/NAME`. A revision may
+            follow either, after `@`.
 
     Raises:
         ExportError: it is neither.

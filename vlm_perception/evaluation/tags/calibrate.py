@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Thresholds of a bundle's labels, set from recordings of the site that nobody has annotated."""
+"""Thresholds of a bundle's labels, set from unlabelled recordings of the site."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def run(bundle: str, recordings: Sequence[Path], out: Path, topic: str | None = 
     Args:
         bundle: name or path of the bundle.
         recordings: folders of images, bags and videos of the site.
-        out: directory of the new bundle; a bundle that stands there is replaced.
+        out: directory of the new bundle; an existing bundle is replaced.
         topic: of the camera, in bags with several.
 
     Raises:
         BundleError: the bundle cannot be used.
         ReplayError: a recording cannot be used.
         TagCalibrationError: there are too few images.
-        ExportError: something else than a bundle stands at `out`.
-        OutputError: `out` holds what is read, or somebody's file lies at `sheet_of(out)`.
+        ExportError: `out` exists and is no bundle.
+        OutputError: `out` holds what is read, or `sheet_of(out)` is a file of the user's own.
     """
     model = ModelBundle.load(bundle)
     place = keep_apart(out, [model.path, *recordings])
@@ -84,7 +84,7 @@ def calibrate_in_place(model: ModelBundle, sources: Sequence[Source]) -> Report:
 
     Raises:
         TagCalibrationError: there are too few images; the bundle stays as it is.
-        OutputError: somebody's file lies at `sheet_of` the bundle.
+        OutputError: `sheet_of` the bundle is a file of the user's own.
     """
     site = look(model, sources, Console(stderr=True))
     try:

@@ -59,7 +59,7 @@ def write_sheet(
         total: images that each label was tried on.
 
     Raises:
-        OutputError: somebody's file lies there.
+        OutputError: it is a file of the user's own.
         OSError: it cannot be written.
     """
     environment = Environment(

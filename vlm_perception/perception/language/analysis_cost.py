@@ -27,7 +27,7 @@ class AnalysisCost(Measurement):
         return self.prefill_s + self.questions_s
 
     def caption_s(self, tokens: int) -> float:
-        """Seconds of a caption of so many tokens."""
+        """Seconds that a caption of this many tokens takes."""
         return self.prompt_s + self.token_s * (tokens - 1)
 
     def tokens_within(self, seconds: float, most: int) -> int:

@@ -36,7 +36,7 @@ COSTS = "analysis_costs.json"
 UNDISTURBED = 0.7
 """Share of a measurement's time that the process was at work; below it others had the cores."""
 CAPTION_MARGIN, LEAST_CAPTION_S = 3.0, 1.0
-"""An automatic limit cuts a caption that takes so many times what the longest one was measured to
+"""An automatic limit cuts a caption that takes this many times what the longest one was measured to
 take, since other work delays it, and none that takes no longer than a second."""
 
 

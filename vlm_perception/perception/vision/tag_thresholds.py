@@ -1,11 +1,11 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Thresholds of labels from scores of images that nobody has annotated.
+"""Thresholds of labels from scores of unlabelled images.
 
 The two-groups model of Efron (Large-scale simultaneous hypothesis testing: the choice of a null
 hypothesis, JASA 2004): most images do not show a label, and their scores are the null that all
-others are held against. It is measured on the images themselves, since a dual encoder's scores have
-another offset and another scale for each label; nothing here depends on either.
+others are compared with. It is measured on the images themselves, since a dual encoder's scores
+have another offset and another scale for each label; nothing here depends on either.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Scores = NDArray[np.float64]
 
 LEAST_IMAGES = 100
 LEAST_SHARE, LEAST_COUNT, LEAST_RUNS = 0.02, 8, 5
-"""What the images above a threshold must be: this share, this many, at so many different times."""
+"""What the images above a threshold must be: this share, this many, at this many times."""
 MOST_SHARE = 0.6
 """With more, which group is the null is a guess."""
 APART = 1.6

@@ -16,7 +16,7 @@ from vlm_perception.engines.base import Engine
 from vlm_perception.perception.tokenizer import TextTokenizer
 
 Prompts = Mapping[str, Sequence[str]]
-"""Of each label, by the label."""
+"""The texts that describe each label, by the label."""
 
 
 class VocabularyError(VlmPerceptionError):
@@ -38,7 +38,7 @@ class TextTower:
 
     @classmethod
     def load(cls, bundle: ModelBundle) -> TextTower:
-        """Load a bundle's, in ONNX Runtime, and hold it against the stored outputs.
+        """Load a bundle's, in ONNX Runtime, and compare it with the stored outputs.
 
         Raises:
             BundleError: a file is missing or altered, or the outputs are others.

@@ -20,7 +20,7 @@ from vlm_perception.perception.vision.text_tower import Prompts, TextTower, Voca
 __all__ = ["Vocabulary", "VocabularyBuilder", "VocabularyError"]
 
 LEAST_PROBABILITY = 1e-30
-"""Log-odds are told apart down to here; SigLIP's probabilities are as small as its bias says."""
+"""Log-odds are distinguished down to here: SigLIP's bias makes its probabilities this small."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Vocabulary:
         logits = self._logits(vectors).astype(np.float64)
         if not self.exclusive:
             return logits
-        # Of the likeliest label, 1 - p would round to 0: it is held against the sum of the others.
+        # Of the likeliest label, 1 - p would round to 0: it is compared with the sum of the others.
         likeliest = np.arange(len(self.labels)) == logits.argmax(axis=1)[:, np.newaxis]
         rest = np.logaddexp.reduce(np.where(likeliest, -np.inf, logits), axis=1, keepdims=True)
         whole = np.logaddexp(rest, logits.max(axis=1, keepdims=True))
@@ -89,7 +89,8 @@ class VocabularyBuilder:
     """Turns labels into a vocabulary.
 
     Those of the bundle were embedded when it was exported; for others the text tower is loaded in a
-    process of its own. Of a bundle without stored embeddings it is loaded here, and stays.
+    process of its own, unless the newest vocabulary had them. Of a bundle without stored embeddings
+    it is loaded here, and stays.
     """
 
     def __init__(self, bundle: ModelBundle) -> None:
@@ -102,6 +103,7 @@ class VocabularyBuilder:
         self._bundle, self._manifest = bundle, bundle.manifest
         self._known = {spec.label: spec for spec in bundle.manifest.vocabulary.labels}
         self._rows = read_label_embeddings(bundle)
+        self._newest: dict[str, NDArray[np.float32]] = {}
         self._tower: TextTower | None = None
         if not self._rows:
             self._tower = TextTower.load(bundle)
@@ -142,9 +144,10 @@ class VocabularyBuilder:
 
     def _embed(self, specs: Sequence[LabelSpec]) -> NDArray[np.float32]:
         """[labels, D]; known labels as they were embedded before."""
-        defaults = self._manifest.vocabulary
-        new = {s.label: prompts_of(s, defaults) for s in specs if s.label not in self._rows}
-        rows = self._rows | dict(zip(new, self._embed_new(new), strict=True))
+        defaults, known = self._manifest.vocabulary, self._rows | self._newest
+        new = {s.label: prompts_of(s, defaults) for s in specs if s.label not in known}
+        rows = known | dict(zip(new, self._embed_new(new), strict=True))
+        self._newest = {spec.label: rows[spec.label] for spec in specs}
         return np.stack([rows[spec.label] for spec in specs])
 
     def _embed_new(self, prompts: Prompts) -> Iterable[NDArray[np.float32]]:
