@@ -177,8 +177,12 @@ def test_of_a_killed_demo_the_recording_is_kept_and_no_node(
     demo: Demo, long_video: Path, siglip_bundle: ModelBundle, tmp_path: Path
 ) -> None:
     assert set(demo.nodes()) == NODES
-    work = tmp_path / "demo"
-    wait_until("a recording", lambda: any(file.stat().st_size for file in work.rglob("*.mcap")))
+    (recording,) = (tmp_path / "demo").rglob("*.mcap")
+
+    def has_scenes() -> bool:
+        return bool(recording.stat().st_size) and any(Bag(recording).messages(["/scene"]))
+
+    wait_until("a scene that is kept", has_scenes)
     demo.kill()
     deadline = time.monotonic() + 2
     while demo.nodes() and time.monotonic() < deadline:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import count
@@ -15,6 +16,7 @@ from types import TracebackType
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2.storage_mcap import McapWriter
 
 from vlm_perception.common.disk_space import DiskFullError, check_room
 from vlm_perception.messages.rosbags import message_types
@@ -24,12 +26,15 @@ from vlm_perception.rosgraph.topics import Topic
 _Item = tuple[Topic, int, bytes] | None
 ROOM_CHECKED_EVERY_S = 0.2
 """Also while no message comes: others may fill the disk."""
+KEPT_EVERY_S = 1.0
+"""A program that is killed loses no more of its recording than this."""
 
 
 class Recorder:
     """Writes serialized messages on a thread of its own; a context manager.
 
-    Until it ends the file is in a hidden folder, so that the one at `bag` is complete. When the
+    Until it ends the file is in a hidden folder, so that the one at `bag` is complete; what came
+    more than a second ago is in that file, whatever becomes of the program. When the
     disk is full it stops writing, `failure` says so, and what was written until then is a complete
     bag; the threads that put messages are not disturbed.
     """
@@ -95,9 +100,13 @@ class Recorder:
 
     def _run(self) -> None:
         file = self._work / self.bag.stem / f"{self.bag.stem}.mcap"
+        kept = time.monotonic()
         try:
             while True:
                 check_room(file)
+                if time.monotonic() - kept >= KEPT_EVERY_S:
+                    _hand_over(self._writer)
+                    kept = time.monotonic()
                 try:
                     item = self._queue.get(timeout=ROOM_CHECKED_EVERY_S)
                 except Empty:
@@ -144,6 +153,16 @@ def keep_recordings(work: Path, folder: Path) -> list[Path]:
             target = folder / f"{name}-{number}.mcap"
         kept.append(file.rename(target))
     return kept
+
+
+def _hand_over(writer: Writer) -> None:
+    """Give the system what was written so far; a chunk is else held until it has a megabyte."""
+    storage = writer.storage
+    if not isinstance(storage, McapWriter):
+        raise TypeError(f"not a writer of mcap: {storage}")
+    if storage.chunk.msgs:
+        storage.close_chunk()
+    storage.bio.flush()
 
 
 def _connect(writer: Writer, topics: Sequence[Topic]) -> dict[Topic, Connection]:

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The disk becomes full while a bag is written: what was written stays whole."""
+"""A full disk or a killed program costs a recording no more than it must."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
 from support.recordings import COMPRESSED, TYPES, image
+from support.ros_graph import wait_until
 
 from vlm_perception.common.disk_space import KEPT_FREE_BYTES, DiskFullError
 from vlm_perception.replay.recordings.bag import Bag
@@ -66,6 +67,21 @@ def test_a_recording_that_failed_while_writing_can_be_read(
     bag = Bag(tmp_path / "scene.mcap")
     read = [each.time_ns for each in bag.messages(["/image/compressed"], 0, 10**6)]
     assert read == list(range(len(read))) and len(read) > 0.9 * recorder.messages
+
+
+def test_what_came_a_second_ago_can_be_read_before_the_recording_ends(tmp_path: Path) -> None:
+    message = bytes(TYPES.serialize_cdr(image(0, b"\xff\xd8 a small one"), COMPRESSED))
+    with Recorder(tmp_path / "scene.mcap", [IMAGE]) as recorder:
+        (file,) = (tmp_path / ".recording").rglob("*.mcap")
+        for time_ns in range(3):
+            recorder.put(IMAGE, time_ns, message)
+
+        def readable() -> list[int]:
+            if not file.stat().st_size:
+                return []
+            return [each.time_ns for each in Bag(file).messages(["/image/compressed"])]
+
+        wait_until("the messages", lambda: readable() == [0, 1, 2])
 
 
 def test_what_lies_where_a_recording_is_made_stays(tmp_path: Path) -> None:
