@@ -22,7 +22,7 @@ from vlm_perception.evaluation.chaos.testbed.stage import CAMERA, FUSION, Stage
 CRASHED = 1
 """The exit code of a process whose work does not end."""
 ENDED_WITHIN_S = 10.0
-DIAGNOSED_WITHIN_S = LEAST_S + NOTICED_WITHIN_S
+HANG_WITHIN_S = LEAST_S + NOTICED_WITHIN_S
 """A hang is one only when a call has outlasted its limit."""
 
 
@@ -79,8 +79,8 @@ def _hang(stage: Stage, node: str, flag: Path) -> Finding:
         recovered,
         lost,
         code == CRASHED
-        and within(noticed, NOTICED_WITHIN_S)
-        and within(diagnosed, DIAGNOSED_WITHIN_S)
+        and within(noticed, HANG_WITHIN_S)
+        and within(diagnosed, HANG_WITHIN_S)
         and within(recovered, RECOVERED_WITHIN_S),
         diagnosed,
     )
