@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from multiprocessing import active_children
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,11 @@ from hypothesis import strategies as st
 from support.streets import HEIGHT, PROPERTY, WIDTH, street, streets
 
 from vlm_perception.datasets.roadworld import assets
-from vlm_perception.datasets.roadworld.files.clip import cached_clip, frame
+from vlm_perception.datasets.roadworld.files.clip import (
+    RenderingStoppedError,
+    cached_clip,
+    frame,
+)
 from vlm_perception.datasets.roadworld.files.shards import NO_DISTANCE, dense_truth
 from vlm_perception.datasets.roadworld.geometry import NEAR, Camera, Route, clip_near
 from vlm_perception.datasets.roadworld.renderer import render
@@ -307,3 +312,20 @@ def test_weather_and_night_change_the_picture_and_not_the_street() -> None:
         assert {"rain", "fog", "night"} & set(truth.labels) == {weather, time_of_day} & set(LABELS)
     assert seen["clear", "night"].mean() < 0.6 * seen["clear", "day"].mean()
     assert seen["fog", "day"].std() < seen["clear", "day"].std()
+
+
+@pytest.mark.slow
+def test_a_clip_ends_at_any_moment_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    done = [0]
+
+    def report(images: int, _all: int) -> None:
+        done[0] = images
+
+    # Of so large images one is always being sent.
+    with pytest.raises(RenderingStoppedError):
+        cached_clip(1280, 720, 30, 20.0, 3, stopped=lambda: done[0] > 10, report=report)
+    assert not active_children()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

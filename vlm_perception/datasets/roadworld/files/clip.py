@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import cv2
@@ -120,29 +120,58 @@ def _write(
     if not writer.isOpened():
         raise OSError(f"cannot write {partial_path}: this OpenCV cannot encode Motion JPEG")
     writer.set(cv2.VIDEOWRITER_PROP_QUALITY, JPEG_QUALITY)
-    # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
-    pool = ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_ignore_interrupts)
+    width, height = size
     try:
-        waiting = deque(pool.submit(job, index) for index in range(count))
-        while waiting:
-            tell(count - len(waiting))
-            if wait([waiting[0]], timeout=STOP_LOOKED_FOR_EVERY_S).done:
-                image = waiting.popleft().result()
+        with _renderers(job, count) as sources:
+            for index in range(count):
+                tell(index)
+                source = sources[index % len(sources)]
+                while not source.poll(STOP_LOOKED_FOR_EVERY_S):
+                    tell(index)
+                image = np.frombuffer(source.recv_bytes(), np.uint8).reshape(height, width, 3)
                 writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         tell(count)
         writer.release()
         partial_path.rename(path)
-    except BaseException:
-        # They may still be importing, which takes seconds on a busy machine.
-        for child in active_children():
-            child.terminate()
-        raise
     finally:
-        pool.shutdown(cancel_futures=True)
         writer.release()
         partial_path.unlink(missing_ok=True)
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C, which a terminal sends to all processes, to the one that waits for the rest."""
+@contextmanager
+def _renderers(job: Callable[[int], NDArray[np.uint8]], count: int) -> Iterator[list[Connection]]:
+    """Start a process for each core; the n-th image comes from the n-th of them, round and round.
+
+    Each has a pipe of its own, so it can be ended at any moment: of a pool, whose processes share
+    one for their results, the rest waits for ever when one is ended while it sends.
+    """
+    # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
+    context = get_context("spawn")
+    number = max(1, min(os.cpu_count() or 1, count))
+    sources, processes = [], []
+    try:
+        for first in range(number):
+            source, end = context.Pipe(duplex=False)
+            sources.append(source)
+            work = (end, job, range(first, count, number))
+            processes.append(context.Process(target=_render, args=work, daemon=True))
+            processes[-1].start()
+            # Then the pipe ends with the process.
+            end.close()
+        yield sources
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+        for source in sources:
+            source.close()
+
+
+def _render(
+    end: Connection, job: Callable[[int], NDArray[np.uint8]], images: Sequence[int]
+) -> None:
+    # A terminal sends Ctrl-C to all processes; it is for the one that waits for the rest.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for index in images:
+        end.send_bytes(job(index).tobytes())
