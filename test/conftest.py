@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import sys
@@ -42,6 +43,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         needs = {BY_FOLDER.get(folder), *(BY_FIXTURE.get(name) for name in fixtures)}
         for name in sorted(filter(None, needs)):
             item.add_marker(name)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what all imports have made out of each later search for garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def each_graph_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """All processes of a run export a graph only once, where its content is the same."""
+    if "torch" not in sys.modules:  # None of the tests can export.
+        yield
+        return
+    from support.once import GraphStore
+
+    from vlm_perception.deploy.export import write_bundle
+
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write_bundle, "write_graph", GraphStore(folder / "graphs").write)
+        yield
 
 
 @pytest.fixture(scope="session")
