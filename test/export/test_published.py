@@ -25,6 +25,7 @@ from transformers import AutoModel, AutoModelForImageTextToText
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.load import load_checkpoint
 from vlm_perception.deploy.export.export import export_bundle
+from vlm_perception.deploy.export.manifest_fields import stop_tokens
 
 Change = Callable[[Path], None]
 
@@ -94,6 +95,8 @@ def llava_names(checkpoint: Path) -> None:
         re.sub(r"^vision_tower\.", "vision_tower.vision_model.", name): weight
         for name, weight in load_file(file).items()
     }
+    # As their Llama was saved then; it follows from the config.
+    renamed["language_model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
     save_file(renamed, file, metadata={"format": "pt"})
 
 
@@ -112,6 +115,16 @@ def processor_alone(checkpoint: Path) -> None:
     settings.unlink()
 
 
+def processors_of_two_versions(checkpoint: Path) -> None:
+    """As in llava-hf: settings of the image in one file, of the text's places in the other."""
+    own = checkpoint / "vlm" / "processor_config.json"
+    whole = json.loads(own.read_text())
+    (checkpoint / "vlm/preprocessor_config.json").write_text(
+        json.dumps(whole.pop("image_processor"))
+    )
+    own.write_text(json.dumps(whole))
+
+
 def chat_template(checkpoint: Path) -> None:
     (checkpoint / "vlm" / "chat_template.jinja").write_text("{{ messages[0].content }}")
 
@@ -124,6 +137,7 @@ def chat_template(checkpoint: Path) -> None:
         ("siglip", llava_names),
         ("siglip", other_formats_beside),
         ("siglip", processor_alone),
+        ("siglip", processors_of_two_versions),
         ("siglip", chat_template),
         ("clip", shards),
         ("clip", positions_in_the_file),
@@ -155,6 +169,28 @@ def test_a_table_that_is_tied_is_stored_once_in_the_checkpoint(siglip_checkpoint
     vlm = load_checkpoint(siglip_checkpoint, "same").vlm
     assert vlm is not None
     assert vlm.lm_head.weight is vlm.get_input_embeddings().weight
+
+
+def test_without_a_generation_config_the_config_or_the_tokenizer_names_the_end(
+    siglip_checkpoint: Path, tmp_path: Path
+) -> None:
+    """SmolVLM2's config names no end token; transformers' default of a Llama is another one."""
+    checkpoint = shutil.copytree(siglip_checkpoint, tmp_path / "bare")
+    generation, config = (
+        checkpoint / f"vlm/{name}.json" for name in ("generation_config", "config")
+    )
+    set_config(generation, eos_token_id=[7, 9])
+    assert stop_tokens(load_checkpoint(checkpoint, "same")) == (7, 9)
+    generation.unlink()
+    set_config(config, text_config__eos_token_id=5)
+    assert stop_tokens(load_checkpoint(checkpoint, "same")) == (5,)
+    whole = json.loads(config.read_text())
+    del whole["text_config"]["eos_token_id"]
+    config.write_text(json.dumps(whole))
+    set_config(checkpoint / "vlm/tokenizer_config.json", eos_token="<image>")
+    source = load_checkpoint(checkpoint, "same")
+    assert source.vlm_tokenizer is not None
+    assert stop_tokens(source) == (source.vlm_tokenizer.convert_tokens_to_ids("<image>"),)
 
 
 def adapter_alone(directory: Path) -> None:

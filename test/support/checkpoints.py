@@ -91,6 +91,7 @@ def make_checkpoint(
     language: str | None = "llava",
     decoder: str = "llama",
     dual_tokenizer: Any = None,
+    language_tokenizer: Any = None,
     text_length: int = 24,
     seed: int = 0,
 ) -> Path:
@@ -103,6 +104,7 @@ def make_checkpoint(
     for part in (dual, dual_tokenizer, processor):
         part.save_pretrained(path / "dual")
     if language is not None:
+        tokenizer = language_tokenizer or tokenizer
         vlm = _language_model(dual, tokenizer, family, language, decoder)
         for part in (vlm, tokenizer, language_processor(language, processor, tokenizer)):
             part.save_pretrained(path / "vlm")

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Siglip2Tokenizer
 
 from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.checkpoints.convert_tokenizer import convert_tokenizer
 from vlm_perception.modeling.pixel_scaling import read_json
 
 # Modules and tokenizers of transformers carry no types.
@@ -20,20 +21,17 @@ _HIGHEST_ID = 2
 
 
 def load_tokenizer(directory: Path, model: Model) -> Model:
-    """The tokenizer that is saved beside a model.
+    """The tokenizer that is saved beside a model, converted where there is no tokenizer.json.
 
     Raises:
         ExportError: there is none that the robot can read, or it belongs to another model.
     """
-    if not (directory / "tokenizer.json").is_file():
-        raise ExportError(
-            f"{directory} contains no tokenizer.json; save the fast tokenizer there "
-            "(PreTrainedTokenizerFast.save_pretrained)"
-        )
+    read = _read if (directory / "tokenizer.json").is_file() else convert_tokenizer
     try:
-        reader = _reader(directory, model.config.model_type)
-        tokenizer = reader.from_pretrained(directory, local_files_only=True)
-    # transformers and tokenizers raise many kinds for damaged files.
+        tokenizer = read(directory, model.config.model_type)
+    except ExportError:
+        raise
+    # transformers, tokenizers and sentencepiece raise many kinds for damaged files.
     except Exception as error:
         raise ExportError(f"the tokenizer in {directory} cannot be loaded: {error}") from error
     rows = model.config.text_config.vocab_size
@@ -45,16 +43,18 @@ def load_tokenizer(directory: Path, model: Model) -> Model:
     return tokenizer
 
 
-def _reader(directory: Path, model_type: str) -> Model:
+def _read(directory: Path, model_type: str) -> Model:
     settings = directory / "tokenizer_config.json"
     named = read_json(settings).get("tokenizer_class") if settings.is_file() else None
     # SigLIP 2 was trained on texts in lower case and published with Gemma's class, which leaves
     # them as they are.
     if model_type in ("siglip", "siglip2") and named in ("GemmaTokenizer", "GemmaTokenizerFast"):
-        return Siglip2Tokenizer
-    # SigLIP's own class reads a SentencePiece file, which the robot cannot; tokenizer.json says
-    # the same.
-    return PreTrainedTokenizerFast if named == "SiglipTokenizer" else AutoTokenizer
+        reader: Model = Siglip2Tokenizer
+    else:
+        # SigLIP's own class reads a SentencePiece file, which the robot cannot; tokenizer.json
+        # says the same.
+        reader = PreTrainedTokenizerFast if named == "SiglipTokenizer" else AutoTokenizer
+    return reader.from_pretrained(directory, local_files_only=True)
 
 
 def name_end_token(dual: Model, tokenizer: Model) -> None:

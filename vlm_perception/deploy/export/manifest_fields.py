@@ -87,15 +87,7 @@ def language_spec(
         ExportError: the checkpoint names no end token.
     """
     assert source.vlm is not None
-    assert source.vlm_tokenizer is not None
     config = source.vlm.config.text_config
-    stops = source.vlm.generation_config.eos_token_id
-    stops = source.vlm_tokenizer.eos_token_id if stops is None else stops
-    if stops is None:
-        raise ExportError(
-            "vlm/ has no end token, neither in generation_config nor in its tokenizer; set "
-            "eos_token_id in vlm/generation_config.json"
-        )
     layers, pair, _, heads, _, head_dim = golden[f"{DECODER_GRAPH}/in/past"].shape
     image_tokens = golden[f"{PROJECTOR_GRAPH}/out/embeds"].shape[1]
     return LanguageSpec(
@@ -104,7 +96,7 @@ def language_spec(
         prompt=spec.caption.template,
         answer_separator=spec.caption.answer_separator,
         caption_prompt=spec.caption.prompt,
-        stop_token_ids=tuple(stops) if isinstance(stops, Sequence) else (stops,),
+        stop_token_ids=stop_tokens(source),
         width=config.hidden_size,
         layers=layers,
         kv_heads=heads,
@@ -115,6 +107,26 @@ def language_spec(
         max_images=1,
         kv_bytes_per_token=layers * pair * heads * head_dim * 4,
     )
+
+
+def stop_tokens(source: Checkpoint) -> tuple[int, ...]:
+    """The tokens that end what the language model says.
+
+    They are those of generation_config.json, else of config.json, else the tokenizer's.
+
+    Raises:
+        ExportError: none of them names one.
+    """
+    assert source.vlm is not None
+    assert source.vlm_tokenizer is not None
+    stops = source.vlm.generation_config.eos_token_id
+    stops = source.vlm_tokenizer.eos_token_id if stops is None else stops
+    if stops is None:
+        raise ExportError(
+            "vlm/ has no end token, neither in generation_config nor in its tokenizer; set "
+            "eos_token_id in vlm/generation_config.json"
+        )
+    return tuple(stops) if isinstance(stops, Sequence) else (stops,)
 
 
 def temporal_spec(module: TemporalAttention | None) -> TemporalSpec | None:
