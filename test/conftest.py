@@ -32,6 +32,7 @@ BY_FIXTURE = {
     "clip_checkpoint": "torch",
     "siglip_bundle": "torch",
     "clip_bundle": "torch",
+    "own_bundle": "torch",
 }
 
 
@@ -99,6 +100,20 @@ def clip_bundle(clip_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     from vlm_perception.deploy.export.export import export_bundle
 
     return export_bundle(clip_checkpoint, tmp_path_factory.mktemp("bundles") / "clip")
+
+
+@pytest.fixture(scope="session")
+def own_bundle(
+    siglip_checkpoint: Path, clip_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ModelBundle:
+    """A SigLIP, and a LLaVA with a CLIP as a vision tower of its own, and Qwen2."""
+    from support.checkpoints import pair_up
+
+    from vlm_perception.deploy.export.export import export_bundle
+
+    folder = tmp_path_factory.mktemp("own")
+    checkpoint = pair_up(folder / "checkpoint", siglip_checkpoint, clip_checkpoint)
+    return export_bundle(checkpoint, folder / "bundle")
 
 
 @pytest.fixture(scope="session")

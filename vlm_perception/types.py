@@ -79,8 +79,8 @@ class Embedding:
     pooled: NDArray[np.float32]
     """[D], L2-normalised."""
     tokens: NDArray[np.float16]
-    """[K, D] patch tokens as the language model reads them; [0, 0] where they were not sent along
-    and are in the frame's detail."""
+    """[K, D] patch tokens as the language model reads them; [0, 0] where it reads `views` instead,
+    or they were not sent along and are in the frame's detail."""
     token_index: NDArray[np.uint16]
     """[K] row-major position in the grid, rising; FUSED_TOKEN for a fused token."""
     tags: tuple[Tag, ...]
@@ -88,6 +88,12 @@ class Embedding:
     vocabulary_version: int
     stages: Mapping[str, float] = field(default_factory=dict)
     """Seconds that each stage took."""
+    image: NDArray[np.uint8] | None = None
+    """The source image [height, width, 3] itself, for a language model with a vision tower of its
+    own; None where it is not at hand, or nobody reads it."""
+    views: NDArray[np.uint8] | None = None
+    """What that tower reads, [views, height, width, 3]; None where it was not made of the image
+    yet."""
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,8 @@ def test_two_different_towers_need_a_choice(siglip_checkpoint: Path, tmp_path: P
     name = next(key for key in weights if key.endswith("vision_tower.post_layernorm.weight"))
     weights[name] += 0.5
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ExportError, match="vision_tower: dual or vision_tower: vlm"):
+    write_spec(checkpoint, vision_tower="same")
+    with pytest.raises(ExportError, match=r"vision_tower: own .* to keep both, or dual or vlm to"):
         export_bundle(checkpoint, tmp_path / "out")
     write_spec(checkpoint, vision_tower="vlm")
     bundle = export_bundle(checkpoint, tmp_path / "out")

@@ -42,7 +42,7 @@ from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.modeling.towers.clip import ClipVision
 from vlm_perception.modeling.towers.naflex import NaflexVision, at_one_resolution
 from vlm_perception.modeling.towers.siglip import SiglipVision
-from vlm_perception.perception.vision.preprocess import Preprocessor, place
+from vlm_perception.perception.preprocess import Preprocessor, place
 
 SIDE, PATCH = 12, 4
 

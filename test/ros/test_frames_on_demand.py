@@ -25,7 +25,7 @@ from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival, Emb
 from vlm_perception.nodes.io.qos import results
 from vlm_perception.nodes.process.watchdog import Watchdog
 from vlm_perception.nodes.process.worker import Worker
-from vlm_perception.perception.details import FRAMES, detail_of, with_detail
+from vlm_perception.perception.details import FRAMES, Details
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.reasoner import Reasoner
 from vlm_perception.perception.vision.encoder import VisionEncoder
@@ -66,7 +66,8 @@ def test_the_encoder_sends_what_is_asked_for(graph: Graph, siglip_bundle: ModelB
     assert (detail.run_id, detail.sequence) == (seen.run_id, seen.sequence)
     assert (detail.header, detail.bundle_digest) == (seen.header, seen.bundle_digest)
     expected = VisionEncoder(siglip_bundle).encode(Frame(pixels, 0, "camera"), 0)
-    whole = with_detail(EMBEDDING.read(seen), DETAIL.read(detail))
+    details_of = Details(siglip_bundle.manifest)
+    whole = details_of.put_back(EMBEDDING.read(seen), DETAIL.read(detail))
     np.testing.assert_array_equal(whole.tokens, expected.tokens, strict=True)
     np.testing.assert_array_equal(whole.token_index, expected.token_index, strict=True)
     last = sent(len(embeddings.all()) + FRAMES)
@@ -111,7 +112,7 @@ def test_key_frames_and_questions_wait_for_their_details(
                 "did not arrive on /front/embedding/detail within 0.1 s",
             ),
             (
-                lambda frame: detail_of(replace(frame, run_id="another")),
+                lambda frame: camera.details.of(replace(frame, run_id="another")),
                 "/front/embedding/detail was ignored: it belongs to run 'another'",
             ),
         ):
@@ -120,10 +121,10 @@ def test_key_frames_and_questions_wait_for_their_details(
             wait_until(cause, lambda words=cause: words in node.log() + status().message)
             assert "cannot be read: the patch tokens" in ask().message
             reasonings.clear()
-            camera.answer = detail_of
+            camera.answer = camera.details.of
             reasonings.wait(lambda message: message.is_keyframe)
             wait_until("to be well", lambda: status().level < DiagnosticStatus.ERROR)
-        camera.answer = lambda frame: replace(detail_of(frame), names=("view", "tiles"))
+        camera.answer = lambda frame: replace(camera.details.of(frame), names=("view", "tiles"))
         wait_until("a warning", lambda: "lacks token_index and tokens" in node.log())
         assert graph.transition(f"front/{NODE}", "deactivate")
     finally:
@@ -156,7 +157,7 @@ def test_a_camera_without_details_keeps_no_other_waiting(
         reasonings.wait(lambda message: message.is_keyframe)
         assert lost("rear") and not lost("front")
         back = graph.listen(SceneReasoning, "rear/reasoning", 10)
-        rear.answer = detail_of
+        rear.answer = rear.details.of
         assert back.wait().sequence == 0, "what could not be analysed leaves no gap"
     finally:
         front.close()

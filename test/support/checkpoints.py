@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,16 @@ def make_checkpoint(
     square = family in ("clip", "metaclip_2") or language in ("idefics3", "smolvlm")
     write_spec(path, **({"geometry": None} if square else {}))
     (path / "MODEL_CARD.md").write_text("# Random weights, for tests\n", encoding="utf-8")
+    return path
+
+
+def pair_up(path: Path, dual: Path, vlm: Path, **changes: Any) -> Path:
+    """Write a checkpoint of the dual encoder of one and the language model of another."""
+    path.mkdir()
+    (path / "dual").symlink_to(dual / "dual")
+    (path / "vlm").symlink_to(vlm / "vlm")
+    shutil.copy(dual / "MODEL_CARD.md", path)
+    write_spec(path, **changes)
     return path
 
 

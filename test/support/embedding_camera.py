@@ -18,7 +18,7 @@ from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.tables import DETAIL, EMBEDDING
 from vlm_perception.msg import FrameDetail, FrameRequest, VisionEmbedding
 from vlm_perception.nodes.io.qos import results
-from vlm_perception.perception.details import detail_of, without_detail
+from vlm_perception.perception.details import Details, without_detail
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame
 from vlm_perception.types import FrameDetail as Detail
@@ -46,7 +46,8 @@ class EmbeddingCamera:
         image = np.random.default_rng(0).integers(0, 256, (36, 64, 3), np.uint8)
         run_id = f"run of {name}"
         self.seen = VisionEncoder(bundle, run_id=run_id).encode(Frame(image, 1, "camera"), 0)
-        self.answer: Callable[[Embedding], Detail | None] = detail_of
+        self.details = Details(bundle.manifest)
+        self.answer: Callable[[Embedding], Detail | None] = self.details.of
         topic = f"{name}/embedding"
         if on_demand:
             self._details = graph.node.create_publisher(FrameDetail, f"{topic}/detail", results(2))

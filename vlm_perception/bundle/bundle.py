@@ -40,10 +40,13 @@ VISION_GRAPH = "vision.onnx"
 VISION_FP16_GRAPH = "vision.fp16.onnx"
 """The same network in FP16; only where it is quantized."""
 TEXT_GRAPH = "text.onnx"
+LANGUAGE_VISION_GRAPH = "language_vision.onnx"
+"""Only where the language model has a vision tower of its own."""
 PROJECTOR_GRAPH = "projector.onnx"
 DECODER_GRAPH = "decoder.onnx"
 TEMPORAL_GRAPH = "temporal.onnx"
-LANGUAGE_GRAPHS = (PROJECTOR_GRAPH, DECODER_GRAPH)
+LANGUAGE_GRAPHS = (LANGUAGE_VISION_GRAPH, PROJECTOR_GRAPH, DECODER_GRAPH)
+"""In the order in which an image goes through them; a bundle need not have all."""
 HALF_COSINE = 0.999
 """What the mean cosine to the stored outputs must reach where products are computed in FP16."""
 
@@ -178,7 +181,7 @@ class ModelBundle:
         Raises:
             EngineError: no backend takes the graph.
         """
-        together = LANGUAGE_GRAPHS if graph in LANGUAGE_GRAPHS else (graph,)
+        together = self.language_graphs if graph in LANGUAGE_GRAPHS else (graph,)
         if name := planned([self.graph_file(each) for each in together]):
             return name
 
@@ -193,6 +196,11 @@ class ModelBundle:
     def graphs(self) -> tuple[str, ...]:
         """Names of the bundle's graphs."""
         return tuple(sorted(name for name in self.manifest.files if name.endswith(".onnx")))
+
+    @property
+    def language_graphs(self) -> tuple[str, ...]:
+        """Those that the language model runs, in the order in which an image goes through them."""
+        return tuple(graph for graph in LANGUAGE_GRAPHS if graph in self.manifest.files)
 
     def verify_golden(self, engines: Mapping[str, Engine] | None = None) -> dict[str, float]:
         """Run stored inputs and compare with stored outputs.

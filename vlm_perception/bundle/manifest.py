@@ -243,6 +243,31 @@ class QuestionSpec(_Strict):
         return self
 
 
+class TowerSpec(_Strict):
+    """A language model's own vision tower, which looks at one view of an image after the other."""
+
+    family: Family
+    image: ImageSpec
+    """One view: what the graph takes, and how the checkpoint's processor fits an image into it."""
+    longest_edge: Pixels | None = None
+    """Before that the longer edge is brought to this length, in the way of Idefics3's processor."""
+    square: tuple[Colour, Colour, Colour] | None = None
+    """Before that an image that is no square is filled up to one with this colour."""
+    tokens: Tokens
+    """Of a view."""
+    token_width: Count
+
+    @property
+    def views(self) -> int:
+        """How many views of an image there are."""
+        return 1
+
+    @property
+    def view_shape(self) -> tuple[int, int, int, int]:
+        """Shape of all views of an image, uint8 RGB."""
+        return self.views, self.image.height, self.image.width, 3
+
+
 class LanguageSpec(_Strict):
     """The language model: projector, decoder and how a prompt is put together.
 
@@ -265,6 +290,8 @@ class LanguageSpec(_Strict):
     image_tokens: Count
     max_images: Count
     kv_bytes_per_token: Count
+    tower: TowerSpec | None = None
+    """None: it reads the patch tokens of the vision graph."""
 
     @property
     def kv_bytes_per_image(self) -> int:
@@ -437,7 +464,22 @@ def tensor_shapes(manifest: Manifest, graph: str) -> dict[str, tuple[int | str, 
             "event": (1, temporal.event_width),
             "evidence": (1, sum(len(readout.choices) for readout in temporal.readouts)),
         }
-    if graph == "decoder.onnx" and (spec := manifest.language) is not None:
+    return _language_shapes(manifest.language, graph) if manifest.language is not None else {}
+
+
+def _language_shapes(spec: LanguageSpec, graph: str) -> dict[str, tuple[int | str, ...]]:
+    tower = spec.tower
+    if graph == "language_vision.onnx" and tower is not None:
+        return {
+            "image": (1, *tower.view_shape[1:]),
+            "tokens": (1, tower.tokens, tower.token_width),
+        }
+    if graph == "projector.onnx" and tower is not None:
+        return {
+            "tokens": (tower.views, tower.tokens, tower.token_width),
+            "embeds": (1, spec.image_tokens, spec.width),
+        }
+    if graph == "decoder.onnx":
         return {
             "inputs_embeds": ("batch", "new", spec.width),
             "past": (spec.layers, 2, "batch", spec.kv_heads, "past", spec.head_dim),

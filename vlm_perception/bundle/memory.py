@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from vlm_perception.bundle.bundle import (
     DECODER_GRAPH,
+    LANGUAGE_VISION_GRAPH,
     PROJECTOR_GRAPH,
     TEXT_GRAPH,
     VISION_GRAPH,
@@ -42,6 +43,10 @@ def language_bytes(manifest: Manifest, spec: LanguageSpec) -> int:
     """Memory of language_reasoner; token embeddings stay in their file."""
     weights = _weights(manifest, PROJECTOR_GRAPH) + _weights(manifest, DECODER_GRAPH)
     activations = activation_bytes(spec.image_tokens, spec.width)
+    if (tower := spec.tower) is not None:
+        weights += _weights(manifest, LANGUAGE_VISION_GRAPH)
+        # Of one view at a time; engines keep what they once took.
+        activations += activation_bytes(tower.tokens, tower.token_width)
     return PROCESS_BYTES + weights + activations + spec.kv_bytes_per_image
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any
 
 import typer
@@ -50,6 +51,7 @@ def _bundle_table(loaded: Any) -> Table:
         "vision": f"{manifest.vision.family}, {manifest.vision.tokens} tokens, "
         f"embedding {manifest.vision.embedding_width}",
         "language": f"{language.layers} layers of {language.width}" if language else "none",
+        "tower": _tower(language),
         "an image": _image_cost(manifest),
         "memory": _memory(manifest),
         "vocabulary": ", ".join(spec.label for spec in manifest.vocabulary.labels),
@@ -62,6 +64,20 @@ def _bundle_table(loaded: Any) -> Table:
     for name, text in rows.items():
         table.add_row(name, Text(text))
     return table
+
+
+def _tower(language: Any) -> str:
+    """Which vision tower the language model reads."""
+    if language is None:
+        return "none beside that of the encoder"
+    if language.tower is None:
+        return "shared: the language model reads the encoder's patch tokens"
+    tower = language.tower
+    size = f"{tower.image.width}x{tower.image.height}"
+    return (
+        f"own: {size}, {tower.image.fit}, {tower.tokens} tokens a view; run on key frames and "
+        f"questions only, which take {math.prod(tower.view_shape) / 1e6:.2f} MB of the frame each"
+    )
 
 
 def _image_cost(manifest: Any) -> str:

@@ -30,10 +30,12 @@ def describe_cost(cost: AnalysisCost, settings: LanguageSettings, max_caption_s:
         max_caption_s: in force, whoever set it.
     """
     tokens = settings.max_caption_tokens
+    looked = f"{_seconds(cost.tower_s)} in its own vision tower, " if cost.tower_s else ""
     automatic = "" if settings.max_caption_s else ", derived from that"
     return (
         f"a full analysis takes {_seconds(_analysis(cost, settings, max_caption_s))} on this "
-        f"machine: {_seconds(cost.prefill_s)} to read the image, {_seconds(cost.questions_s)} for "
+        f"machine: {looked}{_seconds(cost.prefill_s)} to read the image, "
+        f"{_seconds(cost.questions_s)} for "
         f"the questions, {_seconds(cost.caption_s(tokens))} for a caption of {tokens} tokens; "
         f"max_caption_s is {max_caption_s:g}{automatic}"
     )
@@ -67,8 +69,8 @@ def unmet_parameters(
             f"an analysis takes longer than a tick of rate_hz {rate_hz:g}, so that the node will "
             f"save work (degradation level 1 to 3): {_slower(analysis)}"
         )
-    if cost.prefill_s + cost.prompt_s > settings.answer_timeout:
-        least = _ceil(2.0 * (cost.prefill_s + cost.prompt_s))
+    if cost.read_s + cost.prompt_s > settings.answer_timeout:
+        least = _ceil(2.0 * (cost.read_s + cost.prompt_s))
         yield (
             f"~/ask cannot answer within answer_timeout {settings.answer_timeout:g}: set it to "
             f"{least:g} or more"

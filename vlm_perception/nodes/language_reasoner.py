@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from vlm_perception.bundle.bundle import LANGUAGE_GRAPHS, ModelBundle
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.memory import language_bytes
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.messages.codec import MessageError
@@ -65,7 +65,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         """Load the bundle, compare it with its golden outputs and warm the networks up."""
         settings = self.settings
         bundle = ModelBundle.load(settings.bundle)
-        self._notes = prepare_networks(bundle, LANGUAGE_GRAPHS, settings, self.get_logger())
+        self._notes = prepare_networks(bundle, bundle.language_graphs, settings, self.get_logger())
         if (spec := bundle.manifest.language) is not None:
             tell_memory(bundle, language_bytes(bundle.manifest, spec), self.get_logger())
         own = load_questions(Path(settings.questions)) if settings.questions else None
@@ -82,7 +82,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._tell_cost(service)
         self._service = service
         for camera in self._cameras.values():
-            camera.load(Reasoner(service, run_id=self.run_id))
+            camera.load(Reasoner(service, run_id=self.run_id), bundle.manifest)
         known = {question.name for question in questions}
         if foreign := set(settings.keep_questions) - known:
             self.get_logger().warning(

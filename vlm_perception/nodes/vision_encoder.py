@@ -136,7 +136,8 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         """Tell what the embeddings are, and listen to the camera and to who wants a frame."""
         self._pace.restart()
         self._publish_info()
-        self._details.start()
+        if self._bundle is not None:
+            self._details.start(self._bundle.manifest)
         self._worker = self.worker("encode", self._encode)
         self._images = ImageInput(self, self.settings.image_transport, self._on_image)
 

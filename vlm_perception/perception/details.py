@@ -1,24 +1,34 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the language model reads of a frame: taken from the embedding, kept a while, put back."""
+"""What the language model reads of a frame: taken from the embedding, kept a while, put back.
+
+Which that is depends on the bundle: the patch tokens of the encoder, or, for a language model with
+a vision tower of its own, views of the image.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from vlm_perception.bundle.manifest import Manifest, TowerSpec
 from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.perception.views import Views
 from vlm_perception.types import Embedding, FrameDetail
 
-TOKENS, TOKEN_INDEX = "tokens", "token_index"
+TOKENS, TOKEN_INDEX, VIEWS = "tokens", "token_index", "views"
 """Names of the tensors of a detail, as `FrameDetail.msg` explains them."""
 FRAMES = 8
-"""So many details are kept: a quarter of a second at 30 Hz."""
+"""So many frames are kept: a quarter of a second at 30 Hz."""
 MOST_BYTES = 32 << 20
-"""They are fewer where these would hold more; the newest one is always kept."""
+"""They are fewer where these would hold more; the newest ones are always kept."""
+LEAST_FRAMES = 3
+"""So many of them: a request takes a frame or two to come."""
 
 FrameKey = tuple[str, int]
 """Run and sequence number of a frame. Its stamp names no frame: it may be 0, or come again."""
@@ -37,91 +47,153 @@ def key_of(frame: Embedding | FrameDetail) -> FrameKey:
     return frame.run_id, frame.sequence
 
 
-def detail_of(embedding: Embedding) -> FrameDetail:
-    """Return what the language model reads of a frame, without a copy."""
-    return FrameDetail(
-        stamp_ns=embedding.stamp_ns,
-        frame_id=embedding.frame_id,
-        run_id=embedding.run_id,
-        sequence=embedding.sequence,
-        bundle_digest=embedding.bundle_digest,
-        names=(TOKENS, TOKEN_INDEX),
-        tensors=(embedding.tokens, embedding.token_index),
-    )
+def own_tower(manifest: Manifest) -> TowerSpec | None:
+    """The vision tower of a bundle's language model, if it has one of its own."""
+    return manifest.language.tower if manifest.language is not None else None
 
 
 def without_detail(embedding: Embedding) -> Embedding:
-    """Return the embedding as it is sent: without what `detail_of` returns."""
-    return replace(embedding, tokens=NO_TOKENS, token_index=embedding.token_index[:0])
+    """Return the embedding as it is sent: without what the language model reads."""
+    token_index = embedding.token_index[:0]
+    return replace(embedding, tokens=NO_TOKENS, token_index=token_index, image=None, views=None)
 
 
-def lacks_detail(embedding: Embedding) -> bool:
-    """Whether the language model cannot read the embedding before its detail has come."""
-    return len(embedding.tokens) == 0
+class Details:
+    """What a bundle's language model reads of a frame; for one thread."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        """Prepare for one bundle."""
+        self._tower = own_tower(manifest)
+        self._views = Views(self._tower) if self._tower is not None else None
+
+    def ready(self, embedding: Embedding) -> Embedding:
+        """Return the embedding with what the language model reads, made of its image if need be.
+
+        Raises:
+            DetailError: neither is at hand.
+        """
+        if self._views is None or embedding.views is not None:
+            return embedding
+        if embedding.image is None:
+            raise DetailError(
+                "the image of the frame is not at hand, and the language model looks at it with a "
+                "vision tower of its own; play the images to a vision_encoder"
+            )
+        return replace(embedding, views=self._views.of(embedding.image))
+
+    def of(self, embedding: Embedding) -> FrameDetail:
+        """Take from a frame what the language model reads, without a copy.
+
+        Raises:
+            DetailError: the embedding lacks it.
+        """
+        tensors: dict[str, NDArray[Any]] = {
+            TOKENS: embedding.tokens,
+            TOKEN_INDEX: embedding.token_index,
+        }
+        views = self.ready(embedding).views
+        if self._views is not None and views is not None:
+            tensors = {VIEWS: views}
+        return FrameDetail(
+            stamp_ns=embedding.stamp_ns,
+            frame_id=embedding.frame_id,
+            run_id=embedding.run_id,
+            sequence=embedding.sequence,
+            bundle_digest=embedding.bundle_digest,
+            names=tuple(tensors),
+            tensors=tuple(tensors.values()),
+        )
+
+    def missing(self, embedding: Embedding) -> bool:
+        """Whether the language model cannot read the embedding before its detail has come."""
+        if self._tower is None:
+            return len(embedding.tokens) == 0
+        return embedding.image is None and embedding.views is None
+
+    def put_back(self, embedding: Embedding, detail: FrameDetail) -> Embedding:
+        """Put a frame together again.
+
+        Raises:
+            DetailError: the detail is of another frame, or lacks what the language model reads.
+        """
+        if key_of(detail) != key_of(embedding) or detail.bundle_digest != embedding.bundle_digest:
+            raise DetailError(
+                f"the detail belongs to frame {detail.sequence} of run {detail.run_id[:8]}, bundle "
+                f"{detail.bundle_digest[:12]}, not of frame {embedding.sequence} of run "
+                f"{embedding.run_id[:8]}, bundle {embedding.bundle_digest[:12]}"
+            )
+        tensors = dict(zip(detail.names, detail.tensors, strict=True))
+        needed = {TOKENS, TOKEN_INDEX} if self._tower is None else {VIEWS}
+        if lacking := needed - tensors.keys():
+            raise DetailError(
+                f"the detail lacks {' and '.join(sorted(lacking))}; start vision_encoder and "
+                "language_reasoner of the same version"
+            )
+        if self._tower is not None:
+            require_views(tensors[VIEWS], self._tower)
+            return replace(embedding, views=tensors[VIEWS])
+        tokens, token_index = tensors[TOKENS], tensors[TOKEN_INDEX]
+        _require(TOKENS, tokens, np.float16, 2)
+        _require(TOKEN_INDEX, token_index, np.uint16, 1)
+        if not len(tokens) or len(tokens) != len(token_index):
+            raise DetailError(
+                f"the detail has {len(tokens)} tokens and {len(token_index)} token indices"
+            )
+        return replace(embedding, tokens=tokens, token_index=token_index)
 
 
-def with_detail(embedding: Embedding, detail: FrameDetail) -> Embedding:
-    """Put a frame together again.
+def require_views(views: NDArray[Any], tower: TowerSpec) -> None:
+    """Refuse views that are not those which a tower takes.
 
     Raises:
-        DetailError: the detail is of another frame, or lacks what the language model reads.
+        DetailError: they have another type or shape.
     """
-    if key_of(detail) != key_of(embedding) or detail.bundle_digest != embedding.bundle_digest:
+    if views.dtype != np.uint8 or views.shape != tower.view_shape:
         raise DetailError(
-            f"the detail belongs to frame {detail.sequence} of run {detail.run_id[:8]}, bundle "
-            f"{detail.bundle_digest[:12]}, not of frame {embedding.sequence} of run "
-            f"{embedding.run_id[:8]}, bundle {embedding.bundle_digest[:12]}"
+            f"{VIEWS} of the detail is {views.dtype.name} of shape {views.shape}, and the bundle's "
+            f"language model takes uint8 of shape {tower.view_shape}; start vision_encoder and "
+            "language_reasoner with the same bundle"
         )
-    tensors = dict(zip(detail.names, detail.tensors, strict=True))
-    missing = {TOKENS, TOKEN_INDEX} - tensors.keys()
-    if missing:
-        raise DetailError(
-            f"the detail lacks {' and '.join(sorted(missing))}; start vision_encoder and "
-            "language_reasoner of the same version"
-        )
-    tokens, token_index = tensors[TOKENS], tensors[TOKEN_INDEX]
-    for name, values, dtype, ndim in (
-        (TOKENS, tokens, np.float16, 2),
-        (TOKEN_INDEX, token_index, np.uint16, 1),
-    ):
-        if values.dtype != dtype or values.ndim != ndim:
-            raise DetailError(
-                f"{name} of the detail is {values.dtype.name} of shape {values.shape}, not "
-                f"{ndim}-dimensional {np.dtype(dtype).name}"
-            )
-    if not len(tokens) or len(tokens) != len(token_index):
-        raise DetailError(
-            f"the detail has {len(tokens)} tokens and {len(token_index)} token indices"
-        )
-    return replace(embedding, tokens=tokens, token_index=token_index)
 
 
-class RecentDetails:
-    """The details of the newest frames; for any thread.
+def _require(name: str, values: NDArray[Any], dtype: type[np.generic], ndim: int) -> None:
+    if values.dtype != dtype or values.ndim != ndim:
+        raise DetailError(
+            f"{name} of the detail is {values.dtype.name} of shape {values.shape}, not "
+            f"{ndim}-dimensional {np.dtype(dtype).name}"
+        )
 
-    They are references to what the encoder has made anyway. A bundle whose language model reads
-    images will need these here, too; until then no image is held.
+
+class RecentFrames:
+    """The newest embeddings with what the language model reads of them; for any thread.
+
+    They are references to what the encoder has made anyway, or to the image that it was given.
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        """Keep none yet, and never more than this many bytes, except for the newest one."""
+        """Keep none yet, and never more than this many bytes, except for the newest ones."""
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
-        self._kept: OrderedDict[FrameKey, FrameDetail] = OrderedDict()
+        self._kept: OrderedDict[FrameKey, Embedding] = OrderedDict()
 
-    def put(self, detail: FrameDetail) -> None:
-        """Keep the detail of the next frame; the oldest are dropped."""
+    def put(self, embedding: Embedding) -> None:
+        """Keep the next frame; the oldest are dropped."""
         with self._lock:
-            self._kept[key_of(detail)] = detail
-            while len(self._kept) > 1 and self._too_much():
+            self._kept[key_of(embedding)] = embedding
+            while len(self._kept) > LEAST_FRAMES and self._too_much():
                 self._kept.popitem(last=False)
 
-    def get(self, frame: FrameKey) -> FrameDetail | None:
-        """The detail of a frame; None when it is gone, or never was."""
+    def get(self, frame: FrameKey) -> Embedding | None:
+        """The frame; None when it is gone, or never was."""
         with self._lock:
             return self._kept.get(frame)
 
     def _too_much(self) -> bool:
-        kept = self._kept.values()
-        held = sum(values.nbytes for detail in kept for values in detail.tensors)
-        return len(kept) > FRAMES or held > self._most_bytes
+        held = sum(_held(embedding) for embedding in self._kept.values())
+        return len(self._kept) > FRAMES or held > self._most_bytes
+
+
+def _held(embedding: Embedding) -> int:
+    """Bytes of what the language model reads."""
+    image = embedding.image
+    return embedding.tokens.nbytes + (image.nbytes if image is not None else 0)

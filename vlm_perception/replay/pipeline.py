@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.perception.details import detail_of
+from vlm_perception.perception.details import Details
 from vlm_perception.perception.fusion.scene import SceneFusion
 from vlm_perception.perception.fusion.stamp_order import Order, StampOrder
 from vlm_perception.perception.reasoning.degradation import Degradation
@@ -116,6 +116,7 @@ class Pipeline:
             clock=self.clock,
         )
         self.encoder.warm_up()
+        self._details = Details(bundle.manifest)
         self.reasoner: Reasoner | None = None
         if bundle.manifest.language is not None:
             file = settings.questions
@@ -251,7 +252,11 @@ class Pipeline:
         while self._scenes and self._scenes[0][1] <= begin_s:
             self.reasoner.note_conflicts(self._scenes.popleft()[0])
         self.clock.now = begin_s
-        reasoning = self.reasoner.reason(embedding, level)
+        decided, detail = self.reasoner.decide(embedding), None
+        if decided.is_keyframe:
+            embedding = self._details.ready(embedding)
+            detail = self._details.of(embedding)
+        reasoning = self.reasoner.conclude(decided, embedding, level)
         self._free_s = self.clock.now
         self._degradation.record(self._free_s - begin_s, 1.0 / self.settings.rate_hz)
         arrives = self._free_s + self._model.transport * 1e-3
@@ -262,7 +267,7 @@ class Pipeline:
             ended_ns=self._recorded_ns(self._free_s),
             seconds=self._free_s - came_s,
             began_ns=self._recorded_ns(begin_s),
-            detail=detail_of(embedding) if reasoning.is_keyframe else None,
+            detail=detail,
         )
         self._finished.append((tick, arrives))
         return tick

@@ -26,10 +26,11 @@ import numpy as np
 from vlm_perception import types
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import TemporalSpec
+from vlm_perception.perception.details import Details
 from vlm_perception.perception.fusion import rules, scene
+from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.perception.reasoning import keyframes, reasoner
 from vlm_perception.perception.reasoning.language_service import LanguageService
-from vlm_perception.perception.vision.preprocess import Preprocessor
 from vlm_perception.perception.vision.vocabulary import Vocabulary, VocabularyBuilder
 from vlm_perception.replay import pipeline as pipelines
 from vlm_perception.replay.pipeline import Pipeline
@@ -45,6 +46,7 @@ FIXTURES = (
     VirtualClock,
     WallTimes,
     Preprocessor,
+    Details,
     Vocabulary,
     VocabularyBuilder,
     LanguageService,

@@ -49,6 +49,7 @@ class LatencyModel(BaseModel):
     """From one node to the next."""
     graphs: dict[str, GraphCost] = {
         "vision": GraphCost(run=5.0),
+        "language_vision": GraphCost(run=60.0),
         "projector": GraphCost(run=0.3),
         "decoder": GraphCost(run=0.8, token=0.03),
     }

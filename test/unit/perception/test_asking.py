@@ -19,9 +19,10 @@ from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.perception.embedding_checks import BundleMismatchError, EmbeddingError
 from vlm_perception.perception.language.decoder import HostDecoder
 from vlm_perception.perception.language.fair_lock import Turns
-from vlm_perception.perception.language.model import LanguageModel, PromptError
+from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.language.partial_text import PartialText
 from vlm_perception.perception.language.prefix_cache import NewestPrefix
+from vlm_perception.perception.language.prompts import PromptError
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.question_answering import WAITING, Asker, AskError
 from vlm_perception.perception.reasoning.reasoner import Reasoner

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.perception.preprocess import place
 from vlm_perception.perception.vision.encoder import VisionEncoder
-from vlm_perception.perception.vision.preprocess import place
 from vlm_perception.perception.vision.regions import find_regions
 from vlm_perception.perception.vision.vocabulary import Vocabulary, VocabularyError
 from vlm_perception.types import FUSED_TOKEN, Frame

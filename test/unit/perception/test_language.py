@@ -17,7 +17,8 @@ from vlm_perception.bundle.bundle import BundleError, ModelBundle
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.engines.base import EngineError
 from vlm_perception.perception.embedding_checks import BundleMismatchError, EmbeddingError
-from vlm_perception.perception.language.model import LanguageModel, PromptError
+from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.language.prompts import PromptError
 from vlm_perception.perception.reasoning.language_service import InstructionError, LanguageService
 from vlm_perception.perception.reasoning.reasoner import Reasoner
 from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings

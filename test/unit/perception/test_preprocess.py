@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlm_perception.bundle.manifest import ImageSpec, ProcessorSpec
-from vlm_perception.perception.vision.preprocess import (
+from vlm_perception.perception.preprocess import (
     FrameError,
     Placement,
     Preprocessor,

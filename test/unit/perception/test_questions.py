@@ -14,7 +14,7 @@ from support.places import CONFIG
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import QuestionSpec
-from vlm_perception.perception.language.model import PromptError
+from vlm_perception.perception.language.prompts import PromptError
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.questions import (
     QuestionsError,

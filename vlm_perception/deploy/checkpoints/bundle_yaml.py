@@ -65,8 +65,10 @@ class BundleSpec(_Strict):
     model_card: str = "MODEL_CARD.md"
     geometry: Geometry | None = None
     """The tower's own square when absent."""
-    vision_tower: Literal["same", "dual", "vlm"] = "same"
-    """Whose vision tower is exported; `same` demands that both are equal."""
+    vision_tower: Literal["auto", "same", "dual", "vlm", "own"] = "auto"
+    """Which vision tower the language model reads: that of `dual` or of `vlm`, exported once for
+    both; the `same`, which demands that both are equal; its `own`, beside that of dual/; or `auto`:
+    the same where both are equal, else its own."""
     caption: CaptionSpec = CaptionSpec()
     questions: tuple[QuestionSpec, ...] = ()
 

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from vlm_perception.deploy.checkpoints.shared_tower import check_positions
+from vlm_perception.deploy.checkpoints.views import IDEFICS3, ONEVISION, PLAIN, ViewReader
 from vlm_perception.modeling.projectors import ProjectorGraph, ShuffleProjectorGraph
 from vlm_perception.modeling.towers.clip import ClipText, ClipVision
 from vlm_perception.modeling.towers.naflex import NaflexVision, at_one_resolution
@@ -55,8 +56,8 @@ class LanguageFamily:
     decoder: str
     """Name of the decoder there."""
     projector: Callable[[Model, nn.Module, tuple[int, int]], nn.Module]
-    """Projector of (`model.model`, last norm of the tower that is exported, columns and rows of
-    its grid)."""
+    """Projector of (`model.model`, last norm of the tower that it reads, columns and rows of its
+    grid)."""
     features: Callable[[Model, Tensor], Tensor]
     """What the decoder reads, [tokens, W], of (the model, an image [1, 3, H, W]), by transformers'
     own code."""
@@ -68,6 +69,8 @@ class LanguageFamily:
     """What puts tokens around an image in code; none: nothing does, beside the chat template."""
     check_tower: Callable[[Model], None] = lambda tower: None
     """Refuses a vision tower that does not give what the dual encoder's does."""
+    view: ViewReader = PLAIN
+    """How its own processor fits an image into its own tower."""
 
 
 def _single_tokens(model: Model, _norm: nn.Module, _grid: tuple[int, int]) -> nn.Module:
@@ -126,6 +129,7 @@ LANGUAGE_FAMILIES = {
         projector=_single_tokens_and_newline,
         features=_features_of_one_tile,
         tiles=True,
+        view=ONEVISION,
     ),
     # As transformers treats an image with do_image_splitting off.
     "idefics3": LanguageFamily(
@@ -138,6 +142,7 @@ LANGUAGE_FAMILIES = {
         needs_grid=True,
         processor=Idefics3Processor,
         check_tower=check_positions,
+        view=IDEFICS3,
     ),
     # Its own processor words a single image as that of Idefics3, and needs torchvision for videos.
     "smolvlm": LanguageFamily(
@@ -150,7 +155,12 @@ LANGUAGE_FAMILIES = {
         needs_grid=True,
         processor=Idefics3Processor,
         check_tower=check_positions,
+        view=IDEFICS3,
     ),
+}
+# By what a language model's vision_config calls it.
+LANGUAGE_TOWERS: dict[str, type[VisionTower]] = {
+    name: tower for tower in (ClipVision, SiglipVision) for name in sorted(tower.model_types)
 }
 # They differ in the biases of query, key and value only, which the modules hold themselves.
 DECODERS = ("llama", "qwen2")

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,23 @@ from vlm_perception.deploy.checkpoints.families import (
     DECODERS,
     DUAL_FAMILIES,
     LANGUAGE_FAMILIES,
+    LANGUAGE_TOWERS,
     STATIC_ROTARY,
     DualFamily,
     LanguageFamily,
 )
 from vlm_perception.deploy.checkpoints.files import require_plain_weights, weight_files
-from vlm_perception.deploy.checkpoints.shared_tower import share_tower
+from vlm_perception.deploy.checkpoints.shared_tower import difference, share_tower
 from vlm_perception.deploy.checkpoints.tokenizer import load_tokenizer, name_end_token
 from vlm_perception.modeling.pixel_scaling import Normalisation, read_json, read_normalisation
 from vlm_perception.modeling.temporal_attention import TemporalAttention, load_temporal
-from vlm_perception.modeling.towers.vision_tower import TowerParts, VisionTower
+from vlm_perception.modeling.towers.trunk import TowerParts
+from vlm_perception.modeling.towers.vision_tower import VisionTower
 
 # Modules and configurations of transformers carry no types.
 Model = Any
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,10 @@ class Checkpoint:
     vlm: Model | None
     vlm_family: LanguageFamily | None
     vlm_tokenizer: Model | None
+    language_tower: type[VisionTower] | None
+    """Kind of the language model's own vision tower; None: it reads the tokens of dual/'s."""
+    language_normalisation: Normalisation
+    """Of the pixels for the tower that the language model reads."""
     temporal: TemporalAttention | None
     weights: dict[str, str]
     """Hash of each weight file, by its path in the directory."""
@@ -63,7 +71,8 @@ class Checkpoint:
         """The parts of the language model's own tower."""
         assert self.vlm is not None
         assert self.vlm_family is not None
-        return self.family.vision.parts(getattr(self.vlm.model, self.vlm_family.tower))
+        tower = self.language_tower or self.family.vision
+        return tower.parts(getattr(self.vlm.model, self.vlm_family.tower))
 
     @property
     def text_length(self) -> int:
@@ -86,8 +95,9 @@ class Checkpoint:
 
     @property
     def projector_needs_grid(self) -> bool:
-        """Whether the projector fails when tokens are missing."""
-        return self.vlm_family is not None and self.vlm_family.needs_grid
+        """Whether the projector fails when tokens of the exported tower are missing."""
+        reads = self.vlm_family is not None and self.language_tower is None
+        return reads and self.vlm_family is not None and self.vlm_family.needs_grid
 
 
 def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
@@ -95,7 +105,7 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
 
     Args:
         path: the directory that holds them.
-        vision_tower: `same`, `dual` or `vlm`: whose vision tower is meant.
+        vision_tower: which tower the language model reads, as bundle.yaml says it.
 
     Raises:
         ExportError: a directory, key or file is missing, foreign or damaged.
@@ -106,25 +116,33 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
     family = DUAL_FAMILIES[_model_type(path / "dual", DUAL_FAMILIES)]
     dual = family.convert(_load(family.model_class, path / "dual", family.vision.check))
     owner = processor_path = path / "dual"
-    vlm, vlm_family = None, None
+    vlm, vlm_family, language_tower = None, None, None
     if (path / "vlm").is_dir():
         vlm_family = LANGUAGE_FAMILIES[_model_type(path / "vlm", LANGUAGE_FAMILIES)]
-        check = partial(_check_language, vision=family.vision)
-        vlm = _load(vlm_family.model_class, path / "vlm", check)
+        vlm = _load(vlm_family.model_class, path / "vlm", _check_language)
+        own = getattr(vlm.model, vlm_family.tower)
         if vision_tower != "dual":
-            own = getattr(vlm.model, vlm_family.tower)
             vlm_family.check_tower(own)
-            share_tower(dual, own, vision_tower, family.vision.settings)
-    if vision_tower == "vlm":
-        if vlm_family is None:
-            raise ExportError(f"bundle.yaml says vision_tower: vlm, but {path} contains no vlm/")
+        if vision_tower == "auto":
+            reason = _why_own(path, family.vision, dual, own)
+            vision_tower = "own" if reason else "same"
+            if reason:
+                _log.info("the language model gets a vision tower of its own: %s", reason)
+        if vision_tower == "own":
+            language_tower = LANGUAGE_TOWERS[own.config.model_type]
+        else:
+            _require_shared(path, family.vision, dual, own, vision_tower)
+    elif vision_tower in ("vlm", "own"):
+        raise ExportError(
+            f"bundle.yaml says vision_tower: {vision_tower}, but {path} contains no vlm/"
+        )
+    if vision_tower == "vlm" and vlm_family is not None:
         owner = path / "vlm"
         processor_path = processor_path if vlm_family.tiles else owner
     dual_tokenizer = load_tokenizer(path / "dual", dual)
     name_end_token(dual, dual_tokenizer)
     normalisation = read_normalisation(owner)
-    if vlm is not None and vision_tower == "same":
-        _check_same_normalisation(path / "vlm", normalisation)
+    read = path / "vlm" if language_tower is not None else owner
     return Checkpoint(
         path=path,
         family=family,
@@ -135,6 +153,8 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
         vlm=vlm,
         vlm_family=vlm_family,
         vlm_tokenizer=load_tokenizer(path / "vlm", vlm) if vlm is not None else None,
+        language_tower=language_tower,
+        language_normalisation=read_normalisation(read),
         temporal=load_temporal(path / "temporal", family.vision.embedding_width(dual.config)),
         weights=_hashes(path),
     )
@@ -198,12 +218,11 @@ def _load(model_class: Model, directory: Path, check: Callable[[Model], None]) -
     return model.eval().requires_grad_(False)
 
 
-def _check_language(whole: Model, vision: type[VisionTower]) -> None:
+def _check_language(whole: Model) -> None:
     tower, config = whole.vision_config.model_type, whole.text_config
-    if tower not in vision.model_types:
+    if tower not in LANGUAGE_TOWERS:
         raise ExportError(
-            f"vlm/ has a {tower} tower and dual/ a {vision.name} tower; they must be of the same "
-            "family"
+            f"vlm/ has a {tower} tower; supported are {', '.join(sorted(LANGUAGE_TOWERS))}"
         )
     if config.model_type not in DECODERS:
         raise ExportError(
@@ -221,11 +240,49 @@ def _check_language(whole: Model, vision: type[VisionTower]) -> None:
         )
 
 
-def _check_same_normalisation(directory: Path, normalisation: Normalisation) -> None:
-    other = read_normalisation(directory)
-    if other != normalisation:
+def _why_own(path: Path, vision: type[VisionTower], dual: Model, own: Model) -> str:
+    """Why dual/ and vlm/ cannot share a tower; empty: they can."""
+    return (
+        _other_family(vision, own)
+        or difference(dual, own, vision.settings)
+        or _other_normalisation(path)
+    )
+
+
+def _require_shared(
+    path: Path, vision: type[VisionTower], dual: Model, own: Model, vision_tower: str
+) -> None:
+    """Make the dual encoder's tower the one that both read.
+
+    Raises:
+        ExportError: the language model cannot read it.
+    """
+    if reason := _other_family(vision, own):
         raise ExportError(
-            f"dual/ and vlm/ share a tower but scale pixels differently (mean {normalisation.mean} "
-            f"and {other.mean}, std {normalisation.std} and {other.std}); set vision_tower to dual "
-            "or vlm in bundle.yaml to choose"
+            f"{reason}, and vision_tower: {vision_tower} makes them share one; set vision_tower: "
+            "own in bundle.yaml to keep both"
         )
+    if vision_tower == "dual":
+        return
+    share_tower(dual, own, vision_tower, vision.settings)
+    if vision_tower == "same" and (reason := _other_normalisation(path)):
+        raise ExportError(
+            f"{reason}; set vision_tower: own in bundle.yaml to keep both, or dual or vlm to choose"
+        )
+
+
+def _other_family(vision: type[VisionTower], own: Model) -> str:
+    name = own.config.model_type
+    if name in vision.model_types:
+        return ""
+    return f"vlm/ has a {name} tower and dual/ a {vision.name} tower"
+
+
+def _other_normalisation(path: Path) -> str:
+    one, other = (read_normalisation(path / name) for name in ("dual", "vlm"))
+    if one == other:
+        return ""
+    return (
+        f"dual/ and vlm/ have equal vision towers but scale pixels differently (mean {one.mean} "
+        f"and {other.mean}, std {one.std} and {other.std})"
+    )

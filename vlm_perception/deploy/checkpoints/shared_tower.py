@@ -32,15 +32,10 @@ def share_tower(dual: Model, tower: Model, vision_tower: str, settings: Sequence
     """
     ours = dual.vision_model.state_dict()
     weights = tower.state_dict()
-    foreign = sorted(weights.keys() - ours.keys())
-    misfits = [k for k in weights.keys() & ours.keys() if weights[k].shape != ours[k].shape]
-    config = dual.config.vision_config
-    built = [name for name in settings if getattr(tower.config, name) != getattr(config, name)]
-    if foreign or misfits or built:
+    if reason := _built_otherwise(dual, tower, settings):
         raise ExportError(
-            "the vision towers of dual/ and vlm/ have different architectures, for example "
-            f"{(foreign + sorted(misfits) + built)[0]}; set vision_tower: dual in bundle.yaml to "
-            "drop vlm/'s, if the language model can read the other's features"
+            f"{reason}; set vision_tower: own in bundle.yaml to keep both, or dual to drop vlm/'s, "
+            "if the language model can read the other's features"
         )
     lacking = sorted(ours.keys() - weights.keys())
     if vision_tower == "vlm":
@@ -49,20 +44,50 @@ def share_tower(dual: Model, tower: Model, vision_tower: str, settings: Sequence
                 f"the tower of vlm/ lacks {_parts_of(lacking)}, which tags and regions are "
                 "computed from; those of dual/ belong to other weights, so vision_tower: vlm would "
                 "combine two models that were never trained together. Set vision_tower: same if "
-                "the other weights are equal, or dual if the language model can read the features "
-                "of dual/'s tower"
+                "the other weights are equal, own to keep both towers, or dual if the language "
+                "model can read the features of dual/'s tower"
             )
         dual.vision_model.load_state_dict(weights)
         return
-    stored = {_stored_type(ours.values()), _stored_type(weights.values())}
-    choices = "vision_tower: dual" if lacking else "vision_tower: dual or vision_tower: vlm"
-    for key, value in weights.items():
+    if reason := _weighs_otherwise(dual, tower):
+        others = "dual" if lacking else "dual or vlm"
+        raise ExportError(
+            f"{reason}; set vision_tower: own in bundle.yaml to keep both, or {others} to choose"
+        )
+
+
+def difference(dual: Model, tower: Model, settings: Sequence[str]) -> str:
+    """Why a language model's tower and that of a dual encoder are not one; empty: they are.
+
+    The arguments are those of `share_tower`.
+    """
+    return _built_otherwise(dual, tower, settings) or _weighs_otherwise(dual, tower)
+
+
+def _built_otherwise(dual: Model, tower: Model, settings: Sequence[str]) -> str:
+    ours, theirs = dual.vision_model.state_dict(), tower.state_dict()
+    foreign = sorted(theirs.keys() - ours.keys())
+    misfits = [k for k in theirs.keys() & ours.keys() if theirs[k].shape != ours[k].shape]
+    config = dual.config.vision_config
+    built = [name for name in settings if getattr(tower.config, name) != getattr(config, name)]
+    if not (foreign or misfits or built):
+        return ""
+    return (
+        "the vision towers of dual/ and vlm/ have different architectures, for example "
+        f"{(foreign + sorted(misfits) + built)[0]}"
+    )
+
+
+def _weighs_otherwise(dual: Model, tower: Model) -> str:
+    ours, theirs = dual.vision_model.state_dict(), tower.state_dict()
+    stored = {_stored_type(ours.values()), _stored_type(theirs.values())}
+    for key, value in theirs.items():
         if not _equal_as_stored(value, ours[key], stored):
-            raise ExportError(
+            return (
                 "the vision towers of dual/ and vlm/ differ, by up to "
-                f"{float((value - ours[key]).abs().max()):.3g} in {key}; choose with {choices} in "
-                "bundle.yaml"
+                f"{float((value - ours[key]).abs().max()):.3g} in {key}"
             )
+    return ""
 
 
 def _parts_of(names: Sequence[str]) -> str:

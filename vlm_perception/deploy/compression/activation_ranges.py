@@ -21,7 +21,7 @@ from rich.progress import track
 from vlm_perception.bundle.manifest import ImageSpec
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.validation.images import read_image
-from vlm_perception.perception.vision.preprocess import Preprocessor
+from vlm_perception.perception.preprocess import Preprocessor
 
 # The calibrator keeps the observed values of this many images before it counts them: for ViT-B/16,
 # 50 MiB per image.

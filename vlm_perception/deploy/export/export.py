@@ -76,7 +76,7 @@ def export_bundle(
     if options.keep is not None and source.projector_needs_grid:
         raise ExportError(
             f"{checkpoint / 'vlm'} merges squares of tokens (pixel shuffle), so tokens cannot be "
-            "pruned before it; export it without --keep"
+            "pruned before it; export it without --keep, or set vision_tower: own in bundle.yaml"
         )
     try:
         with made_beside(place, "export") as scratch:
@@ -131,7 +131,9 @@ def _processors_fit(source: Checkpoint) -> bool:
     Raises:
         ExportError: the tower takes none of that size.
     """
-    paths = (source.processor_path, source.language_processor_path)
+    paths = [source.processor_path]
+    if source.language_tower is None:
+        paths.append(source.language_processor_path)
     try:
         sizes = [processor_spec(load_processor(path)) for path in dict.fromkeys(paths)]
     except ExportError as error:

@@ -10,7 +10,12 @@ import onnx
 import torch
 import transformers
 
-from vlm_perception.bundle.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, VISION_GRAPH
+from vlm_perception.bundle.bundle import (
+    DECODER_GRAPH,
+    LANGUAGE_VISION_GRAPH,
+    PROJECTOR_GRAPH,
+    VISION_GRAPH,
+)
 from vlm_perception.bundle.manifest import (
     GoldenSpec,
     LanguageSpec,
@@ -23,6 +28,7 @@ from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.bundle_yaml import BundleSpec
 from vlm_perception.deploy.checkpoints.gather import read_sources
 from vlm_perception.deploy.checkpoints.load import Checkpoint
+from vlm_perception.deploy.export.language_vision import LanguageVision
 from vlm_perception.deploy.export.parts import Golden
 from vlm_perception.deploy.export.vision import Vision
 from vlm_perception.modeling.temporal_attention import TemporalAttention
@@ -79,9 +85,13 @@ def text_spec(source: Checkpoint, tokenizer: str) -> TextSpec:
 
 
 def language_spec(
-    source: Checkpoint, spec: BundleSpec, tokenizer: str, golden: Golden
+    source: Checkpoint,
+    spec: BundleSpec,
+    tokenizer: str,
+    golden: Golden,
+    own: LanguageVision | None,
 ) -> LanguageSpec:
-    """The language model.
+    """The language model, with its own vision tower, if it has one.
 
     Raises:
         ExportError: the checkpoint names no end token.
@@ -90,6 +100,9 @@ def language_spec(
     config = source.vlm.config.text_config
     layers, pair, _, heads, _, head_dim = golden[f"{DECODER_GRAPH}/in/past"].shape
     image_tokens = golden[f"{PROJECTOR_GRAPH}/out/embeds"].shape[1]
+    tower = None
+    if own is not None:
+        tower = own.spec(golden[f"{LANGUAGE_VISION_GRAPH}/out/tokens"].shape)
     return LanguageSpec(
         tokenizer=tokenizer,
         embeddings=EMBEDDINGS_NAME,
@@ -106,6 +119,7 @@ def language_spec(
         image_tokens=image_tokens,
         max_images=1,
         kv_bytes_per_token=layers * pair * heads * head_dim * 4,
+        tower=tower,
     )
 
 

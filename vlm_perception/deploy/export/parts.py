@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vlm_perception.bundle.bundle import (
     DECODER_GRAPH,
+    LANGUAGE_VISION_GRAPH,
     PROJECTOR_GRAPH,
     TEMPORAL_GRAPH,
     TEXT_GRAPH,
@@ -24,6 +25,7 @@ from vlm_perception.bundle.bundle import (
 )
 from vlm_perception.bundle.manifest import ImageSpec
 from vlm_perception.deploy.checkpoints.load import Checkpoint
+from vlm_perception.deploy.export.language_vision import LanguageVision
 from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
 from vlm_perception.modeling.decoder import DecoderGraph
 from vlm_perception.modeling.temporal_attention import TemporalAttention
@@ -53,11 +55,16 @@ class Part:
         return dict(zip(self.outputs, values, strict=True))
 
 
-def parts_of(source: Checkpoint, vision: VisionTower, image: ImageSpec) -> list[Part]:
-    """All graphs of a checkpoint's bundle, around its vision tower as it is exported."""
+def parts_of(
+    source: Checkpoint, vision: VisionTower, image: ImageSpec, own: LanguageVision | None
+) -> list[Part]:
+    """All graphs of a checkpoint's bundle, around its vision towers as they are exported."""
     seeing = vision_part(vision, image)
     parts = [text_part(source), seeing]
     if source.vlm is not None:
+        if own is not None:
+            seeing, image = language_vision_part(own), own.image
+            parts.append(seeing)
         parts += [projector_part(source, seeing.results["tokens"], image), decoder_part(source)]
     if source.temporal is not None:
         parts.append(temporal_part(source.temporal))
@@ -69,6 +76,12 @@ def vision_part(vision: VisionTower, image: ImageSpec) -> Part:
     pixels = torch.from_numpy(_golden_image(image.width, image.height))
     outputs = ("pooled", "tokens", "patches", *(["token_index"] if vision.keep else []))
     return Part(VISION_GRAPH, vision, {"image": pixels}, outputs, {})
+
+
+def language_vision_part(own: LanguageVision) -> Part:
+    """The language model's own vision tower."""
+    pixels = torch.from_numpy(_golden_image(own.image.width, own.image.height))
+    return Part(LANGUAGE_VISION_GRAPH, own.graph, {"image": pixels}, ("tokens",), {})
 
 
 def _golden_image(width: int, height: int) -> NDArray[np.uint8]:
@@ -97,12 +110,20 @@ def text_part(source: Checkpoint) -> Part:
 
 
 def projector_part(source: Checkpoint, tokens: Tensor, image: ImageSpec) -> Part:
-    """The projector from image tokens to the decoder."""
+    """The projector from image tokens to the decoder.
+
+    Args:
+        source: the checkpoint.
+        tokens: an example.
+        image: what they are of.
+    """
     assert source.vlm is not None
     assert source.vlm_family is not None
-    grid = (image.columns, image.rows)
-    module = source.vlm_family.projector(source.vlm.model, source.vision_parts.last_norm, grid)
-    dynamic = {} if source.projector_needs_grid else {"tokens": {1: "tokens"}}
+    grid, fixed = (image.columns, image.rows), source.language_tower is not None
+    read = source.language_vision_parts if fixed else source.vision_parts
+    module = source.vlm_family.projector(source.vlm.model, read.last_norm, grid)
+    fixed = fixed or source.projector_needs_grid
+    dynamic = {} if fixed else {"tokens": {1: "tokens"}}
     return Part(PROJECTOR_GRAPH, module, {"tokens": tokens}, ("embeds",), dynamic)
 
 

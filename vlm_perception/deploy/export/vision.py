@@ -23,7 +23,7 @@ from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.deploy.validation.images import ImageSets, read_image
 from vlm_perception.modeling.token_pruning import parse_schedule
 from vlm_perception.modeling.towers.vision_tower import VisionTower
-from vlm_perception.perception.vision.preprocess import Preprocessor
+from vlm_perception.perception.preprocess import Preprocessor
 
 
 @dataclass(frozen=True)
@@ -67,20 +67,35 @@ def lay_out_vision(
 
 
 def feature_layers(source: Checkpoint) -> list[int]:
-    """Which hidden states the projector reads, without class tokens.
+    """Which hidden states of the dual encoder's tower the projector reads, if it does.
+
+    Raises:
+        ExportError: as `read_layers`.
+    """
+    if source.vlm is None or source.language_tower is not None:
+        return [-1]
+    return read_layers(source, source.family.vision, len(source.vision_parts.blocks))
+
+
+def read_layers(source: Checkpoint, tower: type[VisionTower], most: int) -> list[int]:
+    """Which hidden states of a tower the projector reads, without class tokens.
 
     States are counted from the start: the language model's own tower may have fewer layers.
+
+    Args:
+        source: has a language model.
+        tower: the one that it reads.
+        most: layers of that.
 
     Raises:
         ExportError: they are not those of the patches, or the tower has too few layers.
     """
-    if source.vlm is None:
-        return [-1]
+    assert source.vlm is not None
     config = source.vlm.config
     # Idefics3 has no choice: it reads the last.
     chosen = getattr(config, "vision_feature_layer", -1)
     drops_first = getattr(config, "vision_feature_select_strategy", "full") == "default"
-    has_class_token = source.family.vision.class_tokens > 0
+    has_class_token = tower.class_tokens > 0
     if drops_first and not has_class_token:
         raise ExportError(
             "vlm/ selects features with the strategy `default`, which drops the first patch of a "
@@ -93,7 +108,6 @@ def feature_layers(source: Checkpoint) -> list[int]:
         )
     states = len(source.language_vision_parts.blocks) + 1
     layers = [chosen] if isinstance(chosen, int) else list(chosen)
-    most = len(source.vision_parts.blocks)
     if not all(-states <= layer < states and layer % states <= most for layer in layers):
         raise ExportError(
             f"vlm/ reads the hidden states {layers} of a tower with {states - 1} layers, but the "

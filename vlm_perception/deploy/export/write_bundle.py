@@ -32,6 +32,7 @@ from vlm_perception.deploy.checkpoints.load import Checkpoint, round_to_half
 from vlm_perception.deploy.compression.int8 import quantize_graphs
 from vlm_perception.deploy.compression.precision_config import CONFIG_NAME
 from vlm_perception.deploy.export.input_geometry import choose_geometry
+from vlm_perception.deploy.export.language_vision import LanguageVision, lay_out_language_vision
 from vlm_perception.deploy.export.manifest_fields import (
     EMBEDDINGS_NAME,
     GOLDEN_NAME,
@@ -70,6 +71,7 @@ class _Written:
 
     image: ImageSpec
     vision: Vision
+    own: LanguageVision | None
     text: TextSpec
     quantized: tuple[str, ...]
     """Graphs that compute in INT8."""
@@ -98,7 +100,8 @@ def write_bundle(
     _round_weights(source)
     geometry = choose_geometry(source, spec, options)
     vision = lay_out_vision(source, geometry, options, images)
-    parts = parts_of(source, vision.graph, geometry.image)
+    own = lay_out_language_vision(source)
+    parts = parts_of(source, vision.graph, geometry.image, own)
     tokenizers = _write_tokenizers(directory, source)
     text = text_spec(source, tokenizers["text"])
     _write_embeddings(directory, source)
@@ -109,7 +112,7 @@ def write_bundle(
     golden |= _golden_of_engines(directory, parts, quantized)
     _save_arrays(directory / GOLDEN_NAME, golden)
     _write_label_embeddings(directory, text, spec.vocabulary)
-    written = _Written(geometry.image, vision, text, quantized, golden, tokenizers)
+    written = _Written(geometry.image, vision, own, text, quantized, golden, tokenizers)
     _write_manifest(directory, source, spec, written)
 
 
@@ -195,7 +198,9 @@ def _write_manifest(
     """Write the bundle's manifest, with the hash of every file in the directory."""
     language = None
     if source.vlm is not None:
-        language = language_spec(source, spec, written.tokenizers["language"], written.golden)
+        language = language_spec(
+            source, spec, written.tokenizers["language"], written.golden, written.own
+        )
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=spec.name,

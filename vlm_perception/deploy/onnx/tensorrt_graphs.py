@@ -12,13 +12,14 @@ import onnx
 
 from vlm_perception.bundle.bundle import (
     DECODER_GRAPH,
+    LANGUAGE_VISION_GRAPH,
     PROJECTOR_GRAPH,
     TEMPORAL_GRAPH,
     TEXT_GRAPH,
     VISION_GRAPH,
     ModelBundle,
 )
-from vlm_perception.bundle.manifest import LanguageSpec
+from vlm_perception.bundle.manifest import LanguageSpec, TowerSpec
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.onnx.fp16_matmuls import to_fp16_matmuls
 from vlm_perception.deploy.onnx.graph import OnnxGraph, load_graph
@@ -78,8 +79,10 @@ def tensorrt_graphs(bundle: ModelBundle) -> tuple[TensorRtGraph, ...]:
     Raises:
         ExportError: a graph cannot be read.
     """
-    graphs = [_vision(bundle)]
-    if bundle.manifest.language is not None:
+    graphs, language = [_vision(bundle)], bundle.manifest.language
+    if language is not None:
+        if language.tower is not None:
+            graphs.append(_language_vision(bundle, language.tower))
         graphs += [_projector(bundle), _decoder(bundle)]
     return tuple(graphs)
 
@@ -117,9 +120,17 @@ def _vision(bundle: ModelBundle) -> TensorRtGraph:
     return TensorRtGraph(VISION_GRAPH, source, model, (("image", shapes),))
 
 
+def _language_vision(bundle: ModelBundle, spec: TowerSpec) -> TensorRtGraph:
+    shapes = {"image": (1, *spec.view_shape[1:])}
+    model = to_fp16_matmuls(_read(bundle, LANGUAGE_VISION_GRAPH))
+    return TensorRtGraph(LANGUAGE_VISION_GRAPH, LANGUAGE_VISION_GRAPH, model, (("view", shapes),))
+
+
 def _projector(bundle: ModelBundle) -> TensorRtGraph:
-    spec = bundle.manifest.vision
+    spec, language = bundle.manifest.vision, bundle.manifest.language
     shapes = {"tokens": (1, spec.tokens, spec.token_width)}
+    if language is not None and (tower := language.tower) is not None:
+        shapes = {"tokens": (tower.views, tower.tokens, tower.token_width)}
     model = to_fp16_matmuls(_read(bundle, PROJECTOR_GRAPH))
     for value in model.graph.input:
         set_shape(value, shapes[value.name])

@@ -10,6 +10,7 @@ from typing import Literal
 
 from vlm_perception.bundle.bundle import (
     DECODER_GRAPH,
+    LANGUAGE_VISION_GRAPH,
     PROJECTOR_GRAPH,
     TEXT_GRAPH,
     VISION_GRAPH,
@@ -134,6 +135,12 @@ def phases_of(bundle: ModelBundle, prompt: int) -> list[Phase]:
     if language is not None:
         length = language.image_tokens + prompt
         tokens = {"tokens": (1, vision.tokens, vision.token_width)}
+        if (tower := language.tower) is not None:
+            tokens = {"tokens": (tower.views, tower.tokens, tower.token_width)}
+            own = Names("patch embedding", "last layer")
+            phases.append(
+                Phase("language tower", LANGUAGE_VISION_GRAPH, own, {}, repeats=tower.views)
+            )
         phases += [
             Phase("projector", PROJECTOR_GRAPH, Names("projector", "projector"), tokens),
             _decoder_phase("prefill", language, new=length, past=0, repeats=1),

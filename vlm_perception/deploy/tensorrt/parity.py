@@ -18,7 +18,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from vlm_perception.bundle.bundle import DECODER_GRAPH, VISION_GRAPH, ModelBundle
+from vlm_perception.bundle.bundle import (
+    DECODER_GRAPH,
+    LANGUAGE_VISION_GRAPH,
+    VISION_GRAPH,
+    ModelBundle,
+)
 from vlm_perception.bundle.golden import TOKEN_INDEX
 from vlm_perception.deploy.onnx.tensorrt_graphs import Shapes, TensorRtGraph
 from vlm_perception.engines.backend import GraphFile
@@ -96,7 +101,7 @@ def _variations(
     for _ in range(INPUTS - 1):
         inputs = bundle.golden_inputs(graph)
         for name, value in inputs.items():
-            if graph == VISION_GRAPH:
+            if graph in (VISION_GRAPH, LANGUAGE_VISION_GRAPH):
                 moved = np.roll(value, tuple(generator.integers(-40, 40, 2)), axis=(1, 2))
                 moved = moved * generator.uniform(0.5, 1.3)
                 inputs[name] = moved.clip(0, 255).astype(np.uint8)

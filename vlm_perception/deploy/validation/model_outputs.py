@@ -85,7 +85,7 @@ class BundleModel:
         embedding = self._encoder.encode(Frame(image, 0), 0)
         if self._language is None:
             return Prediction(embedding.pooled)
-        prefix = self._language.prefill(embedding.tokens)
+        prefix = self._language.read(embedding)
         answers = self._language.answer(prefix, self._packed)
         caption = self._language.generate(prefix, self._prompt, max_tokens=CAPTION_TOKENS)
         return Prediction(embedding.pooled, answers, caption.text)

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from vlm_perception.bundle.manifest import LanguageSpec, QuestionSpec
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.image_processor import load_processor
 from vlm_perception.deploy.checkpoints.load import Checkpoint
+from vlm_perception.deploy.checkpoints.views import PLAIN
 from vlm_perception.deploy.validation.model_outputs import CAPTION_TOKENS, Prediction
 from vlm_perception.perception.vision.vocabulary import Vocabulary, VocabularyBuilder
 from vlm_perception.types import Attribute
@@ -47,7 +49,7 @@ class TransformersModel:
         """
         self._source, self._manifest = source, bundle.manifest
         self._processor = load_processor(source.processor_path)
-        self._language_processor = load_processor(source.language_processor_path)
+        self._language_pixels = _pixels_for_language(source)
         self._reader = None if source.vlm is None else _Reader(source, bundle)
         ours = VocabularyBuilder(bundle).build(None, version=1)
         self._vocabulary = dataclasses.replace(ours, embeddings=self._embed_labels())
@@ -71,7 +73,7 @@ class TransformersModel:
         if self._reader is None:
             return Prediction(pooled)
         with _fitting():
-            pixels = _pixels(self._language_processor, image)
+            pixels = self._language_pixels(Image.fromarray(image))
         self._reader.look(pixels)
         answers = tuple(self._reader.answer(each) for each in self._manifest.questions)
         return Prediction(pooled, answers, self._reader.caption())
@@ -177,6 +179,14 @@ class _Reader:
         ids: list[int] = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
         place = ids.index(self._image)
         return ids[:place], ids[place + 1 :]
+
+
+def _pixels_for_language(source: Checkpoint) -> Callable[[Image.Image], Tensor]:
+    """What makes an image's pixels [1, 3, H, W] for the tower that the language model reads."""
+    family = source.vlm_family
+    if family is None or source.language_tower is None:
+        return partial(PLAIN.pixels, PLAIN.load(source.language_processor_path))
+    return partial(family.view.pixels, family.view.load(source.path / "vlm"))
 
 
 def _pixels(processor: Module, image: NDArray[np.uint8]) -> Tensor:

@@ -142,7 +142,7 @@ def time_scene(
     one, everything = language.pack(questions[:1]), language.pack(questions)
     prompt, most = language.spec.caption_prompt, ReasonerSettings.max_caption_tokens
     start = clock()
-    prefix = language.prefill(embedding.tokens)
+    prefix = language.read(embedding)
     prefilled = clock()
     language.answer(prefix, one)
     answered_one = clock()

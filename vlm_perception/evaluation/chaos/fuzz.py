@@ -265,7 +265,9 @@ def details(draw: st.DrawFn) -> Any:
 
     detail = draw(frames(FrameDetail))
     detail.header, detail.bundle_digest = draw(headers()), draw(_TEXT)
-    detail.names = draw(st.lists(st.sampled_from(["tokens", "token_index", ""]), max_size=3))
+    detail.names = draw(
+        st.lists(st.sampled_from(["tokens", "token_index", "views", ""]), max_size=3)
+    )
     detail.tensors = draw(st.lists(tensors(), max_size=3))
     return detail
 

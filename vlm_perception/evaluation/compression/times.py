@@ -53,7 +53,7 @@ class Stopwatch:
         language, clock = self._language, time.perf_counter
         embeddings = [self._encoder.encode(frame, sequence) for sequence in range(REPEATS)]
         begun = clock()
-        prefix = language.prefill(embeddings[-1].tokens)
+        prefix = language.read(embeddings[-1])
         read = clock()
         language.answer(prefix, self._packed)
         answered = clock()

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from vlm_perception.bundle.bundle import VISION_GRAPH, ModelBundle
-from vlm_perception.perception.vision.preprocess import Preprocessor
+from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.replay.recordings.source import (
     CameraFrame,
     MediaSource,

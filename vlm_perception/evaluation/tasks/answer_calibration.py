@@ -73,7 +73,7 @@ class Calibration:
     def take(self, sample: Sample) -> None:
         """Keep the mean log-likelihood of each choice of each question, and the truth."""
         embedding = self._encoder.encode(Frame(sample.image, 0), 0)
-        prefix = self._language.prefill(embedding.tokens)
+        prefix = self._language.read(embedding)
         self._scores.append(self._language.log_likelihoods(prefix, self._packed))
         self._answers.append(sample.answers)
 

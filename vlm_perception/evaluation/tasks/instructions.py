@@ -83,7 +83,7 @@ class Following:
 
     def take(self, sample: Street) -> None:
         """Give every kind of instruction on one scene."""
-        prefix = self._language.prefill(self._encoder.encode(Frame(sample.image, 0), 0).tokens)
+        prefix = self._language.read(self._encoder.encode(Frame(sample.image, 0), 0))
         caption = self._output(prefix, CAPTION_PROMPT)
         for instruction in INSTRUCTIONS:
             wording = instruction.held_out[self._scenes % len(instruction.held_out)]

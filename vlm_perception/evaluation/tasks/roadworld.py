@@ -99,7 +99,7 @@ class RoadWorldTask:
     def take(self, sample: Street) -> NDArray[np.float32]:
         """Answer every question about one scene; returns the pooled embedding [D]."""
         embedding = self.encoder.encode(Frame(sample.image, 0), 0)
-        prefix, answers = self.language.prefill(embedding.tokens), self.answers
+        prefix, answers = self.language.read(embedding), self.answers
         answers.truths.append(sample.truth)
         answers.scores.append(self.encoder.scores(embedding.pooled)[self._columns])
         for answered, packed in (

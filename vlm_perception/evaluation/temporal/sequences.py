@@ -113,7 +113,7 @@ class _Analyst:
         rows = []
         for street in play(stretch):
             embedding = self._encoder.encode(Frame(street.image, 0), len(rows))
-            prefix = self._language.prefill(embedding.tokens)
+            prefix = self._language.read(embedding)
             answers = self._language.answer(prefix, self._questions)
             rows.append(
                 (

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from vlm_perception.modeling.token_pruning import class_attention
 from vlm_perception.modeling.towers.text_tower import TextTower
+from vlm_perception.modeling.towers.trunk import TowerParts
 from vlm_perception.modeling.towers.vision_tower import VisionTower
 
 # Modules and configurations of transformers carry no types.
@@ -33,18 +35,15 @@ class ClipVision(VisionTower):
         """That of the projections."""
         return int(config.projection_dim)
 
-    def take_over(self, model: Module) -> None:
-        """Take the norm before the layers, the class token and the projection."""
-        tower = model.vision_model
-        self.pre_layernorm = tower.pre_layrnorm
-        self.class_token = nn.Buffer(tower.embeddings.class_embedding.detach().reshape(1, 1, -1))
-        self.projection = model.visual_projection
+    @classmethod
+    def parts(cls, tower: Module) -> TowerParts:
+        """Those of every tower, and the class token and the norm before the layers."""
+        token = tower.embeddings.class_embedding.detach().reshape(1, 1, -1)
+        return replace(super().parts(tower), class_token=token, first_norm=tower.pre_layrnorm)
 
-    def embed(self, patches: Tensor) -> Tensor:
-        """Put the class token first."""
-        hidden = torch.cat([self.class_token.expand(len(patches), -1, -1), patches], dim=1)
-        embedded: Tensor = self.pre_layernorm(hidden + self.positions)
-        return embedded
+    def take_over(self, model: Module) -> None:
+        """Take the projection."""
+        self.projection = model.visual_projection
 
     def rank(self, hidden: Tensor, query: Tensor, key: Tensor) -> Tensor:
         """By the attention of the class token."""

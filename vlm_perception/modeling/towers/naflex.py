@@ -14,7 +14,7 @@ from transformers import SiglipConfig, SiglipModel
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
 
 from vlm_perception.modeling.towers.siglip import SiglipVision
-from vlm_perception.modeling.towers.vision_tower import TowerParts
+from vlm_perception.modeling.towers.trunk import TowerParts
 
 # Modules of transformers carry no types.
 Model = Any

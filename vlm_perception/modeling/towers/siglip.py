@@ -53,10 +53,6 @@ class SiglipVision(VisionTower):
         """Take the pooling head."""
         self.head = PoolingHead(model.vision_model.head)
 
-    def embed(self, patches: Tensor) -> Tensor:
-        """Add the positions."""
-        return patches + self.positions
-
     def rank(self, hidden: Tensor, query: Tensor, key: Tensor) -> Tensor:
         """By the attention of the pooling head's probe."""
         return self.head.attention(self.post_layernorm(hidden)).mean(dim=1)

@@ -7,34 +7,25 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlm_perception.bundle.manifest import KeepStep
 from vlm_perception.modeling.token_pruning import FUSED_INDEX, check_layers, prune
 from vlm_perception.modeling.towers.positions import Positions
-from vlm_perception.modeling.transformer_layers import Block, Layers, blocks_of, normalise
+from vlm_perception.modeling.towers.trunk import TowerParts, TowerTrunk
+from vlm_perception.modeling.transformer_layers import blocks_of, normalise
 
 # Modules and configurations of transformers carry no types.
 Module = Any
 
 
-@dataclass(frozen=True)
-class TowerParts:
-    """Where the parts of a vision tower are among transformers' modules."""
+class VisionTower(TowerTrunk, ABC):
+    """A dual encoder's tower.
 
-    patch_embedding: nn.Module
-    """Pixels [B, 3, H, W] -> [B, W, rows, columns]."""
-    blocks: tuple[Block, ...]
-    last_norm: nn.Module
-    positions: Positions
-
-
-class VisionTower(nn.Module, ABC):
-    """Image [1, H, W, 3] uint8 -> pooled [1, D], tokens [1, K, V], patches [1, K, D].
+    Image [1, H, W, 3] uint8 -> pooled [1, D], tokens [1, K, V], patches [1, K, D].
 
     `pooled` is the image in text space, L2-normalised. `tokens` are the features that the
     language model's projector reads. `patches` are the single patches in text space, normalised.
@@ -42,8 +33,8 @@ class VisionTower(nn.Module, ABC):
     With token pruning there is a fourth output, token_index [K] int64: the position of each token
     in the grid, ascending, and FUSED_INDEX for the last one, into which the dropped ones went.
 
-    A family is a class of its own: it names itself, and defines where its parts are (`parts`), what
-    goes into the layers (`embed`), which tokens pruning keeps (`rank`) and how it pools (`pool`).
+    A family is a class of its own: it names itself, and defines where its parts are (`parts`),
+    which tokens pruning keeps (`rank`) and how it pools (`pool`).
     """
 
     name: ClassVar[str]
@@ -100,11 +91,7 @@ class VisionTower(nn.Module, ABC):
 
     @abstractmethod
     def take_over(self, model: Module) -> None:
-        """Take from the dual encoder what `embed`, `rank` and `pool` need beside the parts."""
-
-    @abstractmethod
-    def embed(self, patches: Tensor) -> Tensor:
-        """What goes into the layers [B, T, W], of the embedded patches [B, P, W]."""
+        """Take from the dual encoder what `rank` and `pool` need beside the parts."""
 
     @abstractmethod
     def rank(self, hidden: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -148,17 +135,11 @@ class VisionTower(nn.Module, ABC):
         Raises:
             ExportError: `keep` prunes a layer that must not be pruned.
         """
-        super().__init__()
         parts = self.parts(model.vision_model)
-        self.patch_embedding = parts.patch_embedding
-        self.layers = Layers(parts.blocks)
+        super().__init__(
+            parts, positions=positions, mean=mean, std=std, feature_layers=feature_layers
+        )
         self.post_layernorm = parts.last_norm
-        self.feature_layers = tuple(feature_layers)
-        scale = torch.tensor([1.0 / (255.0 * value) for value in std])
-        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
-        self.scale = nn.Buffer(scale.reshape(1, 3, 1, 1))
-        self.shift = nn.Buffer(shift.reshape(1, 3, 1, 1))
-        self.positions = nn.Buffer(positions.detach().clone())
         self.take_over(model)
         self.prunable = prunable_layers(len(self.layers), feature_layers, self.whole_layers)
         check_layers(keep, self.prunable)
@@ -170,13 +151,9 @@ class VisionTower(nn.Module, ABC):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Run the tower."""
-        pixels = image.to(torch.float32).permute(0, 3, 1, 2) * self.scale + self.shift
-        patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
-        states, index = self._run_layers(self.embed(patches))
-        chosen = [states[layer][:, self.class_tokens :] for layer in self.feature_layers]
-        tokens = chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=-1)
+        states, index = self._run_layers(self.embed(image))
         pooled, single = self.pool(states)
-        outputs = normalise(pooled), tokens, normalise(single)
+        outputs = normalise(pooled), self.tokens(states), normalise(single)
         if not self.keep:
             return outputs
         return *outputs, torch.cat([index[0], torch.full_like(index[0, :1], FUSED_INDEX)])

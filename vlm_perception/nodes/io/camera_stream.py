@@ -12,6 +12,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import String
 
+from vlm_perception.bundle.manifest import Manifest
 from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.tables import REASONING
 from vlm_perception.msg import SceneReasoning, SemanticScene
@@ -44,6 +45,7 @@ class CameraStream:
         self._node, self.name = node, name
         self._prefix = f"{name}/" if name else ""
         self._reasoner: Reasoner | None = None
+        self._manifest: Manifest | None = None
         self._input: EmbeddingInput | None = None
         self._subscriptions: list[Any] = []
         self._arrival: EmbeddingArrival | None = None
@@ -63,9 +65,9 @@ class CameraStream:
             qos_overriding_options=overridable(),
         )
 
-    def load(self, reasoner: Reasoner) -> None:
-        """Begin a new run of reasonings with a reasoner of the camera's own."""
-        self._reasoner, self._newest = reasoner, None
+    def load(self, reasoner: Reasoner, manifest: Manifest) -> None:
+        """Begin a new run of reasonings with a reasoner of the camera's own, and its bundle."""
+        self._reasoner, self._manifest, self._newest = reasoner, manifest, None
         self.sequence = self.analyses = 0
 
     def start(self, put: Callable[[EmbeddingArrival], None]) -> None:
@@ -80,8 +82,8 @@ class CameraStream:
             put(arrival)
 
         # Within the process embeddings are handed over whole.
-        if not intra_process.is_offered(self.topic):
-            self._details.start()
+        if self._manifest is not None and not intra_process.is_offered(self.topic):
+            self._details.start(self._manifest)
         self._input = EmbeddingInput(self._node, on_embedding, self._prefix + "embedding")
         for message_type, topic, callback, profile in (
             (String, "instruction", self._on_instruction, results()),

@@ -7,13 +7,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vlm_perception.bundle.manifest import Manifest
 from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.tables import DETAIL
 from vlm_perception.msg import FrameDetail, FrameRequest
 from vlm_perception.nodes.io.detail_topics import detail_topic, want_topic
 from vlm_perception.nodes.io.qos import overridable, results, subscribe
 from vlm_perception.nodes.process.worker import Worker
-from vlm_perception.perception.details import FrameKey, RecentDetails, detail_of
+from vlm_perception.perception.details import Details, FrameKey, RecentFrames
 from vlm_perception.types import Embedding
 
 NICENESS = 10
@@ -22,7 +23,10 @@ which waits for it and gives way more."""
 
 
 class DetailOutput:
-    """Keeps the details of the newest frames and sends those that are wanted."""
+    """Keeps the newest frames and sends what the language model reads of those that are wanted.
+
+    That is made of a frame when it is wanted, in a thread of its own.
+    """
 
     def __init__(self, node: Any, topic: str) -> None:
         """Advertise the details, and listen to who wants one; discovery takes up to a second.
@@ -32,7 +36,8 @@ class DetailOutput:
             topic: of its embeddings, after remapping.
         """
         self._node = node
-        self._recent = RecentDetails()
+        self._recent = RecentFrames()
+        self._details: Details | None = None
         self._worker: Worker[FrameKey] | None = None
         self._sent = self._gone = self._foreign = 0
         self._publisher = node.create_lifecycle_publisher(
@@ -43,9 +48,9 @@ class DetailOutput:
         )
         subscribe(node, FrameRequest, want_topic(topic), self._on_want, results(4))
 
-    def start(self) -> None:
-        """Answer who wants a frame."""
-        self._recent = RecentDetails()
+    def start(self, manifest: Manifest) -> None:
+        """Answer who wants a frame of a bundle's encoder."""
+        self._recent, self._details = RecentFrames(), Details(manifest)
         self._worker = self._node.worker("answer", self._send, niceness=NICENESS)
 
     def stop(self) -> None:
@@ -53,11 +58,11 @@ class DetailOutput:
         if self._worker is not None:
             self._node.end(self._worker)
             self._worker = None
-        self._recent = RecentDetails()
+        self._recent = RecentFrames()
 
     def keep(self, embedding: Embedding) -> None:
         """Be ready to send the detail of a frame; before its embedding goes out."""
-        self._recent.put(detail_of(embedding))
+        self._recent.put(embedding)
 
     def figures(self) -> Mapping[str, str]:
         """Return what the diagnostics show."""
@@ -80,9 +85,9 @@ class DetailOutput:
             worker.mailbox.put(frame, sender=str(frame[1]))
 
     def _send(self, frame: FrameKey) -> None:
-        detail = self._recent.get(frame)
-        if detail is None:
+        embedding, details = self._recent.get(frame), self._details
+        if embedding is None or details is None:
             self._gone += 1
             return
-        self._publisher.publish(DETAIL.write(detail, ROS))
+        self._publisher.publish(DETAIL.write(details.of(embedding), ROS))
         self._sent += 1

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from vlm_perception.bundle.manifest import Manifest
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.engines.steps import step
 from vlm_perception.messages.tables import DETAIL
@@ -20,11 +21,14 @@ from vlm_perception.nodes.base.diagnostics import Meter, milliseconds
 from vlm_perception.nodes.base.publishers import Advice, Publishers
 from vlm_perception.nodes.io.detail_topics import detail_topic, want_topic
 from vlm_perception.nodes.io.qos import overridable, results, subscribe
-from vlm_perception.perception.details import FrameKey, key_of, lacks_detail, with_detail
+from vlm_perception.perception.details import Details, FrameKey, key_of, own_tower
 from vlm_perception.types import Embedding
 
 WITHIN_S = 0.1
 """How long a frame's detail is waited for. By then there are newer, more current frames."""
+VIEWS_WITHIN_S = 1.0
+"""The same, where it is made of the frame's image first: that takes tens of milliseconds, in a
+thread that gives way to the encoder. The analysis takes longer still."""
 FEW, LASTING_S = 5, 1.0
 """More frames in a row without detail, for longer than that, are a fault. After as many without any
 answer, even a late one, details are requested but not waited for: other cameras would wait, too."""
@@ -32,8 +36,8 @@ REMEMBERED = 16
 """Frames whose answers may still arrive after the wait for them has ended."""
 ADVICE = Advice(
     absent=(
-        "start a vision_encoder of this version there; a recording of embeddings contains no patch "
-        "tokens: play its images to a vision_encoder instead"
+        "start a vision_encoder of this version there; a recording of embeddings does not contain "
+        "what the language model reads: play its images to a vision_encoder instead"
     ),
     unheard="see what vision_encoder reports on /diagnostics, and give it more CPU",
     foreign="remap `embedding` to the topic of a vision_encoder of this version",
@@ -70,6 +74,8 @@ class DetailInput:
         self._given_up: deque[FrameKey] = deque(maxlen=REMEMBERED)
         self._run_id = ""
         self._open = False
+        self._details: Details | None = None
+        self._what, self._within_s = "patch tokens", WITHIN_S
         self._came = Meter()
         self._missing = self._in_a_row = self._unanswered = self._ignored = 0
         self._first_missing_s = 0.0
@@ -83,8 +89,12 @@ class DetailInput:
         )
         subscribe(node, FrameDetail, self._topic, self._on_detail, self._profile)
 
-    def start(self) -> None:
-        """Take answers."""
+    def start(self, manifest: Manifest) -> None:
+        """Take answers, which hold what a bundle's language model reads."""
+        self._details = Details(manifest)
+        own = own_tower(manifest) is not None
+        self._what = "views of the image" if own else "patch tokens"
+        self._within_s = VIEWS_WITHIN_S if own else WITHIN_S
         self._in_a_row = self._unanswered = 0
         self._open = True
         self._came.restart()
@@ -107,10 +117,11 @@ class DetailInput:
         Returns:
             None when the detail did not come in time or cannot be used, or the node stops.
         """
-        if not lacks_detail(embedding):
+        details = self._details
+        if details is None or not details.missing(embedding):
             return embedding
         frame, began = key_of(embedding), time.monotonic()
-        within_s = WITHIN_S if patient or self._unanswered <= FEW else 0.0
+        within_s = self._within_s if patient or self._unanswered <= FEW else 0.0
         with self._wanting(frame) as wanted:
             with step("waiting for the detail of a frame"):
                 wanted.over.wait(within_s)
@@ -121,7 +132,7 @@ class DetailInput:
         self._came.add(time.monotonic() - began)
         self._in_a_row = 0
         try:
-            return with_detail(embedding, DETAIL.read(message))
+            return details.put_back(embedding, DETAIL.read(message))
         except VlmPerceptionError as error:
             self._node.warnings.add(
                 "bad_detail", f"the detail of a frame on {self._topic} was not used: {error}"
@@ -138,8 +149,8 @@ class DetailInput:
     def cause(self) -> str:
         """Say why what the language model reads of a frame does not come, with a remedy."""
         return (
-            f"the patch tokens of a frame were requested but did not arrive on {self._topic} "
-            f"within {WITHIN_S:g} s: {self._publishers.cause()}"
+            f"the {self._what} of a frame were requested but did not arrive on {self._topic} "
+            f"within {self._within_s:g} s: {self._publishers.cause()}"
         )
 
     def figures(self) -> Mapping[str, str]:

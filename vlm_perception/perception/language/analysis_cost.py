@@ -12,8 +12,10 @@ from vlm_perception.common.measurement_cache import Measurement
 class AnalysisCost(Measurement):
     """Seconds of the parts of an analysis, whatever the model says."""
 
+    tower_s: NonNegativeFloat = 0.0
+    """Of looking at an image with a vision tower of its own; 0 where it has none."""
     prefill_s: NonNegativeFloat
-    """Of reading an image."""
+    """Of reading what was seen."""
     questions_s: NonNegativeFloat
     """Of answering all questions."""
     prompt_s: NonNegativeFloat
@@ -22,9 +24,14 @@ class AnalysisCost(Measurement):
     """Of each further token."""
 
     @property
+    def read_s(self) -> float:
+        """Seconds until an image is read."""
+        return self.tower_s + self.prefill_s
+
+    @property
     def answers_s(self) -> float:
         """Seconds until all questions are answered."""
-        return self.prefill_s + self.questions_s
+        return self.read_s + self.questions_s
 
     def caption_s(self, tokens: int) -> float:
         """Seconds that a caption of this many tokens takes."""

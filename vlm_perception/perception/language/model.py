@@ -12,10 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.bundle.bundle import DECODER_GRAPH, PROJECTOR_GRAPH, BundleError, ModelBundle
+from vlm_perception.bundle.bundle import (
+    DECODER_GRAPH,
+    LANGUAGE_VISION_GRAPH,
+    PROJECTOR_GRAPH,
+    BundleError,
+    ModelBundle,
+)
 from vlm_perception.bundle.files import read_array
 from vlm_perception.bundle.manifest import LanguageSpec, QuestionSpec
-from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.engines.base import DeviceEngine, Engine
 from vlm_perception.engines.choose import Workload
 from vlm_perception.engines.onnxruntime import ONNXRUNTIME
@@ -27,19 +32,17 @@ from vlm_perception.perception.language.analysis_cost import AnalysisCost
 from vlm_perception.perception.language.decoder import load_decoder
 from vlm_perception.perception.language.fair_lock import Turns
 from vlm_perception.perception.language.kv_cache import Cache, Prefix, causal_inputs
+from vlm_perception.perception.language.own_tower import OwnTower
+from vlm_perception.perception.language.prompts import PromptError, Prompts
 from vlm_perception.perception.language.question_packing import PackedQuestions, Packer
 from vlm_perception.perception.language.token_sampling import GREEDY, Sampling, Token, TokenChooser
-from vlm_perception.perception.tokenizer import TextError, TextTokenizer
+from vlm_perception.perception.tokenizer import TextError
 from vlm_perception.types import Attribute, Embedding
 
 TYPICAL_STEPS = 16
 """Tokens that `engine="auto"` decodes to measure; a caption has about as many."""
 MEASURED_STEPS, MEASURED_ROUNDS, MEASURED_S = 8, 3, 1.0
 """Tokens in a round of `measure`, and rounds; none is begun after so many seconds."""
-
-
-class PromptError(VlmPerceptionError):
-    """A text cannot be given to the language model; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,10 @@ class Generation:
 
 
 class LanguageModel:
-    """A bundle's projector and decoder; threads that share it take turns, run by run."""
+    """A bundle's projector and decoder, with a vision tower of their own where the bundle has one.
+
+    Threads that share it take turns, run by run.
+    """
 
     def __init__(
         self,
@@ -85,12 +91,10 @@ class LanguageModel:
                 "language_reasoner, or use a bundle that was exported with vlm/"
             )
         self._bundle, self._spec, self._clock = bundle, spec, clock
-        self._tokenizer = TextTokenizer(bundle.file(spec.tokenizer))
+        self._prompts = Prompts(bundle, spec)
         # Of a large vocabulary few rows are ever looked at.
         self._table = read_array(bundle.file(spec.embeddings), mapped=True)
-        before, after = spec.prompt.split("{image}", 1)
-        self._before = self._embed(self._tokenizer.encode_template(before))
-        self._after = after
+        self._before = self._embed(self._prompts.before)
         self._stops = frozenset(spec.stop_token_ids)
         self._stop = spec.stop_token_ids[0]
         self._positions = spec.max_positions - len(self._before) - spec.image_tokens
@@ -101,18 +105,21 @@ class LanguageModel:
                 f"leave no room after {spec.image_tokens} image tokens; export it with fewer image "
                 "tokens"
             )
+        self._turns = Turns()
+        self._tower: OwnTower | None = None
+        if spec.tower is not None:
+            self._tower = OwnTower(bundle, spec.tower, self._turns, threads=threads, engine=engine)
         if engine == AUTO:
             workload = self._typical_workload()
             engine = bundle.choose_engine(DECODER_GRAPH, threads=threads, workload=workload)
         self._projector = bundle.engine(PROJECTOR_GRAPH, threads=threads, engine=engine)
-        on_device = isinstance(self._projector, DeviceEngine)
+        on_device = isinstance(self._projector, DeviceEngine) and self._tower is None
         self._device_tokens = device_tokens if on_device else None
         self._decoder = load_decoder(bundle, threads=threads, engine=engine)
         held = self._decoder.capacity
         if held is not None:
             self._positions = min(self._positions, held - len(self._before) - spec.image_tokens)
             self._room = min(self._room, self._positions)
-        self._turns = Turns()
 
     @property
     def spec(self) -> LanguageSpec:
@@ -122,7 +129,10 @@ class LanguageModel:
     @property
     def engine_name(self) -> str:
         """Engine and version, for diagnostics."""
-        return self._decoder.name
+        name, tower = self._decoder.name, self._tower
+        if tower is None or tower.engine.name == name:
+            return name
+        return f"{name}, its vision tower in {tower.engine.name}"
 
     def verify(self) -> None:
         """Check the engines against the bundle's stored outputs.
@@ -131,12 +141,13 @@ class LanguageModel:
             BundleError: an engine gives other outputs than were stored.
         """
         engines = {PROJECTOR_GRAPH: self._projector, DECODER_GRAPH: self._decoder.engine}
+        if self._tower is not None:
+            engines[LANGUAGE_VISION_GRAPH] = self._tower.engine
         self._bundle.verify_golden(engines)
 
     def warm_up(self, packed: PackedQuestions) -> None:
         """Read a blank image, answer these questions about it and begin a caption."""
-        vision = self._bundle.manifest.vision
-        prefix = self.prefill(np.zeros((vision.tokens, vision.token_width), np.float16))
+        prefix = self._prefill(self._look_at_nothing())
         self.answer(prefix, packed)
         self.generate(prefix, self._spec.caption_prompt, max_tokens=1)
 
@@ -150,20 +161,23 @@ class LanguageModel:
         began, rounds = self._clock(), [self._round(packed)]
         while len(rounds) < MEASURED_ROUNDS and self._clock() - began < MEASURED_S:
             rounds.append(self._round(packed))
-        prefill, questions, prompt, token = map(min, zip(*rounds, strict=True))
+        tower, prefill, questions, prompt, token = map(min, zip(*rounds, strict=True))
         return AnalysisCost(
             question=dict(question),
+            tower_s=tower if self._tower is not None else 0.0,
             prefill_s=prefill,
             questions_s=questions,
             prompt_s=prompt,
             token_s=token,
         )
 
-    def _round(self, packed: PackedQuestions) -> tuple[float, float, float, float]:
-        """Seconds of prefill, questions, the caption's prompt, and a token behind it."""
-        vision, prompt = self._bundle.manifest.vision, self._prompt_ids(self._spec.caption_prompt)
+    def _round(self, packed: PackedQuestions) -> tuple[float, float, float, float, float]:
+        """Seconds of tower, prefill, questions, the caption's prompt, and a token behind it."""
+        prompt = self._prompts.ids(self._spec.caption_prompt)
         times = [self._clock()]
-        prefix = self.prefill(np.zeros((vision.tokens, vision.token_width), np.float16))
+        features = self._look_at_nothing()
+        times.append(self._clock())
+        prefix = self._prefill(features)
         times.append(self._clock())
         self.answer(prefix, packed)
         times.append(self._clock())
@@ -175,24 +189,27 @@ class LanguageModel:
         times.append(self._clock())
         for _ in range(steps):
             self._next(branch, [self._stop])
-        prefill, questions, first, rest = np.diff([*times, self._clock()])
-        return float(prefill), float(questions), float(first), float(rest) / steps
+        tower, prefill, questions, first, rest = map(float, np.diff([*times, self._clock()]))
+        return tower, prefill, questions, first, rest / steps
 
     def read(self, embedding: Embedding) -> Prefix:
-        """Read what there is of a frame for this model.
+        """Read what there is of a frame for this model: its patch tokens, or views of its image.
 
         Raises:
             EmbeddingError: a patch token holds NaN or infinity.
             PromptError: there are more tokens than the bundle was made for.
             EngineError: the tokens have another width.
+            DetailError: there is no image, or its views are not those of this model's own tower.
         """
+        if self._tower is not None:
+            return self._prefill(self._tower.tokens(embedding))
         require_finite(embedding.tokens, "a patch token")
         shared = self._device_tokens
         on_device = None if shared is None else shared.get(key_of(embedding))
         return self.prefill(embedding.tokens, on_device)
 
     def prefill(self, tokens: NDArray[np.float16], on_device: Any = None) -> Prefix:
-        """Read an image.
+        """Read an image by the vision encoder's tokens.
 
         Args:
             tokens: [K, V] from the vision encoder.
@@ -210,7 +227,19 @@ class LanguageModel:
             raise PromptError(
                 f"the image has {tokens.shape[0]} tokens but the projector takes at most {most}"
             )
-        features = tokens[np.newaxis].astype(np.float32) if on_device is None else on_device
+        return self._prefill(
+            tokens[np.newaxis].astype(np.float32) if on_device is None else on_device
+        )
+
+    def _look_at_nothing(self) -> NDArray[np.float32]:
+        """What the projector reads of a blank image."""
+        if self._tower is not None:
+            return self._tower.look_at_nothing()
+        vision = self._bundle.manifest.vision
+        return np.zeros((1, vision.tokens, vision.token_width), np.float32)
+
+    def _prefill(self, features: Any) -> Prefix:
+        """Read what the projector takes: [1, K, V], or [views, K, V] with a tower of its own."""
         image = self._run(self._projector, {"tokens": features})["embeds"][0]
         embeds = np.concatenate([self._before, image])
         with self._turns:
@@ -225,7 +254,10 @@ class LanguageModel:
         """
         packer = Packer()
         for question in questions:
-            prompt, choices = self._prompt_ids(question.question), self._choice_ids(question)
+            prompt, choices = (
+                self._prompts.ids(question.question),
+                self._prompts.choice_ids(question),
+            )
             count = len(prompt) + max(map(len, choices))
             if count > self._positions:
                 raise PromptError(
@@ -317,7 +349,7 @@ class LanguageModel:
         Raises:
             PromptError: the text leaves no room for an answer.
         """
-        prompt = self._prompt_ids(text)
+        prompt = self._prompts.ids(text)
         limit = min(max_tokens, prefix.room - len(prompt))
         if limit < 1:
             raise PromptError(
@@ -338,7 +370,7 @@ class LanguageModel:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated tokens; an unfinished character at the end is left out."""
-        return self._tokenizer.decode(list(ids))
+        return self._prompts.tokenizer.decode(list(ids))
 
     def check_prompt(self, text: str, reserve: int) -> None:
         """Refuse a text that leaves no room for `reserve` tokens of answer.
@@ -347,7 +379,7 @@ class LanguageModel:
             PromptError: the text is too long or no valid Unicode.
         """
         try:
-            count = len(self._prompt_ids(text))
+            count = len(self._prompts.ids(text))
         except TextError as error:
             raise PromptError(str(error)) from error
         if count + reserve > self._room:
@@ -378,28 +410,3 @@ class LanguageModel:
         blank = np.zeros((length, self._spec.width), np.float32)
         step = causal_inputs(blank[:1], self._past(length), rows=[0])
         return [causal_inputs(blank, self._past(0), rows=[]), *[step] * TYPICAL_STEPS]
-
-    def _prompt_ids(self, text: str) -> list[int]:
-        return self._tokenizer.encode_template(self._after, text)
-
-    def _choice_ids(self, question: QuestionSpec) -> list[list[int]]:
-        """Tokens of each choice as they follow the question, without the stop token."""
-        prompt = self._prompt_ids(question.question)
-        result = []
-        for choice in question.choices:
-            answer = self._spec.answer_separator + choice
-            whole = self._tokenizer.encode_template(self._after + answer, question.question)
-            if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
-                raise PromptError(
-                    f"question {question.name!r}: the tokenizer merges the choice {choice!r} with "
-                    "the prompt's last token; end the prompt or start the answers differently"
-                )
-            result.append(whole[len(prompt) :])
-        for index, ids in enumerate(result):
-            if ids in result[:index]:
-                raise PromptError(
-                    f"question {question.name!r}: the choices "
-                    f"{question.choices[result.index(ids)]!r} and {question.choices[index]!r} have "
-                    "the same tokens; word one of them differently"
-                )
-        return result

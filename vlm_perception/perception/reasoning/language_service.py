@@ -17,9 +17,10 @@ from vlm_perception.common.measurement_cache import kept
 from vlm_perception.engines.onnxruntime import ONNXRUNTIME
 from vlm_perception.perception.device_tokens import DeviceTokens
 from vlm_perception.perception.language.analysis_cost import AnalysisCost
-from vlm_perception.perception.language.model import LanguageModel, PromptError
+from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.language.partial_text import UNFINISHED
 from vlm_perception.perception.language.prefix_cache import NewestPrefix
+from vlm_perception.perception.language.prompts import PromptError
 from vlm_perception.perception.language.token_sampling import Sampling
 from vlm_perception.perception.reasoning.degradation import LEVELS
 from vlm_perception.perception.reasoning.question_answering import Asker

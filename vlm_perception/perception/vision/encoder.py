@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from vlm_perception.bundle.bundle import VISION_GRAPH, ModelBundle
 from vlm_perception.engines.base import DeviceEngine
 from vlm_perception.engines.onnxruntime import ONNXRUNTIME
+from vlm_perception.perception.details import NO_TOKENS, own_tower
 from vlm_perception.perception.device_tokens import DeviceTokens
-from vlm_perception.perception.vision.preprocess import Preprocessor
+from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.perception.vision.regions import find_regions
 from vlm_perception.perception.vision.temporal_state import TemporalState, TrainingFreeAttention
 from vlm_perception.perception.vision.vocabulary import Vocabulary, VocabularyBuilder
@@ -68,6 +69,7 @@ class VisionEncoder:
         self._device_tokens = device_tokens
         self._keep = loaded.keep if isinstance(loaded, DeviceEngine) else None
         self._preprocessor = Preprocessor(bundle.manifest.image)
+        self._hands_image = own_tower(bundle.manifest) is not None
         self._builder = VocabularyBuilder(bundle)
         self._lock = threading.Lock()
         self._vocabulary = self._builder.build(None, version=1)
@@ -128,6 +130,11 @@ class VisionEncoder:
     def encode(self, frame: Frame, sequence: int) -> Embedding:
         """Encode one frame.
 
+        Args:
+            frame: its image is in the embedding as it is, where the bundle's language model reads
+                that: it must not be written to afterwards.
+            sequence: number of the frame.
+
         Raises:
             FrameError: the frame holds no RGB image.
         """
@@ -150,7 +157,9 @@ class VisionEncoder:
             self._bundle.manifest.image,
             placement,
         )
-        tokens = outputs["tokens"][0].astype(np.float16)
+        # A language model with a tower of its own reads the image instead.
+        own = self._hands_image
+        tokens = NO_TOKENS if own else outputs["tokens"][0].astype(np.float16)
         finished = self._clock()
         spec = self._bundle.manifest.image
         return Embedding(
@@ -164,7 +173,7 @@ class VisionEncoder:
             grid_size=(spec.columns, spec.rows),
             pooled=outputs["pooled"][0],
             tokens=tokens,
-            token_index=token_index,
+            token_index=token_index[:0] if own else token_index,
             tags=tags,
             regions=regions,
             vocabulary_version=vocabulary.version,
@@ -174,6 +183,7 @@ class VisionEncoder:
                 "tags": finished - encoded,
                 "total": finished - started,
             },
+            image=frame.image if own else None,
         )
 
     def _token_index(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint16]:

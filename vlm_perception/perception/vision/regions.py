@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.bundle.manifest import ImageSpec
-from vlm_perception.perception.vision.preprocess import Placement
+from vlm_perception.perception.preprocess import Placement
 from vlm_perception.perception.vision.vocabulary import Vocabulary
 from vlm_perception.types import FUSED_TOKEN, Region
 

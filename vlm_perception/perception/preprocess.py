@@ -104,9 +104,15 @@ def place_as_processor(source: tuple[int, int], spec: ProcessorSpec) -> Placemen
 class Preprocessor:
     """Fits frames into one buffer, which the next frame overwrites."""
 
-    def __init__(self, spec: ImageSpec) -> None:
-        """Prepare a buffer for one bundle's image."""
-        self._spec = spec
+    def __init__(self, spec: ImageSpec, *, exact: bool = False) -> None:
+        """Prepare a buffer.
+
+        Args:
+            spec: one bundle's image.
+            exact: come within no level of transformers' processor but give its very pixels, which
+                takes longer where most of an image is cut away.
+        """
+        self._spec, self._exact = spec, exact
         self._buffer = np.empty((1, spec.height, spec.width, 3), np.uint8)
         self._placement: Placement | None = None
 
@@ -124,7 +130,7 @@ class Preprocessor:
         Raises:
             FrameError: the array is no such image.
         """
-        _check(image)
+        check_image(image)
         placement = self._prepare(image.shape[1], image.shape[0])
         of_bgr = image.strides[2] < 0
         stored = image[..., ::-1] if of_bgr else image
@@ -152,7 +158,8 @@ class Preprocessor:
         resample = Image.Resampling[processor.resample.upper()]
         shrinks = placement.width <= image.shape[1] and placement.height <= image.shape[0]
         area = placement.width * placement.height
-        if area > LARGEST_RESIZED or (shrinks and isinstance(processor.resize, int)):
+        cuts = shrinks and isinstance(processor.resize, int) and not self._exact
+        if area > LARGEST_RESIZED or cuts:
             # What the crop cuts away is not computed: half of it, for a wide image.
             window = np.ascontiguousarray(image[down.needed, across.needed])
             size = (across.seen.stop - across.seen.start, down.seen.stop - down.seen.start)
@@ -224,7 +231,12 @@ def _part(start: int, length: int, end: int, source: int) -> _Part:
     return _Part(slice(first, last), cut, needed, low - begin, high - begin)
 
 
-def _check(image: NDArray[np.uint8]) -> None:
+def check_image(image: NDArray[np.uint8]) -> None:
+    """Refuse what is no RGB image [height, width, 3] of uint8.
+
+    Raises:
+        FrameError: it is none, or has no pixels.
+    """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise FrameError(
             f"an image must be uint8 [height, width, 3] but is {image.dtype} {list(image.shape)}; "
