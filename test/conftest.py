@@ -32,6 +32,7 @@ BY_FIXTURE = {
     "clip_checkpoint": "torch",
     "siglip_bundle": "torch",
     "clip_bundle": "torch",
+    "own_checkpoint": "torch",
     "own_bundle": "torch",
 }
 
@@ -103,17 +104,22 @@ def clip_bundle(clip_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
-def own_bundle(
+def own_checkpoint(
     siglip_checkpoint: Path, clip_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> ModelBundle:
+) -> Path:
     """A SigLIP, and a LLaVA with a CLIP as a vision tower of its own, and Qwen2."""
     from support.checkpoints import pair_up
 
+    path = tmp_path_factory.mktemp("own") / "random-pair"
+    return pair_up(path, siglip_checkpoint, clip_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def own_bundle(own_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    """The bundle of `own_checkpoint`."""
     from vlm_perception.deploy.export.export import export_bundle
 
-    folder = tmp_path_factory.mktemp("own")
-    checkpoint = pair_up(folder / "checkpoint", siglip_checkpoint, clip_checkpoint)
-    return export_bundle(checkpoint, folder / "bundle")
+    return export_bundle(own_checkpoint, tmp_path_factory.mktemp("bundles") / "own")
 
 
 @pytest.fixture(scope="session")

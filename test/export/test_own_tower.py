@@ -13,15 +13,24 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from support.checkpoints import make_checkpoint, pair_up, write_spec
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, PreTrainedTokenizerFast
+from support.checkpoints import make_checkpoint, pair_up, set_config, write_spec
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    Idefics3Processor,
+    PreTrainedTokenizerFast,
+)
+from transformers.image_utils import SizeDict
 
 from vlm_perception.bundle.bundle import LANGUAGE_VISION_GRAPH, ModelBundle
 from vlm_perception.bundle.manifest import TowerSpec
 from vlm_perception.common.export_error import ExportError
-from vlm_perception.deploy.checkpoints.load import round_to_half
+from vlm_perception.deploy.checkpoints.load import load_checkpoint, round_to_half
+from vlm_perception.deploy.checkpoints.views import TilesWish
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
+from vlm_perception.deploy.validation.model_outputs import BundleModel
+from vlm_perception.deploy.validation.transformers_reference import TransformersModel
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.reasoner import Reasoner
@@ -41,13 +50,6 @@ class Pair:
     checkpoint: Path
     bundle: ModelBundle
 
-    def __post_init__(self) -> None:
-        folder = self.checkpoint / "vlm"
-        self.vlm: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-        round_to_half(self.vlm.eval())
-        self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-
     @property
     def tower(self) -> TowerSpec:
         language = self.bundle.manifest.language
@@ -55,22 +57,45 @@ class Pair:
         assert language.tower is not None
         return language.tower
 
+    def __post_init__(self) -> None:
+        folder = self.checkpoint / "vlm"
+        self.vlm: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+        round_to_half(self.vlm.eval())
+        self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        tiles, edge = self.tower.tiles, 48
+        if tiles is not None and self.kind == "llava_onevision":
+            sizes = [[tiles.rows * edge, tiles.columns * edge]]
+            self.processor.image_grid_pinpoints = self.vlm.config.image_grid_pinpoints = sizes
+        elif tiles is not None:
+            self.processor.size = SizeDict(longest_edge=max(tiles.columns, tiles.rows) * edge)
+
+    @property
+    def kind(self) -> str:
+        return str(self.vlm.config.model_type)
+
     def inputs(self, image: NDArray[np.uint8]) -> dict[str, Any]:
-        """What the language model's own processor makes of an image that is not cut into tiles."""
-        photo = Image.fromarray(image)
-        kind = self.vlm.config.model_type
-        if kind == "llava_onevision":
+        """What the language model's own processor makes of an image, cut into tiles or not."""
+        photo, tiled = Image.fromarray(image), self.tower.tiles is not None
+        if self.kind == "llava_onevision" and not tiled:
             # transformers cuts an image into tiles only where it is the only one of its prompt.
             made = self.processor(images=[[photo, photo]], return_tensors="pt")
             one = {name: value[:1] for name, value in made.items()}
             return {**one, "pixel_values": one["pixel_values"][:, 0], "batch_num_images": [2]}
-        splitting = {} if kind == "llava" else {"do_image_splitting": False}
+        splitting = {"do_image_splitting": tiled} if self.kind == "smolvlm" else {}
         return dict(self.processor(images=photo, return_tensors="pt", **splitting))
 
-    def prompt(self, text: str) -> torch.Tensor:
-        language = self.bundle.manifest.language
-        assert language is not None
-        whole = f"<bos>{'<image>' * language.image_tokens}question: {text} answer:"
+    def prompt(self, text: str, image: NDArray[np.uint8]) -> torch.Tensor:
+        """With the tokens that transformers puts in place of the image."""
+        with torch.no_grad():
+            features = self.vlm.get_image_features(**self.inputs(image)).pooler_output[0]
+        written = "<image>" * len(features)
+        if self.kind == "smolvlm" and (tiles := self.tower.tiles) is not None:
+            count = len(features) // self.tower.views
+            processor = Idefics3Processor(self.processor, self.tokenizer, image_seq_len=count)
+            shape = {"rows": [[tiles.rows]], "cols": [[tiles.columns]]}
+            written = processor.replace_image_token(shape, 0)
+        whole = f"<bos>{written}question: {text} answer:"
         return torch.tensor([self.tokenizer(whole, add_special_tokens=False)["input_ids"]])
 
 
@@ -78,30 +103,48 @@ def photo(height: int, width: int) -> NDArray[np.uint8]:
     return np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
 
 
-@pytest.fixture(scope="module", params=["llava", "smolvlm", "llava_onevision"])
+TILES: dict[str, dict[str, str]] = {
+    "llava": {},
+    "smolvlm": {},
+    "llava_onevision": {},
+    "smolvlm 2x2+1": {"tiles": "2x2+1", "aspect": "16:9"},
+    "llava_onevision auto": {"tiles": "auto", "aspect": "16:9"},
+}
+BETWEEN = "<bos><fake_token_around_image><row_1_col_1>{image}<fake_token_around_image>"
+
+
+@pytest.fixture(scope="module", params=list(TILES))
 def pair(
     request: pytest.FixtureRequest,
     clip_checkpoint: Path,
+    own_checkpoint: Path,
     own_bundle: ModelBundle,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Pair:
     """LLaVA and its CLIP beside a SigLIP, and others and their SigLIP beside a CLIP."""
     if request.param == "llava":
-        return Pair(clip_checkpoint, own_bundle)
-    folder = tmp_path_factory.mktemp(request.param)
-    decoder = {"llava_onevision": "qwen2"}.get(request.param, "llama")
-    vlm = make_checkpoint(folder / "vlm", language=request.param, decoder=decoder, seed=1)
-    checkpoint = pair_up(folder / "checkpoint", clip_checkpoint, vlm, geometry=None)
-    return Pair(checkpoint, export_bundle(checkpoint, folder / "bundle"))
+        return Pair(own_checkpoint, own_bundle)
+    folder, language = tmp_path_factory.mktemp("pair"), request.param.split()[0]
+    decoder = {"llava_onevision": "qwen2"}.get(language, "llama")
+    vlm = make_checkpoint(folder / "vlm", language=language, decoder=decoder, seed=1)
+    options, spec = ExportOptions(**TILES[request.param]), {"geometry": None}
+    if options.tiles != "1" and language == "smolvlm":
+        spec["caption"] = {"template": f"{BETWEEN}question: {{text}} answer:"}
+    elif options.tiles != "1":
+        layouts = [[48, 48], [48, 96], [96, 96]]
+        set_config(vlm / "vlm/preprocessor_config.json", image_grid_pinpoints=layouts)
+    checkpoint = pair_up(folder / "checkpoint", clip_checkpoint, vlm, **spec)
+    return Pair(checkpoint, export_bundle(checkpoint, folder / "bundle", options))
 
 
 def test_a_view_is_what_the_processor_makes(pair: Pair) -> None:
     views, image = Views(pair.tower), pair.tower.image
     mean, std = np.float32(image.mean), np.float32(image.std)
-    for size in SIZES:
+    # Tiles are laid out for one aspect.
+    for size in SIZES if pair.tower.tiles is None else ((36, 64), (720, 1280)):
         pixels = pair.inputs(photo(*size))["pixel_values"].numpy()
-        theirs = pixels.reshape(pixels.shape[-3:]).transpose(1, 2, 0)
-        ours = (views.of(photo(*size))[0] / np.float32(255) - mean) / std
+        theirs = pixels.reshape(-1, *pixels.shape[-3:]).transpose(0, 2, 3, 1)
+        ours = (views.of(photo(*size)) / np.float32(255) - mean) / std
         # A step of a pixel's value is 0.008 and more.
         assert ours.shape == theirs.shape
         assert np.abs(ours - theirs).max() < 1e-5, size
@@ -115,15 +158,30 @@ def test_words_are_those_of_transformers(pair: Pair) -> None:
     assert embedding.tokens.size == 0 and embedding.image is image
     prefix, given = language.read(embedding), pair.inputs(image)
     for text in ("describe the scene", "what is the weather"):
-        ids = pair.prompt(text)
+        ids = pair.prompt(text, image)
         theirs = pair.vlm(input_ids=ids, **given).logits[0, -1].numpy()
         ours = next(language.stream(prefix, text, max_tokens=1)).logits
         assert np.abs(ours - theirs).max() <= TOLERANCE
-        written = pair.vlm.generate(input_ids=ids, max_new_tokens=24, do_sample=False, **given)
-        words = language.generate(prefix, text, max_tokens=24)
+        written = pair.vlm.generate(input_ids=ids, max_new_tokens=8, do_sample=False, **given)
+        words = language.generate(prefix, text, max_tokens=8)
         stop = pair.tokenizer.eos_token_id
         expected = written[0, ids.shape[1] :].tolist()
         assert list(words.token_ids) == [token for token in expected if token != stop]
+
+
+def test_the_reference_of_a_validation_looks_with_the_models_own_processor(
+    pair: Pair,
+) -> None:
+    """At the geometry of the bundle only the tower of dual/ sees other pixels."""
+    tiles = pair.tower.tiles
+    layout = "1" if tiles is None else f"{tiles.columns}x{tiles.rows}+1"
+    source = load_checkpoint(pair.checkpoint, "own", TilesWish(layout, (1280, 720)))
+    round_to_half(source.vlm)
+    theirs = TransformersModel(source, pair.bundle).predict(photo(36, 64))
+    ours = BundleModel(pair.bundle).predict(photo(36, 64))
+    for one, other in zip(ours.attributes, theirs.attributes, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=TOLERANCE)
+    assert ours.caption[:10] == theirs.caption[:10]
 
 
 def test_shared_or_its_own_an_equal_tower_says_the_same(
@@ -155,3 +213,49 @@ def test_towers_of_two_families_cannot_be_the_same(
     write_spec(checkpoint, vision_tower="same")
     with pytest.raises(ExportError, match=r"a clip_vision_model tower .* vision_tower: own in"):
         export_bundle(checkpoint, tmp_path / "out")
+
+
+def test_the_tower_is_measured_apart(own_bundle: ModelBundle) -> None:
+    language = LanguageModel(own_bundle)
+    language.verify()
+    questions = language.pack(own_bundle.manifest.questions)
+    cost = language.measure(questions, {})
+    assert cost.tower_s > 0
+    assert cost.answers_s == cost.tower_s + cost.prefill_s + cost.questions_s
+
+
+@pytest.mark.parametrize(
+    ("language", "options", "message"),
+    [
+        ("smolvlm", {"tiles": "2x1+1", "aspect": "16:9"}, r"does not fit .* makes 2x2\+1; give"),
+        ("smolvlm", {"tiles": "2x2+1"}, "needs the camera's aspect"),
+        ("smolvlm", {"tiles": "4x3+1", "aspect": "16:9"}, "has 512 positions .* fewer --tiles"),
+        ("llava_onevision", {"tiles": "3x1+1", "aspect": "16:9"}, r"its processor has 1x1\+1"),
+        ("llava", {"tiles": "2x2+1", "aspect": "16:9"}, "does not cut images into tiles"),
+    ],
+)
+def test_tiles_that_cannot_be_get_a_sentence(
+    siglip_checkpoint: Path,
+    clip_checkpoint: Path,
+    tmp_path: Path,
+    language: str,
+    options: dict[str, str],
+    message: str,
+) -> None:
+    vlm = clip_checkpoint
+    if language != "llava":
+        vlm = make_checkpoint(tmp_path / "vlm", language=language)
+        if language == "llava_onevision":
+            name = "vlm/preprocessor_config.json"
+            set_config(vlm / name, image_grid_pinpoints=[[48, 48], [48, 96]])
+    checkpoint = pair_up(
+        tmp_path / "pair", siglip_checkpoint, vlm, vision_tower="own", geometry=None
+    )
+    with pytest.raises(ExportError, match=message):
+        export_bundle(checkpoint, tmp_path / "out", ExportOptions(**options))
+
+
+def test_what_is_written_for_tiles_is_checked() -> None:
+    for wrong in ("2x2", "0x1+1", "two", ""):
+        with pytest.raises(ExportError, match="columns and rows of tiles beside the whole"):
+            ExportOptions(tiles=wrong)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,12 @@ from transformers import (
 # is a sixth of what a small export takes.
 torchlib.get_torchlib_ops = functools.cache(torchlib.get_torchlib_ops)
 
+TILE_TOKENS = (
+    "<fake_token_around_image>",
+    "<global-img>",
+    *(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)),
+)
+"""What Idefics3's processor puts between tiles."""
 SENTENCES = [
     "question: describe the scene answer: a red car stands left of a truck at night",
     "question: what is the weather answer: clear rain fog",
@@ -98,7 +105,7 @@ def make_checkpoint(
 ) -> Path:
     """Write dual/, vlm/ and bundle.yaml with random weights that share one vision tower."""
     torch.manual_seed(seed)
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(TILE_TOKENS if language in ("idefics3", "smolvlm") else ())
     dual_tokenizer = dual_tokenizer or (make_clip_tokenizer() if family == "clip" else tokenizer)
     dual = _dual(family, dual_tokenizer, text_length)
     processor = image_processor(family)
@@ -190,14 +197,14 @@ def save_as(directory: Path, dtype: torch.dtype) -> None:
     save_file(weights, file, metadata={"format": "pt"})
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE trained on a few sentences."""
+def make_tokenizer(special: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """A byte-level BPE trained on a few sentences, with some special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=["<pad>", "<bos>", "<eos>", "<image>"],
+        special_tokens=["<pad>", "<bos>", "<eos>", "<image>", *special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -210,7 +217,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         bos_token="<bos>",
         eos_token="<eos>",
-        additional_special_tokens=["<image>"],
+        additional_special_tokens=["<image>", *special],
     )
 
 

@@ -243,6 +243,18 @@ class QuestionSpec(_Strict):
         return self
 
 
+class TilesSpec(_Strict):
+    """Tiles of a view's size that an image is cut into, row by row, beside a view of the whole."""
+
+    columns: Pixels
+    rows: Pixels
+    whole: Literal["first", "last"]
+    """Place of the view of the whole among the views."""
+    content: tuple[Pixels, Pixels] | None
+    """Width and height of the middle of all tiles that an image is fitted into, undistorted, with
+    black around it; None: it is stretched over all tiles, and the whole is made of that."""
+
+
 class TowerSpec(_Strict):
     """A language model's own vision tower, which looks at one view of an image after the other."""
 
@@ -253,6 +265,8 @@ class TowerSpec(_Strict):
     """Before that the longer edge is brought to this length, in the way of Idefics3's processor."""
     square: tuple[Colour, Colour, Colour] | None = None
     """Before that an image that is no square is filled up to one with this colour."""
+    tiles: TilesSpec | None = None
+    """None: the image as a whole is the only view."""
     tokens: Tokens
     """Of a view."""
     token_width: Count
@@ -260,7 +274,7 @@ class TowerSpec(_Strict):
     @property
     def views(self) -> int:
         """How many views of an image there are."""
-        return 1
+        return 1 if self.tiles is None else self.tiles.columns * self.tiles.rows + 1
 
     @property
     def view_shape(self) -> tuple[int, int, int, int]:

@@ -73,6 +73,14 @@ def export(
             "`checkpoint-fast`: the same with area averages instead of its filter."
         ),
     ] = "bundle",
+    tiles: Annotated[
+        str,
+        typer.Option(
+            help="What the language model's own vision tower sees of an image: `1` (the whole), "
+            "`3x2+1` (also tiles, in columns and rows), or `auto`: what its own processor makes "
+            "of the camera's aspect."
+        ),
+    ] = "1",
     keep: Annotated[
         str | None,
         typer.Option(
@@ -156,6 +164,7 @@ def export(
         options = importlib.import_module("vlm_perception.deploy.export.options").ExportOptions(
             geometry=geometry,
             aspect=aspect,
+            tiles=tiles,
             keep=keep,
             budget_ms=budget_ms,
             heads=heads,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ Module = Any
 
 
 class ProjectorGraph(nn.Module):
-    """Each token by itself: tokens [1, K, V] -> embeds [1, K, W], with a newline [1, K + 1, W]."""
+    """Each token by itself: tokens [N, K, V] -> embeds [N, K, W], with a newline [N, K + 1, W]."""
 
     def __init__(self, projector: Module, newline: Tensor | None = None) -> None:
         """Take over LLaVA's projector; LLaVA-OneVision ends an image with a newline, [W]."""
@@ -29,11 +30,13 @@ class ProjectorGraph(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Project."""
         embeds: Tensor = self.projector(tokens)
-        return embeds if self.newline is None else torch.cat([embeds, self.newline], dim=1)
+        if self.newline is None:
+            return embeds
+        return torch.cat([embeds, self.newline.expand(len(embeds), -1, -1)], dim=1)
 
 
 class ShuffleProjectorGraph(nn.Module):
-    """Squares of S x S tokens joined: tokens [1, rows * columns, V] -> embeds [1, K / S^2, W].
+    """Squares of S x S tokens joined: tokens [N, rows * columns, V] -> embeds [N, K / S^2, W].
 
     The pixel shuffle of Idefics3 (https://arxiv.org/abs/2408.12637, section 2.2) after the last
     layer norm of the tower. It reads the tokens as a grid, so none of them may be missing.
@@ -58,7 +61,33 @@ class ShuffleProjectorGraph(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Normalise, join and project."""
-        side, width = self.side, tokens.shape[-1]
-        shape = (1, self.rows // side, side, self.columns // side, side, width)
+        side, count, width = self.side, tokens.shape[0], tokens.shape[-1]
+        shape = (count, self.rows // side, side, self.columns // side, side, width)
         squares = self.norm(tokens).reshape(shape).transpose(2, 3)
-        return self.projection(squares.reshape(1, -1, side * side * width))  # type: ignore[no-any-return]
+        return self.projection(squares.reshape(count, -1, side * side * width))  # type: ignore[no-any-return]
+
+
+class ArrangedGraph(nn.Module):
+    """An image in several views as the decoder reads it: tokens [views, K, V] -> embeds [1, N, W].
+
+    What stands between the views is constant, and so is the place of each embedding.
+    """
+
+    def __init__(self, projector: nn.Module, between: Tensor, order: Sequence[int]) -> None:
+        """Put what a projector gives into an order.
+
+        Args:
+            projector: tokens [views, K, V] -> embeddings [views, M, W].
+            between: embeddings [E, W] of what stands between the views.
+            order: for each of the N places a row of the projector's, view by view, or behind those
+                a row of `between`.
+        """
+        super().__init__()
+        self.projector = projector
+        self.between = nn.Buffer(between.detach().clone())
+        self.order = nn.Buffer(torch.tensor(order))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Project and arrange."""
+        rows = torch.cat([self.projector(tokens).flatten(0, 1), self.between])
+        return rows.index_select(0, self.order).unsqueeze(0)

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vlm_perception.bundle.manifest import TowerSpec
+from vlm_perception.bundle.manifest import TilesSpec, TowerSpec
 from vlm_perception.perception.preprocess import Preprocessor, check_image
 
 
@@ -37,13 +39,38 @@ class Views:
         if self._spec.square is not None:
             whole = _squared(whole, self._spec.square)
         if self._spec.longest_edge is not None:
-            whole = self._resized(whole, self._spec.longest_edge)
-        return self._preprocessor.run(whole)[0].copy()
+            size = size_by_longest_edge((whole.shape[1], whole.shape[0]), self._spec.longest_edge)
+            whole = self._resized(whole, size)
+        if self._spec.tiles is None:
+            return self._preprocessor.run(whole)[0].copy()
+        return self._cut(whole, self._spec.tiles)
 
-    def _resized(self, image: NDArray[np.uint8], longest_edge: int) -> NDArray[np.uint8]:
-        """To a length of the longer edge, by the filter of the processor."""
+    def _cut(self, image: NDArray[np.uint8], tiles: TilesSpec) -> NDArray[np.uint8]:
+        """Tiles row by row, and the whole before or behind them."""
+        spec = self._spec.image
+        width, height = spec.processor.size if spec.processor is not None else (0, 0)
+        size = (tiles.columns * width, tiles.rows * height)
+        if tiles.content is None:
+            canvas = image = self._resized(image, size)
+        else:
+            canvas = np.zeros((size[1], size[0], 3), np.uint8)
+            fitted = fit_inside((image.shape[1], image.shape[0]), tiles.content)
+            left, top = (size[0] - fitted[0]) // 2, (size[1] - fitted[1]) // 2
+            part = canvas[top : top + fitted[1], left : left + fitted[0]]
+            part[:] = self._resized(image, fitted)
+        corners = [
+            (row * height, column * width)
+            for row in range(tiles.rows)
+            for column in range(tiles.columns)
+        ]
+        # Pixels after the last whole patch are not read.
+        cut = [canvas[y : y + spec.height, x : x + spec.width] for y, x in corners]
+        whole = self._preprocessor.run(image)[0][0]
+        return np.stack([whole, *cut] if tiles.whole == "first" else [*cut, whole])
+
+    def _resized(self, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """To a width and height, by the filter of the processor."""
         processor = self._spec.image.processor
-        size = size_by_longest_edge((image.shape[1], image.shape[0]), longest_edge)
         if processor is None or size == (image.shape[1], image.shape[0]):
             return image
         resample = Image.Resampling[processor.resample.upper()]
@@ -66,6 +93,17 @@ def size_by_longest_edge(source: tuple[int, int], longest_edge: int) -> tuple[in
         width = int(height * aspect)
         width += width % 2
     return max(1, width), max(1, height)
+
+
+def fit_inside(source: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of an image that is fitted into a target, undistorted.
+
+    Rounded up, as transformers' get_patch_output_size does.
+    """
+    across, down = target[0] / source[0], target[1] / source[1]
+    if across < down:
+        return target[0], min(math.ceil(source[1] * across), target[1])
+    return min(math.ceil(source[0] * down), target[0]), target[1]
 
 
 def _squared(image: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[np.uint8]:

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from vlm_perception.deploy.checkpoints.shared_tower import check_positions
-from vlm_perception.deploy.checkpoints.views import IDEFICS3, ONEVISION, PLAIN, ViewReader
+from vlm_perception.deploy.checkpoints.views import Idefics3View, OnevisionView, View
 from vlm_perception.modeling.projectors import ProjectorGraph, ShuffleProjectorGraph
 from vlm_perception.modeling.towers.clip import ClipText, ClipVision
 from vlm_perception.modeling.towers.naflex import NaflexVision, at_one_resolution
@@ -69,8 +69,8 @@ class LanguageFamily:
     """What puts tokens around an image in code; none: nothing does, beside the chat template."""
     check_tower: Callable[[Model], None] = lambda tower: None
     """Refuses a vision tower that does not give what the dual encoder's does."""
-    view: ViewReader = PLAIN
-    """How its own processor fits an image into its own tower."""
+    view: type[View] = View
+    """How its own processor shows an image to its own tower."""
 
 
 def _single_tokens(model: Model, _norm: nn.Module, _grid: tuple[int, int]) -> nn.Module:
@@ -129,7 +129,7 @@ LANGUAGE_FAMILIES = {
         projector=_single_tokens_and_newline,
         features=_features_of_one_tile,
         tiles=True,
-        view=ONEVISION,
+        view=OnevisionView,
     ),
     # As transformers treats an image with do_image_splitting off.
     "idefics3": LanguageFamily(
@@ -142,7 +142,7 @@ LANGUAGE_FAMILIES = {
         needs_grid=True,
         processor=Idefics3Processor,
         check_tower=check_positions,
-        view=IDEFICS3,
+        view=Idefics3View,
     ),
     # Its own processor words a single image as that of Idefics3, and needs torchvision for videos.
     "smolvlm": LanguageFamily(
@@ -155,7 +155,7 @@ LANGUAGE_FAMILIES = {
         needs_grid=True,
         processor=Idefics3Processor,
         check_tower=check_positions,
-        view=IDEFICS3,
+        view=Idefics3View,
     ),
 }
 # By what a language model's vision_config calls it.

@@ -27,6 +27,7 @@ from vlm_perception.deploy.checkpoints.families import (
 from vlm_perception.deploy.checkpoints.files import require_plain_weights, weight_files
 from vlm_perception.deploy.checkpoints.shared_tower import difference, share_tower
 from vlm_perception.deploy.checkpoints.tokenizer import load_tokenizer, name_end_token
+from vlm_perception.deploy.checkpoints.views import AUTO, WHOLE, TilesWish, View
 from vlm_perception.modeling.pixel_scaling import Normalisation, read_json, read_normalisation
 from vlm_perception.modeling.temporal_attention import TemporalAttention, load_temporal
 from vlm_perception.modeling.towers.trunk import TowerParts
@@ -57,6 +58,8 @@ class Checkpoint:
     """Kind of the language model's own vision tower; None: it reads the tokens of dual/'s."""
     language_normalisation: Normalisation
     """Of the pixels for the tower that the language model reads."""
+    view: View | None
+    """How the language model's processor shows an image to its own tower."""
     temporal: TemporalAttention | None
     weights: dict[str, str]
     """Hash of each weight file, by its path in the directory."""
@@ -100,12 +103,17 @@ class Checkpoint:
         return reads and self.vlm_family is not None and self.vlm_family.needs_grid
 
 
-def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
+def load_checkpoint(
+    path: Path,
+    vision_tower: str,
+    tiles: TilesWish = TilesWish(),  # noqa: B008 - frozen
+) -> Checkpoint:
     """Load `dual/` and, where they are there, `vlm/` and `temporal/`.
 
     Args:
         path: the directory that holds them.
         vision_tower: which tower the language model reads, as bundle.yaml says it.
+        tiles: what a tower of its own sees of an image.
 
     Raises:
         ExportError: a directory, key or file is missing, foreign or damaged.
@@ -143,6 +151,15 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
     name_end_token(dual, dual_tokenizer)
     normalisation = read_normalisation(owner)
     read = path / "vlm" if language_tower is not None else owner
+    view = None
+    if language_tower is not None and vlm_family is not None:
+        view = vlm_family.view(path / "vlm", tiles)
+        view.prepare(vlm)
+    elif tiles.layout not in (WHOLE, AUTO):
+        raise ExportError(
+            f"--tiles {tiles.layout} is for a language model with a vision tower of its own "
+            "(vision_tower: own in bundle.yaml); leave it out"
+        )
     return Checkpoint(
         path=path,
         family=family,
@@ -155,6 +172,7 @@ def load_checkpoint(path: Path, vision_tower: str) -> Checkpoint:
         vlm_tokenizer=load_tokenizer(path / "vlm", vlm) if vlm is not None else None,
         language_tower=language_tower,
         language_normalisation=read_normalisation(read),
+        view=view,
         temporal=load_temporal(path / "temporal", family.vision.embedding_width(dual.config)),
         weights=_hashes(path),
     )

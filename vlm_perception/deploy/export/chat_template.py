@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.checkpoints.views import View
 
 TEMPLATE_FILE = "chat_template.json"
 """Where processors kept it before chat_template.jinja, which tokenizers read themselves."""
@@ -24,7 +25,12 @@ Model = Any
 
 
 def prompt_template(
-    directory: Path, tokenizer: Model, image: int, words: str, processor: Model = None
+    directory: Path,
+    tokenizer: Model,
+    image: int,
+    words: str,
+    processor: Model = None,
+    view: View | None = None,
 ) -> str | None:
     """The text around one image and one question, with `{image}` and `{text}` in their places.
 
@@ -37,6 +43,8 @@ def prompt_template(
         image: id of an image token.
         words: a question as it may be asked; it takes part in the template.
         processor: transformers' class, where it adds tokens around an image.
+        view: how the model's own tower sees an image; what stands between tiles is no part of the
+            prompt.
 
     Returns:
         None where the model has no chat template.
@@ -57,9 +65,10 @@ def prompt_template(
         raise ExportError(
             f"the chat template of {directory} takes no image with a text ({error}); {_REMEDY}"
         ) from error
-    ids = _ids(directory, tokenizer, text, processor)
+    ids = _ids(directory, tokenizer, text, processor, view)
     places = [place for place, index in enumerate(ids) if index == image]
-    if not places or places != list(range(places[0], places[-1] + 1)):
+    tiled = view is not None and view.tiles is not None
+    if not places or not (tiled or places == list(range(places[0], places[-1] + 1))):
         raise ExportError(f"the chat template of {directory} shows no single image; {_REMEDY}")
     around = (ids[: places[0]], ids[places[-1] + 1 :])
     before, after = (_text(tokenizer, each) for each in around)
@@ -90,18 +99,27 @@ def _chat_template(directory: Path, tokenizer: Model) -> str | None:
         raise ExportError(f"{file} holds no chat template ({error}); restore it") from error
 
 
-def _ids(directory: Path, tokenizer: Model, text: str, processor: Model) -> list[int]:
-    """Ids of a prompt with one image, which is not tiled."""
+def _ids(
+    directory: Path, tokenizer: Model, text: str, processor: Model, view: View | None
+) -> list[int]:
+    """Ids of a prompt with one image, which is tiled only as the view says."""
     # As transformers decides it: many templates begin with what a tokenizer would add.
     framed = not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
     if processor is None:
         return _encoded(tokenizer, text, framed=framed)
     try:
-        fit = AutoImageProcessor.from_pretrained(directory, backend="pil", local_files_only=True)
-        fit.do_image_splitting = False
+        if view is not None:
+            fit, size = copy.deepcopy(view.processor), view.camera
+            fit.do_image_splitting = view.tiles is not None
+        else:
+            size = (64, 64)
+            fit = AutoImageProcessor.from_pretrained(
+                directory, backend="pil", local_files_only=True
+            )
+            fit.do_image_splitting = False
         # It adds tokens to the tokenizer that it is given.
         whole = processor(fit, copy.deepcopy(tokenizer))
-        made = whole(text=[text], images=[[Image.new("RGB", (64, 64))]], add_special_tokens=framed)
+        made = whole(text=[text], images=[[Image.new("RGB", size)]], add_special_tokens=framed)
     # transformers raises many kinds here.
     except Exception as error:
         raise ExportError(

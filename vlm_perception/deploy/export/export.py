@@ -20,7 +20,7 @@ from vlm_perception.common.yaml_files import read_yaml
 from vlm_perception.deploy.checkpoints.bundle_yaml import BundleSpec, load_spec
 from vlm_perception.deploy.checkpoints.image_processor import load_processor, processor_spec
 from vlm_perception.deploy.checkpoints.load import Checkpoint, load_checkpoint
-from vlm_perception.deploy.export.input_geometry import grid_of_processor
+from vlm_perception.deploy.export.input_geometry import grid_of_processor, tiles_wish
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.deploy.export.place import require_bundle
 from vlm_perception.deploy.export.prompt import choose_prompt
@@ -63,7 +63,7 @@ def export_bundle(
     require_bundle(place)
     card = _read_card(checkpoint, spec)
     images = None if options.calibration is None else split_images(options.calibration)
-    source = load_checkpoint(checkpoint, spec.vision_tower)
+    source = load_checkpoint(checkpoint, spec.vision_tower, tiles_wish(spec, options))
     if source.vlm is not None:
         caption = choose_prompt(spec.caption, source)
         spec = spec.model_copy(update={"caption": caption})

@@ -13,6 +13,7 @@ from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.bundle_yaml import BundleSpec, parse_aspect
 from vlm_perception.deploy.checkpoints.image_processor import load_processor, processor_spec
 from vlm_perception.deploy.checkpoints.load import Checkpoint
+from vlm_perception.deploy.checkpoints.views import CAMERA_EDGE, WHOLE, TilesWish
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.modeling.towers.positions import Positions
 
@@ -67,6 +68,29 @@ def choose_geometry(source: Checkpoint, spec: BundleSpec, options: ExportOptions
         processor=processor,
     )
     return Geometry(image, positions)
+
+
+def tiles_wish(spec: BundleSpec, options: ExportOptions) -> TilesWish:
+    """What the options say of tiles, for the camera's aspect in the options or bundle.yaml.
+
+    Raises:
+        ExportError: tiles are asked for, and the aspect is not known.
+    """
+    geometry = spec.geometry
+    aspect = options.aspect or (geometry.aspect if geometry is not None else None)
+    if options.tiles == WHOLE:
+        return TilesWish()
+    if aspect is not None:
+        width, height = parse_aspect(aspect)
+    elif geometry is not None:
+        width, height = geometry.size
+    else:
+        raise ExportError(
+            f"--tiles {options.tiles} needs the camera's aspect; give --aspect W:H as well"
+        )
+    scale = CAMERA_EDGE / max(width, height)
+    camera = max(1, round(width * scale)), max(1, round(height * scale))
+    return TilesWish(options.tiles, camera)
 
 
 def aspect_grid(side: int, patch: int, aspect: tuple[int, int]) -> tuple[int, int]:

@@ -24,6 +24,21 @@ class LanguageVision:
     """A view."""
     fit: ViewFit
 
+    @property
+    def views(self) -> int:
+        """How many views of an image there are."""
+        tiles = self.fit.tiles
+        return 1 if tiles is None else tiles.columns * tiles.rows + 1
+
+    def cost(self, image_tokens: int) -> str:
+        """What an image costs, in a sentence."""
+        pixels = self.views * self.image.width * self.image.height * 3
+        return (
+            f"the language model looks at an image in {self.views} views of {self.image.width}x"
+            f"{self.image.height} pixels, {pixels / 1e6:.1f} MB for each key frame, and reads "
+            f"{image_tokens} tokens of it"
+        )
+
     def spec(self, shape: tuple[int, ...]) -> TowerSpec:
         """The manifest's words on it, where its tokens have this shape [1, K, V]."""
         return TowerSpec(
@@ -31,6 +46,7 @@ class LanguageVision:
             image=self.image,
             longest_edge=self.fit.longest_edge,
             square=self.fit.square,
+            tiles=self.fit.tiles,
             tokens=shape[1],
             token_width=shape[2],
         )
@@ -46,10 +62,10 @@ def lay_out_language_vision(source: Checkpoint) -> LanguageVision | None:
         ExportError: that processor does not make one view of one size, or the tower does not take
             it.
     """
-    tower, family = source.language_tower, source.vlm_family
-    if tower is None or family is None:
+    tower, view = source.language_tower, source.view
+    if tower is None or view is None:
         return None
-    fit = family.view.fit(family.view.load(source.path / "vlm"))
+    fit = view.fit()
     parts, scale = source.language_vision_parts, source.language_normalisation
     columns, rows = grid_of_processor(fit.processor, parts.positions)
     patch = parts.positions.patch

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.checkpoints.views import AUTO, WHOLE, parse_tiles
 
 GEOMETRIES = ("bundle", "checkpoint", "checkpoint-fast")
 PRECISIONS = ("float16-weights", "int8-mixed")
@@ -22,6 +23,9 @@ class ExportOptions:
     same size and crop with area averages in place of its filter."""
     aspect: str | None = None
     """Aspect of the camera, `16:9`: patches that would be padding only are never computed."""
+    tiles: str = WHOLE
+    """What a language model's own tower sees: the image as a whole (`1`), tiles beside it (`3x2+1`:
+    columns and rows), or what its own processor makes of the camera's aspect (`auto`)."""
     keep: str | None = None
     """Token pruning: `0.7@3,6,9` (share kept at each of these layers), `auto`, or none."""
     budget_ms: float | None = None
@@ -58,6 +62,8 @@ class ExportOptions:
             raise ExportError(
                 f"--aspect and --geometry {self.geometry} are mutually exclusive; give one"
             )
+        if self.tiles != AUTO:
+            parse_tiles(self.tiles)
         if not 0.0 < self.heads <= 1.0:
             raise ExportError(f"--heads is {self.heads:g}; give the share to keep, up to 1")
         if (self.keep == "auto") != (self.budget_ms is not None):
@@ -76,7 +82,7 @@ class ExportOptions:
 
     def without_losses(self) -> ExportOptions:
         """The same geometry with all tokens and heads and in FP32."""
-        return ExportOptions(geometry=self.geometry, aspect=self.aspect)
+        return ExportOptions(geometry=self.geometry, aspect=self.aspect, tiles=self.tiles)
 
     @property
     def lossy(self) -> bool:

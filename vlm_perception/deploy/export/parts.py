@@ -24,10 +24,12 @@ from vlm_perception.bundle.bundle import (
     VISION_GRAPH,
 )
 from vlm_perception.bundle.manifest import ImageSpec
+from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.load import Checkpoint
 from vlm_perception.deploy.export.language_vision import LanguageVision
 from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
 from vlm_perception.modeling.decoder import DecoderGraph
+from vlm_perception.modeling.projectors import ArrangedGraph
 from vlm_perception.modeling.temporal_attention import TemporalAttention
 from vlm_perception.modeling.towers.vision_tower import VisionTower
 from vlm_perception.perception.vision.temporal_state import EMPTY
@@ -58,17 +60,35 @@ class Part:
 def parts_of(
     source: Checkpoint, vision: VisionTower, image: ImageSpec, own: LanguageVision | None
 ) -> list[Part]:
-    """All graphs of a checkpoint's bundle, around its vision towers as they are exported."""
+    """All graphs of a checkpoint's bundle, around its vision towers as they are exported.
+
+    Raises:
+        ExportError: an image takes all positions of the decoder.
+    """
     seeing = vision_part(vision, image)
     parts = [text_part(source), seeing]
     if source.vlm is not None:
+        tokens = seeing.results["tokens"]
         if own is not None:
-            seeing, image = language_vision_part(own), own.image
-            parts.append(seeing)
-        parts += [projector_part(source, seeing.results["tokens"], image), decoder_part(source)]
+            looking, image = language_vision_part(own), own.image
+            tokens = looking.results["tokens"].expand(own.views, -1, -1).clone()
+            parts.append(looking)
+        projector = projector_part(source, tokens, image)
+        _require_room(source, projector.results["embeds"].shape[1])
+        parts += [projector, decoder_part(source)]
     if source.temporal is not None:
         parts.append(temporal_part(source.temporal))
     return parts
+
+
+def _require_room(source: Checkpoint, image_tokens: int) -> None:
+    assert source.vlm is not None
+    positions = source.vlm.config.text_config.max_position_embeddings
+    if image_tokens >= positions:
+        raise ExportError(
+            f"an image takes {image_tokens} tokens, and the decoder of vlm/ has {positions} "
+            "positions for it and all texts; export with fewer --tiles, or a smaller image"
+        )
 
 
 def vision_part(vision: VisionTower, image: ImageSpec) -> Part:
@@ -123,6 +143,15 @@ def projector_part(source: Checkpoint, tokens: Tensor, image: ImageSpec) -> Part
     read = source.language_vision_parts if fixed else source.vision_parts
     module = source.vlm_family.projector(source.vlm.model, read.last_norm, grid)
     fixed = fixed or source.projector_needs_grid
+    if source.view is not None:
+        with torch.no_grad():
+            rows = module(tokens).shape[1]
+        found = source.view.arrange(source.vlm, source.vlm_tokenizer, rows)
+        if found is not None:
+            between = source.vlm.get_input_embeddings()(
+                torch.tensor(found.between, dtype=torch.long)
+            )
+            module = ArrangedGraph(module, between, found.order)
     dynamic = {} if fixed else {"tokens": {1: "tokens"}}
     return Part(PROJECTOR_GRAPH, module, {"tokens": tokens}, ("embeds",), dynamic)
 

@@ -40,6 +40,7 @@ def choose_prompt(caption: CaptionSpec, source: Checkpoint) -> CaptionSpec:
         source.vlm.config.image_token_id,
         caption.prompt,
         source.vlm_family.processor,
+        source.view,
     )
     if found is None:
         _log.warning(

@@ -8,7 +8,6 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from vlm_perception.bundle.manifest import LanguageSpec, QuestionSpec
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.image_processor import load_processor
 from vlm_perception.deploy.checkpoints.load import Checkpoint
-from vlm_perception.deploy.checkpoints.views import PLAIN
 from vlm_perception.deploy.validation.model_outputs import CAPTION_TOKENS, Prediction
 from vlm_perception.perception.vision.vocabulary import Vocabulary, VocabularyBuilder
 from vlm_perception.types import Attribute
@@ -49,7 +47,6 @@ class TransformersModel:
         """
         self._source, self._manifest = source, bundle.manifest
         self._processor = load_processor(source.processor_path)
-        self._language_pixels = _pixels_for_language(source)
         self._reader = None if source.vlm is None else _Reader(source, bundle)
         ours = VocabularyBuilder(bundle).build(None, version=1)
         self._vocabulary = dataclasses.replace(ours, embeddings=self._embed_labels())
@@ -72,9 +69,7 @@ class TransformersModel:
         pooled = _normalised(features)[0]
         if self._reader is None:
             return Prediction(pooled)
-        with _fitting():
-            pixels = self._language_pixels(Image.fromarray(image))
-        self._reader.look(pixels)
+        self._reader.look(image)
         answers = tuple(self._reader.answer(each) for each in self._manifest.questions)
         return Prediction(pooled, answers, self._reader.caption())
 
@@ -111,22 +106,28 @@ class _Reader:
         assert source.vlm_family is not None
         assert bundle.manifest.language is not None
         self._vlm: Module = source.vlm
-        self._decoder, self._features = source.decoder, source.vlm_family.features
+        self._decoder, self._view = source.decoder, source.view
+        self._features = _features_of(source)
         self._tokenizer: Module = source.vlm_tokenizer
         self._spec: LanguageSpec = bundle.manifest.language
         self._image: int = source.vlm.config.image_token_id
         self._cache: Module = None
 
-    def look(self, pixels: Tensor) -> None:
-        """Read an image [1, 3, H, W]; answers and captions are about it from then on.
+    def look(self, image: NDArray[np.uint8]) -> None:
+        """Read an RGB image [H, W, 3]; answers and captions are about it from then on.
 
         Raises:
             ExportError: the tower does not take it.
         """
         with _fitting():
-            features = self._features(self._vlm, pixels).unsqueeze(0)
+            features = self._features(Image.fromarray(image))
         before, _ = self._ids("")
-        embeds = torch.cat([self._embed([before]), features], dim=1)
+        span = [self._image] * len(features)
+        if self._view is not None:
+            span = self._view.span(self._tokenizer, self._image, len(features))
+        seen = self._embed([span])
+        seen[0, torch.tensor(span) == self._image] = features
+        embeds = torch.cat([self._embed([before]), seen], dim=1)
         self._cache = self._decoder(inputs_embeds=embeds, use_cache=True).past_key_values
 
     def answer(self, question: QuestionSpec) -> Attribute:
@@ -181,12 +182,15 @@ class _Reader:
         return ids[:place], ids[place + 1 :]
 
 
-def _pixels_for_language(source: Checkpoint) -> Callable[[Image.Image], Tensor]:
-    """What makes an image's pixels [1, 3, H, W] for the tower that the language model reads."""
-    family = source.vlm_family
-    if family is None or source.language_tower is None:
-        return partial(PLAIN.pixels, PLAIN.load(source.language_processor_path))
-    return partial(family.view.pixels, family.view.load(source.path / "vlm"))
+def _features_of(source: Checkpoint) -> Callable[[Image.Image], Tensor]:
+    """What gives the features [N, W] that the language model reads of an image."""
+    family, view = source.vlm_family, source.view
+    vlm: Module = source.vlm
+    assert family is not None
+    if view is not None:
+        return lambda image: vlm.get_image_features(**view.inputs(image)).pooler_output[0]
+    processor = load_processor(source.language_processor_path)
+    return lambda image: family.features(vlm, _pixels(processor, np.asarray(image)))
 
 
 def _pixels(processor: Module, image: NDArray[np.uint8]) -> Tensor:
