@@ -274,10 +274,10 @@ def test_demo_of_a_published_model_fetches_and_exports_once(video: Path, tmp_pat
     assert "is fetched and exported, once" in first.stdout
     nodes = tmp_path / "out" / "demo" / "nodes"
     logs = {path.stem: path.read_text() for path in nodes.glob("*.log")}
-    # There is no language model, and no rule that names its questions.
+    # There is no language model, and of the hazards of all places those of a street are named.
     assert set(logs) == {"scene_fusion", "vision_encoder", "video_source"}
-    assert "0 contradictions" in logs["scene_fusion"]
-    assert "keep_questions" not in (nodes / "parameters.yaml").read_text()
+    assert "a label for: person, child, crowd of people, " in logs["scene_fusion"]
+    assert "forklift" not in logs["scene_fusion"]
     again = run(*command, cwd=tmp_path, **places)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "fetched" not in again.stdout

@@ -17,14 +17,15 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.disk_space import DiskFullError
 from vlm_perception.common.fastdds_shared_memory import shortage
 from vlm_perception.common.interrupt import Interrupt
+from vlm_perception.common.yaml_files import read_yaml
 from vlm_perception.demo.panel import Panel
 from vlm_perception.demo.watch import NodeFailedError, Watch
 from vlm_perception.outputs.console import say
 from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.replay.recordings.writer import METADATA
 from vlm_perception.replay.report.overlay_video import write_overlay
+from vlm_perception.replay.settings import default_parameters
 from vlm_perception.rosgraph.environment import own_graph, require_ros
-from vlm_perception.rosgraph.fitting import fitting_parameters
 from vlm_perception.rosgraph.launch import (
     DEFAULT_BUNDLE,
     ENCODER,
@@ -97,7 +98,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
         _look_back(folder, options.out, console)
         nodes = (FUSION, REASONER, ENCODER) if bundle.manifest.language else (FUSION, ENCODER)
         graph = GraphOptions(source, str(bundle.path), loop=longer, nodes=nodes)
-        parameters = fitting_parameters(bundle.manifest, graph.bundle)
+        parameters = _parameters(graph.bundle)
         run = _Run(options, folder, graph, parameters, interrupt, console)
         try:
             run.play()
@@ -107,6 +108,15 @@ def run_demo(options: DemoOptions, console: Console) -> int:
             return FAILED
         run.finish()
         return interrupt.exit_code() or (FAILED if run.recording_ended_early else 0)
+
+
+def _parameters(bundle: str) -> dict[str, Any]:
+    """The package's own, with another bundle: so that the launch file can read them, too."""
+    content: dict[str, Any] = read_yaml(default_parameters())
+    for section in content.values():
+        if "bundle" in section["ros__parameters"]:
+            section["ros__parameters"]["bundle"] = bundle
+    return content
 
 
 def _look_back(folder: ResultsFolder, out: Path, console: Console) -> None:

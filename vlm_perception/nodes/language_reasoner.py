@@ -84,10 +84,10 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         for camera in self._cameras.values():
             camera.load(Reasoner(service, run_id=self.run_id), bundle.manifest)
         known = {question.name for question in questions}
-        if foreign := set(settings.keep_questions) - known:
+        if settings.keep_questions and known and known.isdisjoint(settings.keep_questions):
             self.get_logger().warning(
-                f"keep_questions: there is no question {', '.join(sorted(foreign))}; the questions "
-                f"are {', '.join(sorted(known))}"
+                "keep_questions names none of this bundle's questions, so that the first half is "
+                f"asked when work must be saved; choose of {', '.join(sorted(known))}"
             )
         self.get_logger().info(
             f"bundle {bundle.manifest.name} from {bundle.path} is ready in {service.engine_name}"

@@ -32,6 +32,7 @@ from vlm_perception.nodes.io.image_subscription import COMPRESSED, RAW
 from vlm_perception.nodes.io.qos import overridable, results, watched
 from vlm_perception.nodes.io.reasoning_subscription import ReasoningInput
 from vlm_perception.nodes.io.visualization_output import markers, overlay
+from vlm_perception.nodes.io.vocabulary_subscription import VocabularyInput
 from vlm_perception.nodes.process.errors import guarded
 from vlm_perception.nodes.process.runner import run
 from vlm_perception.nodes.process.ticker import Ticker
@@ -135,6 +136,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         self._tap: CameraTap | None = None
         self._embeddings: EmbeddingInput | None = None
         self._reasoning_input: ReasoningInput | None = None
+        self._vocabulary: VocabularyInput | None = None
         self._asked_s = float("-inf")
         self._no_embedding = self._no_image = ""
         self._heart: Ticker | None = None
@@ -170,10 +172,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             ),
             run_id=self.run_id,
         )
-        self.get_logger().info(
-            f"watching for {len(settings.hazards)} hazards and {len(settings.contradictions)} "
-            f"contradictions; reasonings are stale after {settings.stale_after:g} s"
-        )
+        self.get_logger().info(f"reasonings are stale after {settings.stale_after:g} s")
 
     def start(self) -> None:
         """Subscribe to both paths and start the heartbeat timer."""
@@ -184,6 +183,8 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         self._painter = self.worker("paint", self._paint, lambda: 1.0 / self.settings.overlay_hz)
         self._embeddings = EmbeddingInput(self, self._on_embedding)
         self._reasoning_input = ReasoningInput(self, self._on_reasoning, self._on_presence)
+        hazards = tuple(Hazard.parse(line) for line in self.settings.hazards)
+        self._vocabulary = VocabularyInput(self, hazards)
         self._heart = Ticker(self, "heartbeat", LOOK_S, guarded(self, self._heartbeat))
 
     def stop(self) -> None:
@@ -197,6 +198,9 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         if self._reasoning_input is not None:
             self._reasoning_input.close()
             self._reasoning_input = None
+        if self._vocabulary is not None:
+            self._vocabulary.close()
+            self._vocabulary = None
         if self._tap is not None:
             self._tap.close()
             self._tap = None

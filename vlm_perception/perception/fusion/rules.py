@@ -97,6 +97,22 @@ def present_hazards(
     return tuple(dict.fromkeys(seen + answered))
 
 
+def watched_labels(rules: Iterable[Hazard], labels: Iterable[str]) -> str:
+    """A sentence on the rules that a vocabulary can show; empty: there are rules, and it has none.
+
+    Args:
+        rules: what is a danger.
+        labels: the vocabulary.
+    """
+    labels = frozenset(labels)
+    dangers = dict.fromkeys(rule.label for rule in rules)
+    shown = [label for label in dangers if label in labels]
+    if dangers and not shown:
+        return ""
+    names = ", ".join(shown) or "none"
+    return f"hazards that the vocabulary has a label for: {names} ({len(shown)} of {len(dangers)})"
+
+
 def answers_of(attributes: Iterable[Attribute]) -> frozenset[Answer]:
     """Return the answers that attributes give."""
     return frozenset(Answer(each.name, each.value) for each in attributes)
