@@ -62,13 +62,17 @@ def as_on_the_robot(tokenizer: Any) -> Tokenizer:
     return Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
 
 
-def test_siglips_sentencepiece_file_is_converted_id_for_id(tmp_path: Path) -> None:
-    """As of so400m-patch14-224's first commit: spiece.model and no tokenizer.json."""
+@pytest.mark.parametrize("family", ["siglip", "metaclip_2"])
+def test_siglips_sentencepiece_file_is_converted_id_for_id(tmp_path: Path, family: str) -> None:
+    """As of so400m-patch14-224's first commit: spiece.model and no tokenizer.json.
+
+    Some MetaCLIP 2s read texts with the same class.
+    """
     ends = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
-    original = SiglipTokenizer(
-        str(train(tmp_path / "spiece.model", "unigram", **ends, vocab_size=200))
-    )
-    make_checkpoint(tmp_path / "siglip", language=None, dual_tokenizer=original)
+    file = train(tmp_path / "spiece.model", "unigram", vocab_size=200, **ends)
+    original = SiglipTokenizer(str(file))
+    kind: dict[str, Any] = {"family": family, "language": None}
+    make_checkpoint(tmp_path / "siglip", dual_tokenizer=original, **kind)
     assert not (tmp_path / "siglip/dual/tokenizer.json").exists()
     ours = load_checkpoint(tmp_path / "siglip", "same").dual_tokenizer
     assert ours.pad_token_id == original.pad_token_id

@@ -24,6 +24,8 @@ _REMEDY = (
     "transformers (save_pretrained)"
 )
 _SIGLIP = "spiece.model"
+_OWN = {"siglip": "SiglipTokenizer"}
+"""Where the settings name no class."""
 # What Python takes for white space; Oniguruma leaves the last four out.
 _SPACES = Regex(r"[\s\x1c-\x1f]+")
 # None begins with white space, which classes treat each in its own way.
@@ -47,7 +49,8 @@ def convert_tokenizer(directory: Path, model_type: str) -> Any:
     """
     settings = directory / "tokenizer_config.json"
     name = read_json(settings).get("tokenizer_class") if settings.is_file() else None
-    if model_type == "siglip" and (directory / _SIGLIP).is_file():
+    # Some MetaCLIP 2s have it, too.
+    if "SiglipTokenizer" in (name, _OWN.get(model_type)) and (directory / _SIGLIP).is_file():
         return _convert_siglip(directory)
     # Not AutoTokenizer: for some models, LLaVA's among them, it takes a class that knows of no
     # space before the first word.

@@ -170,5 +170,7 @@ def _remarks(devices: Mapping[str, Device]) -> list[str]:
         this.remarks[-1],
         "file: the weights of a bundle in FP16; tokenizer and golden outputs come on top. RAM: "
         "vision_encoder in ONNX Runtime, estimated. Nano, NX, AGX: Jetson Orin",
+        "the table names no commits: a model is fetched as it is that day, and its bundle keeps "
+        "the commit (`bundle show`); ORG/NAME@COMMIT takes the same again",
         "`make demo MODEL=NAME` or `vlm-perception export --dual NAME --out DIR` takes a name",
     ]
