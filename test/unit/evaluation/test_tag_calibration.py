@@ -17,7 +17,8 @@ from vlm_perception.bundle.manifest import LabelSpec, VocabularySpec
 from vlm_perception.cli import app
 from vlm_perception.datasets.roadworld.files.images import write_images
 from vlm_perception.evaluation.tags.calibrate import with_cuts
-from vlm_perception.evaluation.tags.site_images import distinct
+from vlm_perception.evaluation.tags.contact_sheet import strip
+from vlm_perception.evaluation.tags.site_images import Site, SiteImage, distinct
 from vlm_perception.perception.vision.tag_thresholds import LEAST_IMAGES, Cut, Verdict
 
 
@@ -36,6 +37,9 @@ def test_the_verb_writes_a_bundle_and_a_sheet(tmp_path: Path) -> None:
     assert new.digest != old.digest and new.manifest.files == old.manifest.files
     page = (tmp_path / "here.html").read_text()
     content = json.loads(figures.read_text())
+    kinds = [each["verdict"] for each in content["labels"].values()]
+    for kind in set(kinds):
+        assert f"{kind}: {kinds.count(kind)}" in page
     assert content["images"] == LEAST_IMAGES and content["unreadable"] == 1
     for spec in new.manifest.vocabulary.labels:
         assert spec.label in page
@@ -53,6 +57,22 @@ def test_the_verb_writes_a_bundle_and_a_sheet(tmp_path: Path) -> None:
         refused.output.split()
     )
     assert ModelBundle.load(out).digest == new.digest
+
+
+def test_a_sheet_names_where_a_label_fires() -> None:
+    """On nearly all images of one recording it may be the place that is seen."""
+    pooled = np.ones(2, np.float32)
+    names = ["yard.mp4"] * 3 + ["street.mp4"] * 2
+    site = Site([SiteImage(name == names[-1], name, "1.0 s", pooled, b"") for name in names])
+    scores = np.array([0.1, 0.5, -1.0, 0.9, -0.8])
+    fires = strip("car", scores, Cut(0.0, Verdict.FIRES, ""), site)
+    assert fires.recordings == [("yard.mp4", 2, 3), ("street.mp4", 1, 2)]
+    assert [heading for heading, _ in fires.groups] == [
+        "highest above the threshold",
+        "just below the threshold",
+    ]
+    never = strip("car", scores, Cut(2.0, Verdict.NEVER, ""), site)
+    assert never.recordings == [] and [heading for heading, _ in never.groups] == ["highest of all"]
 
 
 @pytest.mark.parametrize(

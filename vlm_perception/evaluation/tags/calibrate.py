@@ -35,6 +35,8 @@ NEGATIVES = ("thing", "place", "picture", "view", "background", "nothing")
 """Prompts that any image fits as well as any other; they go into the bundle's templates."""
 SHOWN = 3
 """Unreadable images that are named."""
+HIGHEST_SHOWN = 0.9999
+"""A higher threshold would be printed as 1."""
 
 
 class TagCalibrationError(VlmPerceptionError):
@@ -210,9 +212,9 @@ def _table(strips: Sequence[Strip], vocabulary: VocabularySpec, total: int) -> T
     for each, spec in zip(strips, vocabulary.labels, strict=True):
         why = f": {each.cut.why}" if each.cut.why else ""
         verdict = f"{each.cut.verdict.value}{why}"
-        table.add_row(
-            Text(each.label), f"{each.fires} of {total}", f"{spec.threshold:.4g}", verdict
-        )
+        at = spec.threshold or 0.0
+        shown = f"{at:.4g}" if at < HIGHEST_SHOWN else f"> {HIGHEST_SHOWN}"
+        table.add_row(Text(each.label), f"{each.fires} of {total}", shown, verdict)
     return table
 
 

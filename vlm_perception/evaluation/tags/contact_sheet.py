@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 
 from vlm_perception.evaluation.tags.site_images import Site
 from vlm_perception.outputs.file import result_file
-from vlm_perception.perception.vision.tag_thresholds import Cut
+from vlm_perception.perception.vision.tag_thresholds import Cut, Verdict
 
 HIGHEST, NEAREST = 6, 4
 """Images of a label that are shown: those with the highest scores, and those on each side of the
 threshold."""
+RECORDINGS = 8
+"""Of the recordings that a label fires in, so many are named."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Picture:
 
     file: str
     """A JPEG file in base64."""
-    where: str
+    recording: str
+    place: str
     margin: float
     """In log-odds."""
 
@@ -41,6 +45,8 @@ class Strip:
     cut: Cut
     fires: int
     """On how many images."""
+    recordings: Sequence[tuple[str, int, int]]
+    """Each that it fires in, on how many of its images, of how many; most of them first."""
     groups: Sequence[tuple[str, Sequence[Picture]]]
     """Each with its heading."""
 
@@ -70,7 +76,14 @@ def write_sheet(
         lstrip_blocks=True,
     )
     page = environment.get_template("tags.html.j2").render(
-        title=title, strips=strips, total=total, same=site.same, broken=site.broken
+        title=title,
+        groups=[(kind, [each for each in strips if each.cut.verdict is kind]) for kind in Verdict],
+        strips=strips,
+        shown_recordings=RECORDINGS,
+        total=total,
+        recordings=len({image.recording for image in site.images}),
+        same=site.same,
+        broken=site.broken,
     )
     with result_file(file, verb) as part:
         part.write_text(page, encoding="utf-8")
@@ -90,13 +103,15 @@ def strip(label: str, scores: NDArray[np.float64], cut: Cut, site: Site) -> Stri
     above, below = order[:fires], order[fires:]
     groups = [
         ("highest above the threshold", above[:HIGHEST]),
-        ("just above", above[HIGHEST:][-NEAREST:]),
-        ("just below", below[:NEAREST]),
+        ("just above the threshold", above[HIGHEST:][-NEAREST:]),
+        # Without any above it, the highest may be far below.
+        ("just below the threshold" if fires else "highest of all", below[:NEAREST]),
     ]
     return Strip(
         label,
         cut,
         fires,
+        _recordings(above, site),
         [
             (heading, [_picture(index, scores, cut, site) for index in chosen])
             for heading, chosen in groups
@@ -105,8 +120,19 @@ def strip(label: str, scores: NDArray[np.float64], cut: Cut, site: Site) -> Stri
     )
 
 
+def _recordings(above: NDArray[np.intp], site: Site) -> list[tuple[str, int, int]]:
+    """Where a label fires: on all images of one recording it may tell the place, not the thing."""
+    of_all = Counter(image.recording for image in site.images)
+    names = {image.recording: image.recording_name for image in site.images}
+    found = Counter(site.images[index].recording for index in above)
+    return [(names[each], count, of_all[each]) for each, count in found.most_common()]
+
+
 def _picture(index: int, scores: NDArray[np.float64], cut: Cut, site: Site) -> Picture:
     image = site.images[index]
     return Picture(
-        base64.b64encode(image.thumbnail).decode(), image.where, float(scores[index] - cut.at)
+        file=base64.b64encode(image.thumbnail).decode(),
+        recording=image.recording_name,
+        place=image.place,
+        margin=float(scores[index] - cut.at),
     )

@@ -31,7 +31,7 @@ MOST = 2000
 SAME = 0.01
 """Cosine distance of two images that show the same, as a share of the usual distance of two."""
 PAIRS = 2000
-THUMBNAIL = 240
+THUMBNAIL = 300
 """Pixels of its longer edge."""
 QUALITY = 80
 
@@ -42,8 +42,9 @@ class SiteImage:
 
     recording: int
     """Its place among the recordings."""
-    where: str
-    """The recording, and the second or the place in it."""
+    recording_name: str
+    place: str
+    """The second of the recording, or the number of the image in it."""
     pooled: NDArray[np.float32]
     """[D], L2-normalised."""
     thumbnail: bytes
@@ -110,8 +111,8 @@ def look(bundle: ModelBundle, sources: Sequence[Source], console: Console) -> Si
                 pooled = engine.run({"image": image})["pooled"][0]
                 after_s = (frame.time_ns - first_ns) * 1e-9
                 place = f"{after_s:.1f} s" if _timed(source) else f"image {frame.index + 1}"
-                where = f"{source.name}, {place}"
-                site.images.append(SiteImage(recording, where, pooled, _thumbnail(frame.pixels)))
+                small = _thumbnail(frame.pixels)
+                site.images.append(SiteImage(recording, source.name, place, pooled, small))
                 if len(site.images) > MOST:
                     site.images, stride = site.images[::2], stride * 2
             site.losses += source.losses
