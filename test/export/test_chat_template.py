@@ -22,6 +22,7 @@ from transformers.models.smolvlm import processing_smolvlm
 
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.families import LANGUAGE_FAMILIES
+from vlm_perception.deploy.checkpoints.views import Idefics3View, TilesWish
 from vlm_perception.deploy.export.chat_template import prompt_template
 from vlm_perception.perception.tokenizer import TextTokenizer
 
@@ -118,6 +119,26 @@ def test_the_prompt_has_the_ids_that_transformers_gives(
     assert ids == expected
     assert before.startswith("<bos>")
     assert ("<fake_token_around_image>" in before) == (kind != "llava")
+
+
+def test_what_stands_between_tiles_is_no_part_of_the_prompt(tmp_path: Path) -> None:
+    """Prompt and tiles together have the ids that transformers gives for such an image."""
+    own = processor("idefics3")
+    own.image_processor.size = {"longest_edge": 96}
+    own.image_processor.do_image_splitting = True
+    own.save_pretrained(tmp_path)
+    read = type(tokenizer()).from_pretrained(tmp_path)
+    image = read.convert_tokens_to_ids("<image>")
+    view = Idefics3View(tmp_path, TilesWish("2x2+1", (1280, 720)))
+    adds = LANGUAGE_FAMILIES["idefics3"].processor
+    made = prompt_template(tmp_path, read, image, WORDS, adds, view)
+    assert made is not None
+    before, after = made.split("{image}")
+    assert before.endswith("<fake_token_around_image><row_1_col_1>")
+    reader = TextTokenizer(tmp_path / "tokenizer.json")
+    expected = theirs(own, "idefics3", "is it wet")
+    ids = reader.encode_template(before) + view.span(read, image, expected.count(image))
+    assert ids + reader.encode_template(after, "is it wet") == expected
 
 
 def test_a_model_without_a_chat_template_has_none(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from vlm_perception.bundle.files import (
     read_arrays,
 )
 from vlm_perception.bundle.golden import GoldenError, check_alike, check_close
-from vlm_perception.bundle.manifest import Manifest, describe_errors, manifest_digest, tensor_shapes
+from vlm_perception.bundle.manifest import Manifest, describe_errors, manifest_digest
+from vlm_perception.bundle.tensor_shapes import tensor_shapes
 from vlm_perception.common.yaml_files import YamlError, read_as_json
 from vlm_perception.engines.backend import GraphFile
 from vlm_perception.engines.base import Engine

@@ -452,56 +452,6 @@ def manifest_digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def tensor_shapes(manifest: Manifest, graph: str) -> dict[str, tuple[int | str, ...]]:
-    """Shapes of a graph's tensors as a manifest describes them; a word is any size.
-
-    Args:
-        manifest: describes the bundle.
-        graph: the graph's file.
-    """
-    image, vision, text = manifest.image, manifest.vision, manifest.text
-    if graph.startswith("vision."):
-        return {
-            "image": (1, image.height, image.width, 3),
-            "pooled": (1, vision.embedding_width),
-            "tokens": (1, vision.tokens, vision.token_width),
-            "patches": (1, vision.tokens, vision.embedding_width),
-        }
-    if graph == "text.onnx":
-        return {
-            "input_ids": ("texts", text.length),
-            "embedding": ("texts", vision.embedding_width),
-        }
-    if graph == "temporal.onnx" and (temporal := manifest.temporal) is not None:
-        return {
-            "memory": (1, temporal.slots, vision.embedding_width),
-            "event": (1, temporal.event_width),
-            "evidence": (1, sum(len(readout.choices) for readout in temporal.readouts)),
-        }
-    return _language_shapes(manifest.language, graph) if manifest.language is not None else {}
-
-
-def _language_shapes(spec: LanguageSpec, graph: str) -> dict[str, tuple[int | str, ...]]:
-    tower = spec.tower
-    if graph == "language_vision.onnx" and tower is not None:
-        return {
-            "image": (1, *tower.view_shape[1:]),
-            "tokens": (1, tower.tokens, tower.token_width),
-        }
-    if graph == "projector.onnx" and tower is not None:
-        return {
-            "tokens": (tower.views, tower.tokens, tower.token_width),
-            "embeds": (1, spec.image_tokens, spec.width),
-        }
-    if graph == "decoder.onnx":
-        return {
-            "inputs_embeds": ("batch", "new", spec.width),
-            "past": (spec.layers, 2, "batch", spec.kv_heads, "past", spec.head_dim),
-            "logits": ("batch", "rows", spec.vocabulary_size),
-        }
-    return {}
-
-
 def describe_errors(error: ValidationError) -> str:
     """The faults that pydantic found, each with its place, on one line."""
     faults = error.errors(include_url=False)

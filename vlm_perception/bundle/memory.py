@@ -24,14 +24,20 @@ HEAD_WIDTH = 64
 INNER = 4
 """How much wider a feed-forward part is inside."""
 FLOAT_BYTES = 4
+KEPT_FRAMES_BYTES = 32 << 20
+"""What vision_encoder keeps at most of its newest frames, for who may want one."""
 
 
 def encoder_bytes(manifest: Manifest) -> int:
-    """Memory of vision_encoder; with the text tower where that embeds the labels at each start."""
-    vision = manifest.vision
+    """Memory of vision_encoder; with the text tower where that embeds the labels at each start.
+
+    Images count that it keeps for a language model with a vision tower of its own.
+    """
+    vision, language = manifest.vision, manifest.language
+    kept = KEPT_FRAMES_BYTES if language is not None and language.tower is not None else 0
     text = 0 if manifest.label_embeddings is not None else _weights(manifest, TEXT_GRAPH)
     activations = activation_bytes(vision.tokens, vision.token_width)
-    return PROCESS_BYTES + _weights(manifest, VISION_GRAPH) + activations + text
+    return PROCESS_BYTES + _weights(manifest, VISION_GRAPH) + activations + text + kept
 
 
 def text_process_bytes(manifest: Manifest) -> int:

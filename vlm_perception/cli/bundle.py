@@ -73,10 +73,11 @@ def _tower(language: Any) -> str:
     if language.tower is None:
         return "shared: the language model reads the encoder's patch tokens"
     tower = language.tower
-    size = f"{tower.image.width}x{tower.image.height}"
+    size, tiles = f"{tower.image.width}x{tower.image.height}", tower.tiles
+    views = "one view" if tiles is None else f"{tiles.columns}x{tiles.rows} tiles and the whole"
     return (
-        f"own: {size}, {tower.image.fit}, {tower.tokens} tokens a view; run on key frames and "
-        f"questions only, which take {math.prod(tower.view_shape) / 1e6:.2f} MB of the frame each"
+        f"own: {size}, {tower.image.fit}, {views}, {tower.tokens} patches each; run on key frames "
+        f"and questions only, which take {math.prod(tower.view_shape) / 1e6:.2f} MB of the frame"
     )
 
 

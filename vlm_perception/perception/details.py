@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.bundle.manifest import Manifest, TowerSpec
+from vlm_perception.bundle.memory import KEPT_FRAMES_BYTES
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.perception.views import Views
 from vlm_perception.types import Embedding, FrameDetail
@@ -24,11 +25,10 @@ from vlm_perception.types import Embedding, FrameDetail
 TOKENS, TOKEN_INDEX, VIEWS = "tokens", "token_index", "views"
 """Names of the tensors of a detail, as `FrameDetail.msg` explains them."""
 FRAMES = 8
-"""So many frames are kept: a quarter of a second at 30 Hz."""
-MOST_BYTES = 32 << 20
-"""They are fewer where these would hold more; the newest ones are always kept."""
+"""So many frames are kept: a quarter of a second at 30 Hz; fewer where they would hold more than
+`KEPT_FRAMES_BYTES`."""
 LEAST_FRAMES = 3
-"""So many of them: a request takes a frame or two to come."""
+"""So many are always kept: a request takes a frame or two to come."""
 
 FrameKey = tuple[str, int]
 """Run and sequence number of a frame. Its stamp names no frame: it may be 0, or come again."""
@@ -170,7 +170,7 @@ class RecentFrames:
     They are references to what the encoder has made anyway, or to the image that it was given.
     """
 
-    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, most_bytes: int = KEPT_FRAMES_BYTES) -> None:
         """Keep none yet, and never more than this many bytes, except for the newest ones."""
         self._most_bytes = most_bytes
         self._lock = threading.Lock()

@@ -63,6 +63,13 @@ def test_a_slow_bundle_is_said_to_be_stale_with_what_would_help() -> None:
     assert "max_caption_tokens 6 keeps them fresh" in few["stale_after"]
 
 
+def test_a_vision_tower_of_its_own_is_part_of_every_analysis() -> None:
+    looking = replace_cost(NANO, tower_s=2.4)
+    said = describe_cost(looking, DEFAULTS, 1.0)
+    assert "takes 2.5 s on this machine: 2.4 s in its own vision tower, 5 ms to read" in said
+    assert unmet(looking).keys() == {"stale_after", "rate_hz", "answer_timeout"}
+
+
 def replace_cost(each: AnalysisCost, **changes: float) -> AnalysisCost:
     return each.model_copy(update=changes)
 
