@@ -59,6 +59,7 @@ def evaluate_thresholds(
     bundle: BundleOption = "roadworld-nano",
     scenes: Annotated[int, typer.Option(min=2000, help="Number of scenes.")] = 3000,
     draws: Annotated[int, typer.Option(min=1, help="Number of draws for each label.")] = 4,
+    first_seed: Annotated[int, typer.Option(min=0, help="First seed of the scenes.")] = 80_000_000,
     json_file: JsonOption = None,
 ) -> None:
     """Judge the thresholds of `calibrate tags` on scenes where the truth is known.
@@ -69,7 +70,8 @@ def evaluate_thresholds(
 
     `vlm-perception evaluate thresholds --json thresholds.json`
     """
-    report("vlm_perception.evaluation.tags.evaluate", json_file, bundle, scenes, draws)
+    evaluation = "vlm_perception.evaluation.tags.evaluate"
+    report(evaluation, json_file, bundle, scenes, draws, first_seed)
 
 
 @app.command("compression")

@@ -9,6 +9,7 @@ without it, as the prevalence says, and judges the threshold on other images of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -27,8 +28,8 @@ from vlm_perception.perception.vision.tag_thresholds import Cut, Verdict, find_c
 from vlm_perception.types import Frame
 
 PREVALENCES = (0.0, 0.01, 0.03, 0.1, 0.3)
-SEED = 40_000_000
-"""First seed of the scenes. The method's numbers were chosen on scenes from 20,000,000 on."""
+SEED = 80_000_000
+"""First seed of the scenes. The method's numbers were chosen on scenes up to 70,003,000."""
 IMAGES = 800
 """Of one draw."""
 SCALE_SPREAD, SHIFT_SPREAD = 1.5, 3.0
@@ -43,8 +44,10 @@ class Judged:
 
     label: str
     verdict: Verdict
+    absent: int
+    """Images without the label that it is judged on."""
     false_alarms: float
-    """Share of the images without the label that it fires on."""
+    """Share of those that it fires on."""
     f1: float
     """Over that of the best threshold for these images; NaN where none shows the label."""
 
@@ -89,15 +92,22 @@ class TagThresholds:
         return Report([_table(name, rows) for name, rows in judged.items()], figures)
 
 
-def run(bundle: str, scenes: int, draws: int) -> Report:
+def run(bundle: str, scenes: int, draws: int, first_seed: int = SEED) -> Report:
     """Judge thresholds on scenes from seeds that were not used in training.
+
+    Args:
+        bundle: name or path of the bundle.
+        scenes: how many.
+        draws: for each label and prevalence.
+        first_seed: of the scenes.
 
     Raises:
         BundleError: the bundle cannot be used.
         ForeignBundleError: it lacks a label of the road world.
     """
     return run_task(
-        TagThresholds(ModelBundle.load(bundle), draws), Streets(range(SEED, SEED + scenes))
+        TagThresholds(ModelBundle.load(bundle), draws),
+        Streets(range(first_seed, first_seed + scenes)),
     )
 
 
@@ -146,10 +156,17 @@ def otsu(scores: NDArray[np.float64]) -> Cut:
 
 
 def figures_of(found: list[Judged]) -> dict[str, float]:
-    """Means over all draws, and the worst label's share of false alarms."""
-    by_label: dict[str, list[float]] = {}
+    """Means over all draws, and the worst label's share of false alarms with its interval."""
+    by_label: dict[str, list[Judged]] = {}
     for each in found:
-        by_label.setdefault(each.label, []).append(each.false_alarms)
+        by_label.setdefault(each.label, []).append(each)
+    shares = {
+        label: float(np.mean([each.false_alarms for each in judged]))
+        for label, judged in by_label.items()
+    }
+    worst = max(shares, key=lambda label: shares[label])
+    # All draws of a label are judged on nearly the same images, so that those of one count.
+    low, high = _wilson(shares[worst], max(each.absent for each in by_label[worst]))
     ratios = [each.f1 for each in found if not np.isnan(each.f1)]
     verdicts = {
         verdict.value: float(np.mean([each.verdict is verdict for each in found]))
@@ -160,9 +177,20 @@ def figures_of(found: list[Judged]) -> dict[str, float]:
         "labels": len(by_label),
         **verdicts,
         "false_alarms": float(np.mean([each.false_alarms for each in found])),
-        "false_alarms_worst_label": max(float(np.mean(shares)) for shares in by_label.values()),
+        "false_alarms_worst_label": shares[worst],
+        "false_alarms_worst_label_low": low,
+        "false_alarms_worst_label_high": high,
         "f1_over_best": float(np.mean(ratios)) if ratios else float("nan"),
     }
+
+
+def _wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share that was found in so many (Wilson, JASA 1927)."""
+    z = 1.96
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count)
+    half *= math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _others(
@@ -180,7 +208,8 @@ def _judge(label: str, cut: Cut, scores: NDArray[np.float64], present: NDArray[n
     ratio = float("nan")
     if present.any():
         ratio = _f1(fires, present) / _best_f1(scores, present)
-    return Judged(label, cut.verdict, float(fires[~present].mean()), ratio)
+    absent = fires[~present]
+    return Judged(label, cut.verdict, len(absent), float(absent.mean()), ratio)
 
 
 def _f1(fires: NDArray[np.bool_], present: NDArray[np.bool_]) -> float:
@@ -193,26 +222,30 @@ def _best_f1(scores: NDArray[np.float64], present: NDArray[np.bool_]) -> float:
 
 
 def _table(name: str, rows: dict[float, list[Judged]]) -> Table:
+    draws_each = max(map(len, rows.values()))
     table = figure_table(
-        f"Thresholds by {name}, {IMAGES} images",
-        "label is on",
-        "draws",
+        f"Thresholds by {name}, {IMAGES} images, {draws_each} draws",
+        "on",
         *(verdict.value for verdict in Verdict),
         "false alarms",
         "worst label",
-        "F1 / best",
+        "95 %",
+        "F1",
+        caption="95 %: interval of the worst label. F1: over that of the best threshold.",
     )
     for prevalence, found in rows.items():
         if not found:
             continue
         figures = figures_of(found)
         shares = [figures[verdict.value] for verdict in Verdict]
-        shares += [figures["false_alarms"], figures["false_alarms_worst_label"]]
+        shares.append(figures["false_alarms"])
+        worst = [figures[f"false_alarms_worst_label{end}"] for end in ("", "_low", "_high")]
         ratio = figures["f1_over_best"]
         table.add_row(
             f"{prevalence:.0%}",
-            str(figures["draws"]),
             *(f"{share:.1%}" for share in shares),
+            f"{worst[0]:.1%}",
+            f"{100 * worst[1]:.2g}-{100 * worst[2]:.2g}",
             "" if np.isnan(ratio) else f"{ratio:.3f}",
         )
     return table

@@ -31,7 +31,7 @@ APART = 1.6
 FAR, FAR_SHARE = 3.0, 0.035
 """So large a share of scores so far above the median is no tail: labels that are on no image have
 2 % there, 3.7 % at most. Distances are in units of the spread below the median."""
-NULL_SPREADS, LEAST_SPREADS = 3.2, 2.0
+NULL_SPREADS, LEAST_SPREADS = 3.8, 2.0
 """A threshold lies so far above the null's mean, in its spreads, and above the median, in those
 below it."""
 SHORT = 5.0
