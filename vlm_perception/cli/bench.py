@@ -133,7 +133,12 @@ def bench_encoder(
 
 @app.command("language")
 def bench_language(
-    scenes: Annotated[int, typer.Option(min=1, help="Number of frames of the road world.")] = 30,
+    scenes: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Number of frames of the road world; fewer where they take over a minute."
+        ),
+    ] = 30,
     threads: Annotated[
         int, typer.Option(min=1, max=64, help="Threads of the engine, without the ROS graph.")
     ] = 1,
@@ -146,8 +151,13 @@ def bench_language(
         ),
     ] = 5,
     seconds: Annotated[
-        float, typer.Option(callback=finite, min=2, help="Length of each of these phases.")
-    ] = 8.0,
+        float | None,
+        typer.Option(
+            callback=finite,
+            min=2,
+            help="Length of each of these phases. [default: 8, or as long as four analyses take]",
+        ),
+    ] = None,
     bundle: BundleOption = "roadworld-nano",
     video: Annotated[
         str | None, typer.Option(help="Play this in the ROS graph instead of the road world.")
@@ -156,13 +166,17 @@ def bench_language(
 ) -> None:
     """Measure the times of a bundle's language model, and how much it slows the encoder down.
 
-    First the model alone: the times of the prefill, of all typed questions together and of the
-    caption, the time to the first token, and what one more question costs. Then the four processes
-    of the demo: the encoder's p95, alternately with the language node off and with a full analysis
-    on every tick, the rate of analyses, and how long an answer of ~/ask takes meanwhile. Close
-    other programs first: exit code 1 when they took so much that the figures are not valid.
+    First the model alone: the times of its own vision tower, if it has one, of the prefill, of all
+    typed questions together, of the caption and of each token of it, the time to the first token,
+    and what one more question costs. Then the four processes of the demo: the rate and the p95 of
+    the encoder, alternately with the language node off and with a full analysis on every tick, the
+    rate of analyses, how long an answer of ~/ask takes meanwhile, and the memory of each process. A
+    model that takes seconds for an analysis takes minutes here. Close other programs first: exit
+    code 1 when they took so much that the figures are not valid.
 
     `vlm-perception bench language --json language.json`
+
+    `vlm-perception bench language --bundle models/my-model --pairs 2`
 
     `vlm-perception bench language --pairs 0`  (without ROS: the model alone)
     """

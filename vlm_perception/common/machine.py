@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def available_memory(file: Path = Path("/proc/meminfo")) -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     raise OSError(f"{file} has no MemAvailable line")
+
+
+def return_memory() -> None:
+    """Give the system what this process has freed and glibc keeps, as after large models."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def cache_directory() -> Path:

@@ -36,7 +36,7 @@ from vlm_perception.rosgraph.source import ROADWORLD_SEED, Source, open_source
 from vlm_perception.rosgraph.topics import SCENE
 
 SETTLE_S = 3.0
-START_WITHIN_S = 60.0
+START_WITHIN_S = 120.0
 """For each camera: its processes share the cores while they load."""
 POLL_S = 0.2
 
@@ -151,14 +151,22 @@ def wait_until_running(
     processes: NodeProcesses,
     observers: Iterable[Observer],
     interrupt: Interrupt,
+    within_s: float = START_WITHIN_S,
 ) -> None:
     """Start the sources, wait for the first analysis of each camera and let rates settle.
+
+    Args:
+        graph: the nodes.
+        processes: theirs.
+        observers: one for each camera.
+        interrupt: ends the wait.
+        within_s: how long each camera may take.
 
     Raises:
         BenchError: a node ended, or no analysis came.
     """
     started, waiting = time.monotonic(), list(observers)
-    within = START_WITHIN_S * len(waiting)
+    within = within_s * len(waiting)
     while not interrupt and waiting:
         for observer in waiting:
             check_running(processes, observer)

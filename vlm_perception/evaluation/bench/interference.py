@@ -17,12 +17,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.common.interrupt import Interrupt
-from vlm_perception.evaluation.bench.graph import check_running, wait_until_running
+from vlm_perception.evaluation.bench.graph import START_WITHIN_S, check_running, wait_until_running
 from vlm_perception.evaluation.bench.graph_figures import BenchError
 from vlm_perception.rosgraph.environment import own_graph, require_ros
 from vlm_perception.rosgraph.launch import Graph, GraphOptions
 from vlm_perception.rosgraph.observer import Observer
+from vlm_perception.rosgraph.process_usage import usage_of
 from vlm_perception.rosgraph.processes import NodeProcesses
 from vlm_perception.rosgraph.service_client import ServiceCaller
 from vlm_perception.rosgraph.source import open_source
@@ -31,9 +33,16 @@ from vlm_perception.rosgraph.topics import EMBEDDING, MEASURED, REASONING, Topic
 
 SETTLE_S = 1.0
 """Of each phase, not measured: the node has just been switched over."""
+PHASE_S = 8.0
+ANALYSES, PATIENCE = 4, 12
+"""Of a phase, at least: a model that takes long gets longer phases; and what is waited for."""
 LEAST_FRAMES = 20
 """Of each phase; a percentile of fewer is meaningless."""
 QUESTIONS, QUESTION_EVERY_S = 40, 0.15
+ASKING_S = 60.0
+"""Seconds after which no further question is asked."""
+ASKED = QuestionSpec(name="rain", question="is it raining", choices=("yes", "no"))
+"""Where the bundle has no question of its own."""
 NODE = "language_reasoner"
 POLL_S = 0.2
 
@@ -80,14 +89,17 @@ class Interference:
     pairs: tuple[Pair, ...]
     encoder_idle_p50_ms: float
     encoder_busy_p50_ms: float
-    encoded_hz: float
-    """While busy, as the next two."""
+    encoder_idle_hz: float
+    encoder_hz: float
+    """Frames encoded while busy, as the next two."""
     language_hz: float
     analyses_hz: float
     analysis_ms: float
     """Median full analysis in the graph."""
     ask_ms: Mapping[str, float]
     """From a client's typed question to its answer while busy: p50, p95, p99."""
+    rss_mb: Mapping[str, float]
+    """Resident memory of each process at the end of the last busy phase."""
 
     @property
     def ratio(self) -> float:
@@ -121,7 +133,13 @@ class StageTimes:
 
 
 def measure_interference(
-    bundle: ModelBundle, *, pairs: int, seconds: float, video: str | None, console: Console
+    bundle: ModelBundle,
+    *,
+    pairs: int,
+    seconds: float | None,
+    analysis_s: float,
+    video: str | None,
+    console: Console,
 ) -> Interference | None:
     """Run the four processes of the demo and switch the language node off and on in turn.
 
@@ -131,7 +149,9 @@ def measure_interference(
     Args:
         bundle: the model.
         pairs: how many times off and on.
-        seconds: length of each phase, without the second in which it settles.
+        seconds: length of each phase, without the second in which it settles; None: long enough for
+            several analyses.
+        analysis_s: what a full analysis takes on this machine alone.
         video: what to play in a loop; the road world when None.
         console: where the progress is shown.
 
@@ -153,11 +173,14 @@ def measure_interference(
         observer = stack.enter_context(Observer(MEASURED, times.add))
         caller = stack.enter_context(ServiceCaller())
         options = GraphOptions(source, str(bundle.path.resolve()), loop=True, force_keyframes=True)
-        run = _Run(processes, observer, caller, times, interrupt, seconds)
+        phase_s = seconds or max(PHASE_S, ANALYSES * analysis_s)
+        # Beside the encoder, and on a machine that others use, an analysis takes many times longer.
+        patience_s = START_WITHIN_S + PATIENCE * analysis_s
+        run = _Run(processes, observer, caller, times, interrupt, phase_s, patience_s)
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("starting four nodes", total=2 * pairs + 1)
             graph = Graph(options, processes, observer)
-            wait_until_running(graph, processes, [observer], interrupt)
+            wait_until_running(graph, processes, [observer], interrupt, patience_s)
             idle: list[Phase] = []
             busy: list[Phase] = []
             for _ in range(pairs):
@@ -166,13 +189,17 @@ def measure_interference(
                 progress.update(task, advance=1, description="every tick analysed")
                 busy.append(run.phase("activate"))
                 progress.update(task, advance=1)
+            rss_mb = {name: usage_of(pid).rss_mb for name, pid in processes.pids.items()}
             progress.update(task, description="asking")
             asked = [] if interrupt else run.ask(bundle)
-    return None if interrupt else summarise(idle, busy, asked)
+    return None if interrupt else summarise(idle, busy, asked, rss_mb)
 
 
 def summarise(
-    idle: Sequence[Phase], busy: Sequence[Phase], asked_ms: Sequence[float]
+    idle: Sequence[Phase],
+    busy: Sequence[Phase],
+    asked_ms: Sequence[float],
+    rss_mb: Mapping[str, float],
 ) -> Interference:
     """Figures of phases that followed each other in pairs.
 
@@ -186,16 +213,18 @@ def summarise(
     analyses = [each for phase in busy for each in phase.analyses_ms]
     if not analyses:
         raise BenchError(f"{NODE} made no full analysis while it was active")
-    seconds = sum(phase.seconds for phase in busy)
+    seconds, idle_s = (sum(phase.seconds for phase in phases) for phases in (busy, idle))
     return Interference(
         pairs=pairs,
         encoder_idle_p50_ms=median(each for phase in idle for each in phase.encoder_ms),
         encoder_busy_p50_ms=median(each for phase in busy for each in phase.encoder_ms),
-        encoded_hz=sum(len(phase.encoder_ms) for phase in busy) / seconds,
+        encoder_idle_hz=sum(len(phase.encoder_ms) for phase in idle) / idle_s,
+        encoder_hz=sum(len(phase.encoder_ms) for phase in busy) / seconds,
         language_hz=sum(phase.reasonings for phase in busy) / seconds,
         analyses_hz=len(analyses) / seconds,
         analysis_ms=median(analyses),
         ask_ms=percentiles(asked_ms) or {},
+        rss_mb=rss_mb,
     )
 
 
@@ -209,6 +238,8 @@ class _Run:
     times: StageTimes
     interrupt: Interrupt
     seconds: float
+    patience_s: float
+    """How long an answer of the language node may take."""
 
     def phase(self, transition: str) -> Phase:
         """Switch the language node over, wait a moment and watch."""
@@ -228,19 +259,25 @@ class _Run:
         )
 
     def ask(self, bundle: ModelBundle) -> list[float]:
-        """Milliseconds that typed questions take from a client and back."""
+        """Milliseconds that typed questions take from a client and back, of those answered."""
         from vlm_perception.srv import Ask  # noqa: PLC0415
 
-        question = bundle.manifest.questions[0]
-        request = Ask.Request(question=question.question, choices=list(question.choices))
-        result = []
-        for _ in range(QUESTIONS):
+        question, *_ = (*bundle.manifest.questions, ASKED)
+        request = Ask.Request(
+            question=question.question, choices=list(question.choices), timeout=self.patience_s
+        )
+        result: list[float] = []
+        refusal = ""
+        end = time.monotonic() + ASKING_S
+        while not self.interrupt and len(result) < QUESTIONS and time.monotonic() < end:
             began = time.monotonic()
-            answer = self.caller.call(Ask, f"{NODE}/ask", request)
-            if not answer.success:
-                raise BenchError(f"{NODE} did not answer: {answer.message}")
-            result.append(1e3 * (time.monotonic() - began))
+            answer = self.caller.call(Ask, f"{NODE}/ask", request, self.patience_s)
+            if answer.success:
+                result.append(1e3 * (time.monotonic() - began))
+            refusal = answer.message
             self._wait(QUESTION_EVERY_S)
+        if not (result or self.interrupt):
+            raise BenchError(f"{NODE} did not answer: {refusal}")
         return result
 
     def _switch(self, transition: str) -> None:
@@ -248,8 +285,12 @@ class _Run:
 
         request = ChangeState.Request()
         request.transition.label = transition
-        if not self.caller.call(ChangeState, f"{NODE}/change_state", request).success:
-            raise BenchError(f"{NODE} refused to {transition}")
+        name, end = f"{NODE}/change_state", time.monotonic() + self.patience_s
+        while not (self.interrupt or self.caller.call(ChangeState, name, request).success):
+            # It stops only after the frame in hand.
+            if time.monotonic() > end:
+                raise BenchError(f"{NODE} refused to {transition}")
+            self._wait(POLL_S)
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.interrupt import INTERRUPTED
-from vlm_perception.common.machine import cpu_count, cpu_model
+from vlm_perception.common.machine import cpu_count, cpu_model, return_memory
 from vlm_perception.datasets.roadworld.streets import Streets
 from vlm_perception.engines.registry import AUTO
 from vlm_perception.evaluation.bench.interference import Interference, measure_interference
 from vlm_perception.evaluation.machine_load import LoadMeter
 from vlm_perception.evaluation.report import Report, figure_table
+from vlm_perception.perception.language.analysis_cost import AnalysisCost
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.perception.vision.encoder import VisionEncoder
@@ -29,6 +29,8 @@ from vlm_perception.types import Embedding, Frame
 FIRST_SEED = 6_000_000
 WARM_UP = 2
 """Scenes that are analysed before it is timed."""
+LEAST_SCENES, ENOUGH_S = 3, 60.0
+"""After so many seconds no further scene is begun, unless there are fewer."""
 MOST_SHARE = 0.15
 """Aim for the cost of one more question."""
 MOST_RATIO = 1.10
@@ -42,7 +44,8 @@ TICK_MS = 1e3 / 10.0
 class SceneTimes:
     """Seconds of the steps of one frame's analysis."""
 
-    prefill: float
+    reading: float
+    """With a vision tower of its own, where it has one, and the prefill."""
     one_question: float
     questions: float
     """All of them, packed into one sequence."""
@@ -53,7 +56,7 @@ class SceneTimes:
     @property
     def analysis(self) -> float:
         """What a key frame costs."""
-        return self.prefill + self.questions + self.caption
+        return self.reading + self.questions + self.caption
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,19 @@ class LanguageFigures:
     """Medians over the scenes, times in milliseconds."""
 
     questions: int
+    tower_ms: float
+    """Of a vision tower of its own; 0: it has none."""
     prefill_ms: float
     questions_ms: float
     caption_ms: float
+    token_ms: float
+    """Of each token of a caption but the first."""
     full_analysis_ms: float
     time_to_first_token_ms: float
-    """From the image's tokens to the first token of the caption."""
-    extra_question_ms: float
-    extra_question_cost_share: float
+    """From the embedding to the first token of the caption."""
+    extra_question_ms: float | None
+    """None where fewer than two questions are asked, as below."""
+    extra_question_cost_share: float | None
     """Of a prefill with one answered question."""
 
 
@@ -78,57 +86,68 @@ def run(
     scenes: int,
     threads: int,
     pairs: int,
-    seconds: float,
+    seconds: float | None,
     video: str | None = None,
 ) -> Report:
     """Measure the model alone, and in the running graph.
 
     Args:
         bundle_name: name or directory of the model.
-        scenes: frames of the road world.
+        scenes: frames of the road world, at most; fewer where they take long.
         threads: of the engines, outside the graph.
         pairs: how often the language node of the running graph is switched off and on; 0: the graph
             is not measured.
-        seconds: length of each of these phases.
+        seconds: length of each of these phases; None: as long as several analyses take.
         video: what the graph plays; the road world when None.
 
     Raises:
         BundleError: the bundle cannot be used, or it has no language model.
-        VlmPerceptionError: it asks fewer than two questions, or the video cannot be played.
+        VlmPerceptionError: the video cannot be played.
         GraphEnvironmentError: ROS or the built messages are missing.
         BenchError: the graph could not be measured.
     """
     bundle = ModelBundle.load(bundle_name)
-    if len(bundle.manifest.questions) < 2:
-        raise VlmPerceptionError(
-            f"bundle {bundle.manifest.name} asks fewer than two questions, so the cost of one more "
-            "cannot be measured; export it with two or more in bundle.yaml"
-        )
-    language = LanguageModel(bundle, threads=threads, engine=AUTO)
-    encoder = VisionEncoder(bundle, threads=threads)
     console = Console()
-    streets = Streets(range(FIRST_SEED, FIRST_SEED + WARM_UP + scenes))
     meter = LoadMeter()
     with console.status("analysing scenes of the road world"):
-        times = [
-            time_scene(bundle, language, encoder.encode(Frame(street.image, number), number))
-            for number, street in enumerate(streets)
-        ][WARM_UP:]
+        figures, engine = _measure_alone(bundle, scenes, threads)
+    # The nodes are going to hold the same models.
+    return_memory()
     graph = None
     if pairs:
         graph = measure_interference(
-            bundle, pairs=pairs, seconds=seconds, video=video, console=console
+            bundle,
+            pairs=pairs,
+            seconds=seconds,
+            analysis_s=figures.full_analysis_ms / 1e3,
+            video=video,
+            console=console,
         )
         if graph is None:
             return Report([], code=INTERRUPTED)
     load = meter.load()
-    figures = summarise(times, len(bundle.manifest.questions))
-    tables = [as_table(figures, bundle.manifest.name, language.engine_name, threads)]
-    content = as_json(figures, bundle, language.engine_name, threads)
+    tables = [as_table(figures, bundle.manifest.name, engine, threads)]
+    content = as_json(figures, bundle, engine, threads)
     if graph is not None:
         tables.append(graph_table(graph))
         content |= graph_json(graph)
     return Report(tables, content, load)
+
+
+def _measure_alone(bundle: ModelBundle, scenes: int, threads: int) -> tuple[LanguageFigures, str]:
+    """The figures without the graph, and the engine; the models are gone when it returns."""
+    language = LanguageModel(bundle, threads=threads, engine=AUTO)
+    encoder = VisionEncoder(bundle, threads=threads)
+    began, times = time.monotonic(), []
+    streets = Streets(range(FIRST_SEED, FIRST_SEED + WARM_UP + scenes))
+    for number, street in enumerate(streets):
+        embedding = encoder.encode(Frame(street.image, number), number)
+        times.append(time_scene(bundle, language, embedding))
+        if len(times) >= WARM_UP + LEAST_SCENES and time.monotonic() - began > ENOUGH_S:
+            break
+    questions = bundle.manifest.questions
+    cost = language.measure(language.pack(questions), {})
+    return summarise(times[WARM_UP:], len(questions), cost), language.engine_name
 
 
 def time_scene(
@@ -148,40 +167,49 @@ def time_scene(
     answered_one = clock()
     language.answer(prefix, everything)
     answered = clock()
-    next(language.stream(prefix, prompt, max_tokens=most))
+    caption = language.stream(prefix, prompt, max_tokens=most)
+    next(caption)
     begun = clock()
-    language.generate(prefix, prompt, max_tokens=most)
+    for _ in caption:
+        pass
     return SceneTimes(
-        prefill=prefilled - start,
+        reading=prefilled - start,
         one_question=answered_one - prefilled,
         questions=answered - answered_one,
         first_token=begun - answered,
-        caption=clock() - begun,
+        caption=clock() - answered,
     )
 
 
-def summarise(times: Sequence[SceneTimes], questions: int) -> LanguageFigures:
+def summarise(times: Sequence[SceneTimes], questions: int, cost: AnalysisCost) -> LanguageFigures:
     """Medians of the scenes' times.
 
     Args:
         times: of each scene.
-        questions: how many were packed together; two or more.
+        questions: how many were packed together.
+        cost: as the language node measures it: that of its own tower, and of a token, which has
+            its time whatever the model says.
     """
 
     def milliseconds(step: Callable[[SceneTimes], float]) -> float:
         return 1e3 * median(map(step, times))
 
-    extra = milliseconds(lambda each: (each.questions - each.one_question) / (questions - 1))
-    one = milliseconds(lambda each: each.prefill + each.one_question)
+    extra = share = None
+    if questions > 1:
+        extra = milliseconds(lambda each: (each.questions - each.one_question) / (questions - 1))
+        share = extra / milliseconds(lambda each: each.reading + each.one_question)
+    tower = 1e3 * cost.tower_s
     return LanguageFigures(
         questions=questions,
-        prefill_ms=milliseconds(lambda each: each.prefill),
+        tower_ms=tower,
+        prefill_ms=milliseconds(lambda each: each.reading) - tower,
         questions_ms=milliseconds(lambda each: each.questions),
         caption_ms=milliseconds(lambda each: each.caption),
+        token_ms=1e3 * cost.token_s,
         full_analysis_ms=milliseconds(lambda each: each.analysis),
-        time_to_first_token_ms=milliseconds(lambda each: each.prefill + each.first_token),
+        time_to_first_token_ms=milliseconds(lambda each: each.reading + each.first_token),
         extra_question_ms=extra,
-        extra_question_cost_share=extra / one,
+        extra_question_cost_share=share,
     )
 
 
@@ -192,16 +220,21 @@ def as_table(figures: LanguageFigures, name: str, engine: str, threads: int) -> 
         *("what", "figure", "aim"),
         caption=f"{cpu_model()}, {cpu_count()} cores. Medians over scenes of the road world",
     )
-    share = f"{100 * figures.extra_question_cost_share:.1f} %"
-    rows = [
+    rows = [("its own vision tower", f"{figures.tower_ms:.1f} ms", "")] if figures.tower_ms else []
+    rows += [
         ("prefill of the image", f"{figures.prefill_ms:.1f} ms", ""),
         (f"{figures.questions} typed questions", f"{figures.questions_ms:.1f} ms", ""),
         ("caption", f"{figures.caption_ms:.1f} ms", ""),
+        ("one more token of it", f"{figures.token_ms:.2f} ms", ""),
         ("full analysis, all of these", f"{figures.full_analysis_ms:.1f} ms", ""),
         ("time to the first token", f"{figures.time_to_first_token_ms:.1f} ms", ""),
-        ("one more question", f"{figures.extra_question_ms:.2f} ms", ""),
-        ("the same, of a prefill and one answer", share, f"<= {100 * MOST_SHARE:.0f} %"),
     ]
+    if figures.extra_question_ms is not None and figures.extra_question_cost_share is not None:
+        share = f"{100 * figures.extra_question_cost_share:.1f} %"
+        rows += [
+            ("one more question", f"{figures.extra_question_ms:.2f} ms", ""),
+            ("the same, of a prefill and one answer", share, f"<= {100 * MOST_SHARE:.0f} %"),
+        ]
     for row in rows:
         table.add_row(*row)
     return table
@@ -218,14 +251,20 @@ def as_json(
         "threads": threads,
         "bundle_digest": bundle.digest,
         "questions": figures.questions,
+        "tower_ms": round(figures.tower_ms, 3),
         "prefill_ms": round(figures.prefill_ms, 3),
         "questions_ms": round(figures.questions_ms, 3),
         "caption_ms": round(figures.caption_ms, 3),
+        "token_ms": round(figures.token_ms, 3),
         "full_analysis_ms": round(figures.full_analysis_ms, 3),
         "time_to_first_token_ms": round(figures.time_to_first_token_ms, 3),
-        "extra_question_ms": round(figures.extra_question_ms, 4),
-        "extra_question_cost_share": round(figures.extra_question_cost_share, 4),
+        "extra_question_ms": _rounded(figures.extra_question_ms),
+        "extra_question_cost_share": _rounded(figures.extra_question_cost_share),
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def graph_table(graph: Interference) -> Table:
@@ -241,8 +280,9 @@ def graph_table(graph: Interference) -> Table:
     table.add_row("median of the pairs", "", "", f"{graph.ratio:.3f}", f"<= {MOST_RATIO:.2f}")
     idle, busy = f"{graph.encoder_idle_p50_ms:.2f} ms", f"{graph.encoder_busy_p50_ms:.2f} ms"
     table.add_row("encoder p50, all frames", idle, busy, "", "")
+    idle, busy = f"{graph.encoder_idle_hz:.2f} Hz", f"{graph.encoder_hz:.2f} Hz"
+    table.add_row("frames encoded", idle, busy, "", "30 Hz")
     table.add_section()
-    table.add_row("frames encoded", "", f"{graph.encoded_hz:.2f} Hz", "", "30 Hz")
     table.add_row(
         "reasoning messages", "", f"{graph.language_hz:.2f} Hz", "", f">= {LEAST_HZ:g} Hz"
     )
@@ -251,6 +291,9 @@ def graph_table(graph: Interference) -> Table:
     for name, milliseconds in graph.ask_ms.items():
         aim = f"<= {TICK_MS:.0f} ms" if name == "p95" else ""
         table.add_row(f"an answer of ~/ask, {name}", "", f"{milliseconds:.1f} ms", "", aim)
+    table.add_section()
+    for name, megabytes in graph.rss_mb.items():
+        table.add_row(f"memory of {name}", "", f"{megabytes:.0f} MB", "", "")
     return table
 
 
@@ -268,9 +311,11 @@ def graph_json(graph: Interference) -> dict[str, object]:
         ],
         "encoder_p50_idle_ms": round(graph.encoder_idle_p50_ms, 3),
         "encoder_p50_busy_ms": round(graph.encoder_busy_p50_ms, 3),
-        "encoded_hz": round(graph.encoded_hz, 3),
+        "encoder_idle_hz": round(graph.encoder_idle_hz, 3),
+        "encoder_hz": round(graph.encoder_hz, 3),
         "language_hz": round(graph.language_hz, 3),
         "analyses_hz": round(graph.analyses_hz, 3),
         "graph_analysis_ms": round(graph.analysis_ms, 3),
         "ask_ms": {name: round(value, 2) for name, value in graph.ask_ms.items()},
+        "rss_mb": {name: round(value, 1) for name, value in graph.rss_mb.items()},
     }
