@@ -149,7 +149,7 @@ def drop_vlm(checkpoint: Path) -> None:
     ("damage", "message"),
     [
         (truncate, "cannot be loaded"),
-        (other_family, "bert checkpoint; supported in dual/ are clip, metaclip_2, siglip"),
+        (other_family, r"bert model, and dual takes .* \(clip, metaclip_2, siglip"),
         (lambda c: (c / "dual" / "config.json").unlink(), "config.json is missing"),
         (lambda c: (c / "dual" / "model.safetensors").unlink(), "no model.safetensors"),
         (lambda c: (c / "dual" / "tokenizer.json").unlink(), "no tokenizer.json"),

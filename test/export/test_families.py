@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -25,6 +27,7 @@ from support.checkpoints import (
     set_config,
     write_spec,
 )
+from support.places import ROOT
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
@@ -39,18 +42,26 @@ from transformers.models.idefics3.modeling_idefics3 import (
     Idefics3VisionTransformer,
 )
 
-from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.bundle.bundle import DECODER_GRAPH, ModelBundle
+from vlm_perception.bundle.golden import check_alike
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.load import load_checkpoint, round_to_half
 from vlm_perception.deploy.checkpoints.shared_tower import check_positions
+from vlm_perception.deploy.checkpoints.unsupported import SIGLIP2, SMOL_2B, UNSUPPORTED
+from vlm_perception.deploy.compression.int4_decoder import quantize_decoder
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
+from vlm_perception.deploy.onnx.fp16_matmuls import to_fp16_matmuls
+from vlm_perception.deploy.onnx.tensorrt_graphs import CACHED, tensorrt_graphs
+from vlm_perception.deploy.tensorrt.build import require_native
+from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
 from vlm_perception.modeling.projectors import ShuffleProjectorGraph
 from vlm_perception.perception.language.kv_cache import causal_mask
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.vision.vocabulary import VocabularyBuilder
 
+EXPORT_MD = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 TOLERANCE = 1e-3
 PROMPT = "question: {} answer:"
 
@@ -137,9 +148,13 @@ class Pair:
 FAMILIES: dict[str, dict[str, Any]] = {
     "siglip-llava-llama": {},
     "clip-llava-qwen2": {"family": "clip", "decoder": "qwen2"},
-    "siglip-onevision-qwen2": {"language": "llava_onevision", "decoder": "qwen2"},
-    "siglip-idefics3-llama": {"language": "idefics3"},
-    "siglip2-smolvlm-llama": {"language": "smolvlm", "dual_tokenizer": make_siglip2_tokenizer()},
+    "siglip-onevision-qwen3": {"language": "llava_onevision", "decoder": "qwen3"},
+    "siglip-idefics3-gemma2": {"language": "idefics3", "decoder": "gemma2"},
+    "siglip2-smolvlm-gemma": {
+        "language": "smolvlm",
+        "decoder": "gemma",
+        "dual_tokenizer": make_siglip2_tokenizer(),
+    },
 }
 # Made once for all tests of a run.
 SHARED = {"siglip-llava-llama": "siglip", "clip-llava-qwen2": "clip"}
@@ -199,7 +214,9 @@ def test_label_embeddings_are_those_of_transformers(pair: Pair) -> None:
 def test_projected_tokens_are_those_of_transformers(pair: Pair) -> None:
     tokens = pair.run_vision()["tokens"]
     ours = pair.bundle.engine("projector.onnx").run({"tokens": tokens})["embeds"][0]
-    theirs = pair.vlm.get_image_features(**pair.vlm_inputs()).pooler_output[0].numpy()
+    theirs = pair.vlm.get_image_features(**pair.vlm_inputs()).pooler_output[0]
+    # The decoder's graph scales them together with the texts' embeddings.
+    theirs = (theirs / getattr(pair.vlm.get_input_embeddings(), "embed_scale", 1.0)).numpy()
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).max() <= TOLERANCE
     language = pair.bundle.manifest.language
@@ -260,6 +277,24 @@ def test_packed_questions_score_as_one_by_one_in_transformers(pair: Pair) -> Non
         for choice in question.choices
     ]
     assert np.abs(ours - np.array(theirs)).max() <= TOLERANCE
+
+
+def test_decoders_hold_in_fewer_bits(pair: Pair, tmp_path: Path) -> None:
+    """With weights in INT4 for CPUs, and as TensorRT gets them: MatMuls and KV cache in FP16."""
+    with np.load(pair.bundle.file("golden.npz")) as golden:
+        inputs, outputs = (
+            {name.removeprefix(way): golden[name] for name in golden.files if name.startswith(way)}
+            for way in (f"{DECODER_GRAPH}/in/", f"{DECODER_GRAPH}/out/")
+        )
+    small = Path(shutil.copy(pair.bundle.file(DECODER_GRAPH), tmp_path))
+    quantize_decoder(small)
+    check_alike(OnnxRuntimeEngine(small).run(inputs), outputs, 0.9)
+    graph = next(each for each in tensorrt_graphs(pair.bundle) if each.name == DECODER_GRAPH)
+    require_native([graph], dla=False)
+    half = tmp_path / "half.onnx"
+    onnx.save(to_fp16_matmuls(onnx.load(pair.bundle.file(DECODER_GRAPH)), CACHED), half)
+    ours = OnnxRuntimeEngine(half).run(inputs | {"past": inputs["past"].astype(np.float16)})
+    check_alike(ours, outputs, 0.9999)
 
 
 @torch.no_grad()
@@ -400,13 +435,49 @@ def test_siglips_own_tokenizer_is_read_from_tokenizer_json(
     assert load_checkpoint(checkpoint, "same").dual_tokenizer("a red car") == before
 
 
+@pytest.mark.parametrize(
+    ("part", "kind"), [(part, kind) for part, kinds in UNSUPPORTED.items() for kind in kinds]
+)
+def test_a_model_that_is_not_exported_gets_a_remedy(tmp_path: Path, part: str, kind: str) -> None:
+    """Before any weights are looked for; the documentation lists the same."""
+    for name, model_type in {"dual": "siglip", "vlm": "llava", part: kind}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(ExportError) as caught:
+        load_checkpoint(tmp_path, "same")
+    known = UNSUPPORTED[part][kind]
+    assert f"{tmp_path / part} is a {kind} model, which is not exported: {known.why}; " in str(
+        caught.value
+    )
+    assert f"{known.instead} is" in str(caught.value)
+    rows = [row for row in EXPORT_MD.splitlines() if row.startswith("| `") and f"`{kind}`" in row]
+    assert any(known.why in row and known.instead in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("dual", "vlm", "words"),
+    [
+        ("bert", "llava", f"an encoder of images and texts .*; {SIGLIP2} is one"),
+        ("siglip", "qwen2", f"a decoder of llama or .* smolvlm.*; {SMOL_2B} is one"),
+        ("llava", "llava", "dual is a llava model, and dual takes .*; its place is vlm/"),
+    ],
+)
+def test_a_model_of_another_kind_is_sent_elsewhere(
+    tmp_path: Path, dual: str, vlm: str, words: str
+) -> None:
+    for name, model_type in {"dual": dual, "vlm": vlm}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(ExportError, match=words):
+        load_checkpoint(tmp_path, "same")
+
+
 ROTARY = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
 
 
 @pytest.mark.parametrize(
     ("family", "file", "changes", "message"),
     [
-        ("siglip", "vlm/config", {"model_type": "llava_next"}, "idefics3, smolvlm, with a decoder"),
         ("siglip", "vlm/config", {"text_config__model_type": "mistral"}, "mistral decoder"),
         ("siglip", "vlm/config", {"text_config__rope_parameters": ROTARY}, "rotary .* is dynamic"),
         (
@@ -435,8 +506,8 @@ ROTARY = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
         (
             "clip",
             "vlm/config",
-            {"text_config__use_sliding_window": True},
-            "sliding-window attention",
+            {"text_config__use_sliding_window": True, "text_config__sliding_window": 100},
+            "takes 144 tokens, and the decoder of vlm/ has 100 positions",
         ),
     ],
 )

@@ -214,8 +214,8 @@ def test_no_such_model(
         (f"{DUAL}@{'0' * 40}", f"has no revision {'0' * 40}"),
         (
             VLM,
-            "is a llava model, and --dual takes an encoder of images and texts: "
-            f"{', '.join(DUAL_FAMILIES)}; ",
+            "is a llava model, and dual takes an encoder of images and texts "
+            f"({', '.join(DUAL_FAMILIES)}); ",
         ),
         (VLM, "give it as --vlm"),
     ],
@@ -239,7 +239,7 @@ def test_a_name_that_no_model_has(hub: HubServer, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"config.json": {"model_type": "qwen2"}}, "is a qwen2 model, and --vlm takes a language"),
+        ({"config.json": {"model_type": "qwen2"}}, "is a qwen2 model, and vlm takes a language"),
         (
             {"adapter_config.json": {"base_model_name_or_path": "lab/base"}},
             "lab/other holds an adapter (adapter_config.json, for lab/base); merge it into",

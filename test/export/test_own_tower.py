@@ -125,7 +125,7 @@ def pair(
     if request.param == "llava":
         return Pair(own_checkpoint, own_bundle)
     folder, language = tmp_path_factory.mktemp("pair"), request.param.split()[0]
-    decoder = {"llava_onevision": "qwen2"}.get(language, "llama")
+    decoder = {"llava_onevision": "qwen2", "smolvlm": "gemma"}.get(language, "llama")
     vlm = make_checkpoint(folder / "vlm", language=language, decoder=decoder, seed=1)
     options, spec = ExportOptions(**TILES[request.param]), {"geometry": None}
     if options.tiles != "1" and language == "smolvlm":

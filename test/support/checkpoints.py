@@ -21,6 +21,8 @@ from transformers import (
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPTokenizer,
+    Gemma2Config,
+    GemmaConfig,
     GemmaTokenizer,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
@@ -37,6 +39,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
     Siglip2Config,
     Siglip2ImageProcessorPil,
     Siglip2Model,
@@ -89,7 +92,22 @@ LANGUAGE_MODELS = {
     "idefics3": (Idefics3Config, Idefics3ForConditionalGeneration),
     "smolvlm": (SmolVLMConfig, SmolVLMForConditionalGeneration),
 }
-DECODERS: dict[str, type[PreTrainedConfig]] = {"llama": LlamaConfig, "qwen2": Qwen2Config}
+DECODERS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+    "llama": (LlamaConfig, {}),
+    "qwen2": (Qwen2Config, {}),
+    "qwen3": (Qwen3Config, {"head_dim": 24}),
+    "gemma": (GemmaConfig, {"head_dim": 24}),
+    # As published the layers alternate between all tokens and a window of them.
+    "gemma2": (
+        Gemma2Config,
+        {
+            "head_dim": 24,
+            "sliding_window": 256,
+            "query_pre_attn_scalar": 20,
+            "attn_logit_softcapping": 5.0,
+        },
+    ),
+}
 
 
 def make_checkpoint(
@@ -291,7 +309,8 @@ def _dual(family: str, tokenizer: Any, text_length: int) -> Any:
 def _language_model(
     dual: Any, tokenizer: PreTrainedTokenizerFast, family: str, language: str, decoder: str
 ) -> Any:
-    text = DECODERS[decoder](
+    text_class, own_shape = DECODERS[decoder]
+    text = text_class(
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
@@ -303,6 +322,7 @@ def _language_model(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=True,
+        **own_shape,
     )
     vision = dual.config.vision_config.to_dict()
     config_class, model_class = LANGUAGE_MODELS[language]

@@ -1,6 +1,11 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The decoder as it is exported, over a cache that is handed in: Llama, and Qwen2 alike."""
+"""The decoder as it is exported, over a cache that is handed in: Llama and its relatives.
+
+Qwen2 adds biases, Qwen3 norms of queries and keys; Gemma scales embeddings, and Gemma 2 has norms
+after attention and feed-forward part, and caps scores (https://arxiv.org/abs/2408.00118, section 2;
+its cap of the logits is that of its own language model, which no family here applies).
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,8 @@ Module = Any
 class DecoderGraph(nn.Module):
     """One graph for prefill, decoding and packed questions.
 
+    Embeddings are as they are stored: a decoder that scales them does so in the graph.
+
     inputs_embeds [B, T, W], past [layers, 2, B, heads, P, D], position_ids [B, T],
     mask [B, 1, T, P + T] (added to the scores), logit_rows [R] (which of the T rows need logits)
     -> logits [B, R, vocabulary], new_kv [layers, 2, B, heads, T, D].
@@ -28,6 +35,7 @@ class DecoderGraph(nn.Module):
         config = model.config
         self.layers = nn.ModuleList(DecoderLayer(layer, config) for layer in model.layers)
         self.norm, self.head = model.norm, head
+        self.embedding_scale = embedding_scale(model)
         self.inverse_frequencies = nn.Buffer(model.rotary_emb.inv_freq.detach().float())
         self.rotary_scale = float(model.rotary_emb.attention_scaling)
 
@@ -44,6 +52,8 @@ class DecoderGraph(nn.Module):
         angles = torch.cat([angles, angles], dim=-1).unsqueeze(1)
         cosine, sine = angles.cos() * self.rotary_scale, angles.sin() * self.rotary_scale
         hidden, new = inputs_embeds, []
+        if self.embedding_scale != 1.0:
+            hidden = hidden * self.embedding_scale
         for index, layer in enumerate(self.layers):
             hidden, key, value = layer(hidden, past[index, 0], past[index, 1], cosine, sine, mask)
             new.append(torch.stack([key, value]))
@@ -52,7 +62,7 @@ class DecoderGraph(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A layer over a cache that is handed in; query, key and value may have biases, as in Qwen2."""
+    """A layer over a cache that is handed in."""
 
     def __init__(self, layer: Module, config: Module) -> None:
         """Take over a layer; query, key and value, and gate and up, become one matrix each."""
@@ -67,7 +77,16 @@ class DecoderLayer(nn.Module):
         self.gate_up = _stack_linear([mlp.gate_proj, mlp.up_proj])
         self.inner = mlp.gate_proj.out_features
         self.down, self.activation = mlp.down_proj, mlp.act_fn
+        self.query_norm, self.key_norm = (
+            getattr(attention, name, None) for name in ("q_norm", "k_norm")
+        )
+        self.score_cap: float | None = getattr(config, "attn_logit_softcapping", None)
+        # What Llama names after the attention stands before the feed-forward part.
         self.first_norm, self.second_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.read_norm = self.fed_norm = None
+        if hasattr(layer, "pre_feedforward_layernorm"):
+            self.read_norm, self.second_norm = self.second_norm, layer.pre_feedforward_layernorm
+            self.fed_norm = layer.post_feedforward_layernorm
 
     def forward(
         self,
@@ -83,16 +102,18 @@ class DecoderLayer(nn.Module):
         fused = self.qkv(rms_norm(hidden, self.first_norm))
         fused = fused.reshape(batch, length, -1, self.head_dim).transpose(1, 2)
         query, key, value = fused.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+        query, key = _normed(query, self.query_norm), _normed(key, self.key_norm)
         query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
         keys = self._repeat(torch.cat([past_key, key], dim=2))
         values = self._repeat(torch.cat([past_value, value], dim=2))
-        scores = (query * self.scale) @ keys.transpose(-1, -2) + mask
-        mixed = scores.softmax(dim=-1) @ values
-        hidden = hidden + self.out(mixed.transpose(1, 2).reshape(batch, length, -1))
+        scores = _capped((query * self.scale) @ keys.transpose(-1, -2), self.score_cap) + mask
+        mixed = (scores.softmax(dim=-1) @ values).transpose(1, 2).reshape(batch, length, -1)
+        hidden = hidden + _normed(self.out(mixed), self.read_norm)
         gate, up = self.gate_up(rms_norm(hidden, self.second_norm)).split(
             [self.inner, self.inner], dim=-1
         )
-        return hidden + self.down(self.activation(gate) * up), key, value
+        fed = _normed(self.down(self.activation(gate) * up), self.fed_norm)
+        return hidden + fed, key, value
 
     def _repeat(self, states: Tensor) -> Tensor:
         if self.heads == self.kv_heads:
@@ -103,8 +124,27 @@ class DecoderLayer(nn.Module):
 def rms_norm(hidden: Tensor, norm: Module) -> Tensor:
     """Llama's norm with a division, the form that engines recognise and fuse."""
     mean = hidden.pow(2).mean(-1, keepdim=True)
-    scaled: Tensor = norm.weight * (hidden / torch.sqrt(mean + norm.variance_epsilon))
+    # Gemma's norms have another name for it, and store how far each weight is from one.
+    gemma = hasattr(norm, "eps")
+    epsilon, weight = (
+        (norm.eps, 1.0 + norm.weight) if gemma else (norm.variance_epsilon, norm.weight)
+    )
+    scaled: Tensor = weight * (hidden / torch.sqrt(mean + epsilon))
     return scaled
+
+
+def embedding_scale(model: Module) -> float:
+    """What a decoder multiplies token embeddings by; 1 in most."""
+    return float(getattr(model.embed_tokens, "embed_scale", 1.0))
+
+
+def _normed(hidden: Tensor, norm: Module | None) -> Tensor:
+    return hidden if norm is None else rms_norm(hidden, norm)
+
+
+def _capped(scores: Tensor, cap: float | None) -> Tensor:
+    """Scores between -cap and cap, by a tanh."""
+    return scores if cap is None else cap * torch.tanh(scores / cap)
 
 
 def rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

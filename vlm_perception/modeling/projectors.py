@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_perception.common.export_error import ExportError
+from vlm_perception.modeling.decoder import embedding_scale
 
 # Modules of transformers carry no types.
 Module = Any
@@ -91,3 +92,23 @@ class ArrangedGraph(nn.Module):
         """Project and arrange."""
         rows = torch.cat([self.projector(tokens).flatten(0, 1), self.between])
         return rows.index_select(0, self.order).unsqueeze(0)
+
+
+class UnscaledProjector(nn.Module):
+    """Another projector for a decoder that scales all that it reads, which images are not to be."""
+
+    def __init__(self, projector: nn.Module, scale: float) -> None:
+        """Take over a projector and the decoder's scale."""
+        super().__init__()
+        self.projector, self.scale = projector, scale
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Project."""
+        embeds: Tensor = self.projector(tokens)
+        return embeds / self.scale
+
+
+def as_embeddings(projector: nn.Module, decoder: Module) -> nn.Module:
+    """A projector whose outputs stand among a decoder's token embeddings as they are stored."""
+    scale = embedding_scale(decoder)
+    return projector if scale == 1.0 else UnscaledProjector(projector, scale)

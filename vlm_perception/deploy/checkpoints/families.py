@@ -24,7 +24,11 @@ from transformers import (
 
 from vlm_perception.deploy.checkpoints.shared_tower import check_positions
 from vlm_perception.deploy.checkpoints.views import Idefics3View, OnevisionView, View
-from vlm_perception.modeling.projectors import ProjectorGraph, ShuffleProjectorGraph
+from vlm_perception.modeling.projectors import (
+    ProjectorGraph,
+    ShuffleProjectorGraph,
+    as_embeddings,
+)
 from vlm_perception.modeling.towers.clip import ClipText, ClipVision
 from vlm_perception.modeling.towers.naflex import NaflexVision, at_one_resolution
 from vlm_perception.modeling.towers.siglip import SiglipText, SiglipVision
@@ -74,15 +78,16 @@ class LanguageFamily:
 
 
 def _single_tokens(model: Model, _norm: nn.Module, _grid: tuple[int, int]) -> nn.Module:
-    return ProjectorGraph(model.multi_modal_projector)
+    return as_embeddings(ProjectorGraph(model.multi_modal_projector), model.language_model)
 
 
 def _single_tokens_and_newline(model: Model, _norm: nn.Module, _grid: tuple[int, int]) -> nn.Module:
-    return ProjectorGraph(model.multi_modal_projector, model.image_newline)
+    projector = ProjectorGraph(model.multi_modal_projector, model.image_newline)
+    return as_embeddings(projector, model.language_model)
 
 
 def _shuffled_tokens(model: Model, norm: nn.Module, grid: tuple[int, int]) -> nn.Module:
-    return ShuffleProjectorGraph(model.connector, norm, grid)
+    return as_embeddings(ShuffleProjectorGraph(model.connector, norm, grid), model.text_model)
 
 
 def _features(model: Model, pixels: Tensor) -> Tensor:
@@ -162,7 +167,7 @@ LANGUAGE_FAMILIES = {
 LANGUAGE_TOWERS: dict[str, type[VisionTower]] = {
     name: tower for tower in (ClipVision, SiglipVision) for name in sorted(tower.model_types)
 }
-# They differ in the biases of query, key and value only, which the modules hold themselves.
-DECODERS = ("llama", "qwen2")
+# They differ in what the modules and the configuration hold themselves.
+DECODERS = ("llama", "qwen2", "qwen3", "gemma", "gemma2")
 # Kinds of rotary embedding whose frequencies do not change with the length of the text.
 STATIC_ROTARY = ("default", "linear", "llama3")

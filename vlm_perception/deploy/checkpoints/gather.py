@@ -17,7 +17,6 @@ from pydantic import TypeAdapter, ValidationError
 from vlm_perception.bundle.manifest import HubSource, describe_errors
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.bundle_yaml import SPEC_NAME, BundleSpec
-from vlm_perception.deploy.checkpoints.families import DECODERS, DUAL_FAMILIES, LANGUAGE_FAMILIES
 from vlm_perception.deploy.checkpoints.hub import (
     FoundModel,
     fetch,
@@ -26,6 +25,7 @@ from vlm_perception.deploy.checkpoints.hub import (
 )
 from vlm_perception.deploy.checkpoints.model_card import ModelCard, read_card
 from vlm_perception.deploy.checkpoints.scenes import Scene
+from vlm_perception.deploy.checkpoints.unsupported import require_supported
 
 SOURCES_NAME = "sources.json"
 """Beside bundle.yaml: which models of the hub `dual/` and `vlm/` are."""
@@ -100,25 +100,10 @@ def _folder_or_model(text: str, part: str) -> Path | FoundModel:
 
 def _check_kind(part: str) -> Callable[[str, Mapping[str, Any]], None]:
     """What refuses a model that is none of the kind that `--dual` or `--vlm` names."""
-    taken, others, other = (
-        (DUAL_FAMILIES, LANGUAGE_FAMILIES, "--vlm")
-        if part == "dual"
-        else (LANGUAGE_FAMILIES, DUAL_FAMILIES, "--dual")
-    )
-    what = (
-        "an encoder of images and texts"
-        if part == "dual"
-        else f"a language model that sees images, with a decoder of {' or '.join(DECODERS)}"
-    )
+    other = "--vlm" if part == "dual" else "--dual"
 
     def check(model: str, config: Mapping[str, Any]) -> None:
-        kind = config.get("model_type")
-        if kind not in taken:
-            remedy = f"give it as {other}" if kind in others else "choose another model"
-            raise ExportError(
-                f"{model} is a {kind} model, and --{part} takes {what}: {', '.join(taken)}; "
-                f"{remedy}"
-            )
+        require_supported(model, part, str(config.get("model_type")), f"give it as {other}")
 
     return check
 

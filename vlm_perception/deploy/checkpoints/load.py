@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,14 @@ from vlm_perception.deploy.checkpoints.families import (
     DualFamily,
     LanguageFamily,
 )
-from vlm_perception.deploy.checkpoints.files import require_plain_weights, weight_files
+from vlm_perception.deploy.checkpoints.files import (
+    refuse_adapter,
+    require_plain_weights,
+    weight_files,
+)
 from vlm_perception.deploy.checkpoints.shared_tower import difference, share_tower
 from vlm_perception.deploy.checkpoints.tokenizer import load_tokenizer, name_end_token
+from vlm_perception.deploy.checkpoints.unsupported import require_supported
 from vlm_perception.deploy.checkpoints.views import AUTO, WHOLE, TilesWish, View
 from vlm_perception.modeling.pixel_scaling import Normalisation, read_json, read_normalisation
 from vlm_perception.modeling.temporal_attention import TemporalAttention, load_temporal
@@ -91,6 +96,14 @@ class Checkpoint:
         return getattr(self.vlm.model, self.vlm_family.decoder)
 
     @property
+    def positions(self) -> int:
+        """Positions of the decoder; with a sliding window as many as all its layers see at once."""
+        config = self.decoder.config
+        positions: int = config.max_position_embeddings
+        window: int | None = getattr(config, "sliding_window", None)
+        return positions if window is None else min(positions, window)
+
+    @property
     def language_processor_path(self) -> Path:
         """Directory with the image processor for the language model's whole images."""
         own = self.vlm_family is not None and not self.vlm_family.tiles
@@ -118,15 +131,16 @@ def load_checkpoint(
     Raises:
         ExportError: a directory, key or file is missing, foreign or damaged.
     """
-    for name in ("dual", "vlm"):
-        if (path / name).is_dir():
-            require_plain_weights(path / name)
-    family = DUAL_FAMILIES[_model_type(path / "dual", DUAL_FAMILIES)]
+    parts = [name for name in ("dual", "vlm") if name == "dual" or (path / name).is_dir()]
+    types = {name: _model_type(path / name) for name in parts}
+    for name in parts:
+        require_plain_weights(path / name)
+    family = DUAL_FAMILIES[types["dual"]]
     dual = family.convert(_load(family.model_class, path / "dual", family.vision.check))
     owner = processor_path = path / "dual"
     vlm, vlm_family, language_tower = None, None, None
-    if (path / "vlm").is_dir():
-        vlm_family = LANGUAGE_FAMILIES[_model_type(path / "vlm", LANGUAGE_FAMILIES)]
+    if "vlm" in types:
+        vlm_family = LANGUAGE_FAMILIES[types["vlm"]]
         vlm = _load(vlm_family.model_class, path / "vlm", _check_language)
         own = getattr(vlm.model, vlm_family.tower)
         if vision_tower != "dual":
@@ -194,14 +208,12 @@ def _hashes(path: Path) -> dict[str, str]:
     return {str(file.relative_to(path)): file_sha256(file) for file in sorted(files)}
 
 
-def _model_type(directory: Path, families: Collection[str]) -> str:
+def _model_type(directory: Path) -> str:
+    """The class of the model in `dual/` or `vlm/`, which can be exported as that part."""
+    refuse_adapter(directory, str(directory))
     name = str(read_json(directory / "config.json").get("model_type"))
-    if name not in families:
-        decoders = f", with a decoder of {' or '.join(DECODERS)}" if directory.name == "vlm" else ""
-        raise ExportError(
-            f"{directory} is a {name} checkpoint; supported in {directory.name}/ are "
-            f"{', '.join(families)}{decoders}"
-        )
+    other = "vlm" if directory.name == "dual" else "dual"
+    require_supported(str(directory), directory.name, name, f"its place is {other}/")
     return name
 
 
@@ -251,10 +263,10 @@ def _check_language(whole: Model) -> None:
         raise ExportError(
             f"the decoder's rotary embedding is {rotary}; supported are {', '.join(STATIC_ROTARY)}"
         )
-    if getattr(config, "use_sliding_window", False):
+    if getattr(config, "use_bidirectional_attention", False):
         raise ExportError(
-            "the decoder uses sliding-window attention, which is not supported; if texts stay "
-            "shorter than the window, set use_sliding_window to false in vlm/config.json"
+            "the decoder of vlm/ lets tokens see later ones (use_bidirectional_attention), so it "
+            "cannot write text; use a model that is made to"
         )
 
 

@@ -115,7 +115,7 @@ def language_spec(
         kv_heads=heads,
         head_dim=head_dim,
         vocabulary_size=config.vocab_size,
-        max_positions=config.max_position_embeddings,
+        max_positions=source.positions,
         image_tokens=image_tokens,
         max_images=1,
         kv_bytes_per_token=layers * pair * heads * head_dim * 4,

@@ -82,11 +82,9 @@ def parts_of(
 
 
 def _require_room(source: Checkpoint, image_tokens: int) -> None:
-    assert source.vlm is not None
-    positions = source.vlm.config.text_config.max_position_embeddings
-    if image_tokens >= positions:
+    if image_tokens >= source.positions:
         raise ExportError(
-            f"an image takes {image_tokens} tokens, and the decoder of vlm/ has {positions} "
+            f"an image takes {image_tokens} tokens, and the decoder of vlm/ has {source.positions} "
             "positions for it and all texts; export with fewer --tiles, or a smaller image"
         )
 
@@ -148,10 +146,9 @@ def projector_part(source: Checkpoint, tokens: Tensor, image: ImageSpec) -> Part
             rows = module(tokens).shape[1]
         found = source.view.arrange(source.vlm, source.vlm_tokenizer, rows)
         if found is not None:
-            between = source.vlm.get_input_embeddings()(
-                torch.tensor(found.between, dtype=torch.long)
-            )
-            module = ArrangedGraph(module, between, found.order)
+            # As they are stored: the decoder's graph scales what it reads.
+            table = source.vlm.get_input_embeddings().weight
+            module = ArrangedGraph(module, table[list(found.between)], found.order)
     dynamic = {} if fixed else {"tokens": {1: "tokens"}}
     return Part(PROJECTOR_GRAPH, module, {"tokens": tokens}, ("embeds",), dynamic)
 

@@ -21,6 +21,8 @@ PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
 MOVES = frozenset(
     {"Concat", "Transpose", "Reshape", "Split", "Expand", "Unsqueeze", "Squeeze", "Slice", "Gather"}
 )
+# Operators that look at no value: they take a tensor in the type in which it is there.
+LOOKS = frozenset({"Shape", "Size"})
 
 
 def to_fp16_matmuls(model: onnx.ModelProto, half: Collection[str] = ()) -> onnx.ModelProto:
@@ -44,8 +46,7 @@ class _Rewriter:
         self._half_moves = self._find_half_moves()
         self._nodes: list[NodeProto] = []
         # Names under which a value exists already, in either type.
-        self._made = {self._full(name) for name in (*graph.inputs, *graph.initializers)} - half
-        self._made |= half & set(graph.inputs)
+        self._made = {*graph.inputs, *graph.initializers}
 
     def run(self) -> onnx.ModelProto:
         graph = self._graph
@@ -82,6 +83,8 @@ class _Rewriter:
             )
             if moves:
                 found.add(index)
+            if node.op_type in LOOKS:
+                continue
             for position, name in enumerate(node.input):
                 takes_half = node.op_type in PRODUCTS or (moves and _is_data(node, position))
                 readers.setdefault(name, []).append(takes_half)
@@ -95,6 +98,7 @@ class _Rewriter:
         for position, name in enumerate(node.input):
             if name and self._is_float(name):
                 takes_half = half and (node.op_type in PRODUCTS or _is_data(node, position))
+                takes_half |= node.op_type in LOOKS and self._half(name) in self._made
                 written.input[position] = self._read(name, half=takes_half)
         for position, name in enumerate(node.output):
             if self._is_float(name):
