@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Mapping
@@ -71,9 +72,11 @@ def check_files(bundle: Path, files: Mapping[str, FileEntry]) -> dict[str, FileS
                 f"bundle {bundle}: {name} is missing. Copy or export it again"
             ) from error
         except OSError as error:
+            remedy = "Give it the right owner and mode, or copy or export it again"
+            if error.errno == errno.ENOMEM:
+                remedy = "Stop other programs, or use a smaller bundle"
             raise BundleError(
-                f"bundle {bundle}: {name} cannot be read ({error.strerror or error}). Give it the "
-                "right owner and mode, or copy or export it again"
+                f"bundle {bundle}: {name} cannot be read ({error.strerror or error}). {remedy}"
             ) from error
         states[name] = state
     return states

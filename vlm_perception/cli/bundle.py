@@ -51,7 +51,7 @@ def _bundle_table(loaded: Any) -> Table:
         "vision": f"{manifest.vision.family}, {manifest.vision.tokens} tokens, "
         f"embedding {manifest.vision.embedding_width}",
         "language": f"{language.layers} layers of {language.width}" if language else "none",
-        "tower": _tower(language),
+        "tower": describe_tower(language),
         "an image": _image_cost(manifest),
         "memory": _memory(manifest),
         "vocabulary": ", ".join(spec.label for spec in manifest.vocabulary.labels),
@@ -66,8 +66,8 @@ def _bundle_table(loaded: Any) -> Table:
     return table
 
 
-def _tower(language: Any) -> str:
-    """Which vision tower the language model reads."""
+def describe_tower(language: Any) -> str:
+    """Which vision tower the language model reads, and what that costs."""
     if language is None:
         return "none beside that of the encoder"
     if language.tower is None:
@@ -76,8 +76,8 @@ def _tower(language: Any) -> str:
     size, tiles = f"{tower.image.width}x{tower.image.height}", tower.tiles
     views = "one view" if tiles is None else f"{tiles.columns}x{tiles.rows} tiles and the whole"
     return (
-        f"own: {size}, {tower.image.fit}, {views}, {tower.tokens} patches each; run on key frames "
-        f"and questions only, which take {math.prod(tower.view_shape) / 1e6:.2f} MB of the frame"
+        f"own: {size}, {tower.image.fit}, {views}, {language.image_tokens} tokens to read; run "
+        f"on key frames and questions only, {math.prod(tower.view_shape) / 1e6:.2f} MB for each"
     )
 
 

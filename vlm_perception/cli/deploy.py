@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from vlm_perception.cli.bundle import describe_tower
 from vlm_perception.cli.common import (
     BundleArgument,
     JsonOption,
@@ -190,6 +191,9 @@ def export(
         console.print(parity.as_table(made.manifest.validation))
     else:
         console.print("not validated: --calibration IMAGES measures the accuracy drop")
+    language = made.manifest.language
+    if language is not None and language.tower is not None:
+        console.print(f"vision tower of the language model: {describe_tower(language)}")
     console.print(f"bundle: {made.path}  (sha256 {made.digest})", soft_wrap=True)
 
 

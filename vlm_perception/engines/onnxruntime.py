@@ -23,6 +23,7 @@ from vlm_perception.engines.base import (
 from vlm_perception.engines.steps import Pace
 
 ONNXRUNTIME = "onnxruntime"
+NO_MEMORY = "; there is too little memory: stop other programs, or use a smaller bundle"
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -63,8 +64,9 @@ class OnnxRuntimeEngine:
             )
         # The runtime's exceptions share no base class but Exception.
         except Exception as error:
+            remedy = NO_MEMORY if "bad_alloc" in str(error) else ""
             raise EngineError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {error}"
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {error}{remedy}"
             ) from error
         self._graph = path.name
         self._inputs = {arg.name: _spec(arg) for arg in self._session.get_inputs()}

@@ -149,7 +149,7 @@ def load_checkpoint(
             reason = _why_own(path, family.vision, dual, own)
             vision_tower = "own" if reason else "same"
             if reason:
-                _log.info("the language model gets a vision tower of its own: %s", reason)
+                _log.warning("the language model keeps a vision tower of its own: %s", reason)
         if vision_tower == "own":
             language_tower = LANGUAGE_TOWERS[own.config.model_type]
         else:

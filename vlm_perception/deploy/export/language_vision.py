@@ -30,15 +30,6 @@ class LanguageVision:
         tiles = self.fit.tiles
         return 1 if tiles is None else tiles.columns * tiles.rows + 1
 
-    def cost(self, image_tokens: int) -> str:
-        """What an image costs, in a sentence."""
-        pixels = self.views * self.image.width * self.image.height * 3
-        return (
-            f"the language model looks at an image in {self.views} views of {self.image.width}x"
-            f"{self.image.height} pixels, {pixels / 1e6:.1f} MB for each key frame, and reads "
-            f"{image_tokens} tokens of it"
-        )
-
     def spec(self, shape: tuple[int, ...]) -> TowerSpec:
         """The manifest's words on it, where its tokens have this shape [1, K, V]."""
         return TowerSpec(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlm_perception.bundle.bundle import PROJECTOR_GRAPH, TEXT_GRAPH
+from vlm_perception.bundle.bundle import TEXT_GRAPH
 from vlm_perception.bundle.files import file_sha256
 from vlm_perception.bundle.label_embeddings import own_prompts, text_digest
 from vlm_perception.bundle.manifest import (
@@ -110,8 +110,6 @@ def write_bundle(
     golden = _write_graphs(directory, parts)
     quantized = _quantize(directory, geometry.image, options, images)
     golden |= _golden_of_engines(directory, parts, quantized)
-    if own is not None:
-        _log.info("%s", own.cost(golden[f"{PROJECTOR_GRAPH}/out/embeds"].shape[1]))
     _save_arrays(directory / GOLDEN_NAME, golden)
     _write_label_embeddings(directory, text, spec.vocabulary)
     written = _Written(geometry.image, vision, own, text, quantized, golden, tokenizers)
