@@ -13,9 +13,11 @@ from PIL import Image
 from support.checkpoints import image_processor, make_tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import (
+    GotOcr2ImageProcessorPil,
     Idefics3ImageProcessorPil,
     Idefics3Processor,
     LlavaProcessor,
+    PreTrainedTokenizerFast,
     SmolVLMImageProcessorPil,
 )
 from transformers.models.smolvlm import processing_smolvlm
@@ -46,7 +48,17 @@ TOKENS = [
     "<end_of_utterance>",
     "<fake_token_around_image>",
     "<global-img>",
+    "<img>",
+    "</img>",
+    "<video>",
 ]
+# As published with InternVL, whose processor asks for them by name.
+NAMES = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": "<image>",
+    "video_token": "<video>",
+}
 
 
 def tokenizer() -> Any:
@@ -55,11 +67,13 @@ def tokenizer() -> Any:
     begin = [("<bos>", made.bos_token_id)]
     made.backend_tokenizer.post_processor = TemplateProcessing("<bos> $A", special_tokens=begin)
     made.add_special_tokens({"additional_special_tokens": [*TOKENS, "<image>"]})
-    return made
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made.backend_tokenizer, bos_token="<bos>", extra_special_tokens=NAMES
+    )
 
 
 def processor(kind: str) -> Any:
-    """As it is saved with such a model; SmolVLM's own, which reads videos, needs torchvision."""
+    """As it is saved with such a model; those that read videos need torchvision for that."""
     if kind == "llava":
         return LlavaProcessor(
             image_processor("siglip"),
@@ -68,6 +82,10 @@ def processor(kind: str) -> Any:
             vision_feature_select_strategy="full",
             chat_template=CHATML,
         )
+    if kind == "internvl":
+        fitted = GotOcr2ImageProcessorPil(size={"height": 448, "width": 448})
+        adds = LANGUAGE_FAMILIES[kind].processor
+        return adds(fitted, tokenizer(), image_seq_length=9, chat_template=CHATML)
     square = {"longest_edge": 48}
     images = SmolVLMImageProcessorPil if kind == "smolvlm" else Idefics3ImageProcessorPil
     fitted = images(size=square, max_image_size=square, do_image_splitting=False)
@@ -91,14 +109,16 @@ def theirs(made: Any, kind: str, words: str) -> list[int]:
     return ids
 
 
-@pytest.mark.parametrize("kind", ["llava", "smolvlm", "idefics3"])
+@pytest.mark.parametrize("kind", ["llava", "smolvlm", "idefics3", "internvl"])
 @pytest.mark.parametrize("place", ["chat_template.jinja", "chat_template.json", "tokenizer"])
 def test_the_prompt_has_the_ids_that_transformers_gives(
     tmp_path: Path, kind: str, place: str
 ) -> None:
     own = processor(kind)
-    own.save_pretrained(tmp_path)
+    for part in (own.image_processor, own.tokenizer):
+        part.save_pretrained(tmp_path)
     jinja = tmp_path / "chat_template.jinja"
+    jinja.write_text(own.chat_template)
     if place != jinja.name:
         template = jinja.read_text()
         jinja.unlink()
@@ -118,7 +138,8 @@ def test_the_prompt_has_the_ids_that_transformers_gives(
     ids = reader.encode_template(before) + images + reader.encode_template(after, "is it wet")
     assert ids == expected
     assert before.startswith("<bos>")
-    assert ("<fake_token_around_image>" in before) == (kind != "llava")
+    end = {"llava": "", "internvl": "<img>"}.get(kind, "<global-img>")
+    assert before.endswith(end or "user ")
 
 
 def test_what_stands_between_tiles_is_no_part_of_the_prompt(tmp_path: Path) -> None:

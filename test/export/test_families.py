@@ -343,7 +343,8 @@ def test_idefics3_joins_squares_of_any_grid() -> None:
     connector, norm = Idefics3Connector(config), torch.nn.LayerNorm(8)
     tokens = torch.randn(1, 36, 8)
     whole = connector(norm(tokens))
-    band = ShuffleProjectorGraph(connector, norm, (6, 4))(tokens[:, :24])
+    projection = connector.modality_projection
+    band = ShuffleProjectorGraph(projection, 2, norm, (6, 4))(tokens[:, :24])
     torch.testing.assert_close(band, whole[:, :6])
 
 

@@ -18,6 +18,8 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageTextToText,
     Idefics3Processor,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     PreTrainedTokenizerFast,
 )
 from transformers.image_utils import SizeDict
@@ -25,12 +27,15 @@ from transformers.image_utils import SizeDict
 from vlm_perception.bundle.bundle import LANGUAGE_VISION_GRAPH, ModelBundle
 from vlm_perception.bundle.manifest import TowerSpec
 from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.checkpoints.families import LANGUAGE_FAMILIES
 from vlm_perception.deploy.checkpoints.load import load_checkpoint, round_to_half
 from vlm_perception.deploy.checkpoints.views import TilesWish
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.deploy.validation.model_outputs import BundleModel
 from vlm_perception.deploy.validation.transformers_reference import TransformersModel
+from vlm_perception.modeling.towers.internvl import InternVision
+from vlm_perception.modeling.towers.trunk import LanguageTower
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.reasoner import Reasoner
@@ -67,6 +72,8 @@ class Pair:
         if tiles is not None and self.kind == "llava_onevision":
             sizes = [[tiles.rows * edge, tiles.columns * edge]]
             self.processor.image_grid_pinpoints = self.vlm.config.image_grid_pinpoints = sizes
+        elif tiles is not None and self.kind == "internvl":
+            self.processor.min_patches = self.processor.max_patches = self.tower.views - 1
         elif tiles is not None:
             self.processor.size = SizeDict(longest_edge=max(tiles.columns, tiles.rows) * edge)
 
@@ -82,13 +89,17 @@ class Pair:
             made = self.processor(images=[[photo, photo]], return_tensors="pt")
             one = {name: value[:1] for name, value in made.items()}
             return {**one, "pixel_values": one["pixel_values"][:, 0], "batch_num_images": [2]}
-        splitting = {"do_image_splitting": tiled} if self.kind == "smolvlm" else {}
-        return dict(self.processor(images=photo, return_tensors="pt", **splitting))
+        switches = {"smolvlm": "do_image_splitting", "internvl": "crop_to_patches"}
+        splitting = {switches[self.kind]: tiled} if self.kind in switches else {}
+        made = dict(self.processor(images=photo, return_tensors="pt", **splitting))
+        made.pop("num_patches", None)
+        return made
 
     def prompt(self, text: str, image: NDArray[np.uint8]) -> torch.Tensor:
         """With the tokens that transformers puts in place of the image."""
         with torch.no_grad():
-            features = self.vlm.get_image_features(**self.inputs(image)).pooler_output[0]
+            found = self.vlm.get_image_features(**self.inputs(image)).pooler_output
+        features = found.flatten(0, 1) if self.kind == "internvl" else found[0]
         written = "<image>" * len(features)
         if self.kind == "smolvlm" and (tiles := self.tower.tiles) is not None:
             count = len(features) // self.tower.views
@@ -107,8 +118,10 @@ PAIRS: dict[str, dict[str, Any]] = {
     "llava": {},
     "smolvlm": {"keep": "0.5@1", "validate": False},
     "llava_onevision": {},
+    "internvl": {},
     "smolvlm 2x2+1": {"tiles": "2x2+1", "aspect": "16:9"},
     "llava_onevision auto": {"tiles": "auto", "aspect": "16:9"},
+    "internvl 2x1+1": {"tiles": "2x1+1", "aspect": "16:9"},
 }
 BETWEEN = "<bos><fake_token_around_image><row_1_col_1>{image}<fake_token_around_image>"
 
@@ -129,13 +142,15 @@ def pair(
     if request.param == "llava":
         return Pair(own_checkpoint, own_bundle)
     folder, language = tmp_path_factory.mktemp("pair"), request.param.split()[0]
-    decoder = {"llava_onevision": "qwen2", "smolvlm": "gemma"}.get(language, "llama")
+    decoder = {"llava_onevision": "qwen2", "smolvlm": "gemma", "internvl": "qwen3"}.get(
+        language, "llama"
+    )
     vlm = make_checkpoint(folder / "vlm", language=language, decoder=decoder, seed=1)
     given, spec = PAIRS[request.param], {"geometry": None}
     options = ExportOptions(**given, calibration=photos if "keep" in given else None)
     if options.tiles != "1" and language == "smolvlm":
         spec["caption"] = {"template": f"{BETWEEN}question: {{text}} answer:"}
-    elif options.tiles != "1":
+    elif options.tiles != "1" and language == "llava_onevision":
         layouts = [[48, 48], [48, 96], [96, 96]]
         set_config(vlm / "vlm/preprocessor_config.json", image_grid_pinpoints=layouts)
     checkpoint = pair_up(folder / "checkpoint", clip_checkpoint, vlm, **spec)
@@ -237,6 +252,7 @@ def test_the_tower_is_measured_apart(own_bundle: ModelBundle) -> None:
         ("smolvlm", {"tiles": "4x3+1", "aspect": "16:9"}, "has 512 positions .* fewer --tiles"),
         ("llava_onevision", {"tiles": "3x1+1", "aspect": "16:9"}, r"its processor has 1x1\+1"),
         ("llava", {"tiles": "2x2+1", "aspect": "16:9"}, "does not cut images into tiles"),
+        ("internvl", {"tiles": "1x2+1", "aspect": "16:9"}, r"does not fit .* makes 2x1\+1; give"),
     ],
 )
 def test_tiles_that_cannot_be_get_a_sentence(
@@ -264,3 +280,40 @@ def test_what_is_written_for_tiles_is_checked() -> None:
     for wrong in ("2x2", "0x1+1", "two", ""):
         with pytest.raises(ExportError, match="columns and rows of tiles beside the whole"):
             ExportOptions(tiles=wrong)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"use_qk_norm": True, "norm_type": "rms_norm"},
+        {"use_absolute_position_embeddings": False, "attention_bias": True},
+        {"use_mean_pooling": False},
+    ],
+)
+def test_internvit_is_exported_in_each_of_its_forms(form: dict[str, Any]) -> None:
+    """As in InternVL of 1 B to 78 B parameters, from pixels to what the decoder reads."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {"model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 100}
+    config = InternVLConfig(
+        vision_config={**shape, **form, "intermediate_size": 64, "image_size": 48, "patch_size": 4},
+        text_config={**text, "num_attention_heads": 4, "num_key_value_heads": 2},
+        image_token_id=3,
+    )
+    model = InternVLForConditionalGeneration(config).eval()
+    for weight in model.parameters():
+        weight.add_(0.3 * torch.randn_like(weight))
+    family, parts = LANGUAGE_FAMILIES["internvl"], InternVision.parts(model.model.vision_tower)
+    tower = LanguageTower(
+        parts,
+        positions=parts.positions.of_grid(12, 12),
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        feature_layers=[2],
+    )
+    image = torch.from_numpy(photo(48, 48))[None]
+    ours = family.projector(model.model, parts.last_norm, (12, 12))(tower(image))[0]
+    theirs = family.features(model, image.permute(0, 3, 1, 2) / 255)
+    assert ours.shape == theirs.shape == (36, 64)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -24,9 +24,12 @@ from transformers import (
     Gemma2Config,
     GemmaConfig,
     GemmaTokenizer,
+    GotOcr2ImageProcessorPil,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessorPil,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -91,6 +94,7 @@ LANGUAGE_MODELS = {
     "llava_onevision": (LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration),
     "idefics3": (Idefics3Config, Idefics3ForConditionalGeneration),
     "smolvlm": (SmolVLMConfig, SmolVLMForConditionalGeneration),
+    "internvl": (InternVLConfig, InternVLForConditionalGeneration),
 }
 DECODERS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "llama": (LlamaConfig, {}),
@@ -108,6 +112,10 @@ DECODERS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
         },
     ),
 }
+TOWER_SHAPE = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("image_size", "patch_size"),
+)
 
 
 def make_checkpoint(
@@ -173,6 +181,8 @@ def language_processor(language: str, processor: Any, tokenizer: PreTrainedToken
         return Idefics3ImageProcessorPil(max_image_size={"longest_edge": 48}, **scale)
     if language == "smolvlm":
         return SmolVLMImageProcessorPil(max_image_size={"longest_edge": 48}, **scale)
+    if language == "internvl":
+        return GotOcr2ImageProcessorPil(size={"height": 48, "width": 48}, **scale)
     return LlavaProcessor(processor, tokenizer, patch_size=4)
 
 
@@ -333,8 +343,12 @@ def _language_model(
             "vision_feature_layer": -2 if clip else -1,
             "vision_feature_select_strategy": "default" if clip else "full",
         }
-    else:
+    elif language != "internvl":
         del vision["model_type"]
+    if language == "internvl":
+        # A tower that no dual encoder has.
+        vision = {key: vision[key] for key in TOWER_SHAPE} | {"attention_bias": True}
+        own = {}
     if language == "llava_onevision":
         # As published: the tower without its last layer and its head, whose features are read.
         vision |= {"num_hidden_layers": vision["num_hidden_layers"] - 1, "vision_use_head": False}
@@ -349,10 +363,11 @@ def _language_model(
     )
     model = model_class(config)
     _randomise(model)
-    parts = model.model
-    tower = parts.vision_tower if language.startswith("llava") else parts.vision_model
-    weights = dual.vision_model.state_dict()
-    tower.load_state_dict({name: weights[name] for name in tower.state_dict()})
+    if language != "internvl":
+        parts = model.model
+        tower = parts.vision_tower if language.startswith("llava") else parts.vision_model
+        weights = dual.vision_model.state_dict()
+        tower.load_state_dict({name: weights[name] for name in tower.state_dict()})
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model

@@ -252,7 +252,9 @@ class TilesSpec(_Strict):
     """Place of the view of the whole among the views."""
     content: tuple[Pixels, Pixels] | None
     """Width and height of the middle of all tiles that an image is fitted into, undistorted, with
-    black around it; None: it is stretched over all tiles, and the whole is made of that."""
+    black around it; None: it is stretched over all tiles."""
+    apart: bool = False
+    """The whole is not made of what was stretched over all tiles, but of the image itself."""
 
 
 class TowerSpec(_Strict):

@@ -39,26 +39,33 @@ class ProjectorGraph(nn.Module):
 class ShuffleProjectorGraph(nn.Module):
     """Squares of S x S tokens joined: tokens [N, rows * columns, V] -> embeds [N, K / S^2, W].
 
-    The pixel shuffle of Idefics3 (https://arxiv.org/abs/2408.12637, section 2.2) after the last
-    layer norm of the tower. It reads the tokens as a grid, so none of them may be missing.
+    The pixel shuffle of InternVL and Idefics3 (https://arxiv.org/abs/2408.12637, section 2.2) after
+    the last layer norm of the tower. It reads the tokens as a grid, so none of them may be missing.
     """
 
-    def __init__(self, connector: Module, norm: Module, grid: tuple[int, int]) -> None:
-        """Take over Idefics3's connector for a grid of (columns, rows) patches.
+    def __init__(
+        self, projection: nn.Module, side: int, norm: nn.Module, grid: tuple[int, int]
+    ) -> None:
+        """Take over a projection.
+
+        Args:
+            projection: of the joined tokens.
+            side: patches along each side of the squares, S.
+            norm: the tower's last.
+            grid: columns and rows of patches.
 
         Raises:
             ExportError: the grid cannot be divided into such squares.
         """
         super().__init__()
-        self.columns, self.rows = grid
-        self.side: int = connector.scale_factor
+        (self.columns, self.rows), self.side = grid, side
         if self.columns % self.side or self.rows % self.side:
             raise ExportError(
                 f"the connector of vlm/ merges squares of {self.side}x{self.side} patches, but "
                 f"{self.columns}x{self.rows} patches cannot be divided into them; choose another "
                 "geometry"
             )
-        self.norm, self.projection = norm, connector.modality_projection
+        self.norm, self.projection = norm, projection
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Normalise, join and project."""

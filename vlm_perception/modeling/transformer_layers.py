@@ -30,6 +30,9 @@ class Attention:
     value: nn.Linear
     out: nn.Linear
     heads: int
+    query_norm: nn.Module | None = None
+    """Of the queries of all heads together, as in the largest InternViT."""
+    key_norm: nn.Module | None = None
 
     @property
     def head_dim(self) -> int:
@@ -45,6 +48,10 @@ class Block:
     attention: Attention
     second_norm: nn.Module
     feed_forward: nn.Module
+    read_scale: Tensor | None = None
+    """Of what the attention adds, [W], by layer scale (https://arxiv.org/abs/2103.17239)."""
+    fed_scale: Tensor | None = None
+    """Of what the feed-forward part adds."""
 
 
 def blocks_of(encoder: Module) -> tuple[Block, ...]:
@@ -76,12 +83,15 @@ class FusedAttention(nn.Module):
         """Take over the weights of an attention."""
         super().__init__()
         self.head_dim, self.scale = attention.head_dim, attention.head_dim**-0.5
+        self.query_norm, self.key_norm = attention.query_norm, attention.key_norm
         live = live_heads(attention)
         self.heads = len(live)
         rows = (torch.tensor(live)[:, None] * self.head_dim + torch.arange(self.head_dim)).flatten()
         parts = (attention.query, attention.key, attention.value)
         self.weight = nn.Parameter(torch.cat([part.weight[rows] for part in parts]).detach())
-        self.bias = nn.Parameter(torch.cat([part.bias[rows] for part in parts]).detach())
+        self.bias = None
+        if all(part.bias is not None for part in parts):
+            self.bias = nn.Parameter(torch.cat([part.bias[rows] for part in parts]).detach())
         self.out = attention.out
         if self.heads < attention.heads:
             self.out = nn.Linear(len(rows), attention.out.out_features)
@@ -97,6 +107,9 @@ class FusedAttention(nn.Module):
             What is read [B * T, W], and the queries (scaled) and keys [B, heads, T, head width].
         """
         fused = functional.linear(hidden, self.weight, self.bias)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key, value = fused.chunk(3, dim=-1)
+            fused = torch.cat([self.query_norm(query), self.key_norm(key), value], dim=-1)
         fused = fused.reshape(-1, length, 3, self.heads, self.head_dim)
         query, key, value = fused.permute(2, 0, 3, 1, 4).unbind(0)
         query = query * self.scale
@@ -110,15 +123,31 @@ class FusedAttention(nn.Module):
     def alone(self, hidden: Tensor) -> Tensor:
         """What each token [..., W] reads when it attends to nothing but itself."""
         inner = self.heads * self.head_dim
-        values = functional.linear(hidden, self.weight[2 * inner :], self.bias[2 * inner :])
+        bias = None if self.bias is None else self.bias[2 * inner :]
+        values = functional.linear(hidden, self.weight[2 * inner :], bias)
         return self.out(values)  # type: ignore[no-any-return]
 
 
 def live_heads(attention: Attention) -> list[int]:
-    """The heads whose output is not switched off; one at least."""
+    """The heads whose output is not switched off; one at least, and all that share a norm."""
+    if attention.query_norm is not None:
+        return list(range(attention.heads))
     columns = attention.out.weight.detach().unflatten(1, (attention.heads, -1))
     live: list[int] = columns.abs().amax(dim=(0, 2)).nonzero().flatten().tolist()
     return live or [0]
+
+
+class LayerScale(nn.Module):
+    """What a part of a layer adds, channel by channel."""
+
+    def __init__(self, scale: Tensor | None) -> None:
+        """Take over the factors, [W]; None: all are one."""
+        super().__init__()
+        self.scale = None if scale is None else nn.Parameter(scale.detach())
+
+    def forward(self, added: Tensor) -> Tensor:
+        """Scale."""
+        return added if self.scale is None else added * self.scale
 
 
 class Layers(nn.Module):
@@ -135,6 +164,8 @@ class Layers(nn.Module):
         self.first_norms = nn.ModuleList(block.first_norm for block in blocks)
         self.second_norms = nn.ModuleList(block.second_norm for block in blocks)
         self.mlps = nn.ModuleList(block.feed_forward for block in blocks)
+        self.read_scales = nn.ModuleList(LayerScale(block.read_scale) for block in blocks)
+        self.fed_scales = nn.ModuleList(LayerScale(block.fed_scale) for block in blocks)
 
     def __len__(self) -> int:
         """Number of layers."""
@@ -145,11 +176,12 @@ class Layers(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A layer's first half, with its queries (scaled) and keys [B, heads, T, head width]."""
         read, query, key = self.attentions[layer](self.first_norms[layer](flat), length, mask)
-        return flat + read, query, key
+        return flat + self.read_scales[layer](read), query, key
 
     def feed_forward(self, layer: int, flat: Tensor) -> Tensor:
         """A layer's second half."""
-        return flat + self.mlps[layer](self.second_norms[layer](flat))  # type: ignore[no-any-return]
+        fed = self.mlps[layer](self.second_norms[layer](flat))
+        return flat + self.fed_scales[layer](fed)  # type: ignore[no-any-return]
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         """The last layer's output [B, T, W] for hidden states of that shape."""

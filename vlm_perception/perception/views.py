@@ -51,7 +51,8 @@ class Views:
         width, height = spec.processor.size if spec.processor is not None else (0, 0)
         size = (tiles.columns * width, tiles.rows * height)
         if tiles.content is None:
-            canvas = image = self._resized(image, size)
+            canvas = self._resized(image, size)
+            image = image if tiles.apart else canvas
         else:
             canvas = np.zeros((size[1], size[0], 3), np.uint8)
             fitted = fit_inside((image.shape[1], image.shape[0]), tiles.content)

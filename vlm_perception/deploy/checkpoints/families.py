@@ -14,6 +14,7 @@ from transformers import (
     CLIPModel,
     Idefics3ForConditionalGeneration,
     Idefics3Processor,
+    InternVLForConditionalGeneration,
     LlavaForConditionalGeneration,
     LlavaOnevisionForConditionalGeneration,
     MetaClip2Model,
@@ -22,6 +23,7 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
+from vlm_perception.deploy.checkpoints.internvl import InternVLView, InternVLWords
 from vlm_perception.deploy.checkpoints.shared_tower import check_positions
 from vlm_perception.deploy.checkpoints.views import Idefics3View, OnevisionView, View
 from vlm_perception.modeling.projectors import (
@@ -30,9 +32,11 @@ from vlm_perception.modeling.projectors import (
     as_embeddings,
 )
 from vlm_perception.modeling.towers.clip import ClipText, ClipVision
+from vlm_perception.modeling.towers.internvl import InternVision
 from vlm_perception.modeling.towers.naflex import NaflexVision, at_one_resolution
 from vlm_perception.modeling.towers.siglip import SiglipText, SiglipVision
 from vlm_perception.modeling.towers.text_tower import TextTower
+from vlm_perception.modeling.towers.trunk import KnownTower
 from vlm_perception.modeling.towers.vision_tower import VisionTower
 
 # Modules and configurations of transformers carry no types.
@@ -87,7 +91,19 @@ def _single_tokens_and_newline(model: Model, _norm: nn.Module, _grid: tuple[int,
 
 
 def _shuffled_tokens(model: Model, norm: nn.Module, grid: tuple[int, int]) -> nn.Module:
-    return as_embeddings(ShuffleProjectorGraph(model.connector, norm, grid), model.text_model)
+    connector = model.connector
+    projector = ShuffleProjectorGraph(
+        connector.modality_projection, connector.scale_factor, norm, grid
+    )
+    return as_embeddings(projector, model.text_model)
+
+
+def _shuffled_patches(model: Model, norm: nn.Module, grid: tuple[int, int]) -> nn.Module:
+    side = round(1 / model.config.downsample_ratio)
+    # Of other layers than the last transformers takes what no norm has been over.
+    last = norm if model.config.vision_feature_layer == -1 else nn.Identity()
+    projector = ShuffleProjectorGraph(model.multi_modal_projector, side, last, grid)
+    return as_embeddings(projector, model.language_model)
 
 
 def _features(model: Model, pixels: Tensor) -> Tensor:
@@ -162,11 +178,22 @@ LANGUAGE_FAMILIES = {
         check_tower=check_positions,
         view=Idefics3View,
     ),
+    # As transformers treats an image with crop_to_patches off.
+    "internvl": LanguageFamily(
+        InternVLForConditionalGeneration,
+        tower="vision_tower",
+        decoder="language_model",
+        projector=_shuffled_patches,
+        features=_features,
+        tiles=True,
+        needs_grid=True,
+        processor=InternVLWords,
+        view=InternVLView,
+    ),
 }
+_TOWERS: tuple[type[KnownTower], ...] = (ClipVision, SiglipVision, InternVision)
 # By what a language model's vision_config calls it.
-LANGUAGE_TOWERS: dict[str, type[VisionTower]] = {
-    name: tower for tower in (ClipVision, SiglipVision) for name in sorted(tower.model_types)
-}
+LANGUAGE_TOWERS = {name: tower for tower in _TOWERS for name in sorted(tower.model_types)}
 # They differ in what the modules and the configuration hold themselves.
 DECODERS = ("llama", "qwen2", "qwen3", "gemma", "gemma2")
 # Kinds of rotary embedding whose frequencies do not change with the length of the text.

@@ -35,7 +35,7 @@ from vlm_perception.deploy.checkpoints.unsupported import require_supported
 from vlm_perception.deploy.checkpoints.views import AUTO, WHOLE, TilesWish, View
 from vlm_perception.modeling.pixel_scaling import Normalisation, read_json, read_normalisation
 from vlm_perception.modeling.temporal_attention import TemporalAttention, load_temporal
-from vlm_perception.modeling.towers.trunk import TowerParts
+from vlm_perception.modeling.towers.trunk import KnownTower, TowerParts
 from vlm_perception.modeling.towers.vision_tower import VisionTower
 
 # Modules and configurations of transformers carry no types.
@@ -59,7 +59,7 @@ class Checkpoint:
     vlm: Model | None
     vlm_family: LanguageFamily | None
     vlm_tokenizer: Model | None
-    language_tower: type[VisionTower] | None
+    language_tower: type[KnownTower] | None
     """Kind of the language model's own vision tower; None: it reads the tokens of dual/'s."""
     language_normalisation: Normalisation
     """Of the pixels for the tower that the language model reads."""
@@ -79,7 +79,7 @@ class Checkpoint:
         """The parts of the language model's own tower."""
         assert self.vlm is not None
         assert self.vlm_family is not None
-        tower = self.language_tower or self.family.vision
+        tower: type[KnownTower] = self.language_tower or self.family.vision
         return tower.parts(getattr(self.vlm.model, self.vlm_family.tower))
 
     @property

@@ -43,8 +43,7 @@ UNSUPPORTED = {
             "positions along three axes (M-RoPE)",
             SMOL_2B,
         ),
-        "internvl": Unsupported("its vision tower (InternViT) is not exported yet", ONEVISION_1B),
-        "internvl_chat": Unsupported(_REMOTE, ONEVISION_1B),
+        "internvl_chat": Unsupported(_REMOTE, "OpenGVLab/InternVL3-1B-hf"),
         "paligemma": Unsupported(
             "its image tokens see the question, so that nothing can be read before it is asked",
             SMOL_2B,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import AutoImageProcessor, Idefics3Processor
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 from transformers.image_utils import ChannelDimension, SizeDict
@@ -130,6 +131,11 @@ class View:
         """Tokens from the first to the last that stands for a feature, in transformers' prompt."""
         return [image_token] * features
 
+    def features(self, found: Model) -> Tensor:
+        """What the decoder reads of an image [N, W], of what `get_image_features` gives."""
+        whole: Tensor = found.pooler_output[0]
+        return whole
+
     def prepare(self, vlm: Model) -> None:
         """Make a model of transformers take what this processor makes."""
 
@@ -160,7 +166,7 @@ class View:
         return f"{self.camera[0]}x{self.camera[1]} pixels"
 
 
-class _TilingView(View):
+class TilingView(View):
     """A processor that may cut an image into tiles."""
 
     def _load(self, directory: Path) -> Model:
@@ -174,7 +180,8 @@ class _TilingView(View):
                 f"the image processor in {directory} cannot be loaded: {error}"
             ) from error
 
-    def _refuse(self, remedy: str) -> None:
+    def refuse(self, remedy: str) -> None:
+        """Raise ExportError for settings that are not supported, with what to do."""
         processor = self.processor
         raise ExportError(
             f"the {type(processor).__name__} of vlm/ with size {dict(processor.size or {})}, "
@@ -183,7 +190,12 @@ class _TilingView(View):
             "vlm/preprocessor_config.json"
         )
 
-    def _stretched(self, width: int, height: int) -> ProcessorSpec:
+    def stretched(self, width: int, height: int) -> ProcessorSpec:
+        """Images resized to one size, by the processor's filter.
+
+        Raises:
+            ExportError: the filter is not supported.
+        """
         resample = Image.Resampling(self.processor.resample).name.lower()
         if resample not in RESAMPLES:
             raise ExportError(
@@ -195,20 +207,20 @@ class _TilingView(View):
         )
 
 
-class Idefics3View(_TilingView):
+class Idefics3View(TilingView):
     """By way of an image of its own aspect stretched to a square, or to whole tiles."""
 
     def fit(self) -> ViewFit:
         """The whole is made of the tiles' image."""
         edge, longest = self._edge, self.processor.size.longest_edge
         if not self.processor.do_resize or not longest or longest > LARGEST_EDGE:
-            self._refuse(f"set size to a longest_edge of at most {LARGEST_EDGE}")
+            self.refuse(f"set size to a longest_edge of at most {LARGEST_EDGE}")
         tiles = None
         if self.tiles is not None:
             tiles = TilesSpec(
                 columns=self.tiles.columns, rows=self.tiles.rows, whole="last", content=None
             )
-        return ViewFit(self._stretched(edge, edge), longest_edge=longest, tiles=tiles)
+        return ViewFit(self.stretched(edge, edge), longest_edge=longest, tiles=tiles)
 
     def inputs(self, image: Image.Image) -> dict[str, Any]:
         """Without the mask: no pixel is padding."""
@@ -280,15 +292,15 @@ class Idefics3View(_TilingView):
         return Tiles(columns, rows) if rows else None
 
 
-class OnevisionView(_TilingView):
+class OnevisionView(TilingView):
     """Filled up to a square in the mean colour as one of several images, or anyres tiles."""
 
     def fit(self) -> ViewFit:
         """Tiles show the image whole, centred on black; the whole is stretched to a view."""
         size, processor = self.processor.size, self.processor
         if not (processor.do_resize and size.height and size.width) or processor.do_center_crop:
-            self._refuse("set size to height and width")
-        stretched = self._stretched(size.width, size.height)
+            self.refuse("set size to height and width")
+        stretched = self.stretched(size.width, size.height)
         if self.tiles is None:
             red, green, blue = (int(value * 255) for value in processor.image_mean)
             return ViewFit(stretched, square=(red, green, blue))

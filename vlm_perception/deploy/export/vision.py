@@ -22,6 +22,7 @@ from vlm_perception.deploy.export.input_geometry import Geometry
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.deploy.validation.images import ImageSets, read_image
 from vlm_perception.modeling.token_pruning import parse_schedule
+from vlm_perception.modeling.towers.trunk import KnownTower
 from vlm_perception.modeling.towers.vision_tower import VisionTower
 from vlm_perception.perception.preprocess import Preprocessor
 
@@ -77,7 +78,7 @@ def feature_layers(source: Checkpoint) -> list[int]:
     return read_layers(source, source.family.vision, len(source.vision_parts.blocks))
 
 
-def read_layers(source: Checkpoint, tower: type[VisionTower], most: int) -> list[int]:
+def read_layers(source: Checkpoint, tower: type[KnownTower], most: int) -> list[int]:
     """Which hidden states of a tower the projector reads, without class tokens.
 
     States are counted from the start: the language model's own tower may have fewer layers.

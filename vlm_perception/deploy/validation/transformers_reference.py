@@ -188,7 +188,7 @@ def _features_of(source: Checkpoint) -> Callable[[Image.Image], Tensor]:
     vlm: Module = source.vlm
     assert family is not None
     if view is not None:
-        return lambda image: vlm.get_image_features(**view.inputs(image)).pooler_output[0]
+        return lambda image: view.features(vlm.get_image_features(**view.inputs(image)))
     processor = load_processor(source.language_processor_path)
     return lambda image: family.features(vlm, _pixels(processor, np.asarray(image)))
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,22 @@ class TowerParts:
     """[1, 1, W], which goes before the patches."""
     first_norm: nn.Module | None = None
     """Of what goes into the layers."""
+
+
+class KnownTower(Protocol):
+    """A kind of tower: what it is called, and where its parts are."""
+
+    name: ClassVar[str]
+    """`family` in the manifest."""
+    model_types: ClassVar[frozenset[str]]
+    """`model_type` in `vision_config` of the language models that read such a tower."""
+    class_tokens: ClassVar[int]
+    """Tokens before the patches, which no language model reads."""
+
+    @classmethod
+    def parts(cls, tower: Module) -> TowerParts:
+        """Find the parts of a tower among transformers' modules."""
+        ...
 
 
 class TowerTrunk(nn.Module):
