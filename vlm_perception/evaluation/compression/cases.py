@@ -53,10 +53,11 @@ def make_cases(
     Raises:
         ExportError: the checkpoint or a schedule cannot be used.
     """
+    # Before there are images: a checkpoint that cannot be used is refused at once.
+    dense = exported(checkpoint, out / DENSE, ExportOptions())
     calibration = out / "calibration"
     write_images(calibration, CALIBRATION_IMAGES, CALIBRATION_SIZE)
     int8 = ExportOptions(precision="int8-mixed", calibration=calibration, validate=False)
-    dense = exported(checkpoint, out / DENSE, ExportOptions())
     whole = exported(checkpoint, out / INT8, int8)
     cases = [Case(DENSE, dense), Case(INT8, whole)]
     for keep in keeps:
