@@ -111,7 +111,14 @@ def build_pycuda() -> Path:
         f"CUDADRV_LIB_DIR = [{str(target / 'libcuda')!r}]\nCUDADRV_LIBNAME = ['cuda']\n"
         f"CUDA_ROOT = {str(include.parent)!r}\n"
     )
-    environment = {**os.environ, "CFLAGS": "-O0 -w", "LDFLAGS": "-Wl,-z,lazy"}
+    flags = "-O0 -g0 -w"
+    environment = {
+        **os.environ,
+        # Older and newer versions of setuptools read one or the other for C++.
+        "CFLAGS": flags,
+        "CXXFLAGS": flags,
+        "LDFLAGS": "-Wl,-z,lazy",
+    }
     command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace", "-j2"]
     run(command, environment, cwd=source)
     shutil.copytree(source / "pycuda", target / "packages" / "pycuda")
@@ -165,6 +172,8 @@ def download(requirement: str) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+            # Else it would install what pycuda is built with once more, only to ask for its name.
+            pip += ["--no-build-isolation"]
             run([*pip, "--dest", temporary, requirement], dict(os.environ))
             Path(temporary).rename(folder)
             Path(temporary).mkdir()
