@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
     from vlm_perception.bundle.bundle import ModelBundle
 
-_DOMAINS = itertools.count(os.getpid())
 BY_FOLDER = {"ros": "ros", "export": "torch", "training": "torch", "tensorrt": "torch"}
 BY_FIXTURE = {
     "graph": "ros",
@@ -138,8 +136,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def graph(tmp_path: Path) -> Iterator[Graph]:
     """A DDS domain of the test's own."""
-    from support.ros_graph import Graph
+    from support.ros_graph import Graph, free_domain
 
-    graph = Graph(tmp_path, domain=1 + next(_DOMAINS) % 100)
+    graph = Graph(tmp_path, domain=free_domain())
     yield graph
     graph.close()

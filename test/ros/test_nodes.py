@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 from support import jpeg_corpora
 from support.camera import compressed, image, picture, stamped
-from support.ros_graph import BEST_EFFORT, Graph, Inbox, wait_until
+from support.ros_graph import (
+    BEST_EFFORT,
+    Graph,
+    Inbox,
+    NodeProcess,
+    free_domain,
+    wait_until,
+)
 from visualization_msgs.msg import MarkerArray
 
 from vlm_perception.bundle.bundle import ModelBundle
@@ -63,6 +71,21 @@ def send(publisher: Any, message: Any, inbox: Inbox) -> Any:
 
 def count(graph: Graph, node: str, key: str) -> int:
     return int(graph.values(node).get(f"bad_messages.{key}", 0))
+
+
+@pytest.fixture(scope="module")
+def seeing(
+    siglip_bundle: ModelBundle, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Graph, NodeProcess]]:
+    """A graph with an active encoder of /front/image, which several tests talk to."""
+    graph = Graph(tmp_path_factory.mktemp("seeing"), domain=free_domain())
+    try:
+        encoder = graph.start("vision_encoder", "image:=front/image", bundle=siglip_bundle.path)
+        graph.wait_active("vision_encoder")
+        yield graph, encoder
+        encoder.stop()
+    finally:
+        graph.close()
 
 
 def test_camera_images_become_scenes(graph: Graph, siglip_bundle: ModelBundle) -> None:
@@ -156,10 +179,9 @@ def bad_images() -> list[tuple[str, Any]]:
     ]
 
 
-def test_bad_images_are_told_and_survived(graph: Graph, siglip_bundle: ModelBundle) -> None:
-    encoder = graph.start("vision_encoder", "image:=front/image", bundle=siglip_bundle.path)
+def test_bad_images_are_told_and_survived(seeing: tuple[Graph, NodeProcess]) -> None:
+    graph, encoder = seeing
     embeddings = graph.listen(VisionEmbedding, "embedding")
-    graph.wait_active("vision_encoder")
     camera = graph.publisher(Image, "front/image", BEST_EFFORT)
     send(camera, rgb(now_ns()), embeddings)
     for kind, bad in bad_images():
@@ -176,7 +198,6 @@ def test_bad_images_are_told_and_survived(graph: Graph, siglip_bundle: ModelBund
         send(camera, rgb(now_ns()), embeddings)
     warnings = [line for line in encoder.log().splitlines() if "its encoding" in line]
     assert len(warnings) == 1, "the same warning is throttled"
-    encoder.stop()
 
 
 GOOD = {
@@ -191,16 +212,14 @@ GOOD = {
 }
 
 
-def test_odd_images_are_encoded(graph: Graph, siglip_bundle: ModelBundle) -> None:
-    encoder = graph.start("vision_encoder", bundle=siglip_bundle.path)
+def test_odd_images_are_encoded(seeing: tuple[Graph, NodeProcess]) -> None:
+    graph, _ = seeing
     embeddings = graph.listen(VisionEmbedding, "embedding")
-    graph.wait_active("vision_encoder")
-    camera = graph.publisher(Image, "image", BEST_EFFORT)
+    camera = graph.publisher(Image, "front/image", BEST_EFFORT)
     for name, message in GOOD.items():
         embedding = send(camera, stamped(message, now_ns()), embeddings)
         assert (embedding.image_width, embedding.image_height) == (message.width, message.height)
         assert np.isfinite(np.frombuffer(embedding.pooled.data, "<f4")).all(), name
-    encoder.stop()
 
 
 def test_compressed_images(graph: Graph, siglip_bundle: ModelBundle) -> None:
@@ -376,10 +395,9 @@ def test_parameters_are_checked(graph: Graph, siglip_bundle: ModelBundle) -> Non
     assert "heartbeat_hz" in refused.log() and "Traceback" not in refused.log()
 
 
-def test_vocabulary_is_replaced_between_frames(graph: Graph, siglip_bundle: ModelBundle) -> None:
-    graph.start("vision_encoder", bundle=siglip_bundle.path)
+def test_vocabulary_is_replaced_between_frames(seeing: tuple[Graph, NodeProcess]) -> None:
+    graph, _ = seeing
     info = graph.listen(EmbeddingInfo, "embedding_info", latched())
-    graph.wait_active("vision_encoder")
 
     def replace(*labels: str) -> Any:
         request = SetVocabulary.Request(labels=list(labels))

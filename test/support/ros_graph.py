@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -27,6 +28,15 @@ PROFILE = CONFIG / "fastdds.xml"
 os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(PROFILE))
 TIMEOUT_S = 20.0
 BEST_EFFORT = QoSProfile(depth=20, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+
+
+_GRAPHS = itertools.count(os.getpid())
+
+
+def free_domain() -> int:
+    """A DDS domain that no other graph has, neither here nor in make test's other process."""
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return 1 + (2 * next(_GRAPHS) + process) % 100
 
 
 def wait_until(what: str, condition: Callable[[], Any], timeout: float = TIMEOUT_S) -> Any:
