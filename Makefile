@@ -50,8 +50,8 @@ endif
 
 pytest:
 	@$(PYTHON) scripts/setup_venv.py --dev --train
-	$(PARALLEL) --dist loadfile -m "not alone"
-	$(BIN)/pytest -m alone
+	$(PARALLEL) --dist loadfile --no-loadscope-reorder -m "not alone"
+	$(BIN)/pytest -m alone test/ros
 	ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/pytest test/ros/test_messages.py
 
 quick:

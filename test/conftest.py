@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vlm_perception.bundle.bundle import ModelBundle
 
 BY_FOLDER = {"ros": "ros", "export": "torch", "training": "torch", "tensorrt": "torch"}
+SHORT = ("docs", "unit")
 BY_FIXTURE = {
     "graph": "ros",
     "siglip_checkpoint": "torch",
@@ -36,13 +37,22 @@ BY_FIXTURE = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by what its folder and its fixtures need."""
+    """Mark each test by what its folder and its fixtures need, and put the files in order."""
     for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        folder = _folder(item)
         fixtures = getattr(item, "fixturenames", ())
         needs = {BY_FOLDER.get(folder), *(BY_FIXTURE.get(name) for name in fixtures)}
         for name in sorted(filter(None, needs)):
             item.add_marker(name)
+        if item.get_closest_marker("alone") and folder != "ros":
+            raise pytest.UsageError(f"{item.nodeid}: make test looks for `alone` in test/ros only")
+    # Long files first, or one process would wait for the other's last; and those that wait for
+    # nodes between those that compute.
+    items.sort(key=lambda item: (_folder(item) in SHORT, item.path.name, item.path))
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).parts[0]
 
 
 def pytest_collection_finish() -> None:

@@ -20,9 +20,8 @@ from vlm_perception.evaluation.chaos.testbed.participant import Participant, Rep
 from vlm_perception.evaluation.soak import Reading, growths
 from vlm_perception.types import Status
 
-pytestmark = pytest.mark.alone
 
-
+@pytest.mark.alone
 def test_a_killed_node_is_noticed_and_rubbish_ends_none(
     siglip_bundle: ModelBundle, tmp_path: Path
 ) -> None:

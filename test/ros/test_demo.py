@@ -29,7 +29,6 @@ SECONDS = 3
 RATE = 30
 LONG = 60
 COMMAND = [str(Path(get_package_prefix("vlm_perception")) / "bin" / "vlm-perception")]
-pytestmark = pytest.mark.alone
 NODES = {"video_source", "vision_encoder", "language_reasoner", "scene_fusion"}
 
 
@@ -123,6 +122,7 @@ def test_the_error_of_a_node_is_what_it_logged_as_one() -> None:
     assert Exit("video_source", 1, "Traceback\nValueError: odd").error == "ValueError: odd"
 
 
+@pytest.mark.alone
 def test_demo_plays_a_video_to_its_end(
     video: Path, siglip_bundle: ModelBundle, tmp_path: Path
 ) -> None:
@@ -158,6 +158,7 @@ def test_demo_plays_a_video_to_its_end(
     assert overlay.read()[1].shape == (360, 640, 3)
 
 
+@pytest.mark.alone
 def test_interrupt_ends_it_within_two_seconds_and_leaves_bag_and_video(demo: Demo) -> None:
     nodes = demo.nodes()
     assert set(nodes) == NODES
@@ -173,6 +174,7 @@ def test_interrupt_ends_it_within_two_seconds_and_leaves_bag_and_video(demo: Dem
     assert "overlay.mp4" in text
 
 
+@pytest.mark.alone
 def test_of_a_killed_demo_the_recording_is_kept_and_no_node(
     demo: Demo, long_video: Path, siglip_bundle: ModelBundle, tmp_path: Path
 ) -> None:
@@ -196,6 +198,7 @@ def test_of_a_killed_demo_the_recording_is_kept_and_no_node(
     assert any(Bag(kept).messages(["/scene"]))
 
 
+@pytest.mark.alone
 def test_node_that_dies_is_reported(demo: Demo) -> None:
     os.kill(demo.nodes()["language_reasoner"], signal.SIGKILL)
     code, text = demo.end()
@@ -236,6 +239,7 @@ def test_the_road_world_is_rendered_into_an_empty_cache(tmp_path: Path) -> None:
     assert cv2.VideoCapture(str(clip)).get(cv2.CAP_PROP_FRAME_COUNT) == 15
 
 
+@pytest.mark.alone
 def test_bench_graph_writes_the_fixed_keys(
     video: Path, siglip_bundle: ModelBundle, tmp_path: Path
 ) -> None:
