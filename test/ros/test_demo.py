@@ -280,7 +280,7 @@ def test_demo_of_a_published_model_fetches_and_exports_once(video: Path, tmp_pat
     logs = {path.stem: path.read_text() for path in nodes.glob("*.log")}
     # There is no language model, and of the hazards of all places those of a street are named.
     assert set(logs) == {"scene_fusion", "vision_encoder", "video_source"}
-    assert ": red traffic light, person, child, crowd of people, " in logs["scene_fusion"]
+    assert ": motorcycle, red traffic light, person, child, " in logs["scene_fusion"]
     assert "forklift" not in logs["scene_fusion"]
     again = run(*command, cwd=tmp_path, **places)
     assert again.returncode == 0, again.stdout + again.stderr
