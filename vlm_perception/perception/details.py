@@ -59,7 +59,7 @@ def without_detail(embedding: Embedding) -> Embedding:
 
 
 class Details:
-    """What a bundle's language model reads of a frame; for one thread."""
+    """What a bundle's language model reads of a frame; `ready` and `of` belong to one thread."""
 
     def __init__(self, manifest: Manifest) -> None:
         """Prepare for one bundle."""
