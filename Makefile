@@ -18,7 +18,7 @@ PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 help:
 	@echo "make demo               run the four nodes on the procedural road world, with a live panel"
 	@echo "make demo VIDEO=a.mp4   the same on a video file, a folder of images or a webcam's index"
-	@echo "make demo MODEL=siglip2-base  the same with a published model, which is fetched the first time"
+	@echo "make demo MODEL=smolvlm2-256m  the same with published models, which are fetched the first time"
 	@echo "make setup              make .venv: ROS 2 (from PyPI unless one is sourced) and this package"
 	@echo "make test               formatting, lint, types, layers and tests; adds torch to .venv"
 	@echo "make quick              the tests that need neither nodes nor torch, in less than a minute"

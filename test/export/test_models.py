@@ -23,7 +23,7 @@ from vlm_perception.deploy.onnx.graph import load_graph
 from vlm_perception.deploy.profiling.cost import Cost, CostModel
 from vlm_perception.deploy.profiling.dual_encoder import count_parameters, encoder_layers
 from vlm_perception.deploy.profiling.models_report import COLUMNS
-from vlm_perception.deploy.tables.models import PublishedModel, hub_id, models_table
+from vlm_perception.deploy.tables.models import PublishedModel, hub_id, hub_ids, models_table
 
 MODELS = models_table().models
 PUBLISHED = {"siglip2-base": 375_187_970}
@@ -120,6 +120,8 @@ def test_models_fit_into_a_terminal_and_tell_what_is_projected() -> None:
             f"{name}: {model.dual}, labels in {model.languages}, licence {model.licence}"
             in shown.output
         )
+    for name, pair in models_table().pairs.items():
+        assert f"{name}: {pair.dual} with {pair.vlm}, " in shown.output
     assert "images a second are projected" in shown.output
     # What does not fit is cut, with an ellipsis.
     assert "…" not in shown.output
@@ -132,6 +134,7 @@ def test_models_for_a_task_as_json(tmp_path: Path) -> None:
     content = json.loads(file.read_text())
     assert content["models"] == []
     assert {"Qwen/Qwen2.5-VL-3B-Instruct"} < {each["vlm"] for each in content["not_yet"]}
+    assert content["pairs"] == {}
     CliRunner().invoke(app, ["models", "--task", "video", "--json", str(file)])
     rows = {row["name"]: row for row in json.loads(file.read_text())["models"]}
     base = rows["siglip2-base"]
@@ -154,6 +157,11 @@ def test_names_stand_for_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert hub_id("siglip2-base") == "google/siglip2-base-patch16-224"
     assert hub_id("siglip2-base@v1") == "google/siglip2-base-patch16-224@v1"
     assert hub_id("lab/model@main") == "lab/model@main"
+    vlm = "HuggingFaceTB/SmolVLM2-256M-Video-Instruct"
+    assert hub_ids("smolvlm2-256m") == ("google/siglip2-base-patch16-224", vlm)
+    assert hub_ids("siglip2-base") == ("google/siglip2-base-patch16-224", None)
+    with pytest.raises(ExportError, match=f"is a pair: give `--dual siglip2-base --vlm {vlm}`"):
+        hub_id("smolvlm2-256m")
     with pytest.raises(ExportError, match=r"no model 'siglip2-bsae': give siglip2-base or"):
         hub_id("siglip2-bsae")
     (tmp_path / "siglip2-bsae").mkdir()

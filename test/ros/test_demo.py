@@ -261,25 +261,32 @@ def test_bench_graph_writes_the_fixed_keys(
     assert all(percent > 0 for percent in figures["cpu_percent"].values())
 
 
-def test_demo_of_a_published_model_fetches_and_exports_once(video: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["siglip2-base", "smolvlm2-256m"])
+def test_demo_of_a_published_model_fetches_and_exports_once(
+    video: Path, tmp_path: Path, model: str
+) -> None:
     # The prompts of a street's labels are long.
     checkpoint = make_checkpoint(tmp_path / "nano", language=None, text_length=64)
-    hub = HubServer()
+    hub, nodes = HubServer(), {"scene_fusion", "vision_encoder", "video_source"}
     hub.add("google/siglip2-base-patch16-224", checkpoint / "dual")
+    if model == "smolvlm2-256m":
+        nodes.add("language_reasoner")
+        other = make_checkpoint(tmp_path / "other", language="smolvlm", seed=1)
+        hub.add("HuggingFaceTB/SmolVLM2-256M-Video-Instruct", other / "vlm")
     places = {
         "HF_ENDPOINT": hub.endpoint,
         "HF_HOME": str(tmp_path / "hub"),
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
-    command = ("demo", str(video), "--model", "siglip2-base", "--seconds", "1")
+    command = ("demo", str(video), "--model", model, "--seconds", "1")
     first = run(*command, cwd=tmp_path, **places)
     hub.close()
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "is fetched and exported, once" in first.stdout
-    nodes = tmp_path / "out" / "demo" / "nodes"
-    logs = {path.stem: path.read_text() for path in nodes.glob("*.log")}
-    # There is no language model, and of the hazards of all places those of a street are named.
-    assert set(logs) == {"scene_fusion", "vision_encoder", "video_source"}
+    assert "fetched and exported, once" in first.stdout
+    folder = tmp_path / "out" / "demo" / "nodes"
+    logs = {path.stem: path.read_text() for path in folder.glob("*.log")}
+    assert set(logs) == nodes
+    # Of the hazards of all places those of a street are named.
     assert ": motorcycle, red traffic light, person, child, " in logs["scene_fusion"]
     assert "forklift" not in logs["scene_fusion"]
     again = run(*command, cwd=tmp_path, **places)

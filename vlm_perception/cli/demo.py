@@ -45,9 +45,9 @@ def demo(
     model: Annotated[
         str | None,
         typer.Option(
-            help="In place of --bundle: a published model, by its name in `vlm-perception models` "
-            "or its id on the Hugging Face hub. The first time it is fetched and exported, for the "
-            "labels of a street (needs torch and transformers)."
+            help="In place of --bundle: a published model or pair, by its name in `vlm-perception "
+            "models` or a dual encoder's id on the Hugging Face hub. The first time it is fetched "
+            "and exported, for the labels of a street (needs torch and transformers)."
         ),
     ] = None,
 ) -> None:
@@ -62,7 +62,7 @@ def demo(
 
     `vlm-perception demo 0 --seconds 30`
 
-    `vlm-perception demo drive.mp4 --model siglip2-base`
+    `vlm-perception demo drive.mp4 --model smolvlm2-256m`
 
     Exit code: 0 at the end or after Ctrl-C, 1 when a node failed or the disk became full, 2 when
     the video or the bundle cannot be used.
@@ -85,28 +85,31 @@ def _bundle_of(model: str) -> str:
         VlmPerceptionError: there is no such model.
         typer.Exit: it cannot become a bundle.
     """
-    dual = importlib.import_module("vlm_perception.deploy.tables.models").hub_id(model)
+    dual, vlm = importlib.import_module("vlm_perception.deploy.tables.models").hub_ids(model)
     if Path(dual).is_dir():
         raise VlmPerceptionError(
             f"{model} is a folder: `vlm-perception export --dual {model} --out BUNDLE` makes a "
             "bundle of it, and --bundle takes that"
         )
-    place = cache_directory() / "models" / dual.replace("/", "--")
+    ids = (dual,) if vlm is None else (dual, vlm)
+    place = cache_directory() / "models" / "+".join(ids).replace("/", "--")
     # It appears there when it is whole.
     if not place.exists():
-        say(Console(), f"{dual} is fetched and exported, once, into {place}")
-        _export(dual, place)
+        what = "is fetched and exported" if vlm is None else "are fetched and exported"
+        say(Console(), f"{' and '.join(ids)} {what}, once, into {place}")
+        _export(dual, vlm, place)
     say(Console(), f"bundle: {place}")
     return str(place)
 
 
-def _export(dual: str, place: Path) -> None:
+def _export(dual: str, vlm: str | None, place: Path) -> None:
     """Export in a process of its own, with which gigabytes of memory go.
 
     Raises:
         typer.Exit: it failed and has said why.
     """
     command = [sys.executable, "-m", "vlm_perception.cli", "export", "--dual", dual]
+    command += ["--vlm", vlm] if vlm is not None else []
     with subprocess.Popen([*command, "--out", str(place)]) as child:
         try:
             code = child.wait()

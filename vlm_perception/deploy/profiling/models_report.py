@@ -76,6 +76,7 @@ def report_models(task: str | None, console: Console, json_file: Path | None) ->
         for row in rows:
             say(console, f"{row.name}: {_origin(row.model)}")
     say(console, "")
+    _say_pairs(console, task)
     _say_tasks(console, task)
     say(console, "")
     for line in _remarks(devices):
@@ -99,6 +100,11 @@ def as_json(task: str | None, rows: list[Row], devices: Mapping[str, Device]) ->
     return {
         "tasks": {name: text for name, text in table.tasks.items() if task in (None, name)},
         "models": [_row_json(row) for row in rows],
+        "pairs": {
+            name: {**pair.model_dump(), "images_per_prompt": 1}
+            for name, pair in table.pairs.items()
+            if task is None or task in pair.tasks
+        },
         "not_yet": [
             each.model_dump() for each in table.not_yet if task is None or task in each.tasks
         ],
@@ -149,11 +155,23 @@ def _origin(model: PublishedModel) -> str:
     return f"{model.dual}, labels in {model.languages}, licence {model.licence}"
 
 
+def _say_pairs(console: Console, wanted: str | None) -> None:
+    for name, pair in models_table().pairs.items():
+        if wanted is None or wanted in pair.tasks:
+            say(
+                console,
+                f"{name}: {pair.dual} with {pair.vlm}, {pair.parameters / 1e6:.0f} M parameters, "
+                f"whose own vision tower looks at key frames at {pair.view}x{pair.view} "
+                f"({pair.image_tokens} tokens, one image in a prompt); licence {pair.licence}",
+            )
+
+
 def _say_tasks(console: Console, wanted: str | None) -> None:
     table = models_table()
     for task, text in table.tasks.items():
         if wanted in (None, task):
             run = [name for name, model in table.models.items() if task in model.tasks]
+            run += [name for name, pair in table.pairs.items() if task in pair.tasks]
             say(console, f"{task}: {text}; {', '.join(run) or 'none yet'}")
     for each in table.not_yet:
         if wanted is None or wanted in each.tasks:
@@ -163,8 +181,8 @@ def _say_tasks(console: Console, wanted: str | None) -> None:
 def _remarks(devices: Mapping[str, Device]) -> list[str]:
     this = devices[THIS]
     return [
-        "these models have no language model, so there is no prompt that takes an image; they give "
-        "tags and regions",
+        "the models in the table give tags and regions; only the pairs have a language model, for "
+        "answers and captions, whose times on this machine `bench language` measures",
         "projected: for each layer the larger of products at the peak rate and bytes at the full "
         f"bandwidth, in FP16 on Jetsons and FP32 here ({this.name}); a real engine is slower",
         this.remarks[-1],

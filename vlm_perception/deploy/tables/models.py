@@ -73,8 +73,26 @@ class PublishedModel(_Row):
     sources: tuple[str, ...] = Field(min_length=1)
 
 
+class PublishedPair(_Row):
+    """A dual encoder of the table with a language model that has a vision tower of its own."""
+
+    dual: str
+    """Its name in the table."""
+    vlm: str
+    """`ORG/NAME`."""
+    licence: str
+    """Of the language model, as its model card names it."""
+    tasks: tuple[str, ...]
+    parameters: Size
+    """Of the language model, its vision tower included."""
+    view: Size
+    """Pixels on a side of the image that this tower takes."""
+    image_tokens: Size
+    sources: tuple[str, ...] = Field(min_length=1)
+
+
 class MissingModel(_Row):
-    """A language model of the hub that the package cannot run yet."""
+    """A language model of the hub that the table does not have yet for these tasks."""
 
     vlm: str
     tasks: tuple[str, ...]
@@ -88,13 +106,17 @@ class ModelsTable(_Row):
     tasks: dict[str, str]
     """What is to be known about each."""
     models: dict[str, PublishedModel]
+    pairs: dict[str, PublishedPair]
     not_yet: tuple[MissingModel, ...]
 
     @model_validator(mode="after")
-    def _tasks_are_known(self) -> ModelsTable:
-        rows: list[PublishedModel | MissingModel] = [*self.models.values(), *self.not_yet]
+    def _names_are_known(self) -> ModelsTable:
+        rows: list[PublishedModel | PublishedPair | MissingModel]
+        rows = [*self.models.values(), *self.pairs.values(), *self.not_yet]
         if foreign := {task for row in rows for task in row.tasks} - set(self.tasks):
             raise ValueError(f"no such tasks: {', '.join(sorted(foreign))}")
+        if foreign := {pair.dual for pair in self.pairs.values()} - set(self.models):
+            raise ValueError(f"no such models: {', '.join(sorted(foreign))}")
         return self
 
 
@@ -115,15 +137,31 @@ def hub_id(name: str) -> str:
         ExportError: it is neither.
     """
     short, at, revision = name.partition("@")
-    models = models_table().models
-    if short in models and not Path(name).is_dir():
-        return f"{models[short].dual}{at}{revision}"
+    table = models_table()
     if "/" in short or Path(name).expanduser().is_dir():
         return name
+    if short in table.models:
+        return f"{table.models[short].dual}{at}{revision}"
+    if short in table.pairs:
+        pair = table.pairs[short]
+        raise ExportError(f"{short} is a pair: give `--dual {pair.dual} --vlm {pair.vlm}`")
+    known = nearest(short, [*table.models, *table.pairs])
     raise ExportError(
-        f"there is no model {short!r}: give {' or '.join(nearest(short, list(models)))} "
+        f"there is no model {short!r}: give {' or '.join(known)} "
         "(`vlm-perception models` shows all), an id of the hub (ORG/NAME) or a folder"
     )
+
+
+def hub_ids(name: str) -> tuple[str, str | None]:
+    """The ids of a dual encoder and, where the name is that of a pair, of its language model.
+
+    Raises:
+        ExportError: as `hub_id`.
+    """
+    pair = models_table().pairs.get(name)
+    if pair is None or Path(name).is_dir():
+        return hub_id(name), None
+    return hub_id(pair.dual), pair.vlm
 
 
 def nearest(word: str, known: Sequence[str]) -> list[str]:
