@@ -93,5 +93,5 @@ def test_a_vocabulary_is_told_which_hazards_it_shows() -> None:
     rules = [Hazard.parse(line) for line in ("forklift | forklift=moving", "spill", "person")]
     said = "hazards that the vocabulary has a label for: "
     assert watched_labels(rules, ["person", "spill"]) == f"{said}spill, person (2 of 3)"
-    assert watched_labels([], ["tree"]) == f"{said}none (0 of 0)"
+    assert watched_labels([], ["tree"]).startswith("no hazards are set: ")
     assert watched_labels(rules, ["tree"]) == ""

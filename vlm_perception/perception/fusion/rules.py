@@ -107,9 +107,11 @@ def watched_labels(rules: Iterable[Hazard], labels: Iterable[str]) -> str:
     labels = frozenset(labels)
     dangers = dict.fromkeys(rule.label for rule in rules)
     shown = [label for label in dangers if label in labels]
-    if dangers and not shown:
+    if not dangers:
+        return "no hazards are set: the parameter hazards names the labels that are a danger"
+    if not shown:
         return ""
-    names = ", ".join(shown) or "none"
+    names = ", ".join(shown)
     return f"hazards that the vocabulary has a label for: {names} ({len(shown)} of {len(dangers)})"
 
 
