@@ -487,6 +487,7 @@ ROTARY = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
             {"vision_config__model_type": "pixtral"},
             "pixtral tower; supported are clip_vision_model",
         ),
+        ("siglip", "vlm/config", {"vision_config__num_attention_heads": 4}, "num_attention_heads"),
         ("siglip", "vlm/config", {"vision_feature_select_strategy": "default"}, "drops the first"),
         ("siglip", "vlm/config", {"vision_feature_layer": -9}, r"hidden states \[-9\]"),
         (

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 import torch
 from support.checkpoints import make_checkpoint, write_spec
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from transformers import (
+    AutoModelForImageTextToText,
+    CLIPConfig,
+    CLIPModel,
+    LlavaOnevisionConfig,
+    SiglipConfig,
+    SiglipModel,
+    SmolVLMConfig,
+)
 from typer.testing import CliRunner
 
 from vlm_perception.bundle.bundle import VISION_GRAPH
@@ -65,6 +73,54 @@ def test_parameters_are_those_of_transformers(name: str) -> None:
     vision = [each for part, each in built.named_parameters() if part.startswith(seen)]
     assert counted.vision == sum(each.numel() for each in vision)
     assert counted.all == PUBLISHED.get(name, counted.all)
+
+
+# What their config.json says; what is left out equals transformers' defaults.
+PAIRS: dict[str, Any] = {
+    "smolvlm2-256m": SmolVLMConfig(
+        scale_factor=4,
+        vision_config=tower_config(
+            {"width": 768, "layers": 12, "heads": 12, "inner": 3072, "image": 512, "patch": 16}
+        ),
+        text_config={
+            **tower_config({"width": 576, "layers": 30, "heads": 9, "inner": 1536}),
+            "model_type": "llama",
+            "num_key_value_heads": 3,
+            "vocab_size": 49280,
+        },
+    ),
+    "llava-onevision-0.5b": LlavaOnevisionConfig(
+        tie_word_embeddings=True,
+        vision_config={
+            **tower_config(
+                {"width": 1152, "layers": 26, "heads": 16, "inner": 4304, "image": 384, "patch": 14}
+            ),
+            "model_type": "siglip_vision_model",
+            "vision_use_head": False,
+        },
+        text_config={
+            **tower_config({"width": 896, "layers": 24, "heads": 14, "inner": 4864}),
+            "model_type": "qwen2",
+            "num_key_value_heads": 2,
+            "vocab_size": 152000,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", models_table().pairs)
+def test_a_pair_has_the_numbers_of_its_language_model(name: str) -> None:
+    config, row = PAIRS[name], models_table().pairs[name]
+    with torch.device("meta"):
+        model: Any = AutoModelForImageTextToText.from_config(config)
+    model.tie_weights()
+    assert row.parameters == sum(each.numel() for each in model.parameters())
+    vision = config.vision_config
+    assert row.view == vision.image_size
+    patches = (vision.image_size // vision.patch_size) ** 2
+    # LLaVA-OneVision ends an image with a newline.
+    joined = getattr(config, "scale_factor", None)
+    assert row.image_tokens == (patches // joined**2 if joined else patches + 1)
 
 
 def small_model(checkpoint: Path, family: str) -> PublishedModel:

@@ -22,7 +22,7 @@ from support.ros_graph import BEST_EFFORT, TIMEOUT_S, Graph, wait_until
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.msg import SceneReasoning, SemanticScene
-from vlm_perception.nodes.io.camera_names import check_camera_names
+from vlm_perception.nodes.base.camera_names import check_camera_names
 from vlm_perception.nodes.process.worker import Mailbox
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.reasoner import Reasoner

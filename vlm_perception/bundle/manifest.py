@@ -256,6 +256,11 @@ class TilesSpec(_Strict):
     apart: bool = False
     """The whole is not made of what was stretched over all tiles, but of the image itself."""
 
+    @property
+    def views(self) -> int:
+        """How many views of an image there are: the tiles and the whole."""
+        return self.columns * self.rows + 1
+
 
 class TowerSpec(_Strict):
     """A language model's own vision tower, which looks at one view of an image after the other."""
@@ -276,7 +281,7 @@ class TowerSpec(_Strict):
     @property
     def views(self) -> int:
         """How many views of an image there are."""
-        return 1 if self.tiles is None else self.tiles.columns * self.tiles.rows + 1
+        return 1 if self.tiles is None else self.tiles.views
 
     @property
     def view_shape(self) -> tuple[int, int, int, int]:

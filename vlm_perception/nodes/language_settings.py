@@ -7,9 +7,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from vlm_perception.nodes.base.camera_names import check_camera_names
 from vlm_perception.nodes.base.networks import NetworkSettings
 from vlm_perception.nodes.base.parameters import CONFIGURE, FIXED, setting
-from vlm_perception.nodes.io.camera_names import check_camera_names
 from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 
 

@@ -74,12 +74,7 @@ class Details:
         """
         if self._views is None or embedding.views is not None:
             return embedding
-        if embedding.image is None:
-            raise DetailError(
-                "the image of the frame is not at hand, and the language model looks at it with a "
-                "vision tower of its own; play the images to a vision_encoder"
-            )
-        return replace(embedding, views=self._views.of(embedding.image))
+        return replace(embedding, views=self._made_of(embedding, self._views))
 
     def of(self, embedding: Embedding) -> FrameDetail:
         """Take from a frame what the language model reads, without a copy.
@@ -87,13 +82,13 @@ class Details:
         Raises:
             DetailError: the embedding lacks it.
         """
-        tensors: dict[str, NDArray[Any]] = {
-            TOKENS: embedding.tokens,
-            TOKEN_INDEX: embedding.token_index,
-        }
-        views = self.ready(embedding).views
-        if self._views is not None and views is not None:
-            tensors = {VIEWS: views}
+        tensors: dict[str, NDArray[Any]]
+        if self._views is None:
+            tensors = {TOKENS: embedding.tokens, TOKEN_INDEX: embedding.token_index}
+        elif embedding.views is not None:
+            tensors = {VIEWS: embedding.views}
+        else:
+            tensors = {VIEWS: self._made_of(embedding, self._views)}
         return FrameDetail(
             stamp_ns=embedding.stamp_ns,
             frame_id=embedding.frame_id,
@@ -103,6 +98,15 @@ class Details:
             names=tuple(tensors),
             tensors=tuple(tensors.values()),
         )
+
+    @staticmethod
+    def _made_of(embedding: Embedding, views: Views) -> NDArray[np.uint8]:
+        if embedding.image is None:
+            raise DetailError(
+                "the image of the frame is not at hand, and the language model looks at it with a "
+                "vision tower of its own; play the images to a vision_encoder"
+            )
+        return views.of(embedding.image)
 
     def missing(self, embedding: Embedding) -> bool:
         """Whether the language model cannot read the embedding before its detail has come."""

@@ -67,7 +67,7 @@ class InternVLView(TilingView):
         """View by view, with nothing between them."""
         if self.tiles is None:
             return None
-        return Arrangement(tuple(range(rows * (self.tiles.columns * self.tiles.rows + 1))), ())
+        return Arrangement(tuple(range(rows * self.tiles.views)), ())
 
     def _own_layout(self) -> Tiles | None:
         tiles = self._layout()

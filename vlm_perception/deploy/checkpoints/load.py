@@ -112,8 +112,8 @@ class Checkpoint:
     @property
     def projector_needs_grid(self) -> bool:
         """Whether the projector fails when tokens of the exported tower are missing."""
-        reads = self.vlm_family is not None and self.language_tower is None
-        return reads and self.vlm_family is not None and self.vlm_family.needs_grid
+        family = self.vlm_family
+        return family is not None and self.language_tower is None and family.needs_grid
 
 
 def load_checkpoint(

@@ -45,6 +45,11 @@ class Tiles:
     columns: int
     rows: int
 
+    @property
+    def views(self) -> int:
+        """How many views of an image there are: the tiles and the whole."""
+        return self.columns * self.rows + 1
+
     def __str__(self) -> str:
         """As it is written for `--tiles`."""
         return f"{self.columns}x{self.rows}+1"
@@ -232,7 +237,7 @@ class Idefics3View(TilingView):
         """As Idefics3Processor writes it: a token of its row and column before each tile."""
         if self.tiles is None:
             return super().span(tokenizer, image_token, features)
-        count = features // (self.tiles.columns * self.tiles.rows + 1)
+        count = features // self.tiles.views
         # It adds tokens to the tokenizer that it is given.
         tokenizer = copy.deepcopy(tokenizer)
         whole = Idefics3Processor(self.processor, tokenizer, image_seq_len=count)
@@ -246,10 +251,7 @@ class Idefics3View(TilingView):
         """Tile by tile, with what stands between them."""
         if self.tiles is None:
             return None
-        image, features = (
-            vlm.config.image_token_id,
-            rows * (self.tiles.columns * self.tiles.rows + 1),
-        )
+        image, features = vlm.config.image_token_id, rows * self.tiles.views
         ids = self.span(tokenizer, image, features)
         between = tuple(dict.fromkeys(index for index in ids if index != image))
         known = vlm.get_input_embeddings().weight.shape[0]
@@ -331,7 +333,7 @@ class OnevisionView(TilingView):
         if self.tiles is None:
             return None
         # The projector gives a newline behind each view.
-        views, features = self.tiles.columns * self.tiles.rows + 1, rows - 1
+        views, features = self.tiles.views, rows - 1
         places = torch.arange(views * features, dtype=torch.float32).reshape(views, features, 1)
         packed, _ = vlm.model.pack_image_features(
             [places],

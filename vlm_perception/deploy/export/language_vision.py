@@ -27,8 +27,7 @@ class LanguageVision:
     @property
     def views(self) -> int:
         """How many views of an image there are."""
-        tiles = self.fit.tiles
-        return 1 if tiles is None else tiles.columns * tiles.rows + 1
+        return 1 if self.fit.tiles is None else self.fit.tiles.views
 
     def spec(self, shape: tuple[int, ...]) -> TowerSpec:
         """The manifest's words on it, where its tokens have this shape [1, K, V]."""

@@ -10,6 +10,9 @@ from vlm_perception.msg import EmbeddingInfo
 from vlm_perception.nodes.io.qos import latched, subscribe
 from vlm_perception.perception.fusion.rules import Hazard, watched_labels
 
+NAMED = 12
+"""Of up to 512 labels, so many are named in the log."""
+
 
 class VocabularyInput:
     """The topic embedding_info, as far as a reader of tags is concerned."""
@@ -32,7 +35,9 @@ class VocabularyInput:
         if sentence:
             self._node.get_logger().info(sentence)
         else:
+            more = len(info.vocabulary) - NAMED
+            names = ", ".join(info.vocabulary[:NAMED]) + (f" and {more} more" if more > 0 else "")
             self._node.get_logger().warning(
                 f"no hazard is a label of bundle {info.bundle}, so that no tag is reported as one; "
-                f"set the parameter hazards to some of {', '.join(info.vocabulary)}"
+                f"set the parameter hazards to some of {names}"
             )

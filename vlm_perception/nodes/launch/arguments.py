@@ -16,7 +16,7 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from vlm_perception.bundle.bundle import find_bundle
 from vlm_perception.common.errors import VlmPerceptionError
-from vlm_perception.nodes.io.camera_names import check_camera_names
+from vlm_perception.nodes.base.camera_names import check_camera_names
 from vlm_perception.nodes.launch.params_file import DEFAULT_PARAMS, read_params_file
 from vlm_perception.nodes.process.errors import ArgumentError
 
