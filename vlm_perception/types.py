@@ -61,6 +61,12 @@ class Attribute:
     value: str
     choices: tuple[str, ...]
     probabilities: tuple[float, ...]
+    """Empty where the model that has answered does not say."""
+
+    @property
+    def probability(self) -> float | None:
+        """Of the likeliest choice; None where it is not known."""
+        return max(self.probabilities, default=None)
 
 
 @dataclass(frozen=True)

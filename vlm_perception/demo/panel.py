@@ -127,7 +127,7 @@ class Panel:
             scene = shown(newest)
             parts.append(" ".join(filter(None, (scene.status.name, scene.reason))))
             parts.append(", ".join(f"{tag.label} {tag.score:.2f}" for tag in _best(scene.tags)))
-            answers = (f"{a.name}={a.value} {_probability(a):.2f}" for a in scene.attributes)
+            answers = (f"{a.name}={a.value} {_score(a)}".rstrip() for a in scene.attributes)
             parts.append(", ".join(answers))
             parts.append(scene.caption)
         return " | ".join(part for part in parts if part)
@@ -231,14 +231,13 @@ def _attribute_table(attributes: tuple[Attribute, ...]) -> Table:
     table.add_column("")
     table.add_column("probability", justify="right")
     for attribute in attributes:
-        probability = _probability(attribute)
-        name = attribute.name.replace("_", " ")
-        table.add_row(Text(name), Text(attribute.value), _bar(probability), f"{probability:.2f}")
+        name, bar = attribute.name.replace("_", " "), _bar(attribute.probability or 0.0)
+        table.add_row(Text(name), Text(attribute.value), bar, _score(attribute))
     return table
 
 
-def _probability(attribute: Attribute) -> float:
-    return max(attribute.probabilities, default=0.0)
+def _score(attribute: Attribute) -> str:
+    return "" if attribute.probability is None else f"{attribute.probability:.2f}"
 
 
 def _bar(share: float) -> Text:

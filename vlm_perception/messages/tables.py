@@ -85,7 +85,7 @@ def _attribute_message(attribute: types.Attribute, library: Library) -> Any:
 
 def _attribute(message: Any) -> types.Attribute:
     choices, probabilities = tuple(message.choices), tuple(message.probabilities.tolist())
-    if len(choices) != len(probabilities):
+    if probabilities and len(choices) != len(probabilities):
         raise MessageError(
             f"attribute {message.name!r} has {len(choices)} choices, {len(probabilities)} "
             "probabilities"

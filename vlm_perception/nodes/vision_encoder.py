@@ -102,7 +102,8 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         self._info = self.create_lifecycle_publisher(
             EmbeddingInfo, "embedding_info", latched(), qos_overriding_options=overridable()
         )
-        self._details = DetailOutput(self, self._embeddings.topic_name)
+        topic = self._embeddings.topic_name
+        self._details = (DetailOutput(self, topic), DetailOutput(self, topic, image=True))
         self._vocabulary_requests = threading.BoundedSemaphore(VOCABULARY_REQUESTS)
         self.create_service(
             SetVocabulary, "~/set_vocabulary", self._set_vocabulary, qos_profile=requests()
@@ -137,7 +138,8 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         self._pace.restart()
         self._publish_info()
         if self._bundle is not None:
-            self._details.start(self._bundle.manifest)
+            for details in self._details:
+                details.start(self._bundle.manifest)
         self._worker = self.worker("encode", self._encode)
         self._images = ImageInput(self, self.settings.image_transport, self._on_image)
 
@@ -150,7 +152,8 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             self.end(self._worker)
             self._dropped_before += self._worker.mailbox.dropped
             self._worker = None
-        self._details.stop()
+        for details in self._details:
+            details.stop()
 
     def unload(self) -> None:
         """Let go of the networks."""
@@ -188,7 +191,8 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             **self._notes,
             "vocabulary_version": str(encoder.vocabulary.version),
             "labels": str(len(encoder.vocabulary.labels)),
-            **self._details.figures(),
+            **self._details[0].figures(),
+            **self._details[1].figures(),
             "padded": str(self._reader.padded),
             "camera": "; ".join(self._camera_notes),
         }
@@ -225,7 +229,8 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
                 once=True,
             )
         embedding = replace(embedding, stages={"convert": converting, **embedding.stages})
-        self._details.keep(embedding)
+        for details in self._details:
+            details.keep(embedding)
         encoded_s = time.monotonic()
         self._pace.encode(encoded_s - started)
         spent_s = encoded_s - arrival.received_s

@@ -2,17 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the language model reads of a frame: taken from the embedding, kept a while, put back.
 
-Which that is depends on the bundle: the patch tokens of the encoder, or, for a language model with
-a vision tower of its own, views of the image.
+Which that is depends on the model: the patch tokens of the encoder, views of the image for a vision
+tower of its own, or the image itself where a server runs it.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,8 +24,10 @@ from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.perception.views import Views
 from vlm_perception.types import Embedding, FrameDetail
 
-TOKENS, TOKEN_INDEX, VIEWS = "tokens", "token_index", "views"
+TOKENS, TOKEN_INDEX, VIEWS, IMAGE = "tokens", "token_index", "views", "image"
 """Names of the tensors of a detail, as `FrameDetail.msg` explains them."""
+LONGEST_SIDE = 1536
+"""Pixels of the longer side of an image that is sent; a larger one is shrunk."""
 FRAMES = 8
 """So many frames are kept: a quarter of a second at 30 Hz; fewer where they would hold more than
 `KEPT_FRAMES_BYTES`."""
@@ -58,13 +62,107 @@ def without_detail(embedding: Embedding) -> Embedding:
     return replace(embedding, tokens=NO_TOKENS, token_index=token_index, image=None, views=None)
 
 
-class Details:
-    """What a bundle's language model reads of a frame; `ready` and `of` belong to one thread."""
+class _Tokens:
+    """Patch tokens of the encoder."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        """Prepare for one bundle."""
-        self._tower = own_tower(manifest)
-        self._views = Views(self._tower) if self._tower is not None else None
+    names = (TOKENS, TOKEN_INDEX)
+
+    def missing(self, embedding: Embedding) -> bool:
+        return len(embedding.tokens) == 0
+
+    def ready(self, embedding: Embedding) -> Embedding:
+        return embedding
+
+    def take(self, embedding: Embedding) -> tuple[NDArray[Any], ...]:
+        return embedding.tokens, embedding.token_index
+
+    def only(self, embedding: Embedding) -> Embedding:
+        return replace(embedding, image=None)
+
+    def put(self, embedding: Embedding, tensors: Mapping[str, NDArray[Any]]) -> Embedding:
+        tokens, token_index = tensors[TOKENS], tensors[TOKEN_INDEX]
+        _require(TOKENS, tokens, np.float16, 2)
+        _require(TOKEN_INDEX, token_index, np.uint16, 1)
+        if not len(tokens) or len(tokens) != len(token_index):
+            raise DetailError(
+                f"the detail has {len(tokens)} tokens and {len(token_index)} token indices"
+            )
+        return replace(embedding, tokens=tokens, token_index=token_index)
+
+
+class _Views:
+    """Views of the image, for a vision tower of the language model's own."""
+
+    names = (VIEWS,)
+
+    def __init__(self, tower: TowerSpec) -> None:
+        self._tower, self._views = tower, Views(tower)
+
+    def missing(self, embedding: Embedding) -> bool:
+        return embedding.image is None and embedding.views is None
+
+    def ready(self, embedding: Embedding) -> Embedding:
+        return replace(embedding, views=self.take(embedding)[0])
+
+    def take(self, embedding: Embedding) -> tuple[NDArray[Any], ...]:
+        if embedding.views is not None:
+            return (embedding.views,)
+        return (self._views.of(_image(embedding, "looks at it with a vision tower of its own")),)
+
+    def only(self, embedding: Embedding) -> Embedding:
+        return embedding
+
+    def put(self, embedding: Embedding, tensors: Mapping[str, NDArray[Any]]) -> Embedding:
+        require_views(tensors[VIEWS], self._tower)
+        return replace(embedding, views=tensors[VIEWS])
+
+
+class _Image:
+    """The image itself, for a model that a server runs."""
+
+    names = (IMAGE,)
+
+    def missing(self, embedding: Embedding) -> bool:
+        return embedding.image is None
+
+    def ready(self, embedding: Embedding) -> Embedding:
+        _image(embedding, "is sent it")
+        return embedding
+
+    def take(self, embedding: Embedding) -> tuple[NDArray[Any], ...]:
+        return (shrunk(_image(embedding, "is sent it"), LONGEST_SIDE),)
+
+    def only(self, embedding: Embedding) -> Embedding:
+        return replace(embedding, tokens=NO_TOKENS, token_index=embedding.token_index[:0])
+
+    def put(self, embedding: Embedding, tensors: Mapping[str, NDArray[Any]]) -> Embedding:
+        image = tensors[IMAGE]
+        _require(IMAGE, image, np.uint8, 3)
+        if image.shape[2] != 3 or not image.size:
+            raise DetailError(f"the image of the detail has the shape {list(image.shape)}")
+        return replace(embedding, image=image)
+
+
+class Details:
+    """What a language model reads of a frame; `ready` and `of` belong to one thread."""
+
+    def __init__(self, manifest: Manifest, *, image: bool = False) -> None:
+        """Prepare for one bundle.
+
+        Args:
+            manifest: of the bundle.
+            image: for a model that a server runs, and not for the bundle's own.
+        """
+        tower = own_tower(manifest)
+        self._part: _Tokens | _Views | _Image
+        if image:
+            self._part = _Image()
+        else:
+            self._part = _Tokens() if tower is None else _Views(tower)
+
+    def missing(self, embedding: Embedding) -> bool:
+        """Whether the language model cannot read the embedding before its detail has come."""
+        return self._part.missing(embedding)
 
     def ready(self, embedding: Embedding) -> Embedding:
         """Return the embedding with what the language model reads, made of its image if need be.
@@ -72,47 +170,27 @@ class Details:
         Raises:
             DetailError: neither is at hand.
         """
-        if self._views is None or embedding.views is not None:
-            return embedding
-        return replace(embedding, views=self._made_of(embedding, self._views))
+        return self._part.ready(embedding)
+
+    def only(self, embedding: Embedding) -> Embedding:
+        """Return the embedding without what other language models read, to be kept for long."""
+        return self._part.only(embedding)
 
     def of(self, embedding: Embedding) -> FrameDetail:
-        """Take from a frame what the language model reads, without a copy.
+        """Take from a frame what the language model reads, without a copy where it is there.
 
         Raises:
             DetailError: the embedding lacks it.
         """
-        tensors: dict[str, NDArray[Any]]
-        if self._views is None:
-            tensors = {TOKENS: embedding.tokens, TOKEN_INDEX: embedding.token_index}
-        elif embedding.views is not None:
-            tensors = {VIEWS: embedding.views}
-        else:
-            tensors = {VIEWS: self._made_of(embedding, self._views)}
         return FrameDetail(
             stamp_ns=embedding.stamp_ns,
             frame_id=embedding.frame_id,
             run_id=embedding.run_id,
             sequence=embedding.sequence,
             bundle_digest=embedding.bundle_digest,
-            names=tuple(tensors),
-            tensors=tuple(tensors.values()),
+            names=self._part.names,
+            tensors=self._part.take(embedding),
         )
-
-    @staticmethod
-    def _made_of(embedding: Embedding, views: Views) -> NDArray[np.uint8]:
-        if embedding.image is None:
-            raise DetailError(
-                "the image of the frame is not at hand, and the language model looks at it with a "
-                "vision tower of its own; play the images to a vision_encoder"
-            )
-        return views.of(embedding.image)
-
-    def missing(self, embedding: Embedding) -> bool:
-        """Whether the language model cannot read the embedding before its detail has come."""
-        if self._tower is None:
-            return len(embedding.tokens) == 0
-        return embedding.image is None and embedding.views is None
 
     def put_back(self, embedding: Embedding, detail: FrameDetail) -> Embedding:
         """Put a frame together again.
@@ -127,23 +205,36 @@ class Details:
                 f"{embedding.run_id[:8]}, bundle {embedding.bundle_digest[:12]}"
             )
         tensors = dict(zip(detail.names, detail.tensors, strict=True))
-        needed = {TOKENS, TOKEN_INDEX} if self._tower is None else {VIEWS}
-        if lacking := needed - tensors.keys():
+        if lacking := set(self._part.names) - tensors.keys():
             raise DetailError(
                 f"the detail lacks {' and '.join(sorted(lacking))}; start vision_encoder and "
                 "language_reasoner of the same version"
             )
-        if self._tower is not None:
-            require_views(tensors[VIEWS], self._tower)
-            return replace(embedding, views=tensors[VIEWS])
-        tokens, token_index = tensors[TOKENS], tensors[TOKEN_INDEX]
-        _require(TOKENS, tokens, np.float16, 2)
-        _require(TOKEN_INDEX, token_index, np.uint16, 1)
-        if not len(tokens) or len(tokens) != len(token_index):
-            raise DetailError(
-                f"the detail has {len(tokens)} tokens and {len(token_index)} token indices"
-            )
-        return replace(embedding, tokens=tokens, token_index=token_index)
+        return self._part.put(embedding, tensors)
+
+
+def shrunk(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+    """Return an image whose longer side is no longer than that; never distorted, never enlarged.
+
+    Args:
+        image: uint8 [height, width, 3]; returned as it is where it is small enough.
+        longest: pixels.
+    """
+    height, width = image.shape[:2]
+    share = longest / max(height, width)
+    if share >= 1.0:
+        return image
+    size = max(1, round(width * share)), max(1, round(height * share))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _image(embedding: Embedding, what: str) -> NDArray[np.uint8]:
+    if embedding.image is None:
+        raise DetailError(
+            f"the image of the frame is not at hand, and the language model {what}; play the "
+            "images to a vision_encoder"
+        )
+    return embedding.image
 
 
 def require_views(views: NDArray[Any], tower: TowerSpec) -> None:

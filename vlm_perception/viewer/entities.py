@@ -28,7 +28,7 @@ from vlm_perception.media.image_message import to_rgb
 from vlm_perception.messages.codec import MessageError, stamp_ns
 from vlm_perception.messages.tables import REASONING, SCENE
 from vlm_perception.perception.rendering.overlay import LABEL_COLOURS, STATUS_COLOURS
-from vlm_perception.types import Attribute, Reasoning, Scene, Status
+from vlm_perception.types import Reasoning, Scene, Status
 
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 RAW_IMAGE = "sensor_msgs/msg/Image"
@@ -128,7 +128,8 @@ class Entities:
         log("drift", rr.Scalars(reasoning.drift))
         for attribute in reasoning.attributes:
             self._state(("answers", attribute.name), attribute.value)
-            log(["probability", attribute.name], rr.Scalars(_probability(attribute)))
+            if attribute.probability is not None:
+                log(["probability", attribute.name], rr.Scalars(attribute.probability))
         if reasoning.is_keyframe:
             log("keyframes", rr.Scalars(reasoning.drift))
             text = f"{reasoning.caption}  ({reasoning.trigger})"
@@ -177,10 +178,6 @@ def layout() -> rrb.Blueprint:
         rrb.BlueprintPanel(state="collapsed"),
         rrb.SelectionPanel(state="collapsed"),
     )
-
-
-def _probability(attribute: Attribute) -> float:
-    return max(attribute.probabilities, default=0.0)
 
 
 def _colour(label_index: int) -> tuple[int, int, int]:

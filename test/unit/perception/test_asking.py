@@ -20,8 +20,8 @@ from vlm_perception.perception.embedding_checks import BundleMismatchError, Embe
 from vlm_perception.perception.language.decoder import HostDecoder
 from vlm_perception.perception.language.fair_lock import Turns
 from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.language.newest_seen import NewestSeen
 from vlm_perception.perception.language.partial_text import PartialText
-from vlm_perception.perception.language.prefix_cache import NewestPrefix
 from vlm_perception.perception.language.prompts import PromptError
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.question_answering import WAITING, Asker, AskError
@@ -48,7 +48,7 @@ def language(siglip_bundle: ModelBundle) -> LanguageModel:
 @pytest.fixture
 def asker(siglip_bundle: ModelBundle, language: LanguageModel) -> Asker:
     questions = siglip_bundle.manifest.questions
-    return Asker(siglip_bundle, language, NewestPrefix(language), questions)
+    return Asker(siglip_bundle, language, NewestSeen(language), questions)
 
 
 def ask(asker: Asker, seen: Embedding, question: str, choices: Sequence[str] = ()) -> object:
@@ -73,7 +73,7 @@ def test_a_known_question_keeps_its_temperature(
 ) -> None:
     question = siglip_bundle.manifest.questions[0]
     flat = question.model_copy(update={"temperature": 1000.0})
-    asker = Asker(siglip_bundle, language, NewestPrefix(language), [flat])
+    asker = Asker(siglip_bundle, language, NewestSeen(language), [flat])
     answer = asker.ask(lambda: seen, flat.question, flat.choices, timeout=30.0, max_tokens=8)
     np.testing.assert_allclose(answer.probabilities, 1 / len(flat.choices), atol=1e-2)
 
@@ -94,7 +94,7 @@ def test_a_free_question_is_answered_greedily_with_the_mean_probability(
 
 
 def test_one_frame_is_prefilled_once(language: LanguageModel, seen: Embedding) -> None:
-    prefixes = NewestPrefix(language)
+    prefixes = NewestSeen(language)
     first = prefixes.of(seen)
     assert prefixes.of(seen) is first
     other = prefixes.of(replace(seen, sequence=1))
@@ -156,7 +156,7 @@ def test_an_answer_that_takes_too_long_is_given_up(
     siglip_bundle: ModelBundle, language: LanguageModel, seen: Embedding
 ) -> None:
     ticks = iter(range(1000))
-    asker = Asker(siglip_bundle, language, NewestPrefix(language), clock=lambda: float(next(ticks)))
+    asker = Asker(siglip_bundle, language, NewestSeen(language), clock=lambda: float(next(ticks)))
     with pytest.raises(AskError, match="no answer within 4 s"):
         asker.ask(lambda: seen, "describe", timeout=4.0, max_tokens=60)
     assert next(ticks) < 10, "it went on after the time was over"
@@ -197,7 +197,7 @@ def test_few_questions_wait_and_the_next_is_refused(asker: Asker, seen: Embeddin
 
 def test_an_answer_does_not_wait_for_a_caption(siglip_bundle: ModelBundle, seen: Embedding) -> None:
     language = LanguageModel(siglip_bundle, room=360)
-    asker = Asker(siglip_bundle, language, NewestPrefix(language))
+    asker = Asker(siglip_bundle, language, NewestSeen(language))
     ids, begun = [], threading.Event()
 
     def write() -> None:
@@ -266,8 +266,9 @@ def test_a_description_names_no_label_that_is_not_tagged_before_its_end(
 
 def written(text: str, untagged: Sequence[str]) -> tuple[list[str], str]:
     """What is shown of a text letter by letter, and what is added at its end."""
-    partial = PartialText(lambda ids: "".join(map(chr, ids)).strip(), untagged)
-    return [partial.add(ord(letter)) for letter in text], partial.finish()
+    partial = PartialText(untagged)
+    deltas = [partial.grow(text[: end + 1].strip()) for end in range(len(text))]
+    return deltas, partial.finish(text)
 
 
 @pytest.mark.parametrize(
@@ -289,8 +290,8 @@ def test_a_half_sentence_holds_back_what_is_not_tagged(text: str, before_the_end
 
 def test_half_a_character_is_held_back(siglip_bundle: ModelBundle) -> None:
     tokenizer, text = TextTokenizer(siglip_bundle.file("tokenizer.json")), "naïve \U0001f6a6 été "
-    partial = PartialText(tokenizer.decode, [])
-    deltas = [partial.add(token) for token in tokenizer.encode(text + "x")]
+    partial, ids = PartialText([]), tokenizer.encode(text + "x")
+    deltas = [partial.grow(tokenizer.decode(ids[: end + 1])) for end in range(len(ids))]
     assert len(deltas) > len(text), "the text has no characters of several tokens"
     assert "".join(deltas) == text.strip()
 
@@ -300,15 +301,15 @@ def test_what_is_shown_is_valid_text_that_only_grows(
     siglip_bundle: ModelBundle, ids: list[int]
 ) -> None:
     tokenizer = TextTokenizer(siglip_bundle.file("tokenizer.json"))
-    partial = PartialText(tokenizer.decode, ["car", "red traffic light"])
-    shown = ""
-    for token in ids:
-        shown += partial.add(token % tokenizer.size)
+    partial = PartialText(["car", "red traffic light"])
+    shown, ids = "", [index % tokenizer.size for index in ids]
+    for end in range(len(ids)):
+        shown += partial.grow(tokenizer.decode(ids[: end + 1]))
         shown.encode("utf-8")
         assert partial.shown == shown
-    whole = tokenizer.decode([token % tokenizer.size for token in ids])
+    whole = tokenizer.decode(ids)
     assert whole.startswith(shown)
-    assert shown + partial.finish() == whole
+    assert shown + partial.finish(whole) == whole
 
 
 def test_turns_are_taken_in_the_order_of_arrival() -> None:

@@ -51,6 +51,7 @@ def with_tower(manifest: Manifest) -> Manifest:
 
 
 OWN = Details(with_tower(MANIFEST))
+SENT = Details(MANIFEST, image=True)
 
 
 def frame(sequence: int = 0, run_id: str = "run", tokens: int = 3) -> Embedding:
@@ -107,7 +108,30 @@ def test_a_tower_of_its_own_gets_views_of_the_image_instead() -> None:
         OWN.of(sent)
 
 
+@pytest.mark.parametrize(("size", "sent"), [((36, 64), (36, 64)), ((3000, 1000), (1536, 512))])
+def test_a_server_gets_the_image_itself_undistorted(
+    size: tuple[int, int], sent: tuple[int, int]
+) -> None:
+    whole = replace(frame(7), image=photo(*size))
+    bare = without_detail(whole)
+    assert SENT.missing(bare) and not SENT.missing(whole)
+    again = SENT.put_back(bare, SENT.of(whole))
+    assert again.image is not None and again.image.shape == (*sent, 3)
+    with pytest.raises(DetailError, match="not at hand"):
+        SENT.ready(bare)
+
+
+def test_nothing_that_nobody_reads_is_kept() -> None:
+    whole = replace(frame(7), image=photo())
+    assert SHARED.only(whole).image is None
+    assert not len(SENT.only(whole).tokens) and not len(SENT.only(whole).token_index)
+    for details in (SHARED, SENT):
+        detail, of_kept = details.of(whole), details.of(details.only(whole))
+        assert all(map(np.array_equal, detail.tensors, of_kept.tensors))
+
+
 MINE, SEEN = SHARED.of(frame(7)), OWN.of(looked_at(7))
+PHOTO = SENT.of(replace(frame(7), image=photo()))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +164,10 @@ MINE, SEEN = SHARED.of(frame(7)), OWN.of(looked_at(7))
             r"uint8 of shape \(1, 8, 8, 3\)",
         ),
         (OWN, replace(SEEN, tensors=(np.zeros((1, 4, 8, 3), "f4"),)), "float32 of shape"),
+        (SENT, MINE, "lacks image"),
+        (SENT, replace(PHOTO, tensors=(np.zeros((4, 8, 3), "f4"),)), "3-dimensional uint8"),
+        (SENT, replace(PHOTO, tensors=(np.zeros((4, 8, 4), "u1"),)), r"shape \[4, 8, 4\]"),
+        (SENT, replace(PHOTO, tensors=(np.zeros((0, 8, 3), "u1"),)), r"shape \[0, 8, 3\]"),
     ],
 )
 def test_what_is_not_the_frames_detail_is_refused(

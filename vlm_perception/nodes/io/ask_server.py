@@ -27,6 +27,8 @@ from vlm_perception.types import Embedding
 GOALS_TOLD = 5
 """Goals at once that end with a sentence; more are rejected, which costs no thread."""
 LONGEST_NAME = 100
+UNKNOWN = -1.0
+"""Confidence of an answer whose model does not say how probable it is."""
 FEEDBACK_KEPT = 100
 """Pieces of a text that wait for a slow client; by default ten would, less than a sentence."""
 
@@ -114,7 +116,7 @@ class Asking:
         else:
             response.success = True
             response.answer = answer.text
-            response.confidence = answer.confidence
+            response.confidence = UNKNOWN if answer.confidence is None else answer.confidence
             response.probabilities = array("f", answer.probabilities)
             response.stamp = time_message(answer.stamp_ns, ROS)
             response.vocabulary_version = answer.vocabulary_version

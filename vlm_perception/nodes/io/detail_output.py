@@ -23,35 +23,38 @@ which waits for it and gives way more."""
 
 
 class DetailOutput:
-    """Keeps the newest frames and sends what the language model reads of those that are wanted.
+    """Keeps the newest frames and sends what a language model reads of those that are wanted.
 
     That is made of a frame when it is wanted, in a thread of its own.
     """
 
-    def __init__(self, node: Any, topic: str) -> None:
+    def __init__(self, node: Any, topic: str, *, image: bool = False) -> None:
         """Advertise the details, and listen to who wants one; discovery takes up to a second.
 
         Args:
             node: the PerceptionNode that encodes.
             topic: of its embeddings, after remapping.
+            image: whether the images are sent, for a model that a server runs, and not what the
+                bundle's own model reads.
         """
-        self._node = node
+        self._node, self._image = node, image
         self._recent = RecentFrames()
         self._details: Details | None = None
         self._worker: Worker[FrameKey] | None = None
         self._sent = self._gone = self._foreign = 0
         self._publisher = node.create_lifecycle_publisher(
             FrameDetail,
-            detail_topic(topic),
+            detail_topic(topic, image=image),
             results(2),
             qos_overriding_options=overridable(),
         )
-        subscribe(node, FrameRequest, want_topic(topic), self._on_want, results(4))
+        subscribe(node, FrameRequest, want_topic(topic, image=image), self._on_want, results(4))
 
     def start(self, manifest: Manifest) -> None:
         """Answer who wants a frame of a bundle's encoder."""
-        self._recent, self._details = RecentFrames(), Details(manifest)
-        self._worker = self._node.worker("answer", self._send, niceness=NICENESS)
+        self._recent, self._details = RecentFrames(), Details(manifest, image=self._image)
+        name = "send_image" if self._image else "answer"
+        self._worker = self._node.worker(name, self._send, niceness=NICENESS)
 
     def stop(self) -> None:
         """Answer no more."""
@@ -62,10 +65,16 @@ class DetailOutput:
 
     def keep(self, embedding: Embedding) -> None:
         """Be ready to send the detail of a frame; before its embedding goes out."""
-        self._recent.put(embedding)
+        details = self._details
+        # Images are large, and seldom is there anybody who may want one.
+        if details is None or (self._image and not self._publisher.get_subscription_count()):
+            return
+        self._recent.put(details.only(embedding))
 
     def figures(self) -> Mapping[str, str]:
         """Return what the diagnostics show."""
+        if self._image:
+            return {"images_sent": str(self._sent)}
         return {
             "details": str(self._sent),
             "wants_gone": str(self._gone),

@@ -58,7 +58,7 @@ class _Wanted:
 class DetailInput:
     """Gets the details of a topic of embeddings; for any thread but the executor's."""
 
-    def __init__(self, node: Any, topic: str) -> None:
+    def __init__(self, node: Any, topic: str, *, image: bool = False) -> None:
         """Advertise what is wanted, and listen to answers from now on.
 
         Discovery takes up to a second; done at activation, a restarted node would have no detail
@@ -67,8 +67,10 @@ class DetailInput:
         Args:
             node: the PerceptionNode that reads.
             topic: of the embeddings, after remapping.
+            image: whether the frame's image is wanted, and not what the bundle's model reads.
         """
-        self._node, self._topic = node, detail_topic(topic)
+        self._node, self._topic = node, detail_topic(topic, image=image)
+        self._image = image
         self._lock = threading.Lock()
         self._wanted: dict[FrameKey, _Wanted] = {}
         self._given_up: deque[FrameKey] = deque(maxlen=REMEMBERED)
@@ -83,7 +85,7 @@ class DetailInput:
         self._publishers = Publishers(node, self._topic, FrameDetail, self._profile, ADVICE)
         self._requests = node.create_lifecycle_publisher(
             FrameRequest,
-            want_topic(topic),
+            want_topic(topic, image=image),
             results(4),
             qos_overriding_options=overridable(),
         )
@@ -91,10 +93,12 @@ class DetailInput:
 
     def start(self, manifest: Manifest) -> None:
         """Take answers, which hold what a bundle's language model reads."""
-        self._details = Details(manifest)
-        own = own_tower(manifest) is not None
-        self._what = "views of the image" if own else "patch tokens"
-        self._within_s = VIEWS_WITHIN_S if own else WITHIN_S
+        self._details = Details(manifest, image=self._image)
+        views = own_tower(manifest) is not None
+        self._what = "views of the image" if views else "patch tokens"
+        if self._image:
+            self._what = "pixels"
+        self._within_s = VIEWS_WITHIN_S if views or self._image else WITHIN_S
         self._in_a_row = self._unanswered = 0
         self._open = True
         self._came.restart()

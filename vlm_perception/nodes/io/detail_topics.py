@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 
-def want_topic(embeddings: str) -> str:
-    """Where the detail of a frame is asked for."""
-    return f"{embeddings}/want"
+def want_topic(embeddings: str, *, image: bool = False) -> str:
+    """Where the detail of a frame, or its image, is asked for."""
+    return f"{embeddings}/want_image" if image else f"{embeddings}/want"
 
 
-def detail_topic(embeddings: str) -> str:
+def detail_topic(embeddings: str, *, image: bool = False) -> str:
     """Where it is sent."""
-    return f"{embeddings}/detail"
+    return f"{embeddings}/image" if image else f"{embeddings}/detail"

@@ -46,6 +46,24 @@ MEASURED_STEPS, MEASURED_ROUNDS, MEASURED_S = 8, 3, 1.0
 
 
 @dataclass(frozen=True)
+class Spelled:
+    """A text as far as it has been written, and its newest token."""
+
+    text: str
+    token: Token
+
+    @property
+    def stops(self) -> bool:
+        """Whether the model has ended the text."""
+        return self.token.stops
+
+    @property
+    def log_probability(self) -> float:
+        """Natural logarithm of the newest token's probability."""
+        return self.token.log_probability
+
+
+@dataclass(frozen=True)
 class Generation:
     """Text that was generated, and whether the model ended it itself."""
 
@@ -125,6 +143,11 @@ class LanguageModel:
     def spec(self) -> LanguageSpec:
         """The manifest's words on the language model."""
         return self._spec
+
+    @property
+    def caption_prompt(self) -> str:
+        """What asks for a caption."""
+        return self._spec.caption_prompt
 
     @property
     def engine_name(self) -> str:
@@ -273,11 +296,25 @@ class LanguageModel:
             )
         return packed
 
-    def answer(self, prefix: Prefix, packed: PackedQuestions) -> tuple[Attribute, ...]:
+    def issue(self) -> str:
+        """Nothing: once it is loaded, it can be asked."""
+        return ""
+
+    def interrupt(self) -> None:
+        """Nothing: a run of an engine ends by itself."""
+
+    def answer(
+        self, prefix: Prefix, packed: PackedQuestions, *, budget_s: float | None = None
+    ) -> tuple[Attribute, ...]:
         """Probability of each choice of each question.
 
         The softmax over the choices' log-likelihoods, each divided by its number of tokens,
         stop token included, and by the question's temperature.
+
+        Args:
+            prefix: the image.
+            packed: the questions.
+            budget_s: of no use here, since they are one run of an engine.
         """
         if not packed.questions:
             return ()
@@ -340,6 +377,20 @@ class LanguageModel:
             if deadline is not None and self._clock() >= deadline:
                 break
         return Generation(self.decode(ids), tuple(ids), finished=False)
+
+    def write(
+        self, prefix: Prefix, text: str, *, max_tokens: int, sampling: Sampling = GREEDY
+    ) -> Iterator[Spelled]:
+        """As `stream`, with the text as far as it has come.
+
+        Raises:
+            PromptError: the text leaves no room for an answer.
+        """
+        ids: list[int] = []
+        for token in self.stream(prefix, text, max_tokens=max_tokens, sampling=sampling):
+            if not token.stops:
+                ids.append(token.index)
+            yield Spelled(self.decode(ids), token)
 
     def stream(
         self, prefix: Prefix, text: str, *, max_tokens: int, sampling: Sampling = GREEDY

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 UNFINISHED = " ..."
 """Ends a text that the model did not end itself."""
@@ -19,29 +19,24 @@ class PartialText:
     half sentence that ends in "pedestrian" may yet turn out to deny one.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], untagged: Sequence[str]) -> None:
+    def __init__(self, untagged: Sequence[str]) -> None:
         """Start empty.
 
         Args:
-            decode: makes text of tokens, without an unfinished character at the end.
             untagged: labels that the frame has no tag of.
         """
-        self._decode = decode
         self._untagged = _names(untagged) if untagged else None
-        self._ids: list[int] = []
         self.shown = ""
 
-    def add(self, token: int) -> str:
-        """Take a token and return what can be shown now beyond what was shown."""
-        self._ids.append(token)
-        text = self._decode(self._ids)
+    def grow(self, text: str) -> str:
+        """Take the text as far as it has come; return what can be shown now beyond what was."""
         words = text[: _last_space(text)]
         unseen = self._untagged.search(words) if self._untagged else None
         return self._show(words[: unseen.start()].rstrip() if unseen else words)
 
-    def finish(self) -> str:
-        """Return the rest, when the model has ended the text."""
-        return self._show(self._decode(self._ids))
+    def finish(self, text: str) -> str:
+        """Take the text that the model has ended, and return the rest of it."""
+        return self._show(text)
 
     def _show(self, text: str) -> str:
         if not text.startswith(self.shown):

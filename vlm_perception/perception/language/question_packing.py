@@ -38,6 +38,11 @@ class PackedQuestions:
     lengths: NDArray[np.int64]
     """[choices], how many targets each choice has."""
 
+    @property
+    def tokens(self) -> int:
+        """Length of the sequence."""
+        return len(self.ids)
+
 
 class Packer:
     """Collects questions into one sequence."""

@@ -43,6 +43,8 @@ class AnswerMemory:
     Where the temporal module has a readout of a question, each remembered answer is first brought
     up to date by Bayes' rule: multiplied by how much likelier the readout holds each choice now
     than it did then. What the readout is always wrong about cancels out.
+
+    An answer without probabilities has no vote: of such a question the newest one holds.
     """
 
     def __init__(self) -> None:
@@ -74,7 +76,7 @@ class AnswerMemory:
         if not said:
             self.reset()
             return
-        values = [value for each in said for value in each.probabilities]
+        values = [value for each in said for value in each.probabilities or _even(each)]
         last_ns = self._stamps_ns[(self._count - 1) % SLOTS] if self._count else 0
         if _layout(said) != _layout(self._newest) or not stamp_ns or not last_ns:
             self._start(frame, said)
@@ -104,13 +106,7 @@ class AnswerMemory:
         for each in self._newest:
             part = mixed[first : first + len(each.choices)]
             first += len(each.choices)
-            answers.append(
-                replace(
-                    each,
-                    value=each.choices[int(part.argmax())],
-                    probabilities=tuple(float(value) for value in part),
-                )
-            )
+            answers.append(_voted(each, part) if each.probabilities else each)
         return tuple(answers)
 
     def _start(self, frame: Attended, said: Sequence[Attribute]) -> None:
@@ -148,10 +144,23 @@ class AnswerMemory:
         return np.where(readable, odds / np.repeat(sums, sizes, axis=1), values)
 
 
+def _even(attribute: Attribute) -> list[float]:
+    """In place of probabilities that are not known."""
+    return [1.0 / len(attribute.choices)] * len(attribute.choices)
+
+
+def _voted(attribute: Attribute, probabilities: NDArray[np.float64]) -> Attribute:
+    return replace(
+        attribute,
+        value=attribute.choices[int(probabilities.argmax())],
+        probabilities=tuple(float(value) for value in probabilities),
+    )
+
+
 def _columns(first: int | None, count: int) -> NDArray[np.int64]:
     """Where the readout of a question begins, and the next ones; -1 without a readout."""
     return np.full(count, -1) if first is None else np.arange(first, first + count)
 
 
-def _layout(said: Sequence[Attribute]) -> list[tuple[str, tuple[str, ...]]]:
-    return [(each.name, each.choices) for each in said]
+def _layout(said: Sequence[Attribute]) -> list[tuple[str, tuple[str, ...], bool]]:
+    return [(each.name, each.choices, bool(each.probabilities)) for each in said]

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import QuestionSpec
@@ -17,9 +18,10 @@ from vlm_perception.common.measurement_cache import kept
 from vlm_perception.engines.onnxruntime import ONNXRUNTIME
 from vlm_perception.perception.device_tokens import DeviceTokens
 from vlm_perception.perception.language.analysis_cost import AnalysisCost
+from vlm_perception.perception.language.interface import Language
 from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.language.newest_seen import NewestSeen
 from vlm_perception.perception.language.partial_text import UNFINISHED
-from vlm_perception.perception.language.prefix_cache import NewestPrefix
 from vlm_perception.perception.language.prompts import PromptError
 from vlm_perception.perception.language.token_sampling import Sampling
 from vlm_perception.perception.reasoning.degradation import LEVELS
@@ -59,7 +61,7 @@ class Analysis:
 
 
 class LanguageService:
-    """A bundle's language model with the questions that it is asked of each key frame.
+    """A language model with the questions that it is asked of each key frame.
 
     It knows nothing of any stream. `analyse` belongs to one thread; the rest may be called from
     any.
@@ -75,8 +77,9 @@ class LanguageService:
         clock: Callable[[], float] = time.monotonic,
         engine: str = ONNXRUNTIME,
         device_tokens: DeviceTokens | None = None,
+        language: Language[Any, Any] | None = None,
     ) -> None:
-        """Load the language model.
+        """Load the bundle's language model, unless another one is to be asked.
 
         Args:
             bundle: the model.
@@ -86,6 +89,7 @@ class LanguageService:
             clock: seconds, for stage times and budgets.
             engine: `onnxruntime`, `openvino`, `tensorrt` or `auto`.
             device_tokens: what it shares with an encoder in this process.
+            language: the model to ask; the bundle's own when None.
 
         Raises:
             BundleError: the bundle has no language model, or lacks a file.
@@ -101,7 +105,7 @@ class LanguageService:
         self._sampling = Sampling(
             self.settings.temperature, self.settings.top_p, self.settings.seed
         )
-        self._language = LanguageModel(
+        self._language: Language[Any, Any] = language or LanguageModel(
             bundle,
             threads=threads,
             room=PROMPT_ROOM + self.settings.max_caption_tokens,
@@ -112,11 +116,11 @@ class LanguageService:
         chosen = bundle.manifest.questions if questions is None else tuple(questions)
         few = kept_questions(chosen, self.settings.keep_questions)
         self._packed, self._packed_few = map(self._language.pack, (chosen, few))
-        self._prefixes = NewestPrefix(self._language)
+        self._newest_seen = NewestSeen(self._language)
         self.asker = Asker(
             bundle,
             self._language,
-            self._prefixes,
+            self._newest_seen,
             chosen,
             sampling=self._sampling,
             clock=clock,
@@ -158,7 +162,7 @@ class LanguageService:
             "bundle": self.bundle.digest,
             "engine": self.engine_name,
             "threads": self._threads,
-            "question_tokens": len(self._packed.ids),
+            "question_tokens": self._packed.tokens,
             "cpu": cpu_model(),
             "cores": cpu_count(),
         }
@@ -212,15 +216,15 @@ class LanguageService:
         """
         language, effort, settings = self._language, LEVELS[level], self.settings
         began = self.clock()
-        prefix = self._prefixes.of(embedding)
+        seen = self._newest_seen.of(embedding)
         prefilled = self.clock()
         attributes = language.answer(
-            prefix, self._packed if effort.all_questions else self._packed_few
+            seen, self._packed if effort.all_questions else self._packed_few
         )
         answered = self.clock()
         caption = language.generate(
-            prefix,
-            instruction or language.spec.caption_prompt,
+            seen,
+            instruction or language.caption_prompt,
             max_tokens=math.ceil(settings.max_caption_tokens * effort.caption),
             budget_s=self.max_caption_s * effort.caption,
             sampling=self._sampling,

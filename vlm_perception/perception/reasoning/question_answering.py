@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.perception.embedding_checks import require_readable
-from vlm_perception.perception.language.kv_cache import Prefix
-from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.language.interface import Language
+from vlm_perception.perception.language.newest_seen import NewestSeen
 from vlm_perception.perception.language.partial_text import UNFINISHED, PartialText
-from vlm_perception.perception.language.prefix_cache import NewestPrefix
 from vlm_perception.perception.language.token_sampling import GREEDY, Sampling
 from vlm_perception.perception.tokenizer import require_text
 from vlm_perception.types import Embedding
@@ -40,10 +40,11 @@ class Answer:
     """What was answered, and about which frame."""
 
     text: str
-    confidence: float
-    """Probability of the choice, or geometric mean of the probabilities of the text's tokens."""
+    confidence: float | None
+    """Probability of the choice, or geometric mean of the probabilities of the text's tokens; None
+    where the model does not say how probable they are."""
     probabilities: tuple[float, ...]
-    """Of each choice; empty for a free answer."""
+    """Of each choice; empty for a free answer, and where the model does not say."""
     stamp_ns: int
     vocabulary_version: int
 
@@ -56,6 +57,11 @@ class _Deadline:
             raise AskError(f"the timeout is {seconds:g} s; give a finite value above 0")
         self.seconds, self._clock = seconds, clock
         self._end = clock() + seconds
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left of it, 0 at the least."""
+        return max(0.0, self._end - self._clock())
 
     def check(self) -> None:
         """Raise AskError once the time is over."""
@@ -74,8 +80,8 @@ class Description:
 
     def __init__(
         self,
-        language: LanguageModel,
-        prefix: Prefix,
+        language: Language[Any, Any],
+        seen: Any,
         prompt: str,
         *,
         max_tokens: int,
@@ -86,14 +92,14 @@ class Description:
 
         Args:
             language: writes the text.
-            prefix: the frame.
+            seen: the frame, as it was read.
             prompt: what to describe.
             max_tokens: the most tokens to write.
             untagged: labels that an unfinished text must not name.
             sampling: how tokens are chosen.
         """
-        self._tokens = language.stream(prefix, prompt, max_tokens=max_tokens, sampling=sampling)
-        self._partial = PartialText(language.decode, untagged)
+        self._written = language.write(seen, prompt, max_tokens=max_tokens, sampling=sampling)
+        self._partial = PartialText(untagged)
         self.tokens = 0
         """Tokens written so far."""
         self.finished = False
@@ -111,10 +117,11 @@ class Description:
         Raises:
             PromptError: the prompt leaves no room for an answer.
         """
-        for token in self._tokens:
+        for written in self._written:
             self.tokens += 1
-            self.finished = token.stops
-            yield self._partial.finish() if token.stops else self._partial.add(token.index)
+            self.finished = written.stops
+            show = self._partial.finish if written.stops else self._partial.grow
+            yield show(written.text)
 
 
 class Asker:
@@ -127,8 +134,8 @@ class Asker:
     def __init__(
         self,
         bundle: ModelBundle,
-        language: LanguageModel,
-        prefixes: NewestPrefix,
+        language: Language[Any, Any],
+        newest_seen: NewestSeen[Any],
         questions: Sequence[QuestionSpec] = (),
         *,
         sampling: Sampling = GREEDY,
@@ -139,12 +146,12 @@ class Asker:
         Args:
             bundle: the model.
             language: its language part.
-            prefixes: the frame that was prefilled last.
+            newest_seen: the frame that was read last.
             questions: known questions; one that is asked again is answered at its temperature.
             sampling: how the tokens of free answers and descriptions are chosen.
             clock: seconds, for the limits of time.
         """
-        self._bundle, self._language, self._prefixes = bundle, language, prefixes
+        self._bundle, self._language, self._newest_seen = bundle, language, newest_seen
         self._sampling = sampling
         self._known = {(spec.question, spec.choices): spec for spec in questions}
         self._labels = tuple(spec.label for spec in bundle.manifest.vocabulary.labels)
@@ -179,12 +186,12 @@ class Asker:
         asked = self._question(question, choices)
         with self._line(deadline):
             embedding = newest()
-            prefix = self._prefix(embedding)
+            seen = self._seen(embedding)
             deadline.check()
             if isinstance(asked, QuestionSpec):
-                text, confidence, probabilities = self._choose(prefix, asked)
+                text, confidence, probabilities = self._choose(seen, asked, deadline)
             else:
-                text, confidence = self._write(prefix, asked, max_tokens, deadline)
+                text, confidence = self._write(seen, asked, max_tokens, deadline)
                 probabilities = ()
             deadline.check()
         return Answer(
@@ -209,16 +216,16 @@ class Asker:
         tagged = {tag.label for tag in embedding.tags}
         return Description(
             self._language,
-            self._prefix(embedding),
-            instruction or self._language.spec.caption_prompt,
+            self._seen(embedding),
+            instruction or self._language.caption_prompt,
             max_tokens=max_tokens,
             untagged=[label for label in self._labels if label not in tagged],
             sampling=self._sampling,
         )
 
-    def _prefix(self, embedding: Embedding) -> Prefix:
+    def _seen(self, embedding: Embedding) -> Any:
         require_readable(embedding, self._bundle)
-        return self._prefixes.of(embedding)
+        return self._newest_seen.of(embedding)
 
     def _question(self, question: str, choices: Sequence[str]) -> QuestionSpec | str:
         """Check what is asked; a typed question comes back with its choices."""
@@ -236,28 +243,27 @@ class Asker:
         return known or QuestionSpec(name="asked", question=question, choices=tuple(choices))
 
     def _choose(
-        self, prefix: Prefix, question: QuestionSpec
-    ) -> tuple[str, float, tuple[float, ...]]:
-        attribute = self._language.answer(prefix, self._language.pack([question]))[0]
-        return attribute.value, max(attribute.probabilities), attribute.probabilities
+        self, seen: Any, question: QuestionSpec, deadline: _Deadline
+    ) -> tuple[str, float | None, tuple[float, ...]]:
+        packed = self._language.pack([question])
+        attribute = self._language.answer(seen, packed, budget_s=deadline.left_s)[0]
+        return attribute.value, attribute.probability, attribute.probabilities
 
     def _write(
-        self, prefix: Prefix, question: str, max_tokens: int, deadline: _Deadline
-    ) -> tuple[str, float]:
-        ids: list[int] = []
-        logarithms: list[float] = []
-        end = UNFINISHED
-        tokens = self._language.stream(
-            prefix, question, max_tokens=max_tokens, sampling=self._sampling
-        )
-        for token in tokens:
-            logarithms.append(token.log_probability)
-            if token.stops:
+        self, seen: Any, question: str, max_tokens: int, deadline: _Deadline
+    ) -> tuple[str, float | None]:
+        logarithms: list[float | None] = []
+        text, end = "", UNFINISHED
+        for written in self._language.write(
+            seen, question, max_tokens=max_tokens, sampling=self._sampling
+        ):
+            text = written.text
+            logarithms.append(written.log_probability)
+            if written.stops:
                 end = ""
                 break
-            ids.append(token.index)
             deadline.check()
-        return (self._language.decode(ids) + end).strip(), math.exp(fmean(logarithms))
+        return (text + end).strip(), _geometric_mean(logarithms)
 
     @contextmanager
     def _line(self, deadline: _Deadline) -> Iterator[None]:
@@ -299,3 +305,9 @@ def _check_choices(choices: Sequence[str]) -> None:
     twice = next((choice for choice in choices if choices.count(choice) > 1), None)
     if twice is not None:
         raise AskError(f"the choice {twice!r} is listed twice; give it once")
+
+
+def _geometric_mean(logarithms: Sequence[float | None]) -> float | None:
+    """Of probabilities; None where one of them is not known, or there are none."""
+    known = [each for each in logarithms if each is not None]
+    return math.exp(fmean(known)) if known and len(known) == len(logarithms) else None

@@ -198,9 +198,9 @@ class Reasoner:
 
 
 def _confident(attributes: tuple[Attribute, ...], floor: float) -> tuple[Attribute, ...]:
-    """Call a value unknown where its probability is below the floor."""
+    """Call a value unknown where its probability is below the floor, or not known under one."""
     return tuple(
-        replace(attribute, value=UNKNOWN) if max(attribute.probabilities) < floor else attribute
+        replace(attribute, value=UNKNOWN) if (attribute.probability or 0.0) < floor else attribute
         for attribute in attributes
     )
 

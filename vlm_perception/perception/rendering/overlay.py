@@ -346,10 +346,10 @@ def _draw_attribute(
     canvas: Picture, attribute: Attribute, at: tuple[int, int], inner: int, layout: _Layout
 ) -> None:
     x, y = at
-    probability = max(attribute.probabilities, default=0.0)
-    score = f"{probability:.2f}"
+    probability = attribute.probability
+    score = "" if probability is None else f"{probability:.2f}"
     score_x = x + inner - _text_size(score, layout.text)[0]
-    colour = WHITE if probability >= 0.5 else GREY
+    colour = GREY if probability is not None and probability < 0.5 else WHITE
     middle = x + round(inner * 0.44)
     name = _fit(attribute.name.replace("_", " "), layout.small, middle - x - layout.px(8))
     _write(canvas, name, (x, y + layout.px(2)), layout.small, GREY)

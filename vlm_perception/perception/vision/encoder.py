@@ -131,8 +131,7 @@ class VisionEncoder:
         """Encode one frame.
 
         Args:
-            frame: its image is in the embedding as it is, where the bundle's language model reads
-                that: it must not be written to afterwards.
+            frame: its image is in the embedding as it is: it must not be written to afterwards.
             sequence: number of the frame.
 
         Raises:
@@ -183,7 +182,7 @@ class VisionEncoder:
                 "tags": finished - encoded,
                 "total": finished - started,
             },
-            image=frame.image if own else None,
+            image=frame.image,
         )
 
     def _token_index(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint16]:
