@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -23,17 +24,34 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.image_utils import SizeDict
+from typer.testing import CliRunner
 
-from vlm_perception.bundle.bundle import LANGUAGE_VISION_GRAPH, ModelBundle
+from vlm_perception.bundle.bundle import (
+    LANGUAGE_VISION_FP16_GRAPH,
+    LANGUAGE_VISION_GRAPH,
+    VISION_GRAPH,
+    ModelBundle,
+)
+from vlm_perception.bundle.golden import check_alike
 from vlm_perception.bundle.manifest import TowerSpec
+from vlm_perception.cli import app
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.families import LANGUAGE_FAMILIES
 from vlm_perception.deploy.checkpoints.load import load_checkpoint, round_to_half
 from vlm_perception.deploy.checkpoints.views import TilesWish
+from vlm_perception.deploy.compression.precision_config import (
+    CONFIG_NAME,
+    quantized_layers,
+    read_config,
+)
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
+from vlm_perception.deploy.onnx.writer import layer_of
+from vlm_perception.deploy.validation import images
 from vlm_perception.deploy.validation.model_outputs import BundleModel
+from vlm_perception.deploy.validation.parity import exceeded
 from vlm_perception.deploy.validation.transformers_reference import TransformersModel
+from vlm_perception.engines.tensorrt.plan_store import plan_source
 from vlm_perception.modeling.towers.internvl import InternVision
 from vlm_perception.modeling.towers.trunk import LanguageTower
 from vlm_perception.perception.language.model import LanguageModel
@@ -242,6 +260,58 @@ def test_the_tower_is_measured_apart(own_bundle: ModelBundle) -> None:
     cost = language.measure(questions, {})
     assert cost.tower_s > 0
     assert cost.answers_s == cost.tower_s + cost.prefill_s + cost.questions_s
+
+
+@pytest.fixture(scope="module")
+def small_bundle(
+    own_checkpoint: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ModelBundle:
+    """`own_bundle` with both towers in INT8."""
+    folder = tmp_path_factory.mktemp("small")
+    options = ExportOptions(precision="int8-mixed", calibration=photos, accept_drop=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images.split_images, "__kwdefaults__", {"least": 5, "most": 12})
+        return export_bundle(own_checkpoint, folder / "bundle", options)
+
+
+def test_its_own_tower_is_quantized_by_the_same_option(
+    small_bundle: ModelBundle, own_bundle: ModelBundle
+) -> None:
+    manifest = small_bundle.manifest
+    assert set(manifest.golden.cosine) == {VISION_GRAPH, LANGUAGE_VISION_GRAPH}
+    config = read_config(small_bundle.file(CONFIG_NAME)).language_vision
+    assert config is not None
+    assert config.measured is not None
+    quantized = set(quantized_layers(config.groups))
+    assert config.measured.layers.keys() == quantized
+    for graph in (LANGUAGE_VISION_GRAPH, LANGUAGE_VISION_FP16_GRAPH):
+        nodes = onnx.load(small_bundle.file(graph)).graph.node
+        fed = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
+        inside = {layer_of(node) for node in nodes if node.input and fed.issuperset(node.input)}
+        assert inside == quantized
+    assert plan_source(small_bundle.graph_file(LANGUAGE_VISION_GRAPH)) == LANGUAGE_VISION_FP16_GRAPH
+    views = np.zeros((1, 48, 48, 3), np.uint8)
+    whole, small = (
+        each.engine(LANGUAGE_VISION_GRAPH).run({"image": views + np.uint8(90)})
+        for each in (own_bundle, small_bundle)
+    )
+    check_alike(small, whole, 0.98)
+
+
+def test_what_int8_costs_its_own_tower_is_measured_and_shown(small_bundle: ModelBundle) -> None:
+    found = small_bundle.manifest.validation
+    assert found is not None
+    mean, least = found.dense.tower_cosine_mean, found.dense.tower_cosine_min
+    assert mean is not None and least is not None
+    assert 0.98 < least <= mean < 1.0
+    shown = CliRunner().invoke(
+        app, ["bundle", "show", str(small_bundle.path)], env={"COLUMNS": "200"}
+    )
+    assert f"language model's tower {mean:.4f}, worst {least:.4f}" in shown.output
+    worse = found.dense.model_copy(update={"tower_cosine_mean": 0.9})
+    assert [fault.split()[0] for fault in exceeded(worse, "the dense model")] == [
+        "tower_cosine_mean"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def said(scores: list[list[float]], attributes: list[tuple[float, float]]) -> An
         for no, yes in attributes
     ]
     pooled = np.eye(len(table), dtype=np.float32)
-    return Answers(pooled, table, table >= 0.5, asked, ["a car"] * len(table))
+    return Answers(pooled, table, table >= 0.5, asked, ["a car"] * len(table), [None] * len(table))
 
 
 def test_a_tie_that_falls_otherwise_is_no_drift_and_a_lost_label_is() -> None:

@@ -26,13 +26,19 @@ from vlm_perception.bundle.bundle import DECODER_GRAPH, VISION_FP16_GRAPH, VISIO
 from vlm_perception.bundle.golden import GoldenError, check_alike
 from vlm_perception.bundle.manifest import ImageSpec
 from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.compression.activation_ranges import Fit
 from vlm_perception.deploy.compression.int8 import LEAST_STEP, quantize_graphs, symmetric_steps
-from vlm_perception.deploy.compression.precision_config import CONFIG_NAME, read_config
+from vlm_perception.deploy.compression.precision_config import (
+    CONFIG_NAME,
+    quantized_layers,
+    read_config,
+)
 from vlm_perception.deploy.export import write_bundle
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.engines.backend import GraphFile
 from vlm_perception.engines.registry import load_engine
+from vlm_perception.perception.preprocess import Preprocessor
 
 GRAPHS = (VISION_GRAPH, VISION_FP16_GRAPH)
 
@@ -62,6 +68,12 @@ def write_images(folder: Path, size: tuple[int, int], count: int) -> list[Path]:
     return paths
 
 
+def fits(spec: ImageSpec) -> dict[str, Fit]:
+    """How the tower of a dual encoder is given an image."""
+    preprocessor = Preprocessor(spec)
+    return {VISION_GRAPH: lambda image: preprocessor.run(image)[0]}
+
+
 @pytest.fixture(scope="module", params=["siglip", "clip", "pruned"])
 def tower(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tower:
     folder = tmp_path_factory.mktemp(request.param)
@@ -79,7 +91,7 @@ def tower(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     quantized = folder / "quantized"
     quantized.mkdir()
     shutil.copy(bundle.file(VISION_GRAPH), quantized)
-    assert quantize_graphs(quantized, images, spec, None) == (VISION_GRAPH,)
+    assert quantize_graphs(quantized, images, fits(spec), None) == (VISION_GRAPH,)
     return Tower(bundle.file(VISION_GRAPH), quantized, spec, images)
 
 
@@ -120,8 +132,8 @@ def test_int8_is_symmetric_and_where_the_plan_says(tower: Tower, graph: str) -> 
             assert not zero.any()
     plan = read_config(tower.folder / CONFIG_NAME)
     nodes = quantized_nodes(model)
-    assert {name.partition("/")[0] for name in nodes} == set(plan.quantized)
-    assert len(plan.quantized) == 4 * 3
+    assert {name.partition("/")[0] for name in nodes} == set(quantized_layers(plan.groups))
+    assert len(quantized_layers(plan.groups)) == 4 * 3
     for name, (input_step, weight_steps) in nodes.items():
         assert input_step.ndim == 0, name
         assert weight_steps.ndim == 1, "a step for each output channel"
@@ -178,7 +190,7 @@ def test_onnx_runtime_computes_the_planned_nodes_in_int8(tower: Tower, tmp_path:
 
 def test_a_plan_gives_the_same_graphs_again(tower: Tower, tmp_path: Path) -> None:
     shutil.copy(tower.original, tmp_path)
-    quantize_graphs(tmp_path, tower.images, tower.spec, tower.folder / CONFIG_NAME)
+    quantize_graphs(tmp_path, tower.images, fits(tower.spec), tower.folder / CONFIG_NAME)
     for name in (*GRAPHS, CONFIG_NAME):
         assert (tmp_path / name).read_bytes() == (tower.folder / name).read_bytes(), name
 
@@ -189,7 +201,7 @@ def plan(siglip_bundle: ModelBundle, tmp_path: Path) -> dict[str, Any]:
     spec = siglip_bundle.manifest.image
     images = write_images(tmp_path / "images", (spec.width, spec.height), 4)
     shutil.copy(siglip_bundle.file(VISION_GRAPH), tmp_path)
-    quantize_graphs(tmp_path, images, spec, None)
+    quantize_graphs(tmp_path, images, fits(spec), None)
     content: dict[str, Any] = yaml.safe_load((tmp_path / CONFIG_NAME).read_text(encoding="utf-8"))
     return content
 
@@ -198,7 +210,7 @@ def requantize(bundle: ModelBundle, folder: Path, plan: Any) -> None:
     shutil.copy(bundle.file(VISION_GRAPH), folder)
     (folder / "edited.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
     images = sorted((folder / "images").iterdir())
-    quantize_graphs(folder, images, bundle.manifest.image, folder / "edited.yaml")
+    quantize_graphs(folder, images, fits(bundle.manifest.image), folder / "edited.yaml")
 
 
 def test_a_layer_that_is_moved_to_a_float_group_stays_float(
@@ -238,7 +250,11 @@ def set_nothing(plan: dict[str, Any]) -> None:
         (lambda p: set_int8(p, "patch-embedding"), "patch_embedding to int8; only linear layers"),
         (set_nothing, "quantizes no layer"),
         (lambda p: p.update(percentile=0), "percentile"),
-        (lambda p: p.pop("groups"), "groups: Field required"),
+        (
+            lambda p: p.update(language_vision={"groups": p["groups"]}),
+            r"language_vision\.groups\.feed-forward\.language_vision\.onnx: Field required",
+        ),
+        (lambda p: p.update(language_vision={}), "no vision tower of its own; remove that part"),
     ],
 )
 def test_a_plan_that_cannot_be_gets_a_sentence(

@@ -39,15 +39,20 @@ BUNDLES_VARIABLE = "VLM_PERCEPTION_BUNDLES"
 
 VISION_GRAPH = "vision.onnx"
 VISION_FP16_GRAPH = "vision.fp16.onnx"
-"""The same network in FP16; only where it is quantized."""
 TEXT_GRAPH = "text.onnx"
 LANGUAGE_VISION_GRAPH = "language_vision.onnx"
 """Only where the language model has a vision tower of its own."""
+LANGUAGE_VISION_FP16_GRAPH = "language_vision.fp16.onnx"
 PROJECTOR_GRAPH = "projector.onnx"
 DECODER_GRAPH = "decoder.onnx"
 TEMPORAL_GRAPH = "temporal.onnx"
 LANGUAGE_GRAPHS = (LANGUAGE_VISION_GRAPH, PROJECTOR_GRAPH, DECODER_GRAPH)
 """In the order in which an image goes through them; a bundle need not have all."""
+FP16_GRAPHS = {
+    VISION_GRAPH: VISION_FP16_GRAPH,
+    LANGUAGE_VISION_GRAPH: LANGUAGE_VISION_FP16_GRAPH,
+}
+"""The same networks in FP16, by the graphs; only where these are quantized."""
 HALF_COSINE = 0.999
 """What the mean cosine to the stored outputs must reach where products are computed in FP16."""
 
@@ -118,13 +123,13 @@ class ModelBundle:
     def graph_file(self, graph: str) -> GraphFile:
         """A backend's description of a graph; whether it is in the bundle is not checked."""
         files, language = self.manifest.files, self.manifest.language
-        halved = graph == VISION_GRAPH and VISION_FP16_GRAPH in files
+        half = FP16_GRAPHS.get(graph)
         prompt: tuple[str, ...] = ()
         if graph == DECODER_GRAPH and language is not None:
             prompt = (language.prompt, str(language.image_tokens))
         return GraphFile(
             self.path / graph,
-            half=self.path / VISION_FP16_GRAPH if halved else None,
+            half=self.path / half if half in files else None,
             bundle_digest=self.digest,
             hashes={name: entry.sha256 for name, entry in files.items()},
             prompt=prompt,
@@ -252,7 +257,7 @@ class ModelBundle:
 
 def _golden_name(graph: str) -> str:
     """The graph whose stored inputs and outputs hold for this one."""
-    return VISION_GRAPH if graph == VISION_FP16_GRAPH else graph
+    return next((source for source, half in FP16_GRAPHS.items() if half == graph), graph)
 
 
 def bundle_directories() -> list[Path]:

@@ -371,6 +371,10 @@ class Agreement(_Strict):
     """The same, and answers count that the reference holds for as likely, within 0.1."""
     captions: Probability | None = None
     """Mean similarity of the captions, word by word: 1 means the same words in the same order."""
+    tower_cosine_mean: float | None = None
+    tower_cosine_min: float | None = None
+    """Of the tokens of the language model's own vision tower, the mean of an image; over the
+    images. None where it has none, and against transformers."""
 
 
 class ValidationSpec(_Strict):

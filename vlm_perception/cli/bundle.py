@@ -54,6 +54,7 @@ def _bundle_table(loaded: Any) -> Table:
         "tower": describe_tower(language),
         "an image": _image_cost(manifest),
         "memory": _memory(manifest),
+        "accuracy drop": _accuracy(manifest),
         "vocabulary": ", ".join(spec.label for spec in manifest.vocabulary.labels),
         "questions": "\n".join(questions) or "none",
         "made of": "\n".join(sources) or f"the folder {manifest.made_by.checkpoint}",
@@ -91,6 +92,25 @@ def _image_cost(manifest: Any) -> str:
         f"{language.kv_bytes_per_image / 1e6:.2f} MB of keys and values; images per prompt: "
         f"{language.max_images}, and more is an error"
     )
+
+
+def _accuracy(manifest: Any) -> str:
+    """What the export measured against the same checkpoint in FP32."""
+    found = manifest.validation
+    if found is None:
+        return "not measured: the export was given no images"
+    dense = found.dense
+    cosines = {"the embedding": (dense.cosine_mean, dense.cosine_min)}
+    if dense.tower_cosine_mean is not None:
+        tower = (dense.tower_cosine_mean, dense.tower_cosine_min)
+        cosines["the language model's tower"] = tower
+    shares = {"same answers": dense.attributes, "likeness of captions": dense.captions}
+    parts = [
+        f"cosine of {what} {mean:.4f}, worst {least:.4f}" for what, (mean, least) in cosines.items()
+    ]
+    parts += [f"{what} {share:.4f}" for what, share in shares.items() if share is not None]
+    accepted = "; below the minimum, accepted with --accept-drop" if found.drift_accepted else ""
+    return f"on {found.images} images, against dense FP32: {'; '.join(parts)}{accepted}"
 
 
 def _memory(manifest: Any) -> str:

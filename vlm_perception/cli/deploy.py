@@ -101,7 +101,11 @@ def export(
         typer.Option(callback=finite, help="Share of the vision tower's attention heads to keep."),
     ] = 1.0,
     precision: Annotated[
-        str, typer.Option(help="`float16-weights`, or `int8-mixed` for INT8 feed-forward layers.")
+        str,
+        typer.Option(
+            help="`float16-weights`, or `int8-mixed` for INT8 in the layers of the vision tower and "
+            "of the language model's own."
+        ),
     ] = "float16-weights",
     calibration: Annotated[
         Path | None,

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
+import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +20,22 @@ from onnxruntime.quantization import CalibrationDataReader
 from onnxruntime.quantization.calibrate import PercentileCalibrater
 from rich.progress import track
 
-from vlm_perception.bundle.manifest import ImageSpec
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.validation.images import read_image
-from vlm_perception.perception.preprocess import Preprocessor
 
-# The calibrator keeps the observed values of this many images before it counts them: for ViT-B/16,
-# 50 MiB per image.
-STRIDE = 4
+Fit = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+"""How a tower is given an image: RGB [H, W, 3] -> [views, height, width, 3], each run alone."""
+
+# The calibrator keeps the observed values of so many views before it counts them, and of fewer
+# where they would take more memory. ViT-B/16 has 50 MiB of them at 224 pixels, 260 at 512.
+STRIDE, STRIDE_BYTES = 4, 256 << 20
 
 
 def measure_ranges(
     graph: Path,
     tensors: Sequence[str],
     images: Sequence[Path],
-    spec: ImageSpec,
+    fit: Fit,
     percentile: float,
 ) -> dict[str, float]:
     """Magnitude below which lies a share of each tensor's values.
@@ -41,7 +44,7 @@ def measure_ranges(
         graph: a vision graph in FP32 with inferred shapes.
         tensors: values inside it.
         images: files to put through it.
-        spec: how they are preprocessed.
+        fit: how the graph is given them.
         percentile: the share, in percent.
 
     Raises:
@@ -50,22 +53,33 @@ def measure_ranges(
     large = graph.with_name(f"{graph.name}.data").is_file()
     with tempfile.TemporaryDirectory(dir=graph.parent) as scratch, _silence():
         calibrater = _Observer(graph, tensors, Path(scratch) / "observed.onnx", percentile, large)
-    preprocessor = Preprocessor(spec)
-    for start in track(range(0, len(images), STRIDE), "Calibrating", transient=True):
-        batch = images[start : start + STRIDE]
-        inputs = [preprocessor.run(read_image(path))[0].copy() for path in batch]
-        reader = _Reader(inputs)
+    views = (
+        (path, view[np.newaxis])
+        for path in track(images, "Calibrating", transient=True)
+        for view in fit(read_image(path)).copy()
+    )
+    stride = _stride(graph, tensors)
+    while batch := list(itertools.islice(views, stride)):
         with _silence():
             try:
-                calibrater.collect_data(reader)
+                calibrater.collect_data(_Reader([view for _, view in batch]))
             # What numpy's histogram raises for a range that is not finite.
             except ValueError as error:
                 raise ExportError(
-                    f"the vision tower outputs NaN or infinity for one of {batch[0]} to {batch[-1]}"
+                    f"{graph.name} outputs NaN or infinity for one of {batch[0][0]} to "
+                    f"{batch[-1][0]}"
                 ) from error
     with _silence():
         ranges = calibrater.compute_data()
     return {name: float(np.abs(ranges[name].range_value).max()) for name in tensors}
+
+
+def _stride(graph: Path, tensors: Sequence[str]) -> int:
+    """How many views are observed at once."""
+    values = onnx.load(graph, load_external_data=False).graph.value_info
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in values}
+    floats: int = sum(math.prod(size.dim_value for size in shapes[name]) for name in tensors)
+    return max(1, min(STRIDE, STRIDE_BYTES // (4 * floats)))
 
 
 class _Observer(PercentileCalibrater):  # type: ignore[misc]

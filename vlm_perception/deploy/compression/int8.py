@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Quantizes a vision graph: INT8 where the precision config says so, written twice.
+"""Quantizes vision towers: INT8 where the precision config says so, each written twice.
 
 One layout of quantization points serves CPU engines and TensorRT: symmetric INT8 with zero point 0
 for inputs and weights, a step per output channel for weights, and biases that stay float. The graph
@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,27 @@ from onnxruntime.quantization import (
     quant_pre_process,
 )
 
-from vlm_perception.bundle.bundle import DECODER_GRAPH, VISION_FP16_GRAPH, VISION_GRAPH
-from vlm_perception.bundle.manifest import ImageSpec
+from vlm_perception.bundle.bundle import (
+    DECODER_GRAPH,
+    FP16_GRAPHS,
+    LANGUAGE_VISION_GRAPH,
+    VISION_GRAPH,
+)
 from vlm_perception.common.export_error import ExportError
-from vlm_perception.deploy.compression.activation_ranges import measure_ranges
+from vlm_perception.deploy.compression.activation_ranges import Fit, measure_ranges
 from vlm_perception.deploy.compression.int4_decoder import quantize_decoder
 from vlm_perception.deploy.compression.precision_config import (
     CONFIG_NAME,
+    AnyGroup,
+    GroupConfig,
+    LanguageGroupConfig,
+    LanguageVisionConfig,
     LayerScales,
     Measured,
     PrecisionConfig,
-    check_config,
-    default_config,
+    check_groups,
+    default_groups,
+    quantized_layers,
     read_config,
     write_config,
 )
@@ -55,69 +65,122 @@ LEAST_STEP = 2.0**-14
 
 
 def quantize_graphs(
-    directory: Path, images: Sequence[Path], spec: ImageSpec, config_file: Path | None
+    directory: Path, images: Sequence[Path], fits: Mapping[str, Fit], config_file: Path | None
 ) -> tuple[str, ...]:
     """Quantize the graphs of a bundle, and write the config beside them.
 
     Args:
-        directory: holds the graphs in float; those that are quantized are replaced, and the vision
-            graph with an FP16 stream is added.
+        directory: holds the graphs in float; those that are quantized are replaced, and for each
+            vision tower the graph with an FP16 stream is added.
         images: files to calibrate with.
-        spec: how they are preprocessed.
+        fits: for each vision tower's graph how it is given an image.
         config_file: an edited config; absent for the default.
 
     Returns:
         Names of the graphs that were replaced.
 
     Raises:
-        ExportError: the config does not fit the tower, or the tower gives infinite values.
+        ExportError: the config does not fit the checkpoint, or a tower gives infinite values.
     """
-    config = None if config_file is None else read_config(config_file)
-    config = quantize_vision(directory, images, spec, config)
+    config = PrecisionConfig() if config_file is None else read_config(config_file)
+    _check_parts(config, directory, fits)
+    calibration = Calibration(images, images_digest(images), config.percentile)
+    replaced = []
+    groups, measured = _quantize_tower(
+        directory, VISION_GRAPH, fits, calibration, config.groups, GroupConfig
+    )
+    config = config.model_copy(update={"groups": groups, "measured": measured})
+    if measured is not None:
+        replaced.append(VISION_GRAPH)
+    if LANGUAGE_VISION_GRAPH in fits:
+        wanted = config.language_vision or LanguageVisionConfig()
+        own, found = _quantize_tower(
+            directory, LANGUAGE_VISION_GRAPH, fits, calibration, wanted.groups, LanguageGroupConfig
+        )
+        language_vision = LanguageVisionConfig(groups=own, measured=found)
+        config = config.model_copy(update={"language_vision": language_vision})
+        if found is not None:
+            replaced.append(LANGUAGE_VISION_GRAPH)
+    if not replaced:
+        raise ExportError(
+            "the precision config quantizes no layer; set a group to int8, or export with "
+            "--precision float16-weights"
+        )
     write_config(config, directory / CONFIG_NAME)
-    decoder = directory / DECODER_GRAPH
-    if config.decoder == "float16-weights":
-        return (VISION_GRAPH,)
-    if not decoder.is_file():
+    if config.decoder == "int4-weights":
+        quantize_decoder(directory / DECODER_GRAPH)
+        replaced.append(DECODER_GRAPH)
+    return tuple(replaced)
+
+
+def _check_parts(config: PrecisionConfig, directory: Path, fits: Mapping[str, Fit]) -> None:
+    """Refuse a config for parts that the checkpoint does not have."""
+    if config.decoder != "float16-weights" and not (directory / DECODER_GRAPH).is_file():
         raise ExportError(
             f"the precision config sets decoder to {config.decoder}, but the checkpoint has no "
             "vlm/; leave it at float16-weights"
         )
-    quantize_decoder(decoder)
-    return (VISION_GRAPH, DECODER_GRAPH)
+    if config.language_vision is not None and LANGUAGE_VISION_GRAPH not in fits:
+        raise ExportError(
+            "the precision config contains language_vision, but the language model has no vision "
+            "tower of its own; remove that part"
+        )
 
 
-def quantize_vision(
-    directory: Path, images: Sequence[Path], spec: ImageSpec, config: PrecisionConfig | None
-) -> PrecisionConfig:
-    """Write both streams of the vision graph, and return the config with what was measured."""
+@dataclass(frozen=True)
+class Calibration:
+    """What the ranges of a tower's inputs are measured on."""
+
+    images: Sequence[Path]
+    digest: str
+    percentile: float
+
+
+def _quantize_tower(
+    directory: Path,
+    graph: str,
+    fits: Mapping[str, Fit],
+    calibration: Calibration,
+    groups: dict[str, AnyGroup],
+    kind: type[AnyGroup],
+) -> tuple[dict[str, AnyGroup], Measured | None]:
+    """Write both streams of a tower's graph.
+
+    Returns:
+        The groups, and what was measured; None: no layer was to be quantized, and none is.
+    """
     # Beside the bundle that is being made, where a killed run's traces are removed.
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
-        flat = Path(scratch) / VISION_GRAPH
-        _flatten(directory / VISION_GRAPH, flat)
+        flat = Path(scratch) / graph
+        _flatten(directory / graph, flat)
         model = onnx.load(flat)
         layers = _layers(model)
-        config = config or default_config(tuple(layers))
-        check_config(config, {layer: nodes[0].op_type in LINEAR for layer, nodes in layers.items()})
-        nodes = [node for layer in config.quantized for node in layers[layer]]
+        groups = groups or default_groups(tuple(layers), kind)
+        check_groups(groups, {layer: nodes[0].op_type in LINEAR for layer, nodes in layers.items()})
+        chosen = quantized_layers(groups)
+        if not chosen:
+            return groups, None
+        nodes = [node for layer in chosen for node in layers[layer]]
         inputs = sorted({node.input[0] for node in nodes})
-        ranges = measure_ranges(flat, inputs, images, spec, config.percentile)
+        ranges = measure_ranges(
+            flat, inputs, calibration.images, fits[graph], calibration.percentile
+        )
     input_steps = {name: float(symmetric_steps(np.array(ranges[name]))) for name in inputs}
     weight_steps = {node.input[1]: _weight_steps(model, node) for node in nodes}
     _free_biases(model, {node.name for node in nodes})
     quantized = _quantize(model, nodes, input_steps, weight_steps)
-    save_graph(to_half_stream(quantized), directory / VISION_FP16_GRAPH)
-    save_graph(quantized, directory / VISION_GRAPH)
+    save_graph(to_half_stream(quantized), directory / FP16_GRAPHS[graph])
+    save_graph(quantized, directory / graph)
     scales = {
         layer: LayerScales(
             input_range=ranges[layers[layer][0].input[0]],
             input_step=input_steps[layers[layer][0].input[0]],
             weight_steps=_least_and_largest(weight_steps[layers[layer][0].input[1]]),
         )
-        for layer in config.quantized
+        for layer in chosen
     }
-    measured = Measured(images=len(images), images_digest=images_digest(images), layers=scales)
-    return config.model_copy(update={"measured": measured})
+    images = len(calibration.images)
+    return groups, Measured(images=images, images_digest=calibration.digest, layers=scales)
 
 
 def _flatten(graph: Path, flat: Path) -> None:

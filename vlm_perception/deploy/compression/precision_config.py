@@ -8,12 +8,11 @@ import json
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vlm_perception.bundle.bundle import VISION_FP16_GRAPH, VISION_GRAPH
 from vlm_perception.bundle.manifest import Sha256, describe_errors
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.common.yaml_files import YamlError, read_as_json
@@ -22,8 +21,10 @@ CONFIG_NAME = "precision.yaml"
 HEADER = """\
 # Where the vision tower computes in INT8. Both graphs quantize at the same points with the same
 # scales; vision.onnx computes the rest in FP32 (CPU engines), vision.fp16.onnx in FP16 (TensorRT).
+# language_vision says the same of the language model's own tower, where it has one.
 # To change it, copy this file, move layers between groups or change a group's precision, and export
-# with --precision-config FILE. `measured` says what this export found, and is not read back.
+# with --precision-config FILE. Groups that are left out are the default ones. `measured` says what
+# this export found, and is not read back.
 """
 # Groups by the paths of their modules, first match wins; what matches none belongs to the heads.
 GROUPS = {
@@ -44,7 +45,7 @@ class _Strict(BaseModel):
 
 
 class GroupConfig(_Strict):
-    """Layers with one precision."""
+    """Layers of the dual encoder's tower with one precision."""
 
     cpu: Literal["int8", "float32"] = Field(alias="vision.onnx")
     tensorrt: Literal["int8", "float16"] = Field(alias="vision.fp16.onnx")
@@ -54,10 +55,20 @@ class GroupConfig(_Strict):
     def _streams_agree(self) -> GroupConfig:
         if (self.cpu == "int8") != (self.tensorrt == "int8"):
             raise ValueError(
-                "both graphs quantize the same layers: set vision.onnx and vision.fp16.onnx both "
-                "to int8, or to float32 and float16"
+                "both graphs of a tower quantize the same layers: set both to int8, or to float32 "
+                "and float16"
             )
         return self
+
+
+class LanguageGroupConfig(GroupConfig):
+    """Layers of the language model's own tower with one precision."""
+
+    cpu: Literal["int8", "float32"] = Field(alias="language_vision.onnx")
+    tensorrt: Literal["int8", "float16"] = Field(alias="language_vision.fp16.onnx")
+
+
+AnyGroup = TypeVar("AnyGroup", bound=GroupConfig)
 
 
 class OthersConfig(_Strict):
@@ -85,47 +96,60 @@ class Measured(_Strict):
     layers: dict[str, LayerScales]
 
 
+def _listed_once(groups: dict[str, AnyGroup]) -> dict[str, AnyGroup]:
+    layers = [layer for group in groups.values() for layer in group.layers]
+    twice = sorted({layer for layer in layers if layers.count(layer) > 1})
+    if twice:
+        raise ValueError(f"the layer {twice[0]} is listed twice")
+    return groups
+
+
+class LanguageVisionConfig(_Strict):
+    """Precision of every layer of the language model's own vision tower."""
+
+    groups: Annotated[dict[str, LanguageGroupConfig], AfterValidator(_listed_once)] = {}
+    measured: Measured | None = None
+
+
 class PrecisionConfig(_Strict):
-    """Precision of every layer of the vision tower, and of the decoder's weights."""
+    """Precision of every layer of the vision towers, and of the decoder's weights.
+
+    Without groups those of `default_groups` are meant.
+    """
 
     method: Literal["percentile"] = "percentile"
     percentile: float = Field(default=PERCENTILE, gt=50.0, le=100.0)
     """Share of an input's magnitudes, in percent, that its range holds."""
-    groups: dict[str, GroupConfig]
+    groups: Annotated[dict[str, GroupConfig], AfterValidator(_listed_once)] = {}
     norms_softmax_attention: OthersConfig = OthersConfig()
     decoder: Literal["float16-weights", "int4-weights"] = "float16-weights"
     measured: Measured | None = None
-
-    @property
-    def quantized(self) -> tuple[str, ...]:
-        """The layers that compute in INT8."""
-        return tuple(
-            layer for group in self.groups.values() if group.cpu == "int8" for layer in group.layers
-        )
-
-    @model_validator(mode="after")
-    def _layers_differ(self) -> PrecisionConfig:
-        layers = [layer for group in self.groups.values() for layer in group.layers]
-        twice = sorted({layer for layer in layers if layers.count(layer) > 1})
-        if twice:
-            raise ValueError(f"the layer {twice[0]} is listed twice")
-        return self
+    language_vision: LanguageVisionConfig | None = None
 
 
-def default_config(layers: Sequence[str]) -> PrecisionConfig:
-    """The precision config for a tower: feed-forward layers and attention projections in INT8."""
+def default_groups(layers: Sequence[str], kind: type[AnyGroup]) -> dict[str, AnyGroup]:
+    """Groups of a tower's layers: feed-forward layers and attention projections in INT8."""
     members: dict[str, list[str]] = {group: [] for group in (*GROUPS, HEADS)}
     for layer in layers:
         members[_group_of(layer)].append(layer)
+    cpu, tensorrt = (str(kind.model_fields[name].alias) for name in ("cpu", "tensorrt"))
     groups = {}
     for group, inside in members.items():
         int8 = group in QUANTIZED_GROUPS
-        groups[group] = {
-            VISION_GRAPH: "int8" if int8 else "float32",
-            VISION_FP16_GRAPH: "int8" if int8 else "float16",
+        content = {
+            cpu: "int8" if int8 else "float32",
+            tensorrt: "int8" if int8 else "float16",
             "layers": tuple(inside),
         }
-    return PrecisionConfig.model_validate({"groups": groups})
+        groups[group] = kind.model_validate(content)
+    return groups
+
+
+def quantized_layers(groups: Mapping[str, GroupConfig]) -> tuple[str, ...]:
+    """The layers that compute in INT8."""
+    return tuple(
+        layer for group in groups.values() if group.cpu == "int8" for layer in group.layers
+    )
 
 
 def read_config(path: Path) -> PrecisionConfig:
@@ -142,29 +166,24 @@ def read_config(path: Path) -> PrecisionConfig:
         raise ExportError(f"{path} cannot be read: {error}") from error
 
 
-def check_config(config: PrecisionConfig, layers: Mapping[str, bool]) -> None:
-    """Check a precision config against a tower.
+def check_groups(groups: Mapping[str, GroupConfig], layers: Mapping[str, bool]) -> None:
+    """Check the groups of a precision config against their tower.
 
     Args:
-        config: the precision config.
+        groups: of the precision config.
         layers: the tower's layers, and whether each can be quantized.
 
     Raises:
-        ExportError: it names a layer that is not there, or one that cannot compute in INT8.
+        ExportError: they name a layer that is not there, or one that cannot compute in INT8.
     """
-    named = [layer for group in config.groups.values() for layer in group.layers]
+    named = [layer for group in groups.values() for layer in group.layers]
     foreign = [layer for layer in named if layer not in layers]
     if foreign:
         raise ExportError(
             f"the precision config names the layer {foreign[0]}, which this tower does not have; "
             f"it has {', '.join(layers)}"
         )
-    if not config.quantized:
-        raise ExportError(
-            "the precision config quantizes no layer; set a group to int8, or export with "
-            "--precision float16-weights"
-        )
-    for layer in config.quantized:
+    for layer in quantized_layers(groups):
         if not layers[layer]:
             raise ExportError(
                 f"the precision config sets {layer} to int8; only linear layers can be quantized"

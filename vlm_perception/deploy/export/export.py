@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-import copy
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -80,11 +81,13 @@ def export_bundle(
         )
     try:
         with made_beside(place, "export") as scratch:
-            export = _Export(source, spec, card, scratch, images)
-            made = export.make("bundle", options)
+            export = _Export(spec, card, scratch, images)
+            made = export.make("bundle", source, options)
             if images is not None and options.validate:
-                own = TransformersModel(source, made) if own_size else None
-                _validate(made, own, export, options, images)
+                # The first was used up: two at a time may not fit into memory.
+                chosen = "own" if source.language_tower is not None else spec.vision_tower
+                again = partial(load_checkpoint, checkpoint, chosen, tiles_wish(spec, options))
+                _validate(made, again, export, options, images, own_size=own_size)
             made.path.chmod(0o755)
             require_bundle(place)
             swap(made.path, place)
@@ -105,22 +108,17 @@ def export_bundle(
 
 @dataclass(frozen=True)
 class _Export:
-    """A checkpoint from which bundles are made in a folder that nobody else looks into.
+    """What bundles are made with, in a folder that nobody else looks into."""
 
-    It is used up by the first, unless there are images to compare that with the checkpoint on.
-    """
-
-    source: Checkpoint
     spec: BundleSpec
     card: str
     scratch: Path
     images: ImageSets | None
 
-    def make(self, name: str, options: ExportOptions) -> ModelBundle:
-        """Make a bundle and hold it against what torch gave."""
+    def make(self, name: str, source: Checkpoint, options: ExportOptions) -> ModelBundle:
+        """Make a bundle of a checkpoint, which is used up, and hold it against what torch gave."""
         directory = self.scratch / name
         directory.mkdir()
-        source = self.source if self.images is None else copy.deepcopy(self.source)
         write_bundle(directory, source, self.spec, self.card, options, self.images)
         return _finish(directory)
 
@@ -145,17 +143,24 @@ def _processors_fit(source: Checkpoint) -> bool:
 
 def _validate(
     made: ModelBundle,
-    own: TransformersModel | None,
+    load: Callable[[], Checkpoint],
     export: _Export,
     options: ExportOptions,
     images: ImageSets,
+    *,
+    own_size: bool,
 ) -> None:
     """Measure a bundle beside what it was made of, and write the figures into its manifest."""
-    dense = made if not options.lossy else export.make("dense", options.without_losses())
+    dense = made if not options.lossy else export.make("dense", load(), options.without_losses())
+    own = partial(_reference, load, made) if own_size else None
     figures = validate(made, dense, own, images.validation, accept_drop=options.accept_drop)
     path = made.path / MANIFEST_NAME
     content = read_yaml(path)
     write_manifest_content(made.path, content | {"validation": figures.model_dump()})
+
+
+def _reference(load: Callable[[], Checkpoint], made: ModelBundle) -> TransformersModel:
+    return TransformersModel(load(), made)
 
 
 def _read_card(checkpoint: Path, spec: BundleSpec) -> str:

@@ -36,7 +36,7 @@ class ExportOptions:
     heads: float = 1.0
     """Share of the vision tower's attention heads that stay."""
     precision: str = "float16-weights"
-    """`int8-mixed`: feed-forward layers of the vision tower in INT8, the rest as it was."""
+    """`int8-mixed`: layers of the vision tower, and of a language model's own, in INT8."""
     calibration: Path | None = None
     """Folder of images to calibrate and validate with."""
     precision_config: Path | None = None

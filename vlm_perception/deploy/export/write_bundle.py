@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlm_perception.bundle.bundle import TEXT_GRAPH
+from vlm_perception.bundle.bundle import LANGUAGE_VISION_GRAPH, TEXT_GRAPH, VISION_GRAPH
 from vlm_perception.bundle.files import file_sha256
 from vlm_perception.bundle.label_embeddings import own_prompts, text_digest
 from vlm_perception.bundle.manifest import (
@@ -29,6 +29,7 @@ from vlm_perception.bundle.manifest import (
 from vlm_perception.bundle.write_manifest import write_manifest_content
 from vlm_perception.deploy.checkpoints.bundle_yaml import BundleSpec
 from vlm_perception.deploy.checkpoints.load import Checkpoint, round_to_half
+from vlm_perception.deploy.compression.activation_ranges import Fit
 from vlm_perception.deploy.compression.int8 import quantize_graphs
 from vlm_perception.deploy.compression.precision_config import CONFIG_NAME
 from vlm_perception.deploy.export.input_geometry import choose_geometry
@@ -56,7 +57,9 @@ from vlm_perception.deploy.export.vision import Vision, lay_out_vision
 from vlm_perception.deploy.onnx.writer import write_graph
 from vlm_perception.deploy.validation.images import ImageSets
 from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
+from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.perception.tokenizer import TextTokenizer
+from vlm_perception.perception.views import Views
 from vlm_perception.perception.vision.text_tower import TextTower
 
 CARD_NAME = "MODEL_CARD.md"
@@ -108,7 +111,7 @@ def write_bundle(
     for model in filter(None, (source.dual, source.vlm)):
         let_go(model, parts)
     golden = _write_graphs(directory, parts)
-    quantized = _quantize(directory, geometry.image, options, images)
+    quantized = _quantize(directory, geometry.image, own, golden, options, images)
     golden |= _golden_of_engines(directory, parts, quantized)
     _save_arrays(directory / GOLDEN_NAME, golden)
     _write_label_embeddings(directory, text, spec.vocabulary)
@@ -143,12 +146,22 @@ def _write_embeddings(directory: Path, source: Checkpoint) -> None:
 
 
 def _quantize(
-    directory: Path, image: ImageSpec, options: ExportOptions, images: ImageSets | None
+    directory: Path,
+    image: ImageSpec,
+    own: LanguageVision | None,
+    golden: Golden,
+    options: ExportOptions,
+    images: ImageSets | None,
 ) -> tuple[str, ...]:
     """Replace the graphs that the options want in INT8, and return their names."""
     if options.precision != "int8-mixed" or images is None:
         return ()
-    return quantize_graphs(directory, images.calibration, image, options.precision_config)
+    preprocessor = Preprocessor(image)
+    fits: dict[str, Fit] = {VISION_GRAPH: lambda pixels: preprocessor.run(pixels)[0]}
+    if own is not None:
+        shape = golden[f"{LANGUAGE_VISION_GRAPH}/out/tokens"].shape
+        fits[LANGUAGE_VISION_GRAPH] = Views(own.spec(shape)).of
+    return quantize_graphs(directory, images.calibration, fits, options.precision_config)
 
 
 def _golden_of_engines(directory: Path, parts: Sequence[Part], quantized: Sequence[str]) -> Golden:

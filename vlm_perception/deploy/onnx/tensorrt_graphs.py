@@ -112,18 +112,21 @@ def set_shape(value: onnx.ValueInfoProto, sizes: tuple[int, ...]) -> None:
 
 def _vision(bundle: ModelBundle) -> TensorRtGraph:
     spec = bundle.manifest.image
-    shapes = {"image": (1, spec.height, spec.width, 3)}
-    source = plan_source(bundle.graph_file(VISION_GRAPH))
-    model = _read(bundle, source)
-    if source == VISION_GRAPH:
-        model = to_fp16_matmuls(model)
-    return TensorRtGraph(VISION_GRAPH, source, model, (("image", shapes),))
+    return _tower(bundle, VISION_GRAPH, "image", (1, spec.height, spec.width, 3))
 
 
 def _language_vision(bundle: ModelBundle, spec: TowerSpec) -> TensorRtGraph:
-    shapes = {"image": (1, *spec.view_shape[1:])}
-    model = to_fp16_matmuls(_read(bundle, LANGUAGE_VISION_GRAPH))
-    return TensorRtGraph(LANGUAGE_VISION_GRAPH, LANGUAGE_VISION_GRAPH, model, (("view", shapes),))
+    return _tower(bundle, LANGUAGE_VISION_GRAPH, "view", (1, *spec.view_shape[1:]))
+
+
+def _tower(
+    bundle: ModelBundle, graph: str, profile: str, image: tuple[int, int, int, int]
+) -> TensorRtGraph:
+    source = plan_source(bundle.graph_file(graph))
+    model = _read(bundle, source)
+    if source == graph:
+        model = to_fp16_matmuls(model)
+    return TensorRtGraph(graph, source, model, ((profile, {"image": image}),))
 
 
 def _projector(bundle: ModelBundle) -> TensorRtGraph:

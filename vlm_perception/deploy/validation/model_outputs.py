@@ -22,6 +22,8 @@ from vlm_perception.perception.vision.vocabulary import Vocabulary
 from vlm_perception.types import Attribute, Frame
 
 CAPTION_TOKENS = 48
+LOOKED_AT = 64
+"""Tokens of an image that two towers are compared on."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Prediction:
     attributes: tuple[Attribute, ...] = ()
     """Empty without a language model, as is the caption."""
     caption: str = ""
+    seen: NDArray[np.float16] | None = None
+    """Tokens of the language model's own tower [LOOKED_AT, V], L2-normalised, where it is known."""
 
 
 class Model(Protocol):
@@ -60,6 +64,7 @@ class Answers:
     """[N, labels], which of them reach their label's threshold."""
     attributes: list[tuple[Attribute, ...]]
     captions: list[str]
+    seen: list[NDArray[np.float16] | None]
 
 
 class BundleModel:
@@ -85,10 +90,12 @@ class BundleModel:
         embedding = self._encoder.encode(Frame(image, 0), 0)
         if self._language is None:
             return Prediction(embedding.pooled)
-        prefix = self._language.read(embedding)
+        features = self._language.look(embedding)
+        prefix = self._language.read_features(features)
         answers = self._language.answer(prefix, self._packed)
         caption = self._language.generate(prefix, self._prompt, max_tokens=CAPTION_TOKENS)
-        return Prediction(embedding.pooled, answers, caption.text)
+        seen = _sample(features) if self._language.spec.tower is not None else None
+        return Prediction(embedding.pooled, answers, caption.text, seen)
 
 
 def ask(model: Model, images: Sequence[Path], about: str = "Validating") -> Answers:
@@ -102,4 +109,13 @@ def ask(model: Model, images: Sequence[Path], about: str = "Validating") -> Answ
         vocabulary.hold(scores),
         [each.attributes for each in predictions],
         [each.caption for each in predictions],
+        [each.seen for each in predictions],
     )
+
+
+def _sample(features: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Some of the tokens of all views, evenly spaced, of length 1."""
+    tokens = features.reshape(-1, features.shape[-1])
+    chosen = tokens[np.linspace(0, len(tokens) - 1, LOOKED_AT).astype(np.int64)]
+    lengths: NDArray[np.float32] = np.linalg.norm(chosen, axis=1, keepdims=True)
+    return (chosen / lengths).astype(np.float16)

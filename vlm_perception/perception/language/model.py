@@ -170,7 +170,7 @@ class LanguageModel:
 
     def warm_up(self, packed: PackedQuestions) -> None:
         """Read a blank image, answer these questions about it and begin a caption."""
-        prefix = self._prefill(self._look_at_nothing())
+        prefix = self.read_features(self._look_at_nothing())
         self.answer(prefix, packed)
         self.generate(prefix, self._spec.caption_prompt, max_tokens=1)
 
@@ -200,7 +200,7 @@ class LanguageModel:
         times = [self._clock()]
         features = self._look_at_nothing()
         times.append(self._clock())
-        prefix = self._prefill(features)
+        prefix = self.read_features(features)
         times.append(self._clock())
         self.answer(prefix, packed)
         times.append(self._clock())
@@ -224,35 +224,40 @@ class LanguageModel:
             EngineError: the tokens have another width.
             DetailError: there is no image, or its views are not those of this model's own tower.
         """
+        return self.read_features(self.look(embedding))
+
+    def look(self, embedding: Embedding) -> Any:
+        """Return what the projector reads of a frame; with a tower of its own, run that.
+
+        Returns:
+            [1, K, V] or [views, K, V], on the device where it is there already.
+
+        Raises:
+            EmbeddingError, PromptError, DetailError: as `read`.
+        """
         if self._tower is not None:
-            return self._prefill(self._tower.tokens(embedding))
+            return self._tower.tokens(embedding)
         require_finite(embedding.tokens, "a patch token")
         shared = self._device_tokens
         on_device = None if shared is None else shared.get(key_of(embedding))
-        return self.prefill(embedding.tokens, on_device)
+        return self._features(embedding.tokens) if on_device is None else on_device
 
-    def prefill(self, tokens: NDArray[np.float16], on_device: Any = None) -> Prefix:
-        """Read an image by the vision encoder's tokens.
-
-        Args:
-            tokens: [K, V] from the vision encoder.
-            on_device: the same where the encoder has left them on the device, to be read there.
-
-        Returns:
-            The cached prefix that questions and captions branch from.
+    def prefill(self, tokens: NDArray[np.float16]) -> Prefix:
+        """Read an image by the vision encoder's tokens [K, V].
 
         Raises:
             PromptError: there are more tokens than the bundle was made for.
             EngineError: the tokens have another width.
         """
+        return self.read_features(self._features(tokens))
+
+    def _features(self, tokens: NDArray[np.float16]) -> NDArray[np.float32]:
         most = self._bundle.manifest.vision.tokens
         if tokens.shape[0] > most:
             raise PromptError(
                 f"the image has {tokens.shape[0]} tokens but the projector takes at most {most}"
             )
-        return self._prefill(
-            tokens[np.newaxis].astype(np.float32) if on_device is None else on_device
-        )
+        return tokens[np.newaxis].astype(np.float32)
 
     def _look_at_nothing(self) -> NDArray[np.float32]:
         """What the projector reads of a blank image."""
@@ -261,8 +266,15 @@ class LanguageModel:
         vision = self._bundle.manifest.vision
         return np.zeros((1, vision.tokens, vision.token_width), np.float32)
 
-    def _prefill(self, features: Any) -> Prefix:
-        """Read what the projector takes: [1, K, V], or [views, K, V] with a tower of its own."""
+    def read_features(self, features: Any) -> Prefix:
+        """Read what `look` returned.
+
+        Returns:
+            The cached prefix that questions and captions branch from.
+
+        Raises:
+            EngineError: the tokens have another width.
+        """
         image = self._run(self._projector, {"tokens": features})["embeds"][0]
         embeds = np.concatenate([self._before, image])
         with self._turns:
