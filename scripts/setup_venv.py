@@ -122,7 +122,7 @@ def install_requirements(sourced: str, *, dev: bool, train: bool) -> None:
     known = read_requirements(sourced)
     constraints = read_constraints(sourced)
     CONSTRAINTS.write_text(constraints)
-    groups = ["runtime"] + ["ros"] * (not sourced) + ["dev"] * dev + ["train"] * train
+    groups = ["runtime", "served"] + ["ros"] * (not sourced) + ["dev"] * dev + ["train"] * train
     for group in groups:
         stamp = VENV / f"requirements-{group}"
         wanted = "\n".join([*known[group], constraints])

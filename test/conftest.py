@@ -20,10 +20,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 # ruff: noqa: PLC0415
 if TYPE_CHECKING:
     from support.ros_graph import Graph
+    from support.served_student import ServedStudent
 
     from vlm_perception.bundle.bundle import ModelBundle
 
-BY_FOLDER = {"ros": "ros", "export": "torch", "training": "torch", "tensorrt": "torch"}
+BY_FOLDER = {
+    "ros": "ros",
+    "export": "torch",
+    "served": "torch",
+    "tensorrt": "torch",
+    "training": "torch",
+}
 SHORT = ("docs", "unit")
 BY_FIXTURE = {
     "graph": "ros",
@@ -33,6 +40,7 @@ BY_FIXTURE = {
     "clip_bundle": "torch",
     "own_checkpoint": "torch",
     "own_bundle": "torch",
+    "served_student": "torch",
 }
 
 
@@ -141,6 +149,19 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image = cv2.resize(colours.astype(np.uint8), (64, 36), interpolation=cv2.INTER_LINEAR)
         cv2.imwrite(str(folder / f"{index:03d}.png"), image)
     return folder
+
+
+@pytest.fixture(scope="session")
+def served_student(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedStudent]:
+    """The shipped student on an OpenAI-compatible server; to be left running and well."""
+    from support.served_student import CannotServeError, start_student
+
+    try:
+        student = start_student(tmp_path_factory.mktemp("served"))
+    except CannotServeError as error:
+        pytest.skip(str(error))
+    yield student
+    student.close()
 
 
 @pytest.fixture

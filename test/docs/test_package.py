@@ -131,13 +131,13 @@ def test_the_command_line_tells_its_version():
 
 def test_every_requirement_is_pinned():
     pyproject = (ROOT / "pyproject.toml").read_text()
-    groups = "dependencies|train|openvino|dev|ros"
+    groups = "dependencies|train|openvino|served|dev|ros"
     lists = re.findall(rf"^(?:{groups}) = \[(.+?)^\]", pyproject, re.M | re.S)
     wanted = {name.lower() for text in lists for name in re.findall(r'^  "([\w-]+)', text, re.M)}
     files = ("constraints.txt", "constraints-no-ros.txt")
     text = "".join((ROOT / name).read_text() for name in files)
     pinned = re.findall(r"^([\w-]+)==", text, re.M)
-    assert len(lists) == 5
+    assert len(lists) == 6
     assert wanted <= set(pinned)
 
 
