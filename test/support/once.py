@@ -48,11 +48,13 @@ class GraphStore:
         outputs: Sequence[str],
         path: Path,
         dynamic: Mapping[str, Mapping[int, str]] | None = None,
+        release: Callable[[], None] = lambda: None,
     ) -> None:
         """As `write_graph`."""
         kept = self._folder / _digest((module.eval(), inputs, outputs, dynamic))
         made_once(kept, lambda file: write_graph(module, inputs, outputs, file, dynamic))
         shutil.copyfile(kept, path)
+        release()
 
 
 class _Pickler(pickle.Pickler):

@@ -103,8 +103,8 @@ def export(
     precision: Annotated[
         str,
         typer.Option(
-            help="`float16-weights`, or `int8-mixed` for INT8 in the layers of the vision tower and "
-            "of the language model's own."
+            help="`float16-weights`, or `int8-mixed` for INT8 in the layers of the vision tower "
+            "and of the language model's own."
         ),
     ] = "float16-weights",
     calibration: Annotated[

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +132,11 @@ def _write_graphs(directory: Path, parts: Sequence[Part]) -> Golden:
     golden: Golden = {}
     for index, part in enumerate(parts):
         _log.info("exporting %s", part.name)
-        with torch.no_grad():
-            write_graph(part.module, part.inputs, part.outputs, directory / part.name, part.dynamic)
         golden |= golden_of(part)
-        let_go(part.module, parts[index + 1 :])
+        release = partial(let_go, part.module, parts[index + 1 :])
+        path = directory / part.name
+        with torch.no_grad():
+            write_graph(part.module, part.inputs, part.outputs, path, part.dynamic, release)
     return golden
 
 

@@ -12,7 +12,7 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def write_graph(
     outputs: Sequence[str],
     path: Path,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    release: Callable[[], None] = lambda: None,
 ) -> None:
     """Export a module.
 
@@ -54,6 +55,7 @@ def write_graph(
         outputs: names of the outputs.
         path: the .onnx file to write.
         dynamic: for each input the axes that are free, with their names.
+        release: called when the graph has weights of its own, to give back the module's.
 
     Raises:
         ExportError: the exporter could not make a graph of the module.
@@ -80,7 +82,8 @@ def write_graph(
         raise ExportError(f"{path.name} cannot be exported: {error}") from error
     if program is None:
         raise ExportError(f"{path.name} cannot be exported: torch returned no ONNX program")
-    _round_initializers(program.model)
+    _own_initializers(program.model)
+    release()
     model = program.model_proto
     # Its weights are copied now; its nodes and values refer to each other.
     del program
@@ -121,19 +124,19 @@ def store_half(model: onnx.ModelProto) -> None:
     _add_casts(model, rounded)
 
 
-def _round_initializers(model: ir.Model) -> None:
-    """As `store_half`, before the weights become part of a message, which gives no memory back."""
+def _own_initializers(model: ir.Model) -> None:
+    """Copy the module's weights, rounded as by `store_half`: a message gives no memory back."""
     for value in model.graph.initializers.values():
         weight = value.const_value
-        if weight is None or weight.dtype != ir.DataType.FLOAT:
+        if weight is None:
             continue
-        half = _as_half(weight.numpy())
-        if half is not None:
-            value.const_value = ir.Tensor(half, name=value.name)
+        values = weight.numpy()
+        half = _as_half(values) if weight.dtype == ir.DataType.FLOAT else None
+        value.const_value = ir.Tensor(values.copy() if half is None else half, name=value.name)
 
 
 def _cast_back(model: onnx.ModelProto) -> None:
-    """Add the casts behind what `_round_initializers` has rounded: the rest of a graph is FP32."""
+    """Add the casts behind what `_own_initializers` has rounded: the rest of a graph is FP32."""
     half = onnx.TensorProto.FLOAT16
     _add_casts(model, [each for each in model.graph.initializer if each.data_type == half])
 
