@@ -53,6 +53,10 @@ class Region:
     height: int
 
 
+UNKNOWN = "unknown"
+"""Value of an attribute whose likeliest choice is not likely enough, or that has no answer."""
+
+
 @dataclass(frozen=True)
 class Attribute:
     """The answer to a typed question: the likeliest choice and the probability of each."""

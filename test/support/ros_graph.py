@@ -155,10 +155,18 @@ class Graph:
         self._diagnostics = self.listen(DiagnosticArray, "/diagnostics", 10)
 
     def start(
-        self, name: str, *remaps: str, runner: Sequence[str] = (), **parameters: Any
+        self,
+        name: str,
+        *remaps: str,
+        runner: Sequence[str] = (),
+        flags: Sequence[str] = (),
+        **parameters: Any,
     ) -> NodeProcess:
-        """Start a node with these parameters and remappings; a runner is a module that runs it."""
-        arguments: list[str] = []
+        """Start a node with these parameters and remappings.
+
+        A runner is a module that runs it; flags are further arguments after --ros-args.
+        """
+        arguments = list(flags)
         for parameter, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             arguments += ["-p", f"{parameter}:={text}"]

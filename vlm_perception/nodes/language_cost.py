@@ -21,23 +21,26 @@ ROOM = 0.8
 """Share of a limit that a proposal fills: other nodes take cores, too."""
 
 
-def describe_cost(cost: AnalysisCost, settings: LanguageSettings, max_caption_s: float) -> str:
+def describe_cost(
+    cost: AnalysisCost, settings: LanguageSettings, max_caption_s: float, where: str
+) -> str:
     """Say what a full analysis takes, and how long a caption may.
 
     Args:
         cost: as measured.
         settings: of the node.
+        where: it was measured.
         max_caption_s: in force, whoever set it.
     """
     tokens = settings.max_caption_tokens
     looked = f"{_seconds(cost.tower_s)} in its own vision tower, " if cost.tower_s else ""
+    read = f"{_seconds(cost.prefill_s)} to read the image, " if cost.prefill_s else ""
     automatic = "" if settings.max_caption_s else ", derived from that"
+    caption = _seconds(cost.caption_s(tokens))
     return (
-        f"a full analysis takes {_seconds(_analysis(cost, settings, max_caption_s))} on this "
-        f"machine: {looked}{_seconds(cost.prefill_s)} to read the image, "
-        f"{_seconds(cost.questions_s)} for "
-        f"the questions, {_seconds(cost.caption_s(tokens))} for a caption of {tokens} tokens; "
-        f"max_caption_s is {max_caption_s:g}{automatic}"
+        f"a full analysis takes {_seconds(_analysis(cost, settings, max_caption_s))} {where}: "
+        f"{looked}{read}{_seconds(cost.questions_s)} for the questions, {caption} for a caption of "
+        f"{tokens} tokens; max_caption_s is {max_caption_s:g}{automatic}"
     )
 
 

@@ -27,6 +27,7 @@ from vlm_perception.nodes.process.niceness import session_gives_way
 from vlm_perception.nodes.process.runner import run
 from vlm_perception.nodes.process.worker import Mailbox, Worker
 from vlm_perception.perception.device_tokens import DeviceTokens
+from vlm_perception.perception.language.served_model import ServedModel
 from vlm_perception.perception.reasoning.degradation import Degradation
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.questions import load_questions
@@ -56,8 +57,9 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._began_s: float | None = None
         self._last_s = 0.0
         """When the frame in hand was taken, by the monotonic clock, and what the last one took."""
-        names = self.settings.cameras or ("",)
-        self._cameras = {name: CameraStream(self, name) for name in names}
+        self._served: ServedModel | None = None
+        names, image = self.settings.cameras or ("",), self.settings.is_served
+        self._cameras = {name: CameraStream(self, name, image=image) for name in names}
         newest = {name: camera.newest_embedding for name, camera in self._cameras.items()}
         self._asking = Asking(self, newest)
 
@@ -65,8 +67,10 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         """Load the bundle, compare it with its golden outputs and warm the networks up."""
         settings = self.settings
         bundle = ModelBundle.load(settings.bundle)
-        self._notes = prepare_networks(bundle, bundle.language_graphs, settings, self.get_logger())
-        if (spec := bundle.manifest.language) is not None:
+        served = self._serve()
+        graphs = () if served is not None else bundle.language_graphs
+        self._notes = prepare_networks(bundle, graphs, settings, self.get_logger())
+        if served is None and (spec := bundle.manifest.language) is not None:
             tell_memory(bundle, language_bytes(bundle.manifest, spec), self.get_logger())
         own = load_questions(Path(settings.questions)) if settings.questions else None
         questions = bundle.manifest.questions if own is None else own
@@ -77,12 +81,13 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             questions=questions,
             engine=settings.engine,
             device_tokens=self._device_tokens,
+            language=served,
         )
         service.warm_up()
         self._tell_cost(service)
         self._service = service
         for camera in self._cameras.values():
-            camera.load(Reasoner(service, run_id=self.run_id), bundle.manifest)
+            camera.load(Reasoner(service, run_id=self.run_id), bundle.manifest, self._available)
         known = {question.name for question in questions}
         if settings.keep_questions and known and known.isdisjoint(settings.keep_questions):
             self.get_logger().warning(
@@ -107,6 +112,8 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
 
     def stop(self) -> None:
         """Stop to listen, to reason and to answer."""
+        if self._served is not None:
+            self._served.interrupt()
         self._asking.stop(self.stop_timeout_s)
         for camera in self._cameras.values():
             camera.stop()
@@ -119,7 +126,9 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         """Let go of the networks."""
         for camera in self._cameras.values():
             camera.unload()
-        self._service = None
+        if self._served is not None:
+            self._served.close()
+        self._service = self._served = None
 
     def close(self) -> None:
         """Stop, unload and take the action away, for the end of the process."""
@@ -144,9 +153,9 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
 
     def blocking_issue(self) -> str:
         """Return what is wrong when no embedding of a camera arrives, or none can be read."""
-        return "; ".join(
-            filter(None, (camera.blocking_issue() for camera in self._cameras.values()))
-        )
+        cameras = (camera.blocking_issue() for camera in self._cameras.values())
+        away = self._served.issue() if self._served is not None else ""
+        return "; ".join(filter(None, (away, *cameras)))
 
     def concern(self) -> str:
         """Return what is wrong when embeddings of encoders are mixed, or a frame takes long.
@@ -156,7 +165,8 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         mixed = (camera.concern() for camera in self._cameras.values())
         began_s = self._began_s
         at_work = time.monotonic() - began_s if began_s is not None else 0.0
-        return "; ".join(filter(None, (*mixed, slow_frame(max(at_work, self._last_s)))))
+        nonsense = self._served.concern() if self._served is not None else ""
+        return "; ".join(filter(None, (nonsense, *mixed, slow_frame(max(at_work, self._last_s)))))
 
     def parts(self) -> Mapping[str, Report]:
         """Return a report of each camera where there are several."""
@@ -178,15 +188,38 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             "engine": service.engine_name,
             "max_caption_s": f"{service.max_caption_s:g}",
             **self._notes,
+            **(self._served.figures() if self._served is not None else {}),
             **self._camera_figures(),
             "rung": str(self._degradation.level),
             **self._asking.figures(),
         }
 
+    def _serve(self) -> ServedModel | None:
+        """What asks the server, where one runs the language model; says where images go."""
+        settings = self.settings
+        if not settings.is_served:
+            return None
+        endpoint = settings.served_endpoint()
+        if endpoint.is_remote:
+            self.get_logger().warning(
+                f"images of the camera leave this machine: key frames are sent to {endpoint.url}"
+            )
+        self._served = settings.served_model(endpoint)
+        return self._served
+
+    def _available(self) -> bool:
+        return self._served is None or self._served.may_be_asked()
+
     def _tell_cost(self, service: LanguageService) -> None:
         """Measure an analysis, and say which parameters this machine cannot meet."""
-        cost, settings, logger = service.measure_once(), self.settings, self.get_logger()
-        logger.info(describe_cost(cost, settings, service.max_caption_s))
+        settings, logger = self.settings, self.get_logger()
+        if self._served is not None and (issue := self._served.issue()):
+            logger.warning(f"waiting for the language model: {issue}")
+            return
+        here = self._served is None
+        cost = service.measure_once() if here else service.measure()
+        where = "on this machine" if here else f"by {service.engine_name}"
+        logger.info(describe_cost(cost, settings, service.max_caption_s, where))
         for sentence in unmet_parameters(cost, settings, service.max_caption_s):
             logger.warning(sentence)
 

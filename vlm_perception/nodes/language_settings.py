@@ -8,13 +8,13 @@ import dataclasses
 from dataclasses import dataclass
 
 from vlm_perception.nodes.base.camera_names import check_camera_names
-from vlm_perception.nodes.base.networks import NetworkSettings
 from vlm_perception.nodes.base.parameters import CONFIGURE, FIXED, setting
+from vlm_perception.nodes.served_parameters import ServedParameters
 from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 
 
 @dataclass(frozen=True)
-class LanguageSettings(NetworkSettings):
+class LanguageSettings(ServedParameters):
     """Parameters of language_reasoner."""
 
     cameras: tuple[str, ...] = setting(

@@ -29,6 +29,7 @@ def cost(prefill: float, questions: float, prompt: float, token: float) -> Analy
 
 NANO = cost(0.005, 0.008, 0.002, 0.001)
 SMOLVLM = cost(0.3, 0.4, 0.1, 0.095)
+HERE = "on this machine"
 DEFAULTS = LanguageSettings()
 
 
@@ -43,7 +44,7 @@ def unmet(each: AnalysisCost, settings: LanguageSettings = DEFAULTS) -> dict[str
 
 
 def test_of_a_fast_bundle_only_the_cost_is_said() -> None:
-    assert describe_cost(NANO, DEFAULTS, 1.0) == (
+    assert describe_cost(NANO, DEFAULTS, 1.0, HERE) == (
         "a full analysis takes 54 ms on this machine: 5 ms to read the image, 8 ms for the "
         "questions, 41 ms for a caption of 40 tokens; max_caption_s is 1, derived from that"
     )
@@ -51,7 +52,7 @@ def test_of_a_fast_bundle_only_the_cost_is_said() -> None:
 
 
 def test_a_slow_bundle_is_said_to_be_stale_with_what_would_help() -> None:
-    said = describe_cost(SMOLVLM, DEFAULTS, 11.4)
+    said = describe_cost(SMOLVLM, DEFAULTS, 11.4, HERE)
     assert "takes 4.5 s on this machine: 300 ms to read" in said
     assert "3.8 s for a caption of 40 tokens; max_caption_s is 11.4, derived" in said
     found = unmet(SMOLVLM)
@@ -65,7 +66,7 @@ def test_a_slow_bundle_is_said_to_be_stale_with_what_would_help() -> None:
 
 def test_a_vision_tower_of_its_own_is_part_of_every_analysis() -> None:
     looking = replace_cost(NANO, tower_s=2.4)
-    said = describe_cost(looking, DEFAULTS, 1.0)
+    said = describe_cost(looking, DEFAULTS, 1.0, HERE)
     assert "takes 2.5 s on this machine: 2.4 s in its own vision tower, 5 ms to read" in said
     assert unmet(looking).keys() == {"stale_after", "rate_hz", "answer_timeout"}
 
@@ -78,7 +79,9 @@ def test_a_limit_that_cuts_captions_is_named() -> None:
     said = unmet(SMOLVLM, replace(DEFAULTS, max_caption_s=1.0))["max_caption_s"]
     assert "max_caption_s 1 cuts captions after 10 of max_caption_tokens 40" in said
     assert "set max_caption_s to 0" in said
-    assert "max_caption_s is 1" in describe_cost(SMOLVLM, replace(DEFAULTS, max_caption_s=1.0), 1.0)
+    assert "max_caption_s is 1" in describe_cost(
+        SMOLVLM, replace(DEFAULTS, max_caption_s=1.0), 1.0, HERE
+    )
 
 
 def test_a_question_that_cannot_be_answered_in_time_is_named() -> None:

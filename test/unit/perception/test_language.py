@@ -199,7 +199,7 @@ def test_an_instruction_that_comes_during_an_analysis_waits_for_the_next_frame(
     monkeypatch.setattr(
         LanguageModel,
         "answer",
-        lambda self, *arguments: (
+        lambda self, *arguments, **named: (
             reasoner.set_instruction("is the road wet"),
             answer(self, *arguments),
         )[1],

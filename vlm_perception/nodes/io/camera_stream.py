@@ -35,12 +35,13 @@ time."""
 class CameraStream:
     """The embeddings of one camera, the reasonings on them, and what steers these."""
 
-    def __init__(self, node: Any, name: str) -> None:
+    def __init__(self, node: Any, name: str, *, image: bool) -> None:
         """Make the publisher.
 
         Args:
             node: a PerceptionNode whose settings have input_timeout.
             name: the camera's namespace below the node's; empty: the node's own.
+            image: whether the language model reads the frames' images themselves.
         """
         self._node, self.name = node, name
         self._prefix = f"{name}/" if name else ""
@@ -57,7 +58,8 @@ class CameraStream:
         """Those of them that were analyses of their own frame."""
         self.topic = str(node.resolve_topic_name(self._prefix + "embedding"))
         """The embeddings' topic after remapping."""
-        self._details = DetailInput(node, self.topic)
+        self._details = DetailInput(node, self.topic, image=image)
+        self._available: Callable[[], bool] = lambda: True
         self._publisher = node.create_lifecycle_publisher(
             SceneReasoning,
             self._prefix + "reasoning",
@@ -65,8 +67,18 @@ class CameraStream:
             qos_overriding_options=overridable(),
         )
 
-    def load(self, reasoner: Reasoner, manifest: Manifest) -> None:
-        """Begin a new run of reasonings with a reasoner of the camera's own, and its bundle."""
+    def load(
+        self, reasoner: Reasoner, manifest: Manifest, available: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Begin a new run of reasonings.
+
+        Args:
+            reasoner: of the camera's own.
+            manifest: of its bundle.
+            available: whether the language model can be asked now; while it cannot, key frames are
+                left out.
+        """
+        self._available = available
         self._reasoner, self._manifest, self._newest = reasoner, manifest, None
         self.sequence = self.analyses = 0
 
@@ -118,7 +130,8 @@ class CameraStream:
 
         Returns:
             The seconds that this took, without waiting for what the language model reads of a key
-            frame; None where that did not come: of such a frame no trace is left.
+            frame; None where that did not come, or the language model is not available: of such a
+            frame no trace is left.
 
         Raises:
             MessageError: it contradicts itself.
@@ -135,6 +148,8 @@ class CameraStream:
         )
         decided, waited = reasoner.decide(embedding), 0.0
         if decided.is_keyframe:
+            if not self._available():
+                return None
             asked = time.monotonic()
             whole = self._details.whole(embedding, patient=False)
             if whole is None:

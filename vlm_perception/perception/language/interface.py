@@ -72,6 +72,11 @@ class Language(Protocol[SeenT, PackedT]):
         """What asks for a caption."""
         ...
 
+    @property
+    def deadline_s(self) -> float:
+        """The most seconds that an analysis may wait for it."""
+        ...
+
     def verify(self) -> None:
         """Check that it computes what it should.
 
@@ -91,14 +96,6 @@ class Language(Protocol[SeenT, PackedT]):
             packed: the questions that are asked of each image.
             question: what the result depends on, to be kept with it.
         """
-        ...
-
-    def issue(self) -> str:
-        """Say why it cannot be asked now, with a remedy; empty: it can."""
-        ...
-
-    def interrupt(self) -> None:
-        """End what it is at, if that can be done."""
         ...
 
     def read(self, embedding: Embedding) -> SeenT:

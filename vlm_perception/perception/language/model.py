@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,9 @@ class LanguageModel:
 
     Threads that share it take turns, run by run.
     """
+
+    deadline_s = math.inf
+    """The most seconds that an analysis may wait for it: what it takes is known beforehand."""
 
     def __init__(
         self,
@@ -307,13 +311,6 @@ class LanguageModel:
                 f"room for {self._positions}; ask fewer or shorter ones"
             )
         return packed
-
-    def issue(self) -> str:
-        """Nothing: once it is loaded, it can be asked."""
-        return ""
-
-    def interrupt(self) -> None:
-        """Nothing: a run of an engine ends by itself."""
 
     def answer(
         self, prefix: Prefix, packed: PackedQuestions, *, budget_s: float | None = None

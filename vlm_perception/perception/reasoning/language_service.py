@@ -216,17 +216,20 @@ class LanguageService:
         """
         language, effort, settings = self._language, LEVELS[level], self.settings
         began = self.clock()
+        end = began + self._language.deadline_s
         seen = self._newest_seen.of(embedding)
         prefilled = self.clock()
         attributes = language.answer(
-            seen, self._packed if effort.all_questions else self._packed_few
+            seen,
+            self._packed if effort.all_questions else self._packed_few,
+            budget_s=end - prefilled,
         )
         answered = self.clock()
         caption = language.generate(
             seen,
             instruction or language.caption_prompt,
             max_tokens=math.ceil(settings.max_caption_tokens * effort.caption),
-            budget_s=self.max_caption_s * effort.caption,
+            budget_s=min(self.max_caption_s * effort.caption, end - answered),
             sampling=self._sampling,
         )
         return Analysis(

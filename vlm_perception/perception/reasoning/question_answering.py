@@ -308,6 +308,6 @@ def _check_choices(choices: Sequence[str]) -> None:
 
 
 def _geometric_mean(logarithms: Sequence[float | None]) -> float | None:
-    """Of probabilities; None where one of them is not known, or there are none."""
+    """Of the probabilities that are known; None where none is."""
     known = [each for each in logarithms if each is not None]
-    return math.exp(fmean(known)) if known and len(known) == len(logarithms) else None
+    return math.exp(fmean(known)) if known else None

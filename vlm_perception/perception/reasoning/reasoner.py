@@ -14,10 +14,8 @@ from vlm_perception.perception.reasoning.keyframes import Decision, KeyframePoli
 from vlm_perception.perception.reasoning.language_service import Analysis, LanguageService
 from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.perception.vision.temporal_state import Attended, TemporalState
-from vlm_perception.types import Attribute, Embedding, Reasoning, Trigger
+from vlm_perception.types import UNKNOWN, Attribute, Embedding, Reasoning, Trigger
 
-UNKNOWN = "unknown"
-"""Value of an attribute whose likeliest choice is not likely enough."""
 BREAKS = (Trigger.FIRST, Trigger.TIME_JUMP)
 """Key frames before which nothing that was answered counts any more."""
 

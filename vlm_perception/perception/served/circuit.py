@@ -36,6 +36,12 @@ class Circuit:
         with self._lock:
             return str(self._cause) if self._until is not None else ""
 
+    @property
+    def admits(self) -> bool:
+        """Whether `admit` would let a request pass."""
+        with self._lock:
+            return self._until is None or not (self._trial or self._clock() < self._until)
+
     def admit(self) -> bool:
         """Let a request pass; returns whether it is a trial.
 

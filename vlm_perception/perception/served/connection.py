@@ -120,6 +120,10 @@ class Connection:
         """Why the server is left alone at the moment, in one sentence; empty while it is asked."""
         return self._circuit.issue
 
+    def admits(self) -> bool:
+        """Whether a request would be sent: the circuit is closed, or a trial is due."""
+        return self._circuit.admits
+
     def figures(self) -> Mapping[str, str]:
         """Counts since the start, and how long first tokens took."""
         with self._lock:

@@ -1,0 +1,225 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""A language model behind a server, asked like a bundle's own: by a real server of a real model."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.bundle_server import MODEL, BundleServer
+
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.bundle.manifest import QuestionSpec
+from vlm_perception.perception.language.answer_sheet import filled, sheet
+from vlm_perception.perception.language.letters import LEAST_MASS, answered, lettered, masses
+from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.language.prompts import PromptError
+from vlm_perception.perception.language.served_model import ServedModel, ServedSettings
+from vlm_perception.perception.reasoning.language_service import LanguageService
+from vlm_perception.perception.reasoning.question_answering import AskError
+from vlm_perception.perception.served.endpoint import Endpoint
+from vlm_perception.perception.served.errors import Fault, ServedError
+from vlm_perception.perception.vision.encoder import VisionEncoder
+from vlm_perception.types import UNKNOWN, Embedding, Frame
+
+WEATHER = QuestionSpec(name="weather", question="what weather", choices=("clear", "rain", "fog"))
+READING_S = 0.05
+
+
+@pytest.fixture(scope="module")
+def bundle() -> ModelBundle:
+    return ModelBundle.load("roadworld-nano")
+
+
+@pytest.fixture(scope="module")
+def server(bundle: ModelBundle) -> Iterator[BundleServer]:
+    with BundleServer(bundle, reading_s=READING_S) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def seen(bundle: ModelBundle) -> Embedding:
+    pixels = np.random.default_rng(0).integers(0, 256, (36, 64, 3), np.uint8)
+    return VisionEncoder(bundle).encode(Frame(np.kron(pixels, np.ones((8, 8, 1), "u1")), 1), 0)
+
+
+def connected(bundle: ModelBundle, url: str, model: str = MODEL, **settings: object) -> ServedModel:
+    spec = bundle.manifest.language
+    assert spec is not None
+    prompt = {"caption_prompt": spec.caption_prompt, **settings}
+    return ServedModel(Endpoint.parse(url, model), ServedSettings(**prompt))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def served(bundle: ModelBundle, server: BundleServer) -> Iterator[ServedModel]:
+    model = connected(bundle, server.url)
+    yield model
+    model.close()
+
+
+def test_it_says_what_the_bundle_says(
+    bundle: ModelBundle, served: ServedModel, server: BundleServer, seen: Embedding
+) -> None:
+    """But for what the JPEG has changed of the image, which is sent as it is for all questions."""
+    service = LanguageService(bundle, language=served)
+    service.warm_up()
+    server.bodies.clear()
+    said = service.analyse(seen, "", 0)
+    assert said.caption
+    pictures = {json.dumps(body["messages"][0]["content"][0]) for body in server.bodies}
+    assert len(pictures) == 1 and len(server.bodies) == 1 + len(bundle.manifest.questions)
+    assert all(body["stream"] for body in server.bodies)
+    again = service.analyse(seen, "", 0)
+    assert (again.caption, again.attributes) == (said.caption, said.attributes)
+    assert "letters" in served.figures()["answers"] and not served.issue()
+
+
+def test_what_a_server_can_do_is_seen_in_its_answers(bundle: ModelBundle, seen: Embedding) -> None:
+    for able in ({"log_probabilities": False}, {"guided": False, "log_probabilities": False}):
+        with BundleServer(bundle, reading_s=READING_S, **able) as server:
+            model = connected(bundle, server.url)
+            packed = model.pack(bundle.manifest.questions)
+            answers = model.answer(model.read(seen), packed)
+            figures = model.figures()
+            assert figures["answers"] == "one JSON object"
+            assert figures["guided_answers"] == str(able.get("guided", True)).lower()
+            assert figures["prefix_cache"].startswith("true")
+            assert len(server.bodies[-1]["messages"]) == 1, "all questions at once"
+            model.close()
+        assert all(each.probabilities == () for each in answers), "none were given"
+        if able.get("guided", True):
+            own = LanguageModel(bundle)
+            expected = own.answer(own.read(seen), own.pack(bundle.manifest.questions))
+            same = sum(a.value == b.value for a, b in zip(answers, expected, strict=True))
+            assert same >= len(expected) - 1, "a JPEG may turn over one"
+            assert not model.concern()
+        else:
+            assert {each.value for each in answers} == {UNKNOWN}
+            assert "with one of their choices" in model.concern()
+
+
+def test_users_questions_are_answered_as_by_a_bundle(
+    bundle: ModelBundle, served: ServedModel, seen: Embedding
+) -> None:
+    asker = LanguageService(bundle, language=served).asker
+    free = asker.ask(lambda: seen, "what is ahead", timeout=20.0, max_tokens=6)
+    assert free.text and free.confidence is not None and 0.0 < free.confidence <= 1.0
+    description = asker.describe(seen, "", max_tokens=40)
+    pieces = list(description)
+    assert description.finished and "".join(pieces) == description.text
+    with pytest.raises(AskError, match="at most 1000"):
+        asker.ask(lambda: seen, "x" * 2000, timeout=20.0, max_tokens=6)
+    with pytest.raises(PromptError, match="20 at most"):
+        served.pack([WEATHER.model_copy(update={"choices": tuple(map(str, range(21)))})])
+
+
+def test_a_description_that_is_given_up_ends_at_the_server(
+    bundle: ModelBundle, served: ServedModel, server: BundleServer, seen: Embedding
+) -> None:
+    shown = served.read(seen)
+    for end in ("close", "interrupt"):
+        before = len(server.bodies)
+        written = served.write(shown, served.caption_prompt, max_tokens=40)
+        assert next(written).text
+        if end == "close":
+            written.close()
+        else:
+            served.interrupt()
+            with pytest.raises(ServedError, match="node stops"):
+                list(written)
+        assert len(server.bodies) == before + 1
+    assert served.generate(shown, served.caption_prompt, max_tokens=40).finished, "the next one"
+
+
+def test_a_server_that_comes_later_is_found(bundle: ModelBundle, seen: Embedding) -> None:
+    server = BundleServer(bundle)
+    with server:
+        pass  # It has a port now.
+    model = connected(bundle, server.url)
+    service = LanguageService(bundle, language=model)
+    service.warm_up()
+    assert server.url in model.issue()
+    with pytest.raises(ServedError):
+        service.analyse(seen, "", 0)
+    with server:
+        deadline = time.monotonic() + 20.0
+        while model.issue() and time.monotonic() < deadline:
+            if model.may_be_asked():
+                try:
+                    service.analyse(seen, "", 0)
+                except ServedError:
+                    continue
+        assert service.analyse(seen, "", 0).caption
+    assert not model.issue()
+    model.close()
+
+
+def test_another_model_is_refused(bundle: ModelBundle, server: BundleServer) -> None:
+    model = connected(bundle, server.url, "another/model")
+    model.warm_up(model.pack([]))
+    assert "another/model" in model.issue() and MODEL in model.issue()
+    model.close()
+
+
+LETTERS = st.dictionaries(
+    st.sampled_from(["A", " A", "(B", "B.", "C)", "\nC", "the", "D", "AB", "a"]),
+    st.floats(-20.0, 0.0),
+)
+
+
+@given(LETTERS, st.floats(0.1, 10.0))
+def test_letters_are_summed_over_the_ways_to_write_them(
+    alternatives: dict[str, float], temperature: float
+) -> None:
+    total = sum(map(math.exp, alternatives.values()))
+    alternatives = {
+        token: value - math.log(max(1.0, total)) for token, value in alternatives.items()
+    }
+    found = masses(alternatives, 3)
+    ways = (("A", " A"), ("(B", "B."), ("C)", "\nC"))
+    expected = [sum(math.exp(alternatives.get(way, -math.inf)) for way in each) for each in ways]
+    assert found == pytest.approx(expected)
+    attribute = answered(WEATHER.model_copy(update={"temperature": temperature}), found)
+    if found.sum() < LEAST_MASS:
+        assert (attribute.value, attribute.probabilities) == (UNKNOWN, ())
+    else:
+        assert sum(attribute.probabilities) == pytest.approx(1.0)
+        assert attribute.value == WEATHER.choices[int(np.argmax(found))]
+
+
+def test_questions_are_worded_with_letters() -> None:
+    assert lettered(WEATHER).splitlines()[:4] == ["what weather", "A. clear", "B. rain", "C. fog"]
+
+
+@given(
+    st.dictionaries(st.sampled_from(["weather", "x"]), st.sampled_from(["Rain", " fog", "no", 3]))
+)
+def test_a_sheet_is_read_strictly(said: dict[str, object]) -> None:
+    told = filled(f"```json\n{json.dumps(said)}\n```", [WEATHER])
+    assert told is not None and told[0].probabilities == ()
+    value = str(said.get("weather")).strip().lower()
+    assert told[0].value == (value if value in WEATHER.choices else UNKNOWN)
+
+
+@pytest.mark.parametrize("text", ["", "fog", "[1]", "{", '{"weather": ', "{" * 10_000, '"{}"x}'])
+def test_what_is_no_sheet_is_none(text: str) -> None:
+    assert filled(text, [WEATHER]) is None
+
+
+def test_a_budget_cuts_a_text_and_nothing_else(
+    bundle: ModelBundle, served: ServedModel, seen: Embedding
+) -> None:
+    shown = served.read(seen)
+    cut = served.generate(shown, served.caption_prompt, max_tokens=40, budget_s=1e-6 + READING_S)
+    assert not cut.finished
+    with pytest.raises(ServedError) as raised:
+        served.answer(shown, served.pack([WEATHER]), budget_s=0.0)
+    assert raised.value.fault in (Fault.BUSY, Fault.UNREACHABLE, Fault.SILENT, Fault.SLOW)
+    assert sheet([WEATHER]).count("\n") == 2

@@ -1,0 +1,125 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters of a language model that a server runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vlm_perception.nodes.base.networks import NetworkSettings
+from vlm_perception.nodes.base.parameters import CONFIGURE, FIXED, setting
+from vlm_perception.perception.details import LONGEST_SIDE
+from vlm_perception.perception.language.served_model import ServedModel, ServedSettings
+from vlm_perception.perception.served.endpoint import KEY_VARIABLE, Endpoint
+
+OF_BUNDLE, SERVED = "bundle", "served"
+LEAST_SIDE = 64
+
+
+@dataclass(frozen=True)
+class ServedParameters(NetworkSettings):
+    """Which language model is asked, and how, where it is not the bundle's own."""
+
+    language: str = setting(
+        OF_BUNDLE,
+        "Which language model analyses the frames: that of the `bundle`, or one that is `served` "
+        "by an OpenAI-compatible server; then the bundle needs none.",
+        choices=(OF_BUNDLE, SERVED),
+        change=FIXED,
+    )
+    endpoint: str = setting(
+        "http://127.0.0.1:8000/v1",
+        "Address of the server, for `language` served.",
+        change=CONFIGURE,
+    )
+    model: str = setting(
+        "",
+        "Name of the model on the server, such as Qwen/Qwen3-VL-2B-Instruct.",
+        change=CONFIGURE,
+    )
+    allow_remote: bool = setting(
+        False,
+        "Whether the server may be on another machine: images of the camera are sent there.",
+        change=CONFIGURE,
+    )
+    allow_plain_http: bool = setting(
+        False,
+        "Whether a server on another machine may be asked without TLS, in a network that you "
+        "trust.",
+        change=CONFIGURE,
+    )
+    key_file: str = setting(
+        "",
+        "File with the key to the server, which only its owner may read (chmod 600); empty: the "
+        f"environment variable {KEY_VARIABLE}, if it is set.",
+        change=CONFIGURE,
+    )
+    caption_prompt: str = setting(
+        ServedSettings.caption_prompt,
+        "What a served model is asked for a caption while there is no instruction.",
+        change=CONFIGURE,
+    )
+    served_image_size: int = setting(
+        ServedSettings.image_size,
+        "Longer side in pixels of the images that are sent to the server; never enlarged.",
+        minimum=LEAST_SIDE,
+        maximum=LONGEST_SIDE,
+        change=CONFIGURE,
+    )
+    served_jpeg_quality: int = setting(
+        ServedSettings.jpeg_quality,
+        "Quality of their JPEGs.",
+        minimum=1,
+        maximum=100,
+        change=CONFIGURE,
+    )
+    served_deadline: float = setting(
+        ServedSettings.deadline_s,
+        "Longest time in seconds for an analysis by a served model; then it is given up.",
+        minimum=0.1,
+        maximum=600.0,
+        change=CONFIGURE,
+    )
+    slots: int = setting(
+        ServedSettings.slots,
+        "Requests that the node sends to the server at a time, `~/ask` and `~/describe` included.",
+        minimum=1,
+        maximum=64,
+        change=CONFIGURE,
+    )
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a server runs the language model."""
+        return self.language == SERVED
+
+    def served_endpoint(self) -> Endpoint:
+        """Where the model is.
+
+        Raises:
+            EndpointError: the address is malformed or not allowed, or the key cannot be used.
+        """
+        return Endpoint.parse(
+            self.endpoint,
+            self.model,
+            key_file=self.key_file,
+            allow_remote=self.allow_remote,
+            allow_plain_http=self.allow_plain_http,
+        )
+
+    def served_model(self, endpoint: Endpoint) -> ServedModel:
+        """What asks it.
+
+        Raises:
+            ServedError: a package is missing.
+        """
+        return ServedModel(
+            endpoint,
+            ServedSettings(
+                caption_prompt=self.caption_prompt,
+                image_size=self.served_image_size,
+                jpeg_quality=self.served_jpeg_quality,
+                slots=self.slots,
+                deadline_s=self.served_deadline,
+            ),
+        )

@@ -1,0 +1,159 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a server can do for typed questions, found out by what its answers hold.
+
+Servers ignore a field of a request that they do not know, and say nothing about it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from vlm_perception.bundle.manifest import QuestionSpec
+from vlm_perception.perception.language.letters import lettered
+from vlm_perception.perception.language.picture import data_url, message
+from vlm_perception.perception.served.completions import Request, TokenLogprobs
+from vlm_perception.perception.served.connection import Connection
+
+ALTERNATIVES = 20
+"""As many as servers give of a token at most."""
+NEEDLE = "zebra-7419"
+"""An answer that no picture suggests: who gives it was guided to it."""
+HAYSTACK = "Describe the picture."
+PROBE = QuestionSpec(
+    name="probe", question="Which letter comes first in the alphabet?", choices=("A", "B")
+)
+CACHED_SHARE = 0.7
+"""A prompt that is repeated must have its first token after this share of the time at most."""
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a server can do."""
+
+    log_probabilities: bool
+    """Whether it gives the likeliest alternatives of a token."""
+    guided: bool
+    """Whether it keeps an answer to a JSON schema."""
+    cold_s: float
+    """Seconds to the first token of a prompt with an image that it sees for the first time."""
+    warm_s: float
+    """The same when the prompt is repeated."""
+
+    @property
+    def prefix_cache(self) -> bool:
+        """Whether it keeps what it has read of an image."""
+        return self.warm_s <= CACHED_SHARE * self.cold_s
+
+    @property
+    def letters(self) -> bool:
+        """Whether each question is worth a request, for the probabilities of its choices."""
+        return self.log_probabilities and self.prefix_cache
+
+    def figures(self) -> Mapping[str, str]:
+        """What the diagnostics show."""
+        return {
+            "answers": "letters" if self.letters else "one JSON object",
+            "log_probabilities": str(self.log_probabilities).lower(),
+            "guided_answers": str(self.guided).lower(),
+            "prefix_cache": f"{str(self.prefix_cache).lower()}: first token after "
+            f"{1e3 * self.warm_s:.0f} ms, of a new image after {1e3 * self.cold_s:.0f} ms",
+        }
+
+
+def find_abilities(
+    connection: Connection,
+    *,
+    size: int,
+    quality: int,
+    budget_s: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> Abilities:
+    """Ask a server a few things whose answers show what it can do.
+
+    Args:
+        connection: to the server.
+        size: longer side of the images that it will be sent, in pixels.
+        quality: of their JPEGs, 1 to 100.
+        budget_s: the most seconds for an answer.
+        clock: seconds.
+
+    Raises:
+        ServedError: it does not answer, or takes no images.
+    """
+
+    def first(content: Mapping[str, Any], **changes: Any) -> float:
+        began = clock()
+        request = Request(messages=[content], max_tokens=1, **changes)
+        with closing(connection.stream(request, budget_s=budget_s)) as deltas:
+            next(deltas, None)
+        return clock() - began
+
+    picture = _noise(size, quality)
+    letters = _whole(connection, message(picture, lettered(PROBE)), budget_s, 1, ALTERNATIVES)
+    guided = _whole(
+        connection, message(picture, HAYSTACK), budget_s, 24, schema=_enum("answer", NEEDLE)
+    )
+    cold, warm = [], []
+    for _ in range(ROUNDS):
+        prompt = message(_noise(size, quality), HAYSTACK)
+        cold.append(first(prompt))
+        warm.append(first(prompt))
+    return Abilities(
+        log_probabilities=any(len(each.top) > 1 for each in letters[1]),
+        guided=_holds_needle(guided[0]),
+        cold_s=median(cold),
+        warm_s=median(warm),
+    )
+
+
+def _whole(
+    connection: Connection,
+    content: Mapping[str, Any],
+    budget_s: float,
+    max_tokens: int,
+    alternatives: int = 0,
+    schema: Mapping[str, Any] | None = None,
+) -> tuple[str, list[TokenLogprobs]]:
+    request = Request(
+        messages=[content], max_tokens=max_tokens, top_logprobs=alternatives, schema=schema
+    )
+    text = ""
+    tokens: list[TokenLogprobs] = []
+    for delta in connection.stream(request, budget_s=budget_s):
+        text += delta.text
+        tokens += delta.logprobs
+    return text, tokens
+
+
+def _holds_needle(text: str) -> bool:
+    try:
+        return bool(json.loads(text) == {"answer": NEEDLE})
+    except ValueError:
+        return False
+
+
+def _enum(name: str, value: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {name: {"enum": [value]}},
+        "required": [name],
+        "additionalProperties": False,
+    }
+
+
+def _noise(size: int, quality: int) -> str:
+    """A picture that no server has seen before, in the shape of a camera's."""
+    shape = max(1, size * 9 // 16 // 16), max(1, size // 16), 3
+    coarse = np.frombuffer(os.urandom(int(np.prod(shape))), np.uint8).reshape(shape)
+    return data_url(np.kron(coarse, np.ones((16, 16, 1), np.uint8)), size, quality)

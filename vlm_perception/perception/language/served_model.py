@@ -1,0 +1,432 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""A language model that an OpenAI-compatible server runs, asked like a bundle's own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from vlm_perception.bundle.manifest import QuestionSpec
+from vlm_perception.engines.steps import step
+from vlm_perception.perception.details import DetailError
+from vlm_perception.perception.language import answer_sheet
+from vlm_perception.perception.language.abilities import ALTERNATIVES, Abilities, find_abilities
+from vlm_perception.perception.language.analysis_cost import AnalysisCost
+from vlm_perception.perception.language.letters import answered, lettered, masses, unanswered
+from vlm_perception.perception.language.picture import data_url, message
+from vlm_perception.perception.language.prompts import PromptError
+from vlm_perception.perception.language.token_sampling import GREEDY, Sampling
+from vlm_perception.perception.served.completions import Delta, Request
+from vlm_perception.perception.served.connection import Connection
+from vlm_perception.perception.served.endpoint import Endpoint
+from vlm_perception.perception.served.errors import Fault, ServedError
+from vlm_perception.perception.served.stream import Stream
+from vlm_perception.perception.tokenizer import TextError, require_text
+from vlm_perception.types import Attribute, Embedding
+
+MEASURED_TOKENS = 8
+LONGEST_SHOWN = 60
+"""Characters of an answer that is quoted because it is none."""
+
+
+@dataclass(frozen=True)
+class ServedSettings:
+    """How a server is asked."""
+
+    caption_prompt: str = "Describe in one sentence what the camera sees, the most important first."
+    image_size: int = 768
+    """Longer side in pixels of the images that are sent."""
+    jpeg_quality: int = 90
+    slots: int = 1
+    """Requests at once."""
+    deadline_s: float = 10.0
+    """The most seconds for an analysis, or for an answer that has no limit of its own."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A frame as it is sent, the same for all questions about it."""
+
+    picture: str
+    """As `data_url` makes it."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Questions that can be put to the server one by one or all at once."""
+
+    questions: tuple[QuestionSpec, ...]
+    together: str
+    """The prompt that asks all of them."""
+
+    @property
+    def tokens(self) -> int:
+        """Their length, roughly: the server has the tokenizer."""
+        return len(self.together) // 4
+
+
+@dataclass(frozen=True)
+class ServedText:
+    """A text as far as it has come."""
+
+    text: str
+    stops: bool
+    log_probability: float | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model ended it itself."""
+        return self.stops
+
+
+class ServedModel:
+    """Asks a server; for any thread.
+
+    What it can do is found out when it is first reached, then and again after it was away.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        settings: ServedSettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            endpoint: the server and its model.
+            settings: how it is asked.
+            clock: seconds, for the limits of time.
+        """
+        self._endpoint, self._settings, self._clock = endpoint, settings, clock
+        self._connection = Connection(endpoint, slots=settings.slots)
+        self._threads = ThreadPoolExecutor(settings.slots, "served")
+        self._finding, self._lock = threading.Lock(), threading.Lock()
+        self._streams: set[Stream] = set()
+        self._abilities: Abilities | None = None
+        self._fault = ""
+        self._nonsense = ""
+        self._least_mass = 1.0
+
+    @property
+    def engine_name(self) -> str:
+        """Model and server."""
+        return f"{self._endpoint.model} on {urlsplit(self._endpoint.url).netloc}"
+
+    @property
+    def caption_prompt(self) -> str:
+        """What asks for a caption."""
+        return self._settings.caption_prompt
+
+    @property
+    def deadline_s(self) -> float:
+        """The most seconds that an analysis may take."""
+        return self._settings.deadline_s
+
+    def verify(self) -> None:
+        """Nothing: whether it computes what it should is up to the server."""
+
+    def warm_up(self, packed: Sheet) -> None:
+        """Find out whether the server is there, and what it can do; `issue` says why not."""
+        try:
+            self._find_abilities()
+        except ServedError as error:
+            self._fault = str(error)
+
+    def issue(self) -> str:
+        """Say why it cannot be asked now, with a remedy; empty: it can."""
+        return self._connection.issue() or (self._fault if self._abilities is None else "")
+
+    def may_be_asked(self) -> bool:
+        """Whether a request now makes sense: the server answers, or it is time to try it again."""
+        return self._connection.admits()
+
+    def concern(self) -> str:
+        """Say what is wrong with its answers to the typed questions; empty: nothing."""
+        if not self._nonsense:
+            return ""
+        return (
+            f"{self._endpoint.model} answers the typed questions with {self._nonsense!r} and not "
+            "with one of their choices, so that they are unknown; use a model that follows "
+            "instructions, or a server that can keep it to a JSON schema"
+        )
+
+    def figures(self) -> Mapping[str, str]:
+        """What the diagnostics show."""
+        abilities = self._abilities
+        found = abilities.figures() if abilities is not None else {"answers": "not known yet"}
+        if abilities is not None and abilities.letters:
+            found = {**found, "letters_mass": f"{self._least_mass:.3f} at least"}
+        return {**found, **self._connection.figures()}
+
+    def interrupt(self) -> None:
+        """End all requests that are being answered, with an error for who waits for them."""
+        with self._lock:
+            streams, self._streams = self._streams, set()
+        for stream in streams:
+            stream.close()
+
+    def close(self) -> None:
+        """End all requests and the connection."""
+        self._connection.close()
+        self._threads.shutdown(wait=False)
+
+    def measure(self, packed: Sheet, question: Mapping[str, Any]) -> AnalysisCost:
+        """Time an analysis of a black image, once: others may be waiting for the server.
+
+        Args:
+            packed: the questions that are asked of each image.
+            question: what the result depends on, to be kept with it.
+
+        Raises:
+            ServedError: it cannot be asked now.
+        """
+        size = self._settings.image_size
+        shown = self._shown(np.zeros((size * 9 // 16, size, 3), np.uint8))
+        times = [self._clock()]
+        self.answer(shown, packed)
+        times.append(self._clock())
+        written = self.write(shown, self.caption_prompt, max_tokens=MEASURED_TOKENS)
+        count = 0
+        for _ in written:
+            count += 1
+            if count == 1:
+                times.append(self._clock())
+        times += [self._clock()] * (4 - len(times))
+        questions, prompt, rest = map(float, np.diff(times))
+        return AnalysisCost(
+            question=dict(question),
+            prefill_s=0.0,
+            questions_s=questions,
+            prompt_s=prompt,
+            token_s=rest / max(1, count - 1),
+        )
+
+    def read(self, embedding: Embedding) -> Shown:
+        """Make a JPEG of the frame's image.
+
+        Raises:
+            DetailError: there is none.
+        """
+        if embedding.image is None:
+            raise DetailError(
+                "the image of the frame is not at hand; start a vision_encoder of this version"
+            )
+        return self._shown(embedding.image)
+
+    def _shown(self, image: Any) -> Shown:
+        return Shown(data_url(image, self._settings.image_size, self._settings.jpeg_quality))
+
+    def pack(self, questions: Sequence[QuestionSpec]) -> Sheet:
+        """Word questions for `answer`.
+
+        Raises:
+            PromptError: one has more choices than a server gives alternatives of a token.
+        """
+        for each in questions:
+            if len(each.choices) > ALTERNATIVES:
+                raise PromptError(
+                    f"question {each.name!r} has {len(each.choices)} choices, and a served model "
+                    f"is given {ALTERNATIVES} at most; ask several questions instead"
+                )
+        return Sheet(tuple(questions), answer_sheet.sheet(questions))
+
+    def answer(
+        self, seen: Shown, packed: Sheet, *, budget_s: float | None = None
+    ) -> tuple[Attribute, ...]:
+        """Answer typed questions, by letters where the server gives log-probabilities.
+
+        Args:
+            seen: the frame.
+            packed: the questions.
+            budget_s: the most seconds for all of them.
+
+        Raises:
+            ServedError: it cannot answer now.
+        """
+        if not packed.questions:
+            return ()
+        end = self._clock() + (self._settings.deadline_s if budget_s is None else budget_s)
+        if not self._find_abilities().letters:
+            return self._fill_in(seen, packed, end)
+
+        def ask(question: QuestionSpec) -> Attribute:
+            return self._choose(seen, question, end)
+
+        if self._settings.slots == 1:
+            return tuple(map(ask, packed.questions))
+        with step(self._waiting, self._settings.deadline_s + 1.0, self.interrupt):
+            return tuple(self._threads.map(ask, packed.questions))
+
+    def write(
+        self,
+        seen: Shown,
+        text: str,
+        *,
+        max_tokens: int,
+        budget_s: float | None = None,
+        sampling: Sampling = GREEDY,
+    ) -> Generator[ServedText, None, None]:
+        """Answer a text piece by piece, mostly token by token; a piece that stops it comes last.
+
+        Args:
+            seen: the frame.
+            text: the question or instruction, taken literally.
+            max_tokens: the most tokens to generate.
+            budget_s: the most seconds until the next piece.
+            sampling: how tokens are chosen.
+
+        Raises:
+            ServedError: it cannot answer now, or breaks off.
+        """
+        request = Request(
+            messages=[message(seen.picture, text)],
+            max_tokens=max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            top_logprobs=int(self._tells_probabilities),
+        )
+        budget_s = self._settings.deadline_s if budget_s is None else budget_s
+        whole = ""
+        with closing(self._ask(request, budget_s)) as deltas:
+            for delta in deltas:
+                whole += delta.text
+                known = [each.logprob for each in delta.logprobs]
+                ended = delta.finish == "stop"
+                yield ServedText(whole.strip(), ended, fmean(known) if known else None)
+
+    def generate(
+        self,
+        seen: Shown,
+        text: str,
+        *,
+        max_tokens: int,
+        budget_s: float | None = None,
+        sampling: Sampling = GREEDY,
+    ) -> ServedText:
+        """Answer a text in one go; at the end of the budget with what has come of it.
+
+        Raises:
+            ServedError: nothing has come of it.
+        """
+        last = ServedText("", False, None)
+        budget_s = self._settings.deadline_s if budget_s is None else budget_s
+        end = self._clock() + budget_s
+        written = self.write(
+            seen, text, max_tokens=max_tokens, budget_s=budget_s, sampling=sampling
+        )
+        try:
+            with closing(written):
+                for each in written:
+                    last = each
+                    if self._clock() >= end:
+                        break
+        except ServedError as error:
+            if error.fault is not Fault.SLOW or not last.text:
+                raise
+        return last
+
+    def check_prompt(self, text: str, reserve: int) -> None:
+        """Refuse what is no text; what room there is, the server knows.
+
+        Raises:
+            PromptError: the text is no valid Unicode.
+        """
+        try:
+            require_text(text)
+        except TextError as error:
+            raise PromptError(str(error)) from error
+
+    def _ask(self, request: Request, budget_s: float) -> Generator[Delta, None, None]:
+        """The pieces of an answer, each within the budget; `interrupt` ends it, too."""
+        budget_s = max(0.0, budget_s)
+        with self._connection.stream(request, budget_s=budget_s) as stream:
+            with self._lock:
+                self._streams.add(stream)
+            try:
+                while True:
+                    with step(self._waiting, budget_s + 1.0, stream.close):
+                        delta = next(stream, None)
+                    if delta is None:
+                        break
+                    yield delta
+                with self._lock:
+                    interrupted = stream not in self._streams
+                if interrupted:
+                    raise ServedError(Fault.CLOSED, "the request was ended, since the node stops")
+            finally:
+                with self._lock:
+                    self._streams.discard(stream)
+
+    @property
+    def _waiting(self) -> str:
+        return f"waiting for {self.engine_name}"
+
+    def _choose(self, seen: Shown, question: QuestionSpec, end_s: float) -> Attribute:
+        request = Request(
+            messages=[message(seen.picture, lettered(question))],
+            max_tokens=1,
+            top_logprobs=ALTERNATIVES,
+        )
+        text, found = "", masses({}, len(question.choices))
+        with closing(self._ask(request, end_s - self._clock())) as deltas:
+            for delta in deltas:
+                text += delta.text
+                for token in delta.logprobs[:1]:
+                    found = masses(token.top, len(question.choices))
+        self._least_mass = min(self._least_mass, float(found.sum()))
+        attribute = answered(question, found)
+        self._note(text if not attribute.probabilities else "")
+        return attribute
+
+    def _fill_in(self, seen: Shown, packed: Sheet, end_s: float) -> tuple[Attribute, ...]:
+        questions = packed.questions
+        request = Request(
+            messages=[message(seen.picture, packed.together)],
+            max_tokens=answer_sheet.longest(questions),
+            schema=answer_sheet.schema(questions),
+        )
+        with closing(self._ask(request, end_s - self._clock())) as deltas:
+            text = "".join(delta.text for delta in deltas)
+        attributes = answer_sheet.filled(text, questions)
+        self._note("" if attributes is not None else text)
+        return attributes or tuple(map(unanswered, questions))
+
+    @property
+    def _tells_probabilities(self) -> bool:
+        return self._abilities is not None and self._abilities.log_probabilities
+
+    def _note(self, nonsense: str) -> None:
+        self._nonsense = " ".join(nonsense.split())[:LONGEST_SHOWN]
+
+    def _find_abilities(self) -> Abilities:
+        """What the server can do, found out once.
+
+        Raises:
+            ServedError: it cannot be asked now.
+        """
+        with self._finding:
+            if self._abilities is None:
+                settings = self._settings
+                self._connection.check(settings.deadline_s)
+                self._abilities = find_abilities(
+                    self._connection,
+                    size=settings.image_size,
+                    quality=settings.jpeg_quality,
+                    budget_s=settings.deadline_s,
+                    clock=self._clock,
+                )
+                self._fault = ""
+            return self._abilities
