@@ -75,6 +75,13 @@ def replay(
             "clock, such as a simulation. [default: `stamps` if the two differ]"
         ),
     ] = None,
+    served: Annotated[
+        str | None,
+        typer.Option(
+            help="With `language: served` in the parameters: `live` asks the server and writes "
+            "served.jsonl; the path of such a file answers from it, the same each time."
+        ),
+    ] = None,
     engine: Annotated[
         str, typer.Option(help="`onnxruntime` or `openvino`; never chosen by measurement.")
     ] = "onnxruntime",
@@ -121,6 +128,7 @@ def replay(
             latency=latency,
             time=time,
             schedule=schedule,
+            served=served,
             originals=originals,
             overlay=overlay,
             fresh=fresh,

@@ -32,6 +32,7 @@ from vlm_perception.perception.reasoning.degradation import Degradation
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.questions import load_questions
 from vlm_perception.perception.reasoning.reasoner import Reasoner
+from vlm_perception.perception.served.connection import Connection
 
 Seen = tuple[CameraStream, EmbeddingArrival]
 """A camera, and an embedding of it."""
@@ -58,7 +59,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._last_s = 0.0
         """When the frame in hand was taken, by the monotonic clock, and what the last one took."""
         self._served: ServedModel | None = None
-        names, image = self.settings.cameras or ("",), self.settings.is_served
+        names, image = self.settings.cameras or ("",), self.settings.served_settings().is_served
         self._cameras = {name: CameraStream(self, name, image=image) for name in names}
         newest = {name: camera.newest_embedding for name, camera in self._cameras.items()}
         self._asking = Asking(self, newest)
@@ -196,15 +197,15 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
 
     def _serve(self) -> ServedModel | None:
         """What asks the server, where one runs the language model; says where images go."""
-        settings = self.settings
+        settings = self.settings.served_settings()
         if not settings.is_served:
             return None
-        endpoint = settings.served_endpoint()
+        endpoint = settings.checked_endpoint()
         if endpoint.is_remote:
             self.get_logger().warning(
                 f"images of the camera leave this machine: key frames are sent to {endpoint.url}"
             )
-        self._served = settings.served_model(endpoint)
+        self._served = ServedModel(Connection(endpoint, slots=settings.slots), settings)
         return self._served
 
     def _available(self) -> bool:

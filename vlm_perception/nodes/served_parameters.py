@@ -4,15 +4,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from vlm_perception.nodes.base.networks import NetworkSettings
 from vlm_perception.nodes.base.parameters import CONFIGURE, FIXED, setting
 from vlm_perception.perception.details import LONGEST_SIDE
-from vlm_perception.perception.language.served_model import ServedModel, ServedSettings
-from vlm_perception.perception.served.endpoint import KEY_VARIABLE, Endpoint
+from vlm_perception.perception.language.served_settings import OF_BUNDLE, SERVED, ServedSettings
+from vlm_perception.perception.served.endpoint import KEY_VARIABLE
 
-OF_BUNDLE, SERVED = "bundle", "served"
 LEAST_SIDE = 64
 
 
@@ -21,14 +21,14 @@ class ServedParameters(NetworkSettings):
     """Which language model is asked, and how, where it is not the bundle's own."""
 
     language: str = setting(
-        OF_BUNDLE,
+        ServedSettings.language,
         "Which language model analyses the frames: that of the `bundle`, or one that is `served` "
         "by an OpenAI-compatible server; then the bundle needs none.",
         choices=(OF_BUNDLE, SERVED),
         change=FIXED,
     )
     endpoint: str = setting(
-        "http://127.0.0.1:8000/v1",
+        ServedSettings.endpoint,
         "Address of the server, for `language` served.",
         change=CONFIGURE,
     )
@@ -60,21 +60,21 @@ class ServedParameters(NetworkSettings):
         change=CONFIGURE,
     )
     served_image_size: int = setting(
-        ServedSettings.image_size,
+        ServedSettings.served_image_size,
         "Longer side in pixels of the images that are sent to the server; never enlarged.",
         minimum=LEAST_SIDE,
         maximum=LONGEST_SIDE,
         change=CONFIGURE,
     )
     served_jpeg_quality: int = setting(
-        ServedSettings.jpeg_quality,
+        ServedSettings.served_jpeg_quality,
         "Quality of their JPEGs.",
         minimum=1,
         maximum=100,
         change=CONFIGURE,
     )
     served_deadline: float = setting(
-        ServedSettings.deadline_s,
+        ServedSettings.served_deadline,
         "Longest time in seconds for an analysis by a served model; then it is given up.",
         minimum=0.1,
         maximum=600.0,
@@ -88,38 +88,7 @@ class ServedParameters(NetworkSettings):
         change=CONFIGURE,
     )
 
-    @property
-    def is_served(self) -> bool:
-        """Whether a server runs the language model."""
-        return self.language == SERVED
-
-    def served_endpoint(self) -> Endpoint:
-        """Where the model is.
-
-        Raises:
-            EndpointError: the address is malformed or not allowed, or the key cannot be used.
-        """
-        return Endpoint.parse(
-            self.endpoint,
-            self.model,
-            key_file=self.key_file,
-            allow_remote=self.allow_remote,
-            allow_plain_http=self.allow_plain_http,
-        )
-
-    def served_model(self, endpoint: Endpoint) -> ServedModel:
-        """What asks it.
-
-        Raises:
-            ServedError: a package is missing.
-        """
-        return ServedModel(
-            endpoint,
-            ServedSettings(
-                caption_prompt=self.caption_prompt,
-                image_size=self.served_image_size,
-                jpeg_quality=self.served_jpeg_quality,
-                slots=self.slots,
-                deadline_s=self.served_deadline,
-            ),
-        )
+    def served_settings(self) -> ServedSettings:
+        """Take over the parameters that have the name of a setting."""
+        names = (field.name for field in dataclasses.fields(ServedSettings))
+        return ServedSettings(**{name: getattr(self, name) for name in names})

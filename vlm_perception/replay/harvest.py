@@ -26,7 +26,7 @@ from vlm_perception.replay.pipeline import EngineOptions, Outcome, Pipeline
 from vlm_perception.replay.recordings.errors import ReplayError
 from vlm_perception.replay.recordings.image_messages import COMPRESSED_IMAGE
 from vlm_perception.replay.recordings.source import CameraFrame, Source, Span, open_source
-from vlm_perception.replay.report.scene_log import line, number
+from vlm_perception.replay.report.scene_log import line, number, probabilities
 from vlm_perception.replay.settings import PipelineSettings, default_parameters, load_settings
 from vlm_perception.replay.telling import tell_losses, tell_notes
 from vlm_perception.replay.virtual_time import LatencyModel
@@ -156,13 +156,7 @@ class _Field:
             "file_name": f"{self._name}-{seen.frame.index:06d}.jpg",
             "text": reasoning.caption,
             "reasons": reasons,
-            "attributes": {
-                each.name: {
-                    choice: number(probability)
-                    for choice, probability in zip(each.choices, each.probabilities, strict=True)
-                }
-                for each in reasoning.attributes
-            },
+            "attributes": {each.name: probabilities(each) for each in reasoning.attributes},
             "tags": {tag.label: number(tag.score) for tag in seen.embedding.tags},
             "conflicts": list(seen.scene.conflicts),
             "stamp": seen.frame.stamp_ns,

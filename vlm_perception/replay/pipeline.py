@@ -10,7 +10,7 @@ each embedding with the reasonings that would have arrived by then.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,10 +18,12 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.perception.details import Details
 from vlm_perception.perception.fusion.scene import SceneFusion
 from vlm_perception.perception.fusion.stamp_order import Order, StampOrder
+from vlm_perception.perception.language.served_model import ServedModel
 from vlm_perception.perception.reasoning.degradation import Degradation
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.questions import load_questions
 from vlm_perception.perception.reasoning.reasoner import Reasoner
+from vlm_perception.perception.served.errors import ServedError
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.replay.recorded_schedule import Schedule
 from vlm_perception.replay.recordings.clocks import RECORDING, STAMPS
@@ -84,6 +86,7 @@ class Pipeline:
         speed: float = 1.0,
         schedule: Schedule | None = None,
         clock: str = RECORDING,
+        served: Callable[[VirtualClock], ServedModel] | None = None,
     ) -> None:
         """Load the networks.
 
@@ -97,6 +100,8 @@ class Pipeline:
             schedule: the frames that a robot worked on; None: according to the latency model.
             clock: RECORDING, on whose times the stamps' ages are counted, or STAMPS: each image
                 arrives at the time of its stamp.
+            served: makes the language model that a server runs, on the robot's clock; None: the
+                bundle's own.
 
         Raises:
             BundleError: the bundle lacks a file, or an engine gives other outputs than stored.
@@ -116,9 +121,11 @@ class Pipeline:
             clock=self.clock,
         )
         self.encoder.warm_up()
-        self._details = Details(bundle.manifest)
+        self._details = Details(bundle.manifest, image=served is not None)
+        self.unanswered: dict[str, int] = {}
+        """Key frames that the language model was asked about in vain, by the reason."""
         self.reasoner: Reasoner | None = None
-        if bundle.manifest.language is not None:
+        if bundle.manifest.language is not None or served is not None:
             file = settings.questions
             service = LanguageService(
                 paced,
@@ -127,6 +134,7 @@ class Pipeline:
                 questions=load_questions(Path(file)) if file else None,
                 clock=self.clock,
                 engine=engine.name,
+                language=served(self.clock) if served is not None else None,
             )
             service.warm_up()
             settings = _with_caption_limit(settings, service, schedule)
@@ -256,7 +264,12 @@ class Pipeline:
         if decided.is_keyframe:
             embedding = self._details.ready(embedding)
             detail = self._details.of(embedding)
-        reasoning = self.reasoner.conclude(decided, embedding, level)
+        try:
+            reasoning = self.reasoner.conclude(decided, embedding, level)
+        except ServedError as error:
+            self.unanswered[str(error)] = self.unanswered.get(str(error), 0) + 1
+            self._free_s = self.clock.now
+            return None
         self._free_s = self.clock.now
         self._degradation.record(self._free_s - begin_s, 1.0 / self.settings.rate_hz)
         arrives = self._free_s + self._model.transport * 1e-3
@@ -305,7 +318,11 @@ def _with_caption_limit(
     """The longest time for a caption: as given, else as the robot's, else by the latency model."""
     if settings.reasoner.max_caption_s:
         return settings
-    service.measure()
+    if settings.served is None:
+        service.measure()
+    else:
+        # What it would measure depends on the server's day; no text takes longer than this.
+        service.max_caption_s = settings.served.served_deadline
     if schedule is not None and schedule.max_caption_s:
         service.max_caption_s = schedule.max_caption_s
     reasoner = replace(settings.reasoner, max_caption_s=service.max_caption_s)

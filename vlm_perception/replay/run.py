@@ -48,6 +48,7 @@ from vlm_perception.replay.report.replay_video import draw_replay
 from vlm_perception.replay.report.report import write_report
 from vlm_perception.replay.report.scene_log import FORMAT, VERSION, faults_in, line, sha256
 from vlm_perception.replay.results import Results
+from vlm_perception.replay.served import LIVE, served_by
 from vlm_perception.replay.settings import default_parameters, load_settings
 from vlm_perception.replay.telling import tell_losses, tell_notes
 from vlm_perception.replay.virtual_time import LatencyModel, load_model
@@ -59,7 +60,9 @@ LOG, RUN, REPORT, VIDEO, KEYFRAMES = (
     "overlay.mp4",
     "keyframes",
 )
-RESULTS = (LOG, RUN, REPORT, VIDEO, METADATA, *PARTS, f"{KEYFRAMES}/*.jpg")
+SERVED = "served.jsonl"
+"""What a server has answered."""
+RESULTS = (LOG, RUN, REPORT, VIDEO, METADATA, SERVED, *PARTS, f"{KEYFRAMES}/*.jpg")
 CHECKPOINT_EVERY_S = 300.0
 LOSSES = 3
 
@@ -85,6 +88,8 @@ class ReplayOptions:
     """STAMPS or RECORDING, the clock of ages; None: the former where the two are apart."""
     schedule: Path | None = None
     """A robot's bag: the frames that it worked on; None: those that the latency model gives."""
+    served: str | None = None
+    """LIVE or a record, for a language model that a server runs."""
     originals: str = "camera"
     """Topics of the recording that are copied: `camera`, `all` or `none`."""
     overlay: bool = True
@@ -107,7 +112,9 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
     cv2.setNumThreads(1)
     source = open_source(options.recording, options.topic)
     out = options.out or Path("out/replay") / Path(source.name).stem
-    read = (options.recording, *([options.schedule] if options.schedule else []))
+    read = [options.recording]
+    read += [options.schedule] if options.schedule else []
+    read += [Path(options.served)] if options.served not in (None, LIVE) else []
     folder = ResultsFolder(out, "replay", RESULTS, read)
     settings = load_settings(options.parameters or default_parameters())
     source.images = settings.images
@@ -117,7 +124,10 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
     clock, said = choose_clock(options.time, source.clock_offset_ns)
     source.notes += [said] if said else []
     source.notes += [f"of the schedule: {loss}" for loss in schedule.losses] if schedule else []
-    pipeline = Pipeline(bundle, settings, model, options.engine, options.speed, schedule, clock)
+    served = served_by(settings.served, options.served, folder.work / SERVED)
+    pipeline = Pipeline(
+        bundle, settings, model, options.engine, options.speed, schedule, clock, served
+    )
     head = _head(options, source, model, pipeline, bundle, schedule)
     tell_notes(source.notes, console)
     told = len(source.notes)
@@ -304,7 +314,14 @@ class _Run:
             "type": self._source.type_name,
             "expected": self._source.expected,
             **results.counts,
-            "notes": [*self._source.notes, *(f"not copied: {why}" for why in results.left_out)],
+            "notes": [
+                *self._source.notes,
+                *(f"not copied: {why}" for why in results.left_out),
+                *(
+                    f"{count} key frames were not analysed: {why}"
+                    for why, count in self._pipeline.unanswered.items()
+                ),
+            ],
             "losses": list(self._source.losses),
             "log_sha256": sha256(self._out / LOG),
             "bundle": self._bundle.manifest.name,

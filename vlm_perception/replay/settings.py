@@ -18,6 +18,7 @@ from vlm_perception.common.yaml_files import YamlError, read_yaml
 from vlm_perception.media.image_message import ImageOptions
 from vlm_perception.perception.fusion.rules import Contradiction, Hazard, RuleError
 from vlm_perception.perception.fusion.scene import FusionSettings
+from vlm_perception.perception.language.served_settings import ServedSettings
 from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.replay.recordings.errors import ReplayError
 
@@ -36,10 +37,17 @@ class PipelineSettings:
     """File with the typed questions; empty: the bundle's own."""
     reasoner: ReasonerSettings = field(default_factory=ReasonerSettings)
     fusion: FusionSettings = field(default_factory=FusionSettings)
+    served: ServedSettings | None = None
+    """For a language model that a server runs; None: the bundle's own."""
 
     def described(self) -> dict[str, Any]:
-        """The settings as they are written into a log."""
-        return dataclasses.asdict(self)
+        """The settings as they are written into a log; which key is used is left out."""
+        described = dataclasses.asdict(self)
+        if self.served is None:
+            del described["served"]
+        else:
+            del described["served"]["key_file"]
+        return described
 
 
 def default_parameters() -> Path:
@@ -60,6 +68,7 @@ def load_settings(file: Path) -> PipelineSettings:
         rules = [Contradiction.parse(rule) for rule in lines(fusion.pop("contradictions", ()))]
         hazards = [Hazard.parse(hazard) for hazard in lines(fusion.pop("hazards", ()))]
         watched = _filled(FusionSettings, fusion)
+        served = _filled(ServedSettings, reasoner)
         return PipelineSettings(
             bundle=_value(encoder, "bundle", str, PipelineSettings.bundle),
             temporal=_value(encoder, "temporal", bool, PipelineSettings.temporal),
@@ -70,6 +79,7 @@ def load_settings(file: Path) -> PipelineSettings:
             fusion=dataclasses.replace(
                 watched, contradictions=tuple(rules), hazards=tuple(hazards)
             ),
+            served=served if served.is_served else None,
         )
     except ValidationError as error:
         raise ReplayError(f"{file}: {describe_errors(error)}") from error

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +23,11 @@ from vlm_perception.perception.language.answer_sheet import filled, sheet
 from vlm_perception.perception.language.letters import LEAST_MASS, answered, lettered, masses
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.language.prompts import PromptError
-from vlm_perception.perception.language.served_model import ServedModel, ServedSettings
+from vlm_perception.perception.language.served_model import ServedModel
+from vlm_perception.perception.language.served_settings import SERVED, ServedSettings
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.question_answering import AskError
-from vlm_perception.perception.served.endpoint import Endpoint
+from vlm_perception.perception.served.connection import Connection
 from vlm_perception.perception.served.errors import Fault, ServedError
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import UNKNOWN, Embedding, Frame
@@ -50,11 +53,13 @@ def seen(bundle: ModelBundle) -> Embedding:
     return VisionEncoder(bundle).encode(Frame(np.kron(pixels, np.ones((8, 8, 1), "u1")), 1), 0)
 
 
-def connected(bundle: ModelBundle, url: str, model: str = MODEL, **settings: object) -> ServedModel:
+def connected(bundle: ModelBundle, url: str, model: str = MODEL, **clock: Any) -> ServedModel:
     spec = bundle.manifest.language
     assert spec is not None
-    prompt = {"caption_prompt": spec.caption_prompt, **settings}
-    return ServedModel(Endpoint.parse(url, model), ServedSettings(**prompt))  # type: ignore[arg-type]
+    chosen = ServedSettings(
+        language=SERVED, endpoint=url, model=model, caption_prompt=spec.caption_prompt
+    )
+    return ServedModel(Connection(chosen.checked_endpoint()), chosen, **clock)
 
 
 @pytest.fixture(scope="module")
@@ -214,11 +219,14 @@ def test_what_is_no_sheet_is_none(text: str) -> None:
 
 
 def test_a_budget_cuts_a_text_and_nothing_else(
-    bundle: ModelBundle, served: ServedModel, seen: Embedding
+    bundle: ModelBundle, server: BundleServer, served: ServedModel, seen: Embedding
 ) -> None:
+    ticks = itertools.count()
+    hasty = connected(bundle, server.url, clock=lambda: float(next(ticks)))
     shown = served.read(seen)
-    cut = served.generate(shown, served.caption_prompt, max_tokens=40, budget_s=1e-6 + READING_S)
-    assert not cut.finished
+    cut = hasty.generate(shown, served.caption_prompt, max_tokens=40, budget_s=2.5)
+    hasty.close()
+    assert cut.text and not cut.finished
     with pytest.raises(ServedError) as raised:
         served.answer(shown, served.pack([WEATHER]), budget_s=0.0)
     assert raised.value.fault in (Fault.BUSY, Fault.UNREACHABLE, Fault.SILENT, Fault.SLOW)

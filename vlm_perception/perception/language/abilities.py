@@ -22,7 +22,7 @@ from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.perception.language.letters import lettered
 from vlm_perception.perception.language.picture import data_url, message
 from vlm_perception.perception.served.completions import Request, TokenLogprobs
-from vlm_perception.perception.served.connection import Connection
+from vlm_perception.perception.served.link import Link
 
 ALTERNATIVES = 20
 """As many as servers give of a token at most."""
@@ -72,7 +72,7 @@ class Abilities:
 
 
 def find_abilities(
-    connection: Connection,
+    link: Link,
     *,
     size: int,
     quality: int,
@@ -82,7 +82,7 @@ def find_abilities(
     """Ask a server a few things whose answers show what it can do.
 
     Args:
-        connection: to the server.
+        link: to the server.
         size: longer side of the images that it will be sent, in pixels.
         quality: of their JPEGs, 1 to 100.
         budget_s: the most seconds for an answer.
@@ -95,15 +95,13 @@ def find_abilities(
     def first(content: Mapping[str, Any], **changes: Any) -> float:
         began = clock()
         request = Request(messages=[content], max_tokens=1, **changes)
-        with closing(connection.stream(request, budget_s=budget_s)) as deltas:
+        with closing(link.stream(request, budget_s=budget_s)) as deltas:
             next(deltas, None)
         return clock() - began
 
     picture = _noise(size, quality)
-    letters = _whole(connection, message(picture, lettered(PROBE)), budget_s, 1, ALTERNATIVES)
-    guided = _whole(
-        connection, message(picture, HAYSTACK), budget_s, 24, schema=_enum("answer", NEEDLE)
-    )
+    letters = _whole(link, message(picture, lettered(PROBE)), budget_s, 1, ALTERNATIVES)
+    guided = _whole(link, message(picture, HAYSTACK), budget_s, 24, schema=_enum("answer", NEEDLE))
     cold, warm = [], []
     for _ in range(ROUNDS):
         prompt = message(_noise(size, quality), HAYSTACK)
@@ -118,7 +116,7 @@ def find_abilities(
 
 
 def _whole(
-    connection: Connection,
+    link: Link,
     content: Mapping[str, Any],
     budget_s: float,
     max_tokens: int,
@@ -130,7 +128,7 @@ def _whole(
     )
     text = ""
     tokens: list[TokenLogprobs] = []
-    for delta in connection.stream(request, budget_s=budget_s):
+    for delta in link.stream(request, budget_s=budget_s):
         text += delta.text
         tokens += delta.logprobs
     return text, tokens

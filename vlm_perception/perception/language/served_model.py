@@ -18,39 +18,24 @@ import numpy as np
 
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.engines.steps import step
-from vlm_perception.perception.details import DetailError
+from vlm_perception.perception.details import LONGEST_SIDE, DetailError, shrunk
 from vlm_perception.perception.language import answer_sheet
 from vlm_perception.perception.language.abilities import ALTERNATIVES, Abilities, find_abilities
 from vlm_perception.perception.language.analysis_cost import AnalysisCost
 from vlm_perception.perception.language.letters import answered, lettered, masses, unanswered
 from vlm_perception.perception.language.picture import data_url, message
 from vlm_perception.perception.language.prompts import PromptError
+from vlm_perception.perception.language.served_settings import ServedSettings
 from vlm_perception.perception.language.token_sampling import GREEDY, Sampling
 from vlm_perception.perception.served.completions import Delta, Request
-from vlm_perception.perception.served.connection import Connection
-from vlm_perception.perception.served.endpoint import Endpoint
 from vlm_perception.perception.served.errors import Fault, ServedError
-from vlm_perception.perception.served.stream import Stream
+from vlm_perception.perception.served.link import Answer, Link
 from vlm_perception.perception.tokenizer import TextError, require_text
 from vlm_perception.types import Attribute, Embedding
 
 MEASURED_TOKENS = 8
 LONGEST_SHOWN = 60
 """Characters of an answer that is quoted because it is none."""
-
-
-@dataclass(frozen=True)
-class ServedSettings:
-    """How a server is asked."""
-
-    caption_prompt: str = "Describe in one sentence what the camera sees, the most important first."
-    image_size: int = 768
-    """Longer side in pixels of the images that are sent."""
-    jpeg_quality: int = 90
-    slots: int = 1
-    """Requests at once."""
-    deadline_s: float = 10.0
-    """The most seconds for an analysis, or for an answer that has no limit of its own."""
 
 
 @dataclass(frozen=True)
@@ -92,29 +77,30 @@ class ServedText:
 class ServedModel:
     """Asks a server; for any thread.
 
-    What it can do is found out when it is first reached, then and again after it was away.
+    What it can do is found out when it is first reached.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        link: Link,
         settings: ServedSettings,
         *,
         clock: Callable[[], float] = time.monotonic,
+        abilities: Abilities | None = None,
     ) -> None:
-        """Connect to nothing yet.
+        """Ask nothing yet.
 
         Args:
-            endpoint: the server and its model.
+            link: brings the answers.
             settings: how it is asked.
             clock: seconds, for the limits of time.
+            abilities: what the server can do, where that is known.
         """
-        self._endpoint, self._settings, self._clock = endpoint, settings, clock
-        self._connection = Connection(endpoint, slots=settings.slots)
+        self._link, self._settings, self._clock = link, settings, clock
         self._threads = ThreadPoolExecutor(settings.slots, "served")
         self._finding, self._lock = threading.Lock(), threading.Lock()
-        self._streams: set[Stream] = set()
-        self._abilities: Abilities | None = None
+        self._streams: set[Answer] = set()
+        self._abilities = abilities
         self._fault = ""
         self._nonsense = ""
         self._least_mass = 1.0
@@ -122,7 +108,7 @@ class ServedModel:
     @property
     def engine_name(self) -> str:
         """Model and server."""
-        return f"{self._endpoint.model} on {urlsplit(self._endpoint.url).netloc}"
+        return f"{self._settings.model} on {urlsplit(self._settings.endpoint).netloc}"
 
     @property
     def caption_prompt(self) -> str:
@@ -132,7 +118,7 @@ class ServedModel:
     @property
     def deadline_s(self) -> float:
         """The most seconds that an analysis may take."""
-        return self._settings.deadline_s
+        return self._settings.served_deadline
 
     def verify(self) -> None:
         """Nothing: whether it computes what it should is up to the server."""
@@ -140,24 +126,24 @@ class ServedModel:
     def warm_up(self, packed: Sheet) -> None:
         """Find out whether the server is there, and what it can do; `issue` says why not."""
         try:
-            self._find_abilities()
+            self.find_abilities()
         except ServedError as error:
             self._fault = str(error)
 
     def issue(self) -> str:
         """Say why it cannot be asked now, with a remedy; empty: it can."""
-        return self._connection.issue() or (self._fault if self._abilities is None else "")
+        return self._link.issue() or (self._fault if self._abilities is None else "")
 
     def may_be_asked(self) -> bool:
         """Whether a request now makes sense: the server answers, or it is time to try it again."""
-        return self._connection.admits()
+        return self._link.admits()
 
     def concern(self) -> str:
         """Say what is wrong with its answers to the typed questions; empty: nothing."""
         if not self._nonsense:
             return ""
         return (
-            f"{self._endpoint.model} answers the typed questions with {self._nonsense!r} and not "
+            f"{self._settings.model} answers the typed questions with {self._nonsense!r} and not "
             "with one of their choices, so that they are unknown; use a model that follows "
             "instructions, or a server that can keep it to a JSON schema"
         )
@@ -168,7 +154,7 @@ class ServedModel:
         found = abilities.figures() if abilities is not None else {"answers": "not known yet"}
         if abilities is not None and abilities.letters:
             found = {**found, "letters_mass": f"{self._least_mass:.3f} at least"}
-        return {**found, **self._connection.figures()}
+        return {**found, **self._link.figures()}
 
     def interrupt(self) -> None:
         """End all requests that are being answered, with an error for who waits for them."""
@@ -179,7 +165,7 @@ class ServedModel:
 
     def close(self) -> None:
         """End all requests and the connection."""
-        self._connection.close()
+        self._link.close()
         self._threads.shutdown(wait=False)
 
     def measure(self, packed: Sheet, question: Mapping[str, Any]) -> AnalysisCost:
@@ -192,7 +178,7 @@ class ServedModel:
         Raises:
             ServedError: it cannot be asked now.
         """
-        size = self._settings.image_size
+        size = self._settings.served_image_size
         shown = self._shown(np.zeros((size * 9 // 16, size, 3), np.uint8))
         times = [self._clock()]
         self.answer(shown, packed)
@@ -226,7 +212,10 @@ class ServedModel:
         return self._shown(embedding.image)
 
     def _shown(self, image: Any) -> Shown:
-        return Shown(data_url(image, self._settings.image_size, self._settings.jpeg_quality))
+        settings = self._settings
+        # An encoder in another process sends it shrunk: from both come the same pixels.
+        pixels = shrunk(image, LONGEST_SIDE)
+        return Shown(data_url(pixels, settings.served_image_size, settings.served_jpeg_quality))
 
     def pack(self, questions: Sequence[QuestionSpec]) -> Sheet:
         """Word questions for `answer`.
@@ -257,8 +246,8 @@ class ServedModel:
         """
         if not packed.questions:
             return ()
-        end = self._clock() + (self._settings.deadline_s if budget_s is None else budget_s)
-        if not self._find_abilities().letters:
+        end = self._clock() + (self._settings.served_deadline if budget_s is None else budget_s)
+        if not self.find_abilities().letters:
             return self._fill_in(seen, packed, end)
 
         def ask(question: QuestionSpec) -> Attribute:
@@ -266,7 +255,7 @@ class ServedModel:
 
         if self._settings.slots == 1:
             return tuple(map(ask, packed.questions))
-        with step(self._waiting, self._settings.deadline_s + 1.0, self.interrupt):
+        with step(self._waiting, self._settings.served_deadline + 1.0, self.interrupt):
             return tuple(self._threads.map(ask, packed.questions))
 
     def write(
@@ -298,7 +287,7 @@ class ServedModel:
             seed=sampling.seed,
             top_logprobs=int(self._tells_probabilities),
         )
-        budget_s = self._settings.deadline_s if budget_s is None else budget_s
+        budget_s = self._settings.served_deadline if budget_s is None else budget_s
         whole = ""
         with closing(self._ask(request, budget_s)) as deltas:
             for delta in deltas:
@@ -322,7 +311,7 @@ class ServedModel:
             ServedError: nothing has come of it.
         """
         last = ServedText("", False, None)
-        budget_s = self._settings.deadline_s if budget_s is None else budget_s
+        budget_s = self._settings.served_deadline if budget_s is None else budget_s
         end = self._clock() + budget_s
         written = self.write(
             seen, text, max_tokens=max_tokens, budget_s=budget_s, sampling=sampling
@@ -352,7 +341,7 @@ class ServedModel:
     def _ask(self, request: Request, budget_s: float) -> Generator[Delta, None, None]:
         """The pieces of an answer, each within the budget; `interrupt` ends it, too."""
         budget_s = max(0.0, budget_s)
-        with self._connection.stream(request, budget_s=budget_s) as stream:
+        with self._link.stream(request, budget_s=budget_s) as stream:
             with self._lock:
                 self._streams.add(stream)
             try:
@@ -411,7 +400,7 @@ class ServedModel:
     def _note(self, nonsense: str) -> None:
         self._nonsense = " ".join(nonsense.split())[:LONGEST_SHOWN]
 
-    def _find_abilities(self) -> Abilities:
+    def find_abilities(self) -> Abilities:
         """What the server can do, found out once.
 
         Raises:
@@ -420,12 +409,12 @@ class ServedModel:
         with self._finding:
             if self._abilities is None:
                 settings = self._settings
-                self._connection.check(settings.deadline_s)
+                self._link.check(settings.served_deadline)
                 self._abilities = find_abilities(
-                    self._connection,
-                    size=settings.image_size,
-                    quality=settings.jpeg_quality,
-                    budget_s=settings.deadline_s,
+                    self._link,
+                    size=settings.served_image_size,
+                    quality=settings.served_jpeg_quality,
+                    budget_s=settings.served_deadline,
                     clock=self._clock,
                 )
                 self._fault = ""

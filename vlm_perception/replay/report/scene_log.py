@@ -76,14 +76,16 @@ def reasoning_record(tick: Tick) -> Record:
     if reasoning.is_keyframe:
         record["stages"] = {name: number(each) for name, each in reasoning.stages.items()}
         record["caption"] = reasoning.caption
-        record["attributes"] = {
-            each.name: {
-                choice: number(probability)
-                for choice, probability in zip(each.choices, each.probabilities, strict=True)
-            }
-            for each in reasoning.attributes
-        }
+        record["attributes"] = {each.name: probabilities(each) for each in reasoning.attributes}
     return record
+
+
+def probabilities(attribute: Attribute) -> Record:
+    """Of each choice; of an answer whose model does not say, the value alone with null."""
+    if not attribute.probabilities:
+        return {attribute.value: None}
+    pairs = zip(attribute.choices, attribute.probabilities, strict=True)
+    return {choice: number(probability) for choice, probability in pairs}
 
 
 def scene_of_record(record: Record, labels: Sequence[str]) -> Scene:
@@ -110,7 +112,7 @@ def scene_of_record(record: Record, labels: Sequence[str]) -> Scene:
             Region(place.get(label, 0), label, *rest) for label, *rest in record["regions"]
         ),
         attributes=tuple(
-            Attribute(name, value, (value,), (probability,))
+            Attribute(name, value, (value,), () if probability is None else (probability,))
             for name, (value, probability) in record["attributes"].items()
         ),
         hazards=tuple(record["hazards"]),
@@ -159,7 +161,8 @@ def number(value: float) -> float:
 
 def _answers(attributes: tuple[Attribute, ...]) -> Record:
     return {
-        each.name: [each.value, number(max(each.probabilities, default=0.0))] for each in attributes
+        each.name: [each.value, None if each.probability is None else number(each.probability)]
+        for each in attributes
     }
 
 

@@ -67,7 +67,7 @@ class Keyframe:
     trigger: str
     drift: float
     caption: str
-    answers: dict[str, tuple[str, float]]
+    answers: dict[str, tuple[str, float | None]]
     changed: tuple[str, ...]
     """Names of the answers that are others than at the key frame before."""
 
@@ -187,7 +187,7 @@ def _take_reasoning(summary: Summary, record: Record) -> None:
     if "attributes" not in record:
         return
     answers = {
-        name: max(choices.items(), key=lambda item: item[1])
+        name: max(choices.items(), key=lambda item: item[1] or 0.0)
         for name, choices in record["attributes"].items()
     }
     before = summary.keyframes[-1].answers if summary.keyframes else {}

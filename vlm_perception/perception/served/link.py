@@ -1,0 +1,72 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a served model needs of whatever brings its answers: a connection, or a record of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Protocol
+
+from vlm_perception.perception.served.completions import Delta, Request
+
+
+class Answer(Iterator[Delta], Protocol):
+    """The pieces of an answer; closing it gives up what has not come yet."""
+
+    def close(self) -> None:
+        """Give up what has not come yet."""
+        ...
+
+    def __enter__(self) -> Answer:
+        """The answer itself."""
+        ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        ...
+
+
+class Link(Protocol):
+    """Brings the answers of one model; for any thread."""
+
+    def check(self, timeout_s: float) -> Any:
+        """Find out whether the model is served.
+
+        Raises:
+            ServedError: it is not.
+        """
+        ...
+
+    def stream(self, request: Request, *, budget_s: float) -> Answer:
+        """Ask the model.
+
+        Args:
+            request: what is asked.
+            budget_s: each piece comes within this time of the one before.
+
+        Raises:
+            ServedError: it cannot be asked now.
+        """
+        ...
+
+    def issue(self) -> str:
+        """Why it cannot be asked now, in one sentence; empty: it can."""
+        ...
+
+    def admits(self) -> bool:
+        """Whether a request would be sent."""
+        ...
+
+    def figures(self) -> Mapping[str, str]:
+        """What the diagnostics show."""
+        ...
+
+    def close(self) -> None:
+        """End everything."""
+        ...

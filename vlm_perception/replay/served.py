@@ -1,0 +1,91 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""A served model in a replay: asked itself and written down, or answered for by such a record."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from vlm_perception.perception.language.abilities import Abilities
+from vlm_perception.perception.language.served_model import ServedModel
+from vlm_perception.perception.language.served_settings import ServedSettings
+from vlm_perception.perception.served.connection import Connection
+from vlm_perception.perception.served.record import Record, Recording, Replayed, Writer
+from vlm_perception.replay.recordings.errors import ReplayError
+from vlm_perception.replay.virtual_time import VirtualClock
+
+LIVE = "live"
+"""Asks the server itself; such a replay is not the same again."""
+
+
+def served_by(
+    settings: ServedSettings | None, how: str | None, file: Path
+) -> Callable[[VirtualClock], ServedModel] | None:
+    """What makes the model that the parameters name; None where the bundle's own is meant.
+
+    Args:
+        settings: the language node's parameters, where a server runs its model.
+        how: LIVE, or the path of a record.
+        file: where a live run writes one.
+
+    Raises:
+        ReplayError: the two do not belong together.
+        RecordError: the record cannot be read.
+        ServedError: the server cannot be asked.
+        EndpointError: its address cannot be used.
+    """
+    if settings is None:
+        if how is not None:
+            raise ReplayError(
+                "--served is for a language model that a server runs; set `language: served` of "
+                "language_reasoner in the file of parameters, or leave it out"
+            )
+        return None
+    # One after the other: the answers come in the same order each time.
+    settings = dataclasses.replace(settings, slots=1)
+    if how is None:
+        raise ReplayError(
+            f"a server runs the language model {settings.model} of these parameters; ask it with "
+            "--served live, or give the record of an earlier run with --served FILE"
+        )
+    return _live(settings, file) if how == LIVE else _recorded(settings, Path(how))
+
+
+def _live(settings: ServedSettings, file: Path) -> Callable[[VirtualClock], ServedModel]:
+    connection = Connection(settings.checked_endpoint())
+    abilities = ServedModel(connection, settings).find_abilities()
+
+    def make(clock: VirtualClock) -> ServedModel:
+        writer = Writer(file, settings.model, dataclasses.asdict(abilities))
+        link = Recording(connection, writer, time.monotonic, _passing(clock))
+        return ServedModel(link, settings, clock=clock, abilities=abilities)
+
+    return make
+
+
+def _recorded(settings: ServedSettings, file: Path) -> Callable[[VirtualClock], ServedModel]:
+    record = Record.read(file)
+    if record.model != settings.model:
+        raise ReplayError(
+            f"{file} is a record of {record.model}, and the parameters name {settings.model}; give "
+            "the record of that model, or ask it with --served live"
+        )
+    try:
+        abilities = Abilities(**record.server)
+    except TypeError as error:
+        raise ReplayError(f"{file} does not say what the server can do: {error}") from error
+
+    def make(clock: VirtualClock) -> ServedModel:
+        return ServedModel(
+            Replayed(record, _passing(clock)), settings, clock=clock, abilities=abilities
+        )
+
+    return make
+
+
+def _passing(clock: VirtualClock) -> Callable[[float], None]:
+    """Lets virtual time pass by as much as was waited, in microseconds as a record has them."""
+    return lambda seconds: clock.advance(1e3 * round(seconds, 6))
