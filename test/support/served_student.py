@@ -8,6 +8,7 @@ The server's packages lie in an environment of their own in the user's cache, wh
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import hashlib
 import os
@@ -25,9 +26,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
+import cv2
+import numpy as np
 from support.places import ROOT
 
 from vlm_perception.common.machine import cache_directory
+from vlm_perception.perception.served.completions import Request
 
 PACKAGES = ("accelerate", "fastapi", "openai", "starlette", "uvicorn")
 START_S = 120.0
@@ -38,6 +42,11 @@ from transformers.cli.transformers import main
 sys.argv[0] = "transformers"
 main()
 """
+
+
+LONG_S = 60.0
+KEY = "sk-tEst0123456789"
+QUESTION = "describe the unmistakable scene"
 
 
 class CannotServeError(Exception):
@@ -60,6 +69,17 @@ class ServedStudent:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._stream.close()
+
+
+def ask(max_tokens: int = 40, question: str = QUESTION) -> Request:
+    """A question about a grey image."""
+    _, jpeg = cv2.imencode(".jpg", np.full((180, 320, 3), 90, np.uint8))
+    url = "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+    content = [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": question},
+    ]
+    return Request([{"role": "user", "content": content}], max_tokens=max_tokens)
 
 
 def start_student(folder: Path, *, port: int = 0) -> ServedStudent:

@@ -21,6 +21,7 @@ from vlm_perception.perception.served.errors import RETRIED, Fault, ServedError
 from vlm_perception.perception.served.stream import Exchange, Outcome, Phase, Stream
 
 if TYPE_CHECKING:
+    from vlm_perception.perception.served.idle import IdleWatch
     from vlm_perception.perception.served.server_info import ServerInfo
     from vlm_perception.perception.served.transport import Transport
 
@@ -29,6 +30,7 @@ __all__ = ["Connection", "Delta", "Request", "ServedError", "TokenLogprobs"]
 RETRIES = 3
 BACKOFF_S = 0.1
 """Before the first retry; doubled before each further one."""
+SHORTEST_STOP_S, LONGEST_STOP_S = 0.05, 2.0
 CLOSING_S = 0.8
 
 Result = TypeVar("Result")
@@ -60,8 +62,10 @@ class Connection:
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(("requests", "failed", "cancelled", "retries"), 0)
         self._first_token = Durations()
-        self._transport = _make_transport(endpoint, slots)
+        self._transport: Transport = _import("transport").Transport(endpoint, slots=slots)
+        self._idle: IdleWatch = _import("idle").IdleWatch(self._transport, endpoint.url)
         self._slots = asyncio.Semaphore(slots)
+        self._stuck: ServedError | None = None
         self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="served", daemon=True)
@@ -73,11 +77,12 @@ class Connection:
         Raises:
             ServedError: it does not, is not ready, or is no such server.
         """
-        from vlm_perception.perception.served.server_info import ask_server  # noqa: PLC0415
+        ask_server = _import("server_info").ask_server
 
         async def ask() -> ServerInfo:
             async with self._slots:
-                return await ask_server(self._transport, self.endpoint)
+                info: ServerInfo = await ask_server(self._transport, self.endpoint)
+                return info
 
         future = self._submit(ask())
         try:
@@ -112,6 +117,7 @@ class Connection:
             clock=self._clock,
         )
         exchange.on_end = self._note
+        exchange.ahead = lambda: self._stuck
         self._count("requests")
         exchange.task = self._submit(self._serve(exchange))
         return Stream(exchange)
@@ -153,33 +159,64 @@ class Connection:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _serve(self, exchange: Exchange) -> None:
-        """Ask, and again where that may help; what comes goes into the exchange."""
+        """Hold a slot until the server is done with a request, or is taken to be."""
         try:
             async with self._slots:
-                for attempt in itertools.count():
-                    exchange.advance(Phase.CONNECTING)
-                    try:
-                        await self._ask(exchange)
-                        return
-                    except ServedError as error:
-                        pause_s = self._pause_s(exchange, error, attempt)
-                        if pause_s is None:
-                            raise
-                    self._count("retries")
-                    await asyncio.sleep(pause_s)
+                try:
+                    await self._ask(exchange)
+                finally:
+                    if exchange.is_left_behind and not self._closed:
+                        await self._wait_for_idle(exchange)
         except asyncio.CancelledError:
             exchange.end(Outcome.FAILED, _closed())
             raise
+
+    async def _wait_for_idle(self, exchange: Exchange) -> None:
+        self._stuck = exchange.failure
+        try:
+            await self._idle.wait(self._time_to_stop_s(exchange))
+        finally:
+            self._stuck = None
+
+    async def _ask(self, exchange: Exchange) -> None:
+        """Ask, and again where that may help; what comes goes into the exchange."""
+        try:
+            for attempt in itertools.count():
+                exchange.advance(Phase.CONNECTING)
+                try:
+                    await self._receive(exchange)
+                    return
+                except ServedError as error:
+                    pause_s = self._pause_s(exchange, error, attempt)
+                    if pause_s is None:
+                        raise
+                self._count("retries")
+                await asyncio.sleep(pause_s)
         except Exception as error:
             exchange.end(Outcome.FAILED, error)
 
-    async def _ask(self, exchange: Exchange) -> None:
+    async def _receive(self, exchange: Exchange) -> None:
         def progress(answering: bool) -> None:
             exchange.advance(Phase.ANSWERED if answering else Phase.SENT)
 
-        async for delta in self._transport.complete(exchange.request, progress):
-            exchange.put(delta)
+        try:
+            async for delta in self._transport.complete(exchange.request, progress):
+                exchange.put(delta)
+        except ServedError:
+            if exchange.phase is Phase.SENT:
+                exchange.advance(Phase.REFUSED)
+            raise
+        exchange.advance(Phase.COMPLETE)
         exchange.end(Outcome.DONE, None)
+
+    def _time_to_stop_s(self, exchange: Exchange) -> float:
+        """How long a server that does not tell may still be at work on a request.
+
+        Servers look between two tokens whether somebody still waits for them.
+        """
+        with self._lock:
+            usual_s = self._first_token.percentile(95)
+        return min(max(exchange.until_next_token_s(usual_s), SHORTEST_STOP_S), LONGEST_STOP_S)
 
     def _pause_s(self, exchange: Exchange, error: ServedError, attempt: int) -> float | None:
         """How long to wait before asking again; None where that makes no sense."""
@@ -226,10 +263,10 @@ def _closed() -> ServedError:
     return ServedError(Fault.CLOSED, "the connection to the served model has been closed")
 
 
-def _make_transport(endpoint: Endpoint, slots: int) -> Transport:
-    """The HTTP client is imported only where a served model is used."""
+def _import(name: str) -> Any:
+    """The modules that know HTTP are imported only where a model is served."""
     try:
-        module = import_module("vlm_perception.perception.served.transport")
+        return import_module(f"vlm_perception.perception.served.{name}")
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.startswith("vlm_perception"):
             raise
@@ -237,5 +274,3 @@ def _make_transport(endpoint: Endpoint, slots: int) -> Transport:
             Fault.MISSING,
             f"a served model needs the package {error.name}; run: pip install httpx2",
         ) from None
-    transport: Transport = module.Transport(endpoint, slots=slots)
-    return transport

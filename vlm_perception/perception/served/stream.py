@@ -21,7 +21,9 @@ class Phase(Enum):
     QUEUED = "waits for its turn"
     CONNECTING = "is being sent"
     SENT = "has been sent"
+    REFUSED = "has been answered with an error"
     ANSWERED = "is being answered"
+    COMPLETE = "has been answered"
 
 
 class Outcome(Enum):
@@ -54,12 +56,19 @@ class Exchange:
             total_s: the longest time for the whole answer.
             trial: whether the circuit is open, and this request tries it.
             clock: monotonic seconds.
+
+        `on_end` is called once, when the outcome is known; `ahead` tells of a failed request that
+        the server may still be at work on.
         """
         self.request, self.trial = request, trial
         self.phase = Phase.QUEUED
         self.task: Future[None] | None = None
         self.sent_s: float | None = None
         self.first_s: float | None = None
+        self.failure: ServedError | None = None
+        self.ahead: Callable[[], ServedError | None] = lambda: None
+        self._last_s = 0.0
+        self._count = 0
         self.on_end: Callable[[Exchange, Outcome, BaseException | None], None] = lambda *_: None
         self._where, self._budget_s, self._total_s, self._clock = where, budget_s, total_s, clock
         self._pieces: queue.SimpleQueue[Delta | BaseException | None] = queue.SimpleQueue()
@@ -68,9 +77,21 @@ class Exchange:
         self._outcome: Outcome | None = None
 
     @property
-    def is_over(self) -> bool:
-        """Whether it has ended, for its reader at least."""
-        return self._outcome is not None
+    def is_left_behind(self) -> bool:
+        """Whether the server may be at work on it, though nobody reads the answer."""
+        return self.phase in (Phase.SENT, Phase.ANSWERED)
+
+    def until_next_token_s(self, usual_s: float) -> float:
+        """How long until the server has its next token, by those before.
+
+        Args:
+            usual_s: from a request to its first token; 0 if that is unknown.
+        """
+        now = self._clock()
+        if self.first_s is not None and self._count > 1:
+            return 2 * (self._last_s - self.first_s) / (self._count - 1)
+        waited = now - (self.sent_s or now)
+        return usual_s - waited if usual_s else waited
 
     def left_s(self) -> float:
         """How long the reader still waits for the next piece."""
@@ -104,8 +125,10 @@ class Exchange:
 
     def put(self, delta: Delta) -> None:
         """Add a piece."""
+        self._last_s = self._clock()
+        self._count += 1
         if self.first_s is None:
-            self.first_s = self._clock()
+            self.first_s = self._last_s
         self._pieces.put(delta)
         if delta.finish:
             self.end(Outcome.DONE, None)
@@ -116,6 +139,7 @@ class Exchange:
             if self._outcome is not None:
                 return
             self._outcome = outcome
+            self.failure = error if isinstance(error, ServedError) else None
         self.on_end(self, outcome, error)
         self._pieces.put(error)
         if outcome is not Outcome.DONE and self.task is not None:
@@ -123,6 +147,9 @@ class Exchange:
 
     def _late(self) -> ServedError:
         where, waited = self._where, f"{self._clock() - self._began_s:.1f} s"
+        ahead = self.ahead()
+        if self.phase is Phase.QUEUED and ahead is not None:
+            return ServedError(ahead.fault, str(ahead))
         if self.phase is Phase.QUEUED:
             return ServedError(
                 Fault.BUSY,
