@@ -69,7 +69,7 @@ def test_another_thread_may_close_while_one_waits(connection):
 
 def test_what_does_not_come_in_time_fails(connection):
     for limits in ({"budget_s": 0.02}, {"budget_s": LONG_S, "total_s": 0.02}):
-        with pytest.raises(ServedError, match="restart|more time"):
+        with pytest.raises(ServedError, match=r"restart|more time"):
             list(connection.stream(ask(), **limits))
     assert list(connection.stream(ask(), budget_s=LONG_S))[-1].finish
     assert connection.figures()["failed"] == "2"
