@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Annotated
 
@@ -189,6 +190,62 @@ def bench_language(
         pairs=pairs,
         seconds=seconds,
         video=video,
+    )
+
+
+@app.command("fleet")
+def bench_fleet(
+    model: Annotated[str, typer.Option(help="Name of the model on the server.")],
+    endpoint: Annotated[
+        str, typer.Option(help="Address of the OpenAI-compatible server.")
+    ] = "http://127.0.0.1:8000/v1",
+    robots: Annotated[int, typer.Option(min=1, max=64, help="The most robots at a time.")] = 8,
+    seconds: Annotated[
+        float, typer.Option(callback=finite, min=3, max=600, help="Length of each robot's drive.")
+    ] = 20.0,
+    image_size: Annotated[
+        int, typer.Option(min=64, max=1536, help="Longer side of the images that are sent.")
+    ] = 768,
+    bundle: BundleOption = "roadworld-nano",
+    key_file: Annotated[
+        str,
+        typer.Option(
+            help="File with the key to the server, mode 600; else VLM_PERCEPTION_API_KEY is used."
+        ),
+    ] = "",
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="The server may be on another machine.")
+    ] = False,
+    allow_plain_http: Annotated[
+        bool, typer.Option("--allow-plain-http", help="Such a one may be asked without TLS.")
+    ] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure how many robots one server of a language model serves.
+
+    Plays a drive of the road world for each robot, through the key-frame gate of the language
+    node, against the server: 1, 2, 4 and more robots at a time. Prints analyses, requests and
+    tokens per second and how old reasonings become, from how many robots on they are stale, and
+    what the gate saves. Needs no ROS.
+
+    `vlm-perception bench fleet --model Qwen/Qwen3-VL-2B-Instruct --robots 8`
+    """
+    settings = importlib.import_module("vlm_perception.perception.language.served_settings")
+    report(
+        "vlm_perception.evaluation.bench.fleet",
+        json_file,
+        settings.ServedSettings(
+            language=settings.SERVED,
+            endpoint=endpoint,
+            model=model,
+            served_image_size=image_size,
+            key_file=key_file,
+            allow_remote=allow_remote,
+            allow_plain_http=allow_plain_http,
+        ),
+        bundle_name=bundle,
+        robots=robots,
+        seconds=seconds,
     )
 
 

@@ -64,12 +64,13 @@ class Endpoint:
         if checked.is_remote and not allow_remote:
             raise EndpointError(
                 f"{checked.url} is not on this machine, and images would be sent to it; "
-                "set allow_remote:=true if that is intended"
+                "if that is intended, set allow_remote:=true (of a command: --allow-remote)"
             )
         if checked.is_remote and checked.url.startswith("http:") and not allow_plain_http:
             raise EndpointError(
                 f"{checked.url} is not on this machine, and images and key would be sent "
-                "unencrypted; use https, or set allow_plain_http:=true for a network that you trust"
+                "unencrypted; use https, or set allow_plain_http:=true (of a command: "
+                "--allow-plain-http) for a network that you trust"
             )
         key = (
             _read_key(key_file)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.perception.served.completions import Delta, Request, TokenLogprobs
@@ -161,13 +161,25 @@ class Writer:
         self._stream.write(json.dumps(content) + "\n")
 
 
+class Listener(Protocol):
+    """Hears of each request and what came of it."""
+
+    def add(self, request: Request, answer: Recorded) -> None:
+        """Take it in."""
+        ...
+
+    def close(self) -> None:
+        """No more come."""
+        ...
+
+
 class Recording:
     """A link whose answers are written down."""
 
     def __init__(
         self,
         link: Link,
-        writer: Writer,
+        writer: Listener,
         clock: Callable[[], float],
         passed: Callable[[float], None] = lambda _: None,
     ) -> None:
