@@ -11,12 +11,16 @@ from typing import Annotated
 import typer
 
 from vlm_perception.cli.common import (
+    ENDPOINT,
     BundleOption,
+    EndpointOption,
     JsonOption,
+    ServedOption,
     TransportOption,
     finite,
     one_of,
     report,
+    served_parameters,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed: a table, and JSON with --json.")
@@ -55,6 +59,8 @@ def bench_graph(
     language_dead: Annotated[
         bool, typer.Option("--language-dead", help="Then kill the language node and measure again.")
     ] = False,
+    served: ServedOption = None,
+    endpoint: EndpointOption = ENDPOINT,
     json_file: JsonOption = None,
 ) -> None:
     """Measure the running graph at 1280x720 and 30 Hz on this machine.
@@ -71,6 +77,8 @@ def bench_graph(
     `vlm-perception bench graph --cameras 2 --rate 15`
 
     `vlm-perception bench graph --language-dead`
+
+    `vlm-perception bench graph --served Qwen/Qwen3-VL-2B-Instruct`
     """
     one_of("--transport", transport, ("compressed", "raw"))
     one_of("--composition", composition, ("processes", "single"))
@@ -86,6 +94,7 @@ def bench_graph(
         cameras=cameras,
         rate_hz=rate,
         language_dead=language_dead,
+        served=served_parameters(served, endpoint),
     )
 
 
@@ -196,9 +205,7 @@ def bench_language(
 @app.command("fleet")
 def bench_fleet(
     model: Annotated[str, typer.Option(help="Name of the model on the server.")],
-    endpoint: Annotated[
-        str, typer.Option(help="Address of the OpenAI-compatible server.")
-    ] = "http://127.0.0.1:8000/v1",
+    endpoint: EndpointOption = ENDPOINT,
     robots: Annotated[int, typer.Option(min=1, max=64, help="The most robots at a time.")] = 8,
     seconds: Annotated[
         float, typer.Option(callback=finite, min=3, max=600, help="Length of each robot's drive.")

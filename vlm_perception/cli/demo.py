@@ -14,7 +14,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.common import BundleOption, finite, plain_errors
+from vlm_perception.cli.common import (
+    ENDPOINT,
+    BundleOption,
+    EndpointOption,
+    ServedOption,
+    finite,
+    plain_errors,
+    served_parameters,
+)
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.machine import cache_directory
 from vlm_perception.outputs.console import say
@@ -50,6 +58,8 @@ def demo(
             "and exported, for the labels of a street (needs torch and transformers)."
         ),
     ] = None,
+    served: ServedOption = None,
+    endpoint: EndpointOption = ENDPOINT,
 ) -> None:
     """Run the whole graph on a video, four processes over DDS, and show its results live.
 
@@ -64,12 +74,14 @@ def demo(
 
     `vlm-perception demo drive.mp4 --model smolvlm2-256m`
 
+    `vlm-perception demo drive.mp4 --served Qwen/Qwen3-VL-2B-Instruct`
+
     Exit code: 0 at the end or after Ctrl-C, 1 when a node failed or the disk became full, 2 when
     the video or the bundle cannot be used.
     """
     with plain_errors():
         run = importlib.import_module("vlm_perception.demo.run")
-        options = run.DemoOptions(video, seconds, out, bundle)
+        options = run.DemoOptions(video, seconds, out, bundle, served_parameters(served, endpoint))
         if model is not None:
             # What cannot be played is known before anything is fetched.
             run.require_playable(video)

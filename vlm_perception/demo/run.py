@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class DemoOptions:
     seconds: float | None = None
     out: Path = Path("out/demo")
     bundle: str = DEFAULT_BUNDLE
+    served: Mapping[str, str] = field(default_factory=dict)
+    """Parameters of language_reasoner for a model that a server runs; none for the bundle's."""
 
 
 def require_playable(video: str | None) -> None:
@@ -96,9 +98,15 @@ def run_demo(options: DemoOptions, console: Console) -> int:
     longer = options.video is None and (options.seconds or 0) > ROADWORLD_SECONDS
     with Interrupt() as interrupt, own_graph(), folder:
         _look_back(folder, options.out, console)
-        nodes = (FUSION, REASONER, ENCODER) if bundle.manifest.language else (FUSION, ENCODER)
-        graph = GraphOptions(source, str(bundle.path), loop=longer, nodes=nodes)
-        parameters = _parameters(graph.bundle)
+        reasons = bundle.manifest.language is not None or options.served
+        graph = GraphOptions(
+            source,
+            str(bundle.path),
+            loop=longer,
+            nodes=(FUSION, REASONER, ENCODER) if reasons else (FUSION, ENCODER),
+            language=options.served,
+        )
+        parameters = _parameters(graph.bundle, options.served)
         run = _Run(options, folder, graph, parameters, interrupt, console)
         try:
             run.play()
@@ -110,9 +118,10 @@ def run_demo(options: DemoOptions, console: Console) -> int:
         return interrupt.exit_code() or (FAILED if run.recording_ended_early else 0)
 
 
-def _parameters(bundle: str) -> dict[str, Any]:
+def _parameters(bundle: str, language: Mapping[str, str]) -> dict[str, Any]:
     """The package's own, with another bundle: so that the launch file can read them, too."""
     content: dict[str, Any] = read_yaml(default_parameters())
+    content[f"/**/{REASONER}"]["ros__parameters"] |= language
     for section in content.values():
         if "bundle" in section["ros__parameters"]:
             section["ros__parameters"]["bundle"] = bundle

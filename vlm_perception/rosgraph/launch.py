@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vlm_perception.nodes.launch.arguments import node_parameters
 from vlm_perception.rosgraph.observer import Observer
@@ -45,6 +45,8 @@ class GraphOptions:
     """Those to start."""
     cameras: tuple[str, ...] = ()
     """What the language node serves; empty: the one camera in its namespace."""
+    language: Mapping[str, Parameter] = field(default_factory=dict)
+    """Further parameters of the language node."""
 
 
 class Graph:
@@ -93,7 +95,7 @@ def node_specs(options: GraphOptions) -> list[NodeSpec]:
         "use_sim_time": None,
     }
     parameters: dict[str, dict[str, Parameter]] = node_parameters(values)
-    parameters[REASONER]["force_keyframes"] = options.force_keyframes
+    parameters[REASONER] |= {"force_keyframes": options.force_keyframes, **options.language}
     if options.composition == SINGLE and options.nodes:
         return [NodeSpec("perception", holds={name: parameters[name] for name in options.nodes})]
     return [NodeSpec(name, parameters[name], namespace=options.namespace) for name in options.nodes]

@@ -306,8 +306,8 @@ def _said(figures: Sequence[FleetFigures], stale: int | None) -> list[str]:
     old = f"From {stale} robots on, reasonings are stale: p95 of their age is over 1 s."
     saved = (
         f"A robot alone asks about {100 * one.keyframe_share:.0f} % of its frames, "
-        f"{one.analyses_hz:.1f} times a second, and without the gate it would about all. The server "
-        f"answers {best:.1f} analyses a second at most: plan for two thirds of the robots that this "
-        "makes."
+        f"{one.analyses_hz:.1f} times a second; without the gate it would about all. The server "
+        f"answers {best:.1f} analyses a second at most: plan for two thirds of the robots that "
+        "this makes."
     )
     return [fresh if stale is None else old, saved, PROJECTED]

@@ -59,6 +59,7 @@ def run(  # noqa: PLR0913 - the verb's options
     cameras: int,
     rate_hz: float | None,
     language_dead: bool,
+    served: Mapping[str, str] | None = None,
 ) -> Report:
     """Measure the graph.
 
@@ -72,6 +73,7 @@ def run(  # noqa: PLR0913 - the verb's options
         cameras: How many, each with its encoder and its fusion.
         rate_hz: Images a second of each camera; None: the source's own rate.
         language_dead: Whether to measure once more with the language node killed.
+        served: Parameters of the language node for a model that a server runs.
 
     Raises:
         VlmPerceptionError: The bundle or the video cannot be used, or the options contradict each
@@ -99,6 +101,7 @@ def run(  # noqa: PLR0913 - the verb's options
         loop=True,
         force_keyframes=force_keyframes,
         composition=composition,
+        language=served or {},
     )
     spans: list[Span | None] = []
     with Interrupt() as interrupt, own_graph(), ExitStack() as stack:
