@@ -58,6 +58,8 @@ class BundleServer:
         self.reading_s = reading_s
         self._turn = threading.Lock()
         self._read: tuple[str, Prefix] | None = None
+        self.looks = 0
+        """Images that it has read; a clock of these tells a prefix cache from none."""
         self.bodies: list[dict[str, Any]] = []
         """What was asked."""
         self.headers: list[dict[str, str]] = []
@@ -105,6 +107,7 @@ class BundleServer:
     def _prefix(self, picture: str) -> Prefix:
         if self._read is None or self._read[0] != picture:
             time.sleep(self.reading_s)
+            self.looks += 1
             file = base64.b64decode(picture.partition(",")[2])
             pixels = simplejpeg.decode_jpeg(file, colorspace="RGB")
             embedding = self._encoder.encode(Frame(pixels, 1), 0)

@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 from support.bundle_server import MODEL, BundleServer
@@ -25,6 +28,7 @@ from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.language.prompts import PromptError
 from vlm_perception.perception.language.served_model import ServedModel
 from vlm_perception.perception.language.served_settings import SERVED, ServedSettings
+from vlm_perception.perception.reasoning.degradation import LEVELS
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.question_answering import AskError
 from vlm_perception.perception.served.connection import Connection
@@ -33,7 +37,6 @@ from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import UNKNOWN, Embedding, Frame
 
 WEATHER = QuestionSpec(name="weather", question="what weather", choices=("clear", "rain", "fog"))
-READING_S = 0.05
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def bundle() -> ModelBundle:
 
 @pytest.fixture(scope="module")
 def server(bundle: ModelBundle) -> Iterator[BundleServer]:
-    with BundleServer(bundle, reading_s=READING_S) as server:
+    with BundleServer(bundle) as server:
         yield server
 
 
@@ -64,7 +67,7 @@ def connected(bundle: ModelBundle, url: str, model: str = MODEL, **clock: Any) -
 
 @pytest.fixture(scope="module")
 def served(bundle: ModelBundle, server: BundleServer) -> Iterator[ServedModel]:
-    model = connected(bundle, server.url)
+    model = connected(bundle, server.url, clock=lambda: float(server.looks))
     yield model
     model.close()
 
@@ -81,15 +84,26 @@ def test_it_says_what_the_bundle_says(
     pictures = {json.dumps(body["messages"][0]["content"][0]) for body in server.bodies}
     assert len(pictures) == 1 and len(server.bodies) == 1 + len(bundle.manifest.questions)
     assert all(body["stream"] for body in server.bodies)
+    other = replace(seen, sequence=1)
+    service.analyse(other, "", len(LEVELS) - 1)
+    assert size_of(server.bodies[-1]) == (384, 216), "less effort: half of the usual 768"
     again = service.analyse(seen, "", 0)
+    assert size_of(server.bodies[-1]) == (512, 288), "never enlarged"
     assert (again.caption, again.attributes) == (said.caption, said.attributes)
     assert "letters" in served.figures()["answers"] and not served.issue()
 
 
+def size_of(body: dict[str, Any]) -> tuple[int, int]:
+    """Width and height of the image of a request."""
+    url = body["messages"][0]["content"][0]["image_url"]["url"]
+    height, width, _, _ = simplejpeg.decode_jpeg_header(base64.b64decode(url.partition(",")[2]))
+    return width, height
+
+
 def test_what_a_server_can_do_is_seen_in_its_answers(bundle: ModelBundle, seen: Embedding) -> None:
     for able in ({"log_probabilities": False}, {"guided": False, "log_probabilities": False}):
-        with BundleServer(bundle, reading_s=READING_S, **able) as server:
-            model = connected(bundle, server.url)
+        with BundleServer(bundle, **able) as server:
+            model = connected(bundle, server.url, clock=lambda of=server: float(of.looks))
             packed = model.pack(bundle.manifest.questions)
             answers = model.answer(model.read(seen), packed)
             figures = model.figures()

@@ -98,8 +98,12 @@ class Language(Protocol[SeenT, PackedT]):
         """
         ...
 
-    def read(self, embedding: Embedding) -> SeenT:
+    def read(self, embedding: Embedding, share: float = 1.0) -> SeenT:
         """Read what there is of a frame for this model.
+
+        Args:
+            embedding: the frame.
+            share: of the sides of an image that can be shrunk, to save work.
 
         Raises:
             VlmPerceptionError: it cannot be read.

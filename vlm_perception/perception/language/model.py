@@ -219,8 +219,12 @@ class LanguageModel:
         tower, prefill, questions, first, rest = map(float, np.diff([*times, self._clock()]))
         return tower, prefill, questions, first, rest / steps
 
-    def read(self, embedding: Embedding) -> Prefix:
+    def read(self, embedding: Embedding, share: float = 1.0) -> Prefix:
         """Read what there is of a frame for this model: its patch tokens, or views of its image.
+
+        Args:
+            embedding: the frame.
+            share: of no use here: the graphs have fixed shapes.
 
         Raises:
             EmbeddingError: a patch token holds NaN or infinity.

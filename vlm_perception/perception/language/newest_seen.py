@@ -25,14 +25,14 @@ class NewestSeen(Generic[SeenT]):
         self._lock = threading.Lock()
         self._kept: tuple[Frame, SeenT] | None = None
 
-    def of(self, embedding: Embedding) -> SeenT:
-        """Return this frame, read as `Language.read` does unless it is kept."""
+    def of(self, embedding: Embedding, share: float = 1.0) -> SeenT:
+        """Return this frame, read as `Language.read` does unless it is kept, at whatever share."""
         frame = (embedding.run_id, embedding.sequence, embedding.stamp_ns)
         with self._lock:
             kept = self._kept
         if kept is not None and kept[0] == frame:
             return kept[1]
-        seen = self._language.read(embedding)
+        seen = self._language.read(embedding, share)
         with self._lock:
             self._kept = (frame, seen)
         return seen

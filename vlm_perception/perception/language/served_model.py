@@ -199,8 +199,12 @@ class ServedModel:
             token_s=rest / max(1, count - 1),
         )
 
-    def read(self, embedding: Embedding) -> Shown:
+    def read(self, embedding: Embedding, share: float = 1.0) -> Shown:
         """Make a JPEG of the frame's image.
+
+        Args:
+            embedding: the frame.
+            share: of the usual size, to save the server work.
 
         Raises:
             DetailError: there is none.
@@ -209,13 +213,14 @@ class ServedModel:
             raise DetailError(
                 "the image of the frame is not at hand; start a vision_encoder of this version"
             )
-        return self._shown(embedding.image)
+        return self._shown(embedding.image, share)
 
-    def _shown(self, image: Any) -> Shown:
+    def _shown(self, image: Any, share: float = 1.0) -> Shown:
         settings = self._settings
         # An encoder in another process sends it shrunk: from both come the same pixels.
         pixels = shrunk(image, LONGEST_SIDE)
-        return Shown(data_url(pixels, settings.served_image_size, settings.served_jpeg_quality))
+        longest = round(share * settings.served_image_size)
+        return Shown(data_url(pixels, longest, settings.served_jpeg_quality))
 
     def pack(self, questions: Sequence[QuestionSpec]) -> Sheet:
         """Word questions for `answer`.

@@ -19,13 +19,15 @@ class Effort:
     all_questions: bool = True
     rate: float = 1.0
     """Share of the rate of ticks."""
+    image: float = 1.0
+    """Share of the sides of the image that a server is sent."""
 
 
 LEVELS = (
     Effort(),
     Effort(caption=0.5),
-    Effort(caption=0.5, all_questions=False),
-    Effort(caption=0.5, all_questions=False, rate=0.5),
+    Effort(caption=0.5, all_questions=False, image=0.75),
+    Effort(caption=0.5, all_questions=False, image=0.5, rate=0.5),
 )
 """From full service down; each level gives up something more."""
 

@@ -217,7 +217,7 @@ class LanguageService:
         language, effort, settings = self._language, LEVELS[level], self.settings
         began = self.clock()
         end = began + self._language.deadline_s
-        seen = self._newest_seen.of(embedding)
+        seen = self._newest_seen.of(embedding, effort.image)
         prefilled = self.clock()
         attributes = language.answer(
             seen,
