@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from vlm_perception.cli.common import BundleOption, JsonOption, report
+from vlm_perception.cli.common import (
+    ENDPOINT,
+    BundleOption,
+    EndpointOption,
+    JsonOption,
+    ServedOption,
+    report,
+    served_settings,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Fit thresholds and temperatures to your own images.")
 
@@ -58,6 +66,8 @@ def calibrate_answers(
         Path | None,
         typer.Option(help="A file of questions to calibrate. [default: the bundle's own]"),
     ] = None,
+    served: ServedOption = None,
+    endpoint: EndpointOption = ENDPOINT,
 ) -> None:
     """Fit a temperature to each typed question, so that its probabilities are calibrated.
 
@@ -70,4 +80,12 @@ def calibrate_answers(
 
     `vlm-perception calibrate answers --data out/answered --out out/questions.yaml`
     """
-    report("vlm_perception.evaluation.tasks.answer_calibration", None, bundle, data, out, questions)
+    report(
+        "vlm_perception.evaluation.tasks.answer_calibration",
+        None,
+        bundle,
+        data,
+        out,
+        questions,
+        served_settings(served, endpoint),
+    )

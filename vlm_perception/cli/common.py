@@ -183,3 +183,11 @@ def _tell_error(sentence: str) -> None:
 def served_parameters(model: str | None, endpoint: str) -> dict[str, str]:
     """The language node's parameters for a model that a server runs; none for the bundle's own."""
     return {} if model is None else {"language": "served", "model": model, "endpoint": endpoint}
+
+
+def served_settings(model: str | None, endpoint: str) -> Any:
+    """The same as the settings of who asks the server; None for the bundle's own model."""
+    if model is None:
+        return None
+    module = importlib.import_module("vlm_perception.perception.language.served_settings")
+    return module.ServedSettings(**served_parameters(model, endpoint))

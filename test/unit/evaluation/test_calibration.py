@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support.bundle_server import MODEL, BundleServer
 from support.streets import PROPERTY
 from typer.testing import CliRunner
 
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.cli import app
 from vlm_perception.datasets.answered_images import ANSWERS_FILE, AnsweredImages
@@ -27,9 +30,14 @@ from vlm_perception.evaluation.tasks.answer_calibration import (
     judge,
     negative_log_likelihood,
     require_enough,
+    scores_of_server,
 )
+from vlm_perception.perception.language.served_model import ServedModel
+from vlm_perception.perception.language.served_settings import SERVED, ServedSettings
 from vlm_perception.perception.reasoning.questions import load_questions
+from vlm_perception.perception.served.connection import Connection
 
+WEATHER = QuestionSpec(name="weather", question="what weather", choices=("clear", "rain", "fog"))
 WET = QuestionSpec(name="wet", question="is the road wet", choices=("no", "yes"))
 RNG = np.random.default_rng(0)
 
@@ -143,3 +151,28 @@ def test_the_road_world_is_calibrated_from_the_command_line(tmp_path: Path) -> N
     questions = load_questions(out)
     assert [q.temperature for q in questions] != [1.0] * len(questions)
     assert all(q.name in made.output for q in questions)
+
+
+def test_a_server_is_asked_with_the_choices_in_turn() -> None:
+    """So that no letter is the truth's more often than another."""
+    bundle = ModelBundle.load("roadworld-nano")
+    image = np.zeros((36, 64, 3), np.uint8)
+    with BundleServer(bundle) as server, closing(served_by(server)) as served:
+        score = scores_of_server(served, [WEATHER])
+        before = len(server.bodies)
+        scores = [score(image) for _ in range(len(WEATHER.choices))]
+        texts = [body["messages"][0]["content"][1]["text"] for body in server.bodies[before:]]
+    first = [text.splitlines()[1].removeprefix("A. ") for text in texts]
+    assert sorted(first) == sorted(WEATHER.choices)
+    assert all(each.shape == (3,) and np.exp(each).sum() <= 1.0 + 1e-5 for each in scores)
+    with (
+        BundleServer(bundle, log_probabilities=False) as server,
+        closing(served_by(server)) as dumb,
+        pytest.raises(CalibrationError, match="log-probabilities"),
+    ):
+        scores_of_server(dumb, [WEATHER])
+
+
+def served_by(server: BundleServer) -> ServedModel:
+    settings = ServedSettings(language=SERVED, endpoint=server.url, model=MODEL)
+    return ServedModel(Connection(settings.checked_endpoint()), settings)

@@ -8,8 +8,10 @@ divides the scores of its choices. It changes no answer, only how sure the model
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,13 +30,18 @@ from vlm_perception.evaluation.report import Report
 from vlm_perception.evaluation.task import run_task
 from vlm_perception.outputs.file import require_free, result_file
 from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.language.served_model import ServedModel
+from vlm_perception.perception.language.served_settings import ServedSettings
 from vlm_perception.perception.reasoning.questions import load_questions
+from vlm_perception.perception.served.connection import Connection
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
 VERB = "calibrate answers"
 LEAST_ANSWERS = 100
 BINS = 15
+LEAST_MASS = 1e-6
+"""In place of what the server's alternatives do not hold."""
 COOLEST, HOTTEST = 0.02, 50.0
 _HALVINGS = 50
 
@@ -55,26 +62,27 @@ class Calibrated:
     """Expected calibration error, likewise."""
 
 
+Score = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
+"""Gives the scores of each choice of each question [choices] for an RGB image."""
+
+
 class Calibration:
-    """A bundle that answers typed questions, and how sure it may be of its answers."""
+    """A model that answers typed questions, and how sure it may be of its answers."""
 
-    def __init__(self, bundle: ModelBundle, questions: Sequence[QuestionSpec]) -> None:
-        """Load the networks.
+    def __init__(self, questions: Sequence[QuestionSpec], score: Score) -> None:
+        """Begin without any image.
 
-        Raises:
-            BundleError: the bundle has no language model.
+        Args:
+            questions: that are asked.
+            score: logarithms up to a constant, of all questions' choices.
         """
-        self._encoder = VisionEncoder(bundle, threads=2)
-        self._language = LanguageModel(bundle, threads=2)
-        self._questions, self._packed = questions, self._language.pack(questions)
+        self._questions, self._score = questions, score
         self._scores: list[NDArray[np.float64]] = []
         self._answers: list[Mapping[str, str]] = []
 
     def take(self, sample: Sample) -> None:
-        """Keep the mean log-likelihood of each choice of each question, and the truth."""
-        embedding = self._encoder.encode(Frame(sample.image, 0), 0)
-        prefix = self._language.read(embedding)
-        self._scores.append(self._language.log_likelihoods(prefix, self._packed))
+        """Keep the score of each choice of each question, and the truth."""
+        self._scores.append(self._score(sample.image))
         self._answers.append(sample.answers)
 
     @cached_property
@@ -96,7 +104,55 @@ class Calibration:
         return Report([_table(self.fitted)])
 
 
-def run(bundle: str, data: Path, out: Path, questions: Path | None = None) -> Report:
+def scores_of_bundle(bundle: ModelBundle, questions: Sequence[QuestionSpec]) -> Score:
+    """Mean log-likelihoods by a bundle's language model.
+
+    Raises:
+        BundleError: the bundle has none.
+    """
+    encoder, language = VisionEncoder(bundle, threads=2), LanguageModel(bundle, threads=2)
+    packed = language.pack(questions)
+
+    def score(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        prefix = language.read(encoder.encode(Frame(image, 0), 0))
+        return language.log_likelihoods(prefix, packed)
+
+    return score
+
+
+def scores_of_server(served: ServedModel, questions: Sequence[QuestionSpec]) -> Score:
+    """Log-probabilities of the choices' letters by a served model.
+
+    The order of the choices is another for each image: no letter is the truth's more often.
+
+    Raises:
+        CalibrationError: the server gives no log-probabilities.
+        ServedError: it cannot be asked.
+        PromptError: a question cannot be put to it.
+    """
+    served.pack(questions)
+    if not served.find_abilities().log_probabilities:
+        raise CalibrationError(
+            f"{served.engine_name} gives no log-probabilities, so that its answers have no "
+            "probabilities to calibrate; use a server that does, such as vLLM or llama.cpp"
+        )
+    turns = itertools.count()
+
+    def score(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        shown, turn = served.show(image), next(turns)
+        found = [served.letter_masses(shown, each, turn=turn) for each in questions]
+        return np.asarray(np.log(np.maximum(np.concatenate(found), LEAST_MASS)), np.float64)
+
+    return score
+
+
+def run(
+    bundle: str,
+    data: Path,
+    out: Path,
+    questions: Path | None = None,
+    served: ServedSettings | None = None,
+) -> Report:
     """Fit a temperature for each question, and write the questions.
 
     Args:
@@ -104,6 +160,7 @@ def run(bundle: str, data: Path, out: Path, questions: Path | None = None) -> Re
         data: a folder with images and `answers.jsonl`.
         out: the file of questions to write, such as a language node takes.
         questions: a file of questions; the bundle's own when None.
+        served: a model that a server runs, to answer in place of the bundle's.
 
     A question that `data` does not answer keeps its temperature.
 
@@ -111,7 +168,9 @@ def run(bundle: str, data: Path, out: Path, questions: Path | None = None) -> Re
         BundleError: the bundle cannot be used.
         QuestionsError: the questions cannot be read.
         AnswersError: the folder lacks answers, or has others than the questions'.
-        CalibrationError: there are too few.
+        CalibrationError: there are too few, or the server gives no log-probabilities.
+        ServedError: the server cannot be asked.
+        EndpointError: its address cannot be used.
         OutputError: `out` exists and was not written by this verb.
     """
     require_free(out, VERB)
@@ -119,8 +178,16 @@ def run(bundle: str, data: Path, out: Path, questions: Path | None = None) -> Re
     asked = model.manifest.questions if questions is None else load_questions(questions)
     images = AnsweredImages(data, asked)
     require_enough(images)
-    calibration = Calibration(model, asked)
-    report = run_task(calibration, images)
+    with ExitStack() as stack:
+        if served is None:
+            score = scores_of_bundle(model, asked)
+        else:
+            link = Connection(served.checked_endpoint(), slots=served.slots)
+            answering = ServedModel(link, served)
+            stack.callback(answering.close)
+            score = scores_of_server(answering, asked)
+        calibration = Calibration(asked, score)
+        report = run_task(calibration, images)
     write_questions(out, asked, calibration.fitted)
     broken = list(images.broken.values())
     if broken:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.engines.steps import step
@@ -179,7 +180,7 @@ class ServedModel:
             ServedError: it cannot be asked now.
         """
         size = self._settings.served_image_size
-        shown = self._shown(np.zeros((size * 9 // 16, size, 3), np.uint8))
+        shown = self.show(np.zeros((size * 9 // 16, size, 3), np.uint8))
         times = [self._clock()]
         self.answer(shown, packed)
         times.append(self._clock())
@@ -213,9 +214,10 @@ class ServedModel:
             raise DetailError(
                 "the image of the frame is not at hand; start a vision_encoder of this version"
             )
-        return self._shown(embedding.image, share)
+        return self.show(embedding.image, share)
 
-    def _shown(self, image: Any, share: float = 1.0) -> Shown:
+    def show(self, image: NDArray[np.uint8], share: float = 1.0) -> Shown:
+        """Make a JPEG of an image, uint8 RGB [height, width, 3]."""
         settings = self._settings
         # An encoder in another process sends it shrunk: from both come the same pixels.
         pixels = shrunk(image, LONGEST_SIDE)
@@ -368,18 +370,45 @@ class ServedModel:
     def _waiting(self) -> str:
         return f"waiting for {self.engine_name}"
 
-    def _choose(self, seen: Shown, question: QuestionSpec, end_s: float) -> Attribute:
+    def letter_masses(
+        self, seen: Shown, question: QuestionSpec, *, turn: int = 0, budget_s: float | None = None
+    ) -> NDArray[np.float64]:
+        """Probability of each choice's letter [choices]; they add up to 1 at most.
+
+        Args:
+            seen: the frame.
+            question: that is asked.
+            turn: by how many places the choices are turned before they get their letters.
+            budget_s: the most seconds until the next piece of the answer.
+
+        Raises:
+            ServedError: it cannot answer now.
+        """
+        return self._letters(seen, question, turn, budget_s)[1]
+
+    def _letters(
+        self, seen: Shown, question: QuestionSpec, turn: int, budget_s: float | None
+    ) -> tuple[str, NDArray[np.float64]]:
+        """What was answered, and `letter_masses`."""
+        turned = tuple(np.roll(question.choices, -turn).tolist())
         request = Request(
-            messages=[message(seen.picture, lettered(question))],
+            messages=[
+                message(seen.picture, lettered(question.model_copy(update={"choices": turned})))
+            ],
             max_tokens=1,
             top_logprobs=ALTERNATIVES,
         )
-        text, found = "", masses({}, len(question.choices))
-        with closing(self._ask(request, end_s - self._clock())) as deltas:
+        budget_s = self._settings.served_deadline if budget_s is None else budget_s
+        text, found = "", masses({}, len(turned))
+        with closing(self._ask(request, budget_s)) as deltas:
             for delta in deltas:
                 text += delta.text
                 for token in delta.logprobs[:1]:
-                    found = masses(token.top, len(question.choices))
+                    found = masses(token.top, len(turned))
+        return text, np.roll(found, turn)
+
+    def _choose(self, seen: Shown, question: QuestionSpec, end_s: float) -> Attribute:
+        text, found = self._letters(seen, question, 0, end_s - self._clock())
         self._least_mass = min(self._least_mass, float(found.sum()))
         attribute = answered(question, found)
         self._note(text if not attribute.probabilities else "")
