@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from support.checkpoints import (
     set_config,
     write_spec,
 )
+from support.decoders import check_fewer_bits
 from support.places import ROOT
 from transformers import (
     AutoModel,
@@ -42,20 +42,14 @@ from transformers.models.idefics3.modeling_idefics3 import (
     Idefics3VisionTransformer,
 )
 
-from vlm_perception.bundle.bundle import DECODER_GRAPH, ModelBundle
-from vlm_perception.bundle.golden import check_alike
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.load import load_checkpoint, round_to_half
 from vlm_perception.deploy.checkpoints.shared_tower import check_positions
 from vlm_perception.deploy.checkpoints.unsupported import SIGLIP2, SMOL_2B, UNSUPPORTED
-from vlm_perception.deploy.compression.int4_decoder import quantize_decoder
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
-from vlm_perception.deploy.onnx.fp16_matmuls import to_fp16_matmuls
-from vlm_perception.deploy.onnx.tensorrt_graphs import CACHED, tensorrt_graphs
-from vlm_perception.deploy.tensorrt.build import require_native
-from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
 from vlm_perception.modeling.projectors import ShuffleProjectorGraph
 from vlm_perception.perception.language.kv_cache import causal_mask
 from vlm_perception.perception.language.model import LanguageModel
@@ -280,21 +274,7 @@ def test_packed_questions_score_as_one_by_one_in_transformers(pair: Pair) -> Non
 
 
 def test_decoders_hold_in_fewer_bits(pair: Pair, tmp_path: Path) -> None:
-    """With weights in INT4 for CPUs, and as TensorRT gets them: MatMuls and KV cache in FP16."""
-    with np.load(pair.bundle.file("golden.npz")) as golden:
-        inputs, outputs = (
-            {name.removeprefix(way): golden[name] for name in golden.files if name.startswith(way)}
-            for way in (f"{DECODER_GRAPH}/in/", f"{DECODER_GRAPH}/out/")
-        )
-    small = Path(shutil.copy(pair.bundle.file(DECODER_GRAPH), tmp_path))
-    quantize_decoder(small)
-    check_alike(OnnxRuntimeEngine(small).run(inputs), outputs, 0.9)
-    graph = next(each for each in tensorrt_graphs(pair.bundle) if each.name == DECODER_GRAPH)
-    require_native([graph], dla=False)
-    half = tmp_path / "half.onnx"
-    onnx.save(to_fp16_matmuls(onnx.load(pair.bundle.file(DECODER_GRAPH)), CACHED), half)
-    ours = OnnxRuntimeEngine(half).run(inputs | {"past": inputs["past"].astype(np.float16)})
-    check_alike(ours, outputs, 0.9999)
+    check_fewer_bits(pair.bundle, tmp_path)
 
 
 @torch.no_grad()

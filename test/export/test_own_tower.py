@@ -377,7 +377,7 @@ def test_internvit_is_exported_in_each_of_its_forms(form: dict[str, Any]) -> Non
     family, parts = LANGUAGE_FAMILIES["internvl"], InternVision.parts(model.model.vision_tower)
     tower = LanguageTower(
         parts,
-        positions=parts.positions.of_grid(12, 12),
+        grid=(12, 12),
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         feature_layers=[2],

@@ -312,7 +312,7 @@ def _dual(family: str, tokenizer: Any, text_length: int) -> Any:
         text |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
         config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=32)
     model = DUAL_MODELS[family](config)
-    _randomise(model)
+    randomise(model)
     return model
 
 
@@ -362,7 +362,7 @@ def _language_model(
         **own,
     )
     model = model_class(config)
-    _randomise(model)
+    randomise(model)
     if language != "internvl":
         parts = model.model
         tower = parts.vision_tower if language.startswith("llava") else parts.vision_model
@@ -373,7 +373,7 @@ def _language_model(
     return model
 
 
-def _randomise(model: torch.nn.Module) -> None:
+def randomise(model: torch.nn.Module) -> None:
     """Large random weights: fresh ones give outputs so alike that faults would not show."""
     with torch.no_grad():
         for name, weight in model.named_parameters():

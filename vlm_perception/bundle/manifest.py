@@ -303,6 +303,9 @@ class LanguageSpec(_Strict):
     caption_prompt: Text
     stop_token_ids: Annotated[tuple[TokenId, ...], Field(min_length=1)]
     width: Count
+    stacked: Annotated[int, Field(ge=0, le=64)] = 0
+    """Layers of the decoder that read features of an image beside its embeddings, which then follow
+    each of these; texts have zeros there."""
     layers: Count
     kv_heads: Count
     head_dim: Count
@@ -313,6 +316,11 @@ class LanguageSpec(_Strict):
     kv_bytes_per_token: Count
     tower: TowerSpec | None = None
     """None: it reads the patch tokens of the vision graph."""
+
+    @property
+    def read_width(self) -> int:
+        """Width of what the decoder reads of a token."""
+        return self.width * (1 + self.stacked)
 
     @property
     def kv_bytes_per_image(self) -> int:

@@ -52,7 +52,8 @@ def language_bytes(manifest: Manifest, spec: LanguageSpec) -> int:
     if (tower := spec.tower) is not None:
         weights += _weights(manifest, LANGUAGE_VISION_GRAPH)
         # Of one view at a time; engines keep what they once took.
-        activations += activation_bytes(tower.tokens, tower.token_width)
+        # Tokens of several layers stand side by side where the decoder reads several.
+        activations += activation_bytes(tower.tokens, tower.token_width // (1 + spec.stacked))
     return PROCESS_BYTES + weights + activations + spec.kv_bytes_per_image
 
 

@@ -46,11 +46,11 @@ def _language_shapes(spec: LanguageSpec, graph: str) -> dict[str, tuple[int | st
     if graph == "projector.onnx" and tower is not None:
         return {
             "tokens": (tower.views, tower.tokens, tower.token_width),
-            "embeds": (1, spec.image_tokens, spec.width),
+            "embeds": (1, spec.image_tokens, spec.read_width),
         }
     if graph == "decoder.onnx":
         return {
-            "inputs_embeds": ("batch", "new", spec.width),
+            "inputs_embeds": ("batch", "new", spec.read_width),
             "past": (spec.layers, 2, "batch", spec.kv_heads, "past", spec.head_dim),
             "logits": ("batch", "rows", spec.vocabulary_size),
         }

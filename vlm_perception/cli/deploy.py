@@ -82,6 +82,13 @@ def export(
             "of the camera's aspect."
         ),
     ] = "1",
+    image_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Most tokens of an image for Qwen-VL, whose own vision tower takes any size; "
+            "with --aspect they set that size. 256 by default."
+        ),
+    ] = None,
     keep: Annotated[
         str | None,
         typer.Option(
@@ -170,6 +177,7 @@ def export(
             geometry=geometry,
             aspect=aspect,
             tiles=tiles,
+            image_tokens=image_tokens,
             keep=keep,
             budget_ms=budget_ms,
             heads=heads,

@@ -4,7 +4,9 @@
 
 Qwen2 adds biases, Qwen3 norms of queries and keys; Gemma scales embeddings, and Gemma 2 has norms
 after attention and feed-forward part, and caps scores (https://arxiv.org/abs/2408.00118, section 2;
-its cap of the logits is that of its own language model, which no family here applies).
+its cap of the logits is that of its own language model, which no family here applies). Qwen-VL has
+positions along three axes (M-RoPE, https://arxiv.org/abs/2409.12191, section 2.1), and Qwen3-VL
+reads features of several layers of its vision tower (DeepStack, https://arxiv.org/abs/2406.04334).
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlm_perception.modeling.rotary import rotate
+
 # Modules of transformers carry no types.
 Module = Any
 
@@ -24,15 +28,28 @@ class DecoderGraph(nn.Module):
 
     Embeddings are as they are stored: a decoder that scales them does so in the graph.
 
-    inputs_embeds [B, T, W], past [layers, 2, B, heads, P, D], position_ids [B, T],
-    mask [B, 1, T, P + T] (added to the scores), logit_rows [R] (which of the T rows need logits)
-    -> logits [B, R, vocabulary], new_kv [layers, 2, B, heads, T, D].
+    inputs_embeds [B, T, (1 + S) W], past [layers, 2, B, heads, P, D], position_ids [B, T] (how many
+    tokens stand before each), mask [B, 1, T, P + T] (added to the scores), logit_rows [R] (which of
+    the T rows need logits) -> logits [B, R, vocabulary], new_kv [layers, 2, B, heads, T, D].
     """
 
-    def __init__(self, model: Module, head: Module) -> None:
-        """Take over a decoder and its output layer."""
+    def __init__(
+        self, model: Module, head: Module, places: Tensor | None = None, stacked: int = 0
+    ) -> None:
+        """Take over a decoder and its output layer.
+
+        Args:
+            model: the decoder.
+            head: its output layer.
+            places: of a model with positions along several axes, [N + 1, D / 2]: for each frequency
+                the position of a prompt's first N tokens, an image among them, and of the next,
+                from which on all axes count on; None: a token's position is its place.
+            stacked: S, how many of the first layers add features that follow each embedding.
+        """
         super().__init__()
         config = model.config
+        self.width, self.stacked = config.hidden_size, stacked
+        self.places = None if places is None else nn.Buffer(places)
         self.layers = nn.ModuleList(DecoderLayer(layer, config) for layer in model.layers)
         self.norm, self.head = model.norm, head
         self.embedding_scale = embedding_scale(model)
@@ -48,17 +65,28 @@ class DecoderGraph(nn.Module):
         logit_rows: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Run all layers."""
-        angles = position_ids.unsqueeze(-1).to(torch.float32) * self.inverse_frequencies
+        angles = self._places(position_ids).to(torch.float32) * self.inverse_frequencies
         angles = torch.cat([angles, angles], dim=-1).unsqueeze(1)
         cosine, sine = angles.cos() * self.rotary_scale, angles.sin() * self.rotary_scale
-        hidden, new = inputs_embeds, []
+        hidden, features, new = inputs_embeds, (), []
+        if self.stacked:
+            hidden, *features = inputs_embeds.split(self.width, dim=-1)
         if self.embedding_scale != 1.0:
             hidden = hidden * self.embedding_scale
         for index, layer in enumerate(self.layers):
             hidden, key, value = layer(hidden, past[index, 0], past[index, 1], cosine, sine, mask)
+            if index < self.stacked:
+                hidden = hidden + features[index]
             new.append(torch.stack([key, value]))
         hidden = rms_norm(hidden.index_select(1, logit_rows), self.norm)
         return self.head(hidden), torch.stack(new)
+
+    def _places(self, position_ids: Tensor) -> Tensor:
+        """Position of each token by frequency, [B, T, D / 2], or for all of them, [B, T, 1]."""
+        if self.places is None:
+            return position_ids.unsqueeze(-1)
+        known = torch.minimum(position_ids, torch.tensor(len(self.places) - 1))
+        return self.places[known] + (position_ids - known).unsqueeze(-1)
 
 
 class DecoderLayer(nn.Module):
@@ -145,12 +173,6 @@ def _normed(hidden: Tensor, norm: Module | None) -> Tensor:
 def _capped(scores: Tensor, cap: float | None) -> Tensor:
     """Scores between -cap and cap, by a tanh."""
     return scores if cap is None else cap * torch.tanh(scores / cap)
-
-
-def rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary position embedding (https://arxiv.org/abs/2104.09864), halves rotated."""
-    first, second = states.chunk(2, dim=-1)
-    return states * cosine + torch.cat([-second, first], dim=-1) * sine
 
 
 def _stack_linear(parts: Sequence[nn.Linear]) -> nn.Linear:

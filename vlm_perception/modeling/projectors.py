@@ -40,7 +40,8 @@ class ShuffleProjectorGraph(nn.Module):
     """Squares of S x S tokens joined: tokens [N, rows * columns, V] -> embeds [N, K / S^2, W].
 
     The pixel shuffle of InternVL and Idefics3 (https://arxiv.org/abs/2408.12637, section 2.2) after
-    the last layer norm of the tower. It reads the tokens as a grid, so none of them may be missing.
+    the last layer norm of the tower, and the merger of Qwen-VL. It reads the tokens as a grid, so
+    none of them may be missing.
     """
 
     def __init__(
@@ -73,6 +74,27 @@ class ShuffleProjectorGraph(nn.Module):
         shape = (count, self.rows // side, side, self.columns // side, side, width)
         squares = self.norm(tokens).reshape(shape).transpose(2, 3)
         return self.projection(squares.reshape(count, -1, side * side * width))  # type: ignore[no-any-return]
+
+
+class StackedGraph(nn.Module):
+    """Tokens of S layers side by side: tokens [N, K, S V] -> embeds [N, M, S W].
+
+    DeepStack (https://arxiv.org/abs/2406.04334): the decoder's first layers read what follows the
+    last layer's.
+    """
+
+    def __init__(self, projectors: Sequence[nn.Module]) -> None:
+        """Take over the projector of each layer, [N, K, V] -> [N, M, W]."""
+        super().__init__()
+        self.projectors = nn.ModuleList(projectors)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Project each layer's."""
+        layers = tokens.chunk(len(self.projectors), dim=-1)
+        projected = [
+            projector(layer) for projector, layer in zip(self.projectors, layers, strict=True)
+        ]
+        return torch.cat(projected, dim=-1)
 
 
 class ArrangedGraph(nn.Module):

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vlm_perception.modeling.rotary import rotate
+
 # Modules of transformers carry no types.
 Module = Any
 
@@ -99,9 +101,19 @@ class FusedAttention(nn.Module):
             self.out.bias = attention.out.bias
 
     def forward(
-        self, hidden: Tensor, length: int, mask: Tensor | None = None
+        self,
+        hidden: Tensor,
+        length: int,
+        mask: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Attend; hidden [B * T, W] with T = length, mask additive [T, T] or None.
+        """Attend.
+
+        Args:
+            hidden: [B * T, W] with T = length.
+            length: T.
+            mask: added to the scores, [T, T].
+            rotary: cosines and sines that queries and keys are rotated by, [T, head width].
 
         Returns:
             What is read [B * T, W], and the queries (scaled) and keys [B, heads, T, head width].
@@ -112,6 +124,8 @@ class FusedAttention(nn.Module):
             fused = torch.cat([self.query_norm(query), self.key_norm(key), value], dim=-1)
         fused = fused.reshape(-1, length, 3, self.heads, self.head_dim)
         query, key, value = fused.permute(2, 0, 3, 1, 4).unbind(0)
+        if rotary is not None:
+            query, key = rotate(query, *rotary), rotate(key, *rotary)
         query = query * self.scale
         scores = query @ key.transpose(-1, -2)
         if mask is not None:
@@ -172,10 +186,16 @@ class Layers(nn.Module):
         return len(self.mlps)
 
     def attend(
-        self, layer: int, flat: Tensor, length: int, mask: Tensor | None = None
+        self,
+        layer: int,
+        flat: Tensor,
+        length: int,
+        mask: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A layer's first half, with its queries (scaled) and keys [B, heads, T, head width]."""
-        read, query, key = self.attentions[layer](self.first_norms[layer](flat), length, mask)
+        normed = self.first_norms[layer](flat)
+        read, query, key = self.attentions[layer](normed, length, mask, rotary)
         return flat + self.read_scales[layer](read), query, key
 
     def feed_forward(self, layer: int, flat: Tensor) -> Tensor:

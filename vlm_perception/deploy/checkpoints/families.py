@@ -18,12 +18,21 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaOnevisionForConditionalGeneration,
     MetaClip2Model,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
     Siglip2Model,
     SiglipModel,
     SmolVLMForConditionalGeneration,
 )
 
 from vlm_perception.deploy.checkpoints.internvl import InternVLView, InternVLWords
+from vlm_perception.deploy.checkpoints.qwen_vl import (
+    QwenView,
+    merged_patches,
+    stacked_patches,
+    token_places,
+)
 from vlm_perception.deploy.checkpoints.shared_tower import check_positions
 from vlm_perception.deploy.checkpoints.views import Idefics3View, OnevisionView, View
 from vlm_perception.modeling.projectors import (
@@ -34,6 +43,7 @@ from vlm_perception.modeling.projectors import (
 from vlm_perception.modeling.towers.clip import ClipText, ClipVision
 from vlm_perception.modeling.towers.internvl import InternVision
 from vlm_perception.modeling.towers.naflex import NaflexVision, at_one_resolution
+from vlm_perception.modeling.towers.qwen_vl import Qwen2Vision, Qwen3Vision, Qwen25Vision
 from vlm_perception.modeling.towers.siglip import SiglipText, SiglipVision
 from vlm_perception.modeling.towers.text_tower import TextTower
 from vlm_perception.modeling.towers.trunk import KnownTower
@@ -41,6 +51,10 @@ from vlm_perception.modeling.towers.vision_tower import VisionTower
 
 # Modules and configurations of transformers carry no types.
 Model = Any
+
+# Decoders of families that take several; they differ in what the modules and the configuration hold
+# themselves.
+DECODERS = ("llama", "qwen2", "qwen3", "gemma", "gemma2")
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,11 @@ class LanguageFamily:
     """Refuses a vision tower that does not give what the dual encoder's does."""
     view: type[View] = View
     """How its own processor shows an image to its own tower."""
+    decoders: tuple[str, ...] = DECODERS
+    """By `model_type` in `text_config`."""
+    places: Callable[[Model, tuple[int, int], int], Tensor] | None = None
+    """Positions of tokens for the decoder's graph of (the model, columns and rows of the tower's
+    grid, tokens before the image), where they are not simply counted."""
 
 
 def _single_tokens(model: Model, _norm: nn.Module, _grid: tuple[int, int]) -> nn.Module:
@@ -190,11 +209,46 @@ LANGUAGE_FAMILIES = {
         processor=InternVLWords,
         view=InternVLView,
     ),
+    # As transformers treats an image, at one size.
+    "qwen2_vl": LanguageFamily(
+        Qwen2VLForConditionalGeneration,
+        tower="visual",
+        decoder="language_model",
+        projector=merged_patches,
+        features=_features,
+        needs_grid=True,
+        view=QwenView,
+        decoders=("qwen2_vl_text",),
+        places=token_places,
+    ),
+    "qwen2_5_vl": LanguageFamily(
+        Qwen2_5_VLForConditionalGeneration,
+        tower="visual",
+        decoder="language_model",
+        projector=merged_patches,
+        features=_features,
+        needs_grid=True,
+        view=QwenView,
+        decoders=("qwen2_5_vl_text",),
+        places=token_places,
+    ),
+    "qwen3_vl": LanguageFamily(
+        Qwen3VLForConditionalGeneration,
+        tower="visual",
+        decoder="language_model",
+        projector=stacked_patches,
+        features=_features,
+        needs_grid=True,
+        view=QwenView,
+        decoders=("qwen3_vl_text",),
+        places=token_places,
+    ),
 }
-_TOWERS: tuple[type[KnownTower], ...] = (ClipVision, SiglipVision, InternVision)
+_TOWERS: tuple[type[KnownTower], ...] = (
+    *(ClipVision, SiglipVision, InternVision),
+    *(Qwen2Vision, Qwen25Vision, Qwen3Vision),
+)
 # By what a language model's vision_config calls it.
 LANGUAGE_TOWERS = {name: tower for tower in _TOWERS for name in sorted(tower.model_types)}
-# They differ in what the modules and the configuration hold themselves.
-DECODERS = ("llama", "qwen2", "qwen3", "gemma", "gemma2")
 # Kinds of rotary embedding whose frequencies do not change with the length of the text.
 STATIC_ROTARY = ("default", "linear", "llama3")

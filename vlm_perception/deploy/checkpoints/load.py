@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from transformers.utils import logging as transformers_logging
 from vlm_perception.bundle.files import file_sha256
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.families import (
-    DECODERS,
     DUAL_FAMILIES,
     LANGUAGE_FAMILIES,
     LANGUAGE_TOWERS,
@@ -141,7 +141,8 @@ def load_checkpoint(
     vlm, vlm_family, language_tower = None, None, None
     if "vlm" in types:
         vlm_family = LANGUAGE_FAMILIES[types["vlm"]]
-        vlm = _load(vlm_family.model_class, path / "vlm", _check_language)
+        check = partial(_check_language, vlm_family)
+        vlm = _load(vlm_family.model_class, path / "vlm", check)
         own = getattr(vlm.model, vlm_family.tower)
         if vision_tower != "dual":
             vlm_family.check_tower(own)
@@ -169,10 +170,11 @@ def load_checkpoint(
     if language_tower is not None and vlm_family is not None:
         view = vlm_family.view(path / "vlm", tiles)
         view.prepare(vlm)
-    elif tiles.layout not in (WHOLE, AUTO):
+    elif tiles.layout not in (WHOLE, AUTO) or tiles.tokens is not None:
+        option = "--tiles" if tiles.tokens is None else "--image-tokens"
         raise ExportError(
-            f"--tiles {tiles.layout} is for a language model with a vision tower of its own "
-            "(vision_tower: own in bundle.yaml); leave it out"
+            f"{option} is for a language model with a vision tower of its own (vision_tower: own "
+            "in bundle.yaml); leave it out"
         )
     return Checkpoint(
         path=path,
@@ -248,15 +250,15 @@ def _load(model_class: Model, directory: Path, check: Callable[[Model], None]) -
     return model.eval().requires_grad_(False)
 
 
-def _check_language(whole: Model) -> None:
+def _check_language(family: LanguageFamily, whole: Model) -> None:
     tower, config = whole.vision_config.model_type, whole.text_config
     if tower not in LANGUAGE_TOWERS:
         raise ExportError(
             f"vlm/ has a {tower} tower; supported are {', '.join(sorted(LANGUAGE_TOWERS))}"
         )
-    if config.model_type not in DECODERS:
+    if config.model_type not in family.decoders:
         raise ExportError(
-            f"vlm/ has a {config.model_type} decoder; supported are {', '.join(DECODERS)}"
+            f"vlm/ has a {config.model_type} decoder; supported are {', '.join(family.decoders)}"
         )
     rotary = config.rope_parameters["rope_type"]
     if rotary not in STATIC_ROTARY:

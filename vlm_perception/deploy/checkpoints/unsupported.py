@@ -14,11 +14,11 @@ SMOL_500M = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
 ONEVISION_1B = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
 SMOL_2B = "HuggingFaceTB/SmolVLM2-2.2B-Instruct"
 LLAVA_7B = "llava-hf/llava-1.5-7b-hf"
+QWEN3_8B = "Qwen/Qwen3-VL-8B-Instruct"
 # A dual encoder.
 SIGLIP2 = "google/siglip2-base-patch16-224"
 
 _REMOTE = "its code is not in transformers, and code that comes with a checkpoint is not run"
-_THREE_AXES = "its tokens have positions along three axes (M-RoPE), and images any size"
 _CROSS = "its decoder reads images by cross-attention, which the exported decoders do not have"
 _TOWER_ONLY = "it is a vision tower without the text tower that labels are embedded with"
 _DETECTOR = "it gives boxes or masks for a text instead of embeddings"
@@ -36,13 +36,7 @@ class Unsupported:
 # By the part of a bundle, and by model_type in config.json.
 UNSUPPORTED = {
     "vlm": {
-        "qwen2_vl": Unsupported(_THREE_AXES, SMOL_2B),
-        "qwen2_5_vl": Unsupported(_THREE_AXES, SMOL_2B),
-        "qwen3_vl": Unsupported(
-            "its decoder adds image features in several layers (DeepStack), and its tokens have "
-            "positions along three axes (M-RoPE)",
-            SMOL_2B,
-        ),
+        "qwen3_vl_moe": Unsupported("its decoder is a mixture of experts", QWEN3_8B),
         "internvl_chat": Unsupported(_REMOTE, "OpenGVLab/InternVL3-1B-hf"),
         "paligemma": Unsupported(
             "its image tokens see the question, so that nothing can be read before it is asked",

@@ -57,12 +57,14 @@ class Tiles:
 
 @dataclass(frozen=True)
 class TilesWish:
-    """What `--tiles` asks for."""
+    """What `--tiles` and `--image-tokens` ask for."""
 
     layout: str = WHOLE
     """`1`, `auto`, or columns and rows as `3x2+1`."""
     camera: tuple[int, int] = (CAMERA_EDGE, CAMERA_EDGE)
     """Width and height of the camera's images."""
+    tokens: int | None = None
+    """Most tokens of an image, of a tower that takes any size; none: a number that it has."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ class View:
         self.processor = self._load(directory)
         self.camera = wish.camera
         self.tiles: Tiles | None = None
+        if wish.tokens is not None:
+            self._limit(wish.tokens)
         if wish.layout == AUTO:
             self.tiles = self._own_layout()
         elif (tiles := parse_tiles(wish.layout)) is not None:
@@ -154,6 +158,12 @@ class View:
             ExportError: the tokenizer lacks a token that stands between them.
         """
         return None
+
+    def _limit(self, tokens: int) -> None:
+        raise ExportError(
+            f"--image-tokens {tokens}: images have one size for the "
+            f"{type(self.processor).__name__} of vlm/; leave --image-tokens out"
+        )
 
     def _load(self, directory: Path) -> Model:
         return load_processor(directory)

@@ -71,26 +71,26 @@ def choose_geometry(source: Checkpoint, spec: BundleSpec, options: ExportOptions
 
 
 def tiles_wish(spec: BundleSpec, options: ExportOptions) -> TilesWish:
-    """What the options say of tiles, for the camera's aspect in the options or bundle.yaml.
+    """What the options say of views, for the camera's aspect in the options or bundle.yaml.
 
     Raises:
         ExportError: tiles are asked for, and the aspect is not known.
     """
     geometry = spec.geometry
     aspect = options.aspect or (geometry.aspect if geometry is not None else None)
-    if options.tiles == WHOLE:
-        return TilesWish()
     if aspect is not None:
         width, height = parse_aspect(aspect)
     elif geometry is not None:
         width, height = geometry.size
+    elif options.tiles == WHOLE:
+        width, height = 1, 1
     else:
         raise ExportError(
             f"--tiles {options.tiles} needs the camera's aspect; give --aspect W:H as well"
         )
     scale = CAMERA_EDGE / max(width, height)
     camera = max(1, round(width * scale)), max(1, round(height * scale))
-    return TilesWish(options.tiles, camera)
+    return TilesWish(options.tiles, camera, options.image_tokens)
 
 
 def aspect_grid(side: int, patch: int, aspect: tuple[int, int]) -> tuple[int, int]:

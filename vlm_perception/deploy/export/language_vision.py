@@ -73,7 +73,7 @@ def lay_out_language_vision(source: Checkpoint) -> LanguageVision | None:
     )
     graph = LanguageTower(
         parts,
-        positions=parts.positions.of_grid(columns, rows),
+        grid=(columns, rows),
         mean=scale.mean,
         std=scale.std,
         feature_layers=read_layers(source, tower, len(parts.blocks)),

@@ -99,7 +99,7 @@ def language_spec(
     assert source.vlm is not None
     config = source.vlm.config.text_config
     layers, pair, _, heads, _, head_dim = golden[f"{DECODER_GRAPH}/in/past"].shape
-    image_tokens = golden[f"{PROJECTOR_GRAPH}/out/embeds"].shape[1]
+    _, image_tokens, read = golden[f"{PROJECTOR_GRAPH}/out/embeds"].shape
     tower = None
     if own is not None:
         tower = own.spec(golden[f"{LANGUAGE_VISION_GRAPH}/out/tokens"].shape)
@@ -111,6 +111,7 @@ def language_spec(
         caption_prompt=spec.caption.prompt,
         stop_token_ids=stop_tokens(source),
         width=config.hidden_size,
+        stacked=read // config.hidden_size - 1,
         layers=layers,
         kv_heads=heads,
         head_dim=head_dim,

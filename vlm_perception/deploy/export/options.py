@@ -26,6 +26,8 @@ class ExportOptions:
     tiles: str = WHOLE
     """What a language model's own tower sees: the image as a whole (`1`), tiles beside it (`3x2+1`:
     columns and rows), or what its own processor makes of the camera's aspect (`auto`)."""
+    image_tokens: int | None = None
+    """Most tokens of an image, for a language model whose own tower takes any size."""
     keep: str | None = None
     """Token pruning: `0.7@3,6,9` (share kept at each of these layers), `auto`, or none."""
     budget_ms: float | None = None
@@ -64,6 +66,8 @@ class ExportOptions:
             )
         if self.tiles != AUTO:
             parse_tiles(self.tiles)
+        if self.image_tokens is not None and self.image_tokens < 1:
+            raise ExportError(f"--image-tokens is {self.image_tokens}; give a number above 0")
         if not 0.0 < self.heads <= 1.0:
             raise ExportError(f"--heads is {self.heads:g}; give the share to keep, up to 1")
         if (self.keep == "auto") != (self.budget_ms is not None):
@@ -82,7 +86,12 @@ class ExportOptions:
 
     def without_losses(self) -> ExportOptions:
         """The same geometry with all tokens and heads and in FP32."""
-        return ExportOptions(geometry=self.geometry, aspect=self.aspect, tiles=self.tiles)
+        return ExportOptions(
+            geometry=self.geometry,
+            aspect=self.aspect,
+            tiles=self.tiles,
+            image_tokens=self.image_tokens,
+        )
 
     @property
     def lossy(self) -> bool:

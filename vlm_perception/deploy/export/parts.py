@@ -58,9 +58,20 @@ class Part:
 
 
 def parts_of(
-    source: Checkpoint, vision: VisionTower, image: ImageSpec, own: LanguageVision | None
+    source: Checkpoint,
+    vision: VisionTower,
+    image: ImageSpec,
+    own: LanguageVision | None,
+    before: int,
 ) -> list[Part]:
     """All graphs of a checkpoint's bundle, around its vision towers as they are exported.
+
+    Args:
+        source: the checkpoint.
+        vision: the vision tower.
+        image: what it takes.
+        own: the language model's own.
+        before: tokens of a prompt before the image.
 
     Raises:
         ExportError: an image takes all positions of the decoder.
@@ -74,8 +85,14 @@ def parts_of(
             tokens = looking.results["tokens"].expand(own.views, -1, -1).clone()
             parts.append(looking)
         projector = projector_part(source, tokens, image)
-        _require_room(source, projector.results["embeds"].shape[1])
-        parts += [projector, decoder_part(source)]
+        embeds = projector.results["embeds"]
+        _require_room(source, embeds.shape[1])
+        assert source.vlm_family is not None
+        places = None
+        if (find := source.vlm_family.places) is not None:
+            places = find(source.vlm, (image.columns, image.rows), before)
+        stacked = embeds.shape[2] // source.decoder.config.hidden_size - 1
+        parts += [projector, decoder_part(source, places, stacked)]
     if source.temporal is not None:
         parts.append(temporal_part(source.temporal))
     return parts
@@ -153,8 +170,14 @@ def projector_part(source: Checkpoint, tokens: Tensor, image: ImageSpec) -> Part
     return Part(PROJECTOR_GRAPH, module, {"tokens": tokens}, ("embeds",), dynamic)
 
 
-def decoder_part(source: Checkpoint) -> Part:
-    """The decoder, for prefill, decoding and packed questions."""
+def decoder_part(source: Checkpoint, places: Tensor | None, stacked: int) -> Part:
+    """The decoder, for prefill, decoding and packed questions.
+
+    Args:
+        source: the checkpoint.
+        places: positions of its first tokens, as DecoderGraph takes them.
+        stacked: layers that read features of an image.
+    """
     assert source.vlm is not None
     decoder = source.decoder
     config = decoder.config
@@ -166,10 +189,16 @@ def decoder_part(source: Checkpoint) -> Part:
     heads, head_dim = config.num_key_value_heads, decoder.layers[0].self_attn.head_dim
     shape = (config.num_hidden_layers, 2, batch, heads, past, head_dim)
     causal = torch.full((new, past + new), -1e9).triu(past + 1)
+    keys_values = 0.1 * torch.randn(shape, generator=generator)
+    # The image's last two tokens, where they have positions of their own, and text behind them.
+    first = past if places is None else len(places) - 3
+    if stacked:
+        features = (batch, new, stacked * embeds.shape[-1])
+        embeds = torch.cat([embeds, torch.randn(features, generator=generator)], dim=-1)
     inputs = {
         "inputs_embeds": embeds,
-        "past": 0.1 * torch.randn(shape, generator=generator),
-        "position_ids": (torch.arange(new) + past).expand(batch, new).clone(),
+        "past": keys_values,
+        "position_ids": (torch.arange(new) + first).expand(batch, new).clone(),
         "mask": causal.expand(batch, 1, new, past + new).clone(),
         "logit_rows": torch.tensor([0, 1, 3, 4]),
     }
@@ -180,7 +209,7 @@ def decoder_part(source: Checkpoint) -> Part:
         "mask": {0: "batch", 2: "new", 3: "total"},
         "logit_rows": {0: "rows"},
     }
-    module = DecoderGraph(decoder, source.vlm.lm_head)
+    module = DecoderGraph(decoder, source.vlm.lm_head, places, stacked)
     return Part(DECODER_GRAPH, module, inputs, ("logits", "new_kv"), dynamic)
 
 

@@ -109,6 +109,9 @@ def read_layers(source: Checkpoint, tower: type[KnownTower], most: int) -> list[
         )
     states = len(source.language_vision_parts.blocks) + 1
     layers = [chosen] if isinstance(chosen, int) else list(chosen)
+    # DeepStack reads what some layers give, counted without what goes into the first.
+    earlier = getattr(config.vision_config, "deepstack_visual_indexes", ())
+    layers += [layer + 1 for layer in sorted(earlier)]
     if not all(-states <= layer < states and layer % states <= most for layer in layers):
         raise ExportError(
             f"vlm/ reads the hidden states {layers} of a tower with {states - 1} layers, but the "

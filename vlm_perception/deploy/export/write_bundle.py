@@ -105,8 +105,9 @@ def write_bundle(
     geometry = choose_geometry(source, spec, options)
     vision = lay_out_vision(source, geometry, options, images)
     own = lay_out_language_vision(source)
-    parts = parts_of(source, vision.graph, geometry.image, own)
     tokenizers = _write_tokenizers(directory, source)
+    before = _tokens_before_image(directory, tokenizers, spec)
+    parts = parts_of(source, vision.graph, geometry.image, own, before)
     text = text_spec(source, tokenizers["text"])
     _write_embeddings(directory, source)
     for model in filter(None, (source.dual, source.vlm)):
@@ -205,6 +206,14 @@ def _write_tokenizers(directory: Path, source: Checkpoint) -> dict[str, str]:
             (directory / written[text]).write_text(text, encoding="utf-8")
         files[use] = written[text]
     return files
+
+
+def _tokens_before_image(directory: Path, tokenizers: dict[str, str], spec: BundleSpec) -> int:
+    """As the robot counts them; 0 without a language model."""
+    if "language" not in tokenizers:
+        return 0
+    before, _ = spec.caption.template.split("{image}", 1)
+    return len(TextTokenizer(directory / tokenizers["language"]).encode_template(before))
 
 
 def _write_manifest(

@@ -149,7 +149,7 @@ def _decoder(bundle: ModelBundle) -> TensorRtGraph:
 
     def shapes(tokens: int, rows: int) -> dict[str, tuple[int, ...]]:
         return {
-            "inputs_embeds": (1, tokens, spec.width),
+            "inputs_embeds": (1, tokens, spec.read_width),
             "past": (spec.layers, 2, 1, spec.kv_heads, cached, spec.head_dim),
             "position_ids": (1, tokens),
             "mask": (1, 1, tokens, cached + tokens),

@@ -159,7 +159,7 @@ def _decoder_phase(name: str, spec: LanguageSpec, *, new: int, past: int, repeat
         DECODER_GRAPH,
         Names("positions", "output head"),
         {
-            "inputs_embeds": (1, new, spec.width),
+            "inputs_embeds": (1, new, spec.read_width),
             "past": (spec.layers, 2, 1, spec.kv_heads, past, spec.head_dim),
             "position_ids": (1, new),
             "mask": (1, 1, new, past + new),

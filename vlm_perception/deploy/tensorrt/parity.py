@@ -127,15 +127,18 @@ def _decoder_pairs(
 ) -> Iterator[Pair]:
     spec = bundle.manifest.language
     assert spec is not None
-    table = np.load(bundle.file(spec.embeddings)).astype(np.float32)
+    table, layers = np.load(bundle.file(spec.embeddings)).astype(np.float32), 1 + spec.stacked
+
+    def some(count: int) -> Array:
+        return np.tile(table[generator.integers(0, len(table), count)], (1, layers))
+
     prefix = graph.profiles[0][1]["inputs_embeds"][1]
     tokens, places = shapes["inputs_embeds"][1], shapes["logit_rows"][0]
     for _ in range(INPUTS):
         past: Array = np.zeros((spec.layers, 2, 1, spec.kv_heads, 0, spec.head_dim), np.float32)
         if shapes is not graph.profiles[0][1]:
-            before = table[generator.integers(0, len(table), prefix)]
-            past = own.run(causal_inputs(before, past, rows=[]))["new_kv"]
-        embeds = table[generator.integers(0, len(table), tokens)]
+            past = own.run(causal_inputs(some(prefix), past, rows=[]))["new_kv"]
+        embeds = some(tokens)
         rows = np.arange(tokens - places, tokens)
         first = own.run(causal_inputs(embeds, past, rows=rows.tolist()))
         seen = past.shape[4]

@@ -106,7 +106,10 @@ class _Reader:
         assert source.vlm_family is not None
         assert bundle.manifest.language is not None
         self._vlm: Module = source.vlm
-        self._decoder, self._view = source.decoder, source.view
+        self._view = source.view
+        # One that knows tokens by their places counts them in the model around the decoder.
+        self._counts = source.vlm_family.places is not None
+        self._decoder = source.vlm.model if self._counts else source.decoder
         self._features = _features_of(source)
         self._tokenizer: Module = source.vlm_tokenizer
         self._spec: LanguageSpec = bundle.manifest.language
@@ -119,12 +122,19 @@ class _Reader:
         Raises:
             ExportError: the tower does not take it.
         """
+        photo = Image.fromarray(image)
         with _fitting():
-            features = self._features(Image.fromarray(image))
+            features = self._features(photo)
         before, _ = self._ids("")
         span = [self._image] * len(features)
         if self._view is not None:
             span = self._view.span(self._tokenizer, self._image, len(features))
+        if self._counts and self._view is not None:
+            ids = torch.tensor([[*before, *span]])
+            inputs = {"input_ids": ids, "mm_token_type_ids": (ids == self._image).int()}
+            inputs |= self._view.inputs(photo)
+            self._cache = self._decoder(**inputs, use_cache=True).past_key_values
+            return
         seen = self._embed([span])
         seen[0, torch.tensor(span) == self._image] = features
         embeds = torch.cat([self._embed([before]), seen], dim=1)

@@ -36,8 +36,8 @@ class Positions:
         return self.image_size // self.patch
 
     def fits(self, columns: int, rows: int) -> bool:
-        """Whether there are exactly as many positions as such a grid needs."""
-        return columns * rows + self.class_tokens == self.table.shape[0]
+        """Whether the tower takes such a grid; most have exactly so many positions."""
+        return self.for_any_grid or columns * rows + self.class_tokens == self.table.shape[0]
 
     def of_grid(self, columns: int, rows: int) -> Tensor:
         """Position embeddings of a grid of patches, [1, tokens, W].

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
@@ -16,6 +16,8 @@ from vlm_perception.modeling.transformer_layers import Block, Layers
 
 # Modules and configurations of transformers carry no types.
 Module = Any
+BLOCKED = -1e9
+"""Added to the score of a token that must not be seen."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,13 @@ class TowerParts:
     """[1, 1, W], which goes before the patches."""
     first_norm: nn.Module | None = None
     """Of what goes into the layers."""
+    rotary: Callable[[int, int], tuple[Tensor, Tensor]] | None = None
+    """Cosines and sines [T, head width] that queries and keys are rotated by, for a grid of
+    (columns, rows); none: positions are learned only."""
+    windows: Callable[[int, int], Tensor] | None = None
+    """Number of the window that each token of such a grid is in, [T]."""
+    windowed: frozenset[int] = frozenset()
+    """Layers in which tokens see those of their own window only."""
 
 
 class KnownTower(Protocol):
@@ -109,26 +118,45 @@ class LanguageTower(TowerTrunk):
         self,
         parts: TowerParts,
         *,
-        positions: Tensor,
+        grid: tuple[int, int],
         mean: Sequence[float],
         std: Sequence[float],
         feature_layers: Sequence[int],
     ) -> None:
-        """Lay out the parts of a tower; the arguments are those of TowerTrunk."""
+        """Lay out the parts of a tower for one grid.
+
+        Args:
+            parts: of the tower.
+            grid: columns and rows of its patches.
+            mean: of each channel, for pixels of 0 to 1.
+            std: of each channel.
+            feature_layers: hidden states that the language model reads.
+        """
         super().__init__(
             replace(parts, blocks=parts.blocks[: max(feature_layers)]),
-            positions=positions,
+            positions=parts.positions.of_grid(*grid),
             mean=mean,
             std=std,
             feature_layers=feature_layers,
         )
+        rotary = (None, None) if parts.rotary is None else parts.rotary(*grid)
+        self.cosine, self.sine = (None if each is None else nn.Buffer(each) for each in rotary)
+        self.windowed, mask = parts.windowed, None
+        if parts.windows is not None:
+            window = parts.windows(*grid)
+            mask = nn.Buffer(torch.where(window[:, None] == window, 0.0, BLOCKED))
+        self.mask = mask
 
     def forward(self, image: Tensor) -> Tensor:
         """Run the tower."""
         hidden = self.embed(image)
         states, (length, width) = [hidden], hidden.shape[1:]
+        rotary = None
+        if self.cosine is not None and self.sine is not None:
+            rotary = self.cosine, self.sine
         for layer in range(len(self.layers)):
-            flat, _, _ = self.layers.attend(layer, hidden.reshape(-1, width), length)
+            mask = self.mask if layer in self.windowed else None
+            flat, _, _ = self.layers.attend(layer, hidden.reshape(-1, width), length, mask, rotary)
             hidden = self.layers.feed_forward(layer, flat).reshape(hidden.shape)
             states.append(hidden)
         return self.tokens(states)

@@ -462,7 +462,10 @@ class LanguageModel:
             return engine.run(inputs)
 
     def _embed(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.asarray(self._table[np.asarray(ids, np.int64)], np.float32)
+        rows = self._table[np.asarray(ids, np.int64)]
+        embeds = np.zeros((len(rows), self._spec.read_width), np.float32)
+        embeds[:, : self._spec.width] = rows
+        return embeds
 
     def _past(self, length: int) -> NDArray[np.float32]:
         spec = self._spec
@@ -471,6 +474,6 @@ class LanguageModel:
     def _typical_workload(self) -> Workload:
         """Blank inputs of a prefill and of some tokens after it, one at a time."""
         length = len(self._before) + self._spec.image_tokens
-        blank = np.zeros((length, self._spec.width), np.float32)
+        blank = np.zeros((length, self._spec.read_width), np.float32)
         step = causal_inputs(blank[:1], self._past(length), rows=[0])
         return [causal_inputs(blank, self._past(0), rows=[]), *[step] * TYPICAL_STEPS]
