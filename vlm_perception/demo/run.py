@@ -40,8 +40,8 @@ from vlm_perception.rosgraph.recorder import Recorder, keep_recordings
 from vlm_perception.rosgraph.source import ROADWORLD_SECONDS, open_source
 from vlm_perception.rosgraph.topics import EMBEDDING, IMAGE, REASONING, RECORDED, SCENE
 
-BAG, VIDEO, NODES = "scene.mcap", "overlay.mp4", "nodes"
-RESULTS = (BAG, METADATA, VIDEO, f"{NODES}/*")
+BAG, VIDEO, NODES, RECORD = "scene.mcap", "overlay.mp4", "nodes", "served.jsonl"
+RESULTS = (BAG, METADATA, VIDEO, RECORD, f"{NODES}/*")
 POLL_S = 0.1
 LAST_MESSAGES_S = 0.3
 STOPPED_WITHIN_S = 1.4
@@ -104,7 +104,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
             str(bundle.path),
             loop=longer,
             nodes=(FUSION, REASONER, ENCODER) if reasons else (FUSION, ENCODER),
-            language=options.served,
+            language=_recorded(options.served, folder.work),
         )
         parameters = _parameters(graph.bundle, options.served)
         run = _Run(options, folder, graph, parameters, interrupt, console)
@@ -116,6 +116,11 @@ def run_demo(options: DemoOptions, console: Console) -> int:
             return FAILED
         run.finish()
         return interrupt.exit_code() or (FAILED if run.recording_ended_early else 0)
+
+
+def _recorded(served: Mapping[str, str], folder: Path) -> Mapping[str, str]:
+    """The same, with a record of what the server answers, so that a replay can do without it."""
+    return {**served, "served_record": str((folder / RECORD).absolute())} if served else {}
 
 
 def _parameters(bundle: str, language: Mapping[str, str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -28,11 +29,13 @@ from vlm_perception.nodes.process.runner import run
 from vlm_perception.nodes.process.worker import Mailbox, Worker
 from vlm_perception.perception.device_tokens import DeviceTokens
 from vlm_perception.perception.language.served_model import ServedModel
+from vlm_perception.perception.language.served_settings import ServedSettings
 from vlm_perception.perception.reasoning.degradation import Degradation
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.questions import load_questions
 from vlm_perception.perception.reasoning.reasoner import Reasoner
 from vlm_perception.perception.served.connection import Connection
+from vlm_perception.perception.served.record import RecordError, Recording, Writer
 
 Seen = tuple[CameraStream, EmbeddingArrival]
 """A camera, and an embedding of it."""
@@ -205,8 +208,29 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             self.get_logger().warning(
                 f"images of the camera leave this machine: key frames are sent to {endpoint.url}"
             )
-        self._served = ServedModel(Connection(endpoint, slots=settings.slots), settings)
+        connection = Connection(endpoint, slots=settings.slots)
+        self._served = self._recorded(connection, settings)
         return self._served
+
+    def _recorded(self, connection: Connection, settings: ServedSettings) -> ServedModel:
+        """The model on this connection, whose answers are written down where that is wanted."""
+        if not self.settings.served_record:
+            return ServedModel(connection, settings)
+        file = Path(self.settings.served_record).expanduser().absolute()
+        if not file.parent.is_dir():
+            raise RecordError(f"served_record {file}: there is no such folder; make it first")
+        writer = Writer(
+            file,
+            settings.model,
+            lambda error: self.get_logger().error(
+                f"nothing more is written to served_record {file}: {error}"
+            ),
+        )
+        return ServedModel(
+            Recording(connection, writer, time.monotonic),
+            settings,
+            learned=lambda abilities: writer.server(dataclasses.asdict(abilities)),
+        )
 
     def _available(self) -> bool:
         return self._served is None or self._served.may_be_asked()

@@ -88,6 +88,13 @@ class ServedParameters(NetworkSettings):
         change=CONFIGURE,
     )
 
+    served_record: str = setting(
+        "",
+        "File in which each answer of the server is written down, without images and prompts, for "
+        "`replay --served`; empty: none.",
+        change=CONFIGURE,
+    )
+
     def served_settings(self) -> ServedSettings:
         """Take over the parameters that have the name of a setting."""
         names = (field.name for field in dataclasses.fields(ServedSettings))

@@ -59,7 +59,8 @@ def _live(settings: ServedSettings, file: Path) -> Callable[[VirtualClock], Serv
     abilities = ServedModel(connection, settings).find_abilities()
 
     def make(clock: VirtualClock) -> ServedModel:
-        writer = Writer(file, settings.model, dataclasses.asdict(abilities))
+        writer = Writer(file, settings.model)
+        writer.server(dataclasses.asdict(abilities))
         link = Recording(connection, writer, time.monotonic, _passing(clock))
         return ServedModel(link, settings, clock=clock, abilities=abilities)
 

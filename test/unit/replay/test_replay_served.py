@@ -80,7 +80,8 @@ def test_what_is_not_in_the_record_is_an_error(asked, parameters, tmp_path):
         (None, record, "language: served"),
         (parameters("http://127.0.0.1:9/v1", model="another/model"), record, "another/model"),
         (other, "live", "127.0.0.1:9"),
-        (other, str(file_of(tmp_path, "{}\n{}\n")), "line 1|no record"),
+        (other, str(file_of(tmp_path, "{}\n{}\n")), "line 1"),
+        (other, str(file_of(tmp_path, "")), "no record"),
         (other, str(tmp_path / "missing"), "cannot be read"),
     ):
         with pytest.raises(VlmPerceptionError, match=sentence):
@@ -89,8 +90,20 @@ def test_what_is_not_in_the_record_is_an_error(asked, parameters, tmp_path):
     assert told.exit_code == 2 and "language: served" in " ".join(told.output.split())
 
 
+def test_only_a_record_of_the_model_is_added_to(asked, tmp_path):
+    for content in ("my notes\n", '{"model": "another"}\n'):
+        file = file_of(tmp_path, content)
+        with pytest.raises(RecordError):
+            Writer(file, MODEL)
+        assert file.read_text() == content
+    gone = Writer(tmp_path / "missing" / "record.jsonl", MODEL, said := [].append)
+    for _ in range(2):
+        gone.add(Request([], 1), Recorded(()))
+    assert len(said.__self__) == 1
+
+
 def file_of(folder, text):
-    file = folder / "record.jsonl"
+    file = folder / f"{len(text)}.jsonl"
     file.write_text(text)
     return file
 
@@ -106,7 +119,8 @@ ERRORS = st.none() | st.tuples(st.just(0.5), st.sampled_from(list(Fault)), st.te
 @given(st.dictionaries(st.text(), st.builds(Recorded, PIECES, ERRORS), max_size=4))
 def test_a_record_is_read_as_it_was_written(tmp_path_factory, answers):
     file = tmp_path_factory.mktemp("record") / "record.jsonl"
-    writer = Writer(file, MODEL, {"guided": True})
+    writer = Writer(file, MODEL)
+    writer.server({"guided": True})
     requests = {text: Request([{"role": "user", "content": text}], 5) for text in answers}
     for text, answer in answers.items():
         writer.add(requests[text], answer)

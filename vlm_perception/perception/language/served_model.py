@@ -88,6 +88,7 @@ class ServedModel:
         *,
         clock: Callable[[], float] = time.monotonic,
         abilities: Abilities | None = None,
+        learned: Callable[[Abilities], None] = lambda _: None,
     ) -> None:
         """Ask nothing yet.
 
@@ -96,12 +97,13 @@ class ServedModel:
             settings: how it is asked.
             clock: seconds, for the limits of time.
             abilities: what the server can do, where that is known.
+            learned: is told once that has been found out.
         """
         self._link, self._settings, self._clock = link, settings, clock
         self._threads = ThreadPoolExecutor(settings.slots, "served")
         self._finding, self._lock = threading.Lock(), threading.Lock()
         self._streams: set[Answer] = set()
-        self._abilities = abilities
+        self._abilities, self._learned = abilities, learned
         self._fault = ""
         self._nonsense = ""
         self._least_mass = 1.0
@@ -452,4 +454,5 @@ class ServedModel:
                     clock=self._clock,
                 )
                 self._fault = ""
+                self._learned(self._abilities)
             return self._abilities

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A record of what a served model has answered, so that it can be answered again without it.
 
-One JSON object a line: what the server can do, then each request by its digest with the pieces of
-its answer and the seconds that each was waited for. Neither images nor prompts are in it.
+One JSON object a line: the model, what its server can do, and each request by its digest with the
+pieces of its answer and the seconds that each was waited for. Neither images nor prompts are in it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vlm_perception.perception.served.completions import Delta, Request, TokenLo
 from vlm_perception.perception.served.errors import Fault, ServedError
 from vlm_perception.perception.served.link import Answer, Link
 
-SERVER, REQUEST, PIECES, ERROR = "server", "request", "pieces", "error"
+MODEL, SERVER, REQUEST, PIECES, ERROR = "model", "server", "request", "pieces", "error"
 Piece = tuple[float, Delta]
 """Seconds that it was waited for, and what came."""
 
@@ -70,10 +70,13 @@ class Record:
         for number, line in enumerate(lines, 1):
             try:
                 content = json.loads(line)
-                if SERVER in content:
-                    record = record or cls(content["model"], str(file))
+                if record is None:
+                    record = cls(content[MODEL], str(file))
+                elif MODEL in content:
+                    continue  # Another run has been added.
+                elif SERVER in content:
                     record.server = dict(content[SERVER])
-                elif record is not None:
+                else:
                     record.add(content[REQUEST], _recorded(content))
             except (ValueError, KeyError, TypeError) as error:
                 if number == len(lines):
@@ -111,18 +114,33 @@ class Record:
 class Writer:
     """Writes a record, line by line as it comes; for any thread."""
 
-    def __init__(self, file: Path, model: str, server: Mapping[str, Any]) -> None:
+    def __init__(
+        self, file: Path, model: str, failed: Callable[[OSError], object] | None = None
+    ) -> None:
         """Add to a file, which is opened when there is something to write.
 
         Args:
             file: need not exist; its folder must, by then.
             model: that is asked.
-            server: what the server can do.
+            failed: is told once that nothing can be written any more; None: that is raised.
+
+        Raises:
+            RecordError: there is a file that is no record of this model.
         """
-        self._file, self._model, self._server = file, model, dict(server)
+        self._file, self._model, self._failed = file, model, failed
         self._lock = threading.Lock()
         self._stream: TextIO | None = None
         self._closed = False
+        self._pending: list[Mapping[str, Any]] = [{MODEL: model}]
+        if file.exists() and (file.is_dir() or Record.read(file).model != model):
+            raise RecordError(
+                f"{file} is no record of {model}, and nothing is added to it; give another file"
+            )
+
+    def server(self, abilities: Mapping[str, Any]) -> None:
+        """Write down what the server can do, before the next answer."""
+        with self._lock:
+            self._pending.append({SERVER: dict(abilities)})
 
     def add(self, request: Request, answer: Recorded) -> None:
         """Write down what came of a request.
@@ -150,15 +168,18 @@ class Writer:
         with self._lock:
             if self._closed:
                 return
-            if self._stream is None:
-                self._stream = self._file.open("a", encoding="utf-8")
-                self._line({SERVER: self._server, "model": self._model})
-            self._line(content)
-            self._stream.flush()
-
-    def _line(self, content: Mapping[str, Any]) -> None:
-        assert self._stream is not None
-        self._stream.write(json.dumps(content) + "\n")
+            try:
+                if self._stream is None:
+                    self._stream = self._file.open("a", encoding="utf-8")
+                for each in (*self._pending, content):
+                    self._stream.write(json.dumps(each) + "\n")
+                self._stream.flush()
+                self._pending.clear()
+            except OSError as error:
+                self._closed = True
+                if self._failed is None:
+                    raise
+                self._failed(error)
 
 
 class Listener(Protocol):
