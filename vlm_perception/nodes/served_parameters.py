@@ -80,6 +80,14 @@ class ServedParameters(NetworkSettings):
         maximum=600.0,
         change=CONFIGURE,
     )
+    frames: int = setting(
+        ServedSettings.frames,
+        "Images in a request: that of the frame, and of the frames before it that the model was "
+        "shown in the last 10 s, the oldest first. More than the model takes is an error.",
+        minimum=1,
+        maximum=16,
+        change=CONFIGURE,
+    )
     slots: int = setting(
         ServedSettings.slots,
         "Requests that the node sends to the server at a time, `~/ask` and `~/describe` included.",

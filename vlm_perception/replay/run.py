@@ -262,7 +262,10 @@ class _Run:
         Returns:
             The number of frames that it had taken; 0 when it was another one, or left too little.
         """
-        found = None if self._options.fresh else checkpoints.read_checkpoint(self._out)
+        served = self._pipeline.settings.served
+        # Of the frames that a server was shown before, a checkpoint knows nothing.
+        fresh = self._options.fresh or (served is not None and served.frames > 1)
+        found = None if fresh else checkpoints.read_checkpoint(self._out)
         if found is None or not self._fits(found):
             return 0
         if not checkpoints.restore(self._pipeline, found):

@@ -28,6 +28,7 @@ from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.language.prompts import PromptError
 from vlm_perception.perception.language.served_model import ServedModel
 from vlm_perception.perception.language.served_settings import SERVED, ServedSettings
+from vlm_perception.perception.language.shown_before import ShownBefore
 from vlm_perception.perception.reasoning.degradation import LEVELS
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.question_answering import AskError
@@ -56,11 +57,17 @@ def seen(bundle: ModelBundle) -> Embedding:
     return VisionEncoder(bundle).encode(Frame(np.kron(pixels, np.ones((8, 8, 1), "u1")), 1), 0)
 
 
-def connected(bundle: ModelBundle, url: str, model: str = MODEL, **clock: Any) -> ServedModel:
+def connected(
+    bundle: ModelBundle, url: str, model: str = MODEL, frames: int = 1, **clock: Any
+) -> ServedModel:
     spec = bundle.manifest.language
     assert spec is not None
     chosen = ServedSettings(
-        language=SERVED, endpoint=url, model=model, caption_prompt=spec.caption_prompt
+        language=SERVED,
+        endpoint=url,
+        model=model,
+        caption_prompt=spec.caption_prompt,
+        frames=frames,
     )
     return ServedModel(Connection(chosen.checked_endpoint()), chosen, **clock)
 
@@ -91,6 +98,46 @@ def test_it_says_what_the_bundle_says(
     assert size_of(server.bodies[-1]) == (512, 288), "never enlarged"
     assert (again.caption, again.attributes) == (said.caption, said.attributes)
     assert "letters" in served.figures()["answers"] and not served.issue()
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 40)), max_size=30), st.integers(1, 4)
+)
+def test_before_a_frame_is_what_its_camera_saw_before(
+    frames: list[tuple[str, int]], most: int
+) -> None:
+    before = ShownBefore(most)
+    shown: dict[str, list[tuple[int, str]]] = {"a": [], "b": []}
+    for index, (run, second) in enumerate(frames):
+        pictures = before.and_now(replace(frame_at(second), run_id=run), str(index))
+        assert pictures[-1] == str(index) and len(pictures) <= most
+        past = {number: then for then, number in shown[run]}
+        for picture in pictures[:-1]:
+            assert second and 0 < second - past[picture] <= 10, "of this camera, and not long ago"
+        assert list(pictures) == sorted(pictures, key=int), "the oldest first"
+        shown[run].append((second, str(index)))
+    steady = ShownBefore(most)
+    for index in range(6):
+        assert len(steady.and_now(frame_at(index + 1), str(index))) == min(most, index + 1)
+
+
+def frame_at(second: int) -> Embedding:
+    blank = np.zeros(0, np.float32)
+    return Embedding(
+        second * 10**9, "", 0, "run", "", (1, 1), (1, 1), blank, blank, blank, (), (), 1
+    )
+
+
+def test_a_server_is_sent_as_many_images_as_it_takes(bundle: ModelBundle, seen: Embedding) -> None:
+    with BundleServer(bundle) as server:
+        model = connected(bundle, server.url, frames=3)
+        service = LanguageService(bundle, language=model)
+        service.warm_up()
+        for index in range(4):
+            service.analyse(replace(seen, sequence=index, stamp_ns=(index + 1) * 10**9), "", 0)
+        content = server.bodies[-1]["messages"][0]["content"]
+        assert [part["type"] for part in content] == ["image_url"] * 3 + ["text"]
+        model.close()
 
 
 def size_of(body: dict[str, Any]) -> tuple[int, int]:

@@ -76,6 +76,7 @@ def find_abilities(
     *,
     size: int,
     quality: int,
+    frames: int,
     budget_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> Abilities:
@@ -85,6 +86,7 @@ def find_abilities(
         link: to the server.
         size: longer side of the images that it will be sent, in pixels.
         quality: of their JPEGs, 1 to 100.
+        frames: how many of them a request holds.
         budget_s: the most seconds for an answer.
         clock: seconds.
 
@@ -99,12 +101,12 @@ def find_abilities(
             next(deltas, None)
         return clock() - began
 
-    picture = _noise(size, quality)
-    letters = _whole(link, message(picture, lettered(PROBE)), budget_s, 1, ALTERNATIVES)
-    guided = _whole(link, message(picture, HAYSTACK), budget_s, 24, schema=_enum("answer", NEEDLE))
+    pictures = _noise(size, quality, frames)
+    letters = _whole(link, message(pictures, lettered(PROBE)), budget_s, 1, ALTERNATIVES)
+    guided = _whole(link, message(pictures, HAYSTACK), budget_s, 24, schema=_enum("answer", NEEDLE))
     cold, warm = [], []
     for _ in range(ROUNDS):
-        prompt = message(_noise(size, quality), HAYSTACK)
+        prompt = message(_noise(size, quality, frames), HAYSTACK)
         cold.append(first(prompt))
         warm.append(first(prompt))
     return Abilities(
@@ -150,8 +152,9 @@ def _enum(name: str, value: str) -> dict[str, Any]:
     }
 
 
-def _noise(size: int, quality: int) -> str:
-    """A picture that no server has seen before, in the shape of a camera's."""
-    shape = max(1, size * 9 // 16 // 16), max(1, size // 16), 3
+def _noise(size: int, quality: int, frames: int) -> list[str]:
+    """Pictures that no server has seen before, in the shape of a camera's."""
+    shape = frames, max(1, size * 9 // 16 // 16), max(1, size // 16), 3
     coarse = np.frombuffer(os.urandom(int(np.prod(shape))), np.uint8).reshape(shape)
-    return data_url(np.kron(coarse, np.ones((16, 16, 1), np.uint8)), size, quality)
+    block = np.ones((16, 16, 1), np.uint8)
+    return [data_url(np.kron(each, block), size, quality) for each in coarse]

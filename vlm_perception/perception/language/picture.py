@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,15 +28,12 @@ def data_url(image: NDArray[np.uint8], longest: int, quality: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(file).decode('ascii')}"
 
 
-def message(picture: str, text: str) -> dict[str, Any]:
-    """A user's message with an image before its text: what stays the same comes first.
+def message(pictures: Sequence[str], text: str) -> dict[str, Any]:
+    """A user's message with images before its text: what stays the same comes first.
 
     Args:
-        picture: as `data_url` makes it.
+        pictures: as `data_url` makes them, the oldest first.
         text: taken literally.
     """
-    parts = [
-        {"type": "image_url", "image_url": {"url": picture}},
-        {"type": "text", "text": text},
-    ]
-    return {"role": "user", "content": parts}
+    images = [{"type": "image_url", "image_url": {"url": picture}} for picture in pictures]
+    return {"role": "user", "content": [*images, {"type": "text", "text": text}]}

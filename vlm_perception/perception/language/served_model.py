@@ -27,6 +27,7 @@ from vlm_perception.perception.language.letters import answered, lettered, masse
 from vlm_perception.perception.language.picture import data_url, message
 from vlm_perception.perception.language.prompts import PromptError
 from vlm_perception.perception.language.served_settings import ServedSettings
+from vlm_perception.perception.language.shown_before import ShownBefore
 from vlm_perception.perception.language.token_sampling import GREEDY, Sampling
 from vlm_perception.perception.served.completions import Delta, Request
 from vlm_perception.perception.served.errors import Fault, ServedError
@@ -43,8 +44,8 @@ LONGEST_SHOWN = 60
 class Shown:
     """A frame as it is sent, the same for all questions about it."""
 
-    picture: str
-    """As `data_url` makes it."""
+    pictures: tuple[str, ...]
+    """As `data_url` makes them: what was seen before, the oldest first, and then the frame."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class ServedModel:
             learned: is told once that has been found out.
         """
         self._link, self._settings, self._clock = link, settings, clock
+        self._before = ShownBefore(settings.frames)
         self._threads = ThreadPoolExecutor(settings.slots, "served")
         self._finding, self._lock = threading.Lock(), threading.Lock()
         self._streams: set[Answer] = set()
@@ -216,15 +218,19 @@ class ServedModel:
             raise DetailError(
                 "the image of the frame is not at hand; start a vision_encoder of this version"
             )
-        return self.show(embedding.image, share)
+        picture = self._picture(embedding.image, share)
+        return Shown(self._before.and_now(embedding, picture))
 
-    def show(self, image: NDArray[np.uint8], share: float = 1.0) -> Shown:
-        """Make a JPEG of an image, uint8 RGB [height, width, 3]."""
+    def show(self, image: NDArray[np.uint8]) -> Shown:
+        """Make a JPEG of an image, uint8 RGB [height, width, 3], which stands for all pictures."""
+        return Shown((self._picture(image, 1.0),) * self._settings.frames)
+
+    def _picture(self, image: NDArray[np.uint8], share: float) -> str:
         settings = self._settings
         # An encoder in another process sends it shrunk: from both come the same pixels.
         pixels = shrunk(image, LONGEST_SIDE)
         longest = round(share * settings.served_image_size)
-        return Shown(data_url(pixels, longest, settings.served_jpeg_quality))
+        return data_url(pixels, longest, settings.served_jpeg_quality)
 
     def pack(self, questions: Sequence[QuestionSpec]) -> Sheet:
         """Word questions for `answer`.
@@ -289,7 +295,7 @@ class ServedModel:
             ServedError: it cannot answer now, or breaks off.
         """
         request = Request(
-            messages=[message(seen.picture, text)],
+            messages=[message(seen.pictures, text)],
             max_tokens=max_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -395,7 +401,7 @@ class ServedModel:
         turned = tuple(np.roll(question.choices, -turn).tolist())
         request = Request(
             messages=[
-                message(seen.picture, lettered(question.model_copy(update={"choices": turned})))
+                message(seen.pictures, lettered(question.model_copy(update={"choices": turned})))
             ],
             max_tokens=1,
             top_logprobs=ALTERNATIVES,
@@ -419,7 +425,7 @@ class ServedModel:
     def _fill_in(self, seen: Shown, packed: Sheet, end_s: float) -> tuple[Attribute, ...]:
         questions = packed.questions
         request = Request(
-            messages=[message(seen.picture, packed.together)],
+            messages=[message(seen.pictures, packed.together)],
             max_tokens=answer_sheet.longest(questions),
             schema=answer_sheet.schema(questions),
         )
@@ -450,6 +456,7 @@ class ServedModel:
                     self._link,
                     size=settings.served_image_size,
                     quality=settings.served_jpeg_quality,
+                    frames=settings.frames,
                     budget_s=settings.served_deadline,
                     clock=self._clock,
                 )

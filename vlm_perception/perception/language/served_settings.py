@@ -27,6 +27,8 @@ class ServedSettings:
     served_jpeg_quality: int = 90
     served_deadline: float = 10.0
     """The most seconds for an analysis, or for an answer that has no limit of its own."""
+    frames: int = 1
+    """Images in a request: of the frame, and of those before it that the model was shown."""
     slots: int = 1
     """Requests at once."""
 
