@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 # torch and rclpy are imported only by the tests that need them.
 # ruff: noqa: PLC0415
 if TYPE_CHECKING:
+    from support.real_servers import RealServer
     from support.ros_graph import Graph
-    from support.served_student import ServedStudent
 
     from vlm_perception.bundle.bundle import ModelBundle
 
@@ -152,16 +152,29 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def served_student(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedStudent]:
-    """The shipped student on an OpenAI-compatible server; to be left running and well."""
-    from support.served_student import CannotServeError, start_student
+def served_student(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """The shipped student behind `transformers serve`; to be left running and well."""
+    from support.real_servers import CannotServeError, start_student
 
     try:
-        student = start_student(tmp_path_factory.mktemp("served"))
+        server = start_student(tmp_path_factory.mktemp("student"))
     except CannotServeError as error:
         pytest.skip(str(error))
-    yield student
-    student.close()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def served_llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """llama.cpp's server with random weights: log-probabilities, JSON schemas, no images."""
+    from support.real_servers import CannotServeError, start_llama
+
+    try:
+        server = start_llama(tmp_path_factory.mktemp("llama"))
+    except CannotServeError as error:
+        pytest.skip(str(error))
+    yield server
+    server.close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import sys
 import threading
 
 import pytest
-from support.served_student import KEY, LONG_S, QUESTION, ask
+from support.real_servers import KEY, LONG_S, QUESTION, ask
 
 from vlm_perception.perception.served.connection import Connection, ServedError
 from vlm_perception.perception.served.endpoint import Endpoint

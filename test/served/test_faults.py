@@ -12,7 +12,7 @@ import time
 import pytest
 import trustme
 from support.faulty_proxy import Cut, Fault, FaultyProxy, Hang, Replace, Reply, Say
-from support.served_student import KEY, LONG_S, QUESTION, ask
+from support.real_servers import KEY, LONG_S, QUESTION, ask
 
 from vlm_perception.perception.served.circuit import FAILURES, LONGEST_S
 from vlm_perception.perception.served.connection import RETRIES, Connection, ServedError
@@ -160,32 +160,18 @@ def test_a_name_that_leads_to_another_machine_gets_nothing(proxy, connect, monke
     assert proxy.requests == []
 
 
-BUSY_OR_NOT = {
-    "llama.cpp": (
-        "/slots",
-        [{"id": 0, "is_processing": True}],
-        [{"id": 0, "is_processing": False}],
-    ),
-    "Edge-LLM": (
-        "/health",
-        {"active_requests": 1, "queued_requests": 0, "capabilities": {"max_num_seqs": 1}},
-        {"active_requests": 0, "queued_requests": 0, "capabilities": {"max_num_seqs": 1}},
-    ),
-}
-
-
-@pytest.mark.parametrize("server", BUSY_OR_NOT)
-def test_a_slot_is_held_until_the_server_is_idle(proxy, connect, server):
-    path, busy, idle = BUSY_OR_NOT[server]
-    proxy.answers[path] = busy
+def test_a_slot_is_held_until_edge_llm_is_idle(proxy, connect):
+    able = {"max_num_seqs": 1}
+    busy = {"active_requests": 1, "queued_requests": 0, "capabilities": able}
+    proxy.answers["/health"] = busy
     connection = connect(proxy.url)
     cancelled = connection.stream(ask(), budget_s=LONG_S)
     next(cancelled)
     cancelled.close()
     following = connection.stream(ask(), budget_s=LONG_S)
     deadline = time.monotonic() + LONG_S
-    while proxy.count(f"GET {path}") < 4 and time.monotonic() < deadline:
+    while proxy.count("GET /health") < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert proxy.count(POST) == 1
-    proxy.answers[path] = idle
+    proxy.answers["/health"] = {**busy, "active_requests": 0}
     assert list(following)[-1].finish

@@ -156,7 +156,11 @@ class Connection:
         self._loop.close()
 
     def _submit(self, work: Coroutine[Any, Any, Result]) -> concurrent.futures.Future[Result]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:  # The loop has been closed meanwhile.
+            work.close()
+            raise _closed() from None
 
     async def _serve(self, exchange: Exchange) -> None:
         """Hold a slot until the server is done with a request, or is taken to be."""

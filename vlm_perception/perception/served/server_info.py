@@ -85,9 +85,11 @@ async def _try_model(transport: Transport, endpoint: Endpoint, listed: Sequence[
     try:
         await _say_hello(transport, endpoint.model)
     except ServedError as error:
-        if error.fault not in (Fault.MODEL, Fault.REQUEST):
-            raise
-        raise (refused if listed else ServedError(Fault.MODEL, str(error))) from None
+        if listed and error.fault in (Fault.MODEL, Fault.REQUEST, Fault.SERVER):
+            raise refused from None
+        if error.fault is Fault.REQUEST:
+            raise ServedError(Fault.MODEL, str(error)) from None
+        raise
     if not listed:
         return
     try:

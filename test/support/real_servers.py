@@ -1,9 +1,9 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The shipped student behind `transformers serve`: a real OpenAI-compatible server.
+"""Real OpenAI-compatible servers for tests, each in an environment of its own.
 
-The server's packages lie in an environment of their own in the user's cache, which sees those of
-.venv; it is made the first time, in some seconds.
+An environment sees the packages of .venv; it is made the first time, in some seconds, and kept in
+the user's cache.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sysconfig
 import time
 import urllib.request
 import venv
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,21 +29,20 @@ from typing import IO
 
 import cv2
 import numpy as np
-from support.places import ROOT
+from support.places import ROOT, SUPPORT
 
 from vlm_perception.common.machine import cache_directory
 from vlm_perception.perception.served.completions import Request
 
-PACKAGES = ("accelerate", "fastapi", "openai", "starlette", "uvicorn")
+FOR_TRANSFORMERS = ("accelerate", "fastapi", "openai", "starlette", "uvicorn")
+FOR_LLAMA = ("gguf==0.19.0", "xllamacpp==2026.10.11549")
 START_S = 120.0
-SERVE = """
-import ctypes, os, signal, sys
+TRANSFORMERS = """
+import ctypes, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the tests
 from transformers.cli.transformers import main
-sys.argv[0] = "transformers"
 main()
 """
-
 
 LONG_S = 60.0
 KEY = "sk-tEst0123456789"
@@ -54,7 +54,7 @@ class CannotServeError(Exception):
 
 
 @dataclass
-class ServedStudent:
+class RealServer:
     """A running server, in a process group of its own."""
 
     url: str
@@ -82,8 +82,8 @@ def ask(max_tokens: int = 40, question: str = QUESTION) -> Request:
     return Request([{"role": "user", "content": content}], max_tokens=max_tokens)
 
 
-def start_student(folder: Path, *, port: int = 0) -> ServedStudent:
-    """Start the server and wait until it answers.
+def start_student(folder: Path, *, port: int = 0) -> RealServer:
+    """The shipped student behind `transformers serve`.
 
     Args:
         folder: for its log and for transformers' cache.
@@ -92,14 +92,36 @@ def start_student(folder: Path, *, port: int = 0) -> ServedStudent:
     Raises:
         CannotServeError: its environment cannot be made.
     """
-    python = _environment()
+    for name in ("torch", "transformers"):
+        if find_spec(name) is None:
+            raise CannotServeError(f"{name} is not installed; make test does it")
     port = port or _free_port()
     model = str(ROOT / "checkpoints" / "roadworld-nano" / "vlm")
     options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    log = folder / f"transformers-serve-{port}.log"
+    command = [_environment(FOR_TRANSFORMERS), "-c", TRANSFORMERS, "serve", model, *options]
+    return _start(command, folder, port, model)
+
+
+def start_llama(folder: Path) -> RealServer:
+    """llama.cpp's server with a small language model of random weights, which reads no images.
+
+    Args:
+        folder: for its log and for the model.
+
+    Raises:
+        CannotServeError: its environment cannot be made.
+    """
+    port, model = _free_port(), "random-llama"
+    script = SUPPORT / "llama_server.py"
+    command = [_environment(FOR_LLAMA), script, folder / "random.gguf", model, str(port)]
+    return _start(command, folder, port, model)
+
+
+def _start(command: Sequence[str | Path], folder: Path, port: int, model: str) -> RealServer:
+    log = folder / f"server-{port}.log"
     stream = log.open("wb")
     process = subprocess.Popen(
-        [python, "-c", SERVE, "serve", model, *options],
+        command,
         env={
             **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
             "HF_HOME": str(folder / "huggingface"),
@@ -111,48 +133,45 @@ def start_student(folder: Path, *, port: int = 0) -> ServedStudent:
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    student = ServedStudent(f"http://127.0.0.1:{port}/v1", model, process, log, stream)
+    server = RealServer(f"http://127.0.0.1:{port}/v1", model, process, log, stream)
     deadline = time.monotonic() + START_S
     while not _is_healthy(port):
         if process.poll() is not None or time.monotonic() > deadline:
-            student.close()
-            raise AssertionError(f"transformers serve did not start:\n{log.read_text()[-4000:]}")
+            server.close()
+            raise AssertionError(f"the server did not start:\n{log.read_text()[-4000:]}")
         time.sleep(0.1)
-    return student
+    return server
 
 
-def _environment() -> Path:
-    """The Python of the server's environment, which the first process to ask for it makes."""
-    for name in ("torch", "transformers"):
-        if find_spec(name) is None:
-            raise CannotServeError(f"{name} is not installed; make setup does it with --train")
+def _environment(packages: tuple[str, ...]) -> Path:
+    """The Python of an environment, which the first process to ask for it makes."""
     constraints = Path(sys.prefix) / "constraints.txt"
-    parts = [sys.prefix, sys.version, *PACKAGES, constraints.read_text()]
+    parts = [sys.prefix, sys.version, *packages, constraints.read_text()]
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-    place = cache_directory() / "tests" / f"serving-{digest}"
+    place = cache_directory() / "tests" / f"server-{digest}"
     place.parent.mkdir(parents=True, exist_ok=True)
-    with (place.parent / "serving.lock").open("w") as lock:
+    with (place.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (place / "made").exists():
             shutil.rmtree(place, ignore_errors=True)
-            _make_environment(place, constraints)
+            _make_environment(place, packages, constraints)
             (place / "made").touch()
     return place / "bin" / "python"
 
 
-def _make_environment(place: Path, constraints: Path) -> None:
+def _make_environment(place: Path, packages: tuple[str, ...], constraints: Path) -> None:
     venv.create(place, with_pip=False)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    packages = place / "lib" / version / "site-packages"
-    (packages / "below.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    own = place / "lib" / version / "site-packages"
+    (own / "below.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pip = [sys.executable, "-m", "pip", "--python", place / "bin" / "python", "install", "--quiet"]
     done = subprocess.run(
-        [*pip, "--constraint", constraints, *PACKAGES], capture_output=True, text=True, check=False
+        [*pip, "--constraint", constraints, *packages], capture_output=True, text=True, check=False
     )
     if done.returncode:
         shutil.rmtree(place, ignore_errors=True)
         reason = (done.stderr.strip() or "pip failed").splitlines()[-1]
-        raise CannotServeError(f"the packages of transformers serve cannot be installed: {reason}")
+        raise CannotServeError(f"{', '.join(packages)} cannot be installed: {reason}")
 
 
 def _free_port() -> int:

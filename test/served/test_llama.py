@@ -1,0 +1,83 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""llama.cpp's server: log-probabilities, answers to a schema, and slots that it tells of."""
+
+from __future__ import annotations
+
+import json
+import math
+import urllib.request
+
+import pytest
+from support.real_servers import LONG_S
+
+from vlm_perception.perception.served.connection import Connection, Request, ServedError
+from vlm_perception.perception.served.endpoint import Endpoint
+from vlm_perception.perception.served.errors import Fault
+
+MESSAGES = [{"role": "user", "content": "What is ahead?"}]
+LONG_TEXT = 1500
+
+
+@pytest.fixture
+def connection(served_llama):
+    connection = Connection(Endpoint(served_llama.url, served_llama.model))
+    yield connection
+    connection.close()
+
+
+def is_at_work(server):
+    with urllib.request.urlopen(f"{server.url.removesuffix('/v1')}/slots") as answer:
+        return any(slot["is_processing"] for slot in json.load(answer))
+
+
+def test_the_likeliest_tokens_come_with_their_probabilities(connection):
+    request = Request(MESSAGES, max_tokens=100, top_logprobs=5)
+    tokens = [
+        token for piece in connection.stream(request, budget_s=LONG_S) for token in piece.logprobs
+    ]
+    assert tokens
+    for token in tokens:
+        assert token.logprob <= 0.0
+        assert 0.0 < sum(map(math.exp, token.top.values())) < 1.0 + 1e-3
+
+
+def test_an_answer_keeps_to_a_schema(connection):
+    choices = ["red", "green"]
+    schema = {
+        "type": "object",
+        "properties": {"light": {"enum": choices}},
+        "required": ["light"],
+        "additionalProperties": False,
+    }
+    request = Request(MESSAGES, max_tokens=200, schema=schema)
+    answer = "".join(piece.text for piece in connection.stream(request, budget_s=LONG_S))
+    assert json.loads(answer)["light"] in choices
+
+
+def test_a_request_waits_until_the_slot_of_a_cancelled_one_is_free(connection, served_llama):
+    for _ in range(3):
+        stream = connection.stream(Request(MESSAGES, max_tokens=LONG_TEXT), budget_s=LONG_S)
+        next(stream)
+        assert is_at_work(served_llama)
+        stream.close()
+        following = connection.stream(Request(MESSAGES, max_tokens=1), budget_s=LONG_S)
+        assert list(following)[-1].finish == "length"
+        # Only the short one can have come after: the long one takes its server much longer.
+        assert not is_at_work(served_llama)
+
+
+def test_a_server_with_another_model_is_refused_by_name(served_llama):
+    other = Connection(Endpoint(served_llama.url, "another"))
+    with pytest.raises(ServedError, match=served_llama.model) as caught:
+        other.check(LONG_S)
+    assert caught.value.fault is Fault.MODEL
+    other.close()
+
+
+def test_what_a_server_says_of_a_request_is_passed_on(connection):
+    long = [{"role": "user", "content": "x" * 4 * LONG_TEXT}]
+    with pytest.raises(ServedError, match="context size") as caught:
+        list(connection.stream(Request(long, max_tokens=1), budget_s=LONG_S))
+    assert caught.value.fault is Fault.REQUEST
+    assert not connection.issue()
