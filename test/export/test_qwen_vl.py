@@ -195,3 +195,14 @@ def test_the_size_is_the_processors_for_so_many_tokens(
     limits = {"longest_edge": 16777216, "shortest_edge": 65536}
     set_config(vlm / "preprocessor_config.json", patch_size=16, size=limits)
     assert QwenView(vlm, TilesWish(camera=camera, tokens=tokens)).size == size
+
+
+def test_who_gives_no_aspect_hears_that_images_are_stretched(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vlm = make_qwen(tmp_path, "qwen3_vl") / "vlm"
+    for wish, words in ((CAMERA, ""), (TilesWish(guessed=True), "stretched to 128x128")):
+        caplog.clear()
+        QwenView(vlm, wish).fit()
+        assert words in caplog.text
+        assert bool(words) == bool(caplog.text)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ IMAGE_TOKENS = 256
 """Most tokens of an image where nothing else is asked for: 512x512 pixels in Qwen3-VL."""
 ENLARGED = 64
 """A camera's image is taken for larger than any view, so that only its aspect counts."""
+
+_log = logging.getLogger(__name__)
 
 
 class QwenView(TilingView):
@@ -67,7 +70,15 @@ class QwenView(TilingView):
         limits = self.processor.size
         if not (self.processor.do_resize and limits.shortest_edge and limits.longest_edge):
             self.refuse("set size to shortest_edge and longest_edge (pixels of the image)")
-        return ViewFit(self.stretched(*self.size))
+        width, height = self.size
+        if self.guessed:
+            _log.warning(
+                "the language model sees every image stretched to %dx%d; to keep the shape of "
+                "things, give the camera's aspect (--aspect W:H)",
+                width,
+                height,
+            )
+        return ViewFit(self.stretched(width, height))
 
     def inputs(self, image: Image.Image) -> dict[str, Any]:
         """Patches of an image of that size, whatever the image's aspect."""

@@ -65,6 +65,8 @@ class TilesWish:
     """Width and height of the camera's images."""
     tokens: int | None = None
     """Most tokens of an image, of a tower that takes any size; none: a number that it has."""
+    guessed: bool = False
+    """Nobody said what the camera's aspect is."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class View:
             ExportError: there is none, or it does not make such a layout.
         """
         self.processor = self._load(directory)
-        self.camera = wish.camera
+        self.camera, self.guessed = wish.camera, wish.guessed
         self.tiles: Tiles | None = None
         if wish.tokens is not None:
             self._limit(wish.tokens)

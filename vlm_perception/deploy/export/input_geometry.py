@@ -90,7 +90,8 @@ def tiles_wish(spec: BundleSpec, options: ExportOptions) -> TilesWish:
         )
     scale = CAMERA_EDGE / max(width, height)
     camera = max(1, round(width * scale)), max(1, round(height * scale))
-    return TilesWish(options.tiles, camera, options.image_tokens)
+    guessed = aspect is None and geometry is None
+    return TilesWish(options.tiles, camera, options.image_tokens, guessed=guessed)
 
 
 def aspect_grid(side: int, patch: int, aspect: tuple[int, int]) -> tuple[int, int]:

@@ -191,7 +191,7 @@ def decoder_part(source: Checkpoint, places: Tensor | None, stacked: int) -> Par
     causal = torch.full((new, past + new), -1e9).triu(past + 1)
     keys_values = 0.1 * torch.randn(shape, generator=generator)
     # The image's last two tokens, where they have positions of their own, and text behind them.
-    first = past if places is None else len(places) - 3
+    first = past if places is None else max(0, len(places) - 3)
     if stacked:
         features = (batch, new, stacked * embeds.shape[-1])
         embeds = torch.cat([embeds, torch.randn(features, generator=generator)], dim=-1)
