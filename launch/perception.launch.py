@@ -3,7 +3,8 @@
 """The nodes behind one camera or several: ros2 launch vlm_perception perception.launch.py.
 
 With `cameras:="front rear"` each camera has vision_encoder and scene_fusion in its namespace, and
-one language_reasoner serves them all in turn.
+one language_reasoner serves them all in turn. With `serve:=MODEL` the language model is one that
+TensorRT Edge-LLM serves, in a process that is started and ended with the nodes.
 """
 
 import os
@@ -18,6 +19,7 @@ from launch_ros.actions import Node
 
 from vlm_perception.nodes.launch.actions import parameter_file, stays_ended, with_arguments
 from vlm_perception.nodes.launch.arguments import PERCEPTION, SINGLE, node_names, node_parameters
+from vlm_perception.nodes.launch.model_server import served_with_nodes
 
 CONFIG = Path(get_package_share_directory("vlm_perception")) / "config"
 RESPAWN_DELAY_S = 0.5
@@ -36,7 +38,12 @@ def dds_profile() -> list[SetEnvironmentVariable]:
     return [SetEnvironmentVariable(name, str(CONFIG / "fastdds.xml"))]
 
 
-def processes(_: LaunchContext, values: dict[str, Any]) -> list[Node]:
+def processes(_: LaunchContext, values: dict[str, Any]) -> list[Any]:
+    values, server = served_with_nodes(values)
+    return [*server, *nodes(values)]
+
+
+def nodes(values: dict[str, Any]) -> list[Node]:
     parameters = parameter_files(values)
     image = values["image"]
     together = values["composition"] == SINGLE

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The launch files under the real launch: what they start, refuse, start again and leave behind.
 
-Our player stands in for `ros2 bag play` (C++).
+Our player stands in for `ros2 bag play` (C++), and `transformers serve` for TensorRT Edge-LLM's
+server, which needs a GPU.
 """
 
 from __future__ import annotations
@@ -14,19 +15,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from support.places import ROOT
-from support.ros_graph import Graph
+from support.real_servers import CannotServeError, transformers_serve
+from support.ros_graph import Graph, wait_until
 
-from vlm_perception.msg import VisionEmbedding
+from vlm_perception.msg import SceneReasoning, VisionEmbedding
 
 pytest.importorskip("launch_ros", reason="comes with a ROS installation, not from PyPI")
 
+STUDENT = ROOT / "checkpoints" / "roadworld-nano" / "vlm"
 DOMAIN = 60 + os.getpid() % 40
 LAUNCH = """
 import sys
@@ -50,6 +53,16 @@ STAND_IN = """#!/bin/sh
 echo "asked: $*"
 [ "$2" = play ] || exit 0
 exec {python} -m vlm_perception.rosgraph.bag_player "$3" --clock 100 --delay 6
+"""
+
+SERVER = """#!{python}
+import os, sys
+print("asked:", *sys.argv[1:], "offline:", os.environ.get("HF_HUB_OFFLINE"), file=sys.stderr)
+os.chdir({folder!r})
+os.environ["HF_HOME"] = os.environ["TMPDIR"] = {home!r}
+os.makedirs({home!r} + "/hub", exist_ok=True)
+host_and_port = sys.argv[sys.argv.index("--host") :][:4]
+os.execv({command[0]!r}, [*{command!r}, *host_and_port])
 """
 
 
@@ -89,6 +102,21 @@ class Launch:
             time.sleep(0.1)
         return found
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def servers(self) -> list[int]:
+        """Processes that this launch has started and that are in other sessions than its own."""
+        mark = f"ROS_LOG_DIR={self._output.parent}".encode()
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # It has ended since, or is another user's.
+                ours = mark in (folder / "environ").read_bytes().split(b"\0")
+                if ours and os.getsid(int(folder.name)) != self.pid:
+                    found.append(int(folder.name))
+        return found
+
     def interrupt(self) -> int:
         # Like Ctrl-C in a terminal.
         os.killpg(self._process.pid, signal.SIGINT)
@@ -99,12 +127,14 @@ class Launch:
         code = self._process.wait(timeout=90)
         with pytest.raises(ProcessLookupError):
             os.killpg(self._process.pid, 0)
+        assert not self.servers()
         assert not [*self.temporary.iterdir()]
         return code
 
     def close(self) -> None:
-        if self._process.poll() is None:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 @pytest.fixture
@@ -142,6 +172,7 @@ def test_a_bag_is_played_to_the_nodes_and_its_end_ends_them(
         ("demo.launch.py", "params_file:=foreign.yaml"),
         ("replay.launch.py", "bag:=/nope"),
         ("perception.launch.py", "params_file:=/nope.yaml"),
+        ("perception.launch.py", "serve:=/nope"),
     ],
 )
 def test_a_refused_argument_starts_nothing_and_leaves_nothing(
@@ -204,3 +235,60 @@ def test_a_demo_without_a_video_fails(tmp_path: Path, launched: list[Launch]) ->
     assert launch.wait() == 1
     assert "'/nope.mp4' does not exist" in launch.said
     assert "the video ended with exit code 2" in launch.said
+
+
+@pytest.fixture
+def edgellm(tmp_path: Path) -> None:
+    """A command of that name, which launches find."""
+    try:
+        command = [str(word) for word in transformers_serve(STUDENT.name, "--device", "cpu")]
+    except CannotServeError as error:
+        pytest.skip(str(error))
+    home, folder = str(tmp_path / "huggingface"), str(STUDENT.parent)
+    script = SERVER.format(python=sys.executable, folder=folder, home=home, command=command)
+    stand_in = tmp_path / "tensorrt-edgellm-serve"
+    stand_in.write_text(script)
+    stand_in.chmod(0o755)
+
+
+@pytest.mark.usefixtures("edgellm")
+def test_a_served_model_starts_with_the_nodes_comes_back_and_ends_with_them(
+    tmp_path: Path, launched: list[Launch]
+) -> None:
+    options = "serve_options:=--max-kv-cache-capacity 4096"
+    launch = Launch(tmp_path, "demo.launch.py", f"serve:={STUDENT}", options, "loop:=true")
+    launched.append(launch)
+    with closing(Graph(tmp_path, DOMAIN)) as graph:
+        reasonings = graph.listen(SceneReasoning, "reasoning", 10)
+        reasonings.wait(lambda each: bool(each.caption), timeout=90)
+        assert graph.values("language_reasoner")["engine"].startswith("vlm")
+        (server,) = launch.servers()
+        os.kill(server, signal.SIGKILL)
+        launch.wait_for("ended with SIGKILL and is started again in 1 s")
+        wait_until("another server", lambda: launch.servers() not in ([], [server]))
+        reasonings.clear()
+        reasonings.wait(lambda each: bool(each.caption), timeout=90)
+    assert launch.interrupt() == 0
+    (asked, *_) = launch.wait_for("asked: (.*)")
+    assert "--max-kv-cache-capacity 4096 --host 127.0.0.1 --port " in asked
+    assert asked.endswith("--served-model-name vlm offline: 1")
+    assert (
+        "vlm will take at least" in launch.said and "waiting for the language model" in launch.said
+    )
+
+
+@pytest.mark.usefixtures("edgellm")
+def test_a_launch_that_is_killed_leaves_no_server(tmp_path: Path, launched: list[Launch]) -> None:
+    launch = Launch(tmp_path, "perception.launch.py", f"serve:={STUDENT}", "composition:=single")
+    launched.append(launch)
+    launch.wait_for("asked: ")
+    assert launch.servers()
+    os.kill(launch.pid, signal.SIGKILL)
+    wait_until("the end of the server", lambda: not launch.servers())
+
+
+def test_a_server_that_is_not_installed(tmp_path: Path, launched: list[Launch]) -> None:
+    launch = Launch(tmp_path, "perception.launch.py", f"serve:={STUDENT}")
+    launched.append(launch)
+    assert launch.wait() == 1
+    assert "tensorrt-edgellm-serve, which is not installed; run: python3 -m venv" in launch.said

@@ -92,14 +92,22 @@ def start_student(folder: Path, *, port: int = 0) -> RealServer:
     Raises:
         CannotServeError: its environment cannot be made.
     """
-    for name in ("torch", "transformers"):
-        if find_spec(name) is None:
-            raise CannotServeError(f"{name} is not installed; make test does it")
     port = port or _free_port()
     model = str(ROOT / "checkpoints" / "roadworld-nano" / "vlm")
     options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    command = [_environment(FOR_TRANSFORMERS), "-c", TRANSFORMERS, "serve", model, *options]
-    return _start(command, folder, port, model)
+    return _start(transformers_serve(model, *options), folder, port, model)
+
+
+def transformers_serve(model: str, *options: str) -> list[str | Path]:
+    """The command that serves a model; it ends with the process that starts it.
+
+    Raises:
+        CannotServeError: its environment cannot be made.
+    """
+    for name in ("torch", "transformers"):
+        if find_spec(name) is None:
+            raise CannotServeError(f"{name} is not installed; make test does it")
+    return [_environment(FOR_TRANSFORMERS), "-c", TRANSFORMERS, "serve", model, *options]
 
 
 def start_llama(folder: Path) -> RealServer:

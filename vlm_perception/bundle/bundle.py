@@ -85,7 +85,7 @@ class ModelBundle:
             BundleError: no such bundle, or it is incomplete or altered.
         """
         path = find_bundle(name_or_path)
-        manifest = _read_manifest(path / MANIFEST_NAME)
+        manifest = read_manifest(path)
         return cls(path, manifest, states=check_files(path, manifest.files))
 
     @classmethod
@@ -100,7 +100,7 @@ class ModelBundle:
         Raises:
             BundleError: it is another one now.
         """
-        manifest = _read_manifest(path / MANIFEST_NAME)
+        manifest = read_manifest(path)
         if manifest.digest != digest:
             raise BundleError(f"bundle {path} was replaced by another. Load it again")
         return cls(path, manifest, states=states)
@@ -304,19 +304,13 @@ def find_bundle(name_or_path: str | Path) -> Path:
     )
 
 
-def _quoted(name: str) -> str:
-    return repr(name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}...")
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a bundle, whose files are not looked at.
 
-
-def _misfit(outputs: Mapping[str, NDArray[Any]], stored: Mapping[str, NDArray[Any]]) -> str:
-    """Name of an output that was not stored, or in another shape."""
-    for name, value in outputs.items():
-        if name not in stored or stored[name].shape != value.shape:
-            return name
-    return ""
-
-
-def _read_manifest(path: Path) -> Manifest:
+    Raises:
+        BundleError: it cannot be read, is invalid or was edited.
+    """
+    path = directory / MANIFEST_NAME
     try:
         text = read_as_json(path)
         manifest = Manifest.model_validate_json(text)
@@ -332,3 +326,15 @@ def _read_manifest(path: Path) -> Manifest:
             "export the bundle again with the change in bundle.yaml"
         )
     return manifest
+
+
+def _quoted(name: str) -> str:
+    return repr(name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}...")
+
+
+def _misfit(outputs: Mapping[str, NDArray[Any]], stored: Mapping[str, NDArray[Any]]) -> str:
+    """Name of an output that was not stored, or in another shape."""
+    for name, value in outputs.items():
+        if name not in stored or stored[name].shape != value.shape:
+            return name
+    return ""

@@ -92,7 +92,6 @@ def node_specs(options: GraphOptions) -> list[NodeSpec]:
         "bundle": options.bundle,
         "image_transport": options.transport,
         "cameras": list(options.cameras),
-        "use_sim_time": None,
     }
     parameters: dict[str, dict[str, Parameter]] = node_parameters(values)
     parameters[REASONER] |= {"force_keyframes": options.force_keyframes, **options.language}

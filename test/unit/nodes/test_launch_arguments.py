@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,10 +49,22 @@ PARAMETERS = "{ros__parameters: {bundle: mine}}"
         ({"rate": "0"}, "rate:=0: give a number"),
         ({"delay": "soon"}, "delay:=soon: give a number"),
         ({"record": "/tmp"}, "record:=/tmp: /tmp already exists"),
+        ({"language": "mine"}, "language:=mine: give one of: bundle, served"),
+        ({"serve": "./nope"}, "nope does not exist; give the directory of a checkpoint, or an id"),
+        ({"serve": "/tmp"}, "/tmp/config.json cannot be read (No such file or directory)"),
+        ({"serve": "no/body"}, "serve:=no/body is no directory and has not been downloaded"),
+        ({"serve": "a/b", "language": "bundle"}, "language:=bundle needs no server"),
+        ({"serve": "a/b", "endpoint": "http://a"}, "endpoint:=http://a is another server's"),
+        ({"serve": "a/b", "model": "c/d"}, "model:=c/d is another server's"),
+        ({"serve_options": "'"}, "serve_options:=': No closing quotation"),
+        ({"serve_options": "--max-kv-cache-capacity much"}, "invalid int value: 'much'"),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_its_name(given: dict[str, str], remedy: str) -> None:
+def test_what_cannot_be_used_is_refused_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], remedy: str
+) -> None:
     arguments = [*(REPLAY if given.keys() & {"bag", "rate", "delay", "record"} else DEMO)]
+    monkeypatch.setenv("HOME", "/nowhere")
     with pytest.raises(ArgumentError) as refused:
         read_arguments([*arguments, *PERCEPTION], {"bag": "/", **given})
     assert remedy in str(refused.value)
@@ -66,6 +79,46 @@ def test_values_in_any_usual_spelling(monkeypatch: pytest.MonkeyPatch, tmp_path:
     values = read_arguments(PERCEPTION, {"namespace": "/front/", "params_file": "~/p.yaml"})
     assert values["namespace"] == "front" and values["params_file"].sections == ("/**",)
     assert values["use_sim_time"] is values["bundle"] is None, "left to params_file"
+
+
+def write_checkpoint(folder: Path, config: dict[str, object]) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model-00001-of-00002.safetensors").write_bytes(bytes(300))
+    (folder / "model-00002-of-00002.safetensors").write_bytes(bytes(200))
+    (folder / "pytorch_model.bin").write_bytes(bytes(500))
+
+
+QWEN = {
+    "num_hidden_layers": 28,
+    "hidden_size": 2048,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
+
+
+def test_a_checkpoint_to_serve_is_a_directory_or_one_that_was_downloaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint(tmp_path / "mine", {"text_config": QWEN})
+    served = read_arguments(PERCEPTION, {"serve": "mine", "language": "served"})["serve"]
+    assert (served.source, served.name) == (str(tmp_path / "mine"), "mine")
+    assert served.weight_bytes() == 500
+    assert served.kv_bytes_per_token() == 28 * 8 * 128 * 2 * 2
+
+    name = "Qwen/Qwen3-VL-2B-Instruct"
+    served = read_arguments(PERCEPTION, {"serve": name, "allow_download": "true"})["serve"]
+    assert (served.source, served.name, served.weight_bytes()) == (name, name, None)
+    entry = tmp_path / ".cache/tensorrt-edgellm/checkpoints/models--Qwen--Qwen3-VL-2B-Instruct"
+    write_checkpoint(entry / "snapshots" / "abc", {"vision_config": {}})
+    (entry / "refs").mkdir()
+    (entry / "refs" / "main").write_text("abc")
+    served = read_arguments(PERCEPTION, {"serve": name})["serve"]
+    assert (served.source, served.name, served.weight_bytes()) == (name, name, 500)
+    assert served.kv_bytes_per_token() is None
 
 
 def test_a_rate_is_allowed_that_the_node_takes() -> None:
@@ -171,3 +224,19 @@ def test_an_argument_outdoes_the_file_however_it_names_the_node(
     name = read_params_file(file, [ENCODER]).name_behind_all("vision_encoder")
     second.write_text(yaml.safe_dump({name: {"ros__parameters": {"bundle": "argument"}}}))
     assert parameter(ENCODER, "bundle", file, second) == "argument"
+
+
+@pytest.mark.parametrize("names", [NAMES, NAMES[::-1], NAMES[1:], NAMES[:1], (*NAMES, NAMES[0])])
+def test_the_text_of_a_parameter_is_what_ros_hands_to_the_node(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(
+        "".join(
+            f"---\n{name}: {{ros__parameters: {{bundle: mine {place}}}}}\n"
+            for place, name in enumerate(names)
+        )
+    )
+    read = read_params_file(file, [ENCODER])
+    assert read.text(ENCODER, "bundle") == parameter(ENCODER, "bundle", file)
+    assert read.text(ENCODER, "engine") == ""

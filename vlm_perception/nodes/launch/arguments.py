@@ -17,8 +17,11 @@ from rclpy.validate_topic_name import validate_topic_name
 from vlm_perception.bundle.bundle import find_bundle
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.nodes.base.camera_names import check_camera_names
+from vlm_perception.nodes.launch.checkpoint import checkpoint
+from vlm_perception.nodes.launch.edgellm import DOWNLOADS, server_options
 from vlm_perception.nodes.launch.params_file import DEFAULT_PARAMS, read_params_file
 from vlm_perception.nodes.process.errors import ArgumentError
+from vlm_perception.perception.language.served_settings import OF_BUNDLE, SERVED
 
 PROCESSES, SINGLE = "processes", "single"
 TRUE = ("true", "1", "yes", "on")
@@ -28,7 +31,7 @@ ENCODER, REASONER, FUSION = "vision_encoder", "language_reasoner", "scene_fusion
 ARGUMENTS_OF: Mapping[str, tuple[str, ...]] = {
     ENCODER: ("bundle", "image_transport"),
     FUSION: ("image_transport",),
-    REASONER: ("bundle", "cameras"),
+    REASONER: ("bundle", "cameras", "language", "endpoint", "model"),
 }
 """Arguments that are parameters of a node, besides use_sim_time, which each has."""
 
@@ -200,6 +203,44 @@ PERCEPTION = (
         "processes: each node in its own process. single: all of them in one.",
         one_of(PROCESSES, SINGLE),
     ),
+    Argument(
+        "language",
+        "",
+        "Whose language model reasons: that of the bundle, or one that is served by an "
+        "OpenAI-compatible server. Empty: the value in params_file.",
+        optional(one_of(OF_BUNDLE, SERVED)),
+    ),
+    Argument(
+        "endpoint",
+        "",
+        "Address of that server, as http://127.0.0.1:8000/v1. Empty: the value in params_file.",
+        optional(str),
+    ),
+    Argument(
+        "model",
+        "",
+        "Name of the model on that server. Empty: the value in params_file.",
+        optional(str),
+    ),
+    Argument(
+        "serve",
+        "",
+        "Starts TensorRT Edge-LLM's server with this model, the directory of a checkpoint or an "
+        "id on the hub, for language_reasoner. Empty: no server is started.",
+        optional(checkpoint),
+    ),
+    Argument(
+        "serve_options",
+        "",
+        "Further options of that server, as '--max-kv-cache-capacity 4096'.",
+        server_options,
+    ),
+    Argument(
+        "allow_download",
+        "false",
+        "Whether that server may download a model that is not on this machine.",
+        boolean,
+    ),
 )
 
 DEMO = (
@@ -262,17 +303,43 @@ def read_arguments(arguments: Iterable[Argument], given: Mapping[str, str]) -> d
                 values[each.name] = each.read(text)
             except VlmPerceptionError as error:
                 raise ArgumentError(f"{each.name}:={text}: {error}") from error
+    _check_together(values)
+    values["ros_namespace"] = given.get("ros_namespace", "").strip("/")
+    values["params_file"] = read_params_file(values["params_file"], full_names(values))
+    return values
+
+
+def _check_together(values: Mapping[str, Any]) -> None:
+    """Refuse values that contradict each other."""
     if len(values["cameras"]) > 1 and values["image"].startswith("/"):
         raise ArgumentError(
             f"image:={values['image']} is one topic for all cameras; give its name within each "
             "camera's namespace, without a leading slash"
         )
-    outer = given.get("ros_namespace", "").strip("/")
-    nodes = [
-        "/".join(["", *filter(None, (outer, space)), node]) for node, space in node_names(values)
+    if values["serve"] is None:
+        return
+    if values["language"] == OF_BUNDLE:
+        raise ArgumentError(f"language:={OF_BUNDLE} needs no server; leave out serve")
+    for name in ("endpoint", "model"):
+        if values[name] is not None:
+            raise ArgumentError(
+                f"{name}:={values[name]} is another server's; leave it out, because serve starts "
+                "one of its own, or leave out serve"
+            )
+    if values["serve"].folder is None and not values["allow_download"]:
+        raise ArgumentError(
+            f"serve:={values['serve'].source} is no directory and has not been downloaded to "
+            f"{DOWNLOADS.expanduser()}; give allow_download:=true once, or the directory of a "
+            "checkpoint"
+        )
+
+
+def full_names(values: Mapping[str, Any]) -> list[str]:
+    """The full name of each node."""
+    return [
+        "/".join(["", *filter(None, (values["ros_namespace"], space)), node])
+        for node, space in node_names(values)
     ]
-    values["params_file"] = read_params_file(values["params_file"], nodes)
-    return values
 
 
 def camera_namespaces(values: Mapping[str, Any]) -> list[str]:
@@ -294,7 +361,7 @@ def node_parameters(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         node: {
             name: values[name]
             for name in (*names, "use_sim_time")
-            if values[name] not in (None, [])
+            if values.get(name) not in (None, [])
         }
         for node, names in ARGUMENTS_OF.items()
     }

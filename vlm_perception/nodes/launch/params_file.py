@@ -41,6 +41,18 @@ class ParamsFile:
         names = (f"{'/**' * repeats}/{node}" for repeats in count(1))
         return next(name for name in names if name not in self.sections)
 
+    def text(self, node: str, parameter: str) -> str:
+        """What the file says for a node's parameter, as it is written there; may be empty."""
+        values: dict[str, dict[str, str]] = {name: {} for name in self.sections}
+        for name, parameters in _sections(self.content):
+            values[name] |= {key.value: value.value for key, value in parameters}
+        said = [
+            each[parameter]
+            for name, each in values.items()
+            if _holds(name, node) and parameter in each
+        ]
+        return said[-1] if said else ""
+
 
 def read_params_file(path: Path, nodes: Sequence[str]) -> ParamsFile:
     """Read a parameter file for nodes, given by their full names.
@@ -61,7 +73,7 @@ def read_params_file(path: Path, nodes: Sequence[str]) -> ParamsFile:
             "read; give a file with only the nodes' parameters"
         )
     _check_syntax(path, content)
-    sections = tuple(_sections(content))
+    sections = tuple(name for name, _ in _sections(content))
     without = [node for node in nodes if not any(_holds(name, node) for name in sections)]
     if len(without) == len(nodes):
         found = ", ".join(sections[:5]) + ", ..." * (len(sections) > 5)
@@ -95,18 +107,21 @@ def _check_syntax(path: Path, content: bytes) -> None:
     context.try_shutdown()
 
 
-def _sections(content: bytes) -> Iterator[str]:
+def _sections(content: bytes) -> Iterator[tuple[str, list[tuple[yaml.Node, yaml.Node]]]]:
+    """Name and parameters of each section; a name may occur again."""
     for document in yaml.compose_all(content, Loader=yaml.SafeLoader):
         yield from _nested(document, "")
 
 
-def _nested(node: yaml.Node | None, name: str) -> Iterator[str]:
+def _nested(
+    node: yaml.Node | None, name: str
+) -> Iterator[tuple[str, list[tuple[yaml.Node, yaml.Node]]]]:
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
         # ROS compares no more than the beginning.
         if key.value.startswith(PARAMETERS_KEY):
-            yield name
+            yield name, value.value if isinstance(value, yaml.MappingNode) else []
         else:
             yield from _nested(value, f"{name}/{key.value}" if name else key.value)
 

@@ -9,7 +9,6 @@ stop all others, and an encoder would miss its images.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -23,13 +22,13 @@ from numpy.typing import NDArray
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.common.parent_death import follow_parent
 from vlm_perception.perception.vision.text_tower import Prompts, TextTower, VocabularyError
 
 REFUSED = 2
 LONGEST_S = 600.0
 NICENESS = 5
 """It gives way to the process that waits for it, which works on."""
-PR_SET_PDEATHSIG = 1
 COMMAND = (sys.executable, "-m", "vlm_perception.perception.vision.text_process")
 
 
@@ -86,7 +85,7 @@ def embed_apart(
 def main() -> None:
     """Embed what standard input names and write the rows to standard output."""
     # Nobody waits for what a process that was left behind finds.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    follow_parent(os.getppid())
     os.nice(NICENESS)
     path, digest, states, prompts = json.load(sys.stdin.buffer)
     try:
