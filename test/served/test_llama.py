@@ -9,6 +9,7 @@ import math
 import urllib.request
 
 import pytest
+from support.faulty_proxy import FaultyProxy
 from support.real_servers import LONG_S
 
 from vlm_perception.perception.served.connection import Connection, Request, ServedError
@@ -55,16 +56,20 @@ def test_an_answer_keeps_to_a_schema(connection):
     assert json.loads(answer)["light"] in choices
 
 
-def test_a_request_waits_until_the_slot_of_a_cancelled_one_is_free(connection, served_llama):
-    for _ in range(3):
-        stream = connection.stream(Request(MESSAGES, max_tokens=LONG_TEXT), budget_s=LONG_S)
-        next(stream)
-        assert is_at_work(served_llama)
-        stream.close()
-        following = connection.stream(Request(MESSAGES, max_tokens=1), budget_s=LONG_S)
-        assert list(following)[-1].finish == "length"
-        # Only the short one can have come after: the long one takes its server much longer.
-        assert not is_at_work(served_llama)
+def test_a_request_waits_until_the_slot_of_a_cancelled_one_is_free(served_llama):
+    proxy = FaultyProxy(served_llama.url)
+    connection = Connection(Endpoint(proxy.url, served_llama.model))
+    cancelled = connection.stream(Request(MESSAGES, max_tokens=LONG_TEXT), budget_s=LONG_S)
+    next(cancelled)
+    assert is_at_work(served_llama)
+    cancelled.close()
+    following = connection.stream(Request(MESSAGES, max_tokens=1), budget_s=LONG_S)
+    assert list(following)[-1].finish == "length"
+    first, *between, last = proxy.requests
+    assert first == last == "POST /v1/chat/completions"
+    assert set(between) == {"GET /slots"}
+    connection.close()
+    proxy.close()
 
 
 def test_a_server_with_another_model_is_refused_by_name(served_llama):
