@@ -74,13 +74,12 @@ class Cut(Fault):
 
 @dataclass(frozen=True)
 class Hang(Fault):
-    """Sends nothing more after so many parts of the answer."""
+    """Sends nothing more than this."""
 
-    after: int = 0
+    once: bytes = b""
 
     def spoil(self, parts: Iterator[bytes], proxy: FaultyProxy) -> Iterator[bytes]:
-        for _, part in zip(range(self.after), parts, strict=False):
-            yield part
+        yield self.once
         proxy.released.wait(LONGEST_S)
 
 
