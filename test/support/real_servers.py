@@ -172,7 +172,7 @@ def _make_environment(place: Path, packages: tuple[str, ...], constraints: Path)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     own = place / "lib" / version / "site-packages"
     (own / "below.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    pip = [sys.executable, "-m", "pip", "--python", place / "bin" / "python", "install", "--quiet"]
+    pip = [place / "bin" / "python", "-m", "pip", "install", "--quiet"]  # .venv's pip
     done = subprocess.run(
         [*pip, "--constraint", constraints, *packages], capture_output=True, text=True, check=False
     )
