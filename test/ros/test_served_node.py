@@ -8,16 +8,20 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.srv import GetParameters, ListParameters
+from rclpy.action import ActionClient
 from sensor_msgs.msg import Image
-from support.bundle_server import MODEL, BundleServer
 from support.camera import image, picture, stamped
 from support.ros_graph import BEST_EFFORT, Graph, wait_until
 
+from vlm_perception.action import Describe
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.evaluation.chaos.testbed.bundle_server import MODEL, BundleServer, Manner
 from vlm_perception.msg import SceneReasoning, SemanticScene
 from vlm_perception.perception.served.endpoint import KEY_VARIABLE
 from vlm_perception.srv import Ask
@@ -30,7 +34,7 @@ PROMPT = "say what is ahead"
 
 @pytest.fixture
 def server() -> BundleServer:
-    return BundleServer(ModelBundle.load("roadworld-nano"), reading_s=0.02)
+    return BundleServer(ModelBundle.load("roadworld-nano"), Manner(reading_s=0.02))
 
 
 class Camera:
@@ -139,8 +143,13 @@ def test_a_server_that_dies_is_told_and_scenes_go_on(
     )
     camera_of.append(Camera(graph))
     assert server.url in graph.wait_error(NODE)
-    refused = graph.call(Ask, f"/{NODE}/ask", Ask.Request(question=QUESTION))
-    assert not refused.success and server.url in refused.message
+
+    def refused() -> bool:
+        answer = graph.call(Ask, f"/{NODE}/ask", Ask.Request(question=QUESTION))
+        assert not answer.success
+        return server.url in answer.message
+
+    wait_until("a frame, to be refused with the server's name", refused)
     scenes.wait()
     for _ in range(2):
         with server:
@@ -163,12 +172,42 @@ def can_be_asked(graph: Graph) -> bool:
 def test_deactivation_does_not_wait_for_the_server(
     graph: Graph, server: BundleServer, camera_of: list[Camera]
 ) -> None:
-    server.reading_s = 30.0
+    server.manner = Manner(reading_s=30.0)
     with server:
         node = graph.start(NODE, **{**settings(server), "served_deadline": 60.0})
         graph.start("vision_encoder")
         wait_until("the server is asked", lambda: server.bodies)
         node.stop()
+
+
+def test_a_description_is_cancelled_though_the_server_says_nothing(
+    graph: Graph, server: BundleServer, camera_of: list[Camera]
+) -> None:
+    reasonings = graph.listen(SceneReasoning, "reasoning", 10)
+    server.manner = Manner(log_probabilities=False)  # So that a key frame takes one slot.
+    with server:
+        limits = {"served_deadline": 60.0, "slots": 2}
+        node = graph.start(NODE, **{**settings(server), **limits})
+        graph.start("vision_encoder")
+        graph.wait_active(NODE)
+        camera_of.append(Camera(graph))
+        reasonings.wait(lambda message: message.is_keyframe)
+        server.manner = Manner(log_probabilities=False, piece_s=30.0)
+        wait_until("a key frame waits", lambda: server.at_work == 1)
+        describer: Any = ActionClient(graph.node, Describe, f"/{NODE}/describe")
+        assert describer.wait_for_server(20.0)
+        goal = answer_of(describer.send_goal_async(Describe.Goal()))
+        wait_until("the description waits", lambda: server.at_work == 2)
+        answer_of(goal.cancel_goal_async())
+        done = answer_of(goal.get_result_async())
+        assert done.status == GoalStatus.STATUS_CANCELED
+        assert "cancelled" in done.result.message and not done.result.success
+        node.stop()
+
+
+def answer_of(future: Any) -> Any:
+    wait_until("an answer", future.done)
+    return future.result()
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,11 @@ class Work:
         """End it."""
         self.step = _THREAD.work = None
 
+    def end_step(self) -> None:
+        """End what is in hand, where that can be done: its result is no longer awaited."""
+        if (step := self.step) is not None and step.cancel is not None:
+            step.cancel()
+
 
 class _Thread(threading.local):
     work: Work | None = None

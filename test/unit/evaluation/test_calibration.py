@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from support.bundle_server import MODEL, BundleServer
 from support.streets import PROPERTY
 from typer.testing import CliRunner
 
@@ -23,6 +22,7 @@ from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.cli import app
 from vlm_perception.datasets.answered_images import ANSWERS_FILE, AnsweredImages
 from vlm_perception.datasets.roadworld.files.images import write_images
+from vlm_perception.evaluation.chaos.testbed.bundle_server import MODEL, BundleServer, Manner
 from vlm_perception.evaluation.tasks.answer_calibration import (
     CalibrationError,
     calibration_error,
@@ -166,7 +166,7 @@ def test_a_server_is_asked_with_the_choices_in_turn() -> None:
     assert sorted(first) == sorted(WEATHER.choices)
     assert all(each.shape == (3,) and np.exp(each).sum() <= 1.0 + 1e-5 for each in scores)
     with (
-        BundleServer(bundle, log_probabilities=False) as server,
+        BundleServer(bundle, Manner(log_probabilities=False)) as server,
         closing(served_by(server)) as dumb,
         pytest.raises(CalibrationError, match="log-probabilities"),
     ):

@@ -4,11 +4,11 @@
 
 import json
 
-from support.bundle_server import MODEL, BundleServer
 from typer.testing import CliRunner
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.cli import app
+from vlm_perception.evaluation.chaos.testbed.bundle_server import MODEL, BundleServer
 
 
 def test_robots_ask_one_server(tmp_path):

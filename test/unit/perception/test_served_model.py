@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +19,11 @@ import pytest
 import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
-from support.bundle_server import MODEL, BundleServer
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import QuestionSpec
+from vlm_perception.engines.steps import Work
+from vlm_perception.evaluation.chaos.testbed.bundle_server import MODEL, BundleServer, Manner
 from vlm_perception.perception.language.answer_sheet import filled, sheet
 from vlm_perception.perception.language.letters import LEAST_MASS, answered, lettered, masses
 from vlm_perception.perception.language.model import LanguageModel
@@ -149,7 +151,7 @@ def size_of(body: dict[str, Any]) -> tuple[int, int]:
 
 def test_what_a_server_can_do_is_seen_in_its_answers(bundle: ModelBundle, seen: Embedding) -> None:
     for able in ({"log_probabilities": False}, {"guided": False, "log_probabilities": False}):
-        with BundleServer(bundle, **able) as server:
+        with BundleServer(bundle, Manner(**able)) as server:
             model = connected(bundle, server.url, clock=lambda of=server: float(of.looks))
             packed = model.pack(bundle.manifest.questions)
             answers = model.answer(model.read(seen), packed)
@@ -158,6 +160,9 @@ def test_what_a_server_can_do_is_seen_in_its_answers(bundle: ModelBundle, seen: 
             assert figures["guided_answers"] == str(able.get("guided", True)).lower()
             assert figures["prefix_cache"].startswith("true")
             assert len(server.bodies[-1]["messages"]) == 1, "all questions at once"
+            server.manner = Manner(piece_s=0.25, **able)
+            with pytest.raises(ServedError, match="not whole"):
+                model.answer(model.read(seen), packed, budget_s=0.3)
             model.close()
         assert all(each.probabilities == () for each in answers), "none were given"
         if able.get("guided", True):
@@ -227,6 +232,25 @@ def test_a_server_that_comes_later_is_found(bundle: ModelBundle, seen: Embedding
     model.close()
 
 
+def test_what_a_server_can_do_is_not_known_from_an_answer_that_was_ended(
+    bundle: ModelBundle,
+) -> None:
+    with BundleServer(bundle, Manner(piece_s=5.0)) as server:
+        model = connected(bundle, server.url)
+        with Work("test") as work, ThreadPoolExecutor(1) as pool:
+
+            def end() -> None:
+                while not server.at_work:
+                    time.sleep(0.01)
+                work.end_step()
+
+            ending = pool.submit(end)
+            model.warm_up(model.pack([]))
+            ending.result()
+        assert "was ended" in model.issue() and "known" in model.figures()["answers"]
+        model.close()
+
+
 def test_another_model_is_refused(bundle: ModelBundle, server: BundleServer) -> None:
     model = connected(bundle, server.url, "another/model")
     model.warm_up(model.pack([]))
@@ -291,4 +315,11 @@ def test_a_budget_cuts_a_text_and_nothing_else(
     with pytest.raises(ServedError) as raised:
         served.answer(shown, served.pack([WEATHER]), budget_s=0.0)
     assert raised.value.fault in (Fault.BUSY, Fault.UNREACHABLE, Fault.SILENT, Fault.SLOW)
+    assert "too slow" not in served.concern()
+    while server.at_work:
+        time.sleep(0.01)
+    server.manner = Manner(piece_s=1.5)
+    stalled = served.generate(shown, served.caption_prompt, max_tokens=40, budget_s=2.2)
+    assert stalled.text and not stalled.finished and "too slow" in served.concern()
+    server.manner = Manner()
     assert sheet([WEATHER]).count("\n") == 2

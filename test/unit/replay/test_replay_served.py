@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from support.bundle_server import MODEL, BundleServer
 from support.places import DATA
 from typer.testing import CliRunner
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.cli import app
 from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.evaluation.chaos.testbed.bundle_server import MODEL, BundleServer
 from vlm_perception.perception.served.completions import Delta, Request, TokenLogprobs
 from vlm_perception.perception.served.errors import Fault
 from vlm_perception.perception.served.record import Record, Recorded, RecordError, Writer

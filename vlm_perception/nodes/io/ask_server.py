@@ -15,6 +15,7 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 
 from vlm_perception.action import Describe
 from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.engines.steps import Work
 from vlm_perception.messages.codec import time_message
 from vlm_perception.messages.ros import ROS
 from vlm_perception.nodes.base.diagnostics import Meter, milliseconds
@@ -29,6 +30,9 @@ GOALS_TOLD = 5
 LONGEST_NAME = 100
 UNKNOWN = -1.0
 """Confidence of an answer whose model does not say how probable it is."""
+ENDING_S = 0.02
+"""Between attempts to end what a cancelled description waits for."""
+CANCELLED = "it was cancelled; send the goal again"
 FEEDBACK_KEPT = 100
 """Pieces of a text that wait for a slow client; by default ten would, less than a sentence."""
 
@@ -54,6 +58,8 @@ class Asking:
         self._answers, self._descriptions = Meter(), Meter()
         self._stopping = threading.Event()
         self._describing = threading.Lock()
+        self._written: tuple[Any, Work] | None = None
+        """The goal whose description is being written, and that work."""
         self._goals, self._goals_lock = 0, threading.Lock()
         node.create_service(Ask, "~/ask", self._ask, qos_profile=requests())
         self._server = ActionServer(
@@ -66,7 +72,7 @@ class Asking:
             goal_service_qos_profile=requests(),
             result_service_qos_profile=requests(),
             cancel_service_qos_profile=requests(),
-            cancel_callback=lambda _: CancelResponse.ACCEPT,
+            cancel_callback=self._cancel,
             feedback_pub_qos_profile=results(FEEDBACK_KEPT),
         )
 
@@ -158,6 +164,18 @@ class Asking:
         self._warn(f"{GOALS_TOLD} goals are being processed; send it again in a moment")
         return GoalResponse.REJECT
 
+    def _cancel(self, goal: Any) -> CancelResponse:
+        """Accept it; rclpy notes the cancellation only after this."""
+        threading.Thread(target=self._end, args=(goal,), name="cancel", daemon=True).start()
+        return CancelResponse.ACCEPT
+
+    def _end(self, goal: Any) -> None:
+        """End what a cancelled description waits for, which may be a token of a slow server."""
+        while (written := self._written) is not None and written[0] is goal:
+            if goal.is_cancel_requested:
+                written[1].end_step()
+            time.sleep(ENDING_S)
+
     def _accepted(self, goal: Any) -> None:
         with self._goals_lock:
             self._goals += 1
@@ -185,13 +203,18 @@ class Asking:
             self._refuse(result, "a description is already being written; cancel it or wait")
         else:
             try:
-                with self._node.watchdog.watch("describe"):
+                with self._node.watchdog.watch("describe") as work:
+                    self._written = goal, work
                     self._write(goal, result, began)
             except VlmPerceptionError as error:
-                self._refuse(result, str(error))
+                if goal.is_cancel_requested:
+                    result.message = CANCELLED
+                else:
+                    self._refuse(result, str(error))
             except Exception as error:
                 result.message = self._node.internal_error(error, "no description")
             finally:
+                self._written = None
                 self._describing.release()
         result.processing_time = time.monotonic() - began
         if goal.is_cancel_requested:
@@ -219,7 +242,7 @@ class Asking:
         result.stamp = stamp
         result.vocabulary_version = embedding.vocabulary_version
         try:
-            for delta in description:
+            for delta in () if self._why_stop(goal, description) else description:
                 if description.tokens == 1:
                     result.time_to_first_token = time.monotonic() - began
                 if delta:
@@ -227,9 +250,9 @@ class Asking:
                         delta=delta, tokens=description.tokens, stamp=stamp
                     )
                     goal.publish_feedback(feedback)
-                if reason := self._why_stop(goal, description):
-                    result.message = reason
+                if self._why_stop(goal, description):
                     break
+            result.message = self._why_stop(goal, description)
         finally:
             result.text, result.tokens = description.text, description.tokens
         result.success = not result.message
@@ -240,4 +263,4 @@ class Asking:
             return ""
         if self._stopping.is_set():
             return "the node was deactivated or is shutting down; ask again when it is active"
-        return "it was cancelled; send the goal again" if goal.is_cancel_requested else ""
+        return CANCELLED if goal.is_cancel_requested else ""

@@ -57,20 +57,19 @@ class Watchdog:
         self._thread.start()
 
     @contextmanager
-    def watch(self, name: str) -> Iterator[None]:
-        """Look at what the calling thread does within, step by step."""
+    def watch(self, name: str) -> Iterator[Work]:
+        """Look at what the calling thread does within, step by step; gives that work."""
         with Work(name) as work:
             self._works.add(work)
             try:
-                yield
+                yield work
             finally:
                 self._works.discard(work)
 
     def end_steps(self) -> None:
         """End what is in hand, where that can be done: its result is no longer awaited."""
         for work in tuple(self._works):
-            if (step := work.step) is not None and step.cancel is not None:
-                step.cancel()
+            work.end_step()
 
     def close(self) -> None:
         """Look no more, and refer to the node no more: its end waits for that."""

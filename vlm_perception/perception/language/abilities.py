@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from statistics import median
@@ -21,8 +21,7 @@ import numpy as np
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.perception.language.letters import lettered
 from vlm_perception.perception.language.picture import data_url, message
-from vlm_perception.perception.served.completions import Request, TokenLogprobs
-from vlm_perception.perception.served.link import Link
+from vlm_perception.perception.served.completions import Delta, Request, TokenLogprobs
 
 ALTERNATIVES = 20
 """As many as servers give of a token at most."""
@@ -35,6 +34,9 @@ PROBE = QuestionSpec(
 CACHED_SHARE = 0.7
 """A prompt that is repeated must have its first token after this share of the time at most."""
 ROUNDS = 3
+
+Ask = Callable[[Request, float], Generator[Delta, None, None]]
+"""Puts a request to a server; gives the pieces of its answer, each within so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Abilities:
 
 
 def find_abilities(
-    link: Link,
+    ask: Ask,
     *,
     size: int,
     quality: int,
@@ -83,7 +85,7 @@ def find_abilities(
     """Ask a server a few things whose answers show what it can do.
 
     Args:
-        link: to the server.
+        ask: the server.
         size: longer side of the images that it will be sent, in pixels.
         quality: of their JPEGs, 1 to 100.
         frames: how many of them a request holds.
@@ -97,13 +99,13 @@ def find_abilities(
     def first(content: Mapping[str, Any], **changes: Any) -> float:
         began = clock()
         request = Request(messages=[content], max_tokens=1, **changes)
-        with closing(link.stream(request, budget_s=budget_s)) as deltas:
+        with closing(ask(request, budget_s)) as deltas:
             next(deltas, None)
         return clock() - began
 
     pictures = _noise(size, quality, frames)
-    letters = _whole(link, message(pictures, lettered(PROBE)), budget_s, 1, ALTERNATIVES)
-    guided = _whole(link, message(pictures, HAYSTACK), budget_s, 24, schema=_enum("answer", NEEDLE))
+    letters = _whole(ask, message(pictures, lettered(PROBE)), budget_s, 1, ALTERNATIVES)
+    guided = _whole(ask, message(pictures, HAYSTACK), budget_s, 24, schema=_enum("answer", NEEDLE))
     cold, warm = [], []
     for _ in range(ROUNDS):
         prompt = message(_noise(size, quality, frames), HAYSTACK)
@@ -118,7 +120,7 @@ def find_abilities(
 
 
 def _whole(
-    link: Link,
+    ask: Ask,
     content: Mapping[str, Any],
     budget_s: float,
     max_tokens: int,
@@ -130,7 +132,7 @@ def _whole(
     )
     text = ""
     tokens: list[TokenLogprobs] = []
-    for delta in link.stream(request, budget_s=budget_s):
+    for delta in ask(request, budget_s):
         text += delta.text
         tokens += delta.logprobs
     return text, tokens

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,6 +37,8 @@ from vlm_perception.perception.tokenizer import TextError, require_text
 from vlm_perception.types import Attribute, Embedding
 
 MEASURED_TOKENS = 8
+STALL_S = 0.3
+"""A text of which nothing comes for so long, and for twice the time of a piece, has stalled."""
 LONGEST_SHOWN = 60
 """Characters of an answer that is quoted because it is none."""
 
@@ -107,7 +110,9 @@ class ServedModel:
         self._streams: set[Answer] = set()
         self._abilities, self._learned = abilities, learned
         self._fault = ""
-        self._nonsense = ""
+        self._nonsense = self._stall = ""
+        self._piece_s = 0.0
+        """Between the last two pieces of a text."""
         self._least_mass = 1.0
 
     @property
@@ -144,14 +149,13 @@ class ServedModel:
         return self._link.admits()
 
     def concern(self) -> str:
-        """Say what is wrong with its answers to the typed questions; empty: nothing."""
-        if not self._nonsense:
-            return ""
-        return (
+        """Say what is wrong with its answers; empty: nothing."""
+        nonsense = self._nonsense and (
             f"{self._settings.model} answers the typed questions with {self._nonsense!r} and not "
             "with one of their choices, so that they are unknown; use a model that follows "
             "instructions, or a server that can keep it to a JSON schema"
         )
+        return "; ".join(filter(None, (self._stall, nonsense)))
 
     def figures(self) -> Mapping[str, str]:
         """What the diagnostics show."""
@@ -294,22 +298,8 @@ class ServedModel:
         Raises:
             ServedError: it cannot answer now, or breaks off.
         """
-        request = Request(
-            messages=[message(seen.pictures, text)],
-            max_tokens=max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=sampling.seed,
-            top_logprobs=int(self._tells_probabilities),
-        )
         budget_s = self._settings.served_deadline if budget_s is None else budget_s
-        whole = ""
-        with closing(self._ask(request, budget_s)) as deltas:
-            for delta in deltas:
-                whole += delta.text
-                known = [each.logprob for each in delta.logprobs]
-                ended = delta.finish == "stop"
-                yield ServedText(whole.strip(), ended, fmean(known) if known else None)
+        yield from self._write(seen, text, max_tokens, sampling, budget_s, None)
 
     def generate(
         self,
@@ -328,9 +318,10 @@ class ServedModel:
         last = ServedText("", False, None)
         budget_s = self._settings.served_deadline if budget_s is None else budget_s
         end = self._clock() + budget_s
-        written = self.write(
-            seen, text, max_tokens=max_tokens, budget_s=budget_s, sampling=sampling
-        )
+        # The budget cuts a text that grows; what no longer grows ends soon after it.
+        total_s = budget_s + max(STALL_S, 2 * self._piece_s)
+        written = self._write(seen, text, max_tokens, sampling, budget_s, total_s)
+        self._stall = ""
         try:
             with closing(written):
                 for each in written:
@@ -340,6 +331,7 @@ class ServedModel:
         except ServedError as error:
             if error.fault is not Fault.SLOW or not last.text:
                 raise
+            self._stall = str(error)
         return last
 
     def check_prompt(self, text: str, reserve: int) -> None:
@@ -353,15 +345,26 @@ class ServedModel:
         except TextError as error:
             raise PromptError(str(error)) from error
 
-    def _ask(self, request: Request, budget_s: float) -> Generator[Delta, None, None]:
-        """The pieces of an answer, each within the budget; `interrupt` ends it, too."""
+    def _ask(
+        self, request: Request, budget_s: float, *, total_s: float | None = None
+    ) -> Generator[Delta, None, None]:
+        """The pieces of an answer; `interrupt` ends it, too.
+
+        Args:
+            request: what is asked.
+            budget_s: the most seconds until each piece.
+            total_s: the most seconds for all of them.
+
+        Raises:
+            ServedError: it does not come in time, or not at all.
+        """
         budget_s = max(0.0, budget_s)
-        with self._link.stream(request, budget_s=budget_s) as stream:
+        with self._link.stream(request, budget_s=budget_s, total_s=total_s) as stream:
             with self._lock:
                 self._streams.add(stream)
             try:
                 while True:
-                    with step(self._waiting, budget_s + 1.0, stream.close):
+                    with step(self._waiting, budget_s + 1.0, partial(self._end, stream)):
                         delta = next(stream, None)
                     if delta is None:
                         break
@@ -373,6 +376,41 @@ class ServedModel:
             finally:
                 with self._lock:
                     self._streams.discard(stream)
+
+    def _write(
+        self,
+        seen: Shown,
+        text: str,
+        max_tokens: int,
+        sampling: Sampling,
+        budget_s: float,
+        total_s: float | None,
+    ) -> Generator[ServedText, None, None]:
+        request = Request(
+            messages=[message(seen.pictures, text)],
+            max_tokens=max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            top_logprobs=int(self._tells_probabilities),
+        )
+        answer = ""
+        with closing(self._ask(request, budget_s, total_s=total_s)) as deltas:
+            last_s = None
+            for delta in deltas:
+                now_s = self._clock()
+                self._piece_s = now_s - last_s if last_s is not None else self._piece_s
+                last_s = now_s
+                answer += delta.text
+                known = [each.logprob for each in delta.logprobs]
+                ended = delta.finish == "stop"
+                yield ServedText(answer.strip(), ended, fmean(known) if known else None)
+
+    def _end(self, stream: Answer) -> None:
+        """End a request with an error for who waits for it: what has come is not all."""
+        with self._lock:
+            self._streams.discard(stream)
+        stream.close()
 
     @property
     def _waiting(self) -> str:
@@ -387,7 +425,7 @@ class ServedModel:
             seen: the frame.
             question: that is asked.
             turn: by how many places the choices are turned before they get their letters.
-            budget_s: the most seconds until the next piece of the answer.
+            budget_s: the most seconds.
 
         Raises:
             ServedError: it cannot answer now.
@@ -408,7 +446,7 @@ class ServedModel:
         )
         budget_s = self._settings.served_deadline if budget_s is None else budget_s
         text, found = "", masses({}, len(turned))
-        with closing(self._ask(request, budget_s)) as deltas:
+        with closing(self._ask(request, budget_s, total_s=budget_s)) as deltas:
             for delta in deltas:
                 text += delta.text
                 for token in delta.logprobs[:1]:
@@ -429,7 +467,8 @@ class ServedModel:
             max_tokens=answer_sheet.longest(questions),
             schema=answer_sheet.schema(questions),
         )
-        with closing(self._ask(request, end_s - self._clock())) as deltas:
+        left_s = max(0.0, end_s - self._clock())
+        with closing(self._ask(request, left_s, total_s=left_s)) as deltas:
             text = "".join(delta.text for delta in deltas)
         attributes = answer_sheet.filled(text, questions)
         self._note("" if attributes is not None else text)
@@ -451,9 +490,10 @@ class ServedModel:
         with self._finding:
             if self._abilities is None:
                 settings = self._settings
-                self._link.check(settings.served_deadline)
+                with step(self._waiting, settings.served_deadline + 1.0):
+                    self._link.check(settings.served_deadline)
                 self._abilities = find_abilities(
-                    self._link,
+                    self._ask,
                     size=settings.served_image_size,
                     quality=settings.served_jpeg_quality,
                     frames=settings.frames,

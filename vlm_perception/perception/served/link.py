@@ -43,12 +43,13 @@ class Link(Protocol):
         """
         ...
 
-    def stream(self, request: Request, *, budget_s: float) -> Answer:
+    def stream(self, request: Request, *, budget_s: float, total_s: float | None = None) -> Answer:
         """Ask the model.
 
         Args:
             request: what is asked.
             budget_s: each piece comes within this time of the one before.
+            total_s: the answer is whole within this time; None: however long it takes.
 
         Raises:
             ServedError: it cannot be asked now.

@@ -216,13 +216,13 @@ class Recording:
         self.check, self.issue, self.admits = link.check, link.issue, link.admits
         self.figures = link.figures
 
-    def stream(self, request: Request, *, budget_s: float) -> Answer:
+    def stream(self, request: Request, *, budget_s: float, total_s: float | None = None) -> Answer:
         """Ask, and write down what comes of it.
 
         Raises:
             ServedError: it cannot be asked now.
         """
-        answer = self._link.stream(request, budget_s=budget_s)
+        answer = self._link.stream(request, budget_s=budget_s, total_s=total_s)
         return _Overheard(
             answer, lambda said: self._writer.add(request, said), self._clock, self._passed
         )
@@ -248,7 +248,7 @@ class Replayed:
     def check(self, timeout_s: float) -> None:
         """Nothing: the record says which model it is of."""
 
-    def stream(self, request: Request, *, budget_s: float) -> Answer:
+    def stream(self, request: Request, *, budget_s: float, total_s: float | None = None) -> Answer:
         """What came of this request.
 
         Raises:

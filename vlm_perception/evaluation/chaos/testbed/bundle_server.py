@@ -1,20 +1,29 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""An OpenAI-compatible server that runs a bundle's own language model.
+"""An OpenAI-compatible server that runs a bundle's own language model, and fails as it is told to.
+
+Usage: python -m vlm_perception.evaluation.chaos.testbed.bundle_server BUNDLE PORT MANNER
 
 It streams chat completions about an image with log-probabilities, keeps an answer to a JSON schema
-of choices, and keeps what it has read of the newest image; each of these can be switched off, as
-servers differ in them. Its texts are those of the bundle.
+of choices, and keeps what it has read of the newest image. Its texts are those of the bundle.
+MANNER is the JSON of a `Manner`; another one can be sent to /manner with PUT, and /health says how
+many requests are at work.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import signal
+import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -31,42 +40,61 @@ from vlm_perception.types import Frame
 MODEL = "roadworld/nano-vlm"
 ROOM = 1024
 """Tokens of a prompt and its answer."""
+KEPT = 200
+"""Requests, with a picture each."""
+NICENESS = 10
+"""Of a process of its own: it takes the place of a GPU or of another machine."""
 Chunk = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a server behaves, from the next request on."""
+
+    log_probabilities: bool = True
+    """Whether it gives them when it is asked to."""
+    guided: bool = True
+    """Whether it heeds a schema."""
+    reading_s: float = 0.0
+    """How much longer than others it takes to read a new image."""
+    piece_s: float = 0.0
+    """How long each piece of an answer is held back, from the next piece on."""
+    status: int = 200
+    """Of HTTP; with another one there is no answer."""
+    model: str = MODEL
+    """Which model it says has answered."""
+    cut: bool = False
+    """Whether the connection ends within each answer."""
+    garbled: bool = False
+    """Whether its events hold no JSON."""
 
 
 class BundleServer:
     """Serves on a free port of this machine while it is entered."""
 
-    def __init__(
-        self,
-        bundle: ModelBundle,
-        *,
-        log_probabilities: bool = True,
-        guided: bool = True,
-        reading_s: float = 0.0,
-    ) -> None:
+    def __init__(self, bundle: ModelBundle, manner: Manner | None = None, *, port: int = 0) -> None:
         """Load the model.
 
         Args:
             bundle: has a language model.
-            log_probabilities: whether it gives them when it is asked to.
-            guided: whether it heeds a schema.
-            reading_s: how much longer than others it takes to read a new image.
+            manner: how to behave; well by default.
+            port: to serve on; 0: a free one.
         """
         self._encoder, self._language = VisionEncoder(bundle), LanguageModel(bundle, room=ROOM)
-        self._log_probabilities, self._guided = log_probabilities, guided
-        self.reading_s = reading_s
-        self._turn = threading.Lock()
+        self.manner = manner or Manner()
+        self._turn, self._lock = threading.Lock(), threading.Lock()
         self._read: tuple[str, Prefix] | None = None
         self.looks = 0
         """Images that it has read; a clock of these tells a prefix cache from none."""
         self.bodies: list[dict[str, Any]] = []
-        """What was asked."""
+        """What was asked, of the newest requests."""
         self.headers: list[dict[str, str]] = []
         self.unfinished = 0
         """Answers that nobody read to their end."""
+        self.at_work = 0
+        """Requests that have come and are neither answered nor given up."""
         self._http: ThreadingHTTPServer | None = None
-        self._port = 0
+        self._port = port
 
     @property
     def url(self) -> str:
@@ -92,13 +120,24 @@ class BundleServer:
             self._http.server_close()
             self._http = None
 
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Count a request as one at work."""
+        with self._lock:
+            self.at_work += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.at_work -= 1
+
     def answer(self, body: dict[str, Any]) -> Iterator[Chunk]:
         """The choices of the chunks that answer a request."""
         picture, text = _parts(body)
         with self._turn:
             prefix = self._prefix(picture)
             schema = body.get("response_format", {}).get("json_schema", {}).get("schema")
-            if self._guided and schema is not None:
+            if self.manner.guided and schema is not None:
                 yield {"delta": {"content": self._fill_in(prefix, text, schema)}}
                 yield {"delta": {}, "finish_reason": "stop"}
             else:
@@ -106,7 +145,7 @@ class BundleServer:
 
     def _prefix(self, picture: str) -> Prefix:
         if self._read is None or self._read[0] != picture:
-            time.sleep(self.reading_s)
+            time.sleep(self.manner.reading_s)
             self.looks += 1
             file = base64.b64decode(picture.partition(",")[2])
             pixels = simplejpeg.decode_jpeg(file, colorspace="RGB")
@@ -125,7 +164,7 @@ class BundleServer:
             whole = self._language.decode(ids)
             choice: Chunk = {"delta": {"content": whole[len(shown) :]}}
             shown = whole
-            if self._log_probabilities and body.get("logprobs"):
+            if self.manner.log_probabilities and body.get("logprobs"):
                 told = self._told(token.logits, token.index, body["top_logprobs"])
                 choice["logprobs"] = {"content": [told]}
             yield choice
@@ -166,32 +205,56 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/models":
             self._send({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
         elif self.path == "/health":
-            self._send({"status": "ok"})
+            self._send({"status": "ok", "active_requests": self.server_of.at_work})
         else:
             self._send({"error": {"message": "no such page"}}, 404)
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server_of.bodies.append(body)
-        self.server_of.headers.append(dict(self.headers))
-        if body["model"] != MODEL:
-            self._send({"error": {"message": f"The model {body['model']} does not exist."}}, 404)
+    def do_PUT(self) -> None:
+        if self.path != "/manner":
+            self._send({"error": {"message": "no such page"}}, 404)
             return
+        self.server_of.manner = Manner(**self._content())
+        self._send({})
+
+    def do_POST(self) -> None:
+        server, body = self.server_of, self._content()
+        server.bodies.append(body)
+        server.headers.append(dict(self.headers))
+        del server.bodies[:-KEPT], server.headers[:-KEPT]
+        manner = server.manner
+        self.close_connection = True
+        if manner.status != 200:
+            self._send({"error": {"message": "as it was told to"}}, manner.status)
+        elif body["model"] != MODEL:
+            self._send({"error": {"message": f"The model {body['model']} does not exist."}}, 404)
+        else:
+            with server.working():
+                self._answer(body, manner)
+
+    def _answer(self, body: dict[str, Any], manner: Manner) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
-        self.close_connection = True
         try:
             for choice in self.server_of.answer(body):
-                self._event({"model": MODEL, "choices": [{"index": 0, **choice}]})
-            self.wfile.write(b"data: [DONE]\n\n")
+                time.sleep(self.server_of.manner.piece_s)
+                chunk = json.dumps({"model": manner.model, "choices": [{"index": 0, **choice}]})
+                self._event(chunk[::-1] if manner.garbled else chunk)
+                if manner.cut:
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    return
+            self._event("[DONE]")
         except OSError:
             self.server_of.unfinished += 1
 
-    def _event(self, content: dict[str, Any]) -> None:
-        self.wfile.write(f"data: {json.dumps(content)}\n\n".encode())
+    def _event(self, data: str) -> None:
+        self.wfile.write(f"data: {data}\n\n".encode())
         self.wfile.flush()
+
+    def _content(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        return content
 
     def _send(self, content: dict[str, Any], status: int = 200) -> None:
         data = json.dumps(content).encode()
@@ -210,3 +273,16 @@ def _parts(body: dict[str, Any]) -> tuple[str, str]:
     content = body["messages"][-1]["content"]
     picture = next(part["image_url"]["url"] for part in content if part["type"] == "image_url")
     return picture, next(part["text"] for part in content if part["type"] == "text")
+
+
+def main() -> None:
+    """Serve until the process is ended."""
+    bundle, port, manner = sys.argv[1:]
+    os.nice(NICENESS)
+    loaded = ModelBundle.load(bundle)
+    with BundleServer(loaded, Manner(**json.loads(manner)), port=int(port)):
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()
