@@ -31,13 +31,14 @@ def chaos(
     bundle: BundleOption = "roadworld-nano",
     json_file: JsonOption = None,
 ) -> None:
-    """Inject faults into the running graph: kills, hangs, faulty cameras, clocks, bad input.
+    """Inject faults into the running graph: kills, hangs, faulty cameras, clocks, model servers.
 
     Starts the three nodes as processes with a camera of its own and prints, for each fault, what
     was seen, how soon it was noticed and diagnosed, how soon the scene was OK again, and for how
-    many images no scene was published. Takes about ten minutes. Close other programs first: their
-    load also delays the nodes.
-    Needs hypothesis (`pip install hypothesis`).
+    many images no scene was published. Takes about twelve minutes. Close other programs first:
+    their load also delays the nodes. The faults of a served language model are tried on the
+    bundle's own one, which a process then serves.
+    Needs hypothesis and httpx2 (`pip install hypothesis httpx2`).
 
     `vlm-perception chaos --json chaos.json`
 
@@ -48,6 +49,7 @@ def chaos(
     chaos_run = "vlm_perception.evaluation.chaos.run"
     with plain_errors():
         with_library(chaos_run, "hypothesis", "hypothesis")
+        with_library("vlm_perception.perception.served.transport", "httpx2", "httpx2")
     report(chaos_run, json_file, bundle, kills, messages, only or [])
 
 

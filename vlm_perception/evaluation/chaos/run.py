@@ -26,6 +26,7 @@ from vlm_perception.evaluation.chaos.faults import (
     full_memory,
     peers,
     processes,
+    served,
     starts,
     streams,
     surroundings,
@@ -41,11 +42,14 @@ from vlm_perception.rosgraph.environment import own_graph, require_ros
 from vlm_perception.rosgraph.process_usage import look_at_machine
 
 HOUR_NS = 3600 * streams.SECOND_NS
-PLAIN, SIM_TIME, JPEG = "plain", "sim time", "jpeg"
+PLAIN, SIM_TIME, JPEG, SERVED = "plain", "sim time", "jpeg", "served"
+CANCELLED = 50
+"""Descriptions."""
 STAGES: Mapping[str, Mapping[str, Any]] = {
     PLAIN: {},
     SIM_TIME: {"sim_time": True},
     JPEG: {"transport": COMPRESSED},
+    SERVED: {"served": served.PARAMETERS},
 }
 """What the graph is started with, for the faults that are tried on it."""
 
@@ -166,6 +170,12 @@ def trials(kills: int, messages: int) -> Sequence[Trial]:
         Trial("JPEG bomb", damage.bomb, JPEG),
         Trial("clock forwards", lambda s: streams.clock_jump(s, 1000.0), SIM_TIME),
         Trial("clock backwards", lambda s: streams.clock_jump(s, -1000.0), SIM_TIME),
+        *(
+            Trial(fault.name, partial(served.attempt, fault=fault), SERVED)
+            for fault in served.SERVER_FAULTS
+        ),
+        Trial("served: descriptions", lambda s: served.cancelled(s, CANCELLED), SERVED),
+        Trial("served: late start", served.starts_late, SERVED),
     )
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from vlm_perception.common.fastdds_shared_memory import remove_leftovers
 from vlm_perception.evaluation.chaos.testbed import hangable
 from vlm_perception.evaluation.chaos.testbed.faulty_camera import RAW, Camera
 from vlm_perception.evaluation.chaos.testbed.participant import Participant, Report, Seen, wait
+from vlm_perception.evaluation.chaos.testbed.server_process import ServerProcess
 from vlm_perception.rosgraph.processes import NodeProcesses, NodeSpec
 from vlm_perception.types import Status
 
@@ -37,6 +38,8 @@ HANGS = {
 START_WITHIN_S = 90.0
 ENDED_WITHIN_S = 5.0
 SETTLE_S = 2.0
+WARN = 1
+"""As in DiagnosticStatus."""
 IN_FLIGHT_S = 0.2
 """Images that are younger than this may still become scenes."""
 
@@ -49,7 +52,13 @@ class Stage:
     """Starts the three nodes and a camera of its own; a context manager."""
 
     def __init__(
-        self, bundle: str, folder: Path, *, sim_time: bool = False, transport: str = RAW
+        self,
+        bundle: str,
+        folder: Path,
+        *,
+        sim_time: bool = False,
+        transport: str = RAW,
+        served: Mapping[str, bool | float | int | str] | None = None,
     ) -> None:
         """Prepare; nothing is started.
 
@@ -58,12 +67,15 @@ class Stage:
             folder: takes the logs of the nodes.
             sim_time: whether the nodes take the time from /clock, which is then published.
             transport: how the camera's images travel, `raw` or `compressed`.
+            served: parameters of the language node, whose model a server then runs; None: it runs
+                the bundle's own.
         """
         self.folder = folder
         self.bundle = bundle
         """What the nodes are started with from now on."""
         self._sim_time = sim_time
         self._transport = transport
+        self._served = served
         self._stack = ExitStack()
 
     def __enter__(self) -> Stage:
@@ -79,6 +91,10 @@ class Stage:
             if self._sim_time:
                 self.clock = stack.enter_context(SimClock(self.participant))
                 self.camera.keep_time_by(self.clock.now_ns)
+            if self._served is not None:
+                self.server = stack.enter_context(ServerProcess(self.bundle, self.folder))
+                if self.server.start(START_WITHIN_S) is None:
+                    raise ChaosError(f"the server does not start:\n{self.server.log()[-2000:]}")
             began = time.monotonic()
             for node in NODES:
                 self._processes.start(self._spec(node))
@@ -142,7 +158,8 @@ class Stage:
     def settle(self) -> None:
         """Let the camera behave well and wait until all has been well for a while.
 
-        No node reports anything then, not even past events: any later report is new.
+        No node reports anything then, not even past events: any later report is new. Of a served
+        model past events are left, since each of its faults is told apart by its words.
 
         Raises:
             ChaosError: it does not become well.
@@ -172,7 +189,8 @@ class Stage:
         report = self.participant.newest_report(node)
         if report is None or report.at_s <= since_s:
             return f"{node} reports nothing"
-        return f"{node}: {report.message}" if report.level else ""
+        borne = WARN if self._served is not None else 0
+        return f"{node}: {report.message}" if report.level > borne else ""
 
     def noticed(self, since_s: float, within_s: float = 5.0) -> float | None:
         """Return the seconds from a time to the first scene that is not OK."""
@@ -194,15 +212,17 @@ class Stage:
         newer = self.participant.first_scene(lambda s: s.stamp_ns > newest_ns, since_s, within_s)
         return newer.at_s if newer else None
 
-    def well_again(self, since_s: float, within_s: float = 10.0) -> Seen | None:
+    def well_again(
+        self, since_s: float, within_s: float = 10.0, good: Collection[Status] = (Status.OK,)
+    ) -> Seen | None:
         """Return the first scene after a time that is OK, of an image sent after it."""
         sent = self.camera.between(since_s, float("inf"))
         first_ns = sent[0].stamp_ns if sent else 0
 
-        def good(scene: Seen) -> bool:
-            return scene.status is Status.OK and scene.stamp_ns >= first_ns
+        def wanted(scene: Seen) -> bool:
+            return scene.status in good and scene.stamp_ns >= first_ns
 
-        return self.participant.first_scene(good, since_s, within_s)
+        return self.participant.first_scene(wanted, since_s, within_s)
 
     def reported(self, since_s: float) -> str:
         """The status and reason of the first scene after a time that is not OK."""
@@ -251,7 +271,9 @@ class Stage:
         if node == CAMERA:
             source = str(self._pictures)
             return NodeSpec(node, {"source": source, "transport": "raw", "loop": True})
-        parameters: dict[str, bool | str] = {"use_sim_time": self._sim_time}
+        parameters: dict[str, bool | float | int | str] = {"use_sim_time": self._sim_time}
+        if node == REASONER and self._served is not None:
+            parameters |= {**self._served, **self.server.parameters}
         if node != FUSION:
             parameters["bundle"] = self.bundle
         if node != REASONER:
