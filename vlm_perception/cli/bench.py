@@ -168,6 +168,12 @@ def bench_language(
             help="Length of each of these phases. [default: 8, or as long as four analyses take]",
         ),
     ] = None,
+    encoder_threads: Annotated[
+        int,
+        typer.Option(
+            min=1, max=64, help="Threads of the encoder's network in the ROS graph, its `threads`."
+        ),
+    ] = 1,
     bundle: BundleOption = "roadworld-nano",
     video: Annotated[
         str | None, typer.Option(help="Play this in the ROS graph instead of the road world.")
@@ -198,6 +204,7 @@ def bench_language(
         threads=threads,
         pairs=pairs,
         seconds=seconds,
+        encoder_threads=encoder_threads,
         video=video,
     )
 

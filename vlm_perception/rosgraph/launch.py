@@ -37,6 +37,8 @@ class GraphOptions:
     """Whether the source begins again at its end."""
     force_keyframes: bool = False
     """Whether the reasoner works out every tick instead of repeating."""
+    encoder_threads: int = 1
+    """Of the encoder's network."""
     composition: str = PROCESSES
     """`processes`: each node in a process of its own; `single`: the three in one."""
     namespace: str = ""
@@ -95,6 +97,7 @@ def node_specs(options: GraphOptions) -> list[NodeSpec]:
     }
     parameters: dict[str, dict[str, Parameter]] = node_parameters(values)
     parameters[REASONER] |= {"force_keyframes": options.force_keyframes, **options.language}
+    parameters[ENCODER]["threads"] = options.encoder_threads
     if options.composition == SINGLE and options.nodes:
         return [NodeSpec("perception", holds={name: parameters[name] for name in options.nodes})]
     return [NodeSpec(name, parameters[name], namespace=options.namespace) for name in options.nodes]

@@ -138,6 +138,7 @@ def measure_interference(
     pairs: int,
     seconds: float | None,
     analysis_s: float,
+    encoder_threads: int,
     video: str | None,
     console: Console,
 ) -> Interference | None:
@@ -152,6 +153,7 @@ def measure_interference(
         seconds: length of each phase, without the second in which it settles; None: long enough for
             several analyses.
         analysis_s: what a full analysis takes on this machine alone.
+        encoder_threads: of the encoder's network.
         video: what to play in a loop; the road world when None.
         console: where the progress is shown.
 
@@ -172,7 +174,13 @@ def measure_interference(
         times = StageTimes(_stages)
         observer = stack.enter_context(Observer(MEASURED, times.add))
         caller = stack.enter_context(ServiceCaller())
-        options = GraphOptions(source, str(bundle.path.resolve()), loop=True, force_keyframes=True)
+        options = GraphOptions(
+            source,
+            str(bundle.path.resolve()),
+            loop=True,
+            force_keyframes=True,
+            encoder_threads=encoder_threads,
+        )
         phase_s = seconds or max(PHASE_S, ANALYSES * analysis_s)
         # Beside the encoder, and on a machine that others use, an analysis takes many times longer.
         patience_s = START_WITHIN_S + PATIENCE * analysis_s

@@ -87,6 +87,7 @@ def run(
     threads: int,
     pairs: int,
     seconds: float | None,
+    encoder_threads: int = 1,
     video: str | None = None,
 ) -> Report:
     """Measure the model alone, and in the running graph.
@@ -98,6 +99,7 @@ def run(
         pairs: how often the language node of the running graph is switched off and on; 0: the graph
             is not measured.
         seconds: length of each of these phases; None: as long as several analyses take.
+        encoder_threads: of the encoder's network in the graph.
         video: what the graph plays; the road world when None.
 
     Raises:
@@ -120,6 +122,7 @@ def run(
             pairs=pairs,
             seconds=seconds,
             analysis_s=figures.full_analysis_ms / 1e3,
+            encoder_threads=encoder_threads,
             video=video,
             console=console,
         )
@@ -130,7 +133,7 @@ def run(
     content = as_json(figures, bundle, engine, threads)
     if graph is not None:
         tables.append(graph_table(graph))
-        content |= graph_json(graph)
+        content |= graph_json(graph) | {"encoder_threads": encoder_threads}
     return Report(tables, content, load)
 
 
