@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_perception.modeling.rotary import rotate
+from vlm_perception.modeling.transformer_layers import joined
 
 # Modules of transformers carry no types.
 Module = Any
@@ -179,9 +180,8 @@ def _stack_linear(parts: Sequence[nn.Linear]) -> nn.Linear:
     """One linear layer that gives the outputs of several, one after the other."""
     outputs = sum(part.out_features for part in parts)
     biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
-    stacked = nn.Linear(parts[0].in_features, outputs, bias=bool(biases))
-    with torch.no_grad():
-        stacked.weight.copy_(torch.cat(tuple(part.weight for part in parts)))
-        if biases:
-            stacked.bias.copy_(torch.cat(biases))
+    stacked = nn.Linear(parts[0].in_features, outputs, bias=bool(biases), device="meta")
+    stacked.weight = joined([part.weight for part in parts])
+    if biases:
+        stacked.bias = joined(biases)
     return stacked

@@ -89,13 +89,16 @@ class FusedAttention(nn.Module):
         live = live_heads(attention)
         self.heads = len(live)
         rows = (torch.tensor(live)[:, None] * self.head_dim + torch.arange(self.head_dim)).flatten()
+        whole = self.heads == attention.heads
         parts = (attention.query, attention.key, attention.value)
-        self.weight = nn.Parameter(torch.cat([part.weight[rows] for part in parts]).detach())
+        weights = [part.weight for part in parts]
+        self.weight = joined(weights if whole else [weight[rows] for weight in weights])
         self.bias = None
         if all(part.bias is not None for part in parts):
-            self.bias = nn.Parameter(torch.cat([part.bias[rows] for part in parts]).detach())
+            biases = [part.bias for part in parts]
+            self.bias = joined(biases if whole else [bias[rows] for bias in biases])
         self.out = attention.out
-        if self.heads < attention.heads:
+        if not whole:
             self.out = nn.Linear(len(rows), attention.out.out_features)
             self.out.weight = nn.Parameter(attention.out.weight[:, rows].detach())
             self.out.bias = attention.out.bias
@@ -140,6 +143,14 @@ class FusedAttention(nn.Module):
         bias = None if self.bias is None else self.bias[2 * inner :]
         values = functional.linear(hidden, self.weight[2 * inner :], bias)
         return self.out(values)  # type: ignore[no-any-return]
+
+
+def joined(tensors: Sequence[Tensor]) -> nn.Parameter:
+    """One tensor of some, row after row; they become parts of it: two copies would fill memory."""
+    whole = torch.cat([tensor.detach() for tensor in tensors])
+    for tensor, part in zip(tensors, whole.split([len(each) for each in tensors]), strict=True):
+        tensor.data = part
+    return nn.Parameter(whole)
 
 
 def live_heads(attention: Attention) -> list[int]:

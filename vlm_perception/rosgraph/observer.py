@@ -154,7 +154,8 @@ class Observer:
 
     def _note_analysis(self, now_ns: int, message: Any) -> None:
         stages = {str(stage.name): float(stage.duration) for stage in message.stages}
-        analysed = sum(stages.get(name, 0.0) for name in ("prefill", "questions", "caption"))
+        parts = ("tower", "prefill", "questions", "caption")
+        analysed = sum(stages.get(name, 0.0) for name in parts)
         self.analyses.append(
             Analysis(
                 now_ns,

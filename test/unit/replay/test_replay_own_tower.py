@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,11 @@ def test_an_interrupted_run_goes_on_with_the_same_bytes(
         assert replay(recording, twice, own_bundle) == run.INTERRUPTED
     assert replay(recording, twice, own_bundle) == 0
     assert (twice / run.LOG).read_bytes() == (once / run.LOG).read_bytes()
+    records = [json.loads(line) for line in (once / run.LOG).read_text().splitlines()]
+    stages = [each["stages"] for each in records if "stages" in each]
+    assert stages
+    # A view takes 60 ms in the default model.
+    assert all(each["tower"] == 0.06 and each["prefill"] > 0 for each in stages)
     with AnyReader([once]) as whole, AnyReader([twice]) as resumed:
         assert [data for *_, data in whole.messages()] == [data for *_, data in resumed.messages()]
         details = [

@@ -25,6 +25,7 @@ from vlm_perception.bundle.bundle import (
 )
 from vlm_perception.bundle.manifest import ImageSpec
 from vlm_perception.common.export_error import ExportError
+from vlm_perception.common.machine import return_memory
 from vlm_perception.deploy.checkpoints.load import Checkpoint
 from vlm_perception.deploy.export.language_vision import LanguageVision
 from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
@@ -235,6 +236,7 @@ def let_go(model: nn.Module, parts: Sequence[Part]) -> None:
     for weight in model.parameters():
         if id(weight) not in needed:
             weight.data = weight.data.new_empty(0)
+    return_memory()
 
 
 def golden_of(part: Part) -> Golden:

@@ -82,11 +82,14 @@ def write_graph(
         raise ExportError(f"{path.name} cannot be exported: {error}") from error
     if program is None:
         raise ExportError(f"{path.name} cannot be exported: torch returned no ONNX program")
-    _own_initializers(program.model)
-    release()
-    model = program.model_proto
-    # Its weights are copied now; its nodes and values refer to each other.
+    graph = program.model
+    _own_initializers(graph)
+    # It holds the module's weights, too; its nodes and values refer to each other.
     del program
+    gc.collect()
+    release()
+    model = ir.to_proto(graph)
+    del graph
     gc.collect()
     _rename_outputs(model)
     _name_nodes(model)
@@ -96,14 +99,15 @@ def write_graph(
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
-    """Check a graph and write it; FP32 weights that FP16 can hold are stored so."""
+    """Write a graph and check it; FP32 weights that FP16 can hold are stored so."""
     store_half(model)
-    onnx.checker.check_model(model)
     large = model.ByteSize() > LARGEST_INLINE
     data = path.with_name(f"{path.name}.data")
     # onnx would append to a file that is there.
     data.unlink(missing_ok=True)
     onnx.save(model, path, save_as_external_data=large, location=data.name)
+    # As a file: a model in memory would be copied twice for it.
+    onnx.checker.check_model(path)
 
 
 def store_half(model: onnx.ModelProto) -> None:

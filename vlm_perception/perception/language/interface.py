@@ -55,7 +55,16 @@ class Packed(Protocol):
         ...
 
 
-SeenT = TypeVar("SeenT")
+class Seen(Protocol):
+    """A frame as a model has read it."""
+
+    @property
+    def tower_s(self) -> float:
+        """Seconds that a vision tower of the model's own looked at it; 0: it has none here."""
+        ...
+
+
+SeenT = TypeVar("SeenT", bound=Seen)
 PackedT = TypeVar("PackedT", bound=Packed)
 
 

@@ -32,6 +32,8 @@ class Prefix:
     cache: Cache
     room: int
     """Tokens that a branch may hold."""
+    tower_s: float = 0.0
+    """Seconds that the language model's own vision tower looked at the image, if it has one."""
 
     @property
     def length(self) -> int:

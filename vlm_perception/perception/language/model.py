@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -232,7 +232,10 @@ class LanguageModel:
             EngineError: the tokens have another width.
             DetailError: there is no image, or its views are not those of this model's own tower.
         """
-        return self.read_features(self.look(embedding))
+        began = self._clock()
+        features = self.look(embedding)
+        tower_s = self._clock() - began if self._tower is not None else 0.0
+        return replace(self.read_features(features), tower_s=tower_s)
 
     def look(self, embedding: Embedding) -> Any:
         """Return what the projector reads of a frame; with a tower of its own, run that.

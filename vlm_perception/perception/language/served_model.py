@@ -49,6 +49,8 @@ class Shown:
 
     pictures: tuple[str, ...]
     """As `data_url` makes them: what was seen before, the oldest first, and then the frame."""
+    tower_s: float = 0.0
+    """The server does not say."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from vlm_perception.common.measurement_cache import kept
 from vlm_perception.engines.onnxruntime import ONNXRUNTIME
 from vlm_perception.perception.device_tokens import DeviceTokens
 from vlm_perception.perception.language.analysis_cost import AnalysisCost
-from vlm_perception.perception.language.interface import Language
+from vlm_perception.perception.language.interface import Language, Seen
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.language.newest_seen import NewestSeen
 from vlm_perception.perception.language.partial_text import UNFINISHED
@@ -238,8 +238,16 @@ class LanguageService:
             caption=caption.text if caption.finished else (caption.text + UNFINISHED).lstrip(),
             level=level,
             stages={
-                "prefill": prefilled - began,
+                **_reading_stages(prefilled - began, seen),
                 "questions": answered - prefilled,
                 "caption": self.clock() - answered,
             },
         )
+
+
+def _reading_stages(seconds: float, seen: Seen) -> dict[str, float]:
+    """What reading a frame took: next to nothing where it was read before."""
+    if not seen.tower_s:
+        return {"prefill": seconds}
+    tower_s = min(seen.tower_s, seconds)
+    return {"tower": tower_s, "prefill": seconds - tower_s}

@@ -30,6 +30,7 @@ NAMES = {
     "capture_to_reasoning": "capture to the newest reasoning's arrival",
     "capture_to_scene": "capture to scene",
     "total": "a full analysis",
+    "tower": "the language model's own vision tower",
     "prefill": "prefill",
     "questions": "all typed questions",
     "caption": "caption",
