@@ -215,7 +215,7 @@ def bench_fleet(
     endpoint: EndpointOption = ENDPOINT,
     robots: Annotated[int, typer.Option(min=1, max=64, help="The most robots at a time.")] = 8,
     seconds: Annotated[
-        float, typer.Option(callback=finite, min=3, max=600, help="Length of each robot's drive.")
+        float, typer.Option(callback=finite, min=3, max=120, help="Length of each robot's drive.")
     ] = 20.0,
     image_size: Annotated[
         int, typer.Option(min=64, max=1536, help="Longer side of the images that are sent.")

@@ -29,13 +29,13 @@ from vlm_perception.nodes.process.runner import run
 from vlm_perception.nodes.process.worker import Mailbox, Worker
 from vlm_perception.perception.device_tokens import DeviceTokens
 from vlm_perception.perception.language.served_model import ServedModel
-from vlm_perception.perception.language.served_settings import ServedSettings
 from vlm_perception.perception.reasoning.degradation import Degradation
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.questions import load_questions
 from vlm_perception.perception.reasoning.reasoner import Reasoner
 from vlm_perception.perception.served.connection import Connection
-from vlm_perception.perception.served.record import RecordError, Recording, Writer
+from vlm_perception.perception.served.errors import LATE, ServedError
+from vlm_perception.perception.served.record import Record, RecordError, Recording, Writer
 
 Seen = tuple[CameraStream, EmbeddingArrival]
 """A camera, and an embedding of it."""
@@ -105,6 +105,8 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
     def start(self) -> None:
         """Listen to the encoders and to instructions."""
         self._give_way(self.settings.niceness)
+        if self._served is not None:
+            self._served.resume()
         self._degradation = Degradation()
         self._worker = self.worker("reason", self._reason, self._interval, self.settings.niceness)
         mailbox = self._worker.mailbox
@@ -116,8 +118,9 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
 
     def stop(self) -> None:
         """Stop to listen, to reason and to answer."""
-        if self._served is not None:
-            self._served.interrupt()
+        served = self._served
+        if served is not None:
+            served.interrupt()
         self._asking.stop(self.stop_timeout_s)
         for camera in self._cameras.values():
             camera.stop()
@@ -158,7 +161,8 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
     def blocking_issue(self) -> str:
         """Return what is wrong when no embedding of a camera arrives, or none can be read."""
         cameras = (camera.blocking_issue() for camera in self._cameras.values())
-        away = self._served.issue() if self._served is not None else ""
+        served = self._served
+        away = served.issue() if served is not None else ""
         return "; ".join(filter(None, (away, *cameras)))
 
     def concern(self) -> str:
@@ -169,7 +173,8 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         mixed = (camera.concern() for camera in self._cameras.values())
         began_s = self._began_s
         at_work = time.monotonic() - began_s if began_s is not None else 0.0
-        nonsense = self._served.concern() if self._served is not None else ""
+        served = self._served
+        nonsense = served.concern() if served is not None else ""
         return "; ".join(filter(None, (nonsense, *mixed, slow_frame(max(at_work, self._last_s)))))
 
     def parts(self) -> Mapping[str, Report]:
@@ -183,7 +188,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
 
     def figures(self) -> Mapping[str, str]:
         """Return bundle, engine and how often was analysed."""
-        service = self._service
+        service, served = self._service, self._served
         if service is None:
             return {"bundle": self.settings.bundle}
         return {
@@ -192,7 +197,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             "engine": service.engine_name,
             "max_caption_s": f"{service.max_caption_s:g}",
             **self._notes,
-            **(self._served.figures() if self._served is not None else {}),
+            **(served.figures() if served is not None else {}),
             **self._camera_figures(),
             "rung": str(self._degradation.level),
             **self._asking.figures(),
@@ -208,41 +213,53 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             self.get_logger().warning(
                 f"images of the camera leave this machine: key frames are sent to {endpoint.url}"
             )
+        writer = self._writer(settings.model)
         connection = Connection(endpoint, slots=settings.slots)
-        self._served = self._recorded(connection, settings)
-        return self._served
-
-    def _recorded(self, connection: Connection, settings: ServedSettings) -> ServedModel:
-        """The model on this connection, whose answers are written down where that is wanted."""
-        if not self.settings.served_record:
-            return ServedModel(connection, settings)
-        file = Path(self.settings.served_record).expanduser().absolute()
-        if not file.parent.is_dir():
-            raise RecordError(f"served_record {file}: there is no such folder; make it first")
-        writer = Writer(
-            file,
-            settings.model,
-            lambda error: self.get_logger().error(
-                f"nothing more is written to served_record {file}: {error}"
-            ),
-        )
-        return ServedModel(
+        if writer is None:
+            self._served = ServedModel(connection, settings)
+            return self._served
+        self._served = ServedModel(
             Recording(connection, writer, time.monotonic),
             settings,
             learned=lambda abilities: writer.server(dataclasses.asdict(abilities)),
         )
+        return self._served
+
+    def _writer(self, model: str) -> Writer | None:
+        """What writes down the server's answers, where that is wanted.
+
+        Raises:
+            RecordError: it cannot be written there.
+        """
+        if not self.settings.served_record:
+            return None
+        file = Path(self.settings.served_record).expanduser().absolute()
+        if not file.parent.is_dir():
+            raise RecordError(f"served_record {file}: there is no such folder; make it first")
+        if (of := Record.model_of(file)) not in (None, model):
+            raise RecordError(
+                f"served_record {file} is a record of {of}, not of {model}; give another file"
+            )
+        logger = self.get_logger()
+        return Writer(
+            file,
+            model,
+            lambda error: logger.error(f"nothing more is written to served_record {file}: {error}"),
+        )
 
     def _available(self) -> bool:
-        return self._served is None or self._served.may_be_asked()
+        served = self._served
+        return served is None or served.may_be_asked()
 
     def _tell_cost(self, service: LanguageService) -> None:
         """Measure an analysis, and say which parameters this machine cannot meet."""
         settings, logger = self.settings, self.get_logger()
-        if self._served is not None and (issue := self._served.issue()):
-            logger.warning(f"waiting for the language model: {issue}")
-            return
         here = self._served is None
-        cost = service.measure_once() if here else service.measure()
+        try:
+            cost = service.measure_once() if here else service.measure()
+        except ServedError as error:
+            logger.warning(f"waiting for the language model: {error}")
+            return
         where = "on this machine" if here else f"by {service.engine_name}"
         logger.info(describe_cost(cost, settings, service.max_caption_s, where))
         for sentence in unmet_parameters(cost, settings, service.max_caption_s):
@@ -283,6 +300,9 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         except VlmPerceptionError as error:
             kind = "bad_embedding" if isinstance(error, MessageError) else "refused"
             self.warnings.add(kind, f"embedding on {camera.topic} was skipped: {error}")
+            if isinstance(error, ServedError) and error.fault in LATE:
+                spent_s = time.monotonic() - began_s
+                self._degradation.record(spent_s, 1.0 / self.settings.rate_hz)
             return True
         finally:
             self._began_s, self._last_s = None, time.monotonic() - began_s

@@ -23,7 +23,7 @@ from vlm_perception.perception.reasoning.degradation import Degradation
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.questions import load_questions
 from vlm_perception.perception.reasoning.reasoner import Reasoner
-from vlm_perception.perception.served.errors import ServedError
+from vlm_perception.perception.served.errors import LATE, ServedError
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.replay.recorded_schedule import Schedule
 from vlm_perception.replay.recordings.clocks import RECORDING, STAMPS
@@ -263,12 +263,15 @@ class Pipeline:
         decided, detail = self.reasoner.decide(embedding), None
         if decided.is_keyframe:
             embedding = self._details.ready(embedding)
-            detail = self._details.of(embedding)
+            # A server is sent the image itself, which the recording holds anyway.
+            detail = self._details.of(embedding) if self.settings.served is None else None
         try:
             reasoning = self.reasoner.conclude(decided, embedding, level)
         except ServedError as error:
             self.unanswered[str(error)] = self.unanswered.get(str(error), 0) + 1
             self._free_s = self.clock.now
+            if error.fault in LATE:
+                self._degradation.record(self._free_s - begin_s, 1.0 / self.settings.rate_hz)
             return None
         self._free_s = self.clock.now
         self._degradation.record(self._free_s - begin_s, 1.0 / self.settings.rate_hz)
@@ -318,11 +321,9 @@ def _with_caption_limit(
     """The longest time for a caption: as given, else as the robot's, else by the latency model."""
     if settings.reasoner.max_caption_s:
         return settings
+    # What a server would be measured to take depends on its day.
     if settings.served is None:
         service.measure()
-    else:
-        # What it would measure depends on the server's day; no text takes longer than this.
-        service.max_caption_s = settings.served.served_deadline
     if schedule is not None and schedule.max_caption_s:
         service.max_caption_s = schedule.max_caption_s
     reasoner = replace(settings.reasoner, max_caption_s=service.max_caption_s)

@@ -9,6 +9,7 @@ robot's load. With that taken from the robot itself, only the results can still 
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -130,7 +131,8 @@ def _caption_limit(diagnostics: Any) -> float | None:
         if status.name.endswith(REASONER_STATUS):
             for each in status.values:
                 if each.key == CAPTION_LIMIT and each.value:
-                    return float(each.value)
+                    seconds = float(each.value)
+                    return seconds if math.isfinite(seconds) else None
     return None
 
 

@@ -124,11 +124,25 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
     clock, said = choose_clock(options.time, source.clock_offset_ns)
     source.notes += [said] if said else []
     source.notes += [f"of the schedule: {loss}" for loss in schedule.losses] if schedule else []
-    served = served_by(settings.served, options.served, folder.work / SERVED)
-    pipeline = Pipeline(
-        bundle, settings, model, options.engine, options.speed, schedule, clock, served
-    )
-    head = _head(options, source, model, pipeline, bundle, schedule)
+    with served_by(settings.served, options.served, folder.work / SERVED) as served:
+        pipeline = Pipeline(
+            bundle, settings, model, options.engine, options.speed, schedule, clock, served
+        )
+        head = _head(options, source, model, pipeline, bundle, schedule)
+        return _replay(options, source, pipeline, bundle, folder, head, console)
+
+
+def _replay(
+    options: ReplayOptions,
+    source: Source,
+    pipeline: Pipeline,
+    bundle: ModelBundle,
+    folder: ResultsFolder,
+    head: dict[str, Any],
+    console: Console,
+) -> int:
+    """Play the recording, write the results into place, and return the exit code."""
+    out = folder.path
     tell_notes(source.notes, console)
     told = len(source.notes)
     with Interrupt() as interrupt, folder:
@@ -262,9 +276,8 @@ class _Run:
         Returns:
             The number of frames that it had taken; 0 when it was another one, or left too little.
         """
-        served = self._pipeline.settings.served
-        # Of the frames that a server was shown before, a checkpoint knows nothing.
-        fresh = self._options.fresh or (served is not None and served.frames > 1)
+        # Of a server and its record, a checkpoint knows nothing.
+        fresh = self._options.fresh or self._pipeline.settings.served is not None
         found = None if fresh else checkpoints.read_checkpoint(self._out)
         if found is None or not self._fits(found):
             return 0

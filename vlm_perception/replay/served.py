@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vlm_perception.perception.language.abilities import Abilities
@@ -17,13 +18,15 @@ from vlm_perception.perception.served.record import Record, Recording, Replayed,
 from vlm_perception.replay.recordings.errors import ReplayError
 from vlm_perception.replay.virtual_time import VirtualClock
 
+Make = Callable[[VirtualClock], ServedModel]
 LIVE = "live"
 """Asks the server itself; such a replay is not the same again."""
 
 
+@contextmanager
 def served_by(
     settings: ServedSettings | None, how: str | None, file: Path
-) -> Callable[[VirtualClock], ServedModel] | None:
+) -> Iterator[Make | None]:
     """What makes the model that the parameters name; None where the bundle's own is meant.
 
     Args:
@@ -43,7 +46,8 @@ def served_by(
                 "--served is for a language model that a server runs; set `language: served` of "
                 "language_reasoner in the file of parameters, or leave it out"
             )
-        return None
+        yield None
+        return
     # One after the other: the answers come in the same order each time.
     settings = dataclasses.replace(settings, slots=1)
     if how is None:
@@ -51,23 +55,30 @@ def served_by(
             f"a server runs the language model {settings.model} of these parameters; ask it with "
             "--served live, or give the record of an earlier run with --served FILE"
         )
-    return _live(settings, file) if how == LIVE else _recorded(settings, Path(how))
-
-
-def _live(settings: ServedSettings, file: Path) -> Callable[[VirtualClock], ServedModel]:
+    if how != LIVE:
+        yield _recorded(settings, Path(how))
+        return
     connection = Connection(settings.checked_endpoint())
+    writer = Writer(file, settings.model)
+    try:
+        yield _live(settings, connection, writer)
+    finally:
+        connection.close()
+        writer.close()
+
+
+def _live(settings: ServedSettings, connection: Connection, writer: Writer) -> Make:
     abilities = ServedModel(connection, settings).find_abilities()
+    writer.server(dataclasses.asdict(abilities))
 
     def make(clock: VirtualClock) -> ServedModel:
-        writer = Writer(file, settings.model)
-        writer.server(dataclasses.asdict(abilities))
         link = Recording(connection, writer, time.monotonic, _passing(clock))
         return ServedModel(link, settings, clock=clock, abilities=abilities)
 
     return make
 
 
-def _recorded(settings: ServedSettings, file: Path) -> Callable[[VirtualClock], ServedModel]:
+def _recorded(settings: ServedSettings, file: Path) -> Make:
     record = Record.read(file)
     if record.model != settings.model:
         raise ReplayError(

@@ -41,12 +41,13 @@ class PipelineSettings:
     """For a language model that a server runs; None: the bundle's own."""
 
     def described(self) -> dict[str, Any]:
-        """The settings as they are written into a log; which key is used is left out."""
+        """The settings as they are written into a log; address and key of a server are left out."""
         described = dataclasses.asdict(self)
         if self.served is None:
             del described["served"]
         else:
-            del described["served"]["key_file"]
+            for private in ("endpoint", "key_file"):
+                del described["served"][private]
         return described
 
 

@@ -26,4 +26,4 @@ def test_robots_ask_one_server(tmp_path):
     assert asked >= sum(each["requests_hz"] for each in figures["fleet"]) * 3.0
     elsewhere = [*command, "--endpoint", "http://192.0.2.7/v1", "--model", MODEL]
     refused = CliRunner().invoke(app, elsewhere)
-    assert refused.exit_code == 2 and "allow-remote" in " ".join(refused.output.split())
+    assert refused.exit_code == 2 and "allow_remote" in " ".join(refused.output.split())

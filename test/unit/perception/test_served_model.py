@@ -111,23 +111,18 @@ def test_before_a_frame_is_what_its_camera_saw_before(
     before = ShownBefore(most)
     shown: dict[str, list[tuple[int, str]]] = {"a": [], "b": []}
     for index, (run, second) in enumerate(frames):
-        pictures = before.and_now(replace(frame_at(second), run_id=run), str(index))
-        assert pictures[-1] == str(index) and len(pictures) <= most
+        images = before.of(run, second * 10**9)
+        assert len(images) < most
         past = {number: then for then, number in shown[run]}
-        for picture in pictures[:-1]:
-            assert second and 0 < second - past[picture] <= 10, "of this camera, and not long ago"
-        assert list(pictures) == sorted(pictures, key=int), "the oldest first"
+        for image in images:
+            assert second and 0 < second - past[image] <= 10, "of this camera, and not long ago"
+        assert list(images) == sorted(images, key=int), "the oldest first"
+        before.add(run, second * 10**9, str(index))
         shown[run].append((second, str(index)))
     steady = ShownBefore(most)
     for index in range(6):
-        assert len(steady.and_now(frame_at(index + 1), str(index))) == min(most, index + 1)
-
-
-def frame_at(second: int) -> Embedding:
-    blank = np.zeros(0, np.float32)
-    return Embedding(
-        second * 10**9, "", 0, "run", "", (1, 1), (1, 1), blank, blank, blank, (), (), 1
-    )
+        assert len(steady.of("run", (index + 1) * 10**9)) == min(most - 1, index)
+        steady.add("run", (index + 1) * 10**9, str(index))
 
 
 def test_a_server_is_sent_as_many_images_as_it_takes(bundle: ModelBundle, seen: Embedding) -> None:
@@ -205,6 +200,9 @@ def test_a_description_that_is_given_up_ends_at_the_server(
             served.interrupt()
             with pytest.raises(ServedError, match="node stops"):
                 list(written)
+            with pytest.raises(ServedError, match="node stops"):
+                served.generate(shown, served.caption_prompt, max_tokens=1)
+            served.resume()
         assert len(server.bodies) == before + 1
     assert served.generate(shown, served.caption_prompt, max_tokens=40).finished, "the next one"
 
@@ -313,7 +311,7 @@ def test_a_budget_cuts_a_text_and_nothing_else(
     hasty.close()
     assert cut.text and not cut.finished
     with pytest.raises(ServedError) as raised:
-        served.answer(shown, served.pack([WEATHER]), budget_s=0.0)
+        served.answer(shown, served.pack([WEATHER]), wait_s=0.0)
     assert raised.value.fault in (Fault.BUSY, Fault.UNREACHABLE, Fault.SILENT, Fault.SLOW)
     assert "too slow" not in served.concern()
     while server.at_work:

@@ -90,16 +90,30 @@ def test_what_is_not_in_the_record_is_an_error(asked, parameters, tmp_path):
     assert told.exit_code == 2 and "language: served" in " ".join(told.output.split())
 
 
-def test_only_a_record_of_the_model_is_added_to(asked, tmp_path):
-    for content in ("my notes\n", '{"model": "another"}\n'):
-        file = file_of(tmp_path, content)
-        with pytest.raises(RecordError):
-            Writer(file, MODEL)
-        assert file.read_text() == content
-    gone = Writer(tmp_path / "missing" / "record.jsonl", MODEL, said := [].append)
+def test_a_record_says_whose_it_is_and_survives_a_torn_line(tmp_path):
+    with pytest.raises(RecordError):
+        Record.model_of(file_of(tmp_path, "my notes\n"))
+    file = tmp_path / "record.jsonl"
+    assert Record.model_of(file) is None
+    for text in ("one", "other", "one"):
+        writer = Writer(file, MODEL)
+        writer.add(Request([], 1, seed=len(text)), Recorded(((0.5, Delta(text)),)))
+        writer.close()
+        with file.open("a") as stream:
+            stream.write('{"request": "half a li')
+    assert Record.model_of(file) == MODEL
+    record = Record.read(file)
+    said = [record.take(Request([], 1, seed=3)).pieces[0][1].text for _ in range(3)]
+    assert said == ["one", "one", "one"]
+    assert record.take(Request([], 1, seed=5)).pieces[0][1].text == "other"
+
+
+def test_a_folder_that_vanishes_ends_a_record_and_nothing_else(tmp_path):
+    said = []
+    gone = Writer(tmp_path / "missing" / "record.jsonl", MODEL, said.append)
     for _ in range(2):
         gone.add(Request([], 1), Recorded(()))
-    assert len(said.__self__) == 1
+    assert len(said) == 1
 
 
 def file_of(folder, text):
@@ -132,4 +146,5 @@ def test_a_record_is_read_as_it_was_written(tmp_path_factory, answers):
         stream.write('{"request": "half a li')
     record = Record.read(file)
     assert record.server == {"guided": True}
-    assert {text: record.find(request) for text, request in requests.items()} == answers
+    assert {text: record.take(request) for text, request in requests.items()} == answers
+    assert {text: record.take(request) for text, request in requests.items()} == answers

@@ -126,15 +126,16 @@ def scores_of_server(served: ServedModel, questions: Sequence[QuestionSpec]) -> 
     The order of the choices is another for each image: no letter is the truth's more often.
 
     Raises:
-        CalibrationError: the server gives no log-probabilities.
+        CalibrationError: the server is not asked question by question.
         ServedError: it cannot be asked.
         PromptError: a question cannot be put to it.
     """
     served.pack(questions)
-    if not served.find_abilities().log_probabilities:
+    if not served.find_abilities().letters:
         raise CalibrationError(
-            f"{served.engine_name} gives no log-probabilities, so that its answers have no "
-            "probabilities to calibrate; use a server that does, such as vLLM or llama.cpp"
+            f"{served.engine_name} gives no log-probabilities, or keeps nothing of what it has "
+            "read, so that the questions are asked in one go and their answers have no "
+            "probabilities to calibrate; use a server that does both, such as vLLM or llama.cpp"
         )
     turns = itertools.count()
 

@@ -11,7 +11,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -20,14 +19,15 @@ import numpy as np
 
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.perception.language.letters import lettered
-from vlm_perception.perception.language.picture import data_url, message
+from vlm_perception.perception.language.sent_image import data_url, message
 from vlm_perception.perception.served.completions import Delta, Request, TokenLogprobs
+from vlm_perception.perception.served.errors import Fault, ServedError
 
 ALTERNATIVES = 20
 """As many as servers give of a token at most."""
 NEEDLE = "zebra-7419"
-"""An answer that no picture suggests: who gives it was guided to it."""
-HAYSTACK = "Describe the picture."
+"""An answer that no image suggests: who gives it was guided to it."""
+HAYSTACK = "Describe the image."
 PROBE = QuestionSpec(
     name="probe", question="Which letter comes first in the alphabet?", choices=("A", "B")
 )
@@ -35,8 +35,8 @@ CACHED_SHARE = 0.7
 """A prompt that is repeated must have its first token after this share of the time at most."""
 ROUNDS = 3
 
-Ask = Callable[[Request, float], Generator[Delta, None, None]]
-"""Puts a request to a server; gives the pieces of its answer, each within so many seconds."""
+Ask = Callable[[Request], Generator[Delta, None, None]]
+"""Puts a request to a server; gives the pieces of its answer."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,6 @@ def find_abilities(
     size: int,
     quality: int,
     frames: int,
-    budget_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> Abilities:
     """Ask a server a few things whose answers show what it can do.
@@ -89,23 +88,30 @@ def find_abilities(
         size: longer side of the images that it will be sent, in pixels.
         quality: of their JPEGs, 1 to 100.
         frames: how many of them a request holds.
-        budget_s: the most seconds for an answer.
         clock: seconds.
 
     Raises:
         ServedError: it does not answer, or takes no images.
     """
 
-    def first(content: Mapping[str, Any], **changes: Any) -> float:
-        began = clock()
-        request = Request(messages=[content], max_tokens=1, **changes)
-        with closing(ask(request, budget_s)) as deltas:
-            next(deltas, None)
-        return clock() - began
+    def first(content: Mapping[str, Any]) -> float:
+        """Seconds to the first piece; the rest is read, or the server might still be at it."""
+        began, came = clock(), None
+        for _ in ask(Request(messages=[content], max_tokens=1)):
+            came = clock() if came is None else came
+        return (clock() if came is None else came) - began
 
-    pictures = _noise(size, quality, frames)
-    letters = _whole(ask, message(pictures, lettered(PROBE)), budget_s, 1, ALTERNATIVES)
-    guided = _whole(ask, message(pictures, HAYSTACK), budget_s, 24, schema=_enum("answer", NEEDLE))
+    # What no field that it may not know can be blamed for.
+    _whole(ask, Request(messages=[message(_noise(size, quality, frames), HAYSTACK)], max_tokens=1))
+    images = _noise(size, quality, frames)
+    lettered_probe = message(images, lettered(PROBE))
+    letters = _if_taken(
+        ask, Request(messages=[lettered_probe], max_tokens=1, top_logprobs=ALTERNATIVES)
+    )
+    schema = _enum("answer", NEEDLE)
+    guided = _if_taken(
+        ask, Request(messages=[message(images, HAYSTACK)], max_tokens=24, schema=schema)
+    )
     cold, warm = [], []
     for _ in range(ROUNDS):
         prompt = message(_noise(size, quality, frames), HAYSTACK)
@@ -119,29 +125,27 @@ def find_abilities(
     )
 
 
-def _whole(
-    ask: Ask,
-    content: Mapping[str, Any],
-    budget_s: float,
-    max_tokens: int,
-    alternatives: int = 0,
-    schema: Mapping[str, Any] | None = None,
-) -> tuple[str, list[TokenLogprobs]]:
-    request = Request(
-        messages=[content], max_tokens=max_tokens, top_logprobs=alternatives, schema=schema
-    )
-    text = ""
-    tokens: list[TokenLogprobs] = []
-    for delta in ask(request, budget_s):
-        text += delta.text
-        tokens += delta.logprobs
-    return text, tokens
+def _if_taken(ask: Ask, request: Request) -> tuple[str, list[TokenLogprobs]]:
+    """As `_whole`; nothing where the server refuses the request for a field that it lacks."""
+    try:
+        return _whole(ask, request)
+    except ServedError as error:
+        if error.fault is not Fault.REQUEST:
+            raise
+        return "", []
+
+
+def _whole(ask: Ask, request: Request) -> tuple[str, list[TokenLogprobs]]:
+    """An answer's text and tokens."""
+    deltas = list(ask(request))
+    tokens = [token for delta in deltas for token in delta.logprobs]
+    return "".join(delta.text for delta in deltas), tokens
 
 
 def _holds_needle(text: str) -> bool:
     try:
         return bool(json.loads(text) == {"answer": NEEDLE})
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -155,7 +159,7 @@ def _enum(name: str, value: str) -> dict[str, Any]:
 
 
 def _noise(size: int, quality: int, frames: int) -> list[str]:
-    """Pictures that no server has seen before, in the shape of a camera's."""
+    """Images that no server has seen before, in the shape of a camera's."""
     shape = frames, max(1, size * 9 // 16 // 16), max(1, size // 16), 3
     coarse = np.frombuffer(os.urandom(int(np.prod(shape))), np.uint8).reshape(shape)
     block = np.ones((16, 16, 1), np.uint8)

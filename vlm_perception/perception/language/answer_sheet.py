@@ -23,7 +23,7 @@ def sheet(questions: Sequence[QuestionSpec]) -> str:
     example = json.dumps({each.name: each.choices[0] for each in questions[:1]})
     return "\n".join(
         [
-            "Answer each question about the picture with one of its choices.",
+            "Answer each question about the image with one of its choices.",
             *lines,
             f"Reply with nothing but one JSON object that holds all of them, such as {example}.",
         ]

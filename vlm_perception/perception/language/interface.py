@@ -86,6 +86,11 @@ class Language(Protocol[SeenT, PackedT]):
         """The most seconds that an analysis may wait for it."""
         ...
 
+    @property
+    def shrinks_images(self) -> bool:
+        """Whether `read` heeds its share."""
+        ...
+
     def verify(self) -> None:
         """Check that it computes what it should.
 
@@ -119,6 +124,10 @@ class Language(Protocol[SeenT, PackedT]):
         """
         ...
 
+    def remember(self, seen: SeenT) -> None:
+        """Take note that the frame has been analysed."""
+        ...
+
     def pack(self, questions: Sequence[QuestionSpec]) -> PackedT:
         """Lay questions out for `answer`; do it once for questions that stay.
 
@@ -128,14 +137,14 @@ class Language(Protocol[SeenT, PackedT]):
         ...
 
     def answer(
-        self, seen: SeenT, packed: PackedT, *, budget_s: float | None = None
+        self, seen: SeenT, packed: PackedT, *, wait_s: float | None = None
     ) -> tuple[Attribute, ...]:
         """Answer questions with one of their choices each.
 
         Args:
             seen: the frame.
             packed: the questions.
-            budget_s: the most seconds to wait for a model that runs elsewhere.
+            wait_s: the most seconds to wait for a model that runs elsewhere.
 
         Raises:
             VlmPerceptionError: it cannot answer now.
@@ -143,9 +152,22 @@ class Language(Protocol[SeenT, PackedT]):
         ...
 
     def write(
-        self, seen: SeenT, text: str, *, max_tokens: int, sampling: Sampling = GREEDY
+        self,
+        seen: SeenT,
+        text: str,
+        *,
+        max_tokens: int,
+        wait_s: float | None = None,
+        sampling: Sampling = GREEDY,
     ) -> Iterator[Written]:
         """Answer a text, token by token, each when it is asked for.
+
+        Args:
+            seen: the frame.
+            text: the question or instruction, taken literally.
+            max_tokens: the most tokens to generate.
+            wait_s: the most seconds to wait for a model that runs elsewhere.
+            sampling: how tokens are chosen.
 
         Raises:
             PromptError: the text leaves no room for an answer.
@@ -160,6 +182,7 @@ class Language(Protocol[SeenT, PackedT]):
         *,
         max_tokens: int,
         budget_s: float | None = None,
+        wait_s: float | None = None,
         sampling: Sampling = GREEDY,
     ) -> Finished:
         """Answer a text in one go.
@@ -169,6 +192,7 @@ class Language(Protocol[SeenT, PackedT]):
             text: the question or instruction, taken literally.
             max_tokens: the most tokens to generate.
             budget_s: the most seconds to take; no limit when None.
+            wait_s: the most seconds to wait for a model that runs elsewhere.
             sampling: how tokens are chosen.
 
         Raises:

@@ -81,6 +81,8 @@ class LanguageModel:
 
     deadline_s = math.inf
     """The most seconds that an analysis may wait for it: what it takes is known beforehand."""
+    shrinks_images = False
+    """Its graphs have fixed shapes."""
 
     def __init__(
         self,
@@ -224,7 +226,7 @@ class LanguageModel:
 
         Args:
             embedding: the frame.
-            share: of no use here: the graphs have fixed shapes.
+            share: of no use here.
 
         Raises:
             EmbeddingError: a patch token holds NaN or infinity.
@@ -320,7 +322,7 @@ class LanguageModel:
         return packed
 
     def answer(
-        self, prefix: Prefix, packed: PackedQuestions, *, budget_s: float | None = None
+        self, prefix: Prefix, packed: PackedQuestions, *, wait_s: float | None = None
     ) -> tuple[Attribute, ...]:
         """Probability of each choice of each question.
 
@@ -330,7 +332,7 @@ class LanguageModel:
         Args:
             prefix: the image.
             packed: the questions.
-            budget_s: of no use here, since they are one run of an engine.
+            wait_s: of no use here, since they are one run of an engine.
         """
         if not packed.questions:
             return ()
@@ -370,6 +372,7 @@ class LanguageModel:
         *,
         max_tokens: int,
         budget_s: float | None = None,
+        wait_s: float | None = None,
         sampling: Sampling = GREEDY,
     ) -> Generation:
         """Answer a text.
@@ -379,6 +382,7 @@ class LanguageModel:
             text: the question or instruction, taken literally.
             max_tokens: the most tokens to generate.
             budget_s: the most seconds to take; no limit when None.
+            wait_s: of no use here.
             sampling: how tokens are chosen.
 
         Raises:
@@ -394,10 +398,19 @@ class LanguageModel:
                 break
         return Generation(self.decode(ids), tuple(ids), finished=False)
 
+    def remember(self, prefix: Prefix) -> None:
+        """Nothing: each frame is read for itself."""
+
     def write(
-        self, prefix: Prefix, text: str, *, max_tokens: int, sampling: Sampling = GREEDY
+        self,
+        prefix: Prefix,
+        text: str,
+        *,
+        max_tokens: int,
+        wait_s: float | None = None,
+        sampling: Sampling = GREEDY,
     ) -> Iterator[Spelled]:
-        """As `stream`, with the text as far as it has come.
+        """As `stream`, with the text as far as it has come; `wait_s` is of no use here.
 
         Raises:
             PromptError: the text leaves no room for an answer.

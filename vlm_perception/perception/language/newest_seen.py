@@ -10,7 +10,7 @@ from typing import Any, Generic
 from vlm_perception.perception.language.interface import Language, SeenT
 from vlm_perception.types import Embedding
 
-Frame = tuple[str, int, int]
+Frame = tuple[str, int, int, float]
 
 
 class NewestSeen(Generic[SeenT]):
@@ -26,8 +26,9 @@ class NewestSeen(Generic[SeenT]):
         self._kept: tuple[Frame, SeenT] | None = None
 
     def of(self, embedding: Embedding, share: float = 1.0) -> SeenT:
-        """Return this frame, read as `Language.read` does unless it is kept, at whatever share."""
-        frame = (embedding.run_id, embedding.sequence, embedding.stamp_ns)
+        """Return this frame, read as `Language.read` does unless it is kept."""
+        share = share if self._language.shrinks_images else 1.0
+        frame = (embedding.run_id, embedding.sequence, embedding.stamp_ns, share)
         with self._lock:
             kept = self._kept
         if kept is not None and kept[0] == frame:

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -25,8 +26,8 @@ from vlm_perception.perception.language import answer_sheet
 from vlm_perception.perception.language.abilities import ALTERNATIVES, Abilities, find_abilities
 from vlm_perception.perception.language.analysis_cost import AnalysisCost
 from vlm_perception.perception.language.letters import answered, lettered, masses, unanswered
-from vlm_perception.perception.language.picture import data_url, message
 from vlm_perception.perception.language.prompts import PromptError
+from vlm_perception.perception.language.sent_image import data_url, message
 from vlm_perception.perception.language.served_settings import ServedSettings
 from vlm_perception.perception.language.shown_before import ShownBefore
 from vlm_perception.perception.language.token_sampling import GREEDY, Sampling
@@ -37,8 +38,8 @@ from vlm_perception.perception.tokenizer import TextError, require_text
 from vlm_perception.types import Attribute, Embedding
 
 MEASURED_TOKENS = 8
-STALL_S = 0.3
-"""A text of which nothing comes for so long, and for twice the time of a piece, has stalled."""
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
+"""Between two looks for a server that was not found yet."""
 LONGEST_SHOWN = 60
 """Characters of an answer that is quoted because it is none."""
 
@@ -47,8 +48,10 @@ LONGEST_SHOWN = 60
 class Shown:
     """A frame as it is sent, the same for all questions about it."""
 
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     """As `data_url` makes them: what was seen before, the oldest first, and then the frame."""
+    run_id: str = ""
+    stamp_ns: int = 0
     tower_s: float = 0.0
     """The server does not say."""
 
@@ -87,6 +90,8 @@ class ServedModel:
     What it can do is found out when it is first reached.
     """
 
+    shrinks_images = True
+
     def __init__(
         self,
         link: Link,
@@ -111,10 +116,12 @@ class ServedModel:
         self._finding, self._lock = threading.Lock(), threading.Lock()
         self._streams: set[Answer] = set()
         self._abilities, self._learned = abilities, learned
+        self._stopped = False
         self._fault = ""
-        self._nonsense = self._stall = ""
-        self._piece_s = 0.0
-        """Between the last two pieces of a text."""
+        self._retry_at_s = self._pause_s = 0.0
+        """When the server is looked for again, and the pause before that."""
+        self._nonsense: dict[str, str] = {}
+        self._stall = ""
         self._least_mass = 1.0
 
     @property
@@ -137,27 +144,26 @@ class ServedModel:
 
     def warm_up(self, packed: Sheet) -> None:
         """Find out whether the server is there, and what it can do; `issue` says why not."""
-        try:
+        with suppress(ServedError):
             self.find_abilities()
-        except ServedError as error:
-            self._fault = str(error)
 
     def issue(self) -> str:
         """Say why it cannot be asked now, with a remedy; empty: it can."""
-        return self._link.issue() or (self._fault if self._abilities is None else "")
+        return self._link.issue() or self._fault
 
     def may_be_asked(self) -> bool:
         """Whether a request now makes sense: the server answers, or it is time to try it again."""
-        return self._link.admits()
+        return self._link.admits() and self._clock() >= self._retry_at_s
 
     def concern(self) -> str:
         """Say what is wrong with its answers; empty: nothing."""
-        nonsense = self._nonsense and (
-            f"{self._settings.model} answers the typed questions with {self._nonsense!r} and not "
+        answers = tuple(self._nonsense.values())
+        nonsense = answers and (
+            f"{self._settings.model} answers typed questions with {answers[0]!r} and not "
             "with one of their choices, so that they are unknown; use a model that follows "
             "instructions, or a server that can keep it to a JSON schema"
         )
-        return "; ".join(filter(None, (self._stall, nonsense)))
+        return "; ".join(filter(None, (self._stall, nonsense or "")))
 
     def figures(self) -> Mapping[str, str]:
         """What the diagnostics show."""
@@ -168,11 +174,16 @@ class ServedModel:
         return {**found, **self._link.figures()}
 
     def interrupt(self) -> None:
-        """End all requests that are being answered, with an error for who waits for them."""
+        """End all requests with an error for who waits for them, and send none until `resume`."""
         with self._lock:
+            self._stopped = True
             streams, self._streams = self._streams, set()
         for stream in streams:
             stream.close()
+
+    def resume(self) -> None:
+        """Send requests again."""
+        self._stopped = False
 
     def close(self) -> None:
         """End all requests and the connection."""
@@ -224,14 +235,19 @@ class ServedModel:
             raise DetailError(
                 "the image of the frame is not at hand; start a vision_encoder of this version"
             )
-        picture = self._picture(embedding.image, share)
-        return Shown(self._before.and_now(embedding, picture))
+        run_id, stamp_ns = embedding.run_id, embedding.stamp_ns
+        image = self._sent(embedding.image, share)
+        return Shown((*self._before.of(run_id, stamp_ns), image), run_id, stamp_ns)
+
+    def remember(self, seen: Shown) -> None:
+        """Let the frame be one of those that are sent with later ones."""
+        self._before.add(seen.run_id, seen.stamp_ns, seen.images[-1])
 
     def show(self, image: NDArray[np.uint8]) -> Shown:
-        """Make a JPEG of an image, uint8 RGB [height, width, 3], which stands for all pictures."""
-        return Shown((self._picture(image, 1.0),) * self._settings.frames)
+        """Make a request's JPEGs of one image, uint8 RGB [height, width, 3]."""
+        return Shown((self._sent(image, 1.0),) * self._settings.frames)
 
-    def _picture(self, image: NDArray[np.uint8], share: float) -> str:
+    def _sent(self, image: NDArray[np.uint8], share: float) -> str:
         settings = self._settings
         # An encoder in another process sends it shrunk: from both come the same pixels.
         pixels = shrunk(image, LONGEST_SIDE)
@@ -253,21 +269,21 @@ class ServedModel:
         return Sheet(tuple(questions), answer_sheet.sheet(questions))
 
     def answer(
-        self, seen: Shown, packed: Sheet, *, budget_s: float | None = None
+        self, seen: Shown, packed: Sheet, *, wait_s: float | None = None
     ) -> tuple[Attribute, ...]:
         """Answer typed questions, by letters where the server gives log-probabilities.
 
         Args:
             seen: the frame.
             packed: the questions.
-            budget_s: the most seconds for all of them.
+            wait_s: the most seconds for all of them.
 
         Raises:
             ServedError: it cannot answer now.
         """
         if not packed.questions:
             return ()
-        end = self._clock() + (self._settings.served_deadline if budget_s is None else budget_s)
+        end = self._clock() + self._wait_s(wait_s)
         if not self.find_abilities().letters:
             return self._fill_in(seen, packed, end)
 
@@ -285,7 +301,7 @@ class ServedModel:
         text: str,
         *,
         max_tokens: int,
-        budget_s: float | None = None,
+        wait_s: float | None = None,
         sampling: Sampling = GREEDY,
     ) -> Generator[ServedText, None, None]:
         """Answer a text piece by piece, mostly token by token; a piece that stops it comes last.
@@ -294,14 +310,14 @@ class ServedModel:
             seen: the frame.
             text: the question or instruction, taken literally.
             max_tokens: the most tokens to generate.
-            budget_s: the most seconds until the next piece.
+            wait_s: the most seconds for all of it; None: for the next piece what an analysis may
+                take.
             sampling: how tokens are chosen.
 
         Raises:
             ServedError: it cannot answer now, or breaks off.
         """
-        budget_s = self._settings.served_deadline if budget_s is None else budget_s
-        yield from self._write(seen, text, max_tokens, sampling, budget_s, None)
+        yield from self._write(seen, text, max_tokens, sampling, wait_s)
 
     def generate(
         self,
@@ -310,22 +326,20 @@ class ServedModel:
         *,
         max_tokens: int,
         budget_s: float | None = None,
+        wait_s: float | None = None,
         sampling: Sampling = GREEDY,
     ) -> ServedText:
-        """Answer a text in one go; at the end of the budget with what has come of it.
+        """Answer a text in one go: after the budget what has come of it, once something has.
 
         Raises:
             ServedError: nothing has come of it.
         """
         last = ServedText("", False, None)
-        budget_s = self._settings.served_deadline if budget_s is None else budget_s
-        end = self._clock() + budget_s
-        # The budget cuts a text that grows; what no longer grows ends soon after it.
-        total_s = budget_s + max(STALL_S, 2 * self._piece_s)
-        written = self._write(seen, text, max_tokens, sampling, budget_s, total_s)
+        wait_s = self._wait_s(wait_s)
+        end = self._clock() + (wait_s if budget_s is None else budget_s)
         self._stall = ""
         try:
-            with closing(written):
+            with closing(self._write(seen, text, max_tokens, sampling, wait_s)) as written:
                 for each in written:
                     last = each
                     if self._clock() >= end:
@@ -363,6 +377,8 @@ class ServedModel:
         budget_s = max(0.0, budget_s)
         with self._link.stream(request, budget_s=budget_s, total_s=total_s) as stream:
             with self._lock:
+                if self._stopped:
+                    raise _stopped()
                 self._streams.add(stream)
             try:
                 while True:
@@ -374,7 +390,7 @@ class ServedModel:
                 with self._lock:
                     interrupted = stream not in self._streams
                 if interrupted:
-                    raise ServedError(Fault.CLOSED, "the request was ended, since the node stops")
+                    raise _stopped()
             finally:
                 with self._lock:
                     self._streams.discard(stream)
@@ -385,11 +401,11 @@ class ServedModel:
         text: str,
         max_tokens: int,
         sampling: Sampling,
-        budget_s: float,
-        total_s: float | None,
+        wait_s: float | None,
     ) -> Generator[ServedText, None, None]:
+        self.find_abilities()
         request = Request(
-            messages=[message(seen.pictures, text)],
+            messages=[message(seen.images, text)],
             max_tokens=max_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -397,16 +413,16 @@ class ServedModel:
             top_logprobs=int(self._tells_probabilities),
         )
         answer = ""
-        with closing(self._ask(request, budget_s, total_s=total_s)) as deltas:
-            last_s = None
+        with closing(self._ask(request, self._wait_s(wait_s), total_s=wait_s)) as deltas:
             for delta in deltas:
-                now_s = self._clock()
-                self._piece_s = now_s - last_s if last_s is not None else self._piece_s
-                last_s = now_s
                 answer += delta.text
-                known = [each.logprob for each in delta.logprobs]
+                known = [each.logprob for each in delta.logprobs if math.isfinite(each.logprob)]
                 ended = delta.finish == "stop"
                 yield ServedText(answer.strip(), ended, fmean(known) if known else None)
+
+    def _wait_s(self, wait_s: float | None) -> float:
+        """Seconds for an answer, where none are given those for an analysis."""
+        return self._settings.served_deadline if wait_s is None else max(0.0, wait_s)
 
     def _end(self, stream: Answer) -> None:
         """End a request with an error for who waits for it: what has come is not all."""
@@ -419,7 +435,7 @@ class ServedModel:
         return f"waiting for {self.engine_name}"
 
     def letter_masses(
-        self, seen: Shown, question: QuestionSpec, *, turn: int = 0, budget_s: float | None = None
+        self, seen: Shown, question: QuestionSpec, *, turn: int = 0, wait_s: float | None = None
     ) -> NDArray[np.float64]:
         """Probability of each choice's letter [choices]; they add up to 1 at most.
 
@@ -427,28 +443,27 @@ class ServedModel:
             seen: the frame.
             question: that is asked.
             turn: by how many places the choices are turned before they get their letters.
-            budget_s: the most seconds.
+            wait_s: the most seconds.
 
         Raises:
             ServedError: it cannot answer now.
         """
-        return self._letters(seen, question, turn, budget_s)[1]
+        return self._letters(seen, question, turn, self._wait_s(wait_s))[1]
 
     def _letters(
-        self, seen: Shown, question: QuestionSpec, turn: int, budget_s: float | None
+        self, seen: Shown, question: QuestionSpec, turn: int, wait_s: float
     ) -> tuple[str, NDArray[np.float64]]:
         """What was answered, and `letter_masses`."""
         turned = tuple(np.roll(question.choices, -turn).tolist())
         request = Request(
             messages=[
-                message(seen.pictures, lettered(question.model_copy(update={"choices": turned})))
+                message(seen.images, lettered(question.model_copy(update={"choices": turned})))
             ],
             max_tokens=1,
             top_logprobs=ALTERNATIVES,
         )
-        budget_s = self._settings.served_deadline if budget_s is None else budget_s
         text, found = "", masses({}, len(turned))
-        with closing(self._ask(request, budget_s, total_s=budget_s)) as deltas:
+        with closing(self._ask(request, wait_s, total_s=wait_s)) as deltas:
             for delta in deltas:
                 text += delta.text
                 for token in delta.logprobs[:1]:
@@ -456,32 +471,35 @@ class ServedModel:
         return text, np.roll(found, turn)
 
     def _choose(self, seen: Shown, question: QuestionSpec, end_s: float) -> Attribute:
-        text, found = self._letters(seen, question, 0, end_s - self._clock())
+        text, found = self._letters(seen, question, 0, max(0.0, end_s - self._clock()))
         self._least_mass = min(self._least_mass, float(found.sum()))
         attribute = answered(question, found)
-        self._note(text if not attribute.probabilities else "")
+        self._note(question.name, "" if attribute.probabilities else text)
         return attribute
 
     def _fill_in(self, seen: Shown, packed: Sheet, end_s: float) -> tuple[Attribute, ...]:
         questions = packed.questions
         request = Request(
-            messages=[message(seen.pictures, packed.together)],
+            messages=[message(seen.images, packed.together)],
             max_tokens=answer_sheet.longest(questions),
-            schema=answer_sheet.schema(questions),
+            schema=answer_sheet.schema(questions) if self.find_abilities().guided else None,
         )
         left_s = max(0.0, end_s - self._clock())
         with closing(self._ask(request, left_s, total_s=left_s)) as deltas:
             text = "".join(delta.text for delta in deltas)
         attributes = answer_sheet.filled(text, questions)
-        self._note("" if attributes is not None else text)
+        self._note("", "" if attributes is not None else text)
         return attributes or tuple(map(unanswered, questions))
 
     @property
     def _tells_probabilities(self) -> bool:
         return self._abilities is not None and self._abilities.log_probabilities
 
-    def _note(self, nonsense: str) -> None:
-        self._nonsense = " ".join(nonsense.split())[:LONGEST_SHOWN]
+    def _note(self, question: str, nonsense: str) -> None:
+        """Keep what was answered to a question, where that is no answer."""
+        self._nonsense.pop(question, None)
+        if shown := " ".join(nonsense.split())[:LONGEST_SHOWN]:
+            self._nonsense = {**self._nonsense, question: shown}
 
     def find_abilities(self) -> Abilities:
         """What the server can do, found out once.
@@ -489,19 +507,42 @@ class ServedModel:
         Raises:
             ServedError: it cannot be asked now.
         """
-        with self._finding:
-            if self._abilities is None:
-                settings = self._settings
-                with step(self._waiting, settings.served_deadline + 1.0):
-                    self._link.check(settings.served_deadline)
-                self._abilities = find_abilities(
-                    self._ask,
-                    size=settings.served_image_size,
-                    quality=settings.served_jpeg_quality,
-                    frames=settings.frames,
-                    budget_s=settings.served_deadline,
-                    clock=self._clock,
-                )
-                self._fault = ""
-                self._learned(self._abilities)
+        if self._abilities is not None:
             return self._abilities
+        deadline_s = self._settings.served_deadline
+        with step(self._waiting, deadline_s + 1.0):
+            free = self._finding.acquire(timeout=deadline_s)
+        if not free:
+            raise ServedError(
+                Fault.BUSY, f"{self.engine_name} is still being asked what it can do; ask later"
+            )
+        try:
+            return self._abilities or self._look_for_abilities()
+        finally:
+            self._finding.release()
+
+    def _look_for_abilities(self) -> Abilities:
+        settings, deadline_s = self._settings, self._settings.served_deadline
+        try:
+            with step(self._waiting, deadline_s + 1.0):
+                self._link.check(deadline_s)
+            found = find_abilities(
+                lambda request: self._ask(request, deadline_s, total_s=deadline_s),
+                size=settings.served_image_size,
+                quality=settings.served_jpeg_quality,
+                frames=settings.frames,
+                clock=self._clock,
+            )
+        except ServedError as error:
+            self._fault = str(error)
+            self._pause_s = min(max(SHORTEST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
+            self._retry_at_s = self._clock() + self._pause_s
+            raise
+        self._fault, self._pause_s = "", 0.0
+        self._abilities = found
+        self._learned(found)
+        return found
+
+
+def _stopped() -> ServedError:
+    return ServedError(Fault.CLOSED, "the request was ended, since the node stops")

@@ -162,5 +162,5 @@ def _columns(first: int | None, count: int) -> NDArray[np.int64]:
     return np.full(count, -1) if first is None else np.arange(first, first + count)
 
 
-def _layout(said: Sequence[Attribute]) -> list[tuple[str, tuple[str, ...], bool]]:
-    return [(each.name, each.choices, bool(each.probabilities)) for each in said]
+def _layout(said: Sequence[Attribute]) -> list[tuple[str, tuple[str, ...]]]:
+    return [(each.name, each.choices) for each in said]

@@ -99,9 +99,6 @@ class LanguageService:
         self.settings = settings or ReasonerSettings()
         self.clock = clock
         self._threads = threads
-        self.max_caption_s = self.settings.max_caption_s or math.inf
-        """Longest time for a caption in seconds; infinite as long as the settings leave it to a
-        measurement that was not made."""
         self._sampling = Sampling(
             self.settings.temperature, self.settings.top_p, self.settings.seed
         )
@@ -113,6 +110,9 @@ class LanguageService:
             engine=engine,
             device_tokens=device_tokens,
         )
+        self.max_caption_s = self.settings.max_caption_s or self._language.deadline_s
+        """Longest time for a caption in seconds; as long as the settings leave it to a measurement
+        that was not made, that for an analysis."""
         chosen = bundle.manifest.questions if questions is None else tuple(questions)
         few = kept_questions(chosen, self.settings.keep_questions)
         self._packed, self._packed_few = map(self._language.pack, (chosen, few))
@@ -222,16 +222,18 @@ class LanguageService:
         attributes = language.answer(
             seen,
             self._packed if effort.all_questions else self._packed_few,
-            budget_s=end - prefilled,
+            wait_s=end - prefilled,
         )
         answered = self.clock()
         caption = language.generate(
             seen,
             instruction or language.caption_prompt,
             max_tokens=math.ceil(settings.max_caption_tokens * effort.caption),
-            budget_s=min(self.max_caption_s * effort.caption, end - answered),
+            budget_s=self.max_caption_s * effort.caption,
+            wait_s=end - answered,
             sampling=self._sampling,
         )
+        language.remember(seen)
         return Analysis(
             stamp_ns=embedding.stamp_ns,
             attributes=attributes,

@@ -246,7 +246,12 @@ class Asker:
         self, seen: Any, question: QuestionSpec, deadline: _Deadline
     ) -> tuple[str, float | None, tuple[float, ...]]:
         packed = self._language.pack([question])
-        attribute = self._language.answer(seen, packed, budget_s=deadline.left_s)[0]
+        attribute = self._language.answer(seen, packed, wait_s=deadline.left_s)[0]
+        if attribute.value not in question.choices:
+            raise AskError(
+                "the language model gave none of the choices as its answer; word the question "
+                "differently, or ask it without choices"
+            )
         return attribute.value, attribute.probability, attribute.probabilities
 
     def _write(
@@ -255,7 +260,11 @@ class Asker:
         logarithms: list[float | None] = []
         text, end = "", UNFINISHED
         for written in self._language.write(
-            seen, question, max_tokens=max_tokens, sampling=self._sampling
+            seen,
+            question,
+            max_tokens=max_tokens,
+            wait_s=deadline.left_s,
+            sampling=self._sampling,
         ):
             text = written.text
             logarithms.append(written.log_probability)

@@ -64,7 +64,7 @@ class Endpoint:
         if checked.is_remote and not allow_remote:
             raise EndpointError(
                 f"{checked.url} is not on this machine, and images would be sent to it; "
-                "if that is intended, set allow_remote:=true (of a command: --allow-remote)"
+                "if that is intended, allow it with allow_remote:=true"
             )
         if checked.is_remote and checked.url.startswith("http:") and not allow_plain_http:
             raise EndpointError(

@@ -57,6 +57,10 @@ HARMLESS = frozenset({Fault.REQUEST, Fault.BUSY, Fault.OPEN, Fault.CLOSED, Fault
 """Say nothing about the server's state."""
 
 
+LATE = frozenset({Fault.SILENT, Fault.SLOW})
+"""With less to do, the server might have answered in time."""
+
+
 class ServedError(VlmPerceptionError):
     """A served model did not answer; the message says why and what to do."""
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,9 @@ from vlm_perception.perception.served.errors import Fault, ServedError
 from vlm_perception.perception.served.link import Answer, Link
 
 MODEL, SERVER, REQUEST, PIECES, ERROR = "model", "server", "request", "pieces", "error"
+LONGEST_HEAD = 65536
+"""Characters of the first line."""
+BLOCK = 65536
 Piece = tuple[float, Delta]
 """Seconds that it was waited for, and what came."""
 
@@ -53,7 +58,7 @@ class Record:
         self.model, self.source = model, source
         self.server: dict[str, Any] = {}
         """What the server can do."""
-        self._answers: dict[str, Recorded] = {}
+        self._answers: dict[str, deque[Recorded]] = {}
 
     @classmethod
     def read(cls, file: Path) -> Record:
@@ -90,25 +95,41 @@ class Record:
             )
         return record
 
-    def add(self, digest: str, answer: Recorded) -> None:
-        """Take in what came of a request; a whole answer is not replaced by a failure."""
-        known = self._answers.get(digest)
-        if known is None or known.error is not None or answer.error is None:
-            self._answers[digest] = answer
+    @staticmethod
+    def model_of(file: Path) -> str | None:
+        """The model of a record; None where there is no file, or an empty one.
 
-    def find(self, request: Request) -> Recorded:
-        """What came of a request.
+        Raises:
+            RecordError: there is something else.
+        """
+        try:
+            with file.open(encoding="utf-8") as stream:
+                line = stream.readline(LONGEST_HEAD)
+            return str(json.loads(line)[MODEL]) if line else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RecordError(
+                f"{file} is no record of a served model; give another file"
+            ) from error
+
+    def add(self, digest: str, answer: Recorded) -> None:
+        """Take in what came of a request."""
+        self._answers.setdefault(digest, deque()).append(answer)
+
+    def take(self, request: Request) -> Recorded:
+        """What came of a request; where it was made several times, of each in turn.
 
         Raises:
             RecordError: it is not in the record.
         """
         found = self._answers.get(digest_of(request, self.model))
-        if found is None:
+        if not found:
             raise RecordError(
                 f"a request is not in the record {self.source}: it was made of other images, "
                 "questions or parameters; ask the server itself with --served live"
             )
-        return found
+        return found.popleft() if len(found) > 1 else found[0]
 
 
 class Writer:
@@ -120,22 +141,15 @@ class Writer:
         """Add to a file, which is opened when there is something to write.
 
         Args:
-            file: need not exist; its folder must, by then.
+            file: a record of the model, or none yet; its folder must be there by then.
             model: that is asked.
-            failed: is told once that nothing can be written any more; None: that is raised.
-
-        Raises:
-            RecordError: there is a file that is no record of this model.
+            failed: called once when nothing can be written any more; None: that is raised.
         """
         self._file, self._model, self._failed = file, model, failed
         self._lock = threading.Lock()
         self._stream: TextIO | None = None
         self._closed = False
         self._pending: list[Mapping[str, Any]] = [{MODEL: model}]
-        if file.exists() and (file.is_dir() or Record.read(file).model != model):
-            raise RecordError(
-                f"{file} is no record of {model}, and nothing is added to it; give another file"
-            )
 
     def server(self, abilities: Mapping[str, Any]) -> None:
         """Write down what the server can do, before the next answer."""
@@ -170,6 +184,7 @@ class Writer:
                 return
             try:
                 if self._stream is None:
+                    _drop_torn_line(self._file)
                     self._stream = self._file.open("a", encoding="utf-8")
                 for each in (*self._pending, content):
                     self._stream.write(json.dumps(each) + "\n")
@@ -210,7 +225,7 @@ class Recording:
             link: brings the answers.
             writer: takes them.
             clock: seconds that are waited.
-            passed: is told the seconds after each wait.
+            passed: called with the seconds after each wait.
         """
         self._link, self._writer, self._clock, self._passed = link, writer, clock, passed
         self.check, self.issue, self.admits = link.check, link.issue, link.admits
@@ -222,7 +237,11 @@ class Recording:
         Raises:
             ServedError: it cannot be asked now.
         """
-        answer = self._link.stream(request, budget_s=budget_s, total_s=total_s)
+        try:
+            answer = self._link.stream(request, budget_s=budget_s, total_s=total_s)
+        except ServedError as error:
+            self._writer.add(request, Recorded((), (0.0, error.fault, str(error))))
+            raise
         return _Overheard(
             answer, lambda said: self._writer.add(request, said), self._clock, self._passed
         )
@@ -241,7 +260,7 @@ class Replayed:
 
         Args:
             record: of a server's answers.
-            passed: is told the seconds that each piece was waited for.
+            passed: called with the seconds that each piece was waited for.
         """
         self._record, self._passed = record, passed
 
@@ -254,7 +273,7 @@ class Replayed:
         Raises:
             RecordError: it is not in the record.
         """
-        return _Again(self._record.find(request), self._passed)
+        return _Again(self._record.take(request), self._passed)
 
     def issue(self) -> str:
         """Nothing."""
@@ -348,6 +367,24 @@ class _Again(_Closing):
             self._passed(waited)
             raise ServedError(fault, message)
         raise StopIteration
+
+
+def _drop_torn_line(file: Path) -> None:
+    """Cut off the end of a line that was never finished: a power cut leaves one."""
+    if not file.exists():
+        return
+    with file.open("rb+") as stream:
+        size = at = stream.seek(0, os.SEEK_END)
+        while at:
+            step = min(at, BLOCK)
+            stream.seek(at - step)
+            end = stream.read(step).rfind(b"\n")
+            if end >= 0:
+                at += end + 1 - step
+                break
+            at -= step
+        if at != size:
+            stream.truncate(at)
 
 
 def digest_of(request: Request, model: str) -> str:

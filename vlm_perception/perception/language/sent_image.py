@@ -28,12 +28,14 @@ def data_url(image: NDArray[np.uint8], longest: int, quality: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(file).decode('ascii')}"
 
 
-def message(pictures: Sequence[str], text: str) -> dict[str, Any]:
+def message(images: Sequence[str], text: str) -> dict[str, Any]:
     """A user's message with images before its text: what stays the same comes first.
 
     Args:
-        pictures: as `data_url` makes them, the oldest first.
+        images: as `data_url` makes them, the oldest first.
         text: taken literally.
     """
-    images = [{"type": "image_url", "image_url": {"url": picture}} for picture in pictures]
-    return {"role": "user", "content": [*images, {"type": "text", "text": text}]}
+    parts: list[dict[str, Any]] = [
+        {"type": "image_url", "image_url": {"url": image}} for image in images
+    ]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
