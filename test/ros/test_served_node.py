@@ -172,11 +172,16 @@ def can_be_asked(graph: Graph) -> bool:
 def test_deactivation_does_not_wait_for_the_server(
     graph: Graph, server: BundleServer, camera_of: list[Camera]
 ) -> None:
-    server.manner = Manner(reading_s=30.0)
     with server:
         node = graph.start(NODE, **{**settings(server), "served_deadline": 60.0})
         graph.start("vision_encoder")
-        wait_until("the server is asked", lambda: server.bodies)
+        graph.wait_active(NODE)
+        server.manner = Manner(reading_s=8.0)
+        camera_of.append(Camera(graph))
+        asked = len(server.bodies)
+        wait_until("it is asked about a frame", lambda: len(server.bodies) > asked)
+        assert graph.transition(NODE, "deactivate"), node.log()
+        assert graph.transition(NODE, "activate")
         node.stop()
 
 

@@ -82,8 +82,9 @@ class ServedParameters(NetworkSettings):
     )
     frames: int = setting(
         ServedSettings.frames,
-        "Images in a request: that of the frame, and of the frames before it that the model was "
-        "shown in the last 10 s, the oldest first. More than the model takes is an error.",
+        "Images in a request: that of the frame, and those of the frames before it that were "
+        "analysed in the last 10 s, the oldest first. Where the server refuses so many, the "
+        "diagnostics say so.",
         minimum=1,
         maximum=16,
         change=CONFIGURE,

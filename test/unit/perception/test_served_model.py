@@ -157,7 +157,7 @@ def test_what_a_server_can_do_is_seen_in_its_answers(bundle: ModelBundle, seen: 
             assert len(server.bodies[-1]["messages"]) == 1, "all questions at once"
             server.manner = Manner(piece_s=0.25, **able)
             with pytest.raises(ServedError, match="not whole"):
-                model.answer(model.read(seen), packed, budget_s=0.3)
+                model.answer(model.read(seen), packed, wait_s=0.3)
             model.close()
         assert all(each.probabilities == () for each in answers), "none were given"
         if able.get("guided", True):

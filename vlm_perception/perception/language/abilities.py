@@ -51,6 +51,8 @@ class Abilities:
     """Seconds to the first token of a prompt with an image that it sees for the first time."""
     warm_s: float
     """The same when the prompt is repeated."""
+    fingerprint: str = ""
+    """Digest of what the server says of itself and the model; empty: it was not asked."""
 
     @property
     def prefix_cache(self) -> bool:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -525,7 +525,7 @@ class ServedModel:
         settings, deadline_s = self._settings, self._settings.served_deadline
         try:
             with step(self._waiting, deadline_s + 1.0):
-                self._link.check(deadline_s)
+                info = self._link.check(deadline_s)
             found = find_abilities(
                 lambda request: self._ask(request, deadline_s, total_s=deadline_s),
                 size=settings.served_image_size,
@@ -538,6 +538,8 @@ class ServedModel:
             self._pause_s = min(max(SHORTEST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
             self._retry_at_s = self._clock() + self._pause_s
             raise
+        if info is not None:
+            found = replace(found, fingerprint=info.fingerprint)
         self._fault, self._pause_s = "", 0.0
         self._abilities = found
         self._learned(found)

@@ -28,7 +28,7 @@ class ServedSettings:
     served_deadline: float = 10.0
     """The most seconds for an analysis, or for an answer that has no limit of its own."""
     frames: int = 1
-    """Images in a request: of the frame, and of those before it that the model was shown."""
+    """Images in a request: of the frame, and of those before it that were analysed."""
     slots: int = 1
     """Requests at once."""
 

@@ -51,12 +51,15 @@ class Request:
         return body
 
     def texts(self) -> list[str]:
-        """The texts of the messages."""
+        """The texts and images of the messages, none of which may be quoted anywhere."""
         found = []
         for message in self.messages:
             content = message.get("content", "")
-            parts = [{"text": content}] if isinstance(content, str) else content
+            parts: Sequence[Mapping[str, Any]] = content
+            if isinstance(content, str):
+                parts = [{"text": content}]
             found += [str(part["text"]) for part in parts if "text" in part]
+            found += [str(part["image_url"]["url"]) for part in parts if "image_url" in part]
         return found
 
 

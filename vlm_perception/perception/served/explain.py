@@ -172,7 +172,7 @@ def _quote(content: bytes, private: Sequence[str]) -> str:
     """A server's own words, unless they repeat what must stay out of logs."""
     try:
         parsed = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     for name in ("error", "detail", "message"):
         if isinstance(parsed, dict) and name in parsed:
@@ -191,6 +191,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds; a date in their place, which RFC 9110 also allows, depends on both clocks."""
     try:
         seconds = float(headers.get("retry-after", ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return seconds if 0.0 <= seconds < float("inf") else None

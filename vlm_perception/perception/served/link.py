@@ -6,9 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from vlm_perception.perception.served.completions import Delta, Request
+
+if TYPE_CHECKING:
+    from vlm_perception.perception.served.server_info import ServerInfo
 
 
 class Answer(Iterator[Delta], Protocol):
@@ -35,8 +38,8 @@ class Answer(Iterator[Delta], Protocol):
 class Link(Protocol):
     """Brings the answers of one model; for any thread."""
 
-    def check(self, timeout_s: float) -> Any:
-        """Find out whether the model is served.
+    def check(self, timeout_s: float) -> ServerInfo | None:
+        """Find out whether the model is served; returns what is known of the server.
 
         Raises:
             ServedError: it is not.

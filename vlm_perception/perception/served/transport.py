@@ -8,9 +8,11 @@ another machine that was given as one on this machine.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +32,8 @@ EVENTS_PER_TOKEN, MORE_EVENTS = 2, 64
 CONNECT_S = 5.0
 KEEP_S = 4.0
 """How long an idle connection is kept: less than uvicorn keeps it (5 s), which would race."""
+DRAIN_S = 0.5
+"""How long the end of a stream is waited for after the last piece of the answer."""
 AT_ONCE = 4
 """Connections beside those of the slots, for questions about the server itself."""
 
@@ -90,7 +94,7 @@ class Transport:
             raise explain_status(response.status_code, response.headers, b"", self._endpoint, [])
         try:
             parsed = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = None
         return Reply(response.status_code, response.headers.get("server", ""), parsed)
 
@@ -101,7 +105,7 @@ class Transport:
 
         Args:
             request: what is asked.
-            progress: is told how far the request has come.
+            progress: called as the request comes along.
             model: which model; the endpoint's by default.
 
         Raises:
@@ -142,13 +146,11 @@ class Transport:
         self, response: httpx2.Response, model: str, max_tokens: int
     ) -> AsyncIterator[Delta]:
         where, left = self._endpoint.url, EVENTS_PER_TOKEN * max_tokens + MORE_EVENTS
-        finished = False
-        async for event in httpx2.EventSource(response, max_event_size=LONGEST_EVENT):
+        events = aiter(httpx2.EventSource(response, max_event_size=LONGEST_EVENT))
+        async for event in events:
             left -= 1
             if event.data == "[DONE]":
-                return
-            if finished:
-                continue
+                break
             if left < 0:
                 raise ServedError(
                     Fault.ENDLESS,
@@ -158,12 +160,12 @@ class Transport:
             delta = read_chunk(event.data, model, where)
             if delta.text or delta.logprobs or delta.finish:
                 yield delta
-            finished = bool(delta.finish)
-        if not finished:
-            raise ServedError(
-                Fault.CUT,
-                f"{where} ended the connection within an answer; see the server's log",
-            )
+            if delta.finish:
+                await _drain(events)
+                return
+        raise ServedError(
+            Fault.CUT, f"{where} ended the connection within an answer; see the server's log"
+        )
 
     def _watch(self, progress: Progress | None) -> dict[str, Any]:
         """Extensions of a request that check the peer before anything is sent to it."""
@@ -183,6 +185,17 @@ class Transport:
                 progress(False)
 
         return {"trace": trace}
+
+
+async def _drain(events: AsyncIterator[Any]) -> None:
+    """Read what follows an answer, so that the connection can be used again; wait little for it."""
+
+    async def read() -> None:
+        async for _ in events:
+            pass
+
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(read(), DRAIN_S)
 
 
 async def _read(response: httpx2.Response) -> bytes:
