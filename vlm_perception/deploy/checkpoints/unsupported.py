@@ -103,6 +103,10 @@ UNSUPPORTED = {
         "jina_clip": Unsupported(_REMOTE, SIGLIP2),
     },
 }
+_SERVED = (
+    ". A server that runs the model, such as vLLM, can be asked instead: language:=served of "
+    "language_reasoner"
+)
 _TAKEN = {
     "dual": ("an encoder of images and texts", tuple(DUAL_FAMILIES), SIGLIP2),
     "vlm": (
@@ -133,7 +137,7 @@ def require_supported(model: str, part: str, kind: str, elsewhere: str) -> None:
     if known is not None:
         raise ExportError(
             f"{model} is a {kind} model, which is not exported: {known.why}; {known.instead} is, "
-            f"and {wanted}"
+            f"and {wanted}{_SERVED if part == 'vlm' else ''}"
         )
     if any(kind in others for _, others, _ in _TAKEN.values()):
         raise ExportError(f"{model} is a {kind} model, and {wanted}; {elsewhere}")
