@@ -67,6 +67,7 @@ class Abilities:
     def figures(self) -> Mapping[str, str]:
         """What the diagnostics show."""
         return {
+            "server": self.fingerprint,
             "answers": "letters" if self.letters else "one JSON object",
             "log_probabilities": str(self.log_probabilities).lower(),
             "guided_answers": str(self.guided).lower(),

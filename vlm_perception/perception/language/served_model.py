@@ -108,7 +108,7 @@ class ServedModel:
             settings: how it is asked.
             clock: seconds, for the limits of time.
             abilities: what the server can do, where that is known.
-            learned: is told once that has been found out.
+            learned: called once that has been found out.
         """
         self._link, self._settings, self._clock = link, settings, clock
         self._before = ShownBefore(settings.frames)
@@ -121,7 +121,7 @@ class ServedModel:
         self._retry_at_s = self._pause_s = 0.0
         """When the server is looked for again, and the pause before that."""
         self._nonsense: dict[str, str] = {}
-        self._stall = ""
+        self._stall = self._refused = ""
         self._least_mass = 1.0
 
     @property
@@ -163,7 +163,7 @@ class ServedModel:
             "with one of their choices, so that they are unknown; use a model that follows "
             "instructions, or a server that can keep it to a JSON schema"
         )
-        return "; ".join(filter(None, (self._stall, nonsense or "")))
+        return "; ".join(filter(None, (self._stall, self._refused, nonsense or "")))
 
     def figures(self) -> Mapping[str, str]:
         """What the diagnostics show."""
@@ -175,15 +175,12 @@ class ServedModel:
 
     def interrupt(self) -> None:
         """End all requests with an error for who waits for them, and send none until `resume`."""
-        with self._lock:
-            self._stopped = True
-            streams, self._streams = self._streams, set()
-        for stream in streams:
-            stream.close()
+        self._stopped = True
+        self._end_all()
 
     def resume(self) -> None:
         """Send requests again."""
-        self._stopped = False
+        self._stopped, self._fault = False, ""
 
     def close(self) -> None:
         """End all requests and the connection."""
@@ -284,16 +281,16 @@ class ServedModel:
         if not packed.questions:
             return ()
         end = self._clock() + self._wait_s(wait_s)
-        if not self.find_abilities().letters:
-            return self._fill_in(seen, packed, end)
-
-        def ask(question: QuestionSpec) -> Attribute:
-            return self._choose(seen, question, end)
-
-        if self._settings.slots == 1:
-            return tuple(map(ask, packed.questions))
-        with step(self._waiting, self._settings.served_deadline + 1.0, self.interrupt):
-            return tuple(self._threads.map(ask, packed.questions))
+        try:
+            if self.find_abilities(wait_s).letters:
+                attributes = self._choose_all(seen, packed, end)
+            else:
+                attributes = self._fill_in(seen, packed, end)
+        except ServedError as error:
+            self._refused = str(error) if error.fault is Fault.REQUEST else ""
+            raise
+        self._refused = ""
+        return attributes
 
     def write(
         self,
@@ -378,7 +375,7 @@ class ServedModel:
         with self._link.stream(request, budget_s=budget_s, total_s=total_s) as stream:
             with self._lock:
                 if self._stopped:
-                    raise _stopped()
+                    raise _ended()
                 self._streams.add(stream)
             try:
                 while True:
@@ -390,7 +387,7 @@ class ServedModel:
                 with self._lock:
                     interrupted = stream not in self._streams
                 if interrupted:
-                    raise _stopped()
+                    raise _ended()
             finally:
                 with self._lock:
                     self._streams.discard(stream)
@@ -403,7 +400,7 @@ class ServedModel:
         sampling: Sampling,
         wait_s: float | None,
     ) -> Generator[ServedText, None, None]:
-        self.find_abilities()
+        self.find_abilities(wait_s)
         request = Request(
             messages=[message(seen.images, text)],
             max_tokens=max_tokens,
@@ -423,6 +420,13 @@ class ServedModel:
     def _wait_s(self, wait_s: float | None) -> float:
         """Seconds for an answer, where none are given those for an analysis."""
         return self._settings.served_deadline if wait_s is None else max(0.0, wait_s)
+
+    def _end_all(self) -> None:
+        """As `_end`, all that are being answered."""
+        with self._lock:
+            streams, self._streams = self._streams, set()
+        for stream in streams:
+            stream.close()
 
     def _end(self, stream: Answer) -> None:
         """End a request with an error for who waits for it: what has come is not all."""
@@ -470,6 +474,15 @@ class ServedModel:
                     found = masses(token.top, len(turned))
         return text, np.roll(found, turn)
 
+    def _choose_all(self, seen: Shown, packed: Sheet, end_s: float) -> tuple[Attribute, ...]:
+        def ask(question: QuestionSpec) -> Attribute:
+            return self._choose(seen, question, end_s)
+
+        if self._settings.slots == 1:
+            return tuple(map(ask, packed.questions))
+        with step(self._waiting, self._settings.served_deadline + 1.0, self._end_all):
+            return tuple(self._threads.map(ask, packed.questions))
+
     def _choose(self, seen: Shown, question: QuestionSpec, end_s: float) -> Attribute:
         text, found = self._letters(seen, question, 0, max(0.0, end_s - self._clock()))
         self._least_mass = min(self._least_mass, float(found.sum()))
@@ -497,21 +510,26 @@ class ServedModel:
 
     def _note(self, question: str, nonsense: str) -> None:
         """Keep what was answered to a question, where that is no answer."""
-        self._nonsense.pop(question, None)
-        if shown := " ".join(nonsense.split())[:LONGEST_SHOWN]:
-            self._nonsense = {**self._nonsense, question: shown}
+        with self._lock:
+            kept = {name: said for name, said in self._nonsense.items() if name != question}
+            if shown := " ".join(nonsense.split())[:LONGEST_SHOWN]:
+                kept[question] = shown
+            self._nonsense = kept
 
-    def find_abilities(self) -> Abilities:
+    def find_abilities(self, wait_s: float | None = None) -> Abilities:
         """What the server can do, found out once.
+
+        Args:
+            wait_s: the most seconds to wait while another thread finds it out.
 
         Raises:
             ServedError: it cannot be asked now.
         """
         if self._abilities is not None:
             return self._abilities
-        deadline_s = self._settings.served_deadline
-        with step(self._waiting, deadline_s + 1.0):
-            free = self._finding.acquire(timeout=deadline_s)
+        longest_s = self._wait_s(wait_s)
+        with step(self._waiting, longest_s + 1.0):
+            free = self._finding.acquire(timeout=longest_s)
         if not free:
             raise ServedError(
                 Fault.BUSY, f"{self.engine_name} is still being asked what it can do; ask later"
@@ -546,5 +564,5 @@ class ServedModel:
         return found
 
 
-def _stopped() -> ServedError:
-    return ServedError(Fault.CLOSED, "the request was ended, since the node stops")
+def _ended() -> ServedError:
+    return ServedError(Fault.CLOSED, "the request was ended before its answer had come")
