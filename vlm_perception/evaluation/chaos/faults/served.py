@@ -54,13 +54,13 @@ class ServerFault:
     """What happens to a server, and what the language node has to say of it."""
 
     name: str
-    about: str
-    """Part of the report."""
+    about: tuple[str, ...]
+    """Parts of the report, of which one must be in it."""
     begin: Callable[[ServerProcess], object]
     end: Callable[[ServerProcess], object]
 
 
-def _manner(name: str, about: str, **changes: Any) -> ServerFault:
+def _manner(name: str, *about: str, **changes: Any) -> ServerFault:
     return ServerFault(
         f"served: {name}",
         about,
@@ -72,13 +72,14 @@ def _manner(name: str, about: str, **changes: Any) -> ServerFault:
 SERVER_FAULTS = (
     ServerFault(
         "served: kill -9 the server",
-        "no server listens",
+        ("no server listens",),
         ServerProcess.kill,
         lambda server: server.start(LOAD_S),
     ),
     ServerFault(
         "served: the server hangs",
-        "sent nothing within",
+        # The latter where the answer had begun.
+        ("sent nothing within", "too slow"),
         lambda server: server.signal(signal.SIGSTOP),
         lambda server: server.signal(signal.SIGCONT),
     ),
@@ -97,7 +98,7 @@ def attempt(stage: Stage, fault: ServerFault) -> Finding:
     fault.begin(stage.server)
     time.sleep(SILENCE_S)
     fault.end(stage.server)
-    return _judge(stage, fault.name, fault.about, since, time.monotonic())
+    return _judge(stage, fault.name, since, time.monotonic(), *fault.about)
 
 
 def starts_late(stage: Stage) -> Finding:
@@ -112,10 +113,10 @@ def starts_late(stage: Stage) -> Finding:
     name = "served: the server starts after the graph"
     # The report that the node is active counts, too: it already says that there is no server.
     since = active - 0.001
-    return _judge(stage, name, "no server listens", since, back or time.monotonic())
+    return _judge(stage, name, since, back or time.monotonic(), "no server listens")
 
 
-def _judge(stage: Stage, name: str, about: str, since: float, back: float) -> Finding:
+def _judge(stage: Stage, name: str, since: float, back: float, *about: str) -> Finding:
     """What must hold of a fault that lasted from one time to another."""
     noticed = stage.noticed(since)
     diagnosis = stage.diagnosis(since, REASONER, about=about)
@@ -123,7 +124,7 @@ def _judge(stage: Stage, name: str, about: str, since: float, back: float) -> Fi
     lost, of = stage.lost(since, well.at_s if well else time.monotonic())
     diagnosed = diagnosis.at_s - since if diagnosis else None
     recovered = well.at_s - back if well else None
-    told = diagnosis.message if diagnosis else f"{REASONER} does not report {about!r}"
+    told = diagnosis.message if diagnosis else f"{REASONER} does not report {' or '.join(about)!r}"
     return Finding(
         name,
         f"{stage.reported(since)}; {told}; {lost} of {of} images without a scene",

@@ -217,12 +217,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._send({})
 
     def do_POST(self) -> None:
-        server, body = self.server_of, self._content()
+        server = self.server_of
+        self.close_connection = True
+        try:
+            body = self._content()
+        except ValueError:  # The client has gone within its request.
+            return
         server.bodies.append(body)
         server.headers.append(dict(self.headers))
         del server.bodies[:-KEPT], server.headers[:-KEPT]
         manner = server.manner
-        self.close_connection = True
         if manner.status != 200:
             self._send({"error": {"message": "as it was told to"}}, manner.status)
         elif body["model"] != MODEL:

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -231,19 +231,21 @@ class Stage:
         return f"{bad.status.name}: {bad.reason}" if bad else "always OK"
 
     def diagnosis(
-        self, since_s: float, *nodes: str, about: str = "", within_s: float = 5.0
+        self, since_s: float, *nodes: str, about: str | Sequence[str] = "", within_s: float = 5.0
     ) -> Report | None:
         """Wait for the first report after a time whose level is not OK; None if none comes.
 
         Args:
             since_s: the monotonic time.
             nodes: whose report; any node's when empty.
-            about: what the report's message must contain.
+            about: what the report's message must contain, or one of several such parts.
             within_s: how long to wait, from since_s on.
         """
+        parts = (about,) if isinstance(about, str) else about
 
         def bad(report: Report) -> bool:
-            return report.at_s > since_s and report.level > 0 and about in report.message
+            named = any(part in report.message for part in parts)
+            return report.at_s > since_s and report.level > 0 and named
 
         def first() -> Report | None:
             found = (
