@@ -272,6 +272,7 @@ def test_a_served_model_starts_with_the_nodes_comes_back_and_ends_with_them(
     (asked, *_) = launch.wait_for("asked: (.*)")
     assert "--max-kv-cache-capacity 4096 --host 127.0.0.1 --port " in asked
     assert asked.endswith("--served-model-name vlm offline: 1")
+    assert "hangs" not in launch.said, "the server comes after the nodes are configured"
     assert (
         "vlm will take at least" in launch.said and "waiting for the language model" in launch.said
     )
