@@ -10,6 +10,7 @@ import copy
 import gc
 import io
 import logging
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -101,13 +102,20 @@ def write_graph(
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
     """Write a graph and check it; FP32 weights that FP16 can hold are stored so."""
     store_half(model)
-    large = model.ByteSize() > LARGEST_INLINE
+    # protobuf cannot even count a message above 2 GiB.
+    large = sum(map(_bytes_of, model.graph.initializer)) > LARGEST_INLINE
     data = path.with_name(f"{path.name}.data")
     # onnx would append to a file that is there.
     data.unlink(missing_ok=True)
     onnx.save(model, path, save_as_external_data=large, location=data.name)
     # As a file: a model in memory would be copied twice for it.
     onnx.checker.check_model(path)
+
+
+def _bytes_of(tensor: onnx.TensorProto) -> int:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    size: int = math.prod(tensor.dims) * dtype.itemsize
+    return size
 
 
 def store_half(model: onnx.ModelProto) -> None:
