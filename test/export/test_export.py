@@ -19,7 +19,6 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from support.checkpoints import make_checkpoint, write_spec
-from transformers import PreTrainedTokenizerFast
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.export_error import ExportError
@@ -135,9 +134,13 @@ def other_family(checkpoint: Path) -> None:
 
 
 def add_token(checkpoint: Path) -> None:
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint / "vlm")
-    tokenizer.add_tokens(["<extra>"])
-    tokenizer.save_pretrained(checkpoint / "vlm")
+    file = checkpoint / "vlm" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["extra"] = 1 + max(
+        *vocabulary.values(), *(token["id"] for token in content["added_tokens"])
+    )
+    file.write_text(json.dumps(content))
 
 
 def drop_vlm(checkpoint: Path) -> None:

@@ -453,14 +453,14 @@ def test_a_model_of_another_kind_is_sent_elsewhere(
         load_checkpoint(tmp_path, "same")
 
 
-ROTARY = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+ROTARY = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}
 
 
 @pytest.mark.parametrize(
     ("family", "file", "changes", "message"),
     [
         ("siglip", "vlm/config", {"text_config__model_type": "mistral"}, "mistral decoder"),
-        ("siglip", "vlm/config", {"text_config__rope_parameters": ROTARY}, "rotary .* is dynamic"),
+        ("siglip", "vlm/config", {"text_config__rope_parameters": ROTARY}, "rotary .* is yarn"),
         (
             "siglip",
             "vlm/config",

@@ -142,6 +142,11 @@ def make_checkpoint(
         vlm = _language_model(dual, tokenizer, family, language, decoder)
         for part in (vlm, tokenizer, language_processor(language, processor, tokenizer)):
             part.save_pretrained(path / "vlm")
+    if language == "internvl":
+        # As published: one token more than the model knows.
+        more = PreTrainedTokenizerFast.from_pretrained(path / "vlm")
+        more.add_tokens(["<video>"], special_tokens=True)
+        more.save_pretrained(path / "vlm")
     if language == "idefics3":
         # As the first SmolVLMs say; transformers itself writes `idefics3_vision`.
         set_config(path / "vlm/config.json", vision_config__model_type="idefics3")
@@ -334,6 +339,9 @@ def _language_model(
         tie_word_embeddings=True,
         **own_shape,
     )
+    if language == "internvl":
+        # As published: it differs from the default beyond the decoder's positions only.
+        text.rope_parameters |= {"rope_type": "dynamic", "factor": 2.0}
     vision = dual.config.vision_config.to_dict()
     config_class, model_class = LANGUAGE_MODELS[language]
     own: dict[str, Any] = {"scale_factor": 2}

@@ -250,5 +250,6 @@ _TOWERS: tuple[type[KnownTower], ...] = (
 )
 # By what a language model's vision_config calls it.
 LANGUAGE_TOWERS = {name: tower for tower in _TOWERS for name in sorted(tower.model_types)}
-# Kinds of rotary embedding whose frequencies do not change with the length of the text.
-STATIC_ROTARY = ("default", "linear", "llama3")
+# Kinds of rotary embedding whose frequencies do not change with the length of the text; `dynamic`
+# (InternVL's) only beyond max_position_embeddings, where a bundle ends.
+STATIC_ROTARY = ("default", "linear", "llama3", "dynamic")

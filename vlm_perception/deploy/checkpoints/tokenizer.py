@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Siglip2Tokenizer
 
 from vlm_perception.common.export_error import ExportError
@@ -35,12 +37,26 @@ def load_tokenizer(directory: Path, model: Model) -> Model:
     except Exception as error:
         raise ExportError(f"the tokenizer in {directory} cannot be loaded: {error}") from error
     rows = model.config.text_config.vocab_size
+    _drop_unknown(tokenizer, rows)
     if len(tokenizer) > rows:
         raise ExportError(
             f"the tokenizer in {directory} has {len(tokenizer)} tokens but the model knows {rows}: "
             "they do not belong together; download both from the same model"
         )
     return tokenizer
+
+
+def _drop_unknown(tokenizer: Model, rows: int) -> None:
+    """Take out tokens that were added to the tokenizer and that the model has no row for.
+
+    InternVL's are published so: `<video>` is one more than the model knows, and no prompt about an
+    image holds it. In a user's text it is read as text.
+    """
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    added = content["added_tokens"]
+    kept = [token for token in added if token["id"] < rows]
+    if len(kept) < len(added):
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content | {"added_tokens": kept}))
 
 
 def _read(directory: Path, model_type: str) -> Model:
