@@ -50,6 +50,7 @@ ASKED_FOR = {
 """Where a library wants ValueError and nothing else."""
 READS_DAMAGED = {
     ("common/yaml_files.py", "parse_yaml"),
+    ("perception/served/record.py", "read"),
     ("replay/resume.py", "read_checkpoint"),
     ("replay/resume.py", "restore"),
     ("replay/storage/mcap_scan.py", "_take"),

@@ -37,8 +37,8 @@ class GraphOptions:
     """Whether the source begins again at its end."""
     force_keyframes: bool = False
     """Whether the reasoner works out every tick instead of repeating."""
-    encoder_threads: int = 1
-    """Of the encoder's network."""
+    encoder_threads: int | None = None
+    """Of the encoder's network; None: as the node has it."""
     composition: str = PROCESSES
     """`processes`: each node in a process of its own; `single`: the three in one."""
     namespace: str = ""
@@ -97,7 +97,8 @@ def node_specs(options: GraphOptions) -> list[NodeSpec]:
     }
     parameters: dict[str, dict[str, Parameter]] = node_parameters(values)
     parameters[REASONER] |= {"force_keyframes": options.force_keyframes, **options.language}
-    parameters[ENCODER]["threads"] = options.encoder_threads
+    if options.encoder_threads is not None:
+        parameters[ENCODER]["threads"] = options.encoder_threads
     if options.composition == SINGLE and options.nodes:
         return [NodeSpec("perception", holds={name: parameters[name] for name in options.nodes})]
     return [NodeSpec(name, parameters[name], namespace=options.namespace) for name in options.nodes]

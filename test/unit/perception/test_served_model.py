@@ -238,9 +238,10 @@ def test_what_a_server_can_do_is_not_known_from_an_answer_that_was_ended(
         with Work("test") as work, ThreadPoolExecutor(1) as pool:
 
             def end() -> None:
-                while not server.at_work:
+                while not model.issue():
                     time.sleep(0.01)
-                work.end_step()
+                    if server.at_work:
+                        work.end_step()
 
             ending = pool.submit(end)
             model.warm_up(model.pack([]))

@@ -60,9 +60,10 @@ def measure_ranges(
     )
     stride = _stride(graph, tensors)
     while batch := list(itertools.islice(views, stride)):
+        reader = _Reader([view for _, view in batch])
         with _silence():
             try:
-                calibrater.collect_data(_Reader([view for _, view in batch]))
+                calibrater.collect_data(reader)
             # What numpy's histogram raises for a range that is not finite.
             except ValueError as error:
                 raise ExportError(

@@ -84,9 +84,10 @@ class Endpoint:
         """Whether the server may be on another machine: any name but localhost counts as such."""
         host = urlsplit(self.url).hostname or ""
         try:
-            return not is_loopback(host)
+            ipaddress.ip_address(host)
         except ValueError:
             return host != "localhost" and not host.endswith(".localhost")
+        return not is_loopback(host)
 
 
 def is_loopback(address: str) -> bool:

@@ -20,7 +20,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,6 +92,7 @@ class BundleServer:
         """Answers that nobody read to their end."""
         self.at_work = 0
         """Requests that have come and are neither answered nor given up."""
+        self.closing = threading.Event()
         self._http: ThreadingHTTPServer | None = None
         self._port = port
 
@@ -108,7 +108,10 @@ class BundleServer:
         class Handler(_Handler):
             server_of = owner
 
+        self.closing.clear()
         http = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
+        # Answers end before the model that writes them goes.
+        http.daemon_threads = False
         self._http, self._port = http, http.server_address[1]
         threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}).start()
         return self
@@ -116,6 +119,7 @@ class BundleServer:
     def __exit__(self, *_: object) -> None:
         """Serve no more."""
         if self._http is not None:
+            self.closing.set()
             self._http.shutdown()
             self._http.server_close()
             self._http = None
@@ -145,7 +149,7 @@ class BundleServer:
 
     def _prefix(self, picture: str) -> Prefix:
         if self._read is None or self._read[0] != picture:
-            time.sleep(self.manner.reading_s)
+            self.closing.wait(self.manner.reading_s)
             self.looks += 1
             file = base64.b64decode(picture.partition(",")[2])
             pixels = simplejpeg.decode_jpeg(file, colorspace="RGB")
@@ -213,14 +217,15 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/manner":
             self._send({"error": {"message": "no such page"}}, 404)
             return
-        self.server_of.manner = Manner(**self._content())
+        self.server_of.manner = Manner(**json.loads(self._data()))
         self._send({})
 
     def do_POST(self) -> None:
         server = self.server_of
         self.close_connection = True
+        data = self._data()
         try:
-            body = self._content()
+            body = json.loads(data)
         except ValueError:  # The client has gone within its request.
             return
         server.bodies.append(body)
@@ -242,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         try:
             for choice in self.server_of.answer(body):
-                time.sleep(self.server_of.manner.piece_s)
+                self.server_of.closing.wait(self.server_of.manner.piece_s)
                 chunk = json.dumps({"model": manner.model, "choices": [{"index": 0, **choice}]})
                 self._event(chunk[::-1] if manner.garbled else chunk)
                 if manner.cut:
@@ -256,15 +261,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"data: {data}\n\n".encode())
         self.wfile.flush()
 
-    def _content(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        return content
+    def _data(self) -> bytes:
+        return self.rfile.read(int(self.headers["Content-Length"]))
 
     def _send(self, content: dict[str, Any], status: int = 200) -> None:
         data = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
+        self.send_header("Connection", "close")
+        self.close_connection = True
         self.end_headers()
         self.wfile.write(data)
 
