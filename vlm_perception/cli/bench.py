@@ -244,7 +244,7 @@ def bench_fleet(
 
     `vlm-perception bench fleet --model Qwen/Qwen3-VL-2B-Instruct --robots 8`
     """
-    settings = importlib.import_module("vlm_perception.perception.language.served_settings")
+    settings = importlib.import_module("vlm_perception.perception.language.served.settings")
     report(
         "vlm_perception.evaluation.bench.fleet",
         json_file,

@@ -189,5 +189,5 @@ def served_settings(model: str | None, endpoint: str) -> Any:
     """The same as the settings of who asks the server; None for the bundle's own model."""
     if model is None:
         return None
-    module = importlib.import_module("vlm_perception.perception.language.served_settings")
+    module = importlib.import_module("vlm_perception.perception.language.served.settings")
     return module.ServedSettings(**served_parameters(model, endpoint))

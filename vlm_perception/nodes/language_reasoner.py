@@ -28,7 +28,7 @@ from vlm_perception.nodes.process.niceness import session_gives_way
 from vlm_perception.nodes.process.runner import run
 from vlm_perception.nodes.process.worker import Mailbox, Worker
 from vlm_perception.perception.device_tokens import DeviceTokens
-from vlm_perception.perception.language.served_model import ServedModel
+from vlm_perception.perception.language.served.model import ServedModel
 from vlm_perception.perception.reasoning.degradation import Degradation
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.questions import load_questions

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from vlm_perception.nodes.base.networks import NetworkSettings
 from vlm_perception.nodes.base.parameters import CONFIGURE, FIXED, setting
 from vlm_perception.perception.details import LONGEST_SIDE
-from vlm_perception.perception.language.served_settings import OF_BUNDLE, SERVED, ServedSettings
+from vlm_perception.perception.language.served.settings import OF_BUNDLE, SERVED, ServedSettings
 from vlm_perception.perception.served.endpoint import KEY_VARIABLE
 
 LEAST_SIDE = 64

@@ -18,7 +18,7 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.perception.details import Details
 from vlm_perception.perception.fusion.scene import SceneFusion
 from vlm_perception.perception.fusion.stamp_order import Order, StampOrder
-from vlm_perception.perception.language.served_model import ServedModel
+from vlm_perception.perception.language.served.model import ServedModel
 from vlm_perception.perception.reasoning.degradation import Degradation
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.questions import load_questions

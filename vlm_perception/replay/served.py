@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vlm_perception.perception.language.abilities import Abilities
-from vlm_perception.perception.language.served_model import ServedModel
-from vlm_perception.perception.language.served_settings import ServedSettings
+from vlm_perception.perception.language.served.abilities import Abilities
+from vlm_perception.perception.language.served.model import ServedModel
+from vlm_perception.perception.language.served.settings import ServedSettings
 from vlm_perception.perception.served.connection import Connection
 from vlm_perception.perception.served.record import Record, Recording, Replayed, Writer
 from vlm_perception.replay.recordings.errors import ReplayError

@@ -18,7 +18,7 @@ from vlm_perception.common.yaml_files import YamlError, read_yaml
 from vlm_perception.media.image_message import ImageOptions
 from vlm_perception.perception.fusion.rules import Contradiction, Hazard, RuleError
 from vlm_perception.perception.fusion.scene import FusionSettings
-from vlm_perception.perception.language.served_settings import ServedSettings
+from vlm_perception.perception.language.served.settings import ServedSettings
 from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.replay.recordings.errors import ReplayError
 

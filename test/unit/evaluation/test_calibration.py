@@ -32,8 +32,8 @@ from vlm_perception.evaluation.tasks.answer_calibration import (
     require_enough,
     scores_of_server,
 )
-from vlm_perception.perception.language.served_model import ServedModel
-from vlm_perception.perception.language.served_settings import SERVED, ServedSettings
+from vlm_perception.perception.language.served.model import ServedModel
+from vlm_perception.perception.language.served.settings import SERVED, ServedSettings
 from vlm_perception.perception.reasoning.questions import load_questions
 from vlm_perception.perception.served.connection import Connection
 

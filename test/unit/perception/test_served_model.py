@@ -24,13 +24,13 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.engines.steps import Work
 from vlm_perception.evaluation.chaos.testbed.bundle_server import MODEL, BundleServer, Manner
-from vlm_perception.perception.language.answer_sheet import filled, sheet
-from vlm_perception.perception.language.letters import LEAST_MASS, answered, lettered, masses
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.language.prompts import PromptError
-from vlm_perception.perception.language.served_model import ServedModel
-from vlm_perception.perception.language.served_settings import SERVED, ServedSettings
-from vlm_perception.perception.language.shown_before import ShownBefore
+from vlm_perception.perception.language.served.answer_sheet import filled, sheet
+from vlm_perception.perception.language.served.letters import LEAST_MASS, answered, lettered, masses
+from vlm_perception.perception.language.served.model import ServedModel
+from vlm_perception.perception.language.served.settings import SERVED, ServedSettings
+from vlm_perception.perception.language.served.shown_before import ShownBefore
 from vlm_perception.perception.reasoning.degradation import LEVELS
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.question_answering import AskError

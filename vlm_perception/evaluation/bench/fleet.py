@@ -19,9 +19,9 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.files.clip import frame
 from vlm_perception.evaluation.report import Report, figure_table
 from vlm_perception.perception.details import without_detail
-from vlm_perception.perception.language.abilities import Abilities
-from vlm_perception.perception.language.served_model import ServedModel
-from vlm_perception.perception.language.served_settings import ServedSettings
+from vlm_perception.perception.language.served.abilities import Abilities
+from vlm_perception.perception.language.served.model import ServedModel
+from vlm_perception.perception.language.served.settings import ServedSettings
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.reasoner import Reasoner
 from vlm_perception.perception.served.completions import Request

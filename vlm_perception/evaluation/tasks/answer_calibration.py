@@ -30,8 +30,8 @@ from vlm_perception.evaluation.report import Report
 from vlm_perception.evaluation.task import run_task
 from vlm_perception.outputs.file import require_free, result_file
 from vlm_perception.perception.language.model import LanguageModel
-from vlm_perception.perception.language.served_model import ServedModel
-from vlm_perception.perception.language.served_settings import ServedSettings
+from vlm_perception.perception.language.served.model import ServedModel
+from vlm_perception.perception.language.served.settings import ServedSettings
 from vlm_perception.perception.reasoning.questions import load_questions
 from vlm_perception.perception.served.connection import Connection
 from vlm_perception.perception.vision.encoder import VisionEncoder

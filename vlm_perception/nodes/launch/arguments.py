@@ -21,7 +21,7 @@ from vlm_perception.nodes.launch.checkpoint import checkpoint
 from vlm_perception.nodes.launch.edgellm import DOWNLOADS, server_options
 from vlm_perception.nodes.launch.params_file import DEFAULT_PARAMS, read_params_file
 from vlm_perception.nodes.process.errors import ArgumentError
-from vlm_perception.perception.language.served_settings import OF_BUNDLE, SERVED
+from vlm_perception.perception.language.served.settings import OF_BUNDLE, SERVED
 
 PROCESSES, SINGLE = "processes", "single"
 TRUE = ("true", "1", "yes", "on")

@@ -37,7 +37,7 @@ from vlm_perception.nodes.launch.edgellm import (
     share,
 )
 from vlm_perception.nodes.process.errors import StartError
-from vlm_perception.perception.language.served_settings import SERVED
+from vlm_perception.perception.language.served.settings import SERVED
 
 WRAPPER = [sys.executable, "-m", "vlm_perception.nodes.launch.server_process"]
 RESPAWN_DELAY_S = 1.0

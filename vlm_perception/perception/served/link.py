@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from vlm_perception.perception.served.completions import Delta, Request
@@ -19,19 +18,6 @@ class Answer(Iterator[Delta], Protocol):
 
     def close(self) -> None:
         """Give up what has not come yet."""
-        ...
-
-    def __enter__(self) -> Answer:
-        """The answer itself."""
-        ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
         ...
 
 

@@ -13,10 +13,9 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, TextIO
 
 from vlm_perception.common.errors import VlmPerceptionError
@@ -291,28 +290,7 @@ class Replayed:
         """Nothing."""
 
 
-class _Closing:
-    """An answer that is a context."""
-
-    def __iter__(self) -> Any:
-        return self
-
-    def __enter__(self) -> Any:
-        return self
-
-    def close(self) -> None:
-        """Give up what has not come yet."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class _Overheard(_Closing):
+class _Overheard(Iterator[Delta]):
     def __init__(
         self,
         answer: Answer,
@@ -352,10 +330,13 @@ class _Overheard(_Closing):
             self._done(Recorded(tuple(self._pieces), error))
 
 
-class _Again(_Closing):
+class _Again(Iterator[Delta]):
     def __init__(self, recorded: Recorded, passed: Callable[[float], None]) -> None:
         self._recorded, self._passed = recorded, passed
         self._pieces = iter(recorded.pieces)
+
+    def close(self) -> None:
+        """Nothing: all of it is there."""
 
     def __next__(self) -> Delta:
         piece = next(self._pieces, None)

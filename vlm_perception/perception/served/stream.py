@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from enum import Enum
-from types import TracebackType
 
 from vlm_perception.perception.served.completions import Delta, Request
 from vlm_perception.perception.served.errors import Fault, ServedError
@@ -208,19 +207,6 @@ class Stream(Iterator[Delta]):
         """Give up what has not come yet: the request ends, and its connection with it."""
         self._exchange.end(Outcome.CANCELLED, None)
         self._over = True
-
-    def __enter__(self) -> Stream:
-        """The stream itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
     def __del__(self) -> None:
         """Nobody can read it any more."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vlm_perception.bundle.manifest import QuestionSpec
-from vlm_perception.perception.language.letters import unanswered
+from vlm_perception.perception.language.served.letters import unanswered
 from vlm_perception.types import Attribute
 
 CHARACTERS_A_TOKEN = 2

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from vlm_perception.bundle.manifest import QuestionSpec
-from vlm_perception.perception.language.letters import lettered
-from vlm_perception.perception.language.sent_image import data_url, message
+from vlm_perception.perception.language.served.letters import lettered
+from vlm_perception.perception.language.served.sent_image import data_url, message
 from vlm_perception.perception.served.completions import Delta, Request, TokenLogprobs
 from vlm_perception.perception.served.errors import Fault, ServedError
 

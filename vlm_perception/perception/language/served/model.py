@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from statistics import fmean
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,18 +21,23 @@ from numpy.typing import NDArray
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.engines.steps import step
 from vlm_perception.perception.details import LONGEST_SIDE, DetailError, shrunk
-from vlm_perception.perception.language import answer_sheet
-from vlm_perception.perception.language.abilities import ALTERNATIVES, Abilities, find_abilities
 from vlm_perception.perception.language.analysis_cost import AnalysisCost
-from vlm_perception.perception.language.letters import answered, lettered, masses, unanswered
 from vlm_perception.perception.language.prompts import PromptError
-from vlm_perception.perception.language.sent_image import data_url, message
-from vlm_perception.perception.language.served_settings import ServedSettings
-from vlm_perception.perception.language.shown_before import ShownBefore
+from vlm_perception.perception.language.served import answer_sheet
+from vlm_perception.perception.language.served.abilities import (
+    ALTERNATIVES,
+    Abilities,
+    find_abilities,
+)
+from vlm_perception.perception.language.served.letters import answered, lettered, masses, unanswered
+from vlm_perception.perception.language.served.requests import Requests
+from vlm_perception.perception.language.served.sent_image import data_url, message
+from vlm_perception.perception.language.served.settings import ServedSettings
+from vlm_perception.perception.language.served.shown_before import ShownBefore
 from vlm_perception.perception.language.token_sampling import GREEDY, Sampling
-from vlm_perception.perception.served.completions import Delta, Request
+from vlm_perception.perception.served.completions import Request
 from vlm_perception.perception.served.errors import Fault, ServedError
-from vlm_perception.perception.served.link import Answer, Link
+from vlm_perception.perception.served.link import Link
 from vlm_perception.perception.tokenizer import TextError, require_text
 from vlm_perception.types import Attribute, Embedding
 
@@ -111,12 +115,11 @@ class ServedModel:
             learned: called once that has been found out.
         """
         self._link, self._settings, self._clock = link, settings, clock
+        self._requests = Requests(link, f"waiting for {self.engine_name}")
         self._before = ShownBefore(settings.frames)
         self._threads = ThreadPoolExecutor(settings.slots, "served")
         self._finding, self._lock = threading.Lock(), threading.Lock()
-        self._streams: set[Answer] = set()
         self._abilities, self._learned = abilities, learned
-        self._stopped = False
         self._fault = ""
         self._retry_at_s = self._pause_s = 0.0
         """When the server is looked for again, and the pause before that."""
@@ -175,12 +178,12 @@ class ServedModel:
 
     def interrupt(self) -> None:
         """End all requests with an error for who waits for them, and send none until `resume`."""
-        self._stopped = True
-        self._end_all()
+        self._requests.stop()
 
     def resume(self) -> None:
         """Send requests again."""
-        self._stopped, self._fault = False, ""
+        self._requests.resume()
+        self._fault = ""
 
     def close(self) -> None:
         """End all requests and the connection."""
@@ -358,40 +361,6 @@ class ServedModel:
         except TextError as error:
             raise PromptError(str(error)) from error
 
-    def _ask(
-        self, request: Request, budget_s: float, *, total_s: float | None = None
-    ) -> Generator[Delta, None, None]:
-        """The pieces of an answer; `interrupt` ends it, too.
-
-        Args:
-            request: what is asked.
-            budget_s: the most seconds until each piece.
-            total_s: the most seconds for all of them.
-
-        Raises:
-            ServedError: it does not come in time, or not at all.
-        """
-        budget_s = max(0.0, budget_s)
-        with self._link.stream(request, budget_s=budget_s, total_s=total_s) as stream:
-            with self._lock:
-                if self._stopped:
-                    raise _ended()
-                self._streams.add(stream)
-            try:
-                while True:
-                    with step(self._waiting, budget_s + 1.0, partial(self._end, stream)):
-                        delta = next(stream, None)
-                    if delta is None:
-                        break
-                    yield delta
-                with self._lock:
-                    interrupted = stream not in self._streams
-                if interrupted:
-                    raise _ended()
-            finally:
-                with self._lock:
-                    self._streams.discard(stream)
-
     def _write(
         self,
         seen: Shown,
@@ -410,7 +379,7 @@ class ServedModel:
             top_logprobs=int(self._tells_probabilities),
         )
         answer = ""
-        with closing(self._ask(request, self._wait_s(wait_s), total_s=wait_s)) as deltas:
+        with closing(self._requests.ask(request, self._wait_s(wait_s), total_s=wait_s)) as deltas:
             for delta in deltas:
                 answer += delta.text
                 known = [each.logprob for each in delta.logprobs if math.isfinite(each.logprob)]
@@ -420,23 +389,6 @@ class ServedModel:
     def _wait_s(self, wait_s: float | None) -> float:
         """Seconds for an answer, where none are given those for an analysis."""
         return self._settings.served_deadline if wait_s is None else max(0.0, wait_s)
-
-    def _end_all(self) -> None:
-        """As `_end`, all that are being answered."""
-        with self._lock:
-            streams, self._streams = self._streams, set()
-        for stream in streams:
-            stream.close()
-
-    def _end(self, stream: Answer) -> None:
-        """End a request with an error for who waits for it: what has come is not all."""
-        with self._lock:
-            self._streams.discard(stream)
-        stream.close()
-
-    @property
-    def _waiting(self) -> str:
-        return f"waiting for {self.engine_name}"
 
     def letter_masses(
         self, seen: Shown, question: QuestionSpec, *, turn: int = 0, wait_s: float | None = None
@@ -467,7 +419,7 @@ class ServedModel:
             top_logprobs=ALTERNATIVES,
         )
         text, found = "", masses({}, len(turned))
-        with closing(self._ask(request, wait_s, total_s=wait_s)) as deltas:
+        with closing(self._requests.ask(request, wait_s, total_s=wait_s)) as deltas:
             for delta in deltas:
                 text += delta.text
                 for token in delta.logprobs[:1]:
@@ -480,7 +432,7 @@ class ServedModel:
 
         if self._settings.slots == 1:
             return tuple(map(ask, packed.questions))
-        with step(self._waiting, self._settings.served_deadline + 1.0, self._end_all):
+        with step(self._requests.waiting, self._settings.served_deadline + 1.0, self._requests.end):
             return tuple(self._threads.map(ask, packed.questions))
 
     def _choose(self, seen: Shown, question: QuestionSpec, end_s: float) -> Attribute:
@@ -498,7 +450,7 @@ class ServedModel:
             schema=answer_sheet.schema(questions) if self.find_abilities().guided else None,
         )
         left_s = max(0.0, end_s - self._clock())
-        with closing(self._ask(request, left_s, total_s=left_s)) as deltas:
+        with closing(self._requests.ask(request, left_s, total_s=left_s)) as deltas:
             text = "".join(delta.text for delta in deltas)
         attributes = answer_sheet.filled(text, questions)
         self._note("", "" if attributes is not None else text)
@@ -528,7 +480,7 @@ class ServedModel:
         if self._abilities is not None:
             return self._abilities
         longest_s = self._wait_s(wait_s)
-        with step(self._waiting, longest_s + 1.0):
+        with step(self._requests.waiting, longest_s + 1.0):
             free = self._finding.acquire(timeout=longest_s)
         if not free:
             raise ServedError(
@@ -542,10 +494,10 @@ class ServedModel:
     def _look_for_abilities(self) -> Abilities:
         settings, deadline_s = self._settings, self._settings.served_deadline
         try:
-            with step(self._waiting, deadline_s + 1.0):
+            with step(self._requests.waiting, deadline_s + 1.0):
                 info = self._link.check(deadline_s)
             found = find_abilities(
-                lambda request: self._ask(request, deadline_s, total_s=deadline_s),
+                lambda request: self._requests.ask(request, deadline_s, total_s=deadline_s),
                 size=settings.served_image_size,
                 quality=settings.served_jpeg_quality,
                 frames=settings.frames,
@@ -562,7 +514,3 @@ class ServedModel:
         self._abilities = found
         self._learned(found)
         return found
-
-
-def _ended() -> ServedError:
-    return ServedError(Fault.CLOSED, "the request was ended before its answer had come")

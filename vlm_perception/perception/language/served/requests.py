@@ -1,0 +1,93 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Requests to a server that any thread can end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from contextlib import closing
+from functools import partial
+
+from vlm_perception.engines.steps import step
+from vlm_perception.perception.served.completions import Delta, Request
+from vlm_perception.perception.served.errors import Fault, ServedError
+from vlm_perception.perception.served.link import Answer, Link
+
+
+class Requests:
+    """Sends requests and knows those that are being answered; for any thread."""
+
+    def __init__(self, link: Link, waiting: str) -> None:
+        """Send none yet.
+
+        Args:
+            link: brings the answers.
+            waiting: in words, what a thread does meanwhile.
+        """
+        self._link, self.waiting = link, waiting
+        self._lock = threading.Lock()
+        self._answers: set[Answer] = set()
+        self._stopped = False
+
+    def ask(
+        self, request: Request, budget_s: float, *, total_s: float | None = None
+    ) -> Generator[Delta, None, None]:
+        """The pieces of an answer.
+
+        Args:
+            request: what is asked.
+            budget_s: the most seconds until each piece.
+            total_s: the most seconds for all of them.
+
+        Raises:
+            ServedError: it does not come in time, or not at all, or was ended.
+        """
+        budget_s = max(0.0, budget_s)
+        with closing(self._link.stream(request, budget_s=budget_s, total_s=total_s)) as answer:
+            with self._lock:
+                if self._stopped:
+                    raise _ended()
+                self._answers.add(answer)
+            try:
+                while True:
+                    with step(self.waiting, budget_s + 1.0, partial(self._end, answer)):
+                        delta = next(answer, None)
+                    if delta is None:
+                        break
+                    yield delta
+                with self._lock:
+                    ended = answer not in self._answers
+                if ended:
+                    raise _ended()
+            finally:
+                with self._lock:
+                    self._answers.discard(answer)
+
+    def end(self) -> None:
+        """End all that are being answered, with an error for who waits for them."""
+        with self._lock:
+            answers, self._answers = self._answers, set()
+        for answer in answers:
+            answer.close()
+
+    def stop(self) -> None:
+        """As `end`, and refuse further ones until `resume`."""
+        self._stopped = True
+        self.end()
+
+    def resume(self) -> None:
+        """Send requests again."""
+        self._stopped = False
+
+    def _end(self, answer: Answer) -> None:
+        """End one with an error for who waits for it: what has come is not all."""
+        with self._lock:
+            self._answers.discard(answer)
+        answer.close()
+
+
+def _ended() -> ServedError:
+    return ServedError(
+        Fault.CLOSED, "the request was ended before its answer had come; send it again"
+    )
