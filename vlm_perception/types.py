@@ -53,6 +53,28 @@ class Region:
     height: int
 
 
+@dataclass(frozen=True)
+class LocatedBox:
+    """Where a phrase was found: a box in pixels of the source image, clipped to it."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    score: float
+    """Probability; NaN where the method gives none."""
+
+
+@dataclass(frozen=True)
+class PatchEmbeddings:
+    """The patches that the vision graph has kept, in the space of texts."""
+
+    vectors: NDArray[np.float32]
+    """[K, D], L2-normalised."""
+    token_index: NDArray[np.uint16]
+    """[K] row-major position in the grid, rising; FUSED_TOKEN for a fused token."""
+
+
 UNKNOWN = "unknown"
 """Value of an attribute whose likeliest choice is not likely enough, or that has no answer."""
 
@@ -104,6 +126,8 @@ class Embedding:
     views: NDArray[np.uint8] | None = None
     """What that tower reads, [views, height, width, 3]; None where it was not made of the image
     yet."""
+    patches: PatchEmbeddings | None = None
+    """What a phrase is looked for in; None where the frame came without."""
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,14 @@ def own_tower(manifest: Manifest) -> TowerSpec | None:
 def without_detail(embedding: Embedding) -> Embedding:
     """Return the embedding as it is sent: without what the language model reads."""
     token_index = embedding.token_index[:0]
-    return replace(embedding, tokens=NO_TOKENS, token_index=token_index, image=None, views=None)
+    return replace(
+        embedding,
+        tokens=NO_TOKENS,
+        token_index=token_index,
+        image=None,
+        views=None,
+        patches=None,
+    )
 
 
 class _Tokens:
@@ -289,6 +296,10 @@ class RecentFrames:
 
 
 def _held(embedding: Embedding) -> int:
-    """Bytes of what the language model reads."""
-    image = embedding.image
-    return embedding.tokens.nbytes + (image.nbytes if image is not None else 0)
+    """Bytes of what the language model reads, and of what phrases are looked for in."""
+    image, patches = embedding.image, embedding.patches
+    return (
+        embedding.tokens.nbytes
+        + (image.nbytes if image is not None else 0)
+        + (patches.vectors.nbytes if patches is not None else 0)
+    )

@@ -45,6 +45,19 @@ class Placement:
 
         Width and height are 0 if the box is in the padding.
         """
+        x0, y0, x1, y1 = self._edges(box)
+        left, top = int(x0), int(y0)
+        return left, top, int(np.ceil(x1)) - left, int(np.ceil(y1)) - top
+
+    def in_source(
+        self, box: tuple[float, float, float, float]
+    ) -> tuple[float, float, float, float]:
+        """The same as `to_source`, to fractions of a pixel."""
+        x0, y0, x1, y1 = self._edges(box)
+        return x0, y0, x1 - x0, y1 - y0
+
+    def _edges(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom in pixels of the source, clipped to it."""
         x, y, width, height = box
         across = self.source_width / self.width
         down = self.source_height / self.height
@@ -52,8 +65,7 @@ class Placement:
         y0 = min(max((y - self.top) * down, 0.0), self.source_height)
         x1 = min(max((x + width - self.left) * across, 0.0), self.source_width)
         y1 = min(max((y + height - self.top) * down, 0.0), self.source_height)
-        left, top = int(x0), int(y0)
-        return left, top, int(np.ceil(x1)) - left, int(np.ceil(y1)) - top
+        return x0, y0, x1, y1
 
 
 def place(source: tuple[int, int], target: tuple[int, int]) -> Placement:
@@ -99,6 +111,18 @@ def place_as_processor(source: tuple[int, int], spec: ProcessorSpec) -> Placemen
         width=width,
         height=height,
     )
+
+
+def place_in(source: tuple[int, int], spec: ImageSpec) -> Placement:
+    """Where a bundle's preprocessing puts an image.
+
+    Args:
+        source: width and height of the camera image.
+        spec: the bundle's image.
+    """
+    if spec.processor is None:
+        return place(source, (spec.width, spec.height))
+    return place_as_processor(source, spec.processor)
 
 
 class Preprocessor:
@@ -179,10 +203,7 @@ class Preprocessor:
         if last is not None and (last.source_width, last.source_height) == (width, height):
             return last
         self._buffer[:] = self._spec.pad
-        if self._spec.processor is None:
-            self._placement = place((width, height), (self._spec.width, self._spec.height))
-        else:
-            self._placement = place_as_processor((width, height), self._spec.processor)
+        self._placement = place_in((width, height), self._spec)
         return self._placement
 
 

@@ -21,7 +21,7 @@ from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.perception.vision.regions import find_regions
 from vlm_perception.perception.vision.temporal_state import TemporalState, TrainingFreeAttention
 from vlm_perception.perception.vision.vocabulary import Vocabulary, VocabularyBuilder
-from vlm_perception.types import FUSED_TOKEN, Embedding, Frame, Tag
+from vlm_perception.types import FUSED_TOKEN, Embedding, Frame, PatchEmbeddings, Tag
 
 MEASURED_ROUNDS, MEASURED_S = 3, 1.0
 """Images of `measure`; none is begun after so many seconds."""
@@ -183,6 +183,7 @@ class VisionEncoder:
                 "total": finished - started,
             },
             image=frame.image,
+            patches=PatchEmbeddings(outputs["patches"][0], token_index),
         )
 
     def _token_index(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint16]:
