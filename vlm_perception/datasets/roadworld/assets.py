@@ -42,13 +42,50 @@ CLOTHES: tuple[Colour, ...] = (
     (230, 120, 150),
     (70, 55, 45),
 )
+NAMED: dict[Colour, str] = {
+    (235, 235, 235): "white",
+    (95, 100, 105): "grey",
+    (30, 32, 36): "black",
+    (150, 25, 30): "red",
+    (25, 60, 140): "blue",
+    (40, 110, 70): "green",
+    (215, 120, 40): "orange",
+    (90, 60, 45): "brown",
+    (200, 40, 45): "red",
+    (40, 80, 170): "blue",
+    (235, 235, 230): "white",
+    (35, 35, 40): "black",
+    (60, 130, 70): "green",
+    (225, 190, 60): "yellow",
+    (130, 70, 140): "purple",
+    (120, 120, 125): "grey",
+    (230, 120, 150): "pink",
+    (70, 55, 45): "brown",
+    (240, 240, 238): "white",
+    (220, 50, 40): "red",
+    (245, 190, 40): "yellow",
+    (40, 140, 90): "green",
+    (40, 100, 190): "blue",
+    (240, 240, 240): "white",
+    (235, 120, 40): "orange",
+    (250, 95, 20): "orange",
+    (240, 75, 25): "orange",
+    (215, 35, 35): "red",
+    (235, 95, 25): "orange",
+}
+"""Colours that everybody calls by the same name; the others, such as beige or teal, have none."""
 SKIN: tuple[Colour, ...] = ((235, 195, 165), (190, 140, 105), (120, 80, 58), (80, 55, 42))
 
 
+def _named(rng: np.random.Generator, colours: tuple[Colour, ...]) -> tuple[Colour, str]:
+    """A shade of one of these colours, and the colour's name."""
+    colour = colours[rng.integers(len(colours))]
+    red, green, blue = np.clip(np.array(colour) + rng.integers(-12, 13, 3), 5, 250).tolist()
+    return (red, green, blue), NAMED.get(colour, "")
+
+
 def _pick(rng: np.random.Generator, colours: tuple[Colour, ...]) -> Colour:
-    base = np.array(colours[rng.integers(len(colours))]) + rng.integers(-12, 13, 3)
-    red, green, blue = np.clip(base, 5, 250).tolist()
-    return red, green, blue
+    return _named(rng, colours)[0]
 
 
 def _lamps(mesh: Mesh, rear: float, front: float, half: float, z: float, size: float) -> None:
@@ -62,7 +99,8 @@ def _lamps(mesh: Mesh, rear: float, front: float, half: float, z: float, size: f
 
 def car(rng: np.random.Generator) -> Mesh:
     """A saloon, estate or van of 3.7 to 4.9 m."""
-    mesh, paint = Mesh(), _pick(rng, PAINTS)
+    paint, name = _named(rng, PAINTS)
+    mesh = Mesh(colour=name)
     half_l, half_w = rng.uniform(1.85, 2.45), rng.uniform(0.82, 0.97)
     waist, roof = rng.uniform(0.8, 1.0), rng.uniform(1.38, 1.85)
     back, bonnet = -half_l + rng.uniform(0.05, 0.7), half_l - rng.uniform(0.8, 1.2)
@@ -87,9 +125,11 @@ def car(rng: np.random.Generator) -> Mesh:
 
 def truck(rng: np.random.Generator) -> Mesh:
     """A cab with a closed or flat body."""
-    mesh, paint, half_w = Mesh(), _pick(rng, PAINTS), rng.uniform(1.15, 1.3)
+    paint, name = _named(rng, PAINTS)
+    half_w = rng.uniform(1.15, 1.3)
     length, top = rng.uniform(5.5, 8.5), rng.uniform(2.9, 3.7)
-    body = _pick(rng, ((240, 240, 238), (205, 205, 200), *PAINTS))
+    body, body_name = _named(rng, ((240, 240, 238), (205, 205, 200), *PAINTS))
+    mesh = Mesh(colour=name if name == body_name else "")
     rear, cab = -length / 2, length / 2 - rng.uniform(1.7, 2.1)
     mesh.box((rear, length / 2), (-half_w * 0.8, half_w * 0.8), (0.5, 0.95), (42, 42, 45))
     mesh.box((rear, cab - 0.15), (-half_w, half_w), (0.95, top), body, rank=1)
@@ -116,8 +156,8 @@ def truck(rng: np.random.Generator) -> Mesh:
 
 def bus(rng: np.random.Generator) -> Mesh:
     """A city bus or coach with a band of windows all round."""
-    mesh, half_w, top = Mesh(), rng.uniform(1.2, 1.3), rng.uniform(2.9, 3.3)
-    paint = _pick(
+    half_w, top = rng.uniform(1.2, 1.3), rng.uniform(2.9, 3.3)
+    paint, name = _named(
         rng,
         (
             (220, 50, 40),
@@ -128,6 +168,7 @@ def bus(rng: np.random.Generator) -> Mesh:
             (235, 120, 40),
         ),
     )
+    mesh = Mesh(colour=name)
     trim = _pick(rng, ((250, 250, 250), (40, 60, 110), (90, 30, 30)))
     half_l = rng.uniform(4.5, 6.0)
     mesh.box((-half_l, half_l), (-half_w, half_w), (0.35, top), paint)
@@ -173,7 +214,8 @@ def _limb(
 def pedestrian(rng: np.random.Generator) -> Mesh:
     """A standing or walking person of 1.5 to 1.9 m."""
     mesh, height = Mesh(billboard=True), rng.uniform(1.5, 1.9)
-    shirt, trousers, skin = _pick(rng, CLOTHES), _pick(rng, CLOTHES), _pick(rng, SKIN)
+    shirt, name = _named(rng, CLOTHES)
+    trousers, skin = _pick(rng, CLOTHES), _pick(rng, SKIN)
     stride, wide = rng.uniform(0.02, 0.3), rng.uniform(0.19, 0.26)
     hip, shoulder = height * 0.5, height * 0.83
     for side in (-1, 1):
@@ -199,6 +241,8 @@ def pedestrian(rng: np.random.Generator) -> Mesh:
     mesh.flat(((-0.13, height - 0.1), (0.13, height - 0.1), (0.1, height), (-0.1, height)), hair)
     if rng.random() < 0.25:
         mesh.strip((-wide, wide), (shoulder - 0.45, shoulder - 0.08), _pick(rng, CLOTHES))
+    else:
+        mesh.colour = name
     return mesh
 
 
@@ -245,7 +289,8 @@ def motorcycle(rng: np.random.Generator) -> Mesh:
     """A motorcyclist: fat wheels, a heavy body with a tail lamp and a crouched rider."""
     mesh = Mesh(billboard=True)
     squeeze = rng.uniform(0.45, 1.0)
-    paint, half = _pick(rng, PAINTS), 0.7 * squeeze
+    paint, mesh.colour = _named(rng, PAINTS)
+    half = 0.7 * squeeze
     for u in (-half, half):
         mesh.round(u, 0.32, 0.32, (18, 18, 20), squeeze=max(squeeze, 0.5))
         mesh.round(u, 0.32, 0.13, (120, 120, 125), squeeze=max(squeeze, 0.5), corners=8)
@@ -331,7 +376,11 @@ def speed_limit_sign(rng: np.random.Generator) -> Mesh:
 
 def stop_sign(rng: np.random.Generator) -> Mesh:
     """A red octagon with a white rim and the strokes of its word."""
-    mesh, radius, foot = Mesh(billboard=True), rng.uniform(0.45, 0.55), rng.uniform(1.9, 2.4)
+    mesh, radius, foot = (
+        Mesh(billboard=True, colour="red"),
+        rng.uniform(0.45, 0.55),
+        rng.uniform(1.9, 2.4),
+    )
     mesh.strip((-0.05, 0.05), (0.0, foot), (110, 112, 115), labelled=False)
     centre = foot + radius
     mesh.round(0.0, centre, radius, (240, 240, 240), corners=8)
@@ -352,7 +401,7 @@ def stop_sign(rng: np.random.Generator) -> Mesh:
 def cone(rng: np.random.Generator) -> Mesh:
     """An orange traffic cone with white sleeves."""
     mesh, height = Mesh(billboard=True), rng.uniform(0.75, 1.05)
-    orange = _pick(rng, ((250, 95, 20), (240, 75, 25)))
+    orange, mesh.colour = _named(rng, ((250, 95, 20), (240, 75, 25)))
     half = height * 0.27
     mesh.strip((-half * 1.35, half * 1.35), (0.0, 0.07), (60, 45, 40))
     for low, high, colour in (
@@ -374,7 +423,7 @@ def barrier(rng: np.random.Generator) -> Mesh:
     mesh, half, height = Mesh(billboard=True), rng.uniform(0.8, 1.2), rng.uniform(0.95, 1.15)
     for u in (-half * 0.8, half * 0.8):
         mesh.strip((u - 0.05, u + 0.05), (0.0, height), (90, 92, 95))
-    colour = _pick(rng, ((215, 35, 35), (235, 95, 25)))
+    colour, mesh.colour = _named(rng, ((215, 35, 35), (235, 95, 25)))
     for low, high in ((height - 0.38, height), (height * 0.25, height * 0.25 + 0.25)):
         mesh.strip((-half, half), (low, high), (245, 245, 245))
         step, lean = 2 * half / 5, (high - low) * 0.7

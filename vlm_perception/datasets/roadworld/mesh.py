@@ -50,6 +50,9 @@ class Mesh:
     faces: list[Face] = field(default_factory=list)
     billboard: bool = False
     """Turns about z to face the camera; vertices are then in the y-z plane."""
+    colour: str = ""
+    """Name of the colour that the object is known by; empty where it has several, or a shade that
+    people call by different names. A pedestrian's is that of the shirt."""
 
     @cached_property
     def packed(self) -> Packed:

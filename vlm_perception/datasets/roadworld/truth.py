@@ -48,6 +48,10 @@ class ObjectTruth:
     """Metres along the road from the camera."""
     offset: float
     """Metres to the left of the ego lane's middle."""
+    colour: str = ""
+    """Name of the colour that it is known by; empty where it has none."""
+    identity: int = 0
+    """Value of its pixels in `Rendered.ids`; 0 where these are not at hand."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,8 @@ def describe(world: World, rendered: Rendered, time: float = 0.0) -> SceneTruth:
                 pixels / max(rendered.silhouettes[index], 1),
                 actor.s - world.ego_s(time),
                 actor.d - world.road.ego_offset,
+                actor.mesh.colour,
+                index + 1,
             )
         )
     shares: dict[str, float] = {}
