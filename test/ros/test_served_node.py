@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -16,6 +17,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.srv import GetParameters, ListParameters
 from rclpy.action import ActionClient
 from sensor_msgs.msg import Image
+from std_msgs.msg import String
 from support.camera import image, picture, stamped
 from support.ros_graph import BEST_EFFORT, Graph, wait_until
 
@@ -105,6 +107,8 @@ def test_it_analyses_key_frames_and_answers(
         assert all(len(each.probabilities) in (0, len(each.choices)) for each in said.attributes)
         answer = graph.call(Ask, f"/{NODE}/ask", Ask.Request(question=QUESTION))
         assert answer.success and answer.answer, answer.message
+        if len(programs) > 1:
+            overtake(graph, server, reasonings)
         values = graph.values(NODE)
         assert values["circuit"] == "closed" and values["engine"].startswith(MODEL)
         assert all(each["Authorization"] == f"Bearer {KEY}" for each in server.headers)
@@ -118,6 +122,25 @@ def test_it_analyses_key_frames_and_answers(
     assert pictures
     for secret in (KEY, QUESTION, *pictures):
         assert secret not in logs
+
+
+def overtake(graph: Graph, server: BundleServer, reasonings: Any) -> None:
+    """A new instruction ends an analysis that has just begun, and is followed in the next one."""
+    instructions = graph.publisher(String, "instruction")
+    texts = map("look for cone {}".format, itertools.count())
+    server.manner = Manner(piece_s=0.1)
+
+    def ended() -> bool:
+        for _ in range(3):  # Then the scene is known to be at rest, and how long this takes.
+            reasonings.clear()
+            reasonings.wait(lambda message: message.is_keyframe)
+        wait_until("the next key frame", lambda: server.at_work)
+        instructions.publish(String(data=next(texts)))
+        reasonings.wait(lambda message: message.instruction)
+        return int(graph.values(NODE)["overtaken"]) > 0
+
+    wait_until("an analysis is overtaken", ended)
+    server.manner = Manner()
 
 
 def sent_parts(server: BundleServer, kind: str) -> Iterator[dict[str, dict[str, str]]]:

@@ -58,10 +58,13 @@ class Work:
         """End it."""
         self.step = _THREAD.work = None
 
-    def end_step(self) -> None:
-        """End what is in hand, where that can be done: its result is no longer awaited."""
-        if (step := self.step) is not None and step.cancel is not None:
-            step.cancel()
+    def end_step(self) -> bool:
+        """End what is in hand: its result is no longer awaited. False where it cannot be ended."""
+        step = self.step
+        if step is None or step.cancel is None:
+            return False
+        step.cancel()
+        return True
 
 
 class _Thread(threading.local):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -55,6 +55,8 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._alone, self._device_tokens = alone, device_tokens
         self._service: LanguageService | None = None
         self._worker: Worker[Seen] | None = None
+        self._overtaking: Worker[Seen] | None = None
+        """Looks at what comes while a server is asked about an older frame."""
         self._notes: dict[str, str] = {}
         self._dropped_before = 0
         self._degradation = Degradation()
@@ -108,10 +110,14 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         if self._served is not None:
             self._served.resume()
         self._degradation = Degradation()
-        self._worker = self.worker("reason", self._reason, self._interval, self.settings.niceness)
-        mailbox = self._worker.mailbox
+        niceness = self.settings.niceness
+        self._worker = self.worker("reason", self._reason, self._interval, niceness)
+        mailboxes = [self._worker.mailbox]
+        if self._served is not None:
+            self._overtaking = self.worker("overtake", self._overtake, self._interval, niceness)
+            mailboxes.append(self._overtaking.mailbox)
         for camera in self._cameras.values():
-            camera.start(partial(_put, mailbox, camera))
+            camera.start(partial(_put, mailboxes, camera))
         service = self._service
         if service is not None:
             self._asking.start(service.asker, service.bundle.digest)
@@ -124,6 +130,9 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._asking.stop(self.stop_timeout_s)
         for camera in self._cameras.values():
             camera.stop()
+        if self._overtaking is not None:
+            self.end(self._overtaking)
+            self._overtaking = None
         if self._worker is not None:
             self.end(self._worker)
             self._dropped_before += self._worker.mailbox.dropped
@@ -310,9 +319,21 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             self._degradation.record(seconds, 1.0 / self.settings.rate_hz)
         return seconds is not None
 
+    def _overtake(self, seen: Seen) -> bool:
+        """End the analysis in hand where this embedding calls for that; false: there was none."""
+        camera, arrival = seen
+        worker = self._worker
+        try:
+            return worker is not None and camera.overtake(arrival, worker.end_step)
+        except VlmPerceptionError:
+            return False  # It is refused, and reported, when it is reasoned on.
 
-def _put(mailbox: Mailbox[Seen], camera: CameraStream, arrival: EmbeddingArrival) -> None:
-    mailbox.put((camera, arrival), sender=camera.name)
+
+def _put(
+    mailboxes: Sequence[Mailbox[Seen]], camera: CameraStream, arrival: EmbeddingArrival
+) -> None:
+    for mailbox in mailboxes:
+        mailbox.put((camera, arrival), sender=camera.name)
 
 
 def main() -> NoReturn:

@@ -23,6 +23,7 @@ from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival, Emb
 from vlm_perception.nodes.io.qos import newest, overridable, present, results, subscribe
 from vlm_perception.nodes.io.reasoning_subscription import LEASE_S
 from vlm_perception.perception.reasoning.language_service import InstructionError
+from vlm_perception.perception.reasoning.overtaking import OvertakenError
 from vlm_perception.perception.reasoning.question_answering import AskError
 from vlm_perception.perception.reasoning.reasoner import Reasoner
 from vlm_perception.types import Embedding, Reasoning
@@ -130,8 +131,8 @@ class CameraStream:
 
         Returns:
             The seconds that this took, without waiting for what the language model reads of a key
-            frame; None where that did not come, or the language model is not available: of such a
-            frame no trace is left.
+            frame; None where that did not come, the language model is not available, or a newer
+            frame has overtaken this one: of such a frame no trace is left.
 
         Raises:
             MessageError: it contradicts itself.
@@ -156,11 +157,34 @@ class CameraStream:
                 return None
             if whole is not embedding:
                 embedding, waited = whole, time.monotonic() - asked
-        reasoning = reasoner.conclude(decided, embedding, level)
+        try:
+            reasoning = reasoner.conclude(decided, embedding, level)
+        except OvertakenError:
+            return None
         if waited:
             reasoning = replace(reasoning, stages={"detail": waited, **reasoning.stages})
         self._publish(reasoning, arrival.received_s)
         return time.monotonic() - began - waited
+
+    def overtake(self, arrival: EmbeddingArrival, end: Callable[[], bool]) -> bool:
+        """End the analysis of an older frame if this one should be analysed instead.
+
+        Args:
+            arrival: the newer frame.
+            end: ends what the thread that reasons waits for; returns whether it could.
+
+        Returns:
+            Whether an analysis was in hand.
+
+        Raises:
+            MessageError: it contradicts itself.
+            VlmPerceptionError: it holds what no encoder gives, or comes from another bundle.
+        """
+        reasoner = self._reasoner
+        if reasoner is None or not reasoner.is_analysing:
+            return False
+        reasoner.overtake(arrival.read(), end)
+        return True
 
     def newest_embedding(self) -> Embedding:
         """Return the newest frame with what the language model reads, for a question about now.
@@ -193,11 +217,12 @@ class CameraStream:
 
     def figures(self) -> Mapping[str, str]:
         """Return how often was analysed and what the newest reasoning holds."""
-        last = self._newest
+        last, reasoner = self._newest, self._reasoner
         return {
             "analyses": str(self.analyses),
             "keyframe_ratio": figure(self.analyses / max(1, self.sequence), 3),
             "drift": figure(last.drift if last else None, 4),
+            "overtaken": str(reasoner.overtaken if reasoner else 0),
             "instruction_version": str(last.instruction_version if last else 0),
             **self._details.figures(),
         }

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from vlm_perception.engines.steps import step
+from vlm_perception.engines.steps import Work, step
 from vlm_perception.nodes.process.niceness import give_way
 from vlm_perception.nodes.process.watchdog import Watchdog
 
@@ -100,11 +100,17 @@ class Worker(Generic[ItemT]):
         self._interval = interval
         self._niceness = niceness
         self._stopping = threading.Event()
+        self._work: Work | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def end_step(self) -> bool:
+        """End what is waited for within the item in hand; false where that cannot be done."""
+        work = self._work
+        return work is not None and work.end_step()
 
     def stop(self, timeout: float, *, at_once: bool = False) -> bool:
         """End the thread after the item in hand, or in it; false when it did not end in time."""
@@ -118,10 +124,10 @@ class Worker(Generic[ItemT]):
     def _run(self) -> None:
         if self._niceness is not None:
             give_way(self._niceness)
-        with self._watchdog.watch(self._thread.name):
-            self._work()
+        with self._watchdog.watch(self._thread.name) as self._work:
+            self._handle_items()
 
-    def _work(self) -> None:
+    def _handle_items(self) -> None:
         due = time.monotonic()
         while not self._stopping.wait(max(0.0, due - time.monotonic())):
             item = self.mailbox.take()

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +85,15 @@ class KeyframePolicy:
         """Return another that remembers the same; what either decides, the other does not know."""
         other = copy(self)
         other._tags = copy(self._tags)
+        return other
+
+    def ahead(
+        self, embedding: Embedding, attended: Attended, instruction_version: int
+    ) -> KeyframePolicy:
+        """Return another as if this frame had been analysed, whose anchor never becomes too old."""
+        other = self.copy()
+        other._settings = replace(self._settings, max_age=math.inf)
+        other.set_anchor(embedding, attended, instruction_version)
         return other
 
     def reset(self) -> None:

@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.perception.embedding_checks import require_readable
 from vlm_perception.perception.reasoning.answer_memory import AnswerMemory
 from vlm_perception.perception.reasoning.keyframes import Decision, KeyframePolicy, KeyframeSettings
 from vlm_perception.perception.reasoning.language_service import Analysis, LanguageService
+from vlm_perception.perception.reasoning.overtaking import EARLY, InHand, OvertakenError
 from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.perception.vision.temporal_state import Attended, TemporalState
 from vlm_perception.types import UNKNOWN, Attribute, Embedding, Reasoning, Trigger
@@ -58,8 +61,8 @@ class Decided:
 class Reasoner:
     """One camera's stream of embeddings: its anchor, its memories and its instruction.
 
-    `decide`, `conclude` and `reason` of all that share a language service belong to one thread; the
-    rest may be called from any.
+    `decide`, `conclude` and `reason` of all that share a language service belong to one thread,
+    `overtake` to another one; the rest may be called from any.
     """
 
     def __init__(self, service: LanguageService, *, run_id: str = "") -> None:
@@ -80,6 +83,15 @@ class Reasoner:
         self._conflicts: frozenset[str] = frozenset()
         self._doubts = self._heeded_doubts = 0
         self._anchor: _Anchor | None = None
+        self._gate = threading.Lock()
+        self._in_hand: InHand | None = None
+        self._usual_s = 0.0
+        """What the last analysis took."""
+        self._restless = False
+        """Whether the last frame in hand was out of date before its answer was there. If that ended
+        each analysis, a scene that changes all the time would have none."""
+        self.overtaken = 0
+        """Analyses that were given up for a newer frame."""
 
     def set_instruction(self, text: str) -> int:
         """Steer the caption from the next frame on; an empty text takes the instruction back.
@@ -159,13 +171,14 @@ class Reasoner:
             EmbeddingError: the patch tokens hold NaN or infinity.
             PromptError: there are more tokens than the bundle was made for.
             EngineError: the tokens have another width.
+            OvertakenError: `overtake` has ended the analysis; nothing is remembered of the frame.
         """
         attended, decision, instruction = decided.attended, decided.decision, decided.instruction
         anchor = self._anchor
         stages: dict[str, float] = {}
         # Without an anchor each frame is a key frame.
         if decision.is_keyframe or anchor is None:
-            analysis = self._service.analyse(embedding, instruction.text, level)
+            analysis = self._analyse(decided, embedding, level)
             stages |= analysis.stages
             if decision.trigger in BREAKS:
                 self._answers.reset()
@@ -193,6 +206,62 @@ class Reasoner:
             rung=max(level, analysis.level),
             stages=stages,
         )
+
+    @property
+    def is_analysing(self) -> bool:
+        """Whether a frame is in hand that `overtake` may let go of."""
+        return self._in_hand is not None
+
+    def overtake(self, embedding: Embedding, end: Callable[[], bool]) -> None:
+        """End the analysis in hand if a newer frame shows that its answer will be out of date.
+
+        It is not ended late, nor where the frame in hand before it was out of date, too: then the
+        scene changes all the time, and each answer is waited for.
+
+        Args:
+            embedding: the newer frame; what the language model reads is not looked at.
+            end: ends what the thread of `conclude` waits for; returns whether it could.
+
+        Raises:
+            BundleMismatchError: the embedding comes from another bundle.
+            EmbeddingError: the pooled embedding holds NaN or infinity.
+        """
+        require_readable(embedding, self._service.bundle)
+        with self._lock:
+            version = self._instruction.version
+        # Meanwhile the other thread stays out of the engines of the temporal state.
+        with self._gate:
+            if self._in_hand is not None:
+                self._in_hand.see(embedding, version, self._service.clock(), end)
+
+    def _analyse(self, decided: Decided, embedding: Embedding, level: int) -> Analysis:
+        """Analyse a key frame, while `overtake` may end that."""
+        instruction, attended = decided.instruction, decided.attended
+        began_s = self._service.clock()
+        early_s = 0.0 if self._restless else EARLY * self._usual_s
+        policy = decided.policy.ahead(embedding, attended, instruction.version)
+        in_hand = InHand(embedding, policy, decided.temporal.copy(), began_s + early_s)
+        try:
+            with self._hold(in_hand):
+                analysis = self._service.analyse(embedding, instruction.text, level)
+        except VlmPerceptionError as error:
+            if not in_hand.overtaken:
+                raise
+            self.overtaken += 1
+            raise OvertakenError("a newer frame is analysed instead") from error
+        self._usual_s = self._service.clock() - began_s
+        return analysis
+
+    @contextmanager
+    def _hold(self, in_hand: InHand) -> Iterator[None]:
+        with self._gate:
+            self._in_hand = in_hand
+        try:
+            yield
+        finally:
+            with self._gate:
+                self._in_hand = None
+            self._restless = in_hand.outdated
 
 
 def _confident(attributes: tuple[Attribute, ...], floor: float) -> tuple[Attribute, ...]:

@@ -320,13 +320,14 @@ class _Overheard(Iterator[Delta]):
         return delta
 
     def close(self) -> None:
-        """Give up what has not come yet; what has come is in the record."""
+        """Give up what has not come yet; what has come, if anything, is in the record."""
         self._answer.close()
         self._end(None)
 
     def _end(self, error: tuple[float, Fault, str] | None) -> None:
-        if not self._over:
-            self._over = True
+        over, self._over = self._over, True
+        # Of a request that was given up before it was answered, nothing can be told again.
+        if not over and (self._pieces or error is not None):
             self._done(Recorded(tuple(self._pieces), error))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,7 +31,7 @@ from vlm_perception.perception.language.served.abilities import (
     find_abilities,
 )
 from vlm_perception.perception.language.served.letters import answered, lettered, masses, unanswered
-from vlm_perception.perception.language.served.requests import Requests
+from vlm_perception.perception.language.served.requests import Party, Requests
 from vlm_perception.perception.language.served.sent_image import data_url, message
 from vlm_perception.perception.language.served.settings import ServedSettings
 from vlm_perception.perception.language.served.shown_before import ShownBefore
@@ -407,7 +408,12 @@ class ServedModel:
         return self._letters(seen, question, turn, self._wait_s(wait_s))[1]
 
     def _letters(
-        self, seen: Shown, question: QuestionSpec, turn: int, wait_s: float
+        self,
+        seen: Shown,
+        question: QuestionSpec,
+        turn: int,
+        wait_s: float,
+        party: Party | None = None,
     ) -> tuple[str, NDArray[np.float64]]:
         """What was answered, and `letter_masses`."""
         turned = tuple(np.roll(question.choices, -turn).tolist())
@@ -419,7 +425,8 @@ class ServedModel:
             top_logprobs=ALTERNATIVES,
         )
         text, found = "", masses({}, len(turned))
-        with closing(self._requests.ask(request, wait_s, total_s=wait_s)) as deltas:
+        answer = self._requests.ask(request, wait_s, total_s=wait_s, party=party)
+        with closing(answer) as deltas:
             for delta in deltas:
                 text += delta.text
                 for token in delta.logprobs[:1]:
@@ -427,16 +434,21 @@ class ServedModel:
         return text, np.roll(found, turn)
 
     def _choose_all(self, seen: Shown, packed: Sheet, end_s: float) -> tuple[Attribute, ...]:
+        requests, party = self._requests, Party()
+
         def ask(question: QuestionSpec) -> Attribute:
-            return self._choose(seen, question, end_s)
+            return self._choose(seen, question, end_s, party)
 
         if self._settings.slots == 1:
             return tuple(map(ask, packed.questions))
-        with step(self._requests.waiting, self._settings.served_deadline + 1.0, self._requests.end):
+        with step(
+            requests.waiting, self._settings.served_deadline + 1.0, partial(requests.end, party)
+        ):
             return tuple(self._threads.map(ask, packed.questions))
 
-    def _choose(self, seen: Shown, question: QuestionSpec, end_s: float) -> Attribute:
-        text, found = self._letters(seen, question, 0, max(0.0, end_s - self._clock()))
+    def _choose(self, seen: Shown, question: QuestionSpec, end_s: float, party: Party) -> Attribute:
+        left_s = max(0.0, end_s - self._clock())
+        text, found = self._letters(seen, question, 0, left_s, party)
         self._least_mass = min(self._least_mass, float(found.sum()))
         attribute = answered(question, found)
         self._note(question.name, "" if attribute.probabilities else text)

@@ -15,6 +15,14 @@ from vlm_perception.perception.served.errors import Fault, ServedError
 from vlm_perception.perception.served.link import Answer, Link
 
 
+class Party:
+    """Requests that end together."""
+
+    def __init__(self) -> None:
+        """None has been sent yet."""
+        self.ended = False
+
+
 class Requests:
     """Sends requests and knows those that are being answered; for any thread."""
 
@@ -27,11 +35,16 @@ class Requests:
         """
         self._link, self.waiting = link, waiting
         self._lock = threading.Lock()
-        self._answers: set[Answer] = set()
+        self._answers: dict[Answer, Party | None] = {}
         self._stopped = False
 
     def ask(
-        self, request: Request, budget_s: float, *, total_s: float | None = None
+        self,
+        request: Request,
+        budget_s: float,
+        *,
+        total_s: float | None = None,
+        party: Party | None = None,
     ) -> Generator[Delta, None, None]:
         """The pieces of an answer.
 
@@ -39,6 +52,7 @@ class Requests:
             request: what is asked.
             budget_s: the most seconds until each piece.
             total_s: the most seconds for all of them.
+            party: whose end is its end.
 
         Raises:
             ServedError: it does not come in time, or not at all, or was ended.
@@ -46,9 +60,9 @@ class Requests:
         budget_s = max(0.0, budget_s)
         with closing(self._link.stream(request, budget_s=budget_s, total_s=total_s)) as answer:
             with self._lock:
-                if self._stopped:
+                if self._stopped or (party is not None and party.ended):
                     raise _ended()
-                self._answers.add(answer)
+                self._answers[answer] = party
             try:
                 while True:
                     with step(self.waiting, budget_s + 1.0, partial(self._end, answer)):
@@ -62,19 +76,23 @@ class Requests:
                     raise _ended()
             finally:
                 with self._lock:
-                    self._answers.discard(answer)
+                    self._answers.pop(answer, None)
 
-    def end(self) -> None:
-        """End all that are being answered, with an error for who waits for them."""
+    def end(self, party: Party) -> None:
+        """End those of a party, now and later, with an error for who waits for them."""
         with self._lock:
-            answers, self._answers = self._answers, set()
+            party.ended = True
+            answers = [answer for answer, of in self._answers.items() if of is party]
         for answer in answers:
-            answer.close()
+            self._end(answer)
 
     def stop(self) -> None:
-        """As `end`, and refuse further ones until `resume`."""
-        self._stopped = True
-        self.end()
+        """End all, with an error for who waits for them, and refuse further ones until `resume`."""
+        with self._lock:
+            self._stopped = True
+            answers = list(self._answers)
+        for answer in answers:
+            self._end(answer)
 
     def resume(self) -> None:
         """Send requests again."""
@@ -83,7 +101,7 @@ class Requests:
     def _end(self, answer: Answer) -> None:
         """End one with an error for who waits for it: what has come is not all."""
         with self._lock:
-            self._answers.discard(answer)
+            self._answers.pop(answer, None)
         answer.close()
 
 
