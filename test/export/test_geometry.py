@@ -108,7 +108,8 @@ def test_a_band_is_the_square_with_the_padding_masked(
     """Five of twelve rows are left out: two above, three below."""
     source = load_checkpoint(square, "same")
     geometry = choose_geometry(source, load_spec(square), ExportOptions(aspect=aspect))
-    image = geometry.image
+    image, side = geometry.image, source.vision_parts.positions.image_size
+    assert geometry.whole == (side, side)
     layers = [-2, -1]
     graph = source.family.vision(
         source.dual,

@@ -30,6 +30,10 @@ from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.deploy.validation.model_outputs import BundleModel
 from vlm_perception.deploy.validation.transformers_reference import TransformersModel
 from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.language.picture import picture_of_bundle
+from vlm_perception.perception.locating.errors import LocateError
+from vlm_perception.perception.locating.formats.choice import format_of_bundle
+from vlm_perception.perception.locating.model import ModelLocator
 from vlm_perception.perception.views import Views
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
@@ -128,6 +132,28 @@ def test_words_are_those_of_transformers(pair: Pair) -> None:
         assert list(words) == [token for token in expected if token not in stops]
     names = [pair.tokenizer.convert_ids_to_tokens(stop) for stop in pair.language.stop_token_ids]
     assert names == ["<|im_end|>", "<|endoftext|>"]
+
+
+@torch.no_grad()
+def test_boxes_are_asked_for_in_the_words_of_transformers(pair: Pair) -> None:
+    """What random weights answer is no box but an error that shows it."""
+    bundle, boxes = pair.bundle, format_of_bundle(pair.bundle.manifest)
+    assert boxes.name.replace("-", "_").replace(".", "_") == pair.vlm.config.model_type
+    assert picture_of_bundle(bundle.manifest, (64, 36)).size == (40, 24)
+    prompt, image = boxes.prompt("the red cone"), photo(36, 64)
+    given = pair.inputs(prompt, image)
+    asked = "".join(pair.tokenizer.convert_ids_to_tokens(given["input_ids"][0]))
+    ours = pair.language.prompt.replace("{image}", "<|image_pad|>" * 15).replace("{text}", prompt)
+    assert asked == "".join(pair.tokenizer.tokenize(ours))
+    language = LanguageModel(bundle, room=len(given["input_ids"][0]))
+    encoded = VisionEncoder(bundle).encode(Frame(image, 1), 0)
+    with pytest.raises(LocateError, match="did not answer with boxes") as caught:
+        ModelLocator(language, boxes).locate(encoded, "the red cone")
+    written = pair.vlm.generate(**given, max_new_tokens=8, do_sample=False)[0]
+    words = pair.tokenizer.decode(
+        written[given["input_ids"].shape[1] :], skip_special_tokens=True
+    ).split("\ufffd")[0]
+    assert repr(" ".join(words.split()))[1:-1] in str(caught.value)
 
 
 def test_answers_and_captions_are_those_of_the_reference_of_a_validation(pair: Pair) -> None:

@@ -289,6 +289,20 @@ class TowerSpec(_Strict):
         return self.views, self.image.height, self.image.width, 3
 
 
+BoxFormatName = Literal["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "paligemma", "kosmos-2"]
+"""How a language model writes boxes, by the family that it was first used in."""
+
+
+class LocateSpec(_Strict):
+    """How a language model writes where things are."""
+
+    format: BoxFormatName
+    whole: tuple[Pixels, Pixels] | None = None
+    """Width and height of the picture that its coordinates refer to, where the image of the vision
+    graph is only the middle of it, in whole patches; None: they refer to what the tower is shown,
+    and where that is tiles, to the whole."""
+
+
 class LanguageSpec(_Strict):
     """The language model: projector, decoder and how a prompt is put together.
 
@@ -316,6 +330,8 @@ class LanguageSpec(_Strict):
     kv_bytes_per_token: Count
     tower: TowerSpec | None = None
     """None: it reads the patch tokens of the vision graph."""
+    locate: LocateSpec | None = None
+    """None: it is not known to write boxes."""
 
     @property
     def read_width(self) -> int:

@@ -52,6 +52,7 @@ def _bundle_table(loaded: Any) -> Table:
         f"embedding {manifest.vision.embedding_width}",
         "language": f"{language.layers} layers of {language.width}" if language else "none",
         "tower": describe_tower(language),
+        "boxes": describe_locate(language),
         "an image": _image_cost(manifest),
         "memory": _memory(manifest),
         "accuracy drop": _accuracy(manifest),
@@ -80,6 +81,13 @@ def describe_tower(language: Any) -> str:
         f"own: {size}, {tower.image.fit}, {views}, {language.image_tokens} tokens to read; run "
         f"on key frames and questions only, {math.prod(tower.view_shape) / 1e6:.2f} MB for each"
     )
+
+
+def describe_locate(language: Any) -> str:
+    """How the language model writes boxes."""
+    if language is None or language.locate is None:
+        return "none that the language model writes; phrases are located by patches"
+    return f"the language model writes them as {language.locate.format}"
 
 
 def _image_cost(manifest: Any) -> str:

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from vlm_perception.nodes.base.networks import NetworkSettings
 from vlm_perception.nodes.base.parameters import CONFIGURE, FIXED, setting
 from vlm_perception.perception.details import LONGEST_SIDE
-from vlm_perception.perception.language.served.settings import OF_BUNDLE, SERVED, ServedSettings
+from vlm_perception.perception.language.served.settings import (
+    BY_MODEL,
+    OF_BUNDLE,
+    SERVED,
+    ServedSettings,
+)
+from vlm_perception.perception.locating.formats.known import FORMATS
 from vlm_perception.perception.served.endpoint import KEY_VARIABLE
 
 LEAST_SIDE = 64
@@ -96,7 +102,13 @@ class ServedParameters(NetworkSettings):
         maximum=64,
         change=CONFIGURE,
     )
-
+    locate_format: str = setting(
+        ServedSettings.locate_format,
+        "How a served model writes boxes, for `~/locate` with the method model; `auto`: as its "
+        "name says, and not at all where that is unknown.",
+        choices=(BY_MODEL, *FORMATS),
+        change=CONFIGURE,
+    )
     served_record: str = setting(
         "",
         "File in which each answer of the server is written down, without images and prompts, for "

@@ -10,7 +10,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vlm_perception.bundle.manifest import Prompt, QuestionSpec, VocabularySpec, describe_errors
+from vlm_perception.bundle.manifest import (
+    BoxFormatName,
+    Prompt,
+    QuestionSpec,
+    VocabularySpec,
+    describe_errors,
+)
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.common.yaml_files import YamlError, read_as_json
 
@@ -71,6 +77,8 @@ class BundleSpec(_Strict):
     the same where both are equal, else its own."""
     caption: CaptionSpec = CaptionSpec()
     questions: tuple[QuestionSpec, ...] = ()
+    locate: BoxFormatName | None = None
+    """How the language model writes boxes; that of its family when absent."""
 
 
 def parse_aspect(text: str) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
+from vlm_perception.bundle.manifest import BoxFormatName
 from vlm_perception.deploy.checkpoints.internvl import InternVLView, InternVLWords
 from vlm_perception.deploy.checkpoints.qwen_vl import (
     QwenView,
@@ -98,6 +99,8 @@ class LanguageFamily:
     places: Callable[[Model, tuple[int, int], int], Tensor] | None = None
     """Positions of tokens for the decoder's graph of (the model, columns and rows of the tower's
     grid, tokens before the image), where they are not simply counted."""
+    locate: BoxFormatName | None = None
+    """How it was trained to write boxes; None: its authors name no format that is known here."""
 
 
 def _single_tokens(model: Model, _norm: nn.Module, _grid: tuple[int, int]) -> nn.Module:
@@ -220,6 +223,7 @@ LANGUAGE_FAMILIES = {
         view=QwenView,
         decoders=("qwen2_vl_text",),
         places=token_places,
+        locate="qwen2-vl",
     ),
     "qwen2_5_vl": LanguageFamily(
         Qwen2_5_VLForConditionalGeneration,
@@ -231,6 +235,7 @@ LANGUAGE_FAMILIES = {
         view=QwenView,
         decoders=("qwen2_5_vl_text",),
         places=token_places,
+        locate="qwen2.5-vl",
     ),
     "qwen3_vl": LanguageFamily(
         Qwen3VLForConditionalGeneration,
@@ -242,6 +247,7 @@ LANGUAGE_FAMILIES = {
         view=QwenView,
         decoders=("qwen3_vl_text",),
         places=token_places,
+        locate="qwen3-vl",
     ),
 }
 _TOWERS: tuple[type[KnownTower], ...] = (

@@ -25,6 +25,8 @@ class Geometry:
     image: ImageSpec
     positions: Tensor
     """[1, tokens, W]; the class tokens' first, where the tower has some."""
+    whole: tuple[int, int] | None = None
+    """Width and height of the tower's own square, where the image is the middle of it."""
 
 
 def choose_geometry(source: Checkpoint, spec: BundleSpec, options: ExportOptions) -> Geometry:
@@ -36,7 +38,7 @@ def choose_geometry(source: Checkpoint, spec: BundleSpec, options: ExportOptions
         ExportError: it does not fit the tower, or two geometries are asked for.
     """
     own = source.vision_parts.positions
-    processor = None
+    processor, whole = None, None
     aspect = options.aspect or (spec.geometry.aspect if spec.geometry is not None else None)
     if options.aspect is not None and spec.geometry is not None:
         raise ExportError(
@@ -50,6 +52,8 @@ def choose_geometry(source: Checkpoint, spec: BundleSpec, options: ExportOptions
     elif aspect is not None:
         columns, rows = aspect_grid(own.side, own.patch, parse_aspect(aspect))
         positions = own.of_window(columns, rows)
+        if not own.for_any_grid:
+            whole = own.side * own.patch, own.side * own.patch
     else:
         columns, rows = _grid(spec, own)
         positions = own.of_grid(columns, rows)
@@ -67,7 +71,7 @@ def choose_geometry(source: Checkpoint, spec: BundleSpec, options: ExportOptions
         pad=pad,
         processor=processor,
     )
-    return Geometry(image, positions)
+    return Geometry(image, positions, whole)
 
 
 def tiles_wish(spec: BundleSpec, options: ExportOptions) -> TilesWish:

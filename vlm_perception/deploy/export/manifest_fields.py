@@ -19,6 +19,7 @@ from vlm_perception.bundle.bundle import (
 from vlm_perception.bundle.manifest import (
     GoldenSpec,
     LanguageSpec,
+    LocateSpec,
     MadeBy,
     TemporalSpec,
     TextSpec,
@@ -28,6 +29,7 @@ from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.bundle_yaml import BundleSpec
 from vlm_perception.deploy.checkpoints.gather import read_sources
 from vlm_perception.deploy.checkpoints.load import Checkpoint
+from vlm_perception.deploy.export.input_geometry import Geometry
 from vlm_perception.deploy.export.language_vision import LanguageVision
 from vlm_perception.deploy.export.parts import Golden
 from vlm_perception.deploy.export.vision import Vision
@@ -90,6 +92,7 @@ def language_spec(
     tokenizer: str,
     golden: Golden,
     own: LanguageVision | None,
+    locate: LocateSpec | None,
 ) -> LanguageSpec:
     """The language model, with its own vision tower, if it has one.
 
@@ -121,7 +124,18 @@ def language_spec(
         max_images=1,
         kv_bytes_per_token=layers * pair * heads * head_dim * 4,
         tower=tower,
+        locate=locate,
     )
+
+
+def locate_spec(source: Checkpoint, spec: BundleSpec, geometry: Geometry) -> LocateSpec | None:
+    """How the language model writes boxes, by bundle.yaml or by its family; None: not known."""
+    assert source.vlm_family is not None
+    name = spec.locate or source.vlm_family.locate
+    if name is None:
+        return None
+    own = source.language_tower is not None
+    return LocateSpec(format=name, whole=None if own else geometry.whole)
 
 
 def stop_tokens(source: Checkpoint) -> tuple[int, ...]:

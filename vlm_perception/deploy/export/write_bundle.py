@@ -33,13 +33,14 @@ from vlm_perception.deploy.checkpoints.load import Checkpoint, round_to_half
 from vlm_perception.deploy.compression.activation_ranges import Fit
 from vlm_perception.deploy.compression.int8 import quantize_graphs
 from vlm_perception.deploy.compression.precision_config import CONFIG_NAME
-from vlm_perception.deploy.export.input_geometry import choose_geometry
+from vlm_perception.deploy.export.input_geometry import Geometry, choose_geometry
 from vlm_perception.deploy.export.language_vision import LanguageVision, lay_out_language_vision
 from vlm_perception.deploy.export.manifest_fields import (
     EMBEDDINGS_NAME,
     GOLDEN_NAME,
     golden_spec,
     language_spec,
+    locate_spec,
     made_by,
     temporal_spec,
     text_spec,
@@ -73,7 +74,7 @@ _log = logging.getLogger(__name__)
 class _Written:
     """What the manifest's files contain."""
 
-    image: ImageSpec
+    geometry: Geometry
     vision: Vision
     own: LanguageVision | None
     text: TextSpec
@@ -117,7 +118,7 @@ def write_bundle(
     golden |= _golden_of_engines(directory, parts, quantized)
     _save_arrays(directory / GOLDEN_NAME, golden)
     _write_label_embeddings(directory, text, spec.vocabulary)
-    written = _Written(geometry.image, vision, own, text, quantized, golden, tokenizers)
+    written = _Written(geometry, vision, own, text, quantized, golden, tokenizers)
     _write_manifest(directory, source, spec, written)
 
 
@@ -223,7 +224,12 @@ def _write_manifest(
     language = None
     if source.vlm is not None:
         language = language_spec(
-            source, spec, written.tokenizers["language"], written.golden, written.own
+            source,
+            spec,
+            written.tokenizers["language"],
+            written.golden,
+            written.own,
+            locate_spec(source, spec, written.geometry),
         )
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -231,7 +237,7 @@ def _write_manifest(
         digest="0" * 64,
         precision="int8-mixed" if written.quantized else "float16-weights",
         precision_plan=CONFIG_NAME if written.quantized else None,
-        image=written.image,
+        image=written.geometry.image,
         vision=vision_spec(source, written.vision, written.golden),
         text=written.text,
         vocabulary=spec.vocabulary,

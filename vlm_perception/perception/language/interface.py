@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.perception.language.analysis_cost import AnalysisCost
+from vlm_perception.perception.language.picture import Picture
 from vlm_perception.perception.language.token_sampling import GREEDY, Sampling
 from vlm_perception.types import Attribute, Embedding
 
@@ -126,6 +127,19 @@ class Language(Protocol[SeenT, PackedT]):
 
     def remember(self, seen: SeenT) -> None:
         """Take note that the frame has been analysed."""
+        ...
+
+    def alone(self, seen: SeenT) -> SeenT:
+        """Return the frame without those before it, and with room for the longest answer."""
+        ...
+
+    def picture(self, seen: SeenT, source: tuple[int, int]) -> Picture:
+        """Return the picture of a frame that coordinates in an answer refer to.
+
+        Args:
+            seen: the frame.
+            source: width and height of the camera image.
+        """
         ...
 
     def pack(self, questions: Sequence[QuestionSpec]) -> PackedT:

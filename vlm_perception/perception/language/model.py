@@ -34,6 +34,7 @@ from vlm_perception.perception.language.decoder import load_decoder
 from vlm_perception.perception.language.fair_lock import Turns
 from vlm_perception.perception.language.kv_cache import Cache, Prefix, causal_inputs
 from vlm_perception.perception.language.own_tower import OwnTower
+from vlm_perception.perception.language.picture import Picture, picture_of_bundle
 from vlm_perception.perception.language.prompts import PromptError, Prompts
 from vlm_perception.perception.language.question_packing import PackedQuestions, Packer
 from vlm_perception.perception.language.token_sampling import GREEDY, Sampling, Token, TokenChooser
@@ -400,6 +401,19 @@ class LanguageModel:
 
     def remember(self, prefix: Prefix) -> None:
         """Nothing: each frame is read for itself."""
+
+    def alone(self, prefix: Prefix) -> Prefix:
+        """Return the same image with room up to the decoder's last position."""
+        return replace(prefix, room=self._positions)
+
+    def picture(self, prefix: Prefix, source: tuple[int, int]) -> Picture:
+        """Return what the tower, or the vision graph, is shown of a camera image.
+
+        Args:
+            prefix: of no use here.
+            source: width and height of the camera image.
+        """
+        return picture_of_bundle(self._bundle.manifest, source)
 
     def write(
         self,

@@ -134,6 +134,15 @@ class LanguageService:
         """Engine and version, for diagnostics."""
         return self._language.engine_name
 
+    @property
+    def language(self) -> Language[Any, Any]:
+        """The model that is asked."""
+        return self._language
+
+    def read(self, embedding: Embedding) -> Any:
+        """Return a frame as the model reads it; the newest one is read once."""
+        return self._newest_seen.of(embedding)
+
     def warm_up(self) -> None:
         """Check the engines against the bundle's stored outputs, and analyse a blank image.
 

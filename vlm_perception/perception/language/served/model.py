@@ -23,6 +23,7 @@ from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.engines.steps import step
 from vlm_perception.perception.details import LONGEST_SIDE, DetailError, shrunk
 from vlm_perception.perception.language.analysis_cost import AnalysisCost
+from vlm_perception.perception.language.picture import Picture, whole
 from vlm_perception.perception.language.prompts import PromptError
 from vlm_perception.perception.language.served import answer_sheet
 from vlm_perception.perception.language.served.abilities import (
@@ -55,6 +56,8 @@ class Shown:
 
     images: tuple[str, ...]
     """As `data_url` makes them: what was seen before, the oldest first, and then the frame."""
+    size: tuple[int, int]
+    """Width and height of the newest one."""
     run_id: str = ""
     stamp_ns: int = 0
     tower_s: float = 0.0
@@ -237,8 +240,8 @@ class ServedModel:
                 "the image of the frame is not at hand; start a vision_encoder of this version"
             )
         run_id, stamp_ns = embedding.run_id, embedding.stamp_ns
-        image = self._sent(embedding.image, share)
-        return Shown((*self._before.of(run_id, stamp_ns), image), run_id, stamp_ns)
+        image, size = self._sent(embedding.image, share)
+        return Shown((*self._before.of(run_id, stamp_ns), image), size, run_id, stamp_ns)
 
     def remember(self, seen: Shown) -> None:
         """Let the frame be one of those that are sent with later ones."""
@@ -246,14 +249,31 @@ class ServedModel:
 
     def show(self, image: NDArray[np.uint8]) -> Shown:
         """Make a request's JPEGs of one image, uint8 RGB [height, width, 3]."""
-        return Shown((self._sent(image, 1.0),) * self._settings.frames)
+        sent, size = self._sent(image, 1.0)
+        return Shown((sent,) * self._settings.frames, size)
 
-    def _sent(self, image: NDArray[np.uint8], share: float) -> str:
+    def alone(self, seen: Shown) -> Shown:
+        """Return the frame without those before it; what room there is, the server knows."""
+        return replace(seen, images=seen.images[-1:])
+
+    def picture(self, seen: Shown, source: tuple[int, int]) -> Picture:
+        """Return the image as it is sent; the server's processor makes a picture of it.
+
+        Args:
+            seen: the frame.
+            source: width and height of the camera image.
+        """
+        return replace(whole(source, seen.size), processed=False)
+
+    def _sent(self, image: NDArray[np.uint8], share: float) -> tuple[str, tuple[int, int]]:
+        """A JPEG as `data_url` makes it, and its width and height."""
         settings = self._settings
         # An encoder in another process sends it shrunk: from both come the same pixels.
         pixels = shrunk(image, LONGEST_SIDE)
         longest = round(share * settings.served_image_size)
-        return data_url(pixels, longest, settings.served_jpeg_quality)
+        pixels = shrunk(pixels, longest)
+        size = pixels.shape[1], pixels.shape[0]
+        return data_url(pixels, longest, settings.served_jpeg_quality), size
 
     def pack(self, questions: Sequence[QuestionSpec]) -> Sheet:
         """Word questions for `answer`.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vlm_perception.perception.served.endpoint import Endpoint
 
 OF_BUNDLE, SERVED = "bundle", "served"
+BY_MODEL = "auto"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class ServedSettings:
     """Images in a request: of the frame, and of those before it that were analysed."""
     slots: int = 1
     """Requests at once."""
+    locate_format: str = BY_MODEL
+    """How the model writes boxes: one of the known formats, or what its name says."""
 
     @property
     def is_served(self) -> bool:

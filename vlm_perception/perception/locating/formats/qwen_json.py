@@ -79,7 +79,7 @@ class Qwen25Json(QwenJson):
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """As `smart_resize` of the family's processor, with its published limits."""
-        width, height = (max(SQUARE, round(side / SQUARE) * SQUARE) for side in size)
+        width, height = (round(side / SQUARE) * SQUARE for side in size)
         if width * height > MOST_PIXELS:
             shrink = math.sqrt(size[0] * size[1] / MOST_PIXELS)
             width, height = (
