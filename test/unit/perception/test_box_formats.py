@@ -170,6 +170,15 @@ def test_no_answer_makes_trouble(text: str) -> None:
             assert 0 <= top < bottom <= SIZE[1]
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_long_answer_is_read_at_once(name: str) -> None:
+    """White space and repetitions, with which patterns may take long."""
+    made, text = format_named(name), PUBLISHED[name][0]
+    for each in (text + "\n" * 15_000 + "<", "a " * 9_000, text[:5] * 3_000, "x" * 2_000_000):
+        with pytest.raises(LocateError, match=name):
+            made.parse(each, PIXELS, truncated=False)
+
+
 def test_prompts_keep_the_phrase() -> None:
     assert all("a red cone" in made.prompt("a red cone") for made in FORMATS.values())
 

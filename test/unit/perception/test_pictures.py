@@ -21,14 +21,18 @@ from vlm_perception.bundle.manifest import (
     TilesSpec,
     TowerSpec,
 )
+from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.language.picture import Picture, picture_of_bundle, whole
 from vlm_perception.perception.language.served.settings import SERVED, ServedSettings
 from vlm_perception.perception.locating.errors import LocateError
 from vlm_perception.perception.locating.formats.box_format import PictureBox
 from vlm_perception.perception.locating.formats.choice import format_of_bundle, format_of_served
 from vlm_perception.perception.locating.formats.known import FORMATS
+from vlm_perception.perception.locating.model import ModelLocator
 from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.perception.views import Views
+from vlm_perception.perception.vision.encoder import VisionEncoder
+from vlm_perception.types import Frame
 
 MANIFEST = ModelBundle.load("roadworld-nano").manifest
 CAMERA = (640, 360)
@@ -245,3 +249,15 @@ def test_a_served_model_is_known_by_its_name(model: str, name: str | None) -> No
         format_of_served(settings)
     told = ServedSettings(language=SERVED, model=model, locate_format="qwen3-vl")
     assert format_of_served(told).name == "qwen3-vl"
+
+
+def test_a_bundles_model_that_writes_prose_gives_no_box() -> None:
+    """The shipped student was not taught this format."""
+    bundle = ModelBundle.load("roadworld-nano")
+    pixels = np.full((180, 320, 3), 90, np.uint8)
+    embedding = VisionEncoder(bundle).encode(Frame(pixels, 1), 0)
+    locator = ModelLocator(LanguageModel(bundle), FORMATS["qwen3-vl"])
+    with pytest.raises(LocateError, match=r"did not answer with boxes \(qwen3-vl\).*: '.+'; try"):
+        locator.locate(embedding, "the red cone")
+    with pytest.raises(LocateError, match="is empty"):
+        locator.locate(embedding, " ")

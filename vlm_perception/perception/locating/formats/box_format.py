@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from vlm_perception.perception.locating.errors import LocateError
 
+LONGEST_ANSWER = 20_000
+"""Characters of an answer that is read."""
 LONGEST_SHOWN = 200
 """Characters of an answer that an error quotes."""
 
@@ -65,7 +67,9 @@ class BoxFormat(ABC):
         try:
             if truncated:
                 raise NoBoxesError("it was cut off before its end")
-            return self._boxes(text.strip(), size)
+            if len(text) > LONGEST_ANSWER:
+                raise NoBoxesError(f"it has {len(text)} characters")
+            return self._boxes(" ".join(text.split()), size)
         except NoBoxesError as fault:
             raise LocateError(
                 f"the language model did not answer with boxes ({self.name}): {fault}: "
@@ -81,7 +85,7 @@ class BoxFormat(ABC):
 
     @abstractmethod
     def _boxes(self, text: str, size: tuple[int, int]) -> list[PictureBox]:
-        """Read an answer without white space around it.
+        """Read an answer without white space around it, and with single spaces in it.
 
         Raises:
             NoBoxesError: it is not written in this format.

@@ -24,7 +24,7 @@ from vlm_perception.perception.locating.formats.box_format import (
 
 BINS = 32
 DELIMITER = "</delimiter_of_multi_objects/>"
-_ANSWER = re.compile(r"(?:<phrase>[^<>]*</phrase>)?\s*<object>(.*)</object>", re.DOTALL)
+_ANSWER = re.compile(r"(?:<phrase>[^<>]*</phrase>)?\s*<object>(.*)</object>")
 _PAIR = re.compile(r"\s*<patch_index_(\d{4})>\s*<patch_index_(\d{4})>\s*")
 
 

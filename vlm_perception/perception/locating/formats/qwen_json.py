@@ -24,7 +24,7 @@ from vlm_perception.perception.locating.formats.box_format import (
     stepped,
 )
 
-_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\n?\s*```", re.DOTALL)
+_FENCED = re.compile(r"```(?:json)?(.*)```")
 SQUARE = 28
 """Pixels that sides of Qwen2.5-VL's pictures are multiples of."""
 LEAST_PIXELS, MOST_PIXELS = 3136, 12845056
