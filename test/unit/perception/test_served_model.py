@@ -31,6 +31,9 @@ from vlm_perception.perception.language.served.letters import LEAST_MASS, answer
 from vlm_perception.perception.language.served.model import ServedModel
 from vlm_perception.perception.language.served.settings import SERVED, ServedSettings
 from vlm_perception.perception.language.served.shown_before import ShownBefore
+from vlm_perception.perception.locating.errors import LocateError
+from vlm_perception.perception.locating.formats.known import FORMATS
+from vlm_perception.perception.locating.model import ModelLocator
 from vlm_perception.perception.reasoning.degradation import LEVELS
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.question_answering import AskError
@@ -100,6 +103,22 @@ def test_it_says_what_the_bundle_says(
     assert size_of(server.bodies[-1]) == (512, 288), "never enlarged"
     assert (again.caption, again.attributes) == (said.caption, said.attributes)
     assert "letters" in served.figures()["answers"] and not served.issue()
+
+
+def test_a_phrase_is_looked_for_in_one_frame(
+    bundle: ModelBundle, server: BundleServer, seen: Embedding
+) -> None:
+    model = connected(bundle, server.url, frames=2)
+    model.remember(model.read(seen))
+    later = replace(seen, stamp_ns=2, sequence=1)
+    assert len(model.read(later).images) == 2
+    with pytest.raises(LocateError, match="did not answer with boxes"):
+        ModelLocator(model, FORMATS["qwen3-vl"]).locate(later, "the red cone")
+    picture, text = server.bodies[-1]["messages"][0]["content"]
+    assert picture["type"] == "image_url"
+    assert text["text"] == FORMATS["qwen3-vl"].prompt("the red cone")
+    assert server.bodies[-1]["temperature"] == 0
+    model.close()
 
 
 @given(
