@@ -2,17 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Phrases that are looked for, and their boxes from patch embeddings."""
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.perception.locating.errors import LocateError
-from vlm_perception.perception.locating.phrase import Phrase, Place, parse_phrase
+from vlm_perception.perception.locating.patches import PatchLocator, PhraseQuery
+from vlm_perception.perception.locating.phrase import Place, parse_phrase
+from vlm_perception.perception.preprocess import Placement, place
+from vlm_perception.types import LocatedBox
 
 
 @pytest.mark.parametrize(
     ("text", "thing", "place"),
     [
         ("car", "car", None),
-        (" the  red car. ", "red car", None),
+        (" the  small car. ", "small car", None),
         ("the pedestrian on the left", "pedestrian", Place.LEFT),
         ("a cone, which is on the right-hand side of the road", "cone", Place.RIGHT),
         ("the bus in the middle of the image", "bus", Place.MIDDLE),
@@ -27,7 +35,6 @@ from vlm_perception.perception.locating.phrase import Phrase, Place, parse_phras
 def test_words_of_place_are_taken_out(text: str, thing: str, place: Place | None) -> None:
     phrase = parse_phrase(text)
     assert (phrase.thing, phrase.place) == (thing, place)
-    assert isinstance(phrase, Phrase)
 
 
 @pytest.mark.parametrize(
@@ -46,3 +53,131 @@ def test_words_of_place_are_taken_out(text: str, thing: str, place: Place | None
 def test_a_phrase_that_cannot_be_used_gets_one_sentence(text: str, message: str) -> None:
     with pytest.raises(LocateError, match=message):
         parse_phrase(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "thing", "colour"),
+    [
+        ("the red car", "car", "red"),
+        ("a gray-coloured truck", "truck", "grey"),
+        ("the pedestrian in green on the left", "pedestrian", "green"),
+        ("person wearing a blue jacket", "person", "blue"),
+        # Neither is paint.
+        ("red traffic light", "red traffic light", ""),
+        ("the green light", "green light", ""),
+        ("red and white barrier", "red and white barrier", ""),
+    ],
+)
+def test_colours_of_things_are_taken_out(text: str, thing: str, colour: str) -> None:
+    phrase = parse_phrase(text, labels=["red traffic light"])
+    assert (phrase.thing, phrase.colour) == (thing, colour)
+    assert bool(phrase.coloured) == bool(colour)
+
+
+ROWS, COLUMNS, PATCH = 9, 16, 20
+"""The grid of the shipped bundle."""
+
+
+@pytest.fixture(scope="module")
+def locator() -> PatchLocator:
+    return PatchLocator(ModelBundle.load("roadworld-nano"))
+
+
+def patches_with(query: PhraseQuery, cells: list[tuple[int, int]]) -> NDArray[np.float32]:
+    """Patch embeddings [K, D] that agree with a phrase in these cells (row, column) alone."""
+    text = query.vocabulary.embeddings[0]
+    patches = np.tile(-text, (ROWS * COLUMNS, 1))
+    patches[[row * COLUMNS + column for row, column in cells]] = text
+    return patches
+
+
+def find(
+    locator: PatchLocator,
+    phrase: str,
+    cells: list[tuple[int, int]],
+    camera: tuple[int, int] = (1280, 720),
+    fitted: NDArray[np.uint8] | None = None,
+) -> tuple[tuple[LocatedBox, ...], Placement]:
+    query, placement = locator.query(phrase), place(camera, (COLUMNS * PATCH, ROWS * PATCH))
+    index = np.arange(ROWS * COLUMNS, dtype=np.uint16)
+    return locator.find(query, patches_with(query, cells), index, placement, fitted), placement
+
+
+CAMERAS = st.tuples(st.integers(64, 1920), st.integers(64, 1200))
+
+
+@given(row=st.integers(0, ROWS - 1), column=st.integers(0, COLUMNS - 1), camera=CAMERAS)
+def test_the_box_is_within_half_a_patch_of_where_the_phrase_is(
+    locator: PatchLocator, row: int, column: int, camera: tuple[int, int]
+) -> None:
+    boxes, placement = find(locator, "car", [(row, column)], camera)
+    true = placement.in_source((column * PATCH, row * PATCH, PATCH, PATCH))
+    across = PATCH * placement.source_width / placement.width
+    down = PATCH * placement.source_height / placement.height
+    if not boxes:
+        # Only where the patch is not wholly in the image.
+        assert true[2] < across - 1e-6 or true[3] < down - 1e-6
+        return
+    (box,) = boxes
+    assert box.x >= 0.0 and box.x + box.width <= camera[0] + 1e-6
+    assert box.y >= 0.0 and box.y + box.height <= camera[1] + 1e-6
+    assert abs(box.x + box.width / 2 - true[0] - true[2] / 2) <= across / 2 + 1e-6
+    assert abs(box.y + box.height / 2 - true[1] - true[3] / 2) <= down / 2 + 1e-6
+    assert 0.5 < box.score <= 1.0
+
+
+@given(
+    first=st.tuples(st.integers(0, ROWS - 1), st.integers(0, 6)),
+    second=st.tuples(st.integers(0, ROWS - 1), st.integers(9, COLUMNS - 1)),
+)
+def test_two_things_are_two_boxes_and_words_of_place_choose(
+    locator: PatchLocator, first: tuple[int, int], second: tuple[int, int]
+) -> None:
+    boxes, _ = find(locator, "car", [first, second])
+    left, right = sorted(boxes, key=lambda box: box.x)
+    for phrase, wanted in (
+        ("the car on the left", left),
+        ("the car on the right", right),
+        ("rightmost car", right),
+        ("leftmost car", left),
+    ):
+        assert find(locator, phrase, [first, second])[0] == (wanted,)
+
+
+@given(
+    x=st.integers(60, 220),
+    y=st.integers(60, 100),
+    width=st.integers(12, 50),
+    height=st.integers(12, 50),
+)
+def test_the_outline_follows_the_colours_of_the_image(
+    locator: PatchLocator, x: int, y: int, width: int, height: int
+) -> None:
+    fitted = np.full((ROWS * PATCH, COLUMNS * PATCH, 3), 90, np.uint8)
+    fitted[y : y + height, x : x + width] = (200, 40, 45)
+    seen = (fitted[..., 0] == 200).reshape(ROWS, PATCH, COLUMNS, PATCH).mean(axis=(1, 3)) > 0.03
+    cells = [(int(row), int(column)) for row, column in np.argwhere(seen)]
+    (box,), _ = find(locator, "car", cells, (320, 180), fitted)
+    edges = np.array((box.x - x, box.y - y, box.x + box.width - x - width))
+    assert np.abs(edges).max() <= 2.0
+    assert abs(box.y + box.height - y - height) <= 2.0
+
+
+def test_a_colour_chooses_by_the_pixels_where_there_are_some(locator: PatchLocator) -> None:
+    fitted = np.full((ROWS * PATCH, COLUMNS * PATCH, 3), 90, np.uint8)
+    fitted[80:100, 40:60], fitted[80:100, 240:260] = (200, 40, 45), (40, 80, 170)
+    cells = [(4, 2), (4, 12)]
+    for colour, centre in (("red", 50), ("blue", 250)):
+        (box,), _ = find(locator, f"the {colour} car", cells, (320, 180), fitted)
+        assert abs(box.x + box.width / 2 - centre) <= 2.0
+
+
+def test_what_is_nowhere_has_no_box(locator: PatchLocator) -> None:
+    assert find(locator, "car", [])[0] == ()
+
+
+def test_a_phrase_longer_than_the_text_tower_reads_gets_one_sentence(
+    locator: PatchLocator,
+) -> None:
+    with pytest.raises(LocateError, match="text tower takes 48"):
+        locator.query("zebra " * 33)

@@ -1,6 +1,11 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes of a phrase from the patch embeddings of a dual encoder, with any vocabulary."""
+"""Boxes of a phrase from the patch embeddings of a dual encoder, with any vocabulary.
+
+The phrase's score in each patch is a map in which its instances are peaks. That a dual encoder's
+patch tokens, led through its pooling head one by one, lie in the space of its texts was shown for
+CLIP by MaskCLIP (Zhou et al., Extract Free Dense Labels from CLIP, ECCV 2022).
+"""
 
 from __future__ import annotations
 
@@ -13,9 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.perception.locating.colours import fits
 from vlm_perception.perception.locating.errors import LocateError
+from vlm_perception.perception.locating.instances import find_instances
+from vlm_perception.perception.locating.outline import heaviest, outline
 from vlm_perception.perception.locating.phrase import Phrase, parse_phrase
-from vlm_perception.perception.preprocess import Placement
+from vlm_perception.perception.locating.places import at_place
+from vlm_perception.perception.preprocess import Placement, Preprocessor
 from vlm_perception.perception.vision.vocabulary import (
     Vocabulary,
     VocabularyBuilder,
@@ -24,9 +33,25 @@ from vlm_perception.perception.vision.vocabulary import (
 from vlm_perception.types import FUSED_TOKEN, LocatedBox
 
 KEPT_QUERIES = 256
-FINER = 8
-"""The score map is interpolated to so many cells a patch, along each axis."""
 MOST_BOXES = 8
+ASKED = 1.0
+"""Log-odds that a phrase needs less than a tag of the same words: who asks where a thing is has
+cause to believe that it is there."""
+FLOOR = -8.0
+"""Patches that the vision graph has dropped, and all below, count as so far below the threshold."""
+PERSISTENCE = 3.0
+"""Log-odds by which a second thing must stand out from the valley between it and the first."""
+WEAKER = 6.0
+"""Things are not reported whose log-odds are so far below those of the likeliest one."""
+SPREAD = 5.0
+"""Log-odds below the peak at which a patch counts 1/e as much: a patch that shows a thing in part
+scores lower than one that it fills."""
+MARGIN = 1
+"""Patches around a thing's own in which its outline is looked for."""
+LEVEL = 0.6
+"""Without pixels, a thing ends where the interpolated map falls to this share of its peak."""
+FITS = 0.5
+"""Where a colour is named, things are meant that fit it this well, relative to the best one."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +60,20 @@ class PhraseQuery:
 
     phrase: Phrase
     vocabulary: Vocabulary
-    """Its first label is the thing that the phrase names."""
+    """Its first label is the thing without its colour, its second the thing with it."""
+
+
+@dataclass(frozen=True)
+class _Thing:
+    """What was found, before words of colour and place are applied."""
+
+    box: tuple[float, float, float, float]
+    """x, y, width, height in pixels of the graph's image."""
+    log_odds: float
+    """Above the threshold."""
+    score: float
+    fit: float = 1.0
+    """How well its colour fits the one that is asked for."""
 
 
 class PatchLocator:
@@ -49,6 +87,7 @@ class PatchLocator:
             EngineError: the engine does not take the text tower.
         """
         self._image = bundle.manifest.image
+        self._preprocessor = Preprocessor(bundle.manifest.image)
         self._builder = VocabularyBuilder(bundle)
         self._labels = [spec.label for spec in bundle.manifest.vocabulary.labels]
         self._queries: OrderedDict[str, PhraseQuery] = OrderedDict()
@@ -67,7 +106,7 @@ class PatchLocator:
         Raises:
             LocateError: one of them cannot be used.
         """
-        parsed = [parse_phrase(phrase) for phrase in phrases]
+        parsed = [parse_phrase(phrase, self._labels) for phrase in phrases]
         new = {phrase.text: phrase for phrase in parsed if phrase.text not in self._queries}
         fresh = self._embed(list(new.values()))
         found = tuple(fresh.get(p.text) or self._queries[p.text] for p in parsed)
@@ -81,16 +120,26 @@ class PatchLocator:
     def _embed(self, phrases: Sequence[Phrase]) -> dict[str, PhraseQuery]:
         if not phrases:
             return {}
-        things = list(dict.fromkeys(phrase.thing for phrase in phrases))
+        things = list(dict.fromkeys(w for p in phrases for w in (p.thing, p.coloured) if w))
         others = [label for label in self._labels if label not in things]
         try:
             vocabulary = self._builder.build([*things, *others], version=0)
         except VocabularyError as error:
             raise LocateError(str(error)) from error
         return {
-            phrase.text: PhraseQuery(phrase, _rows(vocabulary, [phrase.thing, *self._labels]))
-            for phrase in phrases
+            p.text: PhraseQuery(
+                p, _rows(vocabulary, [p.thing, p.coloured or p.thing, *self._labels])
+            )
+            for p in phrases
         }
+
+    def fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A camera image as the vision graph sees it, [height, width, 3], for `find`.
+
+        Raises:
+            FrameError: it is no RGB image.
+        """
+        return np.array(self._preprocessor.run(image)[0][0])
 
     def find(
         self,
@@ -98,6 +147,7 @@ class PatchLocator:
         patches: NDArray[np.float32],
         token_index: NDArray[np.uint16],
         placement: Placement,
+        fitted: NDArray[np.uint8] | None = None,
     ) -> tuple[LocatedBox, ...]:
         """Look for a phrase in one frame.
 
@@ -106,30 +156,99 @@ class PatchLocator:
             patches: [K, D], patch embeddings in text space.
             token_index: [K], place of each in the grid, row-major; FUSED_TOKEN for a fused one.
             placement: where the camera image is in the graph's.
+            fitted: the image as the graph sees it: outlines follow its colours, and the colour that
+                a phrase names is looked up in it. None: outlines are interpolated from the patches,
+                and colours are left to the text tower.
 
         Returns:
             Boxes in pixels of the camera image, the likeliest first; none where the phrase is not.
         """
-        image, placed = self._image, token_index != FUSED_TOKEN
-        cells = np.zeros(image.rows * image.columns, np.float32)
-        cells[token_index[placed]] = query.vocabulary.probabilities(patches[placed])[:, 0]
-        size = (image.columns * FINER, image.rows * FINER)
-        fine = cv2.resize(
-            cells.reshape(image.rows, image.columns), size, interpolation=cv2.INTER_LINEAR
-        )
-        threshold = max(float(query.vocabulary.region_thresholds[0]), float(fine.max()) / 2)
-        mask = (fine >= threshold).astype(np.uint8)
-        count, marks, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-        unit = image.patch / FINER
-        boxes = []
-        for index in range(1, count):
-            left, top, across, down = (float(value) * unit for value in stats[index, :4])
-            x, y, width, height = placement.in_source((left, top, across, down))
-            if width > 0 and height > 0:
-                score = float(fine[marks == index].max())
-                boxes.append(LocatedBox(x, y, width, height, score))
-        boxes.sort(key=lambda box: -box.score)
-        return tuple(boxes[:MOST_BOXES])
+        by_pixels = bool(query.phrase.colour) and fitted is not None
+        row = 1 if query.phrase.colour and not by_pixels else 0
+        scores = self._scores(query.vocabulary, row, patches, token_index)
+        threshold = query.vocabulary.region_log_odds[row]
+        things = self._things(scores, fitted, query.phrase.colour if by_pixels else "", threshold)
+        if by_pixels and things:
+            best = max(thing.fit for thing in things)
+            things = [thing for thing in things if thing.fit >= FITS * best]
+            things.sort(key=lambda thing: -thing.fit * thing.score)
+        place = query.phrase.place
+        if place is not None:
+            things = [thing for thing in things if thing.log_odds >= 0.0] or things[:1]
+        located = [
+            LocatedBox(*placement.in_source(thing.box), score=thing.score) for thing in things
+        ]
+        inside = [box for box in located if box.width > 0.0 and box.height > 0.0]
+        return tuple(at_place(inside, _box, place, placement.source_width))
+
+    def _scores(
+        self,
+        vocabulary: Vocabulary,
+        row: int,
+        patches: NDArray[np.float32],
+        token_index: NDArray[np.uint16],
+    ) -> NDArray[np.float32]:
+        """Log-odds of a label above its threshold for regions, [rows, columns]."""
+        placed = token_index != FUSED_TOKEN
+        above = vocabulary.log_odds(patches[placed])[:, row] - vocabulary.region_log_odds[row]
+        cells = np.full(self._image.rows * self._image.columns, FLOOR, np.float32)
+        cells[token_index[placed]] = np.maximum(above, FLOOR)
+        return cells.reshape(self._image.rows, self._image.columns)
+
+    def _things(
+        self,
+        scores: NDArray[np.float32],
+        fitted: NDArray[np.uint8] | None,
+        colour: str,
+        threshold: float,
+    ) -> list[_Thing]:
+        least = max(-ASKED, float(scores.max()) - WEAKER)
+        instances = find_instances(scores, least, PERSISTENCE)[:MOST_BOXES]
+        things = []
+        for instance in instances:
+            # What belongs to another thing is not this one's, however likely.
+            own = np.exp((np.minimum(scores, instance.peak) - instance.peak) / SPREAD)
+            for other in instances:
+                if other is not instance:
+                    own[other.cells[:, 0], other.cells[:, 1]] = 0.0
+            (left, top), likely = self._window(own, instance.cells)
+            height, width = likely.shape
+            fit = 1.0
+            if fitted is None:
+                box, _ = heaviest(likely, LEVEL)
+            else:
+                pixels = fitted[top : top + height, left : left + width]
+                box, core = outline(likely, pixels)
+                fit = fits(pixels[core], colour, fitted) if colour else 1.0
+            x, y, across, down = box
+            score = 1.0 / (1.0 + np.exp(-float(np.clip(instance.peak + threshold, -60.0, 60.0))))
+            place = (float(left + x), float(top + y), float(across), float(down))
+            things.append(_Thing(place, instance.peak, float(score), fit))
+        return things
+
+    def _window(
+        self, own: NDArray[np.float32], cells: NDArray[np.intp]
+    ) -> tuple[tuple[int, int], NDArray[np.float32]]:
+        """Left and top of the part of the graph's image around some cells, and the map in it.
+
+        Interpolated between the centres of the patches, to the graph's pixels; the peak is 1.
+        """
+        patch = self._image.patch
+        low = np.maximum(cells.min(axis=0) - MARGIN, 0)
+        high = np.minimum(cells.max(axis=0) + 1 + MARGIN, own.shape)
+        # One more row and column, where there is one, so that the window's own are interpolated.
+        begin, end = np.maximum(low - 1, 0), np.minimum(high + 1, own.shape)
+        part = own[begin[0] : end[0], begin[1] : end[1]]
+        size = (part.shape[1] * patch, part.shape[0] * patch)
+        fine = cv2.resize(part, size, interpolation=cv2.INTER_LINEAR)
+        first, last = (low - begin) * patch, (high - begin) * patch
+        fine = fine[first[0] : last[0], first[1] : last[1]]
+        peak = max(float(fine.max()), 1e-6)
+        return (int(low[1]) * patch, int(low[0]) * patch), np.asarray(fine / peak, np.float32)
+
+
+def _box(located: LocatedBox) -> tuple[float, float, float, float]:
+    return located.x, located.y, located.width, located.height
 
 
 def _rows(vocabulary: Vocabulary, labels: Sequence[str]) -> Vocabulary:

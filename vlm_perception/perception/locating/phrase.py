@@ -1,19 +1,22 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a phrase asks for: a thing, and where it is among things of its kind.
+"""What a phrase asks for: a thing, its colour, and where it is among things of its kind.
 
-Dual encoders match the words of things with patches but hardly know words of place: these are taken
-out by rules and applied to the boxes, as in ReCLIP (Subramanian et al., ReCLIP: A Strong Zero-Shot
-Baseline for Referring Expression Comprehension, ACL 2022, section 3.2). The rules are English.
+Dual encoders match the words of things with patches but hardly know words of place, and bind
+colours to things badly: these are taken out by rules and applied to the boxes, as in ReCLIP
+(Subramanian et al., ReCLIP: A Strong Zero-Shot Baseline for Referring Expression Comprehension, ACL
+2022, section 3.2). The rules are English.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
+from vlm_perception.perception.locating.colours import COLOURS, SPELT
 from vlm_perception.perception.locating.errors import LocateError
 from vlm_perception.perception.tokenizer import TextError, require_text
 
@@ -41,8 +44,12 @@ class Phrase:
     text: str
     """As it was given, with single spaces."""
     thing: str
-    """The same without article and words of place."""
+    """The same without article, words of place and colour."""
     place: Place | None = None
+    colour: str = ""
+    """One of COLOURS; empty where the phrase names none."""
+    coloured: str = ""
+    """The thing with its colour, as the text tower may know it; empty as `colour`."""
 
 
 _SIDES = {
@@ -68,30 +75,52 @@ _PATTERNS: tuple[tuple[Place, re.Pattern[str]], ...] = tuple(
     for place, word in words.items()
     for pattern in patterns
 )
+_ANYTHING = ("one", "thing", "object")
 _ARTICLE = re.compile(r"^(?:the|a|an) ", re.IGNORECASE)
 
 
-def parse_phrase(text: str) -> Phrase:
+_NAMES = "|".join((*COLOURS, *SPELT))
+_COLOURED = re.compile(
+    # A red light shines red, and a red and white barrier is neither.
+    rf"^(?P<before>{_NAMES})(?:[ -]colou?red)? (?!and |or |with )(?P<thing>.+)"
+    r"(?<!light)(?<!lights)$"
+    rf"|^(?P<wearer>.+?),? (?:(?:dressed |clad )?in|wearing)(?: a)? (?P<after>{_NAMES})"
+    r"(?: (?:clothes|shirt|jacket|coat))?$",
+    re.IGNORECASE,
+)
+
+
+def parse_phrase(text: str, labels: Collection[str] = ()) -> Phrase:
     """Check a phrase and take it apart.
+
+    Args:
+        text: the phrase.
+        labels: those of the bundle, which stay whole: in "red traffic light" red is no paint.
 
     Raises:
         LocateError: it is empty, too long or no text, or names a place and no thing.
     """
     words = " ".join(_checked(text).split())
-    thing = _ARTICLE.sub("", words.rstrip(" .?!"))
+    rest = _ARTICLE.sub("", words.rstrip(" .?!"))
+    where = None
     for place, pattern in _PATTERNS:
-        rest, count = pattern.subn("", thing)
-        if count:
-            rest = _ARTICLE.sub("", rest.strip())
-            if not rest or rest.lower() in ("one", "thing", "object"):
-                raise LocateError(
-                    f"the phrase {words!r} says where but not what; name the thing, as in "
-                    "'the car on the left'"
-                )
-            return Phrase(words, rest, place)
-    if not thing:
+        without, count = pattern.subn("", rest)
+        if count and rest not in labels:
+            rest, where = _ARTICLE.sub("", without.strip()), place
+            break
+    if not rest:
         raise LocateError(f"the phrase {words!r} names nothing; say what to look for, as 'a car'")
-    return Phrase(words, thing)
+    if where is not None and rest.lower() in _ANYTHING:
+        raise LocateError(
+            f"the phrase {words!r} says where but not what; name the thing, as in 'the car on the "
+            "left'"
+        )
+    found = None if rest in labels else _COLOURED.match(rest)
+    if found is None:
+        return Phrase(words, rest, where)
+    name = (found["before"] or found["after"]).lower()
+    thing = found["thing"] or found["wearer"]
+    return Phrase(words, thing, where, SPELT.get(name, name), rest)
 
 
 def _checked(text: str) -> str:

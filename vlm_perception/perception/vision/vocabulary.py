@@ -81,6 +81,11 @@ class Vocabulary:
         margins = _log_odds(probabilities) - _log_odds(self.thresholds)
         return np.where(self.thresholds < 1.0, margins, np.float32(-np.inf))
 
+    @property
+    def region_log_odds(self) -> NDArray[np.float32]:
+        """The thresholds of patches, [labels], as `log_odds` gives scores."""
+        return _log_odds(self.region_thresholds)
+
     def _logits(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(vectors @ self.embeddings.T * self.scales + self.biases, np.float32)
 

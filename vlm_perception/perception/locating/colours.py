@@ -1,0 +1,67 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""How well pixels fit the name of a colour.
+
+Dual encoders bind a colour to its thing badly: "a red car" also fits a scene with a blue car and a
+red bus (Lewis et al., Does CLIP Bind Concepts?, 2022). The names are the eleven basic ones (Berlin
+and Kay, Basic Color Terms, 1969).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "black": ((25, 25, 28),),
+    "grey": ((120, 120, 122), (95, 95, 98)),
+    "white": ((238, 238, 235),),
+    "red": ((200, 35, 40), (140, 20, 25)),
+    "orange": ((235, 110, 35),),
+    "yellow": ((235, 195, 50),),
+    "green": ((45, 130, 75), (90, 170, 70)),
+    "blue": ((30, 75, 170), (25, 45, 110)),
+    "purple": ((130, 60, 150),),
+    "pink": ((235, 130, 165),),
+    "brown": ((85, 58, 42),),
+}
+"""Typical shades, RGB, by daylight."""
+SPELT = {"gray": "grey", "violet": "purple"}
+SOFT = 20.0
+"""Distance in CIELAB over which a pixel fits two colours."""
+
+
+def fits(pixels: NDArray[np.uint8], name: str, scene: NDArray[np.uint8]) -> float:
+    """How well pixels fit a colour, from 0 to 1: the mean share of it in each pixel.
+
+    Args:
+        pixels: RGB [N, 3].
+        name: one of COLOURS.
+        scene: RGB [..., 3], the whole image: its light is taken out of the pixels.
+    """
+    names = [key for key, shades in COLOURS.items() for _ in shades]
+    shades = np.array([shade for shades in COLOURS.values() for shade in shades], np.float64)
+    lit = pixels.astype(np.float64) * _gain(scene)
+    distance = np.linalg.norm(_lab(lit)[:, np.newaxis] - _lab(shades), axis=2)
+    powers = np.exp(-((distance - distance.min(axis=1, keepdims=True)) / SOFT))
+    of = powers[:, [index for index, key in enumerate(names) if key == name]].max(axis=1)
+    return float((of / powers.sum(axis=1)).mean())
+
+
+def _gain(scene: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """What brings the scene's mean to a middle grey."""
+    mean = scene.reshape(-1, 3).mean(axis=0)
+    return np.asarray(120.0 / np.maximum(mean, 20.0), np.float64)
+
+
+def _lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
+    """CIELAB of sRGB values of 0 to 255, [..., 3]; brighter ones are clipped."""
+    values = np.clip(rgb / 255.0, 0.0, 1.0)
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array(
+        ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
+    )
+    xyz = linear @ to_xyz.T / np.array((0.9505, 1.0, 1.089))
+    cube = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    x, y, z = np.moveaxis(cube, -1, 0)
+    return np.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), axis=-1)

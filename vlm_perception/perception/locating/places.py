@@ -1,0 +1,51 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which of several boxes a word of place means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from vlm_perception.perception.locating.phrase import Place
+
+Box = tuple[float, float, float, float]
+"""x, y, width, height."""
+T = TypeVar("T")
+
+_SIDES: dict[Place, tuple[float, float]] = {
+    Place.LEFT: (0.0, 0.5),
+    Place.MIDDLE: (1 / 3, 2 / 3),
+    Place.RIGHT: (0.5, 1.0),
+}
+"""The part of the image's width that the centre must lie in."""
+_FIRST: dict[Place, Callable[[Box], float]] = {
+    Place.LEFTMOST: lambda box: box[0] + box[2] / 2,
+    Place.RIGHTMOST: lambda box: -(box[0] + box[2] / 2),
+    # On level ground what is nearer ends lower in the image.
+    Place.NEAREST: lambda box: -(box[1] + box[3]),
+    Place.FARTHEST: lambda box: box[1] + box[3],
+    Place.LARGEST: lambda box: -box[2] * box[3],
+    Place.SMALLEST: lambda box: box[2] * box[3],
+}
+
+
+def at_place(
+    things: Sequence[T], box: Callable[[T], Box], place: Place | None, image_width: float
+) -> list[T]:
+    """The things that a word of place means, in their order; a superlative means one at most.
+
+    Args:
+        things: what was found, the likeliest first.
+        box: the box of a thing.
+        place: where it is said to be; None: anywhere.
+        image_width: in the unit of the boxes.
+    """
+    if place is None or not things:
+        return list(things)
+    if place in _FIRST:
+        key = _FIRST[place]
+        return [min(things, key=lambda thing: key(box(thing)))]
+    low, high = _SIDES[place]
+    centres = [(box(thing)[0] + box(thing)[2] / 2) / image_width for thing in things]
+    return [thing for thing, centre in zip(things, centres, strict=True) if low <= centre <= high]
