@@ -34,7 +34,7 @@ class BoxFormat(ABC):
 
     name: str
     most_tokens: int
-    """An answer with more tokens is cut off: some ten boxes."""
+    """An answer with more tokens is cut off: some twenty boxes."""
 
     @abstractmethod
     def prompt(self, phrase: str) -> str:

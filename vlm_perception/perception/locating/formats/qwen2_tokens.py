@@ -37,7 +37,7 @@ class Qwen2Tokens(BoxFormat):
     """Corners in brackets, between tokens of their own."""
 
     name = "qwen2-vl"
-    most_tokens = 256
+    most_tokens = 512
 
     def prompt(self, phrase: str) -> str:
         """Ask as the demo of the family does."""

@@ -35,7 +35,7 @@ THOUSANDTHS = 1000
 class QwenJson(BoxFormat):
     """A list of objects, each with a box and a label."""
 
-    most_tokens = 512
+    most_tokens = 1024
 
     def write(self, boxes: Sequence[PictureBox], phrase: str, size: tuple[int, int]) -> str:
         """Write a list, a box a line, in a fence of Markdown."""
