@@ -37,12 +37,12 @@ def test_an_answer_comes_in_pieces_and_is_the_same_each_time(connection):
 
 
 def test_a_server_is_asked_what_it_serves(connection, served_student):
-    info = connection.check(LONG_S)
+    info = connection.check(LONG_S).result()
     assert info.model == served_student.model
-    assert info == connection.check(LONG_S)
+    assert info == connection.check(LONG_S).result()
     other = Connection(Endpoint(served_student.url, "another/model"))
     with pytest.raises(ServedError, match=served_student.model) as caught:
-        other.check(LONG_S)
+        other.check(LONG_S).result()
     assert caught.value.fault is Fault.MODEL
     other.close()
 

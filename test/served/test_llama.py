@@ -75,7 +75,7 @@ def test_a_request_waits_until_the_slot_of_a_cancelled_one_is_free(served_llama)
 def test_a_server_with_another_model_is_refused_by_name(served_llama):
     other = Connection(Endpoint(served_llama.url, "another"))
     with pytest.raises(ServedError, match=served_llama.model) as caught:
-        other.check(LONG_S)
+        other.check(LONG_S).result()
     assert caught.value.fault is Fault.MODEL
     other.close()
 

@@ -58,7 +58,7 @@ class Stage:
     ) -> Reasoning:
         """Reason on a frame that the server is slow to answer, and see others meanwhile."""
         began_s = self.now_s
-        self.server.manner = Manner(piece_s=0.1)
+        self.server.manner = Manner(piece_s=60.0)
         with ThreadPoolExecutor(1) as pool, Work("reason") as work:
 
             def reason() -> Reasoning:

@@ -8,8 +8,9 @@ import base64
 import itertools
 import json
 import math
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -63,7 +64,12 @@ def seen(bundle: ModelBundle) -> Embedding:
 
 
 def connected(
-    bundle: ModelBundle, url: str, model: str = MODEL, frames: int = 1, **clock: Any
+    bundle: ModelBundle,
+    url: str,
+    model: str = MODEL,
+    frames: int = 1,
+    deadline_s: float = ServedSettings.served_deadline,
+    **clock: Any,
 ) -> ServedModel:
     spec = bundle.manifest.language
     assert spec is not None
@@ -73,6 +79,7 @@ def connected(
         model=model,
         caption_prompt=spec.caption_prompt,
         frames=frames,
+        served_deadline=deadline_s,
     )
     return ServedModel(Connection(chosen.checked_endpoint()), chosen, **clock)
 
@@ -266,6 +273,65 @@ def test_what_a_server_can_do_is_not_known_from_an_answer_that_was_ended(
             model.warm_up(model.pack([]))
             ending.result()
         assert "was ended" in model.issue() and "known" in model.figures()["answers"]
+        model.close()
+
+
+def test_a_server_that_was_replaced_by_another_kind_is_asked_as_that_one(
+    bundle: ModelBundle, seen: Embedding
+) -> None:
+    """Whether it was away meanwhile, and is called otherwise, or only its answers tell."""
+    server, later_s = BundleServer(bundle), 0.0
+    with server:
+        model = connected(bundle, server.url, clock=lambda: server.looks + later_s)
+        shown, packed = model.read(seen), model.pack([WEATHER, WEATHER])
+
+        def requests() -> int:
+            """Those that one analysis takes, after as many as it takes to notice."""
+            model.answer(shown, packed)
+            before = len(server.bodies)
+            model.answer(shown, packed)
+            return len(server.bodies) - before
+
+        assert requests() == 2
+    with pytest.raises(ServedError):
+        model.answer(shown, packed)
+    server.manner = Manner(log_probabilities=False, software="another")
+    with server:
+        assert len(model.answer(shown, packed)) == 2 and requests() == 1
+        server.manner = Manner(guided=False, software="another")
+        later_s = 1000.0
+        model.answer(shown, packed)
+        assert model.figures()["guided_answers"] == "true"
+        assert requests() == 2 and "letters" in model.figures()["answers"]
+        server.manner = Manner(guided=False, log_probabilities=False, software="another")
+        assert requests() == 2, "not tried out again so soon"
+        later_s = 2000.0
+        model.answer(shown, packed)
+        assert requests() == 1
+    model.close()
+
+
+@pytest.mark.parametrize("end", [ServedModel.interrupt, ServedModel.close])
+def test_a_server_that_says_nothing_of_itself_is_not_waited_for(
+    bundle: ModelBundle, end: Callable[[ServedModel], None]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hanging, ThreadPoolExecutor(2) as pool:
+        model = connected(bundle, f"http://127.0.0.1:{hanging.getsockname()[1]}/v1", deadline_s=600)
+        asking = pool.submit(model.find_abilities)
+        with hanging.accept()[0], Work("test") as work:
+
+            def wait_for_its_turn() -> None:
+                with work:
+                    model.find_abilities()
+
+            waiting = pool.submit(wait_for_its_turn)
+            while not work.end_step():
+                time.sleep(0.01)
+            for each in (waiting, asking):
+                with pytest.raises(ServedError) as raised:
+                    each.result(20.0)
+                assert raised.value.fault is Fault.CLOSED
+                end(model)
         model.close()
 
 

@@ -116,7 +116,7 @@ def run(settings: ServedSettings, *, bundle_name: str, robots: int, seconds: flo
     connection = Connection(settings.checked_endpoint())
     try:
         abilities = ServedModel(connection, settings).find_abilities()
-        server = connection.check(settings.served_deadline)
+        server = connection.check(settings.served_deadline).result()
     finally:
         connection.close()
     counts = sorted({min(robots, 2**power) for power in range(robots.bit_length() + 1)})

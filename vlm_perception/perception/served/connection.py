@@ -36,6 +36,42 @@ CLOSING_S = 0.8
 Result = TypeVar("Result")
 
 
+class Check:
+    """A question to the server about itself. Closing it, from any thread, ends it at once."""
+
+    def __init__(
+        self, future: concurrent.futures.Future[ServerInfo], timeout_s: float, where: str
+    ) -> None:
+        """Wait for a future, for messages at an address."""
+        self._future, self._timeout_s, self._where = future, timeout_s, where
+
+    def result(self) -> ServerInfo:
+        """What the server says.
+
+        Raises:
+            ServedError: it does not serve the model, is not ready, is no such server, says nothing
+                in time, or this was closed.
+        """
+        try:
+            return self._future.result(self._timeout_s)
+        except concurrent.futures.TimeoutError:
+            self.close()
+            raise ServedError(
+                Fault.SILENT,
+                f"{self._where} said nothing about itself within {self._timeout_s:g} s; see the "
+                "server's log, or restart it",
+            ) from None
+        except concurrent.futures.CancelledError:
+            raise ServedError(
+                Fault.CLOSED,
+                f"{self._where} was no longer asked what it is; ask it again",
+            ) from None
+
+    def close(self) -> None:
+        """Wait no longer."""
+        self._future.cancel()
+
+
 class Connection:
     """Asks one served model, from any thread."""
 
@@ -71,11 +107,11 @@ class Connection:
         self._thread = threading.Thread(target=self._run, name="served", daemon=True)
         self._thread.start()
 
-    def check(self, timeout_s: float) -> ServerInfo:
-        """Ask the server what it is, and whether it serves the model.
+    def check(self, timeout_s: float) -> Check:
+        """Begin to ask the server what it is, and whether it serves the model.
 
         Raises:
-            ServedError: it does not, is not ready, or is no such server.
+            ServedError: this connection has been closed.
         """
         ask_server = _import("server_info").ask_server
 
@@ -84,16 +120,7 @@ class Connection:
                 info: ServerInfo = await ask_server(self._transport, self.endpoint)
                 return info
 
-        future = self._submit(ask())
-        try:
-            return future.result(timeout_s)
-        except concurrent.futures.TimeoutError:
-            future.cancel()
-            raise ServedError(
-                Fault.SILENT,
-                f"{self.endpoint.url} said nothing about itself within {timeout_s:g} s; see the "
-                "server's log, or restart it",
-            ) from None
+        return Check(self._submit(ask()), timeout_s, self.endpoint.url)
 
     def stream(self, request: Request, *, budget_s: float, total_s: float | None = None) -> Stream:
         """Ask the model; the answer comes in pieces.

@@ -21,14 +21,30 @@ class Answer(Iterator[Delta], Protocol):
         ...
 
 
+class Inquiry(Protocol):
+    """A question to a server about itself."""
+
+    def result(self) -> ServerInfo | None:
+        """Wait for what is known of the server.
+
+        Raises:
+            ServedError: it does not serve the model, says nothing in time, or this was closed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Wait no longer."""
+        ...
+
+
 class Link(Protocol):
     """Brings the answers of one model; for any thread."""
 
-    def check(self, timeout_s: float) -> ServerInfo | None:
-        """Find out whether the model is served; returns what is known of the server.
+    def check(self, timeout_s: float) -> Inquiry:
+        """Begin to find out, within this time, whether the model is served.
 
         Raises:
-            ServedError: it is not.
+            ServedError: the link has been closed.
         """
         ...
 

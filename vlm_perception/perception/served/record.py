@@ -21,7 +21,7 @@ from typing import Any, Protocol, TextIO
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.perception.served.completions import Delta, Request, TokenLogprobs
 from vlm_perception.perception.served.errors import Fault, ServedError
-from vlm_perception.perception.served.link import Answer, Link
+from vlm_perception.perception.served.link import Answer, Inquiry, Link
 
 MODEL, SERVER, REQUEST, PIECES, ERROR = "model", "server", "request", "pieces", "error"
 LONGEST_HEAD = 65536
@@ -263,8 +263,9 @@ class Replayed:
         """
         self._record, self._passed = record, passed
 
-    def check(self, timeout_s: float) -> None:
-        """Nothing: the record says which model it is of."""
+    def check(self, timeout_s: float) -> Inquiry:
+        """Find nothing: the record says which model it is of."""
+        return _Unasked()
 
     def stream(self, request: Request, *, budget_s: float, total_s: float | None = None) -> Answer:
         """What came of this request.
@@ -285,6 +286,14 @@ class Replayed:
     def figures(self) -> Mapping[str, str]:
         """Nothing."""
         return {}
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class _Unasked:
+    def result(self) -> None:
+        """Nothing."""
 
     def close(self) -> None:
         """Nothing."""

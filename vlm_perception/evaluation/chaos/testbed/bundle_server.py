@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ KEPT = 200
 """Requests, with a picture each."""
 NICENESS = 10
 """Of a process of its own: it takes the place of a GPU or of another machine."""
+LOOK_S = 0.02
+"""Within which a new manner is heeded."""
 Chunk = dict[str, Any]
 
 
@@ -57,11 +60,13 @@ class Manner:
     reading_s: float = 0.0
     """How much longer than others it takes to read a new image."""
     piece_s: float = 0.0
-    """How long each piece of an answer is held back, from the next piece on."""
+    """How long each piece of an answer is held back, those in hand included."""
     status: int = 200
     """Of HTTP; with another one there is no answer."""
     model: str = MODEL
     """Which model it says has answered."""
+    software: str = "vlm-perception"
+    """What it calls itself."""
     cut: bool = False
     """Whether the connection ends within each answer."""
     garbled: bool = False
@@ -135,6 +140,13 @@ class BundleServer:
             with self._lock:
                 self.at_work -= 1
 
+    def hold_back(self) -> None:
+        """Wait for as long as the manner of the moment holds back a piece."""
+        began = time.monotonic()
+        while (left_s := began + self.manner.piece_s - time.monotonic()) > 0.0:
+            if self.closing.wait(min(left_s, LOOK_S)):
+                break
+
     def answer(self, body: dict[str, Any]) -> Iterator[Chunk]:
         """The choices of the chunks that answer a request."""
         picture, text = _parts(body)
@@ -207,7 +219,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
-            self._send({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+            software = self.server_of.manner.software
+            model = {"id": MODEL, "object": "model", "owned_by": software}
+            self._send({"object": "list", "data": [model]})
         elif self.path == "/health":
             self._send({"status": "ok", "active_requests": self.server_of.at_work})
         else:
@@ -247,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         try:
             for choice in self.server_of.answer(body):
-                self.server_of.closing.wait(self.server_of.manner.piece_s)
+                self.server_of.hold_back()
                 chunk = json.dumps({"model": manner.model, "choices": [{"index": 0, **choice}]})
                 self._event(chunk[::-1] if manner.garbled else chunk)
                 if manner.cut:

@@ -60,6 +60,11 @@ class Abilities:
         return self.warm_s <= CACHED_SHARE * self.cold_s
 
     @property
+    def kind(self) -> tuple[object, ...]:
+        """What tells servers apart: all but how fast they were."""
+        return self.fingerprint, self.log_probabilities, self.guided, self.prefix_cache
+
+    @property
     def letters(self) -> bool:
         """Whether each question is worth a request, for the probabilities of its choices."""
         return self.log_probabilities and self.prefix_cache

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -26,11 +26,8 @@ from vlm_perception.perception.language.analysis_cost import AnalysisCost
 from vlm_perception.perception.language.picture import Picture, whole
 from vlm_perception.perception.language.prompts import PromptError
 from vlm_perception.perception.language.served import answer_sheet
-from vlm_perception.perception.language.served.abilities import (
-    ALTERNATIVES,
-    Abilities,
-    find_abilities,
-)
+from vlm_perception.perception.language.served.abilities import ALTERNATIVES, Abilities
+from vlm_perception.perception.language.served.discovery import Discovery
 from vlm_perception.perception.language.served.letters import answered, lettered, masses, unanswered
 from vlm_perception.perception.language.served.requests import Party, Requests
 from vlm_perception.perception.language.served.sent_image import data_url, message
@@ -44,8 +41,6 @@ from vlm_perception.perception.tokenizer import TextError, require_text
 from vlm_perception.types import Attribute, Embedding
 
 MEASURED_TOKENS = 8
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
-"""Between two looks for a server that was not found yet."""
 LONGEST_SHOWN = 60
 """Characters of an answer that is quoted because it is none."""
 
@@ -95,7 +90,7 @@ class ServedText:
 class ServedModel:
     """Asks a server; for any thread.
 
-    What it can do is found out when it is first reached.
+    What it can do is found out when it is first reached, and again once it may be another one.
     """
 
     shrinks_images = True
@@ -115,18 +110,15 @@ class ServedModel:
             link: brings the answers.
             settings: how it is asked.
             clock: seconds, for the limits of time.
-            abilities: what the server can do, where that is known.
-            learned: called once that has been found out.
+            abilities: what the server can do, where that is known for good.
+            learned: called whenever that has been found out.
         """
         self._link, self._settings, self._clock = link, settings, clock
         self._requests = Requests(link, f"waiting for {self.engine_name}")
         self._before = ShownBefore(settings.frames)
         self._threads = ThreadPoolExecutor(settings.slots, "served")
-        self._finding, self._lock = threading.Lock(), threading.Lock()
-        self._abilities, self._learned = abilities, learned
-        self._fault = ""
-        self._retry_at_s = self._pause_s = 0.0
-        """When the server is looked for again, and the pause before that."""
+        self._lock = threading.Lock()
+        self._discovery = Discovery(self._requests, settings, clock, learned, abilities)
         self._nonsense: dict[str, str] = {}
         self._stall = self._refused = ""
         self._least_mass = 1.0
@@ -156,11 +148,11 @@ class ServedModel:
 
     def issue(self) -> str:
         """Say why it cannot be asked now, with a remedy; empty: it can."""
-        return self._link.issue() or self._fault
+        return self._link.issue() or self._discovery.fault
 
     def may_be_asked(self) -> bool:
         """Whether a request now makes sense: the server answers, or it is time to try it again."""
-        return self._link.admits() and self._clock() >= self._retry_at_s
+        return self._link.admits() and self._discovery.is_due()
 
     def concern(self) -> str:
         """Say what is wrong with its answers; empty: nothing."""
@@ -174,7 +166,7 @@ class ServedModel:
 
     def figures(self) -> Mapping[str, str]:
         """What the diagnostics show."""
-        abilities = self._abilities
+        abilities = self._discovery.known
         found = abilities.figures() if abilities is not None else {"answers": "not known yet"}
         if abilities is not None and abilities.letters:
             found = {**found, "letters_mass": f"{self._least_mass:.3f} at least"}
@@ -187,7 +179,7 @@ class ServedModel:
     def resume(self) -> None:
         """Send requests again."""
         self._requests.resume()
-        self._fault = ""
+        self._discovery.resume()
 
     def close(self) -> None:
         """End all requests and the connection."""
@@ -390,14 +382,14 @@ class ServedModel:
         sampling: Sampling,
         wait_s: float | None,
     ) -> Generator[ServedText, None, None]:
-        self.find_abilities(wait_s)
+        able = self.find_abilities(wait_s)
         request = Request(
             messages=[message(seen.images, text)],
             max_tokens=max_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             seed=sampling.seed,
-            top_logprobs=int(self._tells_probabilities),
+            top_logprobs=int(able.log_probabilities),
         )
         answer = ""
         with closing(self._requests.ask(request, self._wait_s(wait_s), total_s=wait_s)) as deltas:
@@ -444,13 +436,15 @@ class ServedModel:
             max_tokens=1,
             top_logprobs=ALTERNATIVES,
         )
-        text, found = "", masses({}, len(turned))
+        text, found, told = "", masses({}, len(turned)), False
         answer = self._requests.ask(request, wait_s, total_s=wait_s, party=party)
         with closing(answer) as deltas:
             for delta in deltas:
                 text += delta.text
                 for token in delta.logprobs[:1]:
-                    found = masses(token.top, len(turned))
+                    found, told = masses(token.top, len(turned)), len(token.top) > 1
+        if text and not told:
+            self._discovery.contradict()
         return text, np.roll(found, turn)
 
     def _choose_all(self, seen: Shown, packed: Sheet, end_s: float) -> tuple[Attribute, ...]:
@@ -475,22 +469,20 @@ class ServedModel:
         return attribute
 
     def _fill_in(self, seen: Shown, packed: Sheet, end_s: float) -> tuple[Attribute, ...]:
-        questions = packed.questions
+        questions, guided = packed.questions, self.find_abilities().guided
         request = Request(
             messages=[message(seen.images, packed.together)],
             max_tokens=answer_sheet.longest(questions),
-            schema=answer_sheet.schema(questions) if self.find_abilities().guided else None,
+            schema=answer_sheet.schema(questions) if guided else None,
         )
         left_s = max(0.0, end_s - self._clock())
         with closing(self._requests.ask(request, left_s, total_s=left_s)) as deltas:
             text = "".join(delta.text for delta in deltas)
         attributes = answer_sheet.filled(text, questions)
+        if guided and attributes is None:
+            self._discovery.contradict()
         self._note("", "" if attributes is not None else text)
         return attributes or tuple(map(unanswered, questions))
-
-    @property
-    def _tells_probabilities(self) -> bool:
-        return self._abilities is not None and self._abilities.log_probabilities
 
     def _note(self, question: str, nonsense: str) -> None:
         """Keep what was answered to a question, where that is no answer."""
@@ -501,7 +493,7 @@ class ServedModel:
             self._nonsense = kept
 
     def find_abilities(self, wait_s: float | None = None) -> Abilities:
-        """What the server can do, found out once.
+        """What the server can do.
 
         Args:
             wait_s: the most seconds to wait while another thread finds it out.
@@ -509,40 +501,4 @@ class ServedModel:
         Raises:
             ServedError: it cannot be asked now.
         """
-        if self._abilities is not None:
-            return self._abilities
-        longest_s = self._wait_s(wait_s)
-        with step(self._requests.waiting, longest_s + 1.0):
-            free = self._finding.acquire(timeout=longest_s)
-        if not free:
-            raise ServedError(
-                Fault.BUSY, f"{self.engine_name} is still being asked what it can do; ask later"
-            )
-        try:
-            return self._abilities or self._look_for_abilities()
-        finally:
-            self._finding.release()
-
-    def _look_for_abilities(self) -> Abilities:
-        settings, deadline_s = self._settings, self._settings.served_deadline
-        try:
-            with step(self._requests.waiting, deadline_s + 1.0):
-                info = self._link.check(deadline_s)
-            found = find_abilities(
-                lambda request: self._requests.ask(request, deadline_s, total_s=deadline_s),
-                size=settings.served_image_size,
-                quality=settings.served_jpeg_quality,
-                frames=settings.frames,
-                clock=self._clock,
-            )
-        except ServedError as error:
-            self._fault = str(error)
-            self._pause_s = min(max(SHORTEST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
-            self._retry_at_s = self._clock() + self._pause_s
-            raise
-        if info is not None:
-            found = replace(found, fingerprint=info.fingerprint)
-        self._fault, self._pause_s = "", 0.0
-        self._abilities = found
-        self._learned(found)
-        return found
+        return self._discovery.find(self._wait_s(wait_s))
