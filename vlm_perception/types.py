@@ -65,6 +65,39 @@ class LocatedBox:
     """Probability; NaN where the method gives none."""
 
 
+class Followed(IntEnum):
+    """Whether a followed object is in an image; the values are those of LocatedObject.msg."""
+
+    FOUND = 0
+    MISSED = 1
+    LOST = 2
+
+
+@dataclass(frozen=True)
+class LocatedObject:
+    """A place where a phrase was found, in the newest image or in an earlier one."""
+
+    id: int
+    """Of a followed object, 1 or more; 0: it is not followed."""
+    phrase: str
+    box: LocatedBox
+    """Where it was found last."""
+    state: Followed = Followed.FOUND
+
+
+@dataclass(frozen=True)
+class LocatedObjects:
+    """The followed objects in one image."""
+
+    stamp_ns: int
+    frame_id: str
+    run_id: str
+    bundle_digest: str
+    image_size: tuple[int, int]
+    """Width and height of the source image in pixels."""
+    objects: tuple[LocatedObject, ...]
+
+
 @dataclass(frozen=True)
 class PatchEmbeddings:
     """The patches that the vision graph has kept, in the space of texts."""
@@ -73,6 +106,8 @@ class PatchEmbeddings:
     """[K, D], L2-normalised."""
     token_index: NDArray[np.uint16]
     """[K] row-major position in the grid, rising; FUSED_TOKEN for a fused token."""
+    fitted: NDArray[np.uint8] | None = None
+    """[height, width, 3]: the image as the vision graph sees it; None where it was not made yet."""
 
 
 UNKNOWN = "unknown"

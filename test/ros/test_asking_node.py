@@ -27,7 +27,7 @@ from vlm_perception.bundle.manifest import manifest_digest
 from vlm_perception.messages.codec import stamp_ns
 from vlm_perception.msg import SceneReasoning, SemanticScene
 from vlm_perception.perception.reasoning.question_answering import WAITING
-from vlm_perception.srv import Ask
+from vlm_perception.srv import Ask, Locate
 
 NODE = "language_reasoner"
 
@@ -266,7 +266,7 @@ def test_questions_that_cannot_be_used_keep_the_node_unconfigured(
     process.stop()
 
 
-def test_without_a_decoder_there_are_tags_and_nothing_else(
+def test_without_a_decoder_there_are_tags_and_places_and_nothing_else(
     graph: Graph, siglip_bundle: ModelBundle, tmp_path: Path
 ) -> None:
     path = shutil.copytree(siglip_bundle.path, tmp_path / "dual")
@@ -280,13 +280,19 @@ def test_without_a_decoder_there_are_tags_and_nothing_else(
     fusion = graph.start("scene_fusion", "__ns:=/front")
     graph.wait_active("front/scene_fusion")
     process = graph.start(NODE, "__ns:=/front", bundle=path)
-    assert "has no language model; run without language_reasoner" in graph.wait_error(
-        f"front/{NODE}"
-    )
+    graph.wait_active(f"front/{NODE}")
+    assert "~/locate only" in graph.status(f"front/{NODE}").message
     answer = graph.call(Ask, f"/front/{NODE}/ask", Ask.Request(question="is the road wet"))
-    assert not answer.success and "not active" in answer.message
-    camera = EmbeddingCamera(graph, ModelBundle.load(path))
+    assert not answer.success and "has no language model" in answer.message
+    camera = EmbeddingCamera(graph, ModelBundle.load(path), on_demand=True)
+
+    def locate(**fields: Any) -> Any:
+        request = Locate.Request(phrase="the wet road", **fields)
+        return graph.call(Locate, f"/front/{NODE}/locate", request)
+
     try:
+        wait_until("a frame", lambda: locate().success)
+        assert "has no language model" in locate(method="model").message
         scene = scenes.wait(lambda message: message.status == SemanticScene.STATUS_NO_REASONING)
     finally:
         camera.close()

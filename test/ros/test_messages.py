@@ -10,8 +10,16 @@ from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from support.places import ROOT
 
-from vlm_perception.msg import EmbeddingInfo, Region, SemanticScene, Tag, Tensor, VisionEmbedding
-from vlm_perception.types import FUSED_TOKEN, Status
+from vlm_perception.msg import (
+    EmbeddingInfo,
+    LocatedObject,
+    Region,
+    SemanticScene,
+    Tag,
+    Tensor,
+    VisionEmbedding,
+)
+from vlm_perception.types import FUSED_TOKEN, Followed, Status
 
 INTERFACES = sorted(
     path for kind in ("msg", "srv", "action") for path in (ROOT / kind).glob(f"*.{kind}")
@@ -73,6 +81,9 @@ def test_fixed_arrays_take_plain_lists():
 def test_constants_are_those_of_the_domain():
     assert {s.name: getattr(SemanticScene, f"STATUS_{s.name}") for s in Status} == dict(
         Status.__members__
+    )
+    assert {s.name: getattr(LocatedObject, f"STATE_{s.name}") for s in Followed} == dict(
+        Followed.__members__
     )
     assert VisionEmbedding.FUSED_TOKEN == FUSED_TOKEN
 

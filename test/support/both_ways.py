@@ -13,14 +13,15 @@ from rclpy.serialization import deserialize_message, serialize_message
 from vlm_perception.messages.codec import Table
 from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.rosbags import ROSBAGS, read_cdr, serialized
-from vlm_perception.messages.tables import DETAIL, EMBEDDING, REASONING, SCENE
-from vlm_perception.types import Embedding, FrameDetail, Reasoning, Scene
+from vlm_perception.messages.tables import DETAIL, EMBEDDING, LOCATIONS, REASONING, SCENE
+from vlm_perception.types import Embedding, FrameDetail, LocatedObjects, Reasoning, Scene
 
 TABLES: dict[type, tuple[Table[Any], dict[str, Any]]] = {
     # With fields of the message alone: how long it took, and which of those of its sender it is.
     Embedding: (EMBEDDING, {"processing_time": 0.5}),
     FrameDetail: (DETAIL, {}),
     Reasoning: (REASONING, {"sequence": 3, "processing_time": 0.5}),
+    LocatedObjects: (LOCATIONS, {"sequence": 3}),
     Scene: (SCENE, {}),
 }
 

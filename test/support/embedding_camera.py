@@ -17,8 +17,9 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.tables import DETAIL, EMBEDDING
 from vlm_perception.msg import FrameDetail, FrameRequest, VisionEmbedding
+from vlm_perception.nodes.io.detail_topics import detail_topic, want_topic
 from vlm_perception.nodes.io.qos import results
-from vlm_perception.perception.details import Details, without_detail
+from vlm_perception.perception.details import Details, Kind, without_detail
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame
 from vlm_perception.types import FrameDetail as Detail
@@ -38,7 +39,8 @@ class EmbeddingCamera:
         *,
         on_demand: bool = False,
     ) -> None:
-        """Begin; with on_demand what `answer` gives of a frame is sent when it is asked for.
+        """Begin; with on_demand what `answer` gives of a frame is sent when it is asked for, and so
+        are its patches.
 
         Without, patch tokens are in each embedding, as in recordings of earlier versions.
         """
@@ -50,8 +52,9 @@ class EmbeddingCamera:
         self.answer: Callable[[Embedding], Detail | None] = self.details.of
         topic = f"{name}/embedding"
         if on_demand:
-            self._details = graph.node.create_publisher(FrameDetail, f"{topic}/detail", results(2))
-            graph.node.create_subscription(FrameRequest, f"{topic}/want", self._on_want, results(4))
+            patches = Details(bundle.manifest, Kind.PATCHES)
+            self._serve(graph, topic, Kind.MODEL, self._own_detail)
+            self._serve(graph, topic, Kind.PATCHES, patches.of)
         self._publisher = graph.publisher(VisionEmbedding, topic, BEST_EFFORT)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -74,7 +77,17 @@ class EmbeddingCamera:
             sent = without_detail(seen) if self._on_demand else seen
             self._publisher.publish(EMBEDDING.write(sent, ROS, processing_time=0.01))
 
-    def _on_want(self, message: Any) -> None:
-        detail = self.answer(replace(self.seen, sequence=message.sequence))
-        if detail is not None:
-            self._details.publish(DETAIL.write(detail, ROS))
+    def _own_detail(self, frame: Embedding) -> Detail | None:
+        return self.answer(frame)
+
+    def _serve(
+        self, graph: Graph, topic: str, kind: Kind, answer: Callable[[Embedding], Detail | None]
+    ) -> None:
+        details = graph.node.create_publisher(FrameDetail, detail_topic(topic, kind), results(2))
+
+        def on_want(message: Any) -> None:
+            detail = answer(replace(self.seen, sequence=message.sequence))
+            if detail is not None:
+                details.publish(DETAIL.write(detail, ROS))
+
+        graph.node.create_subscription(FrameRequest, want_topic(topic, kind), on_want, results(4))

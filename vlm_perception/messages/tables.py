@@ -15,10 +15,13 @@ from vlm_perception.bundle.manifest import MOST_LABELS, MOST_QUESTIONS
 from vlm_perception.messages import codec
 from vlm_perception.messages.codec import Library, MessageError, Part, Row, Table
 from vlm_perception.messages.tensor import tensor, tensor_array, tensor_message
+from vlm_perception.perception.locating.tracking import MOST_FOLLOWED
 from vlm_perception.perception.vision.regions import MOST_REGIONS_PER_LABEL
 
 LONGEST_CAPTION = 10_000
 MOST_REGIONS = MOST_LABELS * MOST_REGIONS_PER_LABEL
+MOST_LOCATED = 2 * MOST_FOLLOWED
+"""Those that are followed, and as many that were just lost."""
 T = TypeVar("T", bound=Sized)
 
 
@@ -111,6 +114,37 @@ def _detail(**values: Any) -> types.FrameDetail:
     return types.FrameDetail(**values)
 
 
+def _followed(value: int) -> types.Followed:
+    try:
+        return types.Followed(value)
+    except ValueError as error:
+        raise MessageError(f"an object's state {value} is not one of STATE_*") from error
+
+
+def located_message(located: types.LocatedObject, library: Library) -> Any:
+    """A LocatedObject, which answers of ~/locate hold, too."""
+    box = located.box
+    return library["vlm_perception/msg/LocatedObject"](
+        id=int(located.id),
+        phrase=located.phrase,
+        x=float(box.x),
+        y=float(box.y),
+        width=float(box.width),
+        height=float(box.height),
+        score=float(box.score),
+        state=int(located.state),
+    )
+
+
+def _located(message: Any) -> types.LocatedObject:
+    box = types.LocatedBox(message.x, message.y, message.width, message.height, message.score)
+    if not (
+        np.isfinite([box.x, box.y, box.width, box.height]).all() and box.width > 0 < box.height
+    ):
+        raise MessageError(f"the box of {message.phrase[:40]!r} is none")
+    return types.LocatedObject(message.id, message.phrase, box, _followed(message.state))
+
+
 EMBEDDING_INFO = "vlm_perception/msg/EmbeddingInfo"
 KEYFRAME = Row(codec.time_message, codec.stamp_ns, "keyframe_stamp_ns")
 TEXTS = Row(lambda texts, library: list(texts), tuple)
@@ -156,6 +190,15 @@ DETAIL = Table(
         lambda tensors, library: [tensor_message(values, library) for values in tensors],
         lambda messages: tuple([tensor_array(each, "a tensor") for each in messages]),
     ),
+)
+LOCATIONS = Table(
+    "vlm_perception/msg/LocatedObjects",
+    types.LocatedObjects,
+    run_id=str,
+    bundle_digest=str,
+    image_width=Part("image_size"),
+    image_height=Part("image_size"),
+    objects=_many(located_message, _located, "objects", MOST_LOCATED),
 )
 CAPTION = Row(
     lambda text, library: str(text),

@@ -22,13 +22,19 @@ from vlm_perception.nodes.base.networks import prepare_networks, tell_memory
 from vlm_perception.nodes.io.ask_server import Asking
 from vlm_perception.nodes.io.camera_stream import CameraStream
 from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival
+from vlm_perception.nodes.io.locate_server import Locating
 from vlm_perception.nodes.language_cost import describe_cost, slow_frame, unmet_parameters
 from vlm_perception.nodes.language_settings import LanguageSettings
 from vlm_perception.nodes.process.niceness import session_gives_way
 from vlm_perception.nodes.process.runner import run
 from vlm_perception.nodes.process.worker import Mailbox, Worker
+from vlm_perception.perception.details import Kind
 from vlm_perception.perception.device_tokens import DeviceTokens
 from vlm_perception.perception.language.served.model import ServedModel
+from vlm_perception.perception.locating.errors import LocateError
+from vlm_perception.perception.locating.formats.choice import format_of_bundle, format_of_served
+from vlm_perception.perception.locating.locator import Locator
+from vlm_perception.perception.locating.model import ModelLocator
 from vlm_perception.perception.reasoning.degradation import Degradation
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.questions import load_questions
@@ -53,6 +59,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         """
         super().__init__("language_reasoner", LanguageSettings)
         self._alone, self._device_tokens = alone, device_tokens
+        self._bundle: ModelBundle | None = None
         self._service: LanguageService | None = None
         self._worker: Worker[Seen] | None = None
         self._overtaking: Worker[Seen] | None = None
@@ -64,10 +71,11 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._last_s = 0.0
         """When the frame in hand was taken, by the monotonic clock, and what the last one took."""
         self._served: ServedModel | None = None
-        names, image = self.settings.cameras or ("",), self.settings.served_settings().is_served
-        self._cameras = {name: CameraStream(self, name, image=image) for name in names}
+        names, served = self.settings.cameras or ("",), self.settings.served_settings().is_served
+        reads = Kind.IMAGE if served else Kind.MODEL
+        self._cameras = {name: CameraStream(self, name, reads) for name in names}
         newest = {name: camera.newest_embedding for name, camera in self._cameras.items()}
-        self._asking = Asking(self, newest)
+        self._asking, self._locating = Asking(self, newest), Locating(self, self._cameras)
 
     def load(self) -> None:
         """Load the bundle, compare it with its golden outputs and warm the networks up."""
@@ -76,8 +84,37 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         served = self._serve()
         graphs = () if served is not None else bundle.language_graphs
         self._notes = prepare_networks(bundle, graphs, settings, self.get_logger())
-        if served is None and (spec := bundle.manifest.language) is not None:
-            tell_memory(bundle, language_bytes(bundle.manifest, spec), self.get_logger())
+        spec, service = bundle.manifest.language, None
+        if served is None and spec is None:
+            self.get_logger().warning(f"only ~/locate is answered: {_without_language(bundle)}")
+        else:
+            if served is None and spec is not None:
+                tell_memory(bundle, language_bytes(bundle.manifest, spec), self.get_logger())
+            service = self._load_language(bundle, served)
+        self._bundle, self._service = bundle, service
+        for camera in self._cameras.values():
+            reasoner = Reasoner(service, run_id=self.run_id) if service is not None else None
+            camera.load(reasoner, bundle.manifest, self._available)
+        self._locating.load(self._locator(bundle, service), bundle.digest)
+        engine = f" in {service.engine_name}" if service is not None else ""
+        self.get_logger().info(f"bundle {bundle.manifest.name} from {bundle.path} is ready{engine}")
+
+    def _locator(self, bundle: ModelBundle, service: LanguageService | None) -> Locator:
+        """What finds phrases; without a language model that writes boxes, it says why not."""
+        served = self.settings.served_settings()
+        try:
+            known = format_of_served(served) if served.is_served else None
+            boxes = known or format_of_bundle(bundle.manifest)
+        except LocateError as error:
+            return Locator(bundle, None, str(error))
+        if service is None:
+            return Locator(bundle, None, _without_language(bundle))
+        language = service.language
+        locator = ModelLocator(language, boxes, read=service.read)
+        return Locator(bundle, partial(locator.locate, wait_s=language.deadline_s), "")
+
+    def _load_language(self, bundle: ModelBundle, served: ServedModel | None) -> LanguageService:
+        settings = self.settings
         own = load_questions(Path(settings.questions)) if settings.questions else None
         questions = bundle.manifest.questions if own is None else own
         service = LanguageService(
@@ -91,18 +128,13 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         )
         service.warm_up()
         self._tell_cost(service)
-        self._service = service
-        for camera in self._cameras.values():
-            camera.load(Reasoner(service, run_id=self.run_id), bundle.manifest, self._available)
         known = {question.name for question in questions}
         if settings.keep_questions and known and known.isdisjoint(settings.keep_questions):
             self.get_logger().warning(
                 "keep_questions names none of this bundle's questions, so that the first half is "
                 f"asked when work must be saved; choose of {', '.join(sorted(known))}"
             )
-        self.get_logger().info(
-            f"bundle {bundle.manifest.name} from {bundle.path} is ready in {service.engine_name}"
-        )
+        return service
 
     def start(self) -> None:
         """Listen to the encoders and to instructions."""
@@ -116,11 +148,13 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         if self._served is not None:
             self._overtaking = self.worker("overtake", self._overtake, self._interval, niceness)
             mailboxes.append(self._overtaking.mailbox)
+        self._locating.start()
         for camera in self._cameras.values():
-            camera.start(partial(_put, mailboxes, camera))
-        service = self._service
-        if service is not None:
-            self._asking.start(service.asker, service.bundle.digest)
+            camera.start(partial(self._put, mailboxes, camera))
+        service, bundle = self._service, self._bundle
+        if bundle is not None:
+            asker = service.asker if service is not None else None
+            self._asking.start(asker, bundle.digest, _without_language(bundle))
 
     def stop(self) -> None:
         """Stop to listen, to reason and to answer."""
@@ -128,6 +162,7 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         if served is not None:
             served.interrupt()
         self._asking.stop(self.stop_timeout_s)
+        self._locating.stop()
         for camera in self._cameras.values():
             camera.stop()
         if self._overtaking is not None:
@@ -144,7 +179,8 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             camera.unload()
         if self._served is not None:
             self._served.close()
-        self._service = self._served = None
+        self._locating.unload()
+        self._service = self._served = self._bundle = None
 
     def close(self) -> None:
         """Stop, unload and take the action away, for the end of the process."""
@@ -152,14 +188,16 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
         self._asking.close()
 
     def time_jumped(self) -> None:
-        """Forget the anchors."""
+        """Forget the anchors, and lose what is followed."""
+        self._locating.reset()
         for camera in self._cameras.values():
             camera.time_jumped()
 
     def stamps_jumped(self, topic: str) -> None:
         """Forget the anchor of the camera whose stamps have gone back."""
-        for camera in self._cameras.values():
+        for name, camera in self._cameras.items():
             if camera.topic == topic:
+                self._locating.reset(name)
                 camera.time_jumped()
 
     def dropped(self) -> int:
@@ -197,20 +235,33 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
 
     def figures(self) -> Mapping[str, str]:
         """Return bundle, engine and how often was analysed."""
-        service, served = self._service, self._served
-        if service is None:
+        bundle, service, served = self._bundle, self._service, self._served
+        if bundle is None:
             return {"bundle": self.settings.bundle}
+        language = {}
+        if service is not None:
+            language = {
+                "engine": service.engine_name,
+                "max_caption_s": f"{service.max_caption_s:g}",
+            }
         return {
-            "bundle": service.bundle.manifest.name,
-            "bundle_digest": service.bundle.digest,
-            "engine": service.engine_name,
-            "max_caption_s": f"{service.max_caption_s:g}",
+            "bundle": bundle.manifest.name,
+            "bundle_digest": bundle.digest,
+            **language,
             **self._notes,
             **(served.figures() if served is not None else {}),
             **self._camera_figures(),
             "rung": str(self._degradation.level),
             **self._asking.figures(),
+            **self._locating.figures(),
         }
+
+    def summary(self) -> str:
+        """Return that the node works, and when it does nothing but locate."""
+        bundle = self._bundle
+        if bundle is None or self._service is not None:
+            return "active"
+        return f"active, ~/locate only: {_without_language(bundle)}"
 
     def _serve(self) -> ServedModel | None:
         """What asks the server, where one runs the language model; says where images go."""
@@ -297,6 +348,13 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             "keyframe_ratio": figure(analyses / max(1, reasonings), 3),
         }
 
+    def _put(
+        self, mailboxes: Sequence[Mailbox[Seen]], camera: CameraStream, arrival: EmbeddingArrival
+    ) -> None:
+        for mailbox in mailboxes:
+            mailbox.put((camera, arrival), sender=camera.name)
+        self._locating.arrived(camera.name, arrival)
+
     def _interval(self) -> float:
         return 1.0 / (self.settings.rate_hz * self._degradation.effort.rate)
 
@@ -329,11 +387,11 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             return False  # It is refused, and reported, when it is reasoned on.
 
 
-def _put(
-    mailboxes: Sequence[Mailbox[Seen]], camera: CameraStream, arrival: EmbeddingArrival
-) -> None:
-    for mailbox in mailboxes:
-        mailbox.put((camera, arrival), sender=camera.name)
+def _without_language(bundle: ModelBundle) -> str:
+    return (
+        f"bundle {bundle.manifest.name} has no language model; use one that was exported with "
+        "vlm/, or do without reasonings and answers"
+    )
 
 
 def main() -> NoReturn:

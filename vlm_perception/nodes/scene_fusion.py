@@ -29,6 +29,7 @@ from vlm_perception.nodes.io.detections_output import DetectionOutput
 from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival, EmbeddingInput
 from vlm_perception.nodes.io.image_settings import ImageSettings
 from vlm_perception.nodes.io.image_subscription import COMPRESSED, RAW
+from vlm_perception.nodes.io.locations_subscription import LocationsInput
 from vlm_perception.nodes.io.qos import overridable, results, watched
 from vlm_perception.nodes.io.reasoning_subscription import ReasoningInput
 from vlm_perception.nodes.io.visualization_output import markers, overlay
@@ -40,7 +41,7 @@ from vlm_perception.nodes.process.worker import Worker
 from vlm_perception.perception.fusion.rules import Contradiction, Hazard
 from vlm_perception.perception.fusion.scene import FusionSettings, SceneFusion
 from vlm_perception.perception.rendering.markers import DEPTH
-from vlm_perception.types import Scene, Status
+from vlm_perception.types import LocatedObjects, Scene, Status
 
 LOOK_S = 0.05
 """Between two looks at whether something is missing."""
@@ -137,6 +138,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         self._embeddings: EmbeddingInput | None = None
         self._reasoning_input: ReasoningInput | None = None
         self._vocabulary: VocabularyInput | None = None
+        self._locations: LocationsInput | None = None
         self._asked_s = float("-inf")
         self._no_embedding = self._no_image = ""
         self._heart: Ticker | None = None
@@ -185,6 +187,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         self._reasoning_input = ReasoningInput(self, self._on_reasoning, self._on_presence)
         hazards = tuple(Hazard.parse(line) for line in self.settings.hazards)
         self._vocabulary = VocabularyInput(self, hazards)
+        self._locations = LocationsInput(self)
         self._heart = Ticker(self, "heartbeat", LOOK_S, guarded(self, self._heartbeat))
 
     def stop(self) -> None:
@@ -201,6 +204,9 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         if self._vocabulary is not None:
             self._vocabulary.close()
             self._vocabulary = None
+        if self._locations is not None:
+            self._locations.close()
+            self._locations = None
         if self._tap is not None:
             self._tap.close()
             self._tap = None
@@ -218,6 +224,8 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
 
     def time_jumped(self) -> None:
         """Forget what was known before the jump."""
+        if self._locations is not None:
+            self._locations.forget()
         with self._lock:
             self._reasonings.clear()
             if self._fusion is not None:
@@ -314,7 +322,7 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             now_ns = self.get_clock().now().nanoseconds
             scene = fusion.fuse(embedding, arrival.received_s, now_ns, arrival.spent_s)
             self._publish(scene)
-            self._detections.publish(scene)
+            self._detections.publish(scene, self._located())
         for link, seconds in scene.latency.items():
             self._latencies.setdefault(link, Meter()).add(seconds)
         self.results.add(time.monotonic() - arrival.received_s)
@@ -383,7 +391,8 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
         self._newest = scene
         if self._markers.get_subscription_count() > 0 and scene.frame_id:
             camera = self._tap.pinhole(scene.image_size) if self._tap is not None else None
-            self._markers.publish(markers(scene, camera, self.settings.marker_depth))
+            depth = self.settings.marker_depth
+            self._markers.publish(markers(scene, camera, depth, self._located()))
         painter = self._painter
         if painter is not None and self._overlays.get_subscription_count() > 0:
             painter.mailbox.put(scene)
@@ -399,7 +408,11 @@ class SceneFusionNode(PerceptionNode[FusionNodeSettings]):
             cause = self._reader.explain(error)
             self.warnings.add(error.kind, f"no overlay: the image was skipped: {cause}")
             return
-        self._overlays.publish(overlay(pixels, scene))
+        self._overlays.publish(overlay(pixels, scene, self._located()))
+
+    def _located(self) -> LocatedObjects | None:
+        locations = self._locations
+        return locations.current() if locations is not None else None
 
 
 def main() -> NoReturn:

@@ -31,7 +31,7 @@ from vlm_perception.nodes.io.image_subscription import COMPRESSED, RAW, ImageInp
 from vlm_perception.nodes.io.qos import latched, newest, overridable, requests
 from vlm_perception.nodes.process.runner import run
 from vlm_perception.nodes.process.worker import Worker
-from vlm_perception.perception.details import without_detail
+from vlm_perception.perception.details import Kind, without_detail
 from vlm_perception.perception.device_tokens import DeviceTokens
 from vlm_perception.perception.vision.embedding_info import embedding_info_fields
 from vlm_perception.perception.vision.encoder import VisionEncoder
@@ -103,7 +103,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             EmbeddingInfo, "embedding_info", latched(), qos_overriding_options=overridable()
         )
         topic = self._embeddings.topic_name
-        self._details = (DetailOutput(self, topic), DetailOutput(self, topic, image=True))
+        self._details = tuple(DetailOutput(self, topic, kind) for kind in Kind)
         self._vocabulary_requests = threading.BoundedSemaphore(VOCABULARY_REQUESTS)
         self.create_service(
             SetVocabulary, "~/set_vocabulary", self._set_vocabulary, qos_profile=requests()
@@ -191,8 +191,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             **self._notes,
             "vocabulary_version": str(encoder.vocabulary.version),
             "labels": str(len(encoder.vocabulary.labels)),
-            **self._details[0].figures(),
-            **self._details[1].figures(),
+            **{key: value for each in self._details for key, value in each.figures().items()},
             "padded": str(self._reader.padded),
             "camera": "; ".join(self._camera_notes),
         }

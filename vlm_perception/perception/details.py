@@ -1,9 +1,10 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the language model reads of a frame: taken from the embedding, kept a while, put back.
+"""More of a frame than is sent with it: taken from the embedding, kept a while, put back.
 
-Which that is depends on the model: the patch tokens of the encoder, views of the image for a vision
-tower of its own, or the image itself where a server runs it.
+What the language model reads depends on the model: the patch tokens of the encoder, views of the
+image for a vision tower of its own, or the image itself where a server runs it. Phrases are looked
+for in the patch embeddings.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 import cv2
@@ -21,10 +23,12 @@ from numpy.typing import NDArray
 from vlm_perception.bundle.manifest import Manifest, TowerSpec
 from vlm_perception.bundle.memory import KEPT_FRAMES_BYTES
 from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.perception.views import Views
-from vlm_perception.types import Embedding, FrameDetail
+from vlm_perception.types import FUSED_TOKEN, Embedding, FrameDetail, PatchEmbeddings
 
 TOKENS, TOKEN_INDEX, VIEWS, IMAGE = "tokens", "token_index", "views", "image"
+PATCHES, FITTED = "patches", "fitted"
 """Names of the tensors of a detail, as `FrameDetail.msg` explains them."""
 LONGEST_SIDE = 1536
 """Pixels of the longer side of an image that is sent; a larger one is shrunk."""
@@ -33,6 +37,18 @@ FRAMES = 8
 `KEPT_FRAMES_BYTES`."""
 LEAST_FRAMES = 3
 """So many are always kept: a request takes a frame or two to come."""
+
+
+class Kind(str, Enum):
+    """What of a frame is asked for; the value is its topic below that of the embeddings."""
+
+    MODEL = "detail"
+    """What the bundle's language model reads."""
+    IMAGE = "image"
+    """What a language model that a server runs is sent."""
+    PATCHES = "patches"
+    """What phrases are looked for in."""
+
 
 FrameKey = tuple[str, int]
 """Run and sequence number of a frame. Its stamp names no frame: it may be 0, or come again."""
@@ -43,7 +59,7 @@ read none of the right width, and the language model would answer without an ima
 
 
 class DetailError(VlmPerceptionError):
-    """A detail is not what the language model reads, or not of this frame."""
+    """A detail is not what is read of a frame, or not of this one."""
 
 
 def key_of(frame: Embedding | FrameDetail) -> FrameKey:
@@ -84,7 +100,7 @@ class _Tokens:
         return embedding.tokens, embedding.token_index
 
     def only(self, embedding: Embedding) -> Embedding:
-        return replace(embedding, image=None)
+        return replace(embedding, image=None, patches=None)
 
     def put(self, embedding: Embedding, tensors: Mapping[str, NDArray[Any]]) -> Embedding:
         tokens, token_index = tensors[TOKENS], tensors[TOKEN_INDEX]
@@ -114,10 +130,14 @@ class _Views:
     def take(self, embedding: Embedding) -> tuple[NDArray[Any], ...]:
         if embedding.views is not None:
             return (embedding.views,)
-        return (self._views.of(_image(embedding, "looks at it with a vision tower of its own")),)
+        return (
+            self._views.of(
+                _image(embedding, "the language model looks at it with a tower of its own")
+            ),
+        )
 
     def only(self, embedding: Embedding) -> Embedding:
-        return embedding
+        return replace(embedding, patches=None)
 
     def put(self, embedding: Embedding, tensors: Mapping[str, NDArray[Any]]) -> Embedding:
         require_views(tensors[VIEWS], self._tower)
@@ -133,14 +153,14 @@ class _Image:
         return embedding.image is None
 
     def ready(self, embedding: Embedding) -> Embedding:
-        _image(embedding, "is sent it")
+        _image(embedding, "the language model is sent it")
         return embedding
 
     def take(self, embedding: Embedding) -> tuple[NDArray[Any], ...]:
-        return (shrunk(_image(embedding, "is sent it"), LONGEST_SIDE),)
+        return (shrunk(_image(embedding, "the language model is sent it"), LONGEST_SIDE),)
 
     def only(self, embedding: Embedding) -> Embedding:
-        return replace(embedding, tokens=NO_TOKENS, token_index=embedding.token_index[:0])
+        return replace(without_detail(embedding), image=embedding.image)
 
     def put(self, embedding: Embedding, tensors: Mapping[str, NDArray[Any]]) -> Embedding:
         image = tensors[IMAGE]
@@ -150,29 +170,83 @@ class _Image:
         return replace(embedding, image=image)
 
 
-class Details:
-    """What a language model reads of a frame; `ready` and `of` belong to one thread."""
+class _Patches:
+    """The patches in the space of texts, and the image that they are of, for phrases."""
 
-    def __init__(self, manifest: Manifest, *, image: bool = False) -> None:
+    names = (PATCHES, TOKEN_INDEX, FITTED)
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._image, self._width = manifest.image, manifest.vision.embedding_width
+        self._preprocessor = Preprocessor(manifest.image)
+
+    def missing(self, embedding: Embedding) -> bool:
+        return embedding.patches is None
+
+    def ready(self, embedding: Embedding) -> Embedding:
+        patches = replace(_patches(embedding), fitted=self._fitted(embedding))
+        return replace(embedding, patches=patches)
+
+    def take(self, embedding: Embedding) -> tuple[NDArray[Any], ...]:
+        patches = _patches(embedding)
+        return patches.vectors.astype(np.float16), patches.token_index, self._fitted(embedding)
+
+    def _fitted(self, embedding: Embedding) -> NDArray[np.uint8]:
+        fitted = _patches(embedding).fitted
+        if fitted is None:
+            image = _image(embedding, "the outlines of things are looked for in it")
+            fitted = self._preprocessor.run(image)[0][0].copy()
+        return fitted
+
+    def only(self, embedding: Embedding) -> Embedding:
+        return replace(without_detail(embedding), patches=embedding.patches, image=embedding.image)
+
+    def put(self, embedding: Embedding, tensors: Mapping[str, NDArray[Any]]) -> Embedding:
+        vectors, places, fitted = (tensors[name] for name in self.names)
+        _require(PATCHES, vectors, np.float16, 2)
+        _require(TOKEN_INDEX, places, np.uint16, 1)
+        _require(FITTED, fitted, np.uint8, 3)
+        cells = self._image.rows * self._image.columns
+        if (
+            vectors.shape != (len(places), self._width)
+            or not (places[places != FUSED_TOKEN] < cells).all()
+            or fitted.shape != (self._image.height, self._image.width, 3)
+        ):
+            raise DetailError(
+                f"the detail has {len(places)} token indices, patches of shape "
+                f"{list(vectors.shape)} and an image of shape {list(fitted.shape)}, which are not "
+                "this bundle's; start vision_encoder and language_reasoner with the same bundle"
+            )
+        if not np.isfinite(vectors).all():
+            raise DetailError("the patches of the detail contain NaN or infinity")
+        patches = PatchEmbeddings(vectors.astype(np.float32), places, fitted)
+        return replace(embedding, patches=patches)
+
+
+class Details:
+    """One kind of details, of the frames of one bundle; `ready` and `of` belong to one thread."""
+
+    def __init__(self, manifest: Manifest, kind: Kind = Kind.MODEL) -> None:
         """Prepare for one bundle.
 
         Args:
             manifest: of the bundle.
-            image: for a model that a server runs, and not for the bundle's own.
+            kind: what is asked for.
         """
         tower = own_tower(manifest)
-        self._part: _Tokens | _Views | _Image
-        if image:
+        self._part: _Tokens | _Views | _Image | _Patches
+        if kind is Kind.IMAGE:
             self._part = _Image()
+        elif kind is Kind.PATCHES:
+            self._part = _Patches(manifest)
         else:
             self._part = _Tokens() if tower is None else _Views(tower)
 
     def missing(self, embedding: Embedding) -> bool:
-        """Whether the language model cannot read the embedding before its detail has come."""
+        """Whether the embedding lacks what its detail brings."""
         return self._part.missing(embedding)
 
     def ready(self, embedding: Embedding) -> Embedding:
-        """Return the embedding with what the language model reads, made of its image if need be.
+        """Return the embedding with what is read of it, made of its image if need be.
 
         Raises:
             DetailError: neither is at hand.
@@ -180,11 +254,11 @@ class Details:
         return self._part.ready(embedding)
 
     def only(self, embedding: Embedding) -> Embedding:
-        """Return the embedding without what other language models read, to be kept for long."""
+        """Return the embedding without what other kinds take from it, to be kept for long."""
         return self._part.only(embedding)
 
     def of(self, embedding: Embedding) -> FrameDetail:
-        """Take from a frame what the language model reads, without a copy where it is there.
+        """Take from a frame what is read of it, without a copy where it is there as it is sent.
 
         Raises:
             DetailError: the embedding lacks it.
@@ -203,7 +277,7 @@ class Details:
         """Put a frame together again.
 
         Raises:
-            DetailError: the detail is of another frame, or lacks what the language model reads.
+            DetailError: the detail is of another frame, or is not what the bundle's encoder gives.
         """
         if key_of(detail) != key_of(embedding) or detail.bundle_digest != embedding.bundle_digest:
             raise DetailError(
@@ -238,10 +312,18 @@ def shrunk(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
 def _image(embedding: Embedding, what: str) -> NDArray[np.uint8]:
     if embedding.image is None:
         raise DetailError(
-            f"the image of the frame is not at hand, and the language model {what}; play the "
-            "images to a vision_encoder"
+            f"the image of the frame is not at hand, and {what}; play the images to a "
+            "vision_encoder"
         )
     return embedding.image
+
+
+def _patches(embedding: Embedding) -> PatchEmbeddings:
+    if embedding.patches is None:
+        raise DetailError(
+            "the patch embeddings of the frame are not at hand; play the images to a vision_encoder"
+        )
+    return embedding.patches
 
 
 def require_views(views: NDArray[Any], tower: TowerSpec) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.perception.details import Details
+from vlm_perception.perception.details import Details, Kind
 from vlm_perception.perception.fusion.scene import SceneFusion
 from vlm_perception.perception.fusion.stamp_order import Order, StampOrder
 from vlm_perception.perception.language.served.model import ServedModel
@@ -121,7 +121,7 @@ class Pipeline:
             clock=self.clock,
         )
         self.encoder.warm_up()
-        self._details = Details(bundle.manifest, image=served is not None)
+        self._details = Details(bundle.manifest, Kind.MODEL if served is None else Kind.IMAGE)
         self.unanswered: dict[str, int] = {}
         """Key frames that the language model was asked about in vain, by the reason."""
         self.reasoner: Reasoner | None = None

@@ -24,10 +24,21 @@ EMBEDDING = Topic("embedding", "vlm_perception/msg/VisionEmbedding", reliable=Fa
 EMBEDDING_INFO = Topic("embedding_info", "vlm_perception/msg/EmbeddingInfo", latched=True, depth=1)
 DETAIL = Topic("embedding/detail", "vlm_perception/msg/FrameDetail", depth=2)
 REASONING = Topic("reasoning", "vlm_perception/msg/SceneReasoning")
+LOCATIONS = Topic("locations", "vlm_perception/msg/LocatedObjects")
 SCENE = Topic("scene", "vlm_perception/msg/SemanticScene")
 MARKERS = Topic("scene/markers", "visualization_msgs/msg/MarkerArray")
 DIAGNOSTICS = Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", depth=50)
 
-RECORDED = (IMAGE, EMBEDDING, EMBEDDING_INFO, DETAIL, REASONING, SCENE, MARKERS, DIAGNOSTICS)
+RECORDED = (
+    IMAGE,
+    EMBEDDING,
+    EMBEDDING_INFO,
+    DETAIL,
+    REASONING,
+    LOCATIONS,
+    SCENE,
+    MARKERS,
+    DIAGNOSTICS,
+)
 """Not `scene/overlay`: raw images of 83 MB a second, which overlay.mp4 shows for less."""
 MEASURED = (EMBEDDING, EMBEDDING_INFO, DETAIL, REASONING, SCENE, DIAGNOSTICS)

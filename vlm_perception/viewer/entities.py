@@ -5,6 +5,7 @@
 | entity | what it shows |
 |---|---|
 | `camera/image`, `camera/regions` | the image, and a box for each region |
+| `camera/followed` | a box for each followed object, with its id and phrase |
 | `tags/LABEL` | score of the tag; a gap while there is none |
 | `answers/NAME`, `probability/NAME` | an answer as a time line; how sure it is |
 | `drift`, `keyframes` | distance from the anchor; the same where a frame became a key frame |
@@ -26,13 +27,19 @@ import rerun.blueprint as rrb
 from vlm_perception.media.image_errors import ImageError
 from vlm_perception.media.image_message import to_rgb
 from vlm_perception.messages.codec import MessageError, stamp_ns
-from vlm_perception.messages.tables import REASONING, SCENE
-from vlm_perception.perception.rendering.overlay import LABEL_COLOURS, STATUS_COLOURS
-from vlm_perception.types import Reasoning, Scene, Status
+from vlm_perception.messages.tables import LOCATIONS, REASONING, SCENE
+from vlm_perception.perception.rendering.overlay import (
+    FOLLOWED,
+    GREY,
+    LABEL_COLOURS,
+    STATUS_COLOURS,
+)
+from vlm_perception.perception.rendering.shown import shown_objects, title
+from vlm_perception.types import Followed, LocatedObjects, Reasoning, Scene, Status
 
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 RAW_IMAGE = "sensor_msgs/msg/Image"
-READERS = {table.type_name: table.read for table in (SCENE, REASONING)}
+READERS = {table.type_name: table.read for table in (SCENE, REASONING, LOCATIONS)}
 SHOWN = (COMPRESSED_IMAGE, RAW_IMAGE, *READERS)
 """The types of messages that make entities."""
 STAMP, ARRIVAL = "stamp", "arrival"
@@ -85,6 +92,8 @@ class Entities:
             self._scene(said)
         elif isinstance(said, Reasoning):
             self._reasoning(said)
+        elif isinstance(said, LocatedObjects):
+            self._followed(said)
         else:
             self._image(message, type_name)
         return True
@@ -122,6 +131,21 @@ class Entities:
             log(["tags", label], rr.Scalars(scores.get(label, math.nan)))
         self._state(("status",), scene.status.name)
         self._say(scene)
+
+    def _followed(self, located: LocatedObjects) -> None:
+        shown = shown_objects(located)
+        places = [(each.box.x, each.box.y, each.box.width, each.box.height) for each in shown]
+        boxes = rr.Boxes2D(
+            array=np.array(places).reshape(-1, 4),
+            array_format=rr.Box2DFormat.XYWH,
+            labels=[title(each) for each in shown],
+            colors=[FOLLOWED if each.state is Followed.FOUND else GREY for each in shown],
+        )
+        self._recording.log("camera/followed", boxes)
+        for each in located.objects:
+            if each.state is Followed.LOST:
+                text = f"lost: {title(each)}"
+                self._recording.log("events", rr.TextLog(text, level=rr.TextLogLevel.INFO))
 
     def _reasoning(self, reasoning: Reasoning) -> None:
         log = self._recording.log

@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from vlm_perception.common.interrupt import Interrupt
 from vlm_perception.messages.definitions import reader
-from vlm_perception.messages.tables import REASONING, SCENE
+from vlm_perception.messages.tables import LOCATIONS, REASONING, SCENE
 from vlm_perception.outputs.console import say
 from vlm_perception.outputs.file import result_file
 from vlm_perception.replay.recordings.bag import Bag
@@ -141,11 +141,13 @@ def _show_graph(
     arrived: SimpleQueue[tuple[Topic, int, bytes]] = SimpleQueue()
     topics = _topics(options)
     with Observer(topics, lambda *message: arrived.put(message)) as observer:
-        shown, heard_s = 0, dict.fromkeys(topics, time.monotonic())
+        # Nothing is followed unless somebody asks for it.
+        expected = [topic for topic in topics if topic.type_name != LOCATIONS.type_name]
+        shown, heard_s = 0, dict.fromkeys(expected, time.monotonic())
         while not ended():
             observer.check()
             now_s = time.monotonic()
-            for silent in [topic for topic in topics if now_s - heard_s[topic] > SILENCE_S]:
+            for silent in [each for each in heard_s if now_s - heard_s[each] > SILENCE_S]:
                 say(console, f"nothing arrives on {silent.name}; {_remedy(silent)}")
                 heard_s[silent] = float("inf")
             try:
@@ -153,7 +155,8 @@ def _show_graph(
             except Empty:
                 continue
             shown += entities.feed(topic.type_name, time_ns, data, reader(topic.type_name))
-            heard_s[topic] = time.monotonic()
+            if topic in heard_s:
+                heard_s[topic] = time.monotonic()
     return shown
 
 
@@ -176,4 +179,5 @@ def _topics(options: ViewOptions) -> tuple[Topic, ...]:
         image,
         Topic(f"{prefix}reasoning", REASONING.type_name),
         Topic(f"{prefix}scene", SCENE.type_name),
+        Topic(f"{prefix}locations", LOCATIONS.type_name),
     )

@@ -24,7 +24,11 @@ from vlm_perception.types import (
     FUSED_TOKEN,
     Attribute,
     Embedding,
+    Followed,
     FrameDetail,
+    LocatedBox,
+    LocatedObject,
+    LocatedObjects,
     Reasoning,
     Region,
     Scene,
@@ -101,7 +105,15 @@ FUSED = Scene(
     status=Status.DEGRADED,
     reason="why",
 )
-OBJECTS = [SEEN, READ, REASONED, FUSED]
+LOCATED = LocatedObjects(
+    stamp_ns=4,
+    frame_id="camera",
+    run_id="ef",
+    bundle_digest="",
+    image_size=(1280, 720),
+    objects=(LocatedObject(1, "the car", LocatedBox(1.0, 2.0, 3.5, 4.0, 0.5), Followed.MISSED),),
+)
+OBJECTS = [SEEN, READ, REASONED, LOCATED, FUSED]
 
 
 @pytest.mark.parametrize("value", OBJECTS, ids=lambda value: type(value).__name__)

@@ -13,7 +13,17 @@ from hypothesis.extra.numpy import arrays
 from support.both_ways import assert_both_ways
 
 from vlm_perception import types
-from vlm_perception.types import Attribute, Embedding, Reasoning, Region, Scene, Tag
+from vlm_perception.types import (
+    Attribute,
+    Embedding,
+    LocatedBox,
+    LocatedObject,
+    LocatedObjects,
+    Reasoning,
+    Region,
+    Scene,
+    Tag,
+)
 
 LATEST_STAMP = 2**31 * 10**9 - 1
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
@@ -75,6 +85,21 @@ REASONINGS = st.builds(
     rung=UINT8,
     stages=STAGES,
 )
+PLACE = REAL.filter(np.isfinite)
+LOCATIONS = st.builds(
+    LocatedObjects,
+    **HEAD,
+    image_size=st.tuples(UINT32, UINT32),
+    objects=some(
+        st.builds(
+            LocatedObject,
+            UINT32,
+            TEXT,
+            st.builds(LocatedBox, PLACE, PLACE, *[PLACE.filter(lambda side: side > 0)] * 2, REAL),
+            st.sampled_from(types.Followed),
+        )
+    ),
+)
 SCENES = st.builds(
     Scene,
     **HEAD,
@@ -99,7 +124,7 @@ SCENES = st.builds(
 )
 
 
-@given(st.one_of(EMBEDDINGS, REASONINGS, SCENES))
+@given(st.one_of(EMBEDDINGS, REASONINGS, LOCATIONS, SCENES))
 @settings(deadline=None, max_examples=60)
 def test_both_libraries_read_what_the_other_writes(value: Any) -> None:
     assert_both_ways(value)

@@ -17,10 +17,24 @@ from visualization_msgs.msg import Marker
 from vlm_perception.nodes.io.detections_output import detections
 from vlm_perception.nodes.io.visualization_output import markers, pinhole
 from vlm_perception.perception.fusion.scene import SceneFusion
-from vlm_perception.types import Region, Scene
+from vlm_perception.types import (
+    Followed,
+    LocatedBox,
+    LocatedObject,
+    LocatedObjects,
+    Region,
+    Scene,
+)
 
 SIZE = (640, 360)
 REGION = Region(5, "pedestrian", 0.9, 320, 90, 64, 180)
+
+
+def located(*states: Followed) -> LocatedObjects:
+    """A cone in each of these states."""
+    box = LocatedBox(10.0, 20.0, 30.0, 40.0, 0.8)
+    objects = tuple(LocatedObject(5 + i, "the cone", box, each) for i, each in enumerate(states))
+    return LocatedObjects(7, "camera", "run", "", SIZE, objects)
 
 
 def scene() -> Scene:
@@ -49,6 +63,20 @@ def test_a_box_stands_at_its_depth_where_the_calibration_puts_it() -> None:
     assert label.text == "pedestrian 0.90"
 
 
+def test_what_is_followed_is_marked_by_its_id_until_it_is_lost() -> None:
+    followed = located(Followed.FOUND, Followed.MISSED, Followed.LOST)
+    built = markers(scene(), None, 4.0, followed).markers
+    labels = {each.id: each for each in built if each.ns == "followed labels"}
+    assert {number: each.text for number, each in labels.items()} == {
+        5: "#5 the cone 0.80",
+        6: "#6 the cone 0.80",
+    }
+    assert labels[5].color != labels[6].color
+    elsewhere = replace(followed, image_size=(320, 180))
+    names = {each.ns for each in markers(scene(), None, 4.0, elsewhere).markers}
+    assert "followed" not in names, "boxes of another image are nowhere in this one"
+
+
 def test_without_a_calibration_the_image_fills_its_plane() -> None:
     assert pinhole(CameraInfo(), SIZE) is None
     (box,) = (marker for marker in markers(scene(), None, 2.0).markers if marker.ns == "regions")
@@ -57,9 +85,12 @@ def test_without_a_calibration_the_image_fills_its_plane() -> None:
 
 def test_regions_are_detections_where_vision_msgs_is_installed() -> None:
     pytest.importorskip("vision_msgs.msg")
-    array = detections(scene())
+    array = detections(scene(), located(Followed.FOUND, Followed.MISSED))
     assert array.header.frame_id == "camera"
-    (detection,) = array.detections
+    detection, followed = array.detections
+    assert (detection.id, followed.id) == ("", "5")
+    assert followed.results[0].hypothesis.class_id == "the cone"
+    assert followed.header.stamp.nanosec == 7 and followed.bbox.center.position.x == 25
     assert detection.results[0].hypothesis.class_id == "pedestrian"
     assert detection.results[0].hypothesis.score == pytest.approx(0.9)
     center = detection.bbox.center.position
@@ -99,5 +130,6 @@ def test_rviz_shows_what_scene_fusion_publishes() -> None:
     }
     assert topics == {"scene/overlay": "Best Effort", "scene/markers": "Reliable"}
     scene_display = next(d for d in displays if d["Name"] == "Scene")
-    namespaces = {marker.ns for marker in markers(scene(), None, 2.0).markers if marker.ns}
+    shown = markers(scene(), None, 2.0, located(Followed.FOUND)).markers
+    namespaces = {marker.ns for marker in shown if marker.ns}
     assert set(scene_display["Namespaces"]) == namespaces

@@ -21,6 +21,7 @@ from vlm_perception.perception.details import (
     NO_TOKENS,
     DetailError,
     Details,
+    Kind,
     RecentFrames,
     key_of,
     without_detail,
@@ -51,7 +52,7 @@ def with_tower(manifest: Manifest) -> Manifest:
 
 
 OWN = Details(with_tower(MANIFEST))
-SENT = Details(MANIFEST, image=True)
+SENT = Details(MANIFEST, Kind.IMAGE)
 
 
 def frame(sequence: int = 0, run_id: str = "run", tokens: int = 3) -> Embedding:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import cv2
@@ -18,10 +19,19 @@ from vlm_perception.messages import tables
 from vlm_perception.messages.rosbags import ROSBAGS, message_types
 from vlm_perception.perception.rendering.markers import scene_shapes
 from vlm_perception.perception.rendering.overlay import LABEL_COLOURS, RED, draw_scene
-from vlm_perception.perception.rendering.shown import shown
+from vlm_perception.perception.rendering.shown import shown, shown_objects, title
 from vlm_perception.replay.recordings.image_messages import compressed_image
 from vlm_perception.replay.report.overlay_video import write_overlay
-from vlm_perception.types import Attribute, Region, Scene, Status, Tag
+from vlm_perception.types import (
+    Attribute,
+    LocatedBox,
+    LocatedObject,
+    LocatedObjects,
+    Region,
+    Scene,
+    Status,
+    Tag,
+)
 
 SCENE = Scene(
     stamp_ns=1,
@@ -102,6 +112,19 @@ def test_a_small_image_has_fewer_panels_with_letters_of_the_same_size() -> None:
 
     assert dark((640, 360)) > 5000
     assert dark((320, 240)) == 0
+
+
+def test_wherever_followed_objects_are_they_are_drawn_within_the_image() -> None:
+    far = (-3e38, -1.0, 0.5, 639.5, 3e38)
+    places = [(x, 10.0, width, 3e38) for x in far for width in far]
+    objects = tuple(
+        LocatedObject(i, "cone\n", LocatedBox(*place, math.nan)) for i, place in enumerate(places)
+    )
+    located = LocatedObjects(1, "camera", "run", "", (640, 360), objects)
+    for each in shown_objects(located):
+        assert 0 <= each.box.x <= each.box.x + each.box.width <= 640.1
+        assert title(each) == f"#{each.id} cone"
+    assert draw_scene(np.zeros((90, 160, 3), np.uint8), SCENE, located).shape == (90, 160, 3)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ def targets() -> list[Target]:
     from vlm_perception.msg import (  # noqa: PLC0415
         FrameDetail,
         FrameRequest,
+        LocatedObjects,
         SceneReasoning,
         VisionEmbedding,
     )
@@ -140,10 +141,15 @@ def targets() -> list[Target]:
         Target("embedding", VisionEmbedding, embeddings(), reliable=False),
         Target("embedding/want", FrameRequest, frames(FrameRequest), reliable=True),
         Target("embedding/detail", FrameDetail, details(), reliable=True),
+        Target("embedding/want_patches", FrameRequest, frames(FrameRequest), reliable=True),
+        Target("embedding/patches", FrameDetail, details(), reliable=True),
+        Target("locations", LocatedObjects, locations(), reliable=True),
         Target("reasoning", SceneReasoning, reasonings(), reliable=True),
     ]
 
 
+NAMED = ("tokens", "token_index", "views", "patches", "fitted", "")
+"""Names of tensors in details."""
 _UINT32 = st.integers(0, 2**32 - 1)
 _SMALL = st.integers(0, 64)
 _SIZES = st.one_of(_SMALL, _UINT32)
@@ -265,11 +271,34 @@ def details(draw: st.DrawFn) -> Any:
 
     detail = draw(frames(FrameDetail))
     detail.header, detail.bundle_digest = draw(headers()), draw(_TEXT)
-    detail.names = draw(
-        st.lists(st.sampled_from(["tokens", "token_index", "views", ""]), max_size=3)
-    )
-    detail.tensors = draw(st.lists(tensors(), max_size=3))
+    detail.names = draw(st.lists(st.sampled_from(NAMED), max_size=4))
+    detail.tensors = draw(st.lists(tensors(), max_size=4))
     return detail
+
+
+@st.composite
+def locations(draw: st.DrawFn) -> Any:
+    """Objects that need not be in the image, nor have a size or a known state."""
+    from vlm_perception.msg import LocatedObject, LocatedObjects  # noqa: PLC0415
+
+    located = LocatedObject(
+        id=draw(_UINT32),
+        phrase=draw(_TEXT),
+        x=draw(_FLOATS),
+        y=draw(_FLOATS),
+        width=draw(_FLOATS),
+        height=draw(_FLOATS),
+        score=draw(_FLOATS),
+        state=draw(st.integers(0, 255)),
+    )
+    return LocatedObjects(
+        header=draw(headers()),
+        run_id=draw(_TEXT),
+        bundle_digest=draw(_TEXT),
+        image_width=draw(_SIZES),
+        image_height=draw(_SIZES),
+        objects=[located] * draw(st.integers(0, 3)),
+    )
 
 
 @st.composite

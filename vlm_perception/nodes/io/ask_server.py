@@ -19,6 +19,7 @@ from vlm_perception.engines.steps import Work
 from vlm_perception.messages.codec import time_message
 from vlm_perception.messages.ros import ROS
 from vlm_perception.nodes.base.diagnostics import Meter, milliseconds
+from vlm_perception.nodes.io.camera_choice import chosen_camera
 from vlm_perception.nodes.io.qos import requests, results
 from vlm_perception.nodes.process.niceness import give_way
 from vlm_perception.perception.reasoning.question_answering import Asker, AskError, Description
@@ -27,11 +28,11 @@ from vlm_perception.types import Embedding
 
 GOALS_TOLD = 5
 """Goals at once that end with a sentence; more are rejected, which costs no thread."""
-LONGEST_NAME = 100
 UNKNOWN = -1.0
 """Confidence of an answer whose model does not say how probable it is."""
 ENDING_S = 0.02
 """Between attempts to end what a cancelled description waits for."""
+INACTIVE = "the node is not active; configure and activate it first"
 CANCELLED = "it was cancelled; send the goal again"
 FEEDBACK_KEPT = 100
 """Pieces of a text that wait for a slow client; by default ten would, less than a sentence."""
@@ -54,6 +55,8 @@ class Asking:
         """
         self._node, self._newest = node, newest
         self._asker: Asker | None = None
+        self._without = INACTIVE
+        """Why there is no asker, if there is none."""
         self._digest = ""
         self._answers, self._descriptions = Meter(), Meter()
         self._stopping = threading.Event()
@@ -76,14 +79,15 @@ class Asking:
             feedback_pub_qos_profile=results(FEEDBACK_KEPT),
         )
 
-    def start(self, asker: Asker, digest: str) -> None:
-        """Answer from now on with this model."""
+    def start(self, asker: Asker | None, digest: str, without: str = "") -> None:
+        """Answer from now on with this model; where there is none, say why."""
         self._stopping.clear()
+        self._without = without
         self._digest, self._asker = digest, asker
 
     def stop(self, timeout_s: float) -> None:
         """Stop answering, end the description that is being written and wait for it."""
-        self._asker = None
+        self._asker, self._without = None, INACTIVE
         self._stopping.set()
         if self._describing.acquire(timeout=timeout_s):
             self._describing.release()
@@ -133,30 +137,11 @@ class Asking:
 
     def _open(self, camera: str) -> tuple[Asker, Callable[[], Embedding]]:
         """Return who answers about this camera and its newest frame, if that can be done now."""
-        newest = self._newest_of(camera)
+        newest = self._newest[chosen_camera(self._node, self._newest, camera)]
         asker = self._asker
         if asker is None:
-            raise AskError("the node is not active; configure and activate it first")
+            raise AskError(self._without)
         return asker, newest
-
-    def _newest_of(self, camera: str) -> Callable[[], Embedding]:
-        """Find a camera by its name, relative to the node's namespace or in full."""
-        here = self._node.get_namespace().strip("/")
-        wanted, names = camera.strip("/"), list(self._newest)
-        if not wanted and len(names) == 1:
-            return self._newest[names[0]]
-        for name in names:
-            if wanted and wanted in (name, f"{here}/{name}".strip("/")):
-                return self._newest[name]
-        if names != [""]:
-            served = ", ".join(names)
-            raise AskError(f"this node serves the cameras {served}; name one of them as `camera`")
-        served = f"the camera {here!r}" if here else "a camera without a name"
-        wanted = wanted[:LONGEST_NAME]
-        raise AskError(
-            f"this node serves {served} and not {wanted!r}; leave the field empty, or use "
-            f"/{wanted}/{self._node.get_name()}"
-        )
 
     def _respond(self, _: Any) -> GoalResponse:
         if self._goals < GOALS_TOLD:

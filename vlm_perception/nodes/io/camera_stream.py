@@ -22,6 +22,7 @@ from vlm_perception.nodes.io.detail_subscription import DetailInput
 from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival, EmbeddingInput
 from vlm_perception.nodes.io.qos import newest, overridable, present, results, subscribe
 from vlm_perception.nodes.io.reasoning_subscription import LEASE_S
+from vlm_perception.perception.details import Kind
 from vlm_perception.perception.reasoning.language_service import InstructionError
 from vlm_perception.perception.reasoning.overtaking import OvertakenError
 from vlm_perception.perception.reasoning.question_answering import AskError
@@ -36,13 +37,13 @@ time."""
 class CameraStream:
     """The embeddings of one camera, the reasonings on them, and what steers these."""
 
-    def __init__(self, node: Any, name: str, *, image: bool) -> None:
+    def __init__(self, node: Any, name: str, reads: Kind) -> None:
         """Make the publisher.
 
         Args:
             node: a PerceptionNode whose settings have input_timeout.
             name: the camera's namespace below the node's; empty: the node's own.
-            image: whether the language model reads the frames' images themselves.
+            reads: what the language model reads of the frames.
         """
         self._node, self.name = node, name
         self._prefix = f"{name}/" if name else ""
@@ -59,7 +60,8 @@ class CameraStream:
         """Those of them that were analyses of their own frame."""
         self.topic = str(node.resolve_topic_name(self._prefix + "embedding"))
         """The embeddings' topic after remapping."""
-        self._details = DetailInput(node, self.topic, image=image)
+        self._details = DetailInput(node, self.topic, reads)
+        self._patches = DetailInput(node, self.topic, Kind.PATCHES)
         self._available: Callable[[], bool] = lambda: True
         self._publisher = node.create_lifecycle_publisher(
             SceneReasoning,
@@ -69,13 +71,16 @@ class CameraStream:
         )
 
     def load(
-        self, reasoner: Reasoner, manifest: Manifest, available: Callable[[], bool] = lambda: True
+        self,
+        reasoner: Reasoner | None,
+        manifest: Manifest,
+        available: Callable[[], bool] = lambda: True,
     ) -> None:
         """Begin a new run of reasonings.
 
         Args:
-            reasoner: of the camera's own.
-            manifest: of its bundle.
+            reasoner: of the camera's own; None: the bundle has no language model.
+            manifest: of the bundle.
             available: whether the language model can be asked now; while it cannot, key frames are
                 left out.
         """
@@ -97,6 +102,7 @@ class CameraStream:
         # Within the process embeddings are handed over whole.
         if self._manifest is not None and not intra_process.is_offered(self.topic):
             self._details.start(self._manifest)
+            self._patches.start(self._manifest)
         self._input = EmbeddingInput(self._node, on_embedding, self._prefix + "embedding")
         for message_type, topic, callback, profile in (
             (String, "instruction", self._on_instruction, results()),
@@ -112,6 +118,7 @@ class CameraStream:
             self._input.close()
             self._input = None
         self._details.stop()
+        self._patches.stop()
         while self._subscriptions:
             self._node.destroy_subscription(self._subscriptions.pop())
         self._arrival = None
@@ -193,16 +200,40 @@ class CameraStream:
             AskError: there is none, it is no longer the present, or it cannot be read.
             MessageError: it contradicts itself.
         """
+        return self._newest_with(self._details)
+
+    def newest_patches(self) -> Embedding:
+        """Return the newest frame with its patch embeddings, for a phrase that is looked for now.
+
+        Raises:
+            AskError: there is none, it is no longer the present, or it cannot be read.
+            MessageError: it contradicts itself.
+        """
+        return self._newest_with(self._patches)
+
+    def with_patches(self, arrival: EmbeddingArrival) -> Embedding | None:
+        """Return a frame with its patch embeddings; None where they do not come in time.
+
+        Raises:
+            MessageError: it contradicts itself.
+        """
+        return self._patches.whole(arrival.read(), patient=False)
+
+    def beside(self, topic: str) -> str:
+        """The name of a topic of this camera."""
+        return self._prefix + topic
+
+    def _newest_with(self, details: DetailInput) -> Embedding:
         for _ in range(ASKED_ABOUT):
             arrival = self._arrival
             if self._input is None:
                 raise AskError("the node is not active; configure and activate it first")
             if arrival is None or self._silent():
                 raise AskError(f"there is no frame to ask about: {self._silence()}")
-            whole = self._details.whole(arrival.read())
+            whole = details.whole(arrival.read())
             if whole is not None:
                 return whole
-        raise AskError(f"the newest frames cannot be read: {self._details.cause()}")
+        raise AskError(f"the newest frames cannot be read: {details.cause()}")
 
     def blocking_issue(self) -> str:
         """Return what is wrong when no embedding arrives, or none can be read; empty: nothing."""
@@ -225,6 +256,7 @@ class CameraStream:
             "overtaken": str(reasoner.overtaken if reasoner else 0),
             "instruction_version": str(last.instruction_version if last else 0),
             **self._details.figures(),
+            **self._patches.figures(),
         }
 
     def report(self, dropped: int) -> Report:

@@ -14,7 +14,7 @@ from vlm_perception.msg import FrameDetail, FrameRequest
 from vlm_perception.nodes.io.detail_topics import detail_topic, want_topic
 from vlm_perception.nodes.io.qos import overridable, results, subscribe
 from vlm_perception.nodes.process.worker import Worker
-from vlm_perception.perception.details import Details, FrameKey, RecentFrames
+from vlm_perception.perception.details import Details, FrameKey, Kind, RecentFrames
 from vlm_perception.types import Embedding
 
 NICENESS = 10
@@ -23,37 +23,36 @@ which waits for it and gives way more."""
 
 
 class DetailOutput:
-    """Keeps the newest frames and sends what a language model reads of those that are wanted.
+    """Keeps the newest frames and sends what is read of those that are wanted.
 
     That is made of a frame when it is wanted, in a thread of its own.
     """
 
-    def __init__(self, node: Any, topic: str, *, image: bool = False) -> None:
+    def __init__(self, node: Any, topic: str, kind: Kind = Kind.MODEL) -> None:
         """Advertise the details, and listen to who wants one; discovery takes up to a second.
 
         Args:
             node: the PerceptionNode that encodes.
             topic: of its embeddings, after remapping.
-            image: whether the images are sent, for a model that a server runs, and not what the
-                bundle's own model reads.
+            kind: what of a frame is sent.
         """
-        self._node, self._image = node, image
+        self._node, self._kind = node, kind
         self._recent = RecentFrames()
         self._details: Details | None = None
         self._worker: Worker[FrameKey] | None = None
         self._sent = self._gone = self._foreign = 0
         self._publisher = node.create_lifecycle_publisher(
             FrameDetail,
-            detail_topic(topic, image=image),
+            detail_topic(topic, kind),
             results(2),
             qos_overriding_options=overridable(),
         )
-        subscribe(node, FrameRequest, want_topic(topic, image=image), self._on_want, results(4))
+        subscribe(node, FrameRequest, want_topic(topic, kind), self._on_want, results(4))
 
     def start(self, manifest: Manifest) -> None:
         """Answer who wants a frame of a bundle's encoder."""
-        self._recent, self._details = RecentFrames(), Details(manifest, image=self._image)
-        name = "send_image" if self._image else "answer"
+        self._recent, self._details = RecentFrames(), Details(manifest, self._kind)
+        name = f"send_{self._kind.value}"
         self._worker = self._node.worker(name, self._send, niceness=NICENESS)
 
     def stop(self) -> None:
@@ -66,15 +65,17 @@ class DetailOutput:
     def keep(self, embedding: Embedding) -> None:
         """Be ready to send the detail of a frame; before its embedding goes out."""
         details = self._details
-        # Images are large, and seldom is there anybody who may want one.
-        if details is None or (self._image and not self._publisher.get_subscription_count()):
+        # What a language model reads is always wanted soon; of the rest, seldom anything.
+        if details is None or (
+            self._kind is not Kind.MODEL and not self._publisher.get_subscription_count()
+        ):
             return
         self._recent.put(details.only(embedding))
 
     def figures(self) -> Mapping[str, str]:
         """Return what the diagnostics show."""
-        if self._image:
-            return {"images_sent": str(self._sent)}
+        if self._kind is not Kind.MODEL:
+            return {f"{self._kind.value}_sent": str(self._sent)}
         return {
             "details": str(self._sent),
             "wants_gone": str(self._gone),

@@ -21,7 +21,7 @@ from vlm_perception.nodes.base.diagnostics import Meter, milliseconds
 from vlm_perception.nodes.base.publishers import Advice, Publishers
 from vlm_perception.nodes.io.detail_topics import detail_topic, want_topic
 from vlm_perception.nodes.io.qos import overridable, results, subscribe
-from vlm_perception.perception.details import Details, FrameKey, key_of, own_tower
+from vlm_perception.perception.details import Details, FrameKey, Kind, key_of, own_tower
 from vlm_perception.types import Embedding
 
 WITHIN_S = 0.1
@@ -58,7 +58,7 @@ class _Wanted:
 class DetailInput:
     """Gets the details of a topic of embeddings; for any thread but the executor's."""
 
-    def __init__(self, node: Any, topic: str, *, image: bool = False) -> None:
+    def __init__(self, node: Any, topic: str, kind: Kind = Kind.MODEL) -> None:
         """Advertise what is wanted, and listen to answers from now on.
 
         Discovery takes up to a second; done at activation, a restarted node would have no detail
@@ -67,10 +67,10 @@ class DetailInput:
         Args:
             node: the PerceptionNode that reads.
             topic: of the embeddings, after remapping.
-            image: whether the frame's image is wanted, and not what the bundle's model reads.
+            kind: what of a frame is wanted.
         """
-        self._node, self._topic = node, detail_topic(topic, image=image)
-        self._image = image
+        self._node, self._topic = node, detail_topic(topic, kind)
+        self._kind = kind
         self._lock = threading.Lock()
         self._wanted: dict[FrameKey, _Wanted] = {}
         self._given_up: deque[FrameKey] = deque(maxlen=REMEMBERED)
@@ -85,20 +85,16 @@ class DetailInput:
         self._publishers = Publishers(node, self._topic, FrameDetail, self._profile, ADVICE)
         self._requests = node.create_lifecycle_publisher(
             FrameRequest,
-            want_topic(topic, image=image),
+            want_topic(topic, kind),
             results(4),
             qos_overriding_options=overridable(),
         )
         subscribe(node, FrameDetail, self._topic, self._on_detail, self._profile)
 
     def start(self, manifest: Manifest) -> None:
-        """Take answers, which hold what a bundle's language model reads."""
-        self._details = Details(manifest, image=self._image)
-        views = own_tower(manifest) is not None
-        self._what = "views of the image" if views else "patch tokens"
-        if self._image:
-            self._what = "pixels"
-        self._within_s = VIEWS_WITHIN_S if views or self._image else WITHIN_S
+        """Take answers about a bundle's frames."""
+        self._details = Details(manifest, self._kind)
+        self._what, self._within_s = _wait_for(self._kind, manifest)
         self._in_a_row = self._unanswered = 0
         self._open = True
         self._came.restart()
@@ -112,7 +108,7 @@ class DetailInput:
         self._publishers.close()
 
     def whole(self, embedding: Embedding, *, patient: bool = True) -> Embedding | None:
-        """Return the embedding with what the language model reads of the frame.
+        """Return the embedding with what is read of the frame.
 
         Args:
             embedding: returned as it is where that was sent along.
@@ -151,7 +147,7 @@ class DetailInput:
         return f"{self._in_a_row} key frames in a row cannot be analysed: {self.cause()}"
 
     def cause(self) -> str:
-        """Say why what the language model reads of a frame does not come, with a remedy."""
+        """Say why what is wanted of a frame does not come, with a remedy."""
         return (
             f"the {self._what} of a frame were requested but did not arrive on {self._topic} "
             f"within {self._within_s:g} s: {self._publishers.cause()}"
@@ -159,6 +155,12 @@ class DetailInput:
 
     def figures(self) -> Mapping[str, str]:
         """Return what the diagnostics show."""
+        if self._kind is Kind.PATCHES:
+            return {
+                "patches": str(self._came.total),
+                "patches_p95_ms": milliseconds(self._came.percentile(95)),
+                "patches_missing": str(self._missing),
+            }
         return {
             "details": str(self._came.total),
             "detail_p95_ms": milliseconds(self._came.percentile(95)),
@@ -218,3 +220,14 @@ class DetailInput:
                 f"{frame[0][:8]!r}, but the embeddings belong to run {run_id[:8]!r}; "
                 f"{ADVICE.crowded}",
             )
+
+
+def _wait_for(kind: Kind, manifest: Manifest) -> tuple[str, float]:
+    """What comes of a frame, and for how many seconds it is waited for."""
+    if kind is Kind.PATCHES:
+        return "patch embeddings", WITHIN_S
+    if kind is Kind.IMAGE:
+        return "pixels", VIEWS_WITHIN_S
+    if own_tower(manifest) is not None:
+        return "views of the image", VIEWS_WITHIN_S
+    return "patch tokens", WITHIN_S

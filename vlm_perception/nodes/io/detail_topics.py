@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
-
-def want_topic(embeddings: str, *, image: bool = False) -> str:
-    """Where the detail of a frame, or its image, is asked for."""
-    return f"{embeddings}/want_image" if image else f"{embeddings}/want"
+from vlm_perception.perception.details import Kind
 
 
-def detail_topic(embeddings: str, *, image: bool = False) -> str:
+def want_topic(embeddings: str, kind: Kind = Kind.MODEL) -> str:
+    """Where it is asked for."""
+    return f"{embeddings}/want" if kind is Kind.MODEL else f"{embeddings}/want_{kind.value}"
+
+
+def detail_topic(embeddings: str, kind: Kind = Kind.MODEL) -> str:
     """Where it is sent."""
-    return f"{embeddings}/image" if image else f"{embeddings}/detail"
+    return f"{embeddings}/{kind.value}"

@@ -21,7 +21,7 @@ from vlm_perception.perception.rendering.markers import (
     scene_shapes,
 )
 from vlm_perception.perception.rendering.overlay import draw_scene
-from vlm_perception.types import Scene
+from vlm_perception.types import LocatedObjects, Scene
 
 
 def pinhole(camera_info: Any, size: tuple[int, int]) -> Pinhole | None:
@@ -30,10 +30,12 @@ def pinhole(camera_info: Any, size: tuple[int, int]) -> Pinhole | None:
     return Pinhole.calibrated(camera_info.k, calibrated, size)
 
 
-def markers(scene: Scene, camera: Pinhole | None, depth: float) -> Any:
+def markers(
+    scene: Scene, camera: Pinhole | None, depth: float, located: LocatedObjects | None = None
+) -> Any:
     """Build the scene's text and boxes in the camera's optical frame; see scene_shapes."""
     stamped = header(scene.stamp_ns, scene.frame_id, ROS)
-    shapes = scene_shapes(scene, camera, depth)
+    shapes = scene_shapes(scene, camera, depth, located)
     built = [_marker(stamped, shape, Marker.ADD) for shape in shapes]
     return MarkerArray(markers=[_marker(stamped, NOTHING, Marker.DELETEALL), *built])
 
@@ -55,9 +57,9 @@ def _marker(stamped: Any, shape: Shape, action: int) -> Any:
     return marker
 
 
-def overlay(pixels: NDArray[np.uint8], scene: Scene) -> Any:
-    """Draw the scene onto its camera image, uint8 RGB [height, width, 3]."""
-    picture = draw_scene(pixels, scene)
+def overlay(pixels: NDArray[np.uint8], scene: Scene, located: LocatedObjects | None = None) -> Any:
+    """Draw the scene onto its camera image, uint8 RGB [height, width, 3]; see draw_scene."""
+    picture = draw_scene(pixels, scene, located)
     height, width = picture.shape[:2]
     return ROS["sensor_msgs/msg/Image"](
         header=header(scene.stamp_ns, scene.frame_id, ROS),

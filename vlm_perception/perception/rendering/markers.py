@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlm_perception.perception.rendering.shown import shown
-from vlm_perception.types import Scene, Status
+from vlm_perception.perception.rendering.shown import shown, shown_objects, title
+from vlm_perception.types import Followed, LocatedObjects, Scene, Status
 
 DEPTH = 5.0
 """Default distance of the shapes in metres: an image has no depth."""
@@ -17,8 +17,11 @@ LIFETIME_S = 1
 SHOWN_TAGS = 8
 TEXT_HEIGHT, LINE_WIDTH = 0.03, 0.004
 """In depths, so that they look the same at any."""
+Colour = tuple[float, float, float]
+"""Red, green and blue, 0 to 1."""
 REGION_COLOUR, HAZARD_COLOUR = (0.33, 0.75, 1.0), (1.0, 0.3, 0.3)
-STATUS_COLOURS: dict[Status, tuple[float, float, float]] = {
+FOLLOWED_COLOUR, MISSED_COLOUR = (1.0, 0.38, 1.0), (0.6, 0.6, 0.6)
+STATUS_COLOURS: dict[Status, Colour] = {
     Status.OK: (1.0, 1.0, 1.0),
     Status.STALE_REASONING: (1.0, 0.7, 0.2),
     Status.NO_REASONING: (1.0, 0.7, 0.2),
@@ -43,8 +46,7 @@ class Shape:
     """Empty for a line."""
     size: float
     """Height of the text or width of the line, in metres."""
-    colour: tuple[float, float, float]
-    """Red, green and blue, 0 to 1."""
+    colour: Colour
 
 
 NOTHING = Shape("", 0, (), "", 0.0, (0.0, 0.0, 0.0))
@@ -98,30 +100,56 @@ def scene_text(scene: Scene) -> str:
     return "\n".join(line for line in (status, hazards, tags, attributes, scene.caption) if line)
 
 
-def scene_shapes(scene: Scene, camera: Pinhole | None, depth: float = DEPTH) -> list[Shape]:
-    """The scene's text, and for each region a box with its label.
+def scene_shapes(
+    scene: Scene,
+    camera: Pinhole | None,
+    depth: float = DEPTH,
+    located: LocatedObjects | None = None,
+) -> list[Shape]:
+    """The scene's text, and a box with its name for each region and each followed object.
 
     Args:
         scene: what is shown.
-        camera: places the pixels; guessed where it is None.
+        camera: places the pixels of the scene's image; guessed where it is None.
         depth: distance in metres of the plane of all shapes.
+        located: the followed objects; None: there are none.
     """
     scene = shown(scene)
     camera = camera or Pinhole.of_image(scene.image_size)
-    height, width = depth * TEXT_HEIGHT, depth * LINE_WIDTH
     above = (camera.point(camera.cx, 0, depth),)
     colour = STATUS_COLOURS[scene.status]
-    shapes = [Shape("scene", 0, above, scene_text(scene), height, colour)]
+    shapes = [Shape("scene", 0, above, scene_text(scene), depth * TEXT_HEIGHT, colour)]
     for index, region in enumerate(scene.regions):
         colour = HAZARD_COLOUR if region.label in scene.hazards else REGION_COLOUR
-        left, top = region.x, region.y
-        right, bottom = left + region.width, top + region.height
-        corners = ((left, top), (right, top), (right, bottom), (left, bottom), (left, top))
-        box = tuple(camera.point(u, v, depth) for u, v in corners)
-        over = (camera.point((left + right) / 2, top, depth),)
+        corner = (region.x, region.y, region.width, region.height)
         name = f"{region.label} {region.score:.2f}"
-        shapes += [
-            Shape("regions", index, box, "", width, colour),
-            Shape("labels", index, over, name, height, colour),
-        ]
+        shapes += _box(camera, corner, depth, ("regions", "labels"), index, name, colour)
+    # Of an image of another size, nothing is where this camera sees it.
+    same = located is not None and located.image_size == scene.image_size
+    for each in shown_objects(located) if same else ():
+        colour = FOLLOWED_COLOUR if each.state is Followed.FOUND else MISSED_COLOUR
+        place = (each.box.x, each.box.y, each.box.width, each.box.height)
+        names = ("followed", "followed labels")
+        shapes += _box(camera, place, depth, names, each.id, title(each), colour)
     return shapes
+
+
+def _box(
+    camera: Pinhole,
+    place: tuple[float, float, float, float],
+    depth: float,
+    namespaces: tuple[str, str],
+    index: int,
+    name: str,
+    colour: Colour,
+) -> tuple[Shape, Shape]:
+    """A box (x, y, width, height) in pixels, and its name above it."""
+    left, top = place[:2]
+    right, bottom = left + place[2], top + place[3]
+    corners = ((left, top), (right, top), (right, bottom), (left, bottom), (left, top))
+    box = tuple(camera.point(u, v, depth) for u, v in corners)
+    over = (camera.point((left + right) / 2, top, depth),)
+    return (
+        Shape(namespaces[0], index, box, "", depth * LINE_WIDTH, colour),
+        Shape(namespaces[1], index, over, name, depth * TEXT_HEIGHT, colour),
+    )

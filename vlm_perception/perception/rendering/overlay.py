@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from vlm_perception.perception.rendering.shown import shown
-from vlm_perception.types import Attribute, Region, Scene, Status, Tag
+from vlm_perception.perception.rendering.shown import shown, shown_objects, title
+from vlm_perception.types import Attribute, Followed, LocatedObjects, Scene, Status, Tag
 
 Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]
@@ -39,6 +39,7 @@ LABEL_COLOURS: tuple[Colour, ...] = (
     (250, 220, 90),
     (255, 130, 90),
 )
+FOLLOWED: Colour = (255, 96, 255)
 STATUS_COLOURS: dict[Status, Colour] = {
     Status.OK: GREEN,
     Status.STALE_REASONING: AMBER,
@@ -89,12 +90,13 @@ class _Layout:
         return max(1, round(length * self.scale))
 
 
-def draw_scene(image_rgb: Picture, scene: Scene) -> Picture:
+def draw_scene(image_rgb: Picture, scene: Scene, located: LocatedObjects | None = None) -> Picture:
     """Draw the scene onto a copy of its image.
 
     Args:
         image_rgb: uint8 RGB [height, width, 3], of any size; below 96 pixels only boxes are drawn.
         scene: What to draw; its boxes are in pixels of `scene.image_size`.
+        located: The followed objects; None: there are none.
 
     Returns:
         A new uint8 RGB image of the same size.
@@ -105,7 +107,7 @@ def draw_scene(image_rgb: Picture, scene: Scene) -> Picture:
         return canvas
     layout = _Layout.of(width, height)
     scene = shown(scene)
-    boxes = _draw_regions(canvas, scene, layout)
+    boxes = [*_draw_regions(canvas, scene, layout), *_draw_objects(canvas, located, layout)]
     if min(width, height) < SMALLEST_READABLE:
         return canvas
     bottom = _draw_footer(canvas, scene, layout)
@@ -114,8 +116,8 @@ def draw_scene(image_rgb: Picture, scene: Scene) -> Picture:
         taken.append(_draw_tags(canvas, scene.tags, layout, bottom))
         taken.append(_draw_attributes(canvas, scene.attributes, layout, bottom))
     taken += _draw_warnings(canvas, scene, layout, bottom, taken)
-    for region, box in boxes:
-        _draw_label(canvas, region, box, taken, layout)
+    for text, box, colour in boxes:
+        _draw_label(canvas, text, box, colour, taken, layout)
     return canvas
 
 
@@ -243,34 +245,60 @@ def _label_colour(label_index: int) -> Colour:
     return LABEL_COLOURS[label_index % len(LABEL_COLOURS)]
 
 
-def _draw_regions(canvas: Picture, scene: Scene, layout: _Layout) -> list[tuple[Region, Box]]:
+Labelled = tuple[str, Box, Colour]
+"""What is to be written beside a box."""
+
+
+def _draw_regions(canvas: Picture, scene: Scene, layout: _Layout) -> list[Labelled]:
     """Draw the strongest boxes and return where they are."""
-    height, width = canvas.shape[:2]
-    scene_width, scene_height = scene.image_size
-    if scene_width <= 0 or scene_height <= 0:
-        return []
-    ratio = (width / scene_width, height / scene_height)
     strongest = sorted(scene.regions, key=lambda region: region.score)[-MAX_REGIONS:]
-    return [(region, _draw_region(canvas, region, ratio, layout)) for region in strongest]
+    labelled = []
+    for region in strongest:
+        colour = _label_colour(region.label_index)
+        place = (region.x, region.y, region.width, region.height)
+        if box := _draw_box(canvas, place, scene.image_size, colour, layout.px(2)):
+            labelled.append((f"{region.label} {region.score:.2f}", box, colour))
+    return labelled
 
 
-def _draw_region(
-    canvas: Picture, region: Region, ratio: tuple[float, float], layout: _Layout
-) -> Box:
+def _draw_objects(
+    canvas: Picture, located: LocatedObjects | None, layout: _Layout
+) -> list[Labelled]:
+    """Draw the followed objects, twice as thick as regions, and return where they are."""
+    labelled = []
+    for each in shown_objects(located):
+        colour = FOLLOWED if each.state is Followed.FOUND else GREY
+        place = (each.box.x, each.box.y, each.box.width, each.box.height)
+        size = located.image_size if located is not None else (0, 0)
+        if box := _draw_box(canvas, place, size, colour, layout.px(4)):
+            labelled.append((title(each), box, colour))
+    return labelled
+
+
+def _draw_box(
+    canvas: Picture,
+    place: tuple[float, float, float, float],
+    size: tuple[int, int],
+    colour: Colour,
+    line: int,
+) -> Box | None:
+    """Draw a box (x, y, width, height) of an image of this size and return where it is."""
+    if min(size) <= 0:
+        return None
     height, width = canvas.shape[:2]
-    x0, y0 = round(region.x * ratio[0]), round(region.y * ratio[1])
-    x1 = min(width - 1, round((region.x + region.width) * ratio[0]) - 1)
-    y1 = min(height - 1, round((region.y + region.height) * ratio[1]) - 1)
-    colour = _label_colour(region.label_index)
-    cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, max(1, layout.px(2)))
+    across, down = width / size[0], height / size[1]
+    x0, y0 = round(place[0] * across), round(place[1] * down)
+    x1 = min(width - 1, round((place[0] + place[2]) * across) - 1)
+    y1 = min(height - 1, round((place[1] + place[3]) * down) - 1)
+    cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, line)
     return x0, y0, x1 + 1, y1 + 1
 
 
 def _draw_label(
-    canvas: Picture, region: Region, box: Box, taken: list[Box], layout: _Layout
+    canvas: Picture, text: str, box: Box, colour: Colour, taken: list[Box], layout: _Layout
 ) -> None:
     """Write what is in a box, at the first place of those around it where nothing is written."""
-    text = _fit(f"{region.label} {region.score:.2f}", layout.small, canvas.shape[1] // 2)
+    text = _fit(text, layout.small, canvas.shape[1] // 2)
     width, height = _chip_size(text, layout)
     left, top, right, bottom = box
     left = max(0, min(left, canvas.shape[1] - width))
@@ -284,7 +312,7 @@ def _draw_label(
         and not any(_overlap((x, y, x + width, y + height), other) for other in taken)
     )
     at = next(free, (left, max(0, top - height)))
-    _chip(canvas, text, at, layout, _label_colour(region.label_index))
+    _chip(canvas, text, at, layout, colour)
 
 
 def _overlap(one: Box, other: Box) -> bool:

@@ -5,13 +5,24 @@
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import replace
 from typing import TypeVar
 
-from vlm_perception.types import Attribute, Region, Scene, Tag
+from vlm_perception.types import (
+    Attribute,
+    Followed,
+    LocatedBox,
+    LocatedObject,
+    LocatedObjects,
+    Region,
+    Scene,
+    Tag,
+)
 
 LONGEST_WORDS, LONGEST_CAPTION = 120, 1000
 MOST_TAGS, MOST_REGIONS, MOST_ATTRIBUTES, MOST_WARNINGS = 100, 200, 100, 20
+LONGEST_PHRASE = 40
 
 Scored = TypeVar("Scored", Tag, Region)
 
@@ -39,6 +50,34 @@ def shown(scene: Scene) -> Scene:
         caption=legible(scene.caption, LONGEST_CAPTION),
         reason=legible(scene.reason, LONGEST_CAPTION),
     )
+
+
+def shown_objects(located: LocatedObjects | None) -> tuple[LocatedObject, ...]:
+    """The followed objects that are not lost, with short phrases and boxes inside the image."""
+    if located is None:
+        return ()
+    kept = (each for each in located.objects if each.state is not Followed.LOST)
+    short = (
+        replace(
+            each,
+            phrase=legible(each.phrase, LONGEST_PHRASE),
+            box=_clipped(each.box, located.image_size),
+        )
+        for each in kept
+    )
+    return tuple(each for each in short if each.box.width > 0.0 and each.box.height > 0.0)
+
+
+def _clipped(box: LocatedBox, size: tuple[int, int]) -> LocatedBox:
+    left, top = max(0.0, box.x), max(0.0, box.y)
+    right, bottom = min(size[0], box.x + box.width), min(size[1], box.y + box.height)
+    return replace(box, x=left, y=top, width=right - left, height=bottom - top)
+
+
+def title(located: LocatedObject) -> str:
+    """What is written beside a followed object."""
+    score = "" if math.isnan(located.box.score) else f" {located.box.score:.2f}"
+    return f"#{located.id} {located.phrase}{score}"
 
 
 def legible(text: str, longest: int = LONGEST_WORDS) -> str:

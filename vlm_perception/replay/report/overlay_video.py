@@ -21,12 +21,13 @@ from vlm_perception.common.disk_space import check_room
 from vlm_perception.media.image_errors import ImageError
 from vlm_perception.media.image_message import to_rgb
 from vlm_perception.messages.codec import stamp_ns
+from vlm_perception.messages.tables import LOCATIONS
 from vlm_perception.messages.tables import SCENE as SCENES
 from vlm_perception.perception.rendering.overlay import draw_scene
 from vlm_perception.replay.recordings.errors import ReplayError
-from vlm_perception.types import Scene
+from vlm_perception.types import LocatedObjects, Scene
 
-IMAGE, SCENE = "image/compressed", "scene"
+IMAGE, SCENE, FOLLOWED = "image/compressed", "scene", "locations"
 LONGEST_GAP_S = 5.0
 """A longer silence of the camera is shortened to this in the video."""
 
@@ -73,13 +74,14 @@ def write_overlay(
             reader = stack.enter_context(AnyReader([bag]))
         except AnyReaderError as error:
             raise ReplayError(f"{bag} cannot be read: {error}") from error
-        scenes = _scenes_by_stamp(reader)
+        scenes, followed = _scenes_by_stamp(reader), _followed_by_stamp(reader)
         total = _count(reader, IMAGE)
         if not scenes or not total:
             return Written(0, total)
         every = 1
         writer: VideoWriter | None = None
         scene: Scene | None = None
+        located: LocatedObjects | None = None
         drawn = 0
         cut = False
         for index, (stamp, image) in enumerate(_images(reader)):
@@ -93,8 +95,8 @@ def write_overlay(
                 VideoWriter(video, picture.shape[1], picture.shape[0], rate_hz)
             )
             # An image that was dropped shows what was known when it came.
-            scene = scenes.get(stamp, scene)
-            writer.add(stamp, _drawn(picture, scene))
+            scene, located = scenes.get(stamp, scene), followed.get(stamp, located)
+            writer.add(stamp, _drawn(picture, scene, located))
             drawn += 1
             spent = time.monotonic() - started
             if seconds_to_spend is not None:
@@ -121,6 +123,15 @@ def _scenes_by_stamp(reader: Any) -> dict[int, Scene]:
         scene = SCENES.read(reader.deserialize(data, connection.msgtype))
         scenes.setdefault(scene.stamp_ns, scene)
     return scenes
+
+
+def _followed_by_stamp(reader: Any) -> dict[int, LocatedObjects]:
+    """The last message of each stamp: it tells what was lost in the end."""
+    found = {}
+    for connection, data in _messages(reader, FOLLOWED):
+        objects = LOCATIONS.read(reader.deserialize(data, connection.msgtype))
+        found[objects.stamp_ns] = objects
+    return found
 
 
 def _images(reader: Any) -> Iterator[tuple[int, Any]]:
@@ -152,9 +163,11 @@ def _decode(image: Any) -> NDArray[np.uint8] | None:
         return None
 
 
-def _drawn(picture: NDArray[np.uint8], scene: Scene | None) -> NDArray[np.uint8]:
-    """BGR image with the scene drawn on it."""
-    rgb = picture if scene is None else draw_scene(picture, scene)
+def _drawn(
+    picture: NDArray[np.uint8], scene: Scene | None, located: LocatedObjects | None
+) -> NDArray[np.uint8]:
+    """BGR image with the scene and what was followed drawn on it."""
+    rgb = picture if scene is None else draw_scene(picture, scene, located)
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), dtype=np.uint8)
 
 

@@ -1,0 +1,105 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the followed objects of one camera in its newer frames, by their patch embeddings."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from vlm_perception.perception.details import without_detail
+from vlm_perception.perception.locating.locator import Located, Locator
+from vlm_perception.perception.locating.patches import PhraseQuery
+from vlm_perception.perception.locating.tracking import Tracker
+from vlm_perception.types import Embedding, LocatedObject, LocatedObjects
+
+
+class Following:
+    """What is followed of one camera; for any thread."""
+
+    def __init__(
+        self, locator: Locator, run_id: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Follow nothing yet.
+
+        Args:
+            locator: looks in the frames.
+            run_id: of who follows.
+            clock: monotonic time in seconds.
+        """
+        self._locator, self._run_id, self._clock = locator, run_id, clock
+        self._lock = threading.Lock()
+        self._tracker = Tracker()
+        self._queries: dict[str, PhraseQuery] = {}
+        self._newest: Embedding | None = None
+
+    def __len__(self) -> int:
+        return len(self._tracker)
+
+    def follow(self, located: Located) -> tuple[LocatedObject, ...]:
+        """Follow what was found from now on; return it with its ids."""
+        if located.query is None:
+            raise ValueError("it was not located in order to be followed")
+        phrase, embedding = located.query.phrase, located.embedding
+        thing = phrase.coloured or phrase.thing
+        with self._lock:
+            self._queries[thing] = located.query
+            self._newest = without_detail(embedding)
+            ids = self._tracker.follow(
+                phrase.text,
+                thing,
+                located.boxes,
+                run_id=embedding.run_id,
+                now_s=self._clock(),
+            )
+        return tuple(
+            LocatedObject(number, phrase.text, box)
+            for number, box in zip(ids, located.boxes, strict=True)
+        )
+
+    def update(self, embedding: Embedding) -> LocatedObjects:
+        """Find the objects in a newer frame, which has its patch embeddings.
+
+        Raises:
+            VlmPerceptionError: the frame cannot be read.
+        """
+        with self._lock:
+            things = self._tracker.things
+            self._queries = {thing: self._queries[thing] for thing in things}
+            found = {
+                thing: self._locator.look(query, embedding)
+                for thing, query in self._queries.items()
+            }
+            objects = self._tracker.update(
+                found,
+                run_id=embedding.run_id,
+                stamp_ns=embedding.stamp_ns,
+                now_s=self._clock(),
+            )
+            self._newest = without_detail(embedding)
+        return self._objects(embedding, objects)
+
+    def expire(self) -> LocatedObjects | None:
+        """Lose what was not found for too long, as when no frame comes; None: nothing is lost.
+
+        What is told is about the last frame that was looked at.
+        """
+        with self._lock:
+            objects, newest = self._tracker.expire(self._clock()), self._newest
+        return self._objects(newest, objects) if objects and newest is not None else None
+
+    def reset(self) -> None:
+        """Lose everything, as after a time jump."""
+        with self._lock:
+            self._tracker.reset()
+
+    def _objects(self, embedding: Embedding, objects: tuple[LocatedObject, ...]) -> LocatedObjects:
+        return LocatedObjects(
+            stamp_ns=embedding.stamp_ns,
+            frame_id=embedding.frame_id,
+            run_id=self._run_id,
+            bundle_digest=embedding.bundle_digest,
+            image_size=embedding.image_size,
+            objects=objects,
+        )
