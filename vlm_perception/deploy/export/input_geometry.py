@@ -71,7 +71,8 @@ def choose_geometry(source: Checkpoint, spec: BundleSpec, options: ExportOptions
         pad=pad,
         processor=processor,
     )
-    return Geometry(image, positions, whole)
+    # Not as a view into the checkpoint, of which much is let go of before the end.
+    return Geometry(image, positions.clone(), whole)
 
 
 def tiles_wish(spec: BundleSpec, options: ExportOptions) -> TilesWish:

@@ -239,6 +239,26 @@ def let_go(model: nn.Module, parts: Sequence[Part]) -> None:
     return_memory()
 
 
+def rest(parts: Sequence[Part]) -> None:
+    """Hold the weights of parts that wait in FP16, where that loses nothing: half the memory."""
+    # The dual encoder last: a file that it was loaded from is let go of as a whole.
+    for part in reversed(parts):
+        for weight in part.module.parameters():
+            half = weight.data.half()
+            lossless = torch.equal(half.float(), weight.data)
+            weight.data = half if lossless else weight.data.clone()
+        # A view into a checkpoint's file would keep all of it in memory.
+        for buffer in part.module.buffers():
+            buffer.data = buffer.data.clone()
+    return_memory()
+
+
+def wake(part: Part) -> None:
+    """Make a part compute again, after `rest`."""
+    for weight in part.module.parameters():
+        weight.data = weight.data.float()
+
+
 def golden_of(part: Part) -> Golden:
     """Inputs and what the network gives for them in torch."""
     inputs = {f"{part.name}/in/{name}": value.numpy() for name, value in part.inputs.items()}
