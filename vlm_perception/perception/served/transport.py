@@ -65,7 +65,12 @@ class Transport:
         self._client = httpx2.AsyncClient(
             headers=headers,
             timeout=httpx2.Timeout(None, connect=CONNECT_S),
-            limits=httpx2.Limits(max_connections=slots + AT_ONCE, keepalive_expiry=KEEP_S),
+            limits=httpx2.Limits(
+                max_connections=slots + AT_ONCE,
+                # On this machine a new connection costs nothing, and none is left behind.
+                max_keepalive_connections=None if endpoint.is_remote else 0,
+                keepalive_expiry=KEEP_S,
+            ),
             follow_redirects=False,
             trust_env=False,
         )
