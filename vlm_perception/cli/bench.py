@@ -4,23 +4,29 @@
 
 from __future__ import annotations
 
-import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vlm_perception.cli.common import (
-    ENDPOINT,
     BundleOption,
-    EndpointOption,
     JsonOption,
-    ServedOption,
     TransportOption,
     finite,
     one_of,
     report,
+)
+from vlm_perception.cli.served import (
+    ENDPOINT,
+    EndpointOption,
+    KeyFileOption,
+    PlainHttpOption,
+    RemoteOption,
+    ServedOption,
     served_parameters,
+    served_settings,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed: a table, and JSON with --json.")
@@ -61,6 +67,9 @@ def bench_graph(
     ] = False,
     served: ServedOption = None,
     endpoint: EndpointOption = ENDPOINT,
+    key_file: KeyFileOption = "",
+    allow_remote: RemoteOption = False,
+    allow_plain_http: PlainHttpOption = False,
     json_file: JsonOption = None,
 ) -> None:
     """Measure the running graph at 1280x720 and 30 Hz on this machine.
@@ -94,7 +103,7 @@ def bench_graph(
         cameras=cameras,
         rate_hz=rate,
         language_dead=language_dead,
-        served=served_parameters(served, endpoint),
+        served=served_parameters(served, endpoint, key_file, allow_remote, allow_plain_http),
     )
 
 
@@ -221,18 +230,9 @@ def bench_fleet(
         int, typer.Option(min=64, max=1536, help="Longer side of the images that are sent.")
     ] = 768,
     bundle: BundleOption = "roadworld-nano",
-    key_file: Annotated[
-        str,
-        typer.Option(
-            help="File with the key to the server, mode 600; else VLM_PERCEPTION_API_KEY is used."
-        ),
-    ] = "",
-    allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="The server may be on another machine.")
-    ] = False,
-    allow_plain_http: Annotated[
-        bool, typer.Option("--allow-plain-http", help="Such a one may be asked without TLS.")
-    ] = False,
+    key_file: KeyFileOption = "",
+    allow_remote: RemoteOption = False,
+    allow_plain_http: PlainHttpOption = False,
     json_file: JsonOption = None,
 ) -> None:
     """Measure how many robots one server of a language model serves.
@@ -244,19 +244,11 @@ def bench_fleet(
 
     `vlm-perception bench fleet --model Qwen/Qwen3-VL-2B-Instruct --robots 8`
     """
-    settings = importlib.import_module("vlm_perception.perception.language.served.settings")
+    settings = served_settings(model, endpoint, key_file, allow_remote, allow_plain_http)
     report(
         "vlm_perception.evaluation.bench.fleet",
         json_file,
-        settings.ServedSettings(
-            language=settings.SERVED,
-            endpoint=endpoint,
-            model=model,
-            served_image_size=image_size,
-            key_file=key_file,
-            allow_remote=allow_remote,
-            allow_plain_http=allow_plain_http,
-        ),
+        replace(settings, served_image_size=image_size),
         bundle_name=bundle,
         robots=robots,
         seconds=seconds,

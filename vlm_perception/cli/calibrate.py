@@ -10,12 +10,17 @@ from typing import Annotated
 import typer
 
 from vlm_perception.cli.common import (
-    ENDPOINT,
     BundleOption,
-    EndpointOption,
     JsonOption,
-    ServedOption,
     report,
+)
+from vlm_perception.cli.served import (
+    ENDPOINT,
+    EndpointOption,
+    KeyFileOption,
+    PlainHttpOption,
+    RemoteOption,
+    ServedOption,
     served_settings,
 )
 
@@ -68,6 +73,9 @@ def calibrate_answers(
     ] = None,
     served: ServedOption = None,
     endpoint: EndpointOption = ENDPOINT,
+    key_file: KeyFileOption = "",
+    allow_remote: RemoteOption = False,
+    allow_plain_http: PlainHttpOption = False,
 ) -> None:
     """Fit a temperature to each typed question, so that its probabilities are calibrated.
 
@@ -87,5 +95,5 @@ def calibrate_answers(
         data,
         out,
         questions,
-        served_settings(served, endpoint),
+        served_settings(served, endpoint, key_file, allow_remote, allow_plain_http),
     )

@@ -41,17 +41,6 @@ JsonOption = Annotated[
     Path | None,
     typer.Option("--json", callback=_spared, help="Also write the figures to this file."),
 ]
-ServedOption = Annotated[
-    str | None,
-    typer.Option(
-        help="In place of the bundle's language model: the name of one that a server runs, such as "
-        "Qwen/Qwen3-VL-2B-Instruct."
-    ),
-]
-EndpointOption = Annotated[
-    str, typer.Option(help="Address of that OpenAI-compatible server on this machine.")
-]
-ENDPOINT = "http://127.0.0.1:8000/v1"
 TransportOption = Annotated[
     str, typer.Option(help="Transport of images between the processes: `compressed` or `raw`.")
 ]
@@ -178,16 +167,3 @@ def plain_errors() -> Iterator[None]:
 
 def _tell_error(sentence: str) -> None:
     say(Console(stderr=True), f"error: {sentence}", "red")
-
-
-def served_parameters(model: str | None, endpoint: str) -> dict[str, str]:
-    """The language node's parameters for a model that a server runs; none for the bundle's own."""
-    return {} if model is None else {"language": "served", "model": model, "endpoint": endpoint}
-
-
-def served_settings(model: str | None, endpoint: str) -> Any:
-    """The same as the settings of who asks the server; None for the bundle's own model."""
-    if model is None:
-        return None
-    module = importlib.import_module("vlm_perception.perception.language.served.settings")
-    return module.ServedSettings(**served_parameters(model, endpoint))

@@ -15,12 +15,17 @@ import typer
 from rich.console import Console
 
 from vlm_perception.cli.common import (
-    ENDPOINT,
     BundleOption,
-    EndpointOption,
-    ServedOption,
     finite,
     plain_errors,
+)
+from vlm_perception.cli.served import (
+    ENDPOINT,
+    EndpointOption,
+    KeyFileOption,
+    PlainHttpOption,
+    RemoteOption,
+    ServedOption,
     served_parameters,
 )
 from vlm_perception.common.errors import VlmPerceptionError
@@ -60,6 +65,9 @@ def demo(
     ] = None,
     served: ServedOption = None,
     endpoint: EndpointOption = ENDPOINT,
+    key_file: KeyFileOption = "",
+    allow_remote: RemoteOption = False,
+    allow_plain_http: PlainHttpOption = False,
 ) -> None:
     """Run the whole graph on a video, four processes over DDS, and show its results live.
 
@@ -79,9 +87,10 @@ def demo(
     Exit code: 0 at the end or after Ctrl-C, 1 when a node failed or the disk became full, 2 when
     the video or the bundle cannot be used.
     """
+    asked = served_parameters(served, endpoint, key_file, allow_remote, allow_plain_http)
     with plain_errors():
         run = importlib.import_module("vlm_perception.demo.run")
-        options = run.DemoOptions(video, seconds, out, bundle, served_parameters(served, endpoint))
+        options = run.DemoOptions(video, seconds, out, bundle, asked)
         if model is not None:
             # What cannot be played is known before anything is fetched.
             run.require_playable(video)

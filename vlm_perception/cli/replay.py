@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from vlm_perception.cli.common import finite, one_of, plain_errors, require_portable
+from vlm_perception.cli.served import KeyFileOption, PlainHttpOption, RemoteOption, reach
 
 app = typer.Typer()
 
@@ -82,6 +83,9 @@ def replay(
             "served.jsonl; the path of such a file answers from it, the same each time."
         ),
     ] = None,
+    key_file: KeyFileOption = "",
+    allow_remote: RemoteOption = False,
+    allow_plain_http: PlainHttpOption = False,
     engine: Annotated[
         str, typer.Option(help="`onnxruntime` or `openvino`; never chosen by measurement.")
     ] = "onnxruntime",
@@ -129,6 +133,7 @@ def replay(
             time=time,
             schedule=schedule,
             served=served,
+            reach=reach(key_file, allow_remote, allow_plain_http),
             originals=originals,
             overlay=overlay,
             fresh=fresh,

@@ -59,7 +59,7 @@ class DemoOptions:
     seconds: float | None = None
     out: Path = Path("out/demo")
     bundle: str = DEFAULT_BUNDLE
-    served: Mapping[str, str] = field(default_factory=dict)
+    served: Mapping[str, str | bool] = field(default_factory=dict)
     """Parameters of language_reasoner for a model that a server runs; none for the bundle's."""
 
 
@@ -118,12 +118,12 @@ def run_demo(options: DemoOptions, console: Console) -> int:
         return interrupt.exit_code() or (FAILED if run.recording_ended_early else 0)
 
 
-def _recorded(served: Mapping[str, str], folder: Path) -> Mapping[str, str]:
+def _recorded(served: Mapping[str, str | bool], folder: Path) -> Mapping[str, str | bool]:
     """The same, with a record of what the server answers, so that a replay can do without it."""
     return {**served, "served_record": str((folder / RECORD).absolute())} if served else {}
 
 
-def _parameters(bundle: str, language: Mapping[str, str]) -> dict[str, Any]:
+def _parameters(bundle: str, language: Mapping[str, str | bool]) -> dict[str, Any]:
     """The package's own, with another bundle: so that the launch file can read them, too."""
     content: dict[str, Any] = read_yaml(default_parameters())
     content[f"/**/{REASONER}"]["ros__parameters"] |= language

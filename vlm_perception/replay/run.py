@@ -8,7 +8,7 @@ import json
 import platform
 import resource
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,8 @@ class ReplayOptions:
     """A robot's bag: the frames that it worked on; None: those that the latency model gives."""
     served: str | None = None
     """LIVE or a record, for a language model that a server runs."""
+    reach: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters of language_reasoner for the way to that server, in place of the file's."""
     originals: str = "camera"
     """Topics of the recording that are copied: `camera`, `all` or `none`."""
     overlay: bool = True
@@ -124,7 +126,7 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
     clock, said = choose_clock(options.time, source.clock_offset_ns)
     source.notes += [said] if said else []
     source.notes += [f"of the schedule: {loss}" for loss in schedule.losses] if schedule else []
-    with served_by(settings.served, options.served, folder.work / SERVED) as served:
+    with served_by(settings.served, options.served, folder.work / SERVED, options.reach) as served:
         pipeline = Pipeline(
             bundle, settings, model, options.engine, options.speed, schedule, clock, served
         )

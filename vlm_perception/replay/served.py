@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vlm_perception.perception.language.served.abilities import Abilities
 from vlm_perception.perception.language.served.model import ServedModel
@@ -25,7 +26,10 @@ LIVE = "live"
 
 @contextmanager
 def served_by(
-    settings: ServedSettings | None, how: str | None, file: Path
+    settings: ServedSettings | None,
+    how: str | None,
+    file: Path,
+    reach: Mapping[str, Any] | None = None,
 ) -> Iterator[Make | None]:
     """What makes the model that the parameters name; None where the bundle's own is meant.
 
@@ -33,6 +37,7 @@ def served_by(
         settings: the language node's parameters, where a server runs its model.
         how: LIVE, or the path of a record.
         file: where a live run writes one.
+        reach: settings for the way to the server, in place of those of the parameters.
 
     Raises:
         ReplayError: the two do not belong together.
@@ -40,6 +45,11 @@ def served_by(
         ServedError: the server cannot be asked.
         EndpointError: its address cannot be used.
     """
+    if reach and how != LIVE:
+        raise ReplayError(
+            "--key-file, --allow-remote and --allow-plain-http are for the way to a server; ask it "
+            "with --served live, or leave them out"
+        )
     if settings is None:
         if how is not None:
             raise ReplayError(
@@ -49,7 +59,7 @@ def served_by(
         yield None
         return
     # One after the other: the answers come in the same order each time.
-    settings = dataclasses.replace(settings, slots=1)
+    settings = dataclasses.replace(settings, slots=1, **(reach or {}))
     if how is None:
         raise ReplayError(
             f"a server runs the language model {settings.model} of these parameters; ask it with "

@@ -41,12 +41,12 @@ class PipelineSettings:
     """For a language model that a server runs; None: the bundle's own."""
 
     def described(self) -> dict[str, Any]:
-        """The settings as they are written into a log; address and key of a server are left out."""
+        """The settings as they are written into a log; the way to a server is left out."""
         described = dataclasses.asdict(self)
         if self.served is None:
             del described["served"]
         else:
-            for private in ("endpoint", "key_file"):
+            for private in ("endpoint", "key_file", "allow_remote", "allow_plain_http"):
                 del described["served"][private]
         return described
 

@@ -59,7 +59,7 @@ def run(  # noqa: PLR0913 - the verb's options
     cameras: int,
     rate_hz: float | None,
     language_dead: bool,
-    served: Mapping[str, str] | None = None,
+    served: Mapping[str, str | bool] | None = None,
 ) -> Report:
     """Measure the graph.
 

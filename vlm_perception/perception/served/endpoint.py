@@ -63,8 +63,8 @@ class Endpoint:
         checked = cls(_checked_url(url), model)
         if checked.is_remote and not allow_remote:
             raise EndpointError(
-                f"{checked.url} is not on this machine, and images would be sent to it; "
-                "if that is intended, allow it with allow_remote:=true"
+                f"{checked.url} is not on this machine, and images would be sent to it; if that is "
+                "intended, allow it with allow_remote:=true (of a command: --allow-remote)"
             )
         if checked.is_remote and checked.url.startswith("http:") and not allow_plain_http:
             raise EndpointError(
