@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""llama.cpp's server: log-probabilities, answers to a schema, and slots that it tells of."""
+"""llama.cpp's server: images, probabilities, answers to a schema, and slots that it tells of."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ import json
 import math
 import urllib.request
 
+import numpy as np
 import pytest
 from support.faulty_proxy import FaultyProxy
 from support.real_servers import LONG_S
 
+from vlm_perception.bundle.manifest import QuestionSpec
+from vlm_perception.perception.language.served.model import ServedModel
+from vlm_perception.perception.language.served.settings import SERVED, ServedSettings
 from vlm_perception.perception.served.connection import Connection, Request, ServedError
 from vlm_perception.perception.served.endpoint import Endpoint
 from vlm_perception.perception.served.errors import Fault
+from vlm_perception.types import UNKNOWN
 
+COUNT = QuestionSpec(
+    name="count", question="How many?", choices=tuple(str(number) for number in range(20))
+)
+"""With so many letters some are among the likeliest tokens, though the model is a random one."""
 MESSAGES = [{"role": "user", "content": "What is ahead?"}]
 LONG_TEXT = 1500
 
@@ -41,6 +50,24 @@ def test_the_likeliest_tokens_come_with_their_probabilities(connection):
     for token in tokens:
         assert token.logprob <= 0.0
         assert 0.0 < sum(map(math.exp, token.top.values())) < 1.0 + 1e-3
+
+
+def test_an_image_is_read_and_its_letters_have_probabilities(served_llama):
+    settings = ServedSettings(
+        language=SERVED, endpoint=served_llama.url, model=served_llama.model, slots=1
+    )
+    model = ServedModel(Connection(settings.checked_endpoint()), settings)
+    assert model.find_abilities().log_probabilities
+    found = []
+    for level in (0, 255):
+        shown = model.show(np.full((90, 160, 3), level, np.uint8))
+        masses = model.letter_masses(shown, COUNT, wait_s=LONG_S)
+        assert (masses >= 0.0).all() and 0.0 < masses.sum() <= 1.0
+        found.append(masses)
+        answer = model.answer(shown, model.pack([COUNT]), wait_s=LONG_S)[0]
+        assert answer.value in (*COUNT.choices, UNKNOWN)
+    assert not np.allclose(*found), "it sees that the images differ"
+    model.close()
 
 
 def test_an_answer_keeps_to_a_schema(connection):

@@ -111,7 +111,7 @@ def transformers_serve(model: str, *options: str) -> list[str | Path]:
 
 
 def start_llama(folder: Path) -> RealServer:
-    """llama.cpp's server with a small language model of random weights, which reads no images.
+    """llama.cpp's server with a small LLaVA of random weights.
 
     Args:
         folder: for its log and for the model.
