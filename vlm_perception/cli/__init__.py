@@ -20,6 +20,7 @@ from vlm_perception.cli import (
     demo,
     deploy,
     evaluate,
+    locate,
     replay,
     roadworld,
     train,
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.add_typer(demo.app)
 app.add_typer(replay.app)
 app.add_typer(view.app)
+app.add_typer(locate.app)
 app.add_typer(deploy.app)
 app.add_typer(bench.app, name="bench")
 app.add_typer(chaos.app)

@@ -185,6 +185,24 @@ def evaluate_hazards(
     report("vlm_perception.evaluation.tasks.hazards", json_file, bundles, scenes)
 
 
+@app.command("locate")
+def evaluate_locate(
+    bundle: BundleOption = "roadworld-nano",
+    scenes: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 500,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure how well phrases are located, on scenes that were not used in training.
+
+    Asks for things by label, by label and colour, and by label and place, with every method of
+    `locate` that the bundle can do, and with two baselines: the regions of the tags, and the whole
+    image. Prints pointing accuracy (the centre of the best box is on the object), recall and
+    precision, by size and distance, and how often an absent thing gets no box.
+
+    `vlm-perception evaluate locate --scenes 500 --json locate.json`
+    """
+    report("vlm_perception.evaluation.locate.evaluate", json_file, bundle, scenes)
+
+
 @app.command("agreement")
 def evaluate_agreement(
     recording: Annotated[

@@ -9,6 +9,7 @@ and Kay, Basic Color Terms, 1969).
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,30 +29,48 @@ COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
 """Typical shades, RGB, by daylight."""
 SPELT = {"gray": "grey", "violet": "purple"}
 SOFT = 20.0
-"""Distance in CIELAB over which a pixel fits two colours."""
+"""Distance in CIELAB over which a colour fits two names."""
+SHADES = 16
+"""Bins of each channel: colours in one bin count as equal."""
 
 
-def fits(pixels: NDArray[np.uint8], name: str, scene: NDArray[np.uint8]) -> float:
-    """How well pixels fit a colour, from 0 to 1: the mean share of it in each pixel.
+def binned(pixels: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Number of the bin of each pixel, [...]; pixels are RGB [..., 3]."""
+    bins = (pixels // (256 // SHADES)).astype(np.intp)
+    return np.asarray((bins[..., 0] * SHADES + bins[..., 1]) * SHADES + bins[..., 2], np.intp)
+
+
+def fits(bins: NDArray[np.intp], name: str, light: NDArray[np.float64]) -> NDArray[np.float32]:
+    """How well each pixel fits the name of a colour, from 0 to 1.
 
     Args:
-        pixels: RGB [N, 3].
+        bins: of the pixels, [...].
         name: one of COLOURS.
-        scene: RGB [..., 3], the whole image: its light is taken out of the pixels.
+        light: of the scene, as `light_of` gives it; it is taken out of the pixels.
     """
+    present = np.flatnonzero(np.bincount(bins.ravel(), minlength=SHADES**3))
+    channels = np.stack((present // SHADES**2, present // SHADES % SHADES, present % SHADES), 1)
+    colours = (channels + 0.5) * (256 // SHADES) / light
     names = [key for key, shades in COLOURS.items() for _ in shades]
-    shades = np.array([shade for shades in COLOURS.values() for shade in shades], np.float64)
-    lit = pixels.astype(np.float64) * _gain(scene)
-    distance = np.linalg.norm(_lab(lit)[:, np.newaxis] - _lab(shades), axis=2)
-    powers = np.exp(-((distance - distance.min(axis=1, keepdims=True)) / SOFT))
+    distance = np.linalg.norm(_lab(colours)[:, np.newaxis] - _lab(_shades()), axis=2)
+    powers = np.exp(-(distance - distance.min(axis=1, keepdims=True)) / SOFT)
     of = powers[:, [index for index, key in enumerate(names) if key == name]].max(axis=1)
-    return float((of / powers.sum(axis=1)).mean())
+    table = np.zeros(SHADES**3, np.float32)
+    table[present] = of / powers.sum(axis=1)
+    return np.asarray(table[bins], np.float32)
 
 
-def _gain(scene: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """What brings the scene's mean to a middle grey."""
-    mean = scene.reshape(-1, 3).mean(axis=0)
-    return np.asarray(120.0 / np.maximum(mean, 20.0), np.float64)
+def light_of(scene: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """What divides the colours of a scene so that its mean is a middle grey, [3].
+
+    The world is grey on average (Buchsbaum, A spatial processor model for object colour perception,
+    1980).
+    """
+    return np.asarray(np.maximum(cv2.mean(scene)[:3], 20.0) / 120.0, np.float64)
+
+
+def _shades() -> NDArray[np.float64]:
+    return np.array([shade for shades in COLOURS.values() for shade in shades], np.float64)
 
 
 def _lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:

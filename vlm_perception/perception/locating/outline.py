@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 Box = tuple[int, int, int, int]
 """x, y, width, height."""
 
-SHADES = 16
-"""Bins of each colour channel."""
 ROUNDS = 2
 """The second one learns the colours from what the first has found."""
 BLUR = 1.0
@@ -26,23 +24,19 @@ CORE = 0.5
 AROUND = 0.35
 """The core grows to what the first round gave this share or more, ..."""
 GROWS = 0.5
-"""... by no more than this share of its size on each side: weak weights may leak."""
+"""... on each side by no more than this share of its size: weak weights may leak."""
 
 
-def outline(
-    likely: NDArray[np.float32], pixels: NDArray[np.uint8]
-) -> tuple[Box, NDArray[np.bool_]]:
+def outline(likely: NDArray[np.float32], bins: NDArray[np.intp]) -> tuple[Box, NDArray[np.bool_]]:
     """Find the thing in a part of an image.
 
     Args:
         likely: [height, width], how likely each pixel is the thing's, up to 1, with a peak on it.
-        pixels: [height, width, 3].
+        bins: [height, width], number of each pixel's colour.
 
     Returns:
         Its box and its core [height, width], in pixels of the part.
     """
-    bins = (pixels // (256 // SHADES)).astype(np.intp)
-    bins = (bins[..., 0] * SHADES + bins[..., 1]) * SHADES + bins[..., 2]
     flat, weights, first = bins.ravel(), likely, likely
     for number in range(ROUNDS):
         inside = np.bincount(flat, weights.ravel())
@@ -71,8 +65,13 @@ def _grown(core: Box, mask: NDArray[np.bool_], weights: NDArray[np.float32]) -> 
     shared[0] = 0
     if not shared.any():
         return core
-    x, y, width, height = core
-    u, v, across, down = _box(stats[int(shared.argmax())])
+    return grown(core, _box(stats[int(shared.argmax())]))
+
+
+def grown(box: Box, towards: Box) -> Box:
+    """A box grown to take in another one, on each side by no more than GROWS of its size."""
+    x, y, width, height = box
+    u, v, across, down = towards
     aside, above = round(width * GROWS), round(height * GROWS)
     left, top = max(x - aside, min(x, u)), max(y - above, min(y, v))
     right = min(x + width + aside, max(x + width, u + across))

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.perception.locating.colours import fits
+from vlm_perception.perception.locating.colours import binned, fits, light_of
 from vlm_perception.perception.locating.errors import LocateError
 from vlm_perception.perception.locating.instances import find_instances
-from vlm_perception.perception.locating.outline import heaviest, outline
+from vlm_perception.perception.locating.outline import grown, heaviest, outline
 from vlm_perception.perception.locating.phrase import Phrase, parse_phrase
-from vlm_perception.perception.locating.places import at_place
+from vlm_perception.perception.locating.places import SUPERLATIVES, at_place
 from vlm_perception.perception.preprocess import Placement, Preprocessor
 from vlm_perception.perception.vision.vocabulary import (
     Vocabulary,
@@ -39,9 +39,9 @@ ASKED = 1.0
 cause to believe that it is there."""
 FLOOR = -8.0
 """Patches that the vision graph has dropped, and all below, count as so far below the threshold."""
-PERSISTENCE = 3.0
+PERSISTENCE = 2.0
 """Log-odds by which a second thing must stand out from the valley between it and the first."""
-WEAKER = 6.0
+WEAKER = 5.0
 """Things are not reported whose log-odds are so far below those of the likeliest one."""
 SPREAD = 5.0
 """Log-odds below the peak at which a patch counts 1/e as much: a patch that shows a thing in part
@@ -50,6 +50,14 @@ MARGIN = 1
 """Patches around a thing's own in which its outline is looked for."""
 LEVEL = 0.6
 """Without pixels, a thing ends where the interpolated map falls to this share of its peak."""
+ALIKE = 0.5
+"""A thing is of the colour as a whole if it fits this well, relative to the part that fits best;
+else that part is looked at, which may be one of two things that look like one."""
+UNFIT = 0.1
+"""A pixel that does not fit the colour at all is so much less likely the thing's: it has windows
+and wheels."""
+SURE = 1.0
+"""Log-odds above the threshold from which a thing may be the first, or the last, of all."""
 FITS = 0.5
 """Where a colour is named, things are meant that fit it this well, relative to the best one."""
 
@@ -173,8 +181,8 @@ class PatchLocator:
             things = [thing for thing in things if thing.fit >= FITS * best]
             things.sort(key=lambda thing: -thing.fit * thing.score)
         place = query.phrase.place
-        if place is not None:
-            things = [thing for thing in things if thing.log_odds >= 0.0] or things[:1]
+        if place in SUPERLATIVES:
+            things = [thing for thing in things if thing.log_odds >= SURE] or things[:1]
         located = [
             LocatedBox(*placement.in_source(thing.box), score=thing.score) for thing in things
         ]
@@ -204,6 +212,7 @@ class PatchLocator:
     ) -> list[_Thing]:
         least = max(-ASKED, float(scores.max()) - WEAKER)
         instances = find_instances(scores, least, PERSISTENCE)[:MOST_BOXES]
+        light = light_of(fitted) if fitted is not None and colour else np.ones(3)
         things = []
         for instance in instances:
             # What belongs to another thing is not this one's, however likely.
@@ -212,18 +221,17 @@ class PatchLocator:
                 if other is not instance:
                     own[other.cells[:, 0], other.cells[:, 1]] = 0.0
             (left, top), likely = self._window(own, instance.cells)
-            height, width = likely.shape
             fit = 1.0
             if fitted is None:
-                box, _ = heaviest(likely, LEVEL)
+                (x, y, across, down), _ = heaviest(likely, LEVEL)
             else:
-                pixels = fitted[top : top + height, left : left + width]
-                box, core = outline(likely, pixels)
-                fit = fits(pixels[core], colour, fitted) if colour else 1.0
-            x, y, across, down = box
+                height, width = likely.shape
+                bins = binned(fitted[top : top + height, left : left + width])
+                fitting = fits(bins, colour, light) if colour else None
+                (x, y, across, down), fit = _outlined(likely, bins, fitting)
             score = 1.0 / (1.0 + np.exp(-float(np.clip(instance.peak + threshold, -60.0, 60.0))))
-            place = (float(left + x), float(top + y), float(across), float(down))
-            things.append(_Thing(place, instance.peak, float(score), fit))
+            box = (float(left + x), float(top + y), float(across), float(down))
+            things.append(_Thing(box, instance.peak, float(score), fit))
         return things
 
     def _window(
@@ -245,6 +253,27 @@ class PatchLocator:
         fine = fine[first[0] : last[0], first[1] : last[1]]
         peak = max(float(fine.max()), 1e-6)
         return (int(low[1]) * patch, int(low[0]) * patch), np.asarray(fine / peak, np.float32)
+
+
+def _outlined(
+    likely: NDArray[np.float32], bins: NDArray[np.intp], fitting: NDArray[np.float32] | None
+) -> tuple[tuple[int, int, int, int], float]:
+    """Box of a thing, and how well it fits a colour; None: no colour is asked for."""
+    box, core = outline(likely, bins)
+    if fitting is None:
+        return box, 1.0
+    part, painted = outline(_where_fitting(likely, fitting), bins)
+    fit, whole = float(fitting[painted].mean()), float(fitting[core].mean())
+    return (box if whole >= ALIKE * fit else grown(part, box)), fit
+
+
+def _where_fitting(
+    likely: NDArray[np.float32], fitting: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """A map of how likely each pixel is the thing's, less so where it does not fit the colour."""
+    best = max(float((likely * fitting).max()), 1e-6)
+    weighed = likely * (UNFIT + (1.0 - UNFIT) * fitting / best)
+    return np.asarray(np.minimum(weighed / max(float(weighed.max()), 1e-6), 1.0), np.float32)
 
 
 def _box(located: LocatedBox) -> tuple[float, float, float, float]:

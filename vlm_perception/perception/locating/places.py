@@ -13,6 +13,8 @@ Box = tuple[float, float, float, float]
 """x, y, width, height."""
 T = TypeVar("T")
 
+NEAR = 0.1
+"""A thing may be this share of the width beside its part of the image, if none is within."""
 _SIDES: dict[Place, tuple[float, float]] = {
     Place.LEFT: (0.0, 0.5),
     Place.MIDDLE: (1 / 3, 2 / 3),
@@ -28,6 +30,7 @@ _FIRST: dict[Place, Callable[[Box], float]] = {
     Place.LARGEST: lambda box: -box[2] * box[3],
     Place.SMALLEST: lambda box: box[2] * box[3],
 }
+SUPERLATIVES = frozenset(_FIRST)
 
 
 def at_place(
@@ -47,5 +50,13 @@ def at_place(
         key = _FIRST[place]
         return [min(things, key=lambda thing: key(box(thing)))]
     low, high = _SIDES[place]
-    centres = [(box(thing)[0] + box(thing)[2] / 2) / image_width for thing in things]
-    return [thing for thing, centre in zip(things, centres, strict=True) if low <= centre <= high]
+    away = [
+        _outside((box(thing)[0] + box(thing)[2] / 2) / image_width, low, high) for thing in things
+    ]
+    # Where a box is off by a little, the nearest one is meant.
+    least = min(away)
+    return [thing for thing, far in zip(things, away, strict=True) if far <= least and far < NEAR]
+
+
+def _outside(value: float, low: float, high: float) -> float:
+    return max(low - value, value - high, 0.0)

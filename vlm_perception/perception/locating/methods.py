@@ -1,0 +1,102 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Several phrases in one frame after the other, by one method."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.perception.language.kv_cache import Prefix
+from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.locating.errors import LocateError
+from vlm_perception.perception.locating.formats.choice import format_of_bundle
+from vlm_perception.perception.locating.locator import PATCH
+from vlm_perception.perception.locating.model import ModelLocator
+from vlm_perception.perception.locating.patches import PatchLocator
+from vlm_perception.perception.preprocess import place_in
+from vlm_perception.types import Embedding, LocatedBox
+
+PROMPT_TOKENS = 128
+"""The most that a phrase takes in the prompt of a language model."""
+
+
+class Method(Protocol):
+    """Places phrases in the frame that it has looked at last."""
+
+    def look(self, embedding: Embedding) -> None:
+        """Take the next frame, with its image."""
+
+    def find(self, phrase: str) -> tuple[LocatedBox, ...]:
+        """Boxes of a phrase in it, the best first.
+
+        Raises:
+            LocateError: the phrase cannot be used, or no box can be made of what is written.
+        """
+
+
+class PatchMethod:
+    """By patch embeddings."""
+
+    def __init__(self, bundle: ModelBundle, locator: PatchLocator, *, pixels: bool = True) -> None:
+        """Look at nothing yet.
+
+        Args:
+            bundle: the model.
+            locator: looks in its patches.
+            pixels: whether outlines and colours are looked up in the image.
+        """
+        self._locator, self._spec, self._pixels = locator, bundle.manifest.image, pixels
+
+    def look(self, embedding: Embedding) -> None:
+        """Take the next frame, with its patches and its image."""
+        if embedding.patches is None or embedding.image is None:
+            raise LocateError("the frame came without its image or the embeddings of its patches")
+        self._patches = embedding.patches
+        self._placement = place_in(embedding.image_size, self._spec)
+        self._fitted = self._locator.fit(embedding.image) if self._pixels else None
+
+    def find(self, phrase: str) -> tuple[LocatedBox, ...]:
+        """Boxes of a phrase in it, the likeliest first."""
+        patches, query = self._patches, self._locator.query(phrase)
+        return self._locator.find(
+            query, patches.vectors, patches.token_index, self._placement, self._fitted
+        )
+
+
+class ModelMethod:
+    """By what the bundle's language model writes."""
+
+    def __init__(self, bundle: ModelBundle) -> None:
+        """Load the language model.
+
+        Raises:
+            LocateError: it is not known to write boxes.
+            BundleError: a file is missing or altered.
+        """
+        boxes = format_of_bundle(bundle.manifest)
+        self._language = LanguageModel(bundle, room=PROMPT_TOKENS + boxes.most_tokens)
+        self._locator = ModelLocator(self._language, boxes, read=lambda _: self._prefix)
+
+    def look(self, embedding: Embedding) -> None:
+        """Take the next frame and read its image."""
+        self._embedding = embedding
+        self._prefix: Prefix = self._language.read(embedding)
+
+    def find(self, phrase: str) -> tuple[LocatedBox, ...]:
+        """Boxes of a phrase in it, as they were written."""
+        return self._locator.locate(self._embedding, phrase)
+
+
+def method_named(name: str, bundle: ModelBundle) -> Method:
+    """Load what a method needs.
+
+    Args:
+        name: one of `locator.METHODS`.
+        bundle: the model.
+
+    Raises:
+        LocateError: the bundle cannot do it.
+        BundleError: a file is missing or altered.
+    """
+    return PatchMethod(bundle, PatchLocator(bundle)) if name == PATCH else ModelMethod(bundle)
