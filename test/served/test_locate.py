@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.faulty_proxy import Fault, FaultyProxy, Say
+from typer.testing import CliRunner
 
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.cli import app
 from vlm_perception.perception.language.served.abilities import Abilities
 from vlm_perception.perception.language.served.model import ServedModel
 from vlm_perception.perception.language.served.settings import SERVED, ServedSettings
@@ -108,3 +111,30 @@ def test_a_wrong_answer_is_an_error_that_shows_it(ask: Ask, fault: Fault, messag
 def test_a_model_that_writes_prose_gives_no_box(ask: Ask) -> None:
     with pytest.raises(LocateError, match=r"did not answer with boxes \(qwen3-vl\).*: '.+'; try"):
         ask("qwen3-vl")
+
+
+def test_the_command_asks_a_server(proxy, served_student, tmp_path) -> None:
+    picture, file = tmp_path / "street.png", tmp_path / "boxes.json"
+    Image.new("RGB", (1280, 720)).save(picture)
+    given = ["locate", str(picture), "the red cone", "--json", str(file), "--method", "model"]
+    given += ["--served", served_student.model, "--endpoint", proxy.url]
+
+    def told(*more: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, [*given, *more])
+        return result.exit_code, " ".join(result.output.split())
+
+    proxy.fault = said('[{"bbox_2d": [250, 500, 500, 1000], "label": "cone"}]')
+    assert told("--locate-format", "qwen3-vl")[0] == 0
+    ((box,),) = (each["boxes"] for each in json.loads(file.read_text())["phrases"])
+    assert (box["x"], box["y"], box["width"], box["height"]) == (320, 360, 320, 360)
+    assert box["score"] is None
+    proxy.fault = said("It is on the left.")
+    code, words = told("--locate-format", "qwen3-vl")
+    assert code == 2 and "'It is on the left.'" in words
+    code, words = told()
+    assert code == 2 and "is not known to write boxes" in words
+    code, words = told("--locate-format", "guess")
+    assert code == 2 and "'guess' is no format of boxes" in words
+    given[given.index("model")] = "patch"
+    code, words = told()
+    assert code == 2 and "is for --method model" in words

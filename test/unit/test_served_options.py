@@ -26,6 +26,7 @@ VERBS = {
         *("calibrate", "answers", "--data", "missing", "--out", "missing/out.yaml"),
         *("--served", "m"),
     ],
+    "locate": ["locate", "missing.png", "car", "--method", "model", "--served", "m"],
     "replay": ["replay", str(DATA / "drive"), "--served", "live"],
 }
 
@@ -55,7 +56,7 @@ def test_images_leave_the_machine_only_where_that_is_allowed(verb: str, tmp_path
     assert "chmod 600" in refused and "sk-secret" not in refused
 
 
-@pytest.mark.parametrize("verb", ["demo", "bench graph", "calibrate answers", "replay"])
+@pytest.mark.parametrize("verb", ["demo", "bench graph", "calibrate answers", "locate", "replay"])
 def test_a_way_to_no_server_is_refused(verb: str) -> None:
     without = VERBS[verb][: VERBS[verb].index("--served")]
     assert "--allow-remote" in told([*without, "--allow-remote"])

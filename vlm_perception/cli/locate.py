@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 from pathlib import Path
@@ -15,6 +16,15 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from vlm_perception.cli.common import BundleOption, JsonOption, one_of, plain_errors
+from vlm_perception.cli.served import (
+    ENDPOINT,
+    EndpointOption,
+    KeyFileOption,
+    PlainHttpOption,
+    RemoteOption,
+    ServedOption,
+    served_settings,
+)
 from vlm_perception.outputs.console import say
 
 app = typer.Typer()
@@ -32,13 +42,26 @@ def locate(
         str,
         typer.Option(
             help="`patch`: by the patch embeddings, with any bundle. `model`: as the bundle's "
-            "language model writes it, if it was trained to write boxes."
+            "language model, or that of a server (--served), writes it, if it was trained to write "
+            "boxes."
         ),
     ] = "patch",
     json_file: JsonOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Also draw the boxes into this PNG or JPEG file.")
     ] = None,
+    served: ServedOption = None,
+    endpoint: EndpointOption = ENDPOINT,
+    key_file: KeyFileOption = "",
+    allow_remote: RemoteOption = False,
+    allow_plain_http: PlainHttpOption = False,
+    locate_format: Annotated[
+        str,
+        typer.Option(
+            help="How the model on the server writes boxes, as the parameter `locate_format` of "
+            "the nodes says it; `auto`: as its name says."
+        ),
+    ] = "auto",
 ) -> None:
     """Locate things in an image: a phrase in, boxes in pixels of the image out, the best one first.
 
@@ -55,10 +78,14 @@ def locate(
         one_of("--method", method, importlib.import_module(f"{_LOCATING}.locator").METHODS)
         if out is not None:
             _require_picture(out)
+        settings = served_settings(served, endpoint, key_file, allow_remote, allow_plain_http)
+        if settings is not None:
+            _require_model(method)
+            settings = dataclasses.replace(settings, locate_format=locate_format)
         pixels = importlib.import_module("vlm_perception.media.image_folder").read_image(image)
         model = importlib.import_module("vlm_perception.bundle.bundle").ModelBundle.load(bundle)
         still = importlib.import_module(f"{_LOCATING}.still")
-        found = still.locate_all(model, pixels, phrases, method)
+        found = still.locate_all(model, pixels, phrases, method, settings)
         Console().print(_table(found))
         if json_file is not None:
             height, width = pixels.shape[:2]
@@ -83,6 +110,11 @@ def locate(
 _LOCATING = "vlm_perception.perception.locating"
 _OUTPUTS = "vlm_perception.outputs.file"
 _VERB = "locate"
+
+
+def _require_model(method: str) -> None:
+    if method != "model":
+        raise typer.BadParameter("is for --method model; give that, too", param_hint="--served")
 
 
 def _require_picture(out: Path) -> None:

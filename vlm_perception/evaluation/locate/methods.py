@@ -10,7 +10,7 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.evaluation.locate.phrases import Asked
 from vlm_perception.perception.locating.errors import LocateError
 from vlm_perception.perception.locating.locator import MODEL, PATCH
-from vlm_perception.perception.locating.methods import Method, ModelMethod, PatchMethod
+from vlm_perception.perception.locating.methods import Method, PatchMethod, model_of_bundle
 from vlm_perception.perception.locating.patches import PatchLocator
 from vlm_perception.types import Embedding, LocatedBox
 
@@ -82,7 +82,7 @@ def methods_of(bundle: ModelBundle, locator: PatchLocator) -> tuple[dict[str, Pl
     }
     missing = ""
     try:
-        methods[MODEL] = ByPhrase(ModelMethod(bundle))
+        methods[MODEL] = ByPhrase(model_of_bundle(bundle))
     except LocateError as error:
         missing = str(error)
     return {**methods, "regions": Regions(), "whole image": Whole()}, missing

@@ -4,21 +4,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.perception.language.kv_cache import Prefix
+from vlm_perception.perception.language.interface import Language
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.locating.errors import LocateError
+from vlm_perception.perception.locating.formats.box_format import BoxFormat
 from vlm_perception.perception.locating.formats.choice import format_of_bundle
 from vlm_perception.perception.locating.locator import PATCH
 from vlm_perception.perception.locating.model import ModelLocator
 from vlm_perception.perception.locating.patches import PatchLocator
 from vlm_perception.perception.preprocess import place_in
 from vlm_perception.types import Embedding, LocatedBox
-
-PROMPT_TOKENS = 128
-"""The most that a phrase takes in the prompt of a language model."""
 
 
 class Method(Protocol):
@@ -65,27 +63,37 @@ class PatchMethod:
 
 
 class ModelMethod:
-    """By what the bundle's language model writes."""
+    """By what a language model writes."""
 
-    def __init__(self, bundle: ModelBundle) -> None:
-        """Load the language model.
+    def __init__(self, language: Language[Any, Any], boxes: BoxFormat) -> None:
+        """Look at nothing yet.
 
-        Raises:
-            LocateError: it is not known to write boxes.
-            BundleError: a file is missing or altered.
+        Args:
+            language: the model.
+            boxes: how it writes them.
         """
-        boxes = format_of_bundle(bundle.manifest)
-        self._language = LanguageModel(bundle, room=PROMPT_TOKENS + boxes.most_tokens)
-        self._locator = ModelLocator(self._language, boxes, read=lambda _: self._prefix)
+        self._language = language
+        self._locator = ModelLocator(language, boxes, read=lambda _: self._seen)
 
     def look(self, embedding: Embedding) -> None:
         """Take the next frame and read its image."""
         self._embedding = embedding
-        self._prefix: Prefix = self._language.read(embedding)
+        self._seen = self._language.read(embedding)
 
     def find(self, phrase: str) -> tuple[LocatedBox, ...]:
         """Boxes of a phrase in it, as they were written."""
         return self._locator.locate(self._embedding, phrase)
+
+
+def model_of_bundle(bundle: ModelBundle) -> ModelMethod:
+    """Load the language model of a bundle.
+
+    Raises:
+        LocateError: it is not known to write boxes.
+        BundleError: a file is missing or altered.
+    """
+    boxes = format_of_bundle(bundle.manifest)
+    return ModelMethod(LanguageModel(bundle), boxes)
 
 
 def method_named(name: str, bundle: ModelBundle) -> Method:
@@ -99,4 +107,4 @@ def method_named(name: str, bundle: ModelBundle) -> Method:
         LocateError: the bundle cannot do it.
         BundleError: a file is missing or altered.
     """
-    return PatchMethod(bundle, PatchLocator(bundle)) if name == PATCH else ModelMethod(bundle)
+    return PatchMethod(bundle, PatchLocator(bundle)) if name == PATCH else model_of_bundle(bundle)
