@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from vlm_perception.bundle.bundle import ModelBundle
@@ -53,6 +54,10 @@ class PatchMethod:
         self._patches = embedding.patches
         self._placement = place_in(embedding.image_size, self._spec)
         self._fitted = self._locator.fit(embedding.image) if self._pixels else None
+
+    def prepare(self, phrases: Sequence[str]) -> None:
+        """Embed several phrases at once: each time the text tower may have to be loaded."""
+        self._locator.queries(phrases)
 
     def find(self, phrase: str) -> tuple[LocatedBox, ...]:
         """Boxes of a phrase in it, the likeliest first."""

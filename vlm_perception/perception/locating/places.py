@@ -24,9 +24,9 @@ _SIDES: dict[Place, tuple[float, float]] = {
 _FIRST: dict[Place, Callable[[Box], float]] = {
     Place.LEFTMOST: lambda box: box[0] + box[2] / 2,
     Place.RIGHTMOST: lambda box: -(box[0] + box[2] / 2),
-    # On level ground what is nearer ends lower in the image.
-    Place.NEAREST: lambda box: -(box[1] + box[3]),
-    Place.FARTHEST: lambda box: box[1] + box[3],
+    # Of one kind, what is nearer is taller; where it stands shows only with things on the ground.
+    Place.NEAREST: lambda box: -box[3],
+    Place.FARTHEST: lambda box: box[3],
     Place.LARGEST: lambda box: -box[2] * box[3],
     Place.SMALLEST: lambda box: box[2] * box[3],
 }

@@ -15,7 +15,12 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.perception.language.served.model import ServedModel
 from vlm_perception.perception.language.served.settings import ServedSettings
 from vlm_perception.perception.locating.formats.choice import format_of_served
-from vlm_perception.perception.locating.methods import Method, ModelMethod, method_named
+from vlm_perception.perception.locating.methods import (
+    Method,
+    ModelMethod,
+    PatchMethod,
+    method_named,
+)
 from vlm_perception.perception.locating.phrase import parse_phrase
 from vlm_perception.perception.served.connection import Connection
 from vlm_perception.perception.vision.encoder import VisionEncoder
@@ -53,6 +58,8 @@ def locate_all(
     """
     texts = [parse_phrase(phrase).text for phrase in phrases]
     with _loaded(method, bundle, served) as places:
+        if isinstance(places, PatchMethod):
+            places.prepare(texts)
         embedding = VisionEncoder(bundle, temporal=False).encode(Frame(image, 0), 0)
         places.look(embedding)
         return {text: places.find(text) for text in texts}

@@ -1,0 +1,170 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Things of one kind, each with its outline, from a map of scores and the image's pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_perception.perception.locating.colours import binned, fits, light_of
+from vlm_perception.perception.locating.instances import Instance, find_instances
+from vlm_perception.perception.locating.outline import Box, grown, heaviest, outline
+
+Place = tuple[float, float, float, float]
+"""x, y, width, height in pixels of the image."""
+
+MOST_BOXES = 8
+PERSISTENCE = 2.0
+"""Log-odds by which a second thing must stand out from the valley between it and the first."""
+WEAKER = 5.0
+"""Things are not reported whose log-odds are so far below those of the likeliest one."""
+SPREAD = 5.0
+"""Log-odds below the peak at which a patch counts 1/e as much: a patch that shows a thing in part
+scores lower than one that it fills."""
+MARGIN = 1
+"""Patches around a thing's own in which its outline is looked for."""
+LEVEL = 0.6
+"""Without pixels, a thing ends where the interpolated map falls to this share of its peak."""
+AS_LIKELY, COVERED = 3.0, 0.1
+"""A patch that is less likely than the peak by no more log-odds than this, and of which the outline
+covers less than this share, shows another thing."""
+SAME = 0.3
+"""Boxes that share more of the smaller one are of one thing."""
+ALIKE = 0.5
+"""A thing is of the colour as a whole if it fits this well, relative to the part that fits best;
+else that part is looked at, which may be one of two things that look like one."""
+UNFIT = 0.1
+"""A pixel that does not fit the colour at all is so much less likely the thing's: it has windows
+and wheels."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """What was found."""
+
+    box: Place
+    log_odds: float
+    """Of the likeliest patch."""
+    fit: float = 1.0
+    """How well its colour fits the one that is asked for."""
+
+
+def find_things(
+    scores: NDArray[np.float32],
+    least: float,
+    patch: int,
+    fitted: NDArray[np.uint8] | None,
+    colour: str = "",
+) -> list[Thing]:
+    """The things of one kind in a map of scores.
+
+    Args:
+        scores: [rows, columns], log-odds of each patch.
+        least: patches below it show none.
+        patch: side of a patch in pixels.
+        fitted: RGB [rows * patch, columns * patch, 3], whose colours the outlines follow; None:
+            they are interpolated.
+        colour: one of COLOURS that the things are to fit; empty: any.
+
+    Returns:
+        The likeliest first, MOST_BOXES of them at most.
+    """
+    least = max(least, float(scores.max()) - WEAKER)
+    instances = find_instances(scores, least, PERSISTENCE)[:MOST_BOXES]
+    light = light_of(fitted) if fitted is not None and colour else np.ones(3)
+    things: list[Thing] = []
+    waiting = [(instance, instance) for instance in instances]
+    while waiting and len(things) < MOST_BOXES:
+        instance, peak = waiting.pop(0)
+        own = np.exp((np.minimum(scores, instance.peak) - instance.peak) / SPREAD)
+        for other in instances:
+            # What belongs to another thing is not this one's, however likely.
+            if other is not peak:
+                own[other.cells[:, 0], other.cells[:, 1]] = 0.0
+        (left, top), likely = _window(own, instance.cells, patch)
+        fit = 1.0
+        if fitted is None:
+            (x, y, across, down), _ = heaviest(likely, LEVEL)
+        else:
+            height, width = likely.shape
+            bins = binned(fitted[top : top + height, left : left + width])
+            fitting = fits(bins, colour, light) if colour else None
+            (x, y, across, down), fit = _outlined(likely, bins, fitting)
+        box = (float(left + x), float(top + y), float(across), float(down))
+        if any(_shared(box, thing.box) > SAME for thing in things):
+            continue
+        things.append(Thing(box, instance.peak, fit))
+        rest = _beside(box, instance, scores, patch) if fitted is not None else None
+        if rest is not None:
+            waiting.append((rest, peak))
+    return sorted(things, key=lambda thing: -thing.log_odds)
+
+
+def _beside(
+    box: Place, instance: Instance, scores: NDArray[np.float32], patch: int
+) -> Instance | None:
+    """The patches of an instance that are as likely as its peak and not in its outline.
+
+    They show a second thing of the kind, so near that there is no valley between the two.
+    """
+    cells = instance.cells
+    x, y, width, height = box
+    across = np.minimum((cells[:, 1] + 1) * patch, x + width) - np.maximum(cells[:, 1] * patch, x)
+    down = np.minimum((cells[:, 0] + 1) * patch, y + height) - np.maximum(cells[:, 0] * patch, y)
+    covered = np.maximum(across, 0.0) * np.maximum(down, 0.0) / patch**2
+    values = scores[cells[:, 0], cells[:, 1]]
+    beside = (covered < COVERED) & (values >= instance.peak - AS_LIKELY)
+    return Instance(float(values[beside].max()), cells[beside]) if beside.any() else None
+
+
+def _window(
+    own: NDArray[np.float32], cells: NDArray[np.intp], patch: int
+) -> tuple[tuple[int, int], NDArray[np.float32]]:
+    """Left and top of the part of the graph's image around some cells, and the map in it.
+
+    Interpolated between the centres of the patches, to the graph's pixels; the peak is 1.
+    """
+    low = np.maximum(cells.min(axis=0) - MARGIN, 0)
+    high = np.minimum(cells.max(axis=0) + 1 + MARGIN, own.shape)
+    # One more row and column, where there is one, so that the window's own are interpolated.
+    begin, end = np.maximum(low - 1, 0), np.minimum(high + 1, own.shape)
+    part = own[begin[0] : end[0], begin[1] : end[1]]
+    size = (part.shape[1] * patch, part.shape[0] * patch)
+    fine = cv2.resize(part, size, interpolation=cv2.INTER_LINEAR)
+    first, last = (low - begin) * patch, (high - begin) * patch
+    fine = fine[first[0] : last[0], first[1] : last[1]]
+    peak = max(float(fine.max()), 1e-6)
+    return (int(low[1]) * patch, int(low[0]) * patch), np.asarray(fine / peak, np.float32)
+
+
+def _outlined(
+    likely: NDArray[np.float32], bins: NDArray[np.intp], fitting: NDArray[np.float32] | None
+) -> tuple[Box, float]:
+    """Box of a thing, and how well it fits a colour; None: no colour is asked for."""
+    box, core = outline(likely, bins)
+    if fitting is None:
+        return box, 1.0
+    part, painted = outline(_where_fitting(likely, fitting), bins)
+    fit, whole = float(fitting[painted].mean()), float(fitting[core].mean())
+    return (box if whole >= ALIKE * fit else grown(part, box)), fit
+
+
+def _shared(first: Place, second: Place) -> float:
+    """What two boxes share, relative to the smaller one."""
+    across = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
+    down = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
+    least = min(first[2] * first[3], second[2] * second[3])
+    return max(across, 0.0) * max(down, 0.0) / max(least, 1e-6)
+
+
+def _where_fitting(
+    likely: NDArray[np.float32], fitting: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """A map of how likely each pixel is the thing's, less so where it does not fit the colour."""
+    best = max(float((likely * fitting).max()), 1e-6)
+    weighed = likely * (UNFIT + (1.0 - UNFIT) * fitting / best)
+    return np.asarray(np.minimum(weighed / max(float(weighed.max()), 1e-6), 1.0), np.float32)
