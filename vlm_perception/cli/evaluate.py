@@ -203,6 +203,26 @@ def evaluate_locate(
     report("vlm_perception.evaluation.locate.evaluate", json_file, bundle, scenes)
 
 
+@app.command("following")
+def evaluate_following(
+    bundle: BundleOption = "roadworld-nano",
+    drives: Annotated[int, typer.Option(min=1, help="Number of drives.")] = 8,
+    seconds: Annotated[
+        float, typer.Option(callback=finite, min=1, max=600, help="Length of each drive.")
+    ] = 20.0,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure how long objects are followed by ~/locate with track, on drives.
+
+    Begins with the best box of a label each second and follows it by the patch embeddings, as
+    language_reasoner does. Prints how much of the time the box is on that object, beside a box that
+    stays where it began, and how many objects are lost or confused with another one.
+
+    `vlm-perception evaluate following --drives 8 --json following.json`
+    """
+    report("vlm_perception.evaluation.locate.following", json_file, bundle, drives, seconds)
+
+
 @app.command("agreement")
 def evaluate_agreement(
     recording: Annotated[

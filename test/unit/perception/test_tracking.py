@@ -88,13 +88,13 @@ def test_what_is_hidden_for_a_moment_is_found_again_and_then_lost() -> None:
     (number,) = stream.follow(box(100.0))
     for _ in range(5):
         assert states(stream.see()) == {number: Followed.MISSED}
-    assert states(stream.see(box(130.0))) == {number: Followed.FOUND}
+    assert states(stream.see(box(120.0))) == {number: Followed.FOUND}
     missed = []
     while states(last := stream.see()) == {number: Followed.MISSED}:
         missed.append(last[0].box)
     assert states(last) == {number: Followed.LOST}
-    assert set(missed) == {box(130.0)} and len(missed) == round(LOST_AFTER_S / TICK_S)
-    assert stream.see(box(130.0)) == () and len(stream.tracker) == 0
+    assert set(missed) == {box(120.0)} and len(missed) == round(LOST_AFTER_S / TICK_S)
+    assert stream.see(box(120.0)) == () and len(stream.tracker) == 0
 
 
 def test_nothing_outlives_its_run_or_a_jump_of_the_stamps() -> None:

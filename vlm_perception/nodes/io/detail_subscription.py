@@ -27,8 +27,8 @@ from vlm_perception.types import Embedding
 WITHIN_S = 0.1
 """How long a frame's detail is waited for. By then there are newer, more current frames."""
 VIEWS_WITHIN_S = 1.0
-"""The same, where it is made of the frame's image first: that takes tens of milliseconds, in a
-thread that gives way to the encoder. The analysis takes longer still."""
+"""The same, where it is made of the frame's image first: that takes some milliseconds to tens of
+them, in a thread that gives way to the encoder."""
 FEW, LASTING_S = 5, 1.0
 """More frames in a row without detail, for longer than that, are a fault. After as many without any
 answer, even a late one, details are requested but not waited for: other cameras would wait, too."""
@@ -225,7 +225,7 @@ class DetailInput:
 def _wait_for(kind: Kind, manifest: Manifest) -> tuple[str, float]:
     """What comes of a frame, and for how many seconds it is waited for."""
     if kind is Kind.PATCHES:
-        return "patch embeddings", WITHIN_S
+        return "patch embeddings", VIEWS_WITHIN_S
     if kind is Kind.IMAGE:
         return "pixels", VIEWS_WITHIN_S
     if own_tower(manifest) is not None:

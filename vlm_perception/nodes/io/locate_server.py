@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from std_srvs.srv import Trigger
+
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.messages.codec import header
 from vlm_perception.messages.ros import ROS
@@ -95,6 +97,9 @@ class Locating:
         self._expiry: Ticker | None = None
         self._answers = Meter()
         node.create_service(Locate, "~/locate", self._locate, qos_profile=requests())
+        node.create_service(
+            Trigger, "~/stop_following", self._stop_following, qos_profile=requests()
+        )
 
     def load(self, locator: Locator, digest: str) -> None:
         """Look for phrases with this bundle once the node is active."""
@@ -145,12 +150,21 @@ class Locating:
 
     def figures(self) -> Mapping[str, str]:
         """Return what the diagnostics show."""
-        followed = sum(len(each.following or ()) for each in self._cameras.values())
         return {
             "located": str(self._answers.total),
             "locate_p95_ms": milliseconds(self._answers.percentile(95)),
-            "followed": str(followed),
+            "followed": str(self._followed()),
         }
+
+    def _followed(self) -> int:
+        return sum(len(each.following or ()) for each in self._cameras.values())
+
+    def _stop_following(self, _: Any, response: Any) -> Any:
+        followed = self._followed()
+        self.reset()
+        response.success = True
+        response.message = f"objects that are followed no longer: {followed}"
+        return response
 
     def _expire(self) -> None:
         for camera in self._cameras.values():

@@ -23,8 +23,8 @@ LOST_AFTER_S, UNSEEN_S = 1.0, 3.0
 """An object is lost when frames did not show it for so long, or when there were no frames to look
 at for so long."""
 SAME_OVERLAP = 0.5
-"""Intersection over union from which a box that is asked for is an object that is followed."""
-GATE, GATE_PER_S = 0.5, 1.0
+"""Intersection over union from which two boxes are the same object, wherever their centres are."""
+GATE, GATE_PER_S = 0.25, 0.5
 """How far a box may be from where the object was found last, centre to centre, in sizes of the
 object; and how much farther for each second since. A size is the root of an area."""
 MOST_GROWTH = 4.0
@@ -208,10 +208,10 @@ def _rank(track: _Track, box: LocatedBox, now_s: float) -> tuple[float, float] |
     if not area <= MOST_GROWTH * other <= MOST_GROWTH**2 * area:
         return None
     size = math.sqrt(area)
-    far = math.dist(_centre(last), _centre(box)) / size
-    if far > GATE + GATE_PER_S * max(0.0, now_s - track.found_s):
+    far, same = math.dist(_centre(last), _centre(box)) / size, overlap(last, box)
+    if same < SAME_OVERLAP and far > GATE + GATE_PER_S * max(0.0, now_s - track.found_s):
         return None
-    return -overlap(last, box), far
+    return -same, far
 
 
 def _centre(box: LocatedBox) -> tuple[float, float]:
