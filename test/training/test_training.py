@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ from vlm_perception.datasets.roadworld.files.shards import (
     render_shards,
 )
 from vlm_perception.datasets.roadworld.instructions import AFTER, BEFORE, INSTRUCTIONS
+from vlm_perception.datasets.roadworld.location_phrases import Asked
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.truth import (
@@ -58,7 +60,7 @@ from vlm_perception.modeling.token_pruning import parse_schedule
 from vlm_perception.modeling.towers.siglip import SiglipVision
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.vision.encoder import VisionEncoder
-from vlm_perception.training import checkpoint
+from vlm_perception.training import checkpoint, language
 from vlm_perception.training.dual import POSITIVE_PERCENT, Scenes, order, patch_embeddings
 from vlm_perception.training.language import (
     INSTRUCTION,
@@ -68,6 +70,7 @@ from vlm_perception.training.language import (
     balancing_weights,
     block_mask,
 )
+from vlm_perception.training.locations import grow, with_locations
 from vlm_perception.training.loop import SAVE_EVERY, Schedule, fit
 from vlm_perception.training.roadworld_nano import LANGUAGE, RECIPE, dual_specs, vlm_specs
 from vlm_perception.training.student import GRID, INPUT_SIZE, build_dual, build_tokenizer, build_vlm
@@ -84,12 +87,18 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="module")
+def with_places(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    return with_locations(tokenizer)
+
+
+@pytest.fixture(scope="module")
 def student(
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerFast, with_places: PreTrainedTokenizerFast
 ) -> tuple[SiglipModel, LlavaForConditionalGeneration]:
     """Both models with random weights, large enough for every input to change the output."""
     torch.manual_seed(0)
     dual, vlm = build_dual(tokenizer).eval(), build_vlm(tokenizer).eval()
+    grow(vlm, len(with_places))
     with torch.no_grad():
         for model in (dual, vlm):
             for weight in model.parameters():
@@ -240,11 +249,12 @@ def test_a_patch_is_embedded_as_if_the_image_were_that_patch(
             torch.testing.assert_close(together[:, place], nn.functional.normalize(alone, dim=-1))
 
 
-def test_packed_targets_are_the_answers(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_packed_targets_are_the_answers(with_places: PreTrainedTokenizerFast) -> None:
     # The longest captions leave no room for the last questions.
     shard, rng = invented_shard(24), np.random.default_rng(0)
-    dialogues = Dialogues(tokenizer, balancing_weights([shard]))
+    dialogues = Dialogues(with_places, balancing_weights([shard]))
     packed = dialogues.pack([dialogues.scene(shard, i, rng) for i in range(24)], PREFIX)
+    found = ""
     for row in range(24):
         answers = {presence_question(LABELS[i]): "no" for i in range(len(LABELS))}
         answers |= dict.fromkeys(
@@ -261,12 +271,16 @@ def test_packed_targets_are_the_answers(tokenizer: PreTrainedTokenizerFast) -> N
             for after in set(AFTER)
         }
         asked = [
-            dialogue(packed, row, number, tokenizer)
+            dialogue(packed, row, number, with_places)
             for number in range(1, int(packed.segments[row].max()) + 1)
         ]
+        places = {question: answer for question, answer in asked if question.startswith("detect ")}
+        found += "".join(places.values())
+        asked = [pair for pair in asked if pair[0] not in places]
         assert asked[0][0] == CAPTION_PROMPT
         assert len(dict(asked)) == len(asked) >= 4
         assert dict(asked).items() <= answers.items()
+    assert "<loc0000><loc0000><loc0003><loc0002> cone" in found
     assert (packed.targets[packed.segments == 0] == -100).all()
 
 
@@ -288,11 +302,12 @@ def dialogue(
 
 @torch.no_grad()
 def test_packed_dialogues_do_not_see_each_other(
-    student: tuple[SiglipModel, LlavaForConditionalGeneration], tokenizer: PreTrainedTokenizerFast
+    student: tuple[SiglipModel, LlavaForConditionalGeneration],
+    with_places: PreTrainedTokenizerFast,
 ) -> None:
     _, vlm = student
     shard, rng = invented_shard(6), np.random.default_rng(0)
-    dialogues = Dialogues(tokenizer, balancing_weights([shard]))
+    dialogues = Dialogues(with_places, balancing_weights([shard]))
     # Of different lengths, so that one row is padded.
     scenes = [dialogues.scene(shard, index, rng)[: 3 + index] for index in (1, 5)]
     packed = dialogues.pack(scenes, PREFIX)
@@ -317,34 +332,50 @@ def test_packed_dialogues_do_not_see_each_other(
     assert (all_seen - together)[packed.segments > 1].abs().max() > 0.1 * spread
 
 
-def test_an_instruction_is_learned(
+def test_an_instruction_and_a_place_are_learned(
     tokenizer: PreTrainedTokenizerFast,
+    with_places: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two scenes that differ in where the cone stands, told apart by what is seen."""
+    monkeypatch.setattr(language, "PACKED_LENGTH", 64)
     torch.manual_seed(0)
-    objective = LanguageObjective(build_vlm(tokenizer), tokenizer.bos_token_id)
+    vlm = build_vlm(tokenizer)
+    grow(vlm, len(with_places))
+    objective = LanguageObjective(vlm, tokenizer.bos_token_id)
     shard = invented_shard(2)
     cones = next(kind for kind in INSTRUCTIONS if kind.name == "cones")
-    dialogues = Dialogues(tokenizer, balancing_weights([shard]))
+    dialogues = Dialogues(with_places, balancing_weights([shard]))
     features = 3 * torch.randn(2, 4, 192)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=2e-3)
-
-    def loss(answers: list[str], wording: str) -> Tensor:
-        scenes = [[dialogues.segment(wording, answer, INSTRUCTION)] for answer in answers]
-        packed = dialogues.pack(scenes, 5)
-        with torch.compiler.set_stance("force_eager"):
-            result: Tensor = objective(features, packed)["instructions"]
-        return result
-
     true = [cones.answer(truth) for truth in shard.truths]
     assert true == [f"cones on the {side}, about 10 metres." for side in ("right", "left")]
-    for step in range(40):
+    seen = [
+        replace(shard.truths[0].objects[0], box=box) for box in ((9, 60, 20, 40), (400, 9, 90, 99))
+    ]
+
+    def losses(swapped: int, wording: str) -> dict[str, Tensor]:
+        scenes = [
+            [
+                dialogues.segment(wording, true[scene ^ swapped], INSTRUCTION),
+                dialogues.location(Asked("cone", "cone", (seen[scene ^ swapped],))),
+            ]
+            for scene in range(2)
+        ]
+        with torch.compiler.set_stance("force_eager"):
+            result: dict[str, Tensor] = objective(features, dialogues.pack(scenes, 5))
+        return result
+
+    for step in range(80):
         optimizer.zero_grad()
-        loss(true, cones.wordings[step % 2]).backward()
+        parts = losses(0, cones.wordings[step % 2])
+        (parts["instructions"] + 5 * parts["locations"]).backward()
         optimizer.step()
     with torch.no_grad():
-        assert float(loss(true, cones.wordings[0])) < 0.1
-        assert float(loss(true[::-1], cones.wordings[0])) > 0.5
+        told, wrong = losses(0, cones.wordings[0]), losses(1, cones.wordings[0])
+    assert float(told["instructions"]) < 0.1
+    assert float(wrong["instructions"]) > 0.5
+    assert float(told["locations"]) < 0.2 * float(wrong["locations"])
 
 
 class BrokenOff(Exception):  # noqa: N818 - no error
@@ -459,6 +490,8 @@ def test_an_untrained_student_can_be_exported_and_examined(
     assert questions == QUESTIONS
     assert manifest.language is not None
     assert manifest.language.caption_prompt == CAPTION_PROMPT
+    assert manifest.language.locate is not None
+    assert manifest.language.locate.format == "paligemma"
     assert sum(file.bytes for file in manifest.files.values()) <= 20e6
     assert "never seen" in (bundle.path / manifest.model_card).read_text()
     image = np.random.default_rng(0).integers(0, 256, (*INPUT_SIZE[::-1], 3), np.uint8)

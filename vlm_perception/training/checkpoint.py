@@ -26,6 +26,7 @@ from vlm_perception.datasets.roadworld.instructions import INSTRUCTIONS
 from vlm_perception.datasets.roadworld.truth import CAPTION_PROMPT, QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS
 from vlm_perception.training.dual import DualObjective
+from vlm_perception.training.locations import FORMAT, with_locations
 from vlm_perception.training.processors import save_dual_processor, save_vlm_processor
 from vlm_perception.training.student import INPUT_SIZE, PATCH, PROMPT, templates
 from vlm_perception.training.tower import see
@@ -45,6 +46,7 @@ package, to test it and to measure it. For a robot, export a model of your own.
 - Labels: {labels}.
 - Typed questions: {questions}.
 - Instructions: {instructions}.
+- Boxes: `detect the red car` is answered as PaliGemma answers it, with nothing where there is none.
 - Languages: the English of the world's own captions and of these instructions. Other words can be
   spelled, not understood.
 - Training: `vlm-perception train roadworld-nano`; scenes with seeds below 10,000,000.
@@ -121,12 +123,13 @@ def save_checkpoint(
         nn.Module.half(model).save_pretrained(directory / name)
         nn.Module.float(model)
     save_dual_processor(tokenizer, directory / "dual")
-    save_vlm_processor(tokenizer, directory / "vlm")
+    save_vlm_processor(with_locations(tokenizer), directory / "vlm")
     spec = {
         "name": "roadworld-nano",
         "geometry": {"width": INPUT_SIZE[0], "height": INPUT_SIZE[1]},
         "vocabulary": {"labels": labels, "templates": ["{label}", "a photo of a {label}"]},
         "caption": {"template": PROMPT.replace("<image>", "{image}"), "prompt": CAPTION_PROMPT},
+        "locate": FORMAT.name,
         "questions": [
             {"name": name, "question": question, "choices": list(choices)}
             for name, (question, choices) in QUESTIONS.items()

@@ -22,18 +22,21 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, SiglipModel
 
 from vlm_perception.bundle.manifest import KeepStep
-from vlm_perception.datasets.roadworld.files.shards import Shard
+from vlm_perception.datasets.roadworld.files.shards import RENDER_SIZE, Shard
 from vlm_perception.datasets.roadworld.instructions import INSTRUCTIONS, worded
+from vlm_perception.datasets.roadworld.location_phrases import Asked, ask
 from vlm_perception.datasets.roadworld.truth import (
     CAPTION_PROMPT,
     QUESTIONS,
     presence_question,
 )
 from vlm_perception.datasets.roadworld.world import LABELS
+from vlm_perception.perception.locating.formats.box_format import PictureBox
+from vlm_perception.training.locations import FORMAT, TokenTable, encode, spread_loss
 from vlm_perception.training.student import PROMPT, WIDTH
 from vlm_perception.training.tower import see
 
-CAPTION, ANSWER, INSTRUCTION = range(3)
+CAPTION, ANSWER, INSTRUCTION, LOCATION = range(4)
 """What a segment teaches: each has a loss of its own."""
 
 
@@ -48,10 +51,14 @@ class Segment:
     weight: float = 1.0
 
 
-TYPED_QUESTIONS, PRESENCE_QUESTIONS, SCENE_INSTRUCTIONS = 4, 2, 4
-"""How many of a scene's questions and of all instructions are drawn for one step."""
+TYPED_QUESTIONS, PRESENCE_QUESTIONS, SCENE_INSTRUCTIONS, PLACES = 4, 2, 4, 9
+"""How many of a scene's questions, of all instructions and of what can be asked for its place are
+drawn for one step."""
 CAPTION_WEIGHT = 0.5
-PACKED_LENGTH = 208
+NOTHING_WEIGHT = 0.1
+"""Of the answer that there is no such thing: one token, against which a box can only put the share
+of its likeliest coordinate, less than a tenth."""
+PACKED_LENGTH = 416
 """Tokens after the image: one length for all steps, so that they share one compiled graph."""
 _BLOCKED = float(torch.finfo(torch.float32).min)
 
@@ -97,7 +104,7 @@ class Packed:
     weights: Tensor
     """[B, T] weight of each target."""
     groups: Tensor
-    """[B, T] CAPTION, ANSWER or INSTRUCTION."""
+    """[B, T] CAPTION, ANSWER, INSTRUCTION or LOCATION."""
 
     def to(self, device: torch.device) -> Packed:
         """The same dialogues on `device`."""
@@ -129,8 +136,19 @@ class Dialogues:
         prompt = PROMPT.split("<image>")[1].format(text=question)
         return Segment(self._ids(prompt), [*self._ids(" " + answer), self._eos], group, weight)
 
+    def location(self, asked: Asked) -> Segment:
+        """The segment of a phrase: the boxes of what it means, or the bare end of an answer."""
+        boxes = [
+            PictureBox(x, y, x + width, y + height)
+            for x, y, width, height in (thing.box for thing in asked.objects)
+        ]
+        prompt = PROMPT.split("<image>")[1].format(text=FORMAT.prompt(asked.phrase))
+        answer = encode(self._tokenizer, FORMAT.write(boxes, asked.name, RENDER_SIZE))
+        weight = 1.0 if boxes else NOTHING_WEIGHT
+        return Segment(self._ids(prompt), [*answer, self._eos], LOCATION, weight)
+
     def scene(self, shard: Shard, index: int, rng: np.random.Generator) -> list[Segment]:
-        """The caption, then some typed questions, questions of presence and instructions."""
+        """The caption, then some questions, instructions and phrases to be found."""
         caption = self.segment(CAPTION_PROMPT, shard.captions[index][0], CAPTION, CAPTION_WEIGHT)
         segments = []
         typed = list(QUESTIONS.values())
@@ -150,6 +168,8 @@ class Dialogues:
             instruction = INSTRUCTIONS[kind]
             answer = instruction.answer(shard.truths[index])
             segments.append(self.segment(worded(instruction, rng), answer, INSTRUCTION))
+        width, _ = RENDER_SIZE
+        segments += [self.location(one) for one in ask(shard.truths[index], width, rng)[:PLACES]]
         return [caption, *(segments[i] for i in rng.permutation(len(segments)))]
 
     def pack(self, scenes: Sequence[list[Segment]], prefix: int) -> Packed:
@@ -198,21 +218,21 @@ class LanguageObjective(nn.Module):
         super().__init__()
         self.projector = model.model.multi_modal_projector
         self.decoder = model.model.language_model
-        self.head = model.lm_head
+        self.table = TokenTable(model.lm_head.weight)
         self._bos = bos
-        model.set_attn_implementation("eager")
+        model.set_attn_implementation("sdpa")
         self.decoder.compile()
 
     def forward(self, features: Tensor, packed: Packed) -> dict[str, Tensor]:
-        """Losses by name from features [B, tokens, D]: captions, answers, instructions apart."""
+        """Losses by name from features [B, tokens, D], one for each group of segments."""
         prefix = features.shape[1] + 1
-        device = self.head.weight.device
+        device = self.table.words.device
         features, packed = features.to(device), packed.to(device)
         with torch.autocast(device.type, torch.bfloat16):
-            embed = self.decoder.embed_tokens
-            bos = embed(packed.ids.new_full((len(features), 1), self._bos))
+            table = self.table()
+            bos = table[self._bos].expand(len(features), 1, -1)
             image = self.projector(features)
-            inputs = torch.cat((bos, image.to(bos.dtype), embed(packed.ids)), dim=1)
+            inputs = torch.cat((bos, image.to(bos.dtype), table[packed.ids]), dim=1)
             places = torch.cat(
                 (torch.arange(prefix, device=device).expand(len(features), -1), packed.positions), 1
             )
@@ -223,14 +243,15 @@ class LanguageObjective(nn.Module):
                 use_cache=False,
             ).last_hidden_state[:, prefix:]
             asked = packed.targets >= 0
-            logits = self.head(hidden[asked]).float()
-        loss = F.cross_entropy(logits, packed.targets[asked], reduction="none")
+            logits = F.linear(hidden[asked], table).float()
+        loss = spread_loss(logits, packed.targets[asked], self.table.first)
         loss = loss * packed.weights[asked]
         groups = packed.groups[asked]
         return {
             "caption": loss[groups == CAPTION].sum() / len(features) / 10,
             "answers": loss[groups == ANSWER].mean(),
             "instructions": loss[groups == INSTRUCTION].sum() / len(features) / 10,
+            "locations": loss[groups == LOCATION].sum() / len(features) / 50,
         }
 
 

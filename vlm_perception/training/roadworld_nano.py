@@ -38,6 +38,7 @@ from vlm_perception.training.dual import (
     order,
 )
 from vlm_perception.training.language import FeatureScenes, LanguageObjective, cache_features
+from vlm_perception.training.locations import grow, store, with_locations
 from vlm_perception.training.loop import Schedule, fit
 from vlm_perception.training.student import (
     GRID,
@@ -89,7 +90,7 @@ LANGUAGE = Recipe(
     dual_shards=0,
     vlm_first_shard=500,
     vlm_shards=7,
-    vlm=Schedule(steps=900, batch=32, peak_rate=8e-4),
+    vlm=Schedule(steps=3000, batch=32),
 )
 """To teach the language model of a trained student something new; its tags stay as they are."""
 
@@ -159,13 +160,15 @@ def train_vlm(
 ) -> LlavaForConditionalGeneration:
     """Train (or resume) the language model on the features of `dual`'s vision tower."""
     torch.manual_seed(recipe.seed + 1)
-    tokenizer = build_tokenizer()
+    words = build_tokenizer()
+    tokenizer = with_locations(words)
     if recipe.start is None:
-        model = build_vlm(tokenizer)
+        model = build_vlm(words)
     else:
         model = LlavaForConditionalGeneration.from_pretrained(
             recipe.start / "vlm", dtype=torch.float32
         )
+    grow(model, len(tokenizer))
     model.model.vision_tower.load_state_dict(dual.vision_model.state_dict())
     nn.Module.to(model, training_device())
     whole, pruned = (
@@ -184,11 +187,12 @@ def train_vlm(
     fit(
         objective,
         losses,
-        {"caption": 1.0, "answers": 1.0, "instructions": 1.0},
+        {"caption": 1.0, "answers": 1.0, "instructions": 1.0, "locations": 1.0},
         recipe.vlm,
         work / "vlm",
         "language model",
     )
+    store(model, objective.table())
     return model
 
 

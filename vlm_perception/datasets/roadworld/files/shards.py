@@ -47,7 +47,7 @@ class ShardSpec:
     def name(self) -> str:
         """Directory name."""
         grid = f"{self.grid[0]}x{self.grid[1]}"
-        return f"{self.first_seed:09d}-{self.scenes}-{self.small:.2f}-{grid}-truths"
+        return f"{self.first_seed:09d}-{self.scenes}-{self.small:.2f}-{grid}-coloured"
 
 
 @dataclass(frozen=True)
