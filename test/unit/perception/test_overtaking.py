@@ -59,13 +59,16 @@ class Stage:
         """Reason on a frame that the server is slow to answer, and see others meanwhile."""
         began_s = self.now_s
         self.server.manner = Manner(piece_s=60.0)
-        with ThreadPoolExecutor(1) as pool, Work("reason") as work:
+        work = Work("reason")
+        with ThreadPoolExecutor(1) as pool:
 
             def reason() -> Reasoning:
                 with work:
                     return reasoner.reason(frame)
 
             future = pool.submit(reason)
+            # The gate's engine can be ended, too, before that.
+            wait(lambda: reasoner.is_analysing)
             wait(lambda: work.step is not None and work.step.cancel is not None)
             self.now_s = began_s + ANALYSIS_S * (0.75 if late else 0.25)
             for picture in newer:
