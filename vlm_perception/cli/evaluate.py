@@ -194,9 +194,10 @@ def evaluate_locate(
     """Measure how well phrases are located, on scenes that were not used in training.
 
     Asks for things by label, by label and colour, and by label and place, with every method of
-    `locate` that the bundle can do, and with two baselines: the regions of the tags, and the whole
-    image. Prints pointing accuracy (the centre of the best box is on the object), recall and
-    precision, by size and distance, and how often an absent thing gets no box.
+    `locate` that the bundle can do. The baselines are the regions of the tags and the whole image,
+    the true boxes are the upper bound. Prints pointing accuracy (the centre of the best box is on
+    the object), recall and precision, by size and distance, and how often an absent thing gets no
+    box.
 
     `vlm-perception evaluate locate --scenes 500 --json locate.json`
     """

@@ -12,6 +12,7 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.perception.locating.errors import LocateError
 from vlm_perception.perception.locating.patches import PatchLocator, PhraseQuery
 from vlm_perception.perception.locating.phrase import Place, parse_phrase
+from vlm_perception.perception.locating.still import locate_all
 from vlm_perception.perception.preprocess import Placement, place
 from vlm_perception.types import LocatedBox
 
@@ -181,3 +182,19 @@ def test_a_phrase_longer_than_the_text_tower_reads_gets_one_sentence(
 ) -> None:
     with pytest.raises(LocateError, match="text tower takes 48"):
         locator.query("zebra " * 33)
+
+
+def test_a_bundle_whose_labels_share_one_probability_can_be_asked(
+    clip_bundle: ModelBundle,
+) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (90, 160, 3), np.uint8)
+    phrases = ["the red kettle on the left", "a bird"]
+    for boxes in locate_all(clip_bundle, image, phrases, "patch").values():
+        for box in boxes:
+            assert 0.0 <= box.x < box.x + box.width <= 160.0 and 0.0 < box.score <= 1.0
+            assert 0.0 <= box.y < box.y + box.height <= 90.0
+
+
+def test_an_image_that_was_not_fitted_is_refused(locator: PatchLocator) -> None:
+    with pytest.raises(LocateError, match=r"shape \[720, 1280, 3\], not \[180, 320, 3\]"):
+        find(locator, "car", [], fitted=np.zeros((720, 1280, 3), np.uint8))

@@ -74,8 +74,19 @@ class Regions:
         )
 
 
+class Truth:
+    """Upper bound: the boxes of the objects that are meant, the largest first."""
+
+    def look(self, embedding: Embedding) -> None:
+        """Take the next scene; nothing is looked at."""
+
+    def find(self, asked: Asked) -> tuple[LocatedBox, ...]:
+        """Return them."""
+        return tuple(LocatedBox(*o.box, float("nan")) for o in asked.meant)
+
+
 def methods_of(bundle: ModelBundle, locator: PatchLocator) -> tuple[dict[str, Places], str]:
-    """Every method that the bundle can do, the baselines, and why one of them is missing, if so."""
+    """What the bundle can do, what that is compared with, and why a method is missing, if so."""
     methods: dict[str, Places] = {
         PATCH: ByPhrase(PatchMethod(bundle, locator)),
         "patch without pixels": ByPhrase(PatchMethod(bundle, locator, pixels=False)),
@@ -85,4 +96,4 @@ def methods_of(bundle: ModelBundle, locator: PatchLocator) -> tuple[dict[str, Pl
         methods[MODEL] = ByPhrase(model_of_bundle(bundle))
     except LocateError as error:
         missing = str(error)
-    return {**methods, "regions": Regions(), "whole image": Whole()}, missing
+    return {**methods, "regions": Regions(), "whole image": Whole(), "true boxes": Truth()}, missing

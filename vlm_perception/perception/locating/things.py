@@ -37,6 +37,8 @@ SAME = 0.3
 ALIKE = 0.5
 """A thing is of the colour as a whole if it fits this well, relative to the part that fits best;
 else that part is looked at, which may be one of two things that look like one."""
+PAINTED = 0.3
+"""A smaller part, relative to the thing's core, is not the thing: red lamps make no red car."""
 UNFIT = 0.1
 """A pixel that does not fit the colour at all is so much less likely the thing's: it has windows
 and wheels."""
@@ -150,6 +152,8 @@ def _outlined(
         return box, 1.0
     part, painted = outline(_where_fitting(likely, fitting), bins)
     fit, whole = float(fitting[painted].mean()), float(fitting[core].mean())
+    if painted.sum() < PAINTED * core.sum():
+        return box, whole
     return (box if whole >= ALIKE * fit else grown(part, box)), fit
 
 
