@@ -4,8 +4,8 @@
 
 Each frame's boxes are joined to the objects one to one, those that overlap most first: tracking by
 detection as in Bochinski et al., High-Speed Tracking-by-Detection Without Using Image Information,
-AVSS 2017. A box that does not overlap may be joined, too, within a gate: at a few frames a second
-small objects move by more than their size.
+AVSS 2017. A box is joined within a gate around the last one only, however much they overlap: where
+things of a kind stand close together, the box of one that is not found covers the next.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOST_AFTER_S, UNSEEN_S = 1.0, 3.0
 """An object is lost when frames did not show it for so long, or when there were no frames to look
 at for so long."""
 SAME_OVERLAP = 0.5
-"""Intersection over union from which two boxes are the same object, wherever their centres are."""
+"""Intersection over union from which a box that is asked for is an object that is followed."""
 GATE, GATE_PER_S = 0.25, 0.5
 """How far a box may be from where the object was found last, centre to centre, in sizes of the
 object; and how much farther for each second since. A size is the root of an area."""
@@ -208,10 +208,10 @@ def _rank(track: _Track, box: LocatedBox, now_s: float) -> tuple[float, float] |
     if not area <= MOST_GROWTH * other <= MOST_GROWTH**2 * area:
         return None
     size = math.sqrt(area)
-    far, same = math.dist(_centre(last), _centre(box)) / size, overlap(last, box)
-    if same < SAME_OVERLAP and far > GATE + GATE_PER_S * max(0.0, now_s - track.found_s):
+    far = math.dist(_centre(last), _centre(box)) / size
+    if far > GATE + GATE_PER_S * max(0.0, now_s - track.found_s):
         return None
-    return -same, far
+    return -overlap(last, box), far
 
 
 def _centre(box: LocatedBox) -> tuple[float, float]:
