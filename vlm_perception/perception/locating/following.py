@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from vlm_perception.perception.details import without_detail
+from vlm_perception.perception.locating.errors import LocateError
 from vlm_perception.perception.locating.locator import Located, Locator
 from vlm_perception.perception.locating.patches import PhraseQuery
 from vlm_perception.perception.locating.tracking import Tracker
@@ -40,7 +41,7 @@ class Following:
     def follow(self, located: Located) -> tuple[LocatedObject, ...]:
         """Follow what was found from now on; return it with its ids."""
         if located.query is None:
-            raise ValueError("it was not located in order to be followed")
+            raise LocateError("what was located cannot be followed; look for it with track")
         phrase, embedding = located.query.phrase, located.embedding
         thing = phrase.coloured or phrase.thing
         with self._lock:

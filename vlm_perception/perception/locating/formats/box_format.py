@@ -25,7 +25,7 @@ class PictureBox(NamedTuple):
     bottom: float
 
 
-class NoBoxesError(Exception):
+class NoBoxesError(LocateError):
     """An answer is not written in the format; the text says in a few words what is wrong."""
 
 
