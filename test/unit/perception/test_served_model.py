@@ -256,23 +256,25 @@ def test_a_server_that_comes_later_is_found(bundle: ModelBundle, seen: Embedding
     model.close()
 
 
-def test_what_a_server_can_do_is_not_known_from_an_answer_that_was_ended(
-    bundle: ModelBundle,
+def test_a_look_that_was_ended_tells_nothing_of_the_server(
+    bundle: ModelBundle, seen: Embedding
 ) -> None:
     with BundleServer(bundle, Manner(piece_s=5.0)) as server:
         model = connected(bundle, server.url)
         with Work("test") as work, ThreadPoolExecutor(1) as pool:
 
             def end() -> None:
-                while not model.issue():
+                while not (server.at_work and work.end_step()):
                     time.sleep(0.01)
-                    if server.at_work:
-                        work.end_step()
 
             ending = pool.submit(end)
-            model.warm_up(model.pack([]))
+            with pytest.raises(ServedError, match="was ended"):
+                model.find_abilities()
             ending.result()
-        assert "was ended" in model.issue() and "known" in model.figures()["answers"]
+        assert "not known" in model.figures()["answers"], "nor what it can do"
+        assert not model.issue() and model.may_be_asked()
+        server.manner = Manner()
+        assert model.answer(model.read(seen), model.pack([WEATHER]))
         model.close()
 
 

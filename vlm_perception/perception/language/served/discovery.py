@@ -18,6 +18,8 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 SHORTEST_DOUBT_S, LONGEST_DOUBT_S = 30.0, 600.0
 """Between two looks because of what it answers, which may be the model's way; doubled whenever
 nothing new was found."""
+OF_THIS_NODE = frozenset({Fault.CLOSED, Fault.BUSY})
+"""Why a look came to nothing, though the server may be well."""
 
 
 class _Wait:
@@ -101,14 +103,18 @@ class Discovery:
                 return self.known
             return self._look()
         except ServedError as error:
-            self.fault = str(error)
-            self._pause_s = min(max(SHORTEST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
-            self._retry_at_s = self._clock() + self._pause_s
+            if error.fault not in OF_THIS_NODE:
+                self._wait_after(error)
             raise
         finally:
             with self._turn:
                 self._taken = False
                 self._turn.notify_all()
+
+    def _wait_after(self, error: ServedError) -> None:
+        self.fault = str(error)
+        self._pause_s = min(max(SHORTEST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
+        self._retry_at_s = self._clock() + self._pause_s
 
     def _take_turn(self, wait_s: float) -> None:
         wait = _Wait(self._turn)
