@@ -31,6 +31,9 @@ from vlm_perception.types import LocatedBox
         ("the largest truck", "truck", Place.LARGEST),
         # Words of place within a name stay.
         ("a keep right sign", "keep right sign", None),
+        ("right turn arrow sign", "right turn arrow sign", None),
+        ("the left-hand bend on the right", "left-hand bend", Place.RIGHT),
+        ("left lane", "lane", Place.LEFT),
     ],
 )
 def test_words_of_place_are_taken_out(text: str, thing: str, place: Place | None) -> None:
@@ -48,6 +51,13 @@ def test_words_of_place_are_taken_out(text: str, thing: str, place: Place | None
         ("\ud800", "not valid UTF-8"),
         ("the one on the left", "says where but not what"),
         ("the nearest one", "says where but not what"),
+        ("on the left", "says where but not what"),
+        ("the right side of the road", "says where but not what"),
+        *((text, "does not say what") for text in ("the left", "leftmost", "Most distant")),
+        *(
+            (text, "does not say what")
+            for text in ("the red one", "something in blue", "red", "it")
+        ),
         ("?!", "names nothing"),
     ],
 )
@@ -65,6 +75,7 @@ def test_a_phrase_that_cannot_be_used_gets_one_sentence(text: str, message: str)
         ("person wearing a blue jacket", "person", "blue"),
         # Neither is paint.
         ("red traffic light", "red traffic light", ""),
+        ("The Red Traffic Light on the left", "red traffic light", ""),
         ("the green light", "green light", ""),
         ("red and white barrier", "red and white barrier", ""),
     ],

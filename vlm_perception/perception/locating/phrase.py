@@ -66,16 +66,18 @@ _FIRST_OF = {
     Place.SMALLEST: r"(?:smallest|tiniest)",
 }
 _AFTER = (
-    r"[, ]+(?:(?:that|which|who) (?:is|are) )?(?:on|to|at|in) (?:the |our |my )?{}"
+    r"(?:^|[, ]+)(?:(?:that|which|who) (?:is|are) )?(?:on|to|at|in) (?:the |our |my )?{}"
     r"(?:[ -]hand)?(?: side)?(?: of the (?:image|picture|frame|road|street))?$"
 )
+# What points to a side need not be there.
+_POINTS = r"(?:hand )?(?:turn(?:s|ing)?|arrows?|bends?|curves?|merge|only|angle|drive|of[ -]way)\b"
+_BEFORE = rf"^{{}}(?:[ -]hand)? (?!{_POINTS})"
 _PATTERNS: tuple[tuple[Place, re.Pattern[str]], ...] = tuple(
     (place, re.compile(pattern.format(word), re.IGNORECASE))
-    for words, patterns in ((_FIRST_OF, (r"^{}[ -]",)), (_SIDES, (_AFTER, r"^{}(?:[ -]hand)? ")))
+    for words, patterns in ((_FIRST_OF, (r"^{}[ -]",)), (_SIDES, (_AFTER, _BEFORE)))
     for place, word in words.items()
     for pattern in patterns
 )
-_ANYTHING = ("one", "thing", "object")
 _ARTICLE = re.compile(r"^(?:the|a|an) ", re.IGNORECASE)
 
 
@@ -89,38 +91,78 @@ _COLOURED = re.compile(
     re.IGNORECASE,
 )
 
+# An orange may be a fruit.
+_PLAIN = "|".join(name for name in (*COLOURS, *SPELT) if name != "orange")
+_NO_THING = re.compile(
+    rf"(?:{'|'.join((*_SIDES.values(), *_FIRST_OF.values()))})(?:-hand)?"
+    rf"|(?:{_PLAIN})(?:-colou?red)?|distant|most|ones?"
+    r"|(?:some|any|every)?things?|objects?|it|them|this|that",
+    re.IGNORECASE,
+)
+_AROUND = re.compile(
+    r"an?|the|my|our|o[nrf]|at|to|in|is|are|and|with|which|side|half|part|colou?red|other|big|large"
+    r"|little|small",
+    re.IGNORECASE,
+)
+_OF_THE_IMAGE = re.compile(r"\bof the (?:image|picture|frame|road|street)$", re.IGNORECASE)
+
 
 def parse_phrase(text: str, labels: Collection[str] = ()) -> Phrase:
     """Check a phrase and take it apart.
 
     Args:
         text: the phrase.
-        labels: those of the bundle, which stay whole: in "red traffic light" red is no paint.
+        labels: those of the bundle, which stay whole: in "red traffic light" red is no paint. Case
+            does not matter; the thing is spelt as its label is.
 
     Raises:
-        LocateError: it is empty, too long or no text, or names a place and no thing.
+        LocateError: it is empty, too long or no text, or names a place or a colour and no thing.
     """
     words = " ".join(_checked(text).split())
+    own = {label.casefold(): label for label in labels} | {label: label for label in labels}
+
+    def label_of(part: str) -> str | None:
+        return own.get(part) or own.get(part.casefold())
+
     rest = _ARTICLE.sub("", words.rstrip(" .?!"))
     where = None
-    for place, pattern in _PATTERNS:
-        without, count = pattern.subn("", rest)
-        if count and rest not in labels:
-            rest, where = _ARTICLE.sub("", without.strip()), place
-            break
-    if not rest:
+    if label_of(rest) is None:
+        for place, pattern in _PATTERNS:
+            without, count = pattern.subn("", rest)
+            if count:
+                rest, where = _ARTICLE.sub("", without.strip()), place
+                break
+    label = label_of(rest)
+    if label is not None:
+        return Phrase(words, label, where)
+    if not rest and where is None:
         raise LocateError(f"the phrase {words!r} names nothing; say what to look for, as 'a car'")
-    if where is not None and rest.lower() in _ANYTHING:
+    found = _COLOURED.match(rest)
+    thing = (found["thing"] or found["wearer"]) if found else rest
+    if label_of(thing) is None and _names_no_thing(thing, apart=bool(where or found)):
+        fault = "says where but not what" if where else "does not say what to look for"
         raise LocateError(
-            f"the phrase {words!r} says where but not what; name the thing, as in 'the car on the "
-            "left'"
+            f"the phrase {words!r} {fault}; name the thing, as in 'the red car on the left'"
         )
-    found = None if rest in labels else _COLOURED.match(rest)
     if found is None:
-        return Phrase(words, rest, where)
+        return Phrase(words, thing, where)
     name = (found["before"] or found["after"]).lower()
-    thing = found["thing"] or found["wearer"]
-    return Phrase(words, thing, where, SPELT.get(name, name), rest)
+    colour = SPELT.get(name, name)
+    return Phrase(words, label_of(thing) or thing, where, colour, rest)
+
+
+def _names_no_thing(rest: str, *, apart: bool) -> bool:
+    """Whether there are only words of place and colour, and those that stand for any thing.
+
+    Args:
+        rest: of a phrase.
+        apart: whether such words were taken out of it.
+    """
+    rest = _OF_THE_IMAGE.sub("", rest) if apart else rest
+    words = re.findall(r"[^, ]+", rest)
+    bare = [_NO_THING.fullmatch(word) is not None for word in words]
+    around = [_AROUND.fullmatch(word) is not None for word in words]
+    return (apart or any(bare)) and all(map(any, zip(bare, around, strict=True)))
 
 
 def _checked(text: str) -> str:
