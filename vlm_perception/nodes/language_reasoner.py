@@ -34,7 +34,7 @@ from vlm_perception.perception.language.served.model import ServedModel
 from vlm_perception.perception.locating.errors import LocateError
 from vlm_perception.perception.locating.formats.choice import format_of_bundle, format_of_served
 from vlm_perception.perception.locating.locator import Locator
-from vlm_perception.perception.locating.model import ModelLocator
+from vlm_perception.perception.locating.model import BUNDLE_BUDGET_S, ModelLocator
 from vlm_perception.perception.reasoning.degradation import Degradation
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.questions import load_questions
@@ -111,7 +111,9 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
             return Locator(bundle, None, _without_language(bundle))
         language = service.language
         locator = ModelLocator(language, boxes, read=service.read)
-        return Locator(bundle, partial(locator.locate, wait_s=language.deadline_s), "")
+        budget_s = None if served.is_served else BUNDLE_BUDGET_S
+        writes = partial(locator.locate, budget_s=budget_s, wait_s=language.deadline_s)
+        return Locator(bundle, writes, "")
 
     def _load_language(self, bundle: ModelBundle, served: ServedModel | None) -> LanguageService:
         settings = self.settings

@@ -2,6 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Phrases that are looked for, and their boxes from patch embeddings."""
 
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from functools import partial
+from threading import Event
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,11 +14,13 @@ from numpy.typing import NDArray
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.perception.locating.errors import LocateError
+from vlm_perception.perception.locating.locator import METHODS, WAITING, Locator
 from vlm_perception.perception.locating.patches import PatchLocator, PhraseQuery
 from vlm_perception.perception.locating.phrase import Place, parse_phrase
 from vlm_perception.perception.locating.still import locate_all
 from vlm_perception.perception.preprocess import Placement, place
-from vlm_perception.types import LocatedBox
+from vlm_perception.perception.vision.encoder import VisionEncoder
+from vlm_perception.types import Embedding, Frame, LocatedBox
 
 
 @pytest.mark.parametrize(
@@ -209,3 +215,28 @@ def test_a_bundle_whose_labels_share_one_probability_can_be_asked(
 def test_an_image_that_was_not_fitted_is_refused(locator: PatchLocator) -> None:
     with pytest.raises(LocateError, match=r"shape \[720, 1280, 3\], not \[180, 320, 3\]"):
         find(locator, "car", [], fitted=np.zeros((720, 1280, 3), np.uint8))
+
+
+def test_a_search_does_not_wait_for_what_a_model_writes() -> None:
+    (patch, model), over = METHODS, Event()
+    bundle = ModelBundle.load("roadworld-nano")
+    frame = VisionEncoder(bundle).encode(Frame(np.full((180, 320, 3), 90, np.uint8), 1), 0)
+
+    def writes(_: Embedding, phrase: str) -> tuple[LocatedBox, ...]:
+        assert over.wait(60.0), phrase
+        return ()
+
+    look = partial(
+        Locator(bundle, writes, "").locate, "car", patches=lambda: frame, whole=lambda: frame
+    )
+    with ThreadPoolExecutor(WAITING + 2) as pool:
+        asked = [pool.submit(look, model, track=True) for _ in range(WAITING + 2)]
+        try:
+            (refused,) = wait(asked, return_when=FIRST_COMPLETED).done
+            assert look(patch, track=True).method == patch
+        finally:
+            over.set()
+    assert f"{WAITING} phrases are already waiting" in str(refused.exception())
+    assert [each.result().method for each in asked if each is not refused] == [model] * (
+        WAITING + 1
+    )

@@ -259,5 +259,7 @@ def test_a_bundles_model_that_writes_prose_gives_no_box() -> None:
     locator = ModelLocator(LanguageModel(bundle), FORMATS["qwen3-vl"])
     with pytest.raises(LocateError, match=r"did not answer with boxes \(qwen3-vl\).*: '.+'; try"):
         locator.locate(embedding, "the red cone")
+    with pytest.raises(LocateError, match="cut off before its end"):
+        locator.locate(embedding, "the red cone", budget_s=0.0)
     with pytest.raises(LocateError, match="is empty"):
         locator.locate(embedding, " ")

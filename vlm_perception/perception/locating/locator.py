@@ -20,7 +20,8 @@ from vlm_perception.types import Embedding, LocatedBox
 PATCH, MODEL = "patch", "model"
 METHODS = (PATCH, MODEL)
 WAITING = 4
-"""Phrases that may wait for the one that is being looked for; a further one is refused."""
+"""Phrases that may wait for the one that is being looked for by the same method; a further one is
+refused."""
 LONGEST_NAME = 40
 
 Newest = Callable[[], Embedding]
@@ -42,6 +43,28 @@ class Located:
     """What finds the thing in later frames, wherever it is; None where that was not asked for."""
 
 
+class _Line:
+    """Where phrases wait for their turn."""
+
+    def __init__(self) -> None:
+        self._places, self._turn = threading.BoundedSemaphore(1 + WAITING), threading.Lock()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Let one in at a time and a few wait.
+
+        Raises:
+            LocateError: too many wait.
+        """
+        if not self._places.acquire(blocking=False):
+            raise LocateError(f"busy: {WAITING} phrases are already waiting; ask again in a moment")
+        try:
+            with self._turn:
+                yield
+        finally:
+            self._places.release()
+
+
 class Locator:
     """Looks for phrases in the frames of one bundle; for any thread."""
 
@@ -54,8 +77,9 @@ class Locator:
             without: why not, with the remedy.
         """
         self._bundle, self._writes, self._without = bundle, writes, without
-        self._places = threading.BoundedSemaphore(1 + WAITING)
-        self._turn, self._fits = threading.Lock(), threading.Lock()
+        # A search takes milliseconds and does not wait for what a language model writes.
+        self._lines = {method: _Line() for method in METHODS}
+        self._embeds, self._fits = threading.Lock(), threading.Lock()
         self._patches: PatchLocator | None = None
 
     def locate(
@@ -76,7 +100,7 @@ class Locator:
         """
         parsed, method = parse_phrase(phrase), method or PATCH
         self._check(method)
-        with self._line():
+        with self._lines[method].turn():
             query = self._query(parsed.text) if track or method == PATCH else None
             if query is not None and method == PATCH:
                 embedding = patches()
@@ -122,22 +146,12 @@ class Locator:
         if method == MODEL and self._writes is None:
             raise LocateError(self._without)
 
-    @contextmanager
-    def _line(self) -> Iterator[None]:
-        """Let one phrase in at a time and a few wait."""
-        if not self._places.acquire(blocking=False):
-            raise LocateError(f"busy: {WAITING} phrases are already waiting; ask again in a moment")
-        try:
-            with self._turn:
-                yield
-        finally:
-            self._places.release()
-
     def _query(self, phrase: str) -> PhraseQuery:
-        """Embed a phrase; within the line, as that belongs to one thread."""
-        if self._patches is None:
-            self._patches = PatchLocator(self._bundle)
-        return self._patches.query(phrase)
+        """Embed a phrase, one at a time."""
+        with self._embeds:
+            if self._patches is None:
+                self._patches = PatchLocator(self._bundle)
+            return self._patches.query(phrase)
 
     def _written(self, embedding: Embedding, phrase: str) -> tuple[LocatedBox, ...]:
         if self._writes is None:

@@ -15,6 +15,9 @@ from vlm_perception.perception.locating.formats.box_format import BoxFormat, Pic
 from vlm_perception.perception.locating.phrase import parse_phrase
 from vlm_perception.types import Embedding, LocatedBox
 
+BUNDLE_BUDGET_S = 10.0
+"""Seconds that a bundle's model may write to who waits for it: as long as a served one may take."""
+
 
 class ModelLocator(Generic[SeenT, PackedT]):
     """Asks a language model, the bundle's or a served one; for any thread."""
@@ -43,13 +46,19 @@ class ModelLocator(Generic[SeenT, PackedT]):
         return self._format.name
 
     def locate(
-        self, embedding: Embedding, phrase: str, *, wait_s: float | None = None
+        self,
+        embedding: Embedding,
+        phrase: str,
+        *,
+        budget_s: float | None = None,
+        wait_s: float | None = None,
     ) -> tuple[LocatedBox, ...]:
         """Ask where a phrase is in a frame.
 
         Args:
             embedding: the frame, with what the language model reads.
             phrase: what to look for, with words of place, if any.
+            budget_s: the most seconds to write; no limit when None.
             wait_s: the most seconds to wait for a model that runs elsewhere.
 
         Returns:
@@ -67,7 +76,9 @@ class ModelLocator(Generic[SeenT, PackedT]):
         picture = language.picture(seen, embedding.image_size)
         if not picture.processed:
             picture = picture.resized(boxes.resized(picture.size))
-        answer = language.generate(seen, prompt, max_tokens=boxes.most_tokens, wait_s=wait_s)
+        answer = language.generate(
+            seen, prompt, max_tokens=boxes.most_tokens, budget_s=budget_s, wait_s=wait_s
+        )
         written = boxes.parse(answer.text, picture.size, truncated=not answer.finished)
         return tuple(_located(box, picture, answer.text) for box in written)
 
