@@ -201,6 +201,19 @@ def test_a_phrase_longer_than_the_text_tower_reads_gets_one_sentence(
         locator.query("zebra " * 33)
 
 
+def test_phrases_take_no_room_of_the_labels(
+    locator: PatchLocator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = [spec.label for spec in ModelBundle.load("roadworld-nano").manifest.vocabulary.labels]
+    for module in ("locating.patches", "vision.vocabulary"):
+        monkeypatch.setattr(f"vlm_perception.perception.{module}.MOST_LABELS", len(labels))
+    things = ["zebra", *labels]
+    queries = locator.queries([f"the {thing} on the left" for thing in things])
+    assert [query.vocabulary.labels for query in queries] == [(thing,) for thing in things]
+    # What is kept holds on to nothing else.
+    assert all(query.vocabulary.embeddings.base is None for query in queries)
+
+
 def test_a_bundle_whose_labels_share_one_probability_can_be_asked(
     clip_bundle: ModelBundle,
 ) -> None:

@@ -15,7 +15,7 @@ from vlm_perception.perception.locating.formats.box_format import BoxFormat
 from vlm_perception.perception.locating.formats.choice import format_of_bundle
 from vlm_perception.perception.locating.locator import PATCH
 from vlm_perception.perception.locating.model import ModelLocator
-from vlm_perception.perception.locating.patches import PatchLocator
+from vlm_perception.perception.locating.patches import PatchLocator, PhraseQuery
 from vlm_perception.perception.preprocess import place_in
 from vlm_perception.types import Embedding, LocatedBox
 
@@ -46,6 +46,7 @@ class PatchMethod:
             pixels: whether outlines and colours are looked up in the image.
         """
         self._locator, self._spec, self._pixels = locator, bundle.manifest.image, pixels
+        self._prepared: dict[str, PhraseQuery] = {}
 
     def look(self, embedding: Embedding) -> None:
         """Take the next frame, with its patches and its image."""
@@ -57,11 +58,12 @@ class PatchMethod:
 
     def prepare(self, phrases: Sequence[str]) -> None:
         """Embed several phrases at once: each time the text tower may have to be loaded."""
-        self._locator.queries(phrases)
+        self._prepared = dict(zip(phrases, self._locator.queries(phrases), strict=True))
 
     def find(self, phrase: str) -> tuple[LocatedBox, ...]:
         """Boxes of a phrase in it, the likeliest first."""
-        patches, query = self._patches, self._locator.query(phrase)
+        patches = self._patches
+        query = self._prepared.get(phrase) or self._locator.query(phrase)
         return self._locator.find(
             query, patches.vectors, patches.token_index, self._placement, self._fitted
         )

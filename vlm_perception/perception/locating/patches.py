@@ -10,13 +10,14 @@ CLIP by MaskCLIP (Zhou et al., Extract Free Dense Labels from CLIP, ECCV 2022).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.bundle.manifest import MOST_LABELS
 from vlm_perception.perception.locating.errors import LocateError
 from vlm_perception.perception.locating.phrase import Phrase, parse_phrase
 from vlm_perception.perception.locating.places import SUPERLATIVES, at_place
@@ -47,7 +48,7 @@ class PhraseQuery:
 
     phrase: Phrase
     vocabulary: Vocabulary
-    """Its first label is the thing without its colour, its second the thing with it."""
+    """Its first label is the thing without its colour, its second, if any, the thing with it."""
 
 
 class PatchLocator:
@@ -64,6 +65,9 @@ class PatchLocator:
         self._preprocessor = Preprocessor(bundle.manifest.image)
         self._builder = VocabularyBuilder(bundle)
         self._labels = [spec.label for spec in bundle.manifest.vocabulary.labels]
+        # Where the probabilities of labels add up to one, a phrase's depends on what else there is.
+        exclusive = bundle.manifest.text.score == "softmax"
+        self._rivals = self._builder.build(None, version=0) if exclusive else None
         self._queries: OrderedDict[str, PhraseQuery] = OrderedDict()
 
     def query(self, phrase: str) -> PhraseQuery:
@@ -82,7 +86,11 @@ class PatchLocator:
         """
         parsed = [parse_phrase(phrase, self._labels) for phrase in phrases]
         new = {phrase.text: phrase for phrase in parsed if phrase.text not in self._queries}
-        fresh = self._embed(list(new.values()))
+        fresh = {
+            query.phrase.text: query
+            for batch in _batches(list(new.values()))
+            for query in self._embed(batch)
+        }
         found = tuple(fresh.get(p.text) or self._queries[p.text] for p in parsed)
         for query in found:
             self._queries[query.phrase.text] = query
@@ -91,21 +99,15 @@ class PatchLocator:
             self._queries.popitem(last=False)
         return found
 
-    def _embed(self, phrases: Sequence[Phrase]) -> dict[str, PhraseQuery]:
-        if not phrases:
-            return {}
-        things = list(dict.fromkeys(w for p in phrases for w in (p.thing, p.coloured) if w))
-        others = [label for label in self._labels if label not in things]
+    def _embed(self, phrases: Sequence[Phrase]) -> Iterator[PhraseQuery]:
+        things = list(dict.fromkeys(thing for phrase in phrases for thing in _things(phrase)))
         try:
-            vocabulary = self._builder.build([*things, *others], version=0)
+            vocabulary = self._builder.build(things, version=0)
         except VocabularyError as error:
-            raise LocateError(str(error)) from error
-        return {
-            p.text: PhraseQuery(
-                p, _rows(vocabulary, [p.thing, p.coloured or p.thing, *self._labels])
-            )
-            for p in phrases
-        }
+            raise LocateError(f"the phrase cannot be looked for: {error}") from error
+        for phrase in phrases:
+            rows = [vocabulary.labels.index(thing) for thing in _things(phrase)]
+            yield PhraseQuery(phrase, _rows(vocabulary, rows))
 
     def fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A camera image as the vision graph sees it, [height, width, 3], for `find`.
@@ -175,6 +177,7 @@ class PatchLocator:
     ) -> NDArray[np.float32]:
         """Log-odds of a label above its threshold for regions, [rows, columns]."""
         placed = token_index != FUSED_TOKEN
+        vocabulary = _beside(vocabulary, self._rivals) if self._rivals else vocabulary
         above = vocabulary.log_odds(patches[placed])[:, row] - vocabulary.region_log_odds[row]
         cells = np.full(self._image.rows * self._image.columns, FLOOR, np.float32)
         cells[token_index[placed]] = np.maximum(above, FLOOR)
@@ -189,16 +192,30 @@ def _box(located: LocatedBox) -> tuple[float, float, float, float]:
     return located.x, located.y, located.width, located.height
 
 
-def _rows(vocabulary: Vocabulary, labels: Sequence[str]) -> Vocabulary:
-    """A part of a vocabulary, each label once."""
-    names = tuple(dict.fromkeys(labels))
-    rows = [vocabulary.labels.index(name) for name in names]
-    return replace(
-        vocabulary,
-        labels=names,
-        embeddings=vocabulary.embeddings[rows],
-        thresholds=vocabulary.thresholds[rows],
-        region_thresholds=vocabulary.region_thresholds[rows],
-        scales=vocabulary.scales[rows],
-        biases=vocabulary.biases[rows],
-    )
+def _things(phrase: Phrase) -> tuple[str, ...]:
+    return (phrase.thing, phrase.coloured) if phrase.coloured else (phrase.thing,)
+
+
+def _batches(phrases: Sequence[Phrase]) -> Iterator[Sequence[Phrase]]:
+    """As many at a time as a vocabulary can hold, each with and without its colour."""
+    most = MOST_LABELS // 2
+    return (phrases[first : first + most] for first in range(0, len(phrases), most))
+
+
+def _beside(vocabulary: Vocabulary, rivals: Vocabulary) -> Vocabulary:
+    """A vocabulary with the labels of another behind its own, each once."""
+    new = [row for row, name in enumerate(rivals.labels) if name not in vocabulary.labels]
+    more = _rows(rivals, new)
+    joined = {
+        name: np.concatenate((getattr(vocabulary, name), getattr(more, name))) for name in _ARRAYS
+    }
+    return replace(vocabulary, labels=vocabulary.labels + more.labels, **joined)
+
+
+_ARRAYS = ("embeddings", "thresholds", "region_thresholds", "scales", "biases")
+
+
+def _rows(vocabulary: Vocabulary, rows: Sequence[int]) -> Vocabulary:
+    """A part of a vocabulary, with arrays of its own."""
+    arrays = {name: getattr(vocabulary, name)[list(rows)] for name in _ARRAYS}
+    return replace(vocabulary, labels=tuple(vocabulary.labels[row] for row in rows), **arrays)

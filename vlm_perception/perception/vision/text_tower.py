@@ -70,7 +70,7 @@ class TextTower:
         ids, spec = self._tokenizer.encode(prompt, framed=True), self._spec
         if len(ids) > spec.length:
             raise VocabularyError(
-                f"label {label!r} makes a prompt of {len(ids)} tokens but the text tower takes "
-                f"{spec.length}; use a shorter label"
+                f"{label!r} makes a prompt of {len(ids)} tokens but the text tower takes "
+                f"{spec.length}; use fewer words"
             )
         return ids + [spec.pad_token_id] * (spec.length - len(ids))
