@@ -65,6 +65,8 @@ def test_words_of_place_are_taken_out(text: str, thing: str, place: Place | None
             for text in ("the red one", "something in blue", "red", "it")
         ),
         ("?!", "names nothing"),
+        ("<;>", "names nothing"),
+        ("left (;)", "says where but not what"),
     ],
 )
 def test_a_phrase_that_cannot_be_used_gets_one_sentence(text: str, message: str) -> None:

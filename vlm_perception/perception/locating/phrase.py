@@ -11,6 +11,7 @@ colours to things badly: these are taken out by rules and applied to the boxes, 
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ def parse_phrase(text: str, labels: Collection[str] = ()) -> Phrase:
     label = label_of(rest)
     if label is not None:
         return Phrase(words, label, where)
-    if not rest and where is None:
+    if where is None and not rest.strip(string.punctuation + " "):
         raise LocateError(f"the phrase {words!r} names nothing; say what to look for, as 'a car'")
     found = _COLOURED.match(rest)
     thing = (found["thing"] or found["wearer"]) if found else rest
@@ -159,7 +160,7 @@ def _names_no_thing(rest: str, *, apart: bool) -> bool:
         apart: whether such words were taken out of it.
     """
     rest = _OF_THE_IMAGE.sub("", rest) if apart else rest
-    words = re.findall(r"[^, ]+", rest)
+    words = re.findall(r"[^\s,;.:!?<>()]+", rest)
     bare = [_NO_THING.fullmatch(word) is not None for word in words]
     around = [_AROUND.fullmatch(word) is not None for word in words]
     return (apart or any(bare)) and all(map(any, zip(bare, around, strict=True)))

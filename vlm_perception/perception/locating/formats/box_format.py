@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,6 +15,7 @@ LONGEST_ANSWER = 20_000
 """Characters of an answer that is read."""
 LONGEST_SHOWN = 200
 """Characters of an answer that an error quotes."""
+_MARKS = re.compile(r"[;<>()]")
 
 
 class PictureBox(NamedTuple):
@@ -96,6 +98,11 @@ def quoted(text: str) -> str:
     """An answer on one line, shortened."""
     shown = " ".join(text.split())
     return repr(shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}...")
+
+
+def plain(phrase: str) -> str:
+    """A phrase without the marks that separate boxes and labels: models repeat it beside a box."""
+    return " ".join(_MARKS.sub(" ", phrase).split())
 
 
 def scaled(

@@ -19,6 +19,7 @@ from vlm_perception.perception.locating.formats.box_format import (
     BoxFormat,
     NoBoxesError,
     PictureBox,
+    plain,
     scaled,
 )
 
@@ -36,7 +37,7 @@ class Kosmos2Tokens(BoxFormat):
 
     def prompt(self, phrase: str) -> str:
         """Write the phrase, so that its boxes are what comes next."""
-        return f"<grounding><phrase> {phrase}</phrase>"
+        return f"<grounding><phrase> {plain(phrase)}</phrase>"
 
     def write(self, boxes: Sequence[PictureBox], phrase: str, size: tuple[int, int]) -> str:
         """Write what follows the phrase; nothing, where there are no boxes."""

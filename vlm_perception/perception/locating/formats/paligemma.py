@@ -18,6 +18,7 @@ from vlm_perception.perception.locating.formats.box_format import (
     BoxFormat,
     NoBoxesError,
     PictureBox,
+    plain,
     scaled,
     stepped,
 )
@@ -34,7 +35,7 @@ class PaliGemmaTokens(BoxFormat):
 
     def prompt(self, phrase: str) -> str:
         """Ask for all things of a kind."""
-        return f"detect {phrase}"
+        return f"detect {plain(phrase)}"
 
     def write(self, boxes: Sequence[PictureBox], phrase: str, size: tuple[int, int]) -> str:
         """Write the boxes one after the other; nothing, where there are none."""
@@ -42,7 +43,7 @@ class PaliGemmaTokens(BoxFormat):
         for box in boxes:
             left, top, right, bottom = stepped(box, size, (LAST, LAST), (LAST, LAST))
             corners = "".join(f"<loc{each:04d}>" for each in (top, left, bottom, right))
-            entries.append(f"{corners} {phrase}")
+            entries.append(f"{corners} {plain(phrase)}")
         return " ; ".join(entries)
 
     def _boxes(self, text: str, size: tuple[int, int]) -> list[PictureBox]:

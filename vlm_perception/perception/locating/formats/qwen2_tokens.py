@@ -19,6 +19,7 @@ from vlm_perception.perception.locating.formats.box_format import (
     BoxFormat,
     NoBoxesError,
     PictureBox,
+    plain,
     scaled,
     stepped,
 )
@@ -41,7 +42,7 @@ class Qwen2Tokens(BoxFormat):
 
     def prompt(self, phrase: str) -> str:
         """Ask as the demo of the family does."""
-        return f"Generate the bounding box of {phrase}"
+        return f"Generate the bounding box of {plain(phrase)}"
 
     def write(self, boxes: Sequence[PictureBox], phrase: str, size: tuple[int, int]) -> str:
         """Write the phrase before each box.
@@ -53,7 +54,7 @@ class Qwen2Tokens(BoxFormat):
             raise LocateError("Qwen2-VL has no answer that says that there is no such thing")
         units, last = (THOUSANDTHS, THOUSANDTHS), (THOUSANDTHS - 1, THOUSANDTHS - 1)
         return "".join(
-            f"<|object_ref_start|>{phrase}<|object_ref_end|>"
+            f"<|object_ref_start|>{plain(phrase)}<|object_ref_end|>"
             f"<|box_start|>({left},{top}),({right},{bottom})<|box_end|>"
             for left, top, right, bottom in (stepped(box, size, units, last) for box in boxes)
         )
