@@ -75,7 +75,7 @@ def centre(found: Any) -> tuple[int, int]:
 def test_a_phrase_is_found_and_followed_until_it_is_lost(
     graph: Graph, camera: Camera, street: Any
 ) -> None:
-    node = graph.start(NODE, input_timeout=1.0, niceness=0)
+    node = graph.start(NODE, input_timeout=1.0, niceness=0, rate_hz=0.2)
     graph.start("scene_fusion")
     markers = graph.listen(MarkerArray, "scene/markers", 10)
     locations = graph.listen(LocatedObjects, "locations", 10)

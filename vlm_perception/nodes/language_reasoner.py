@@ -217,14 +217,16 @@ class LanguageReasonerNode(PerceptionNode[LanguageSettings]):
     def concern(self) -> str:
         """Return what is wrong when embeddings of encoders are mixed, or a frame takes long.
 
-        Without the latter, a slow first answer would look like none.
+        Also why what is followed is not seen. Without the time of a frame, a slow first answer
+        would look like none.
         """
         mixed = (camera.concern() for camera in self._cameras.values())
         began_s = self._began_s
         at_work = time.monotonic() - began_s if began_s is not None else 0.0
         served = self._served
         nonsense = served.concern() if served is not None else ""
-        return "; ".join(filter(None, (nonsense, *mixed, slow_frame(max(at_work, self._last_s)))))
+        slow = slow_frame(max(at_work, self._last_s))
+        return "; ".join(filter(None, (nonsense, *mixed, self._locating.concern(), slow)))
 
     def parts(self) -> Mapping[str, Report]:
         """Return a report of each camera where there are several."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vlm_perception.messages.tables import MOST_LOCATED
 from vlm_perception.perception.locating.tracking import (
     LOST_AFTER_S,
     MOST_FOLLOWED,
@@ -58,7 +59,9 @@ class Stream:
 
     def follow(self, *boxes: LocatedBox, phrase: str = "the car") -> tuple[int, ...]:
         thing = phrase.removeprefix("the ")
-        return self.tracker.follow(phrase, thing, boxes, run_id=self.run_id, now_s=self.now_s)
+        return self.tracker.follow(
+            phrase, thing, boxes, run_id=self.run_id, found_s=self.now_s, now_s=self.now_s
+        )
 
     def see(self, *boxes: LocatedBox, stamp: int | None = None) -> tuple[LocatedObject, ...]:
         self.ticks += 1
@@ -122,6 +125,45 @@ def test_the_newest_are_followed_when_there_are_too_many() -> None:
     seen = states(stream.see())
     assert seen[first[0]] is Followed.LOST and seen[last] is Followed.MISSED
     assert len(stream.tracker) == MOST_FOLLOWED
+
+
+def test_an_answer_about_an_earlier_run_loses_nothing() -> None:
+    stream = Stream()
+    stream.follow(box(0.0))
+    stream.see(box(0.0))
+    late = {"run_id": "an earlier one", "found_s": stream.now_s - 1.0, "now_s": stream.now_s}
+    assert stream.tracker.follow("the car", "car", [box(0.0)], **late) == (0,)
+    assert states(stream.see(box(0.0))) == {1: Followed.FOUND}
+
+
+def test_what_a_slow_answer_found_is_looked_for_where_it_may_be_by_now() -> None:
+    stream = Stream()
+    stream.ticks = 60
+    of = {"run_id": "run", "found_s": stream.now_s - UNSEEN_S - 1.0, "now_s": stream.now_s}
+    (number,) = stream.tracker.follow("the car", "car", [box(0.0)], **of)
+    assert stream.tracker.expire(stream.now_s + TICK_S) == (), "it was not looked for yet"
+    assert states(stream.see(box(60.0))) == {number: Followed.FOUND}, "beyond a fresh box's gate"
+
+
+def test_a_slow_camera_loses_nothing_for_a_single_miss() -> None:
+    stream = Stream()
+    (number,) = stream.follow(box(0.0))
+    for boxes, state in (([], Followed.MISSED), ([box(0.0)], Followed.FOUND)) * 2:
+        stream.ticks += round(0.9 * UNSEEN_S / TICK_S)
+        assert stream.tracker.expire(stream.now_s) == ()
+        assert states(stream.see(*boxes)) == {number: state}
+
+
+def test_however_many_are_lost_at_once_each_message_can_be_read() -> None:
+    stream = Stream()
+    for y in (0.0, 100.0, 200.0):
+        stream.follow(*(box(50.0 * i, y) for i in range(20)))
+    lost = set[int]()
+    for _ in range(9):
+        told = stream.tracker.expire(stream.now_s + UNSEEN_S)
+        assert len(told) <= MOST_LOCATED
+        lost |= {each.id for each in told if each.state is Followed.LOST}
+    assert len(lost) == 3 * MOST_FOLLOWED and told == ()
 
 
 @given(st.lists(BOXES, max_size=20), FRAMES)

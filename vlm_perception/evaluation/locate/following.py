@@ -140,7 +140,10 @@ class Follower:
                 on = here.get(_at(ids, boxes[0])) if boxes else None
                 if on is not None and on[1].label == label and on[1].share >= SMALL_SHARE:
                     trial = Trial(label, on[0], boxes[0])
-                    trial.tracker.follow(label, label, boxes[:1], run_id="", now_s=tick / HZ)
+                    now_s = tick / HZ
+                    trial.tracker.follow(
+                        label, label, boxes[:1], run_id="", found_s=now_s, now_s=now_s
+                    )
                     self._trials.append(trial)
 
     def end(self) -> list[Trial]:

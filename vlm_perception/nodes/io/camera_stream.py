@@ -22,7 +22,7 @@ from vlm_perception.nodes.io.detail_subscription import DetailInput
 from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival, EmbeddingInput
 from vlm_perception.nodes.io.qos import newest, overridable, present, results, subscribe
 from vlm_perception.nodes.io.reasoning_subscription import LEASE_S
-from vlm_perception.perception.details import Kind
+from vlm_perception.perception.details import Details, Kind
 from vlm_perception.perception.reasoning.language_service import InstructionError
 from vlm_perception.perception.reasoning.overtaking import OvertakenError
 from vlm_perception.perception.reasoning.question_answering import AskError
@@ -62,6 +62,7 @@ class CameraStream:
         """The embeddings' topic after remapping."""
         self._details = DetailInput(node, self.topic, reads)
         self._patches = DetailInput(node, self.topic, Kind.PATCHES)
+        self._patch_details: Details | None = None
         self._available: Callable[[], bool] = lambda: True
         self._publisher = node.create_lifecycle_publisher(
             SceneReasoning,
@@ -99,10 +100,12 @@ class CameraStream:
             self._arrival = arrival
             put(arrival)
 
-        # Within the process embeddings are handed over whole.
-        if self._manifest is not None and not intra_process.is_offered(self.topic):
-            self._details.start(self._manifest)
-            self._patches.start(self._manifest)
+        if self._manifest is not None:
+            self._patch_details = Details(self._manifest, Kind.PATCHES)
+            # Within the process embeddings are handed over whole.
+            if not intra_process.is_offered(self.topic):
+                self._details.start(self._manifest)
+                self._patches.start(self._manifest)
         self._input = EmbeddingInput(self._node, on_embedding, self._prefix + "embedding")
         for message_type, topic, callback, profile in (
             (String, "instruction", self._on_instruction, results()),
@@ -200,10 +203,17 @@ class CameraStream:
             AskError: there is none, it is no longer the present, or it cannot be read.
             MessageError: it contradicts itself.
         """
+        return self.newest_whole()[0]
+
+    def newest_whole(self) -> tuple[Embedding, float]:
+        """As `newest_embedding`, and the monotonic time in seconds at which the frame came."""
         return self._newest_with(self._details)
 
-    def newest_patches(self) -> Embedding:
+    def newest_patches(self) -> tuple[Embedding, float]:
         """Return the newest frame with its patch embeddings, for a phrase that is looked for now.
+
+        Returns:
+            The frame, and the monotonic time in seconds at which it came.
 
         Raises:
             AskError: there is none, it is no longer the present, or it cannot be read.
@@ -212,18 +222,26 @@ class CameraStream:
         return self._newest_with(self._patches)
 
     def with_patches(self, arrival: EmbeddingArrival) -> Embedding | None:
-        """Return a frame with its patch embeddings; None where they do not come in time.
+        """Return a frame with its patch embeddings and the image as the vision graph sees it.
+
+        For one thread. None where they do not come in time.
 
         Raises:
             MessageError: it contradicts itself.
+            DetailError: it came without its image, within the process.
         """
-        return self._patches.whole(arrival.read(), patient=False)
+        whole, details = self._patches.whole(arrival.read(), patient=False), self._patch_details
+        return details.ready(whole) if whole is not None and details is not None else None
+
+    def patches_issue(self) -> str:
+        """Return why the last frames came without their patch embeddings; empty: they did not."""
+        return self._patches.cause() if self._patches.in_a_row > 1 else ""
 
     def beside(self, topic: str) -> str:
         """The name of a topic of this camera."""
         return self._prefix + topic
 
-    def _newest_with(self, details: DetailInput) -> Embedding:
+    def _newest_with(self, details: DetailInput) -> tuple[Embedding, float]:
         for _ in range(ASKED_ABOUT):
             arrival = self._arrival
             if self._input is None:
@@ -232,7 +250,7 @@ class CameraStream:
                 raise AskError(f"there is no frame to ask about: {self._silence()}")
             whole = details.whole(arrival.read())
             if whole is not None:
-                return whole
+                return whole, arrival.received_s
         raise AskError(f"the newest frames cannot be read: {details.cause()}")
 
     def blocking_issue(self) -> str:

@@ -146,6 +146,11 @@ class DetailInput:
             return ""
         return f"{self._in_a_row} key frames in a row cannot be analysed: {self.cause()}"
 
+    @property
+    def in_a_row(self) -> int:
+        """How many of the last frames came without."""
+        return self._in_a_row
+
     def cause(self) -> str:
         """Say why what is wanted of a frame does not come, with a remedy."""
         return (

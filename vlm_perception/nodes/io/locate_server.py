@@ -29,18 +29,22 @@ from vlm_perception.perception.locating.errors import LocateError
 from vlm_perception.perception.locating.following import Following
 from vlm_perception.perception.locating.locator import Located, Locator
 from vlm_perception.srv import Locate
-from vlm_perception.types import LocatedObject
+from vlm_perception.types import Embedding, LocatedObject
 from vlm_perception.types import LocatedObjects as Objects
 
+FOLLOW_HZ = 10.0
+"""Looks for what is followed of each camera, a second."""
+NOT_ACTIVE = "the node is not active; configure and activate it first"
 EXPIRY_S = 0.2
 """Between two looks at what was not found for too long: no frame may come any more."""
 
 
 class _Followed:
-    """What is followed of one camera, and where that is published."""
+    """What is followed of one camera, in a thread of its own, and where that is published."""
 
     def __init__(self, node: Any, camera: CameraStream) -> None:
-        self.camera = camera
+        self._node, self.camera = node, camera
+        self._worker: Worker[EmbeddingArrival] | None = None
         self.following: Following | None = None
         self._sequence, self._lock = 0, threading.Lock()
         self._publisher = node.create_lifecycle_publisher(
@@ -53,22 +57,48 @@ class _Followed:
     def load(self, following: Following | None) -> None:
         self.following, self._sequence = following, 0
 
-    def track(self, arrival: EmbeddingArrival) -> bool:
+    def start(self) -> None:
+        self._worker = self._node.worker(
+            f"follow {self.camera.name}".strip(),
+            self._track,
+            lambda: 1.0 / FOLLOW_HZ,
+            self._node.settings.niceness,
+        )
+
+    def stop(self) -> None:
+        if self._worker is not None:
+            self._node.end(self._worker)
+            self._worker = None
+
+    def arrived(self, arrival: EmbeddingArrival) -> None:
+        worker = self._worker
+        if worker is not None and self.following:
+            worker.mailbox.put(arrival)
+
+    def _track(self, arrival: EmbeddingArrival) -> bool:
         """Look for the objects in a frame; false where it did not come with its patches."""
         following = self.following
         embedding = self.camera.with_patches(arrival) if following else None
         if not following or embedding is None:
             return False
         with self._lock:
-            self._publish(following.update(embedding))
+            self._publish(following.update(embedding, arrival.received_s))
         return True
 
     def expire(self) -> None:
         """Tell what was lost, if anything was."""
         following = self.following
         with self._lock:
-            if following is not None and (objects := following.expire()) is not None:
+            while following is not None and (objects := following.expire()) is not None:
                 self._publish(objects)
+                if issue := self.camera.patches_issue():
+                    topic = self._node.resolve_topic_name(self.camera.beside("locations"))
+                    self._node.warnings.add("not_followed", f"objects on {topic} are lost: {issue}")
+
+    def concern(self) -> str:
+        """Say why what is followed cannot be looked for; empty: it can."""
+        issue = self.camera.patches_issue() if self.following else ""
+        return f"what is followed cannot be looked for: {issue}" if issue else ""
 
     def _publish(self, objects: Objects) -> None:
         self._publisher.publish(LOCATIONS.write(objects, ROS, sequence=self._sequence))
@@ -76,7 +106,7 @@ class _Followed:
 
 
 class Locating:
-    """Answers in the threads that the executor gives to services, and follows in one of its own.
+    """Answers in the threads that the executor gives to services.
 
     While the node is not active, each answer says so.
     """
@@ -85,15 +115,14 @@ class Locating:
         """Offer the service and advertise what is followed.
 
         Args:
-            node: a PerceptionNode whose settings have rate_hz and niceness.
+            node: a PerceptionNode whose settings have niceness.
             cameras: those that the node serves, by name; the only one may have no name.
         """
         self._node = node
         self._cameras = {name: _Followed(node, camera) for name, camera in cameras.items()}
         self._locator: Locator | None = None
         self._digest = ""
-        self._active = False
-        self._worker: Worker[tuple[_Followed, EmbeddingArrival]] | None = None
+        self._active, self._activity = False, threading.Lock()
         self._expiry: Ticker | None = None
         self._answers = Meter()
         node.create_service(Locate, "~/locate", self._locate, qos_profile=requests())
@@ -109,26 +138,21 @@ class Locating:
 
     def start(self) -> None:
         """Answer from now on."""
-        settings = self._node.settings
-        self._worker = self._node.worker(
-            "follow",
-            lambda item: item[0].track(item[1]),
-            lambda: 1.0 / settings.rate_hz,
-            settings.niceness,
-        )
+        for camera in self._cameras.values():
+            camera.start()
         self._expiry = Ticker(self._node, "expiry", EXPIRY_S, guarded(self._node, self._expire))
         self._active = True
 
     def stop(self) -> None:
         """Answer no more, and lose what was followed."""
-        self._active = False
-        self.reset()
+        with self._activity:
+            self._active = False
+            self.reset()
         if self._expiry is not None:
             self._expiry.close()
             self._expiry = None
-        if self._worker is not None:
-            self._node.end(self._worker)
-            self._worker = None
+        for camera in self._cameras.values():
+            camera.stop()
 
     def unload(self) -> None:
         """Let go of the bundle."""
@@ -144,9 +168,11 @@ class Locating:
 
     def arrived(self, name: str, arrival: EmbeddingArrival) -> None:
         """Take a camera's newest embedding; for the executor's thread."""
-        camera, worker = self._cameras[name], self._worker
-        if worker is not None and camera.following:
-            worker.mailbox.put((camera, arrival), sender=name)
+        self._cameras[name].arrived(arrival)
+
+    def concern(self) -> str:
+        """Say why what is followed cannot be looked for; empty: it can, or nothing is."""
+        return "; ".join(filter(None, (each.concern() for each in self._cameras.values())))
 
     def figures(self) -> Mapping[str, str]:
         """Return what the diagnostics show."""
@@ -175,18 +201,22 @@ class Locating:
         give_way(self._node.settings.niceness)  # This thread ends with the answer.
         try:
             camera = self._cameras[chosen_camera(self._node, self._cameras, request.camera)]
-            locator, following = self._locator, camera.following
-            if not self._active or locator is None or following is None:
-                raise LocateError("the node is not active; configure and activate it first")
+            locator, newest = self._locator, _Newest(camera.camera)
+            if not self._active or locator is None:
+                raise LocateError(NOT_ACTIVE)
             with self._node.watchdog.watch("locate"):
                 located = locator.locate(
                     request.phrase,
                     request.method,
                     track=request.track,
-                    patches=camera.camera.newest_patches,
-                    whole=camera.camera.newest_embedding,
+                    patches=newest.patches,
+                    whole=newest.whole,
                 )
-            _fill(response, located, _objects(located, following if request.track else None))
+            if request.track:
+                objects = self._follow(camera, located, newest.came_s)
+            else:
+                objects = tuple(LocatedObject(0, located.phrase.text, box) for box in located.boxes)
+            _fill(response, located, objects)
             self._answers.add(time.monotonic() - began)
         except VlmPerceptionError as error:
             response.message = str(error)
@@ -197,12 +227,31 @@ class Locating:
         response.processing_time = time.monotonic() - began
         return response
 
+    def _follow(
+        self, camera: _Followed, located: Located, came_s: float
+    ) -> tuple[LocatedObject, ...]:
+        with self._activity:
+            # The answer may have taken long.
+            if not self._active or camera.following is None:
+                raise LocateError(NOT_ACTIVE)
+            return camera.following.follow(located, came_s)
 
-def _objects(located: Located, following: Following | None) -> tuple[LocatedObject, ...]:
-    """What was found, with ids where it is followed."""
-    if following is not None:
-        return following.follow(located)
-    return tuple(LocatedObject(0, located.phrase.text, box) for box in located.boxes)
+
+class _Newest:
+    """Gives a camera's newest frame, and keeps when that came."""
+
+    def __init__(self, camera: CameraStream) -> None:
+        self._camera = camera
+        self.came_s = 0.0
+        """On the monotonic clock, in seconds."""
+
+    def patches(self) -> Embedding:
+        embedding, self.came_s = self._camera.newest_patches()
+        return embedding
+
+    def whole(self) -> Embedding:
+        embedding, self.came_s = self._camera.newest_whole()
+        return embedding
 
 
 def _fill(response: Any, located: Located, objects: tuple[LocatedObject, ...]) -> None:

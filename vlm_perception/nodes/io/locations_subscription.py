@@ -11,10 +11,11 @@ from vlm_perception.messages.codec import MessageError
 from vlm_perception.messages.tables import LOCATIONS
 from vlm_perception.msg import LocatedObjects
 from vlm_perception.nodes.io.qos import newest, subscribe
+from vlm_perception.perception.locating.tracking import UNSEEN_S
 from vlm_perception.types import LocatedObjects as Objects
 
-PRESENT_S = 1.0
-"""Older messages are not shown: whoever follows is gone, or does not get patches any more."""
+PRESENT_S = UNSEEN_S
+"""Older messages are not shown: whoever follows would have told by then what is lost."""
 
 
 class LocationsInput:

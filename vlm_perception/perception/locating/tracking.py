@@ -37,6 +37,9 @@ class _Track:
     thing: str
     box: LocatedBox
     found_s: float
+    """When the frame came in which it was found last."""
+    looked_s: float
+    """When it was looked for last, found or not, or asked for."""
     missed_s: float | None = None
     """When it was first not found, since it was found last."""
 
@@ -50,6 +53,8 @@ class Tracker:
         self._tracks: dict[int, _Track] = {}
         self._lost: list[LocatedObject] = []
         self._run_id, self._stamp_ns = "", 0
+        self._seen_s = -math.inf
+        """When the newest frame of the run came."""
 
     def __len__(self) -> int:
         return len(self._tracks)
@@ -60,9 +65,16 @@ class Tracker:
         return tuple(dict.fromkeys(track.thing for track in self._tracks.values()))
 
     def follow(
-        self, phrase: str, thing: str, boxes: Sequence[LocatedBox], *, run_id: str, now_s: float
+        self,
+        phrase: str,
+        thing: str,
+        boxes: Sequence[LocatedBox],
+        *,
+        run_id: str,
+        found_s: float,
+        now_s: float,
     ) -> tuple[int, ...]:
-        """Follow what was just found; what was followed in another run is lost.
+        """Follow what was found; what was followed in an earlier run is lost.
 
         Args:
             phrase: as it was asked for.
@@ -70,20 +82,23 @@ class Tracker:
                 object that moves leaves.
             boxes: where it is, the best first.
             run_id: of the frame's encoder.
+            found_s: monotonic time at which the frame came, in seconds.
             now_s: monotonic time in seconds.
 
         Returns:
-            The id of each box, 0 for those beyond the most. One that is followed already, under the
-            same phrase, keeps its id.
+            The id of each box, 0 for those beyond the most, and for all of a run that has ended
+            since. One that is followed already, under the same phrase, keeps its id.
         """
         if self._breaks(run_id):
+            if found_s < self._seen_s:
+                return (0,) * len(boxes)
             self.reset()
-        self._run_id = run_id
+        self._run_id, self._seen_s = run_id, max(self._seen_s, found_s)
         ids: list[int] = []
         for box in boxes[:MOST_FOLLOWED]:
             number = self._known(phrase, box, ids) or next(self._ids)
             self._tracks.pop(number, None)  # The newest stand last.
-            self._tracks[number] = _Track(phrase, thing, box, now_s)
+            self._tracks[number] = _Track(phrase, thing, box, found_s, now_s)
             ids.append(number)
         self._lose(tuple(self._tracks)[: max(0, len(self._tracks) - MOST_FOLLOWED)])
         return (*ids, *(0 for _ in boxes[MOST_FOLLOWED:]))
@@ -105,28 +120,42 @@ class Tracker:
             found: by thing where it is; a thing that was not looked for is as if not found.
             run_id: of the frame's encoder.
             stamp_ns: of the frame; 0: unknown.
-            now_s: monotonic time in seconds.
+            now_s: monotonic time at which the frame came, in seconds.
 
         Returns:
-            The objects by id, and those that were lost since the last call.
+            The objects by id, with those that were lost since the last call. Of the lost ones at
+            most MOST_FOLLOWED; `expire` gives the rest.
         """
         if self._breaks(run_id, stamp_ns):
             self.reset()
         self._run_id, self._stamp_ns = run_id, stamp_ns or self._stamp_ns
+        self._seen_s = max(self._seen_s, now_s)
         for thing in self.things:
             self._join(thing, found.get(thing, ()), now_s)
-        self._lose_unfound(now_s)
+        self._lose(
+            tuple(
+                number
+                for number, track in self._tracks.items()
+                if track.missed_s is not None and now_s - track.missed_s >= LOST_AFTER_S
+            )
+        )
         return self._told()
 
     def expire(self, now_s: float) -> tuple[LocatedObject, ...]:
-        """As `update` while no frame comes; empty where nothing is lost."""
-        self._lose_unfound(now_s)
+        """As `update` while no frame comes; empty once all that is lost was told."""
+        self._lose(
+            tuple(
+                number
+                for number, track in self._tracks.items()
+                if now_s - track.looked_s >= UNSEEN_S
+            )
+        )
         return self._told() if self._lost else ()
 
     def reset(self) -> None:
         """Lose everything."""
         self._lose(tuple(self._tracks))
-        self._run_id, self._stamp_ns = "", 0
+        self._run_id, self._stamp_ns, self._seen_s = "", 0, -math.inf
 
     def _breaks(self, run_id: str, stamp_ns: int = 0) -> bool:
         """Whether a frame cannot follow the last one: of another run, or with an earlier stamp."""
@@ -149,6 +178,7 @@ class Tracker:
         for number, track in self._tracks.items():
             if track.thing == thing:
                 free.add(number)
+                track.looked_s = max(track.looked_s, now_s)
                 ranks = enumerate(_rank(track, box, now_s) for box in boxes)
                 pairs += [(rank, number, index) for index, rank in ranks if rank is not None]
         taken: set[tuple[str, int]] = set()
@@ -162,23 +192,13 @@ class Tracker:
             track = self._tracks[number]
             track.missed_s = now_s if track.missed_s is None else track.missed_s
 
-    def _lose_unfound(self, now_s: float) -> None:
-        self._lose(
-            tuple(
-                number
-                for number, track in self._tracks.items()
-                if now_s - track.found_s >= UNSEEN_S
-                or (track.missed_s is not None and now_s - track.missed_s >= LOST_AFTER_S)
-            )
-        )
-
     def _lose(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             track = self._tracks.pop(number)
             self._lost.append(LocatedObject(number, track.phrase, track.box, Followed.LOST))
 
     def _told(self) -> tuple[LocatedObject, ...]:
-        lost, self._lost = self._lost, []
+        lost, self._lost = self._lost[:MOST_FOLLOWED], self._lost[MOST_FOLLOWED:]
         here = (
             LocatedObject(
                 number,
