@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -38,6 +39,16 @@ def said(text: str, finish: str = "stop") -> Say:
     events = "".join(f"data: {json.dumps({'choices': [each]})}\n\n" for each in choices)
     head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
     return Say(f"{head}{events}data: [DONE]\n\n".encode())
+
+
+class InTurn(Fault):
+    """Does something else with each request."""
+
+    def __init__(self, *faults: Fault) -> None:
+        self._faults = itertools.cycle(faults)
+
+    def spoil(self, parts: Iterator[bytes], proxy: FaultyProxy) -> Iterator[bytes]:
+        return next(self._faults).spoil(parts, proxy)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +142,12 @@ def test_the_command_asks_a_server(proxy, served_student, tmp_path) -> None:
     proxy.fault = said("It is on the left.")
     code, words = told("--locate-format", "qwen3-vl")
     assert code == 2 and "'It is on the left.'" in words
+    # What can be read is not lost with what cannot.
+    proxy.fault = InTurn(said('{"bbox_2d": [0, 0, 500, 1000]}'), said("It is on the left."))
+    code, words = told("a car", "--locate-format", "qwen3-vl")
+    assert code == 1 and "failed" in words and "'It is on the left.'" in words
+    told_of = [set(each) - {"phrase"} for each in json.loads(file.read_text())["phrases"]]
+    assert sorted(map(sorted, told_of)) == [["boxes"], ["error"]]
     code, words = told()
     assert code == 2 and "is not known to write boxes" in words
     code, words = told("--locate-format", "guess")

@@ -60,3 +60,7 @@ def test_images_leave_the_machine_only_where_that_is_allowed(verb: str, tmp_path
 def test_a_way_to_no_server_is_refused(verb: str) -> None:
     without = VERBS[verb][: VERBS[verb].index("--served")]
     assert "--allow-remote" in told([*without, "--allow-remote"])
+    if verb != "replay":  # which has the address from its parameters
+        assert "--endpoint" in told([*without, "--endpoint", "http://127.0.0.1:9/v1"])
+    if verb == "locate":
+        assert "--locate-format" in told([*without, "--locate-format", "guess"])

@@ -154,16 +154,17 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except RunError as error:
-        _tell_error(str(error))
+        tell_error(str(error))
         raise typer.Exit(FAILED) from error
     except VlmPerceptionError as error:
-        _tell_error(str(error))
+        tell_error(str(error))
         raise typer.Exit(BAD_INPUT) from error
     # The machine refuses, or a process of a pool was killed.
     except (OSError, BrokenExecutor) as error:
-        _tell_error(str(error))
+        tell_error(str(error))
         raise typer.Exit(FAILED) from error
 
 
-def _tell_error(sentence: str) -> None:
+def tell_error(sentence: str) -> None:
+    """Print what is wrong to standard error."""
     say(Console(stderr=True), f"error: {sentence}", "red")

@@ -15,7 +15,15 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from vlm_perception.cli.common import BundleOption, JsonOption, one_of, plain_errors
+from vlm_perception.cli.common import (
+    BAD_INPUT,
+    FAILED,
+    BundleOption,
+    JsonOption,
+    one_of,
+    plain_errors,
+    tell_error,
+)
 from vlm_perception.cli.served import (
     ENDPOINT,
     EndpointOption,
@@ -25,9 +33,11 @@ from vlm_perception.cli.served import (
     ServedOption,
     served_settings,
 )
+from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.outputs.console import say
 
 app = typer.Typer()
+BY_MODEL = "auto"
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -61,7 +71,7 @@ def locate(
             help="How the model on the server writes boxes, as the parameter `locate_format` of "
             "the nodes says it; `auto`: as its name says."
         ),
-    ] = "auto",
+    ] = BY_MODEL,
 ) -> None:
     """Locate things in an image: a phrase in, boxes in pixels of the image out, the best one first.
 
@@ -71,14 +81,19 @@ def locate(
 
     `vlm-perception locate street.png "the red car" "the pedestrian on the left" --out boxes.png`
 
-    Exit code: 0, also where nothing was found; 2 for an image, a phrase or a bundle that cannot be
-    used.
+    Exit code: 0, also where nothing was found; 1 if a model's answer to some of the phrases could
+    not be had or read, which are marked as failed; 2 if it was so with all of them, and for an
+    image, a phrase or a bundle that cannot be used.
     """
     with plain_errors():
         one_of("--method", method, importlib.import_module(f"{_LOCATING}.locator").METHODS)
         if out is not None:
             _require_picture(out)
         settings = served_settings(served, endpoint, key_file, allow_remote, allow_plain_http)
+        if settings is None and locate_format != BY_MODEL:
+            raise typer.BadParameter(
+                "is for a model on a server; name it", param_hint="--locate-format"
+            )
         if settings is not None:
             _require_model(method)
             settings = dataclasses.replace(settings, locate_format=locate_format)
@@ -95,16 +110,19 @@ def locate(
                 "height": height,
                 "method": method,
                 "bundle_digest": model.digest,
-                "phrases": [
-                    {"phrase": phrase, "boxes": [_as_json(box) for box in boxes]}
-                    for phrase, boxes in found.items()
-                ],
+                "phrases": [_phrase_as_json(phrase, each) for phrase, each in found.items()],
             }
             importlib.import_module(_OUTPUTS).write_figures(json_file, content)
             say(Console(), f"Written to {json_file}")
-        if out is not None:
-            _draw(out, pixels, found)
+        placed = {phrase: each for phrase, each in found.items() if not _failed(each)}
+        if out is not None and placed:
+            _draw(out, pixels, placed)
             say(Console(), f"Written to {out}")
+    for phrase, each in found.items():
+        if _failed(each):
+            tell_error(f"{phrase!r}: {each}")
+    if len(placed) < len(found):
+        raise typer.Exit(FAILED if placed else BAD_INPUT)
 
 
 _LOCATING = "vlm_perception.perception.locating"
@@ -138,9 +156,23 @@ def _as_json(box: Any) -> dict[str, float | None]:
     return {"x": box.x, "y": box.y, "width": box.width, "height": box.height, "score": score}
 
 
+def _phrase_as_json(phrase: str, found: Any) -> dict[str, Any]:
+    """What was found of a phrase, or why it is not known, in place of the boxes."""
+    if _failed(found):
+        return {"phrase": phrase, "error": str(found)}
+    return {"phrase": phrase, "boxes": [_as_json(box) for box in found]}
+
+
+def _failed(found: Any) -> bool:
+    return isinstance(found, VlmPerceptionError)
+
+
 def _table(found: Any) -> Table:
     table = Table("phrase", *(_right(name) for name in ("x", "y", "width", "height", "score")))
     for phrase, boxes in found.items():
+        if _failed(boxes):
+            table.add_row(Text(phrase), Text("failed"))
+            continue
         for number, box in enumerate(boxes):
             figures = (f"{value:.0f}" for value in (box.x, box.y, box.width, box.height))
             score = "unknown" if math.isnan(box.score) else f"{box.score:.3f}"

@@ -66,8 +66,9 @@ def served_parameters(
     """
     given = reach(key_file, allow_remote, allow_plain_http)
     if model is None:
-        if given:
-            option = "--" + next(iter(given)).replace("_", "-")
+        idle = {**({} if endpoint == ENDPOINT else {"endpoint": endpoint}), **given}
+        if idle:
+            option = "--" + next(iter(idle)).replace("_", "-")
             raise typer.BadParameter("is for a model on a server; name it", param_hint=option)
         return {}
     parameters = {"language": "served", "model": model, "endpoint": endpoint, **given}

@@ -222,6 +222,7 @@ def test_a_bundle_whose_labels_share_one_probability_can_be_asked(
     image = np.random.default_rng(3).integers(0, 256, (90, 160, 3), np.uint8)
     phrases = ["the red kettle on the left", "a bird"]
     for boxes in locate_all(clip_bundle, image, phrases, "patch").values():
+        assert isinstance(boxes, tuple)
         for box in boxes:
             assert 0.0 <= box.x < box.x + box.width <= 160.0 and 0.0 < box.score <= 1.0
             assert 0.0 <= box.y < box.y + box.height <= 90.0

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.perception.language.served.model import ServedModel
 from vlm_perception.perception.language.served.settings import ServedSettings
 from vlm_perception.perception.locating.formats.choice import format_of_served
@@ -22,9 +23,10 @@ from vlm_perception.perception.locating.methods import (
     method_named,
 )
 from vlm_perception.perception.locating.phrase import parse_phrase
+from vlm_perception.perception.preprocess import check_image
 from vlm_perception.perception.served.connection import Connection
 from vlm_perception.perception.vision.encoder import VisionEncoder
-from vlm_perception.types import Frame, LocatedBox
+from vlm_perception.types import Embedding, Frame, LocatedBox
 
 PATIENCE_S = 120.0
 """The most that a server may take for a phrase: nothing waits for it but who has asked."""
@@ -36,7 +38,7 @@ def locate_all(
     phrases: Sequence[str],
     method: str,
     served: ServedSettings | None = None,
-) -> dict[str, tuple[LocatedBox, ...]]:
+) -> dict[str, tuple[LocatedBox, ...] | VlmPerceptionError]:
     """Locate phrases in one image.
 
     Args:
@@ -48,7 +50,7 @@ def locate_all(
             bundle's.
 
     Returns:
-        Boxes in pixels of the image, the best first, by phrase.
+        By phrase: boxes in pixels of the image, the best first, or why they could not be had.
 
     Raises:
         LocateError: a phrase cannot be used, or the bundle cannot do the method.
@@ -56,13 +58,48 @@ def locate_all(
         FrameError: the image is none.
         ServedError: the server cannot be asked.
     """
-    texts = [parse_phrase(phrase).text for phrase in phrases]
+    labels = [spec.label for spec in bundle.manifest.vocabulary.labels]
+    texts = [parse_phrase(phrase, labels).text for phrase in phrases]
     with _loaded(method, bundle, served) as places:
         if isinstance(places, PatchMethod):
             places.prepare(texts)
-        embedding = VisionEncoder(bundle, temporal=False).encode(Frame(image, 0), 0)
+        if served is None:
+            embedding = VisionEncoder(bundle, temporal=False).encode(Frame(image, 0), 0)
+        else:
+            embedding = _with_image_alone(bundle, image)
         places.look(embedding)
-        return {text: places.find(text) for text in texts}
+        return {text: _found(places, text) for text in texts}
+
+
+def _found(places: Method, text: str) -> tuple[LocatedBox, ...] | VlmPerceptionError:
+    try:
+        return places.find(text)
+    except VlmPerceptionError as error:
+        # What else was asked may have an answer.
+        return error
+
+
+def _with_image_alone(bundle: ModelBundle, image: NDArray[np.uint8]) -> Embedding:
+    """All that a server is sent of a frame."""
+    check_image(image)
+    height, width = image.shape[:2]
+    spec = bundle.manifest.image
+    return Embedding(
+        stamp_ns=0,
+        frame_id="",
+        sequence=0,
+        run_id="",
+        bundle_digest=bundle.digest,
+        image_size=(width, height),
+        grid_size=(spec.columns, spec.rows),
+        pooled=np.zeros(0, np.float32),
+        tokens=np.zeros((0, 0), np.float16),
+        token_index=np.zeros(0, np.uint16),
+        tags=(),
+        regions=(),
+        vocabulary_version=0,
+        image=image,
+    )
 
 
 @contextmanager
