@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from vlm_perception.datasets.roadworld.sequences import DRIVE, Stretch, play
 from vlm_perception.evaluation.locate.following import (
     FIRST_SEED,
@@ -29,8 +31,8 @@ def test_an_object_is_the_same_in_each_frame_of_a_drive() -> None:
 
 
 def test_a_drive_is_reported() -> None:
-    rows: Any = (run("roadworld-nano", 1, 1.0).figures or {})["rows"]
+    rows: Any = (run("roadworld-nano", 1, 2.0).figures or {})["rows"]
     assert rows[0]["label"] == "all"
-    for row in rows:
-        assert row["trials"] >= 1 and 0.0 <= row["left"] + row["lost"] <= 1.0
-        assert 0.0 <= row["on_object"] <= 1.0 and 0.0 <= row["still"] <= 1.0
+    assert rows[0]["on_object"] > rows[0]["still"], "a box that follows is more often on the object"
+    for name in ("trials", "seconds"):
+        assert rows[0][name] == pytest.approx(sum(row[name] for row in rows[1:]))

@@ -168,18 +168,24 @@ def test_hazard_is_red_and_every_status_has_a_colour() -> None:
         draw_scene(image, dataclasses.replace(SCENE, status=status, reason="because"))
 
 
-def test_a_video_shows_whole_images_as_the_nodes_see_them(tmp_path) -> None:
+def test_a_video_shows_whole_images_as_the_nodes_see_them(tmp_path, caplog) -> None:
     whole = jpeg_corpora.whole("plain")
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     part = exif.tobytes()
     turned = whole[:2] + b"\xff\xe1" + (len(part) + 2).to_bytes(2, "big") + part + whole[2:]
+    one = LocatedObject(1, "car", LocatedBox(0.0, 0.0, 9.0, 9.0, 0.5))
+    objects = tuple(
+        dataclasses.replace(one, id=number) for number in range(1, tables.MOST_LOCATED + 2)
+    )
+    too_many = LocatedObjects(1, "camera", "run", "digest", (640, 480), objects)
     messages = {
         "image/compressed": [
             compressed_image(stamp, "camera", file)
             for stamp, file in enumerate((turned, whole[:9000] + whole[-9000:], whole), 1)
         ],
         "scene": [tables.SCENE.write(SCENE, ROSBAGS)],
+        "locations": [tables.LOCATIONS.write(too_many, ROSBAGS, sequence=0)],
     }
     with Writer(tmp_path / "bag", version=8, storage_plugin=StoragePlugin.MCAP) as writer:
         for name, made in messages.items():
@@ -189,5 +195,6 @@ def test_a_video_shows_whole_images_as_the_nodes_see_them(tmp_path) -> None:
                 writer.write(topic, stamp, message_types().serialize_cdr(message, kind))
     video = tmp_path / "overlay.mp4"
     assert write_overlay(tmp_path / "bag" / "bag.mcap", video, rate_hz=10.0).frames == 2
+    assert f"at most {tables.MOST_LOCATED} are accepted" in caplog.text
     picture = cv2.VideoCapture(str(video)).read()[1]
     assert picture.shape == (jpeg_corpora.HEIGHT, jpeg_corpora.WIDTH, 3)

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -20,7 +21,8 @@ from rosbags.highlevel import AnyReader, AnyReaderError
 from vlm_perception.common.disk_space import check_room
 from vlm_perception.media.image_errors import ImageError
 from vlm_perception.media.image_message import to_rgb
-from vlm_perception.messages.codec import stamp_ns
+from vlm_perception.messages.codec import MessageError, stamp_ns
+from vlm_perception.messages.rosbags import unreadable
 from vlm_perception.messages.tables import LOCATIONS
 from vlm_perception.messages.tables import SCENE as SCENES
 from vlm_perception.perception.rendering.overlay import draw_scene
@@ -30,6 +32,9 @@ from vlm_perception.types import LocatedObjects, Scene
 IMAGE, SCENE, FOLLOWED = "image/compressed", "scene", "locations"
 LONGEST_GAP_S = 5.0
 """A longer silence of the camera is shortened to this in the video."""
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], bool]
 """Gets the frames that are done and those in all; says whether to go on."""
@@ -119,25 +124,40 @@ def _stride(drawn: int, index: int, total: int, spent: float, limit: float) -> i
 def _scenes_by_stamp(reader: Any) -> dict[int, Scene]:
     """The first scene of each stamp: later ones are heartbeats, which repeat it."""
     scenes: dict[int, Scene] = {}
-    for connection, data in _messages(reader, SCENE):
-        scene = SCENES.read(reader.deserialize(data, connection.msgtype))
+    for scene in _read(reader, SCENE, SCENES.read):
         scenes.setdefault(scene.stamp_ns, scene)
     return scenes
 
 
 def _followed_by_stamp(reader: Any) -> dict[int, LocatedObjects]:
     """The last message of each stamp: it tells what was lost in the end."""
-    found = {}
-    for connection, data in _messages(reader, FOLLOWED):
-        objects = LOCATIONS.read(reader.deserialize(data, connection.msgtype))
-        found[objects.stamp_ns] = objects
-    return found
+    return {objects.stamp_ns: objects for objects in _read(reader, FOLLOWED, LOCATIONS.read)}
+
+
+def _read(reader: Any, topic: str, read: Callable[[Any], T]) -> Iterator[T]:
+    """What a topic's messages hold, but for those that the nodes refuse, too."""
+    skipped, why = 0, ""
+    for connection, data in _messages(reader, topic):
+        try:
+            held = read(_message(reader, data, connection.msgtype))
+        except MessageError as error:
+            skipped, why = skipped + 1, str(error)
+        else:
+            yield held
+    if skipped:
+        _log.warning("%s: %d messages were skipped, the last one because %s", topic, skipped, why)
+
+
+def _message(reader: Any, data: bytes, type_name: str) -> Any:
+    try:
+        return reader.deserialize(data, type_name)
+    # For a message that does not match its type, readers raise nearly anything.
+    except Exception as error:
+        raise unreadable(type_name, error) from error
 
 
 def _images(reader: Any) -> Iterator[tuple[int, Any]]:
-    for connection, data in _messages(reader, IMAGE):
-        message = reader.deserialize(data, connection.msgtype)
-        yield stamp_ns(message.header.stamp), message
+    return _read(reader, IMAGE, lambda message: (stamp_ns(message.header.stamp), message))
 
 
 def _messages(reader: Any, topic: str) -> Iterator[tuple[Any, bytes]]:
