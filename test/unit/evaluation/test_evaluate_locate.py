@@ -82,6 +82,9 @@ def test_evaluate_locate_beats_its_baselines(tmp_path: Path) -> None:
     assert patch["pointing"] > whole["pointing"]
     assert patch["recall_iou50"] > regions["recall_iou50"] > whole["recall_iou50"]
     assert {"phrases", "pointing", "recall_iou30", "recall_iou50", "ms"} <= set(patch)
+    # What nothing was asked or found for is unknown, not bad.
+    empty = [row for row in figures["rows"] if not row["phrases"]]
+    assert empty and all(row["precision_iou50"] == row["pointing"] is None for row in empty)
 
 
 def test_the_command_finds_draws_and_says_what_is_wrong(tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
+    """A rule of place, in all its wordings."""
+
     words: tuple[str, ...]
     chosen: Callable[[Sequence[ObjectTruth], int], Iterable[ObjectTruth]]
     """Of objects of one kind, which are meant; the second argument is the image's width."""
@@ -57,21 +59,22 @@ def _first(key: Callable[[ObjectTruth], float]) -> Callable[..., list[ObjectTrut
     return lambda things, width: [min(things, key=key)] if things else []
 
 
-_PLACES = (
-    _Place(
-        ("{} on the left", "{} on the left side", "left {}", "{} to the left"), _between(0, 0.5)
-    ),
-    _Place(
+SIDES = (
+    Place(("{} on the left", "{} on the left side", "left {}", "{} to the left"), _between(0, 0.5)),
+    Place(
         ("{} on the right", "{} on the right side", "right {}", "{} to the right"), _between(0.5, 1)
     ),
-    _Place(("{} in the middle", "{} in the centre", "middle {}"), _between(1 / 3, 2 / 3)),
-    _Place(("leftmost {}",), _first(_middle)),
-    _Place(("rightmost {}",), _first(lambda o: -_middle(o))),
-    _Place(("nearest {}", "closest {}"), _first(lambda o: o.distance)),
-    _Place(("farthest {}", "furthest {}"), _first(lambda o: -o.distance)),
-    _Place(("largest {}", "biggest {}"), _first(lambda o: -o.share)),
-    _Place(("smallest {}",), _first(lambda o: o.share)),
+    Place(("{} in the middle", "{} in the centre", "middle {}"), _between(1 / 3, 2 / 3)),
 )
+FIRST = (
+    Place(("leftmost {}",), _first(_middle)),
+    Place(("rightmost {}",), _first(lambda o: -_middle(o))),
+    Place(("nearest {}", "closest {}"), _first(lambda o: o.distance)),
+    Place(("farthest {}", "furthest {}"), _first(lambda o: -o.distance)),
+    Place(("largest {}", "biggest {}"), _first(lambda o: -o.share)),
+    Place(("smallest {}",), _first(lambda o: o.share)),
+)
+_PLACES = SIDES + FIRST
 
 
 def ask(truth: SceneTruth, width: int, rng: np.random.Generator) -> list[Asked]:

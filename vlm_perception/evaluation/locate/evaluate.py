@@ -8,6 +8,7 @@ Top-down Neural Attention by Excitation Backprop (ECCV 2016), section 4.1.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ from rich.table import Table
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.streets import Street
-from vlm_perception.datasets.roadworld.truth import SMALL_SHARE, ObjectTruth
+from vlm_perception.datasets.roadworld.truth import SMALL_SHARE
 from vlm_perception.evaluation.locate.methods import Places, methods_of
 from vlm_perception.evaluation.locate.phrases import ABSENT, KINDS, Asked, ask
 from vlm_perception.evaluation.report import Report, figure_table
@@ -29,6 +30,7 @@ from vlm_perception.evaluation.task import run_task
 from vlm_perception.evaluation.tasks.roadworld import SIZES, evaluation_streets
 from vlm_perception.perception.locating.errors import LocateError
 from vlm_perception.perception.locating.patches import PatchLocator
+from vlm_perception.perception.locating.tracking import overlap
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame, LocatedBox
 
@@ -45,6 +47,7 @@ class Placed:
 
     asked: Asked
     seconds: float
+    """With what a method does once for each image, as if nothing else were asked of it."""
     boxes: int
     hit: bool
     """The centre of the best box is on a pixel of an object that is meant."""
@@ -78,19 +81,24 @@ class Locating:
         self._locator.queries([one.phrase for one in asked])
         self._query_s.append(time.perf_counter() - began)
         for name, method in self._methods.items():
+            began = time.perf_counter()
             method.look(embedding)
+            looked_s = time.perf_counter() - began
             for one in asked:
-                self.placed[name].append(self._place(name, method, one, sample.rendered.ids))
+                placed = self._place(name, method, one, sample.rendered.ids, looked_s)
+                self.placed[name].append(placed)
         self.scenes += 1
 
-    def _place(self, name: str, method: Places, asked: Asked, ids: NDArray[np.uint8]) -> Placed:
+    def _place(
+        self, name: str, method: Places, asked: Asked, ids: NDArray[np.uint8], looked_s: float
+    ) -> Placed:
         began = time.perf_counter()
         try:
             boxes = method.find(asked)
         except LocateError:
             boxes = ()
             self.unreadable[name] += 1
-        seconds = time.perf_counter() - began
+        seconds = looked_s + time.perf_counter() - began
         found, right = zip(*(_matched(boxes, asked, least) for least in IOUS), strict=True)
         return Placed(asked, seconds, len(boxes), _points(boxes, asked, ids), found, right)
 
@@ -165,13 +173,13 @@ def _matched(
 
     Boxes choose in their order. One on a speck counts neither way.
     """
-    things = [*asked.meant, *asked.specks]
+    things = [LocatedBox(*thing.box, math.nan) for thing in (*asked.meant, *asked.specks)]
     free = set(range(len(things)))
     taken: list[int | None] = []
     for box in boxes:
-        overlaps = [(_iou(box, things[index]), index) for index in free]
-        overlap, index = max(overlaps, default=(0.0, -1))
-        if overlap >= least:
+        overlaps = [(overlap(box, things[index]), index) for index in free]
+        most, index = max(overlaps, default=(0.0, -1))
+        if most >= least:
             free.discard(index)
             taken.append(index)
         else:
@@ -182,20 +190,10 @@ def _matched(
     return tuple(index not in free for index in range(wanted)), (right, len(counted))
 
 
-def _iou(box: LocatedBox, thing: ObjectTruth) -> float:
-    x, y, width, height = thing.box
-    across = min(box.x + box.width, x + width) - max(box.x, x)
-    down = min(box.y + box.height, y + height) - max(box.y, y)
-    if across <= 0.0 or down <= 0.0:
-        return 0.0
-    shared = across * down
-    return shared / (box.width * box.height + width * height - shared)
-
-
 def _share(values: Iterable[float]) -> float:
     """Mean; NaN of none."""
     known = list(values)
-    return float(np.mean(known)) if known else float("nan")
+    return float(np.mean(known)) if known else math.nan
 
 
 def _row(name: str, kind: str, size: str, placed: Sequence[Placed]) -> dict[str, object]:
@@ -217,11 +215,11 @@ def _row(name: str, kind: str, size: str, placed: Sequence[Placed]) -> dict[str,
             for thing, hit in zip(p.asked.meant, p.found[number], strict=True)
             if low <= thing.share < high
         ]
-        right = sum(p.right[number][0] for p in here)
+        right, counted = (sum(p.right[number][part] for p in here) for part in (0, 1))
         row[f"recall_{key}"] = _share(recalled)
-        row[f"precision_{key}"] = right / max(sum(p.right[number][1] for p in here), 1)
+        row[f"precision_{key}"] = right / counted if counted else math.nan
         row["objects"] = len(recalled)
-    row["ms"] = 1e3 * float(np.median([p.seconds for p in here])) if here else float("nan")
+    row["ms"] = 1e3 * float(np.median([p.seconds for p in here])) if here else math.nan
     return row
 
 

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from vlm_perception.datasets.roadworld.location_phrases import FIRST, SIDES, Place
 from vlm_perception.datasets.roadworld.truth import PRESENT_SHARE, ObjectTruth, SceneTruth
 from vlm_perception.datasets.roadworld.world import OBJECT_LABELS
 
@@ -38,25 +39,6 @@ class Asked:
     def share(self) -> float:
         """Of the image, that the largest object covers."""
         return self.meant[0].share
-
-
-def _middle(thing: ObjectTruth) -> float:
-    return thing.box[0] + thing.box[2] / 2
-
-
-_SIDES: tuple[tuple[str, float, float], ...] = (
-    ("the {} on the left", 0.0, 0.5),
-    ("the {} on the right", 0.5, 1.0),
-    ("the {} in the middle", 1 / 3, 2 / 3),
-)
-_FIRST: tuple[tuple[str, Callable[[ObjectTruth], float]], ...] = (
-    ("the leftmost {}", _middle),
-    ("the rightmost {}", lambda thing: -_middle(thing)),
-    ("the nearest {}", lambda thing: thing.distance),
-    ("the farthest {}", lambda thing: -thing.distance),
-    ("the largest {}", lambda thing: -thing.share),
-    ("the smallest {}", lambda thing: thing.share),
-)
 
 
 def ask(truth: SceneTruth, width: int, rng: np.random.Generator) -> list[Asked]:
@@ -106,12 +88,16 @@ def _by_place(
     if len(present) < 2:
         return
     sides = []
-    for words, low, high in _SIDES:
-        meant = tuple(o for o in present if low <= _middle(o) / width < high)
-        near = tuple(o for o in specks if low <= _middle(o) / width < high)
+    for side in SIDES:
+        meant, near = tuple(side.chosen(present, width)), tuple(side.chosen(specks, width))
         if meant and len(meant) < len(present):
-            sides.append(Asked(words.format(label), PLACE, label, meant, near, rivals=True))
+            sides.append(Asked(_said(side, label), PLACE, label, meant, near, rivals=True))
     if sides:
         yield sides[int(rng.integers(len(sides)))]
-    words, key = _FIRST[int(rng.integers(len(_FIRST)))]
-    yield Asked(words.format(label), PLACE, label, (min(present, key=key),), rivals=True)
+    first = FIRST[int(rng.integers(len(FIRST)))]
+    meant = tuple(first.chosen(present, width))
+    yield Asked(_said(first, label), PLACE, label, meant, rivals=True)
+
+
+def _said(place: Place, label: str) -> str:
+    return f"the {place.words[0].format(label)}"
