@@ -17,6 +17,7 @@ from support.embedding_camera import EmbeddingCamera
 from support.ros_graph import BEST_EFFORT, Graph, wait_until
 
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.bundle.memory import KEPT_FRAMES
 from vlm_perception.messages.codec import MessageError
 from vlm_perception.messages.tables import DETAIL, EMBEDDING
 from vlm_perception.msg import FrameDetail, FrameRequest, SceneReasoning, VisionEmbedding
@@ -25,7 +26,7 @@ from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival, Emb
 from vlm_perception.nodes.io.qos import results
 from vlm_perception.nodes.process.watchdog import Watchdog
 from vlm_perception.nodes.process.worker import Worker
-from vlm_perception.perception.details import FRAMES, Details
+from vlm_perception.perception.details import Details
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.reasoning.reasoner import Reasoner
 from vlm_perception.perception.vision.encoder import VisionEncoder
@@ -70,7 +71,7 @@ def test_the_encoder_sends_what_is_asked_for(graph: Graph, siglip_bundle: ModelB
     whole = details_of.put_back(EMBEDDING.read(seen), DETAIL.read(detail))
     np.testing.assert_array_equal(whole.tokens, expected.tokens, strict=True)
     np.testing.assert_array_equal(whole.token_index, expected.token_index, strict=True)
-    last = sent(len(embeddings.all()) + FRAMES)
+    last = sent(len(embeddings.all()) + KEPT_FRAMES)
     for run_id, sequence in ((seen.run_id, seen.sequence), ("another", 0), ("another", 1)):
         wanting.publish(FrameRequest(run_id=run_id, sequence=sequence))
     wait_until("counts", lambda: (values("wants_gone"), values("wants_foreign")) == (1, 2))

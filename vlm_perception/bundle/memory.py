@@ -24,17 +24,23 @@ HEAD_WIDTH = 64
 INNER = 4
 """How much wider a feed-forward part is inside."""
 FLOAT_BYTES = 4
+HALF_BYTES = 2
+KEPT_FRAMES = 8
+"""So many of its newest frames vision_encoder keeps at most, for who may want one: a quarter of a
+second at 30 Hz."""
 KEPT_FRAMES_BYTES = 32 << 20
-"""What vision_encoder keeps at most of its newest frames, for who may want one."""
+"""What it keeps of them for one kind of reader at most, except for the newest; the images, which
+are most of it, are the same for all kinds."""
 
 
 def encoder_bytes(manifest: Manifest) -> int:
     """Memory of vision_encoder; with the text tower where that embeds the labels at each start.
 
-    Images count that it keeps for a language model with a vision tower of its own.
+    The newest frames count, of which it keeps images and patches while language_reasoner runs.
     """
-    vision, language = manifest.vision, manifest.language
-    kept = KEPT_FRAMES_BYTES if language is not None and language.tower is not None else 0
+    vision = manifest.vision
+    widths = HALF_BYTES * vision.token_width + FLOAT_BYTES * vision.embedding_width
+    kept = KEPT_FRAMES_BYTES + KEPT_FRAMES * vision.tokens * widths
     text = 0 if manifest.label_embeddings is not None else _weights(manifest, TEXT_GRAPH)
     activations = activation_bytes(vision.tokens, vision.token_width)
     return PROCESS_BYTES + _weights(manifest, VISION_GRAPH) + activations + text + kept

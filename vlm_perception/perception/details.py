@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.bundle.manifest import Manifest, TowerSpec
-from vlm_perception.bundle.memory import KEPT_FRAMES_BYTES
+from vlm_perception.bundle.memory import KEPT_FRAMES, KEPT_FRAMES_BYTES
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.perception.views import Views
@@ -32,9 +32,6 @@ PATCHES, FITTED = "patches", "fitted"
 """Names of the tensors of a detail, as `FrameDetail.msg` explains them."""
 LONGEST_SIDE = 1536
 """Pixels of the longer side of an image that is sent; a larger one is shrunk."""
-FRAMES = 8
-"""So many frames are kept: a quarter of a second at 30 Hz; fewer where they would hold more than
-`KEPT_FRAMES_BYTES`."""
 LEAST_FRAMES = 3
 """So many are always kept: a request takes a frame or two to come."""
 
@@ -349,9 +346,10 @@ def _require(name: str, values: NDArray[Any], dtype: type[np.generic], ndim: int
 
 
 class RecentFrames:
-    """The newest embeddings with what the language model reads of them; for any thread.
+    """The newest embeddings with what one kind of reader takes of them; for any thread.
 
-    They are references to what the encoder has made anyway, or to the image that it was given.
+    Nothing is copied, but what they refer to lives longer: the image that the encoder was given,
+    and what it has made of it. `bundle.memory` counts that.
     """
 
     def __init__(self, most_bytes: int = KEPT_FRAMES_BYTES) -> None:
@@ -374,7 +372,7 @@ class RecentFrames:
 
     def _too_much(self) -> bool:
         held = sum(_held(embedding) for embedding in self._kept.values())
-        return len(self._kept) > FRAMES or held > self._most_bytes
+        return len(self._kept) > KEPT_FRAMES or held > self._most_bytes
 
 
 def _held(embedding: Embedding) -> int:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import ImageSpec, Manifest, ProcessorSpec, TowerSpec
+from vlm_perception.bundle.memory import KEPT_FRAMES
 from vlm_perception.perception.details import (
-    FRAMES,
     LEAST_FRAMES,
     NO_TOKENS,
     DetailError,
@@ -194,12 +194,12 @@ def test_of_the_newest_frames_are_kept_as_many_as_fit(
     held = [recent.get(key_of(each)) is not None for each in frames]
     kept = frames[held.index(True) :] if frames else []
     assert held == [False] * (len(frames) - len(kept)) + [True] * len(kept)
-    assert min(LEAST_FRAMES, len(frames)) <= len(kept) <= FRAMES
+    assert min(LEAST_FRAMES, len(frames)) <= len(kept) <= KEPT_FRAMES
     bytes_of = [
         each.tokens.nbytes + (0 if each.image is None else each.image.nbytes) for each in frames
     ]
     if len(kept) > LEAST_FRAMES:
         assert sum(bytes_of[-len(kept) :]) <= most
-    if len(kept) < min(FRAMES, len(frames)):
+    if len(kept) < min(KEPT_FRAMES, len(frames)):
         assert sum(bytes_of[-len(kept) - 1 :]) > most, "one more would have fitted"
     assert recent.get(("another run", 0)) is None

@@ -65,7 +65,8 @@ class DetailOutput:
     def keep(self, embedding: Embedding) -> None:
         """Be ready to send the detail of a frame; before its embedding goes out."""
         details = self._details
-        # What a language model reads is always wanted soon; of the rest, seldom anything.
+        # Tokens or views are wanted as soon as a language_reasoner is found; images and patches,
+        # which take more memory, are not kept unless somebody may ask for them.
         if details is None or (
             self._kind is not Kind.MODEL and not self._publisher.get_subscription_count()
         ):
