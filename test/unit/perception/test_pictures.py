@@ -158,6 +158,24 @@ def test_a_box_is_where_the_own_tower_sees_it(name: str) -> None:
     assert lit(seen) == pytest.approx(shown, abs=1.0)
 
 
+@pytest.mark.parametrize("name", [name for name, tower in TOWERS.items() if tower.tiles])
+def test_a_box_is_where_the_tiles_see_it(name: str) -> None:
+    """Next to each other as they were cut: the picture, or the middle of what was filled up."""
+    spec = TOWERS[name].tiles
+    assert spec is not None
+    tiles = Views(TOWERS[name]).of(camera_image())[1:]
+    canvas = np.vstack(
+        [
+            np.hstack(tiles[first : first + spec.columns])
+            for first in range(0, len(tiles), spec.columns)
+        ]
+    )
+    picture = picture_of_bundle(manifest(own=TOWERS[name]), CAMERA)
+    left, top = (canvas.shape[1] - picture.size[0]) // 2, (canvas.shape[0] - picture.size[1]) // 2
+    shown = np.add(picture.from_source(BOX), (left, top, left, top))
+    assert lit(canvas) == pytest.approx(shown, abs=1.0)
+
+
 def test_a_band_keeps_its_place_in_the_square() -> None:
     picture = picture_of_bundle(square_of_a_band(), (1280, 720))
     assert picture.size == (224, 224)
