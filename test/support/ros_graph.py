@@ -4,16 +4,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -30,13 +32,30 @@ TIMEOUT_S = 20.0
 BEST_EFFORT = QoSProfile(depth=20, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 
 
+DOMAINS = 100
 _GRAPHS = itertools.count(os.getpid())
+_HELD: dict[int, IO[str]] = {}
+"""A locked file for each domain that is taken."""
 
 
 def free_domain() -> int:
-    """A DDS domain that no other graph has, neither here nor in make test's other process."""
-    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    return 1 + (2 * next(_GRAPHS) + process) % 100
+    """A DDS domain that nobody else has: no graph, no other run, and no node that one left behind.
+
+    A lock ends with the last process that has it.
+    """
+    folder = Path(tempfile.gettempdir(), f"vlm_perception_domains.{os.getuid()}")
+    folder.mkdir(exist_ok=True)
+    for _ in range(DOMAINS):
+        domain = 1 + next(_GRAPHS) % DOMAINS
+        file = (folder / str(domain)).open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            continue
+        _HELD[domain] = file
+        return domain
+    raise AssertionError(f"all {DOMAINS} DDS domains are taken; see who holds {folder}")
 
 
 def wait_until(what: str, condition: Callable[[], Any], timeout: float = TIMEOUT_S) -> Any:
@@ -81,6 +100,7 @@ class NodeProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=[_HELD[domain].fileno()],
             )
 
     def log(self) -> str:
@@ -248,6 +268,7 @@ class Graph:
             process.kill()
         self._context.try_shutdown()
         self._thread.join(5.0)
+        _HELD.pop(self.domain).close()
 
     def _spin(self) -> None:
         try:

@@ -177,13 +177,14 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_faults_of_the_program_are_counted_with_their_trace_and_refuse_nothing(
     graph: Graph, siglip_bundle: ModelBundle, fault: Path
 ) -> None:
-    given = {"bundle": siglip_bundle.path, "engine": "onnxruntime"}
+    engine = {"bundle": siglip_bundle.path, "engine": "onnxruntime"}
+    given = {"vision_encoder": engine, "language_reasoner": {**engine, "niceness": 0}}
     processes = [
         graph.start(
             name,
             "__ns:=/front",
             runner=["faulty", str(fault), places],
-            **(given if ENGINE in places else {}),
+            **given.get(name, {}),
         )
         for name, places in FAULTS.items()
     ]
