@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 from support.camera import image, stamped
+from support.embedding_camera import EmbeddingCamera
 from support.ros_graph import BEST_EFFORT, TIMEOUT_S, Graph, wait_until
 from visualization_msgs.msg import MarkerArray
 
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.streets import Streets
 from vlm_perception.msg import LocatedObject, LocatedObjects
 from vlm_perception.perception.locating.locator import WAITING
@@ -68,6 +71,10 @@ def locate(graph: Graph, phrase: str, **fields: Any) -> Any:
     return graph.call(Locate, f"/{NODE}/locate", Locate.Request(phrase=phrase, **fields))
 
 
+def _follows(graph: Graph, camera: str) -> bool:
+    return bool(locate(graph, "car", camera=camera, track=True).boxes)
+
+
 def centre(found: Any) -> tuple[int, int]:
     return round(found.x + found.width / 2), round(found.y + found.height / 2)
 
@@ -110,6 +117,35 @@ def test_a_phrase_is_found_and_followed_until_it_is_lost(
     assert [message.sequence for message in told] == list(range(len(told)))
     assert {each.id for message in told for each in message.objects} == set(ids)
     wait_until("a count", lambda: graph.values(NODE)["followed"] == "0")
+    node.stop()
+
+
+def test_a_camera_without_patches_loses_what_was_followed_alone_and_says_why(
+    graph: Graph, street: Any
+) -> None:
+    bundle = ModelBundle.load("roadworld-nano")
+    node = graph.start(NODE, cameras="['front','rear']", rate_hz=0.2, niceness=0)
+    front_seen = graph.listen(LocatedObjects, "front/locations", 10)
+    rear_seen = graph.listen(LocatedObjects, "rear/locations", 10)
+    graph.wait_active(NODE)
+    front, rear = (
+        EmbeddingCamera(graph, bundle, 10.0, name, on_demand=True, image=street.image)
+        for name in ("front", "rear")
+    )
+    try:
+        for name, seen in (("front", front_seen), ("rear", rear_seen)):
+            wait_until("a frame", partial(_follows, graph, name))
+            seen.wait(lambda message: message.objects[0].state == LocatedObject.STATE_FOUND)
+        rear.patches = lambda frame: None
+        starved = "the patch embeddings of a frame were requested but did not arrive on /rear"
+        wait_until("the cause", lambda: starved in graph.status(NODE).message)
+        rear_seen.wait(lambda m: {o.state for o in m.objects} == {LocatedObject.STATE_LOST})
+        front_seen.clear()
+        told = front_seen.wait()
+        assert {each.state for each in told.objects} == {LocatedObject.STATE_FOUND}
+    finally:
+        front.close()
+        rear.close()
     node.stop()
 
 

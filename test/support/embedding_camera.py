@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from support.ros_graph import BEST_EFFORT, Graph
 
 from vlm_perception.bundle.bundle import ModelBundle
@@ -38,23 +39,26 @@ class EmbeddingCamera:
         name: str = "front",
         *,
         on_demand: bool = False,
+        image: NDArray[np.uint8] | None = None,
     ) -> None:
         """Begin; with on_demand what `answer` gives of a frame is sent when it is asked for, and so
-        are its patches.
+        are its patches, which `patches` gives.
 
         Without, patch tokens are in each embedding, as in recordings of earlier versions.
         """
         self._period, self._on_demand = 1.0 / rate_hz, on_demand
-        image = np.random.default_rng(0).integers(0, 256, (36, 64, 3), np.uint8)
+        if image is None:
+            image = np.random.default_rng(0).integers(0, 256, (36, 64, 3), np.uint8)
         run_id = f"run of {name}"
         self.seen = VisionEncoder(bundle, run_id=run_id).encode(Frame(image, 1, "camera"), 0)
         self.details = Details(bundle.manifest)
         self.answer: Callable[[Embedding], Detail | None] = self.details.of
         topic = f"{name}/embedding"
+        patches = Details(bundle.manifest, Kind.PATCHES)
+        self.patches: Callable[[Embedding], Detail | None] = patches.of
         if on_demand:
-            patches = Details(bundle.manifest, Kind.PATCHES)
             self._serve(graph, topic, Kind.MODEL, self._own_detail)
-            self._serve(graph, topic, Kind.PATCHES, patches.of)
+            self._serve(graph, topic, Kind.PATCHES, self._own_patches)
         self._publisher = graph.publisher(VisionEmbedding, topic, BEST_EFFORT)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -79,6 +83,9 @@ class EmbeddingCamera:
 
     def _own_detail(self, frame: Embedding) -> Detail | None:
         return self.answer(frame)
+
+    def _own_patches(self, frame: Embedding) -> Detail | None:
+        return self.patches(frame)
 
     def _serve(
         self, graph: Graph, topic: str, kind: Kind, answer: Callable[[Embedding], Detail | None]

@@ -234,8 +234,8 @@ class CameraStream:
         return details.ready(whole) if whole is not None and details is not None else None
 
     def patches_issue(self) -> str:
-        """Return why the last frames came without their patch embeddings; empty: they did not."""
-        return self._patches.cause() if self._patches.in_a_row > 1 else ""
+        """Return why the last frame came without its patch embeddings; empty: it did not."""
+        return self._patches.cause() if self._patches.in_a_row else ""
 
     def beside(self, topic: str) -> str:
         """The name of a topic of this camera."""
