@@ -5,13 +5,10 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from statistics import fmean
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,16 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.bundle.manifest import QuestionSpec
-from vlm_perception.engines.steps import step
 from vlm_perception.perception.details import LONGEST_SIDE, DetailError, shrunk
 from vlm_perception.perception.language.analysis_cost import AnalysisCost
 from vlm_perception.perception.language.picture import Picture, whole
 from vlm_perception.perception.language.prompts import PromptError
 from vlm_perception.perception.language.served import answer_sheet
 from vlm_perception.perception.language.served.abilities import ALTERNATIVES, Abilities
+from vlm_perception.perception.language.served.choices import Choices, Sheet
 from vlm_perception.perception.language.served.discovery import Discovery
-from vlm_perception.perception.language.served.letters import answered, lettered, masses, unanswered
-from vlm_perception.perception.language.served.requests import Party, Requests
+from vlm_perception.perception.language.served.requests import Requests
 from vlm_perception.perception.language.served.sent_image import data_url, message
 from vlm_perception.perception.language.served.settings import ServedSettings
 from vlm_perception.perception.language.served.shown_before import ShownBefore
@@ -41,8 +37,6 @@ from vlm_perception.perception.tokenizer import TextError, require_text
 from vlm_perception.types import Attribute, Embedding
 
 MEASURED_TOKENS = 8
-LONGEST_SHOWN = 60
-"""Characters of an answer that is quoted because it is none."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +51,6 @@ class Shown:
     stamp_ns: int = 0
     tower_s: float = 0.0
     """The server does not say."""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """Questions that can be put to the server one by one or all at once."""
-
-    questions: tuple[QuestionSpec, ...]
-    together: str
-    """The prompt that asks all of them."""
-
-    @property
-    def tokens(self) -> int:
-        """Their length, roughly: the server has the tokenizer."""
-        return len(self.together) // 4
 
 
 @dataclass(frozen=True)
@@ -116,12 +96,9 @@ class ServedModel:
         self._link, self._settings, self._clock = link, settings, clock
         self._requests = Requests(link, f"waiting for {self.engine_name}")
         self._before = ShownBefore(settings.frames)
-        self._threads = ThreadPoolExecutor(settings.slots, "served")
-        self._lock = threading.Lock()
         self._discovery = Discovery(self._requests, settings, clock, learned, abilities)
-        self._nonsense: dict[str, str] = {}
+        self._choices = Choices(self._requests, self._discovery, settings, clock)
         self._stall = self._refused = ""
-        self._least_mass = 1.0
 
     @property
     def engine_name(self) -> str:
@@ -156,20 +133,14 @@ class ServedModel:
 
     def concern(self) -> str:
         """Say what is wrong with its answers; empty: nothing."""
-        answers = tuple(self._nonsense.values())
-        nonsense = answers and (
-            f"{self._settings.model} answers typed questions with {answers[0]!r} and not "
-            "with one of their choices, so that they are unknown; use a model that follows "
-            "instructions, or a server that can keep it to a JSON schema"
-        )
-        return "; ".join(filter(None, (self._stall, self._refused, nonsense or "")))
+        return "; ".join(filter(None, (self._stall, self._refused, self._choices.concern())))
 
     def figures(self) -> Mapping[str, str]:
         """What the diagnostics show."""
         abilities = self._discovery.known
         found = abilities.figures() if abilities is not None else {"answers": "not known yet"}
         if abilities is not None and abilities.letters:
-            found = {**found, "letters_mass": f"{self._least_mass:.3f} at least"}
+            found = {**found, "letters_mass": f"{self._choices.least_mass:.3f} at least"}
         return {**found, **self._link.figures()}
 
     def interrupt(self) -> None:
@@ -184,7 +155,7 @@ class ServedModel:
     def close(self) -> None:
         """End all requests and the connection."""
         self._link.close()
-        self._threads.shutdown(wait=False)
+        self._choices.close()
 
     def measure(self, packed: Sheet, question: Mapping[str, Any]) -> AnalysisCost:
         """Time an analysis of a black image, once: others may be waiting for the server.
@@ -298,10 +269,8 @@ class ServedModel:
             return ()
         end = self._clock() + self._wait_s(wait_s)
         try:
-            if self.find_abilities(wait_s).letters:
-                attributes = self._choose_all(seen, packed, end)
-            else:
-                attributes = self._fill_in(seen, packed, end)
+            able = self.find_abilities(wait_s)
+            attributes = self._choices.answer(seen.images, packed, able, end)
         except ServedError as error:
             self._refused = str(error) if error.fault is Fault.REQUEST else ""
             raise
@@ -417,80 +386,7 @@ class ServedModel:
         Raises:
             ServedError: it cannot answer now.
         """
-        return self._letters(seen, question, turn, self._wait_s(wait_s))[1]
-
-    def _letters(
-        self,
-        seen: Shown,
-        question: QuestionSpec,
-        turn: int,
-        wait_s: float,
-        party: Party | None = None,
-    ) -> tuple[str, NDArray[np.float64]]:
-        """What was answered, and `letter_masses`."""
-        turned = tuple(np.roll(question.choices, -turn).tolist())
-        request = Request(
-            messages=[
-                message(seen.images, lettered(question.model_copy(update={"choices": turned})))
-            ],
-            max_tokens=1,
-            top_logprobs=ALTERNATIVES,
-        )
-        text, found, told = "", masses({}, len(turned)), False
-        answer = self._requests.ask(request, wait_s, total_s=wait_s, party=party)
-        with closing(answer) as deltas:
-            for delta in deltas:
-                text += delta.text
-                for token in delta.logprobs[:1]:
-                    found, told = masses(token.top, len(turned)), len(token.top) > 1
-        if text and not told:
-            self._discovery.contradict()
-        return text, np.roll(found, turn)
-
-    def _choose_all(self, seen: Shown, packed: Sheet, end_s: float) -> tuple[Attribute, ...]:
-        requests, party = self._requests, Party()
-
-        def ask(question: QuestionSpec) -> Attribute:
-            return self._choose(seen, question, end_s, party)
-
-        if self._settings.slots == 1:
-            return tuple(map(ask, packed.questions))
-        with step(
-            requests.waiting, self._settings.served_deadline + 1.0, partial(requests.end, party)
-        ):
-            return tuple(self._threads.map(ask, packed.questions))
-
-    def _choose(self, seen: Shown, question: QuestionSpec, end_s: float, party: Party) -> Attribute:
-        left_s = max(0.0, end_s - self._clock())
-        text, found = self._letters(seen, question, 0, left_s, party)
-        self._least_mass = min(self._least_mass, float(found.sum()))
-        attribute = answered(question, found)
-        self._note(question.name, "" if attribute.probabilities else text)
-        return attribute
-
-    def _fill_in(self, seen: Shown, packed: Sheet, end_s: float) -> tuple[Attribute, ...]:
-        questions, guided = packed.questions, self.find_abilities().guided
-        request = Request(
-            messages=[message(seen.images, packed.together)],
-            max_tokens=answer_sheet.longest(questions),
-            schema=answer_sheet.schema(questions) if guided else None,
-        )
-        left_s = max(0.0, end_s - self._clock())
-        with closing(self._requests.ask(request, left_s, total_s=left_s)) as deltas:
-            text = "".join(delta.text for delta in deltas)
-        attributes = answer_sheet.filled(text, questions)
-        if guided and attributes is None:
-            self._discovery.contradict()
-        self._note("", "" if attributes is not None else text)
-        return attributes or tuple(map(unanswered, questions))
-
-    def _note(self, question: str, nonsense: str) -> None:
-        """Keep what was answered to a question, where that is no answer."""
-        with self._lock:
-            kept = {name: said for name, said in self._nonsense.items() if name != question}
-            if shown := " ".join(nonsense.split())[:LONGEST_SHOWN]:
-                kept[question] = shown
-            self._nonsense = kept
+        return self._choices.letters(seen.images, question, turn, self._wait_s(wait_s))[1]
 
     def find_abilities(self, wait_s: float | None = None) -> Abilities:
         """What the server can do.
