@@ -154,7 +154,7 @@ def test_every_worker_is_watched(graph: Graph, hangs: Hangs, tmp_path: Path) -> 
     cv2.imwrite(str(tmp_path / "image.png"), picture(64, 36))
     source = {"source": str(tmp_path), "loop": True, "transport": "raw"}
     read = "vlm_perception.messages.tables:EMBEDDING.read"
-    find = "vlm_perception.nodes.io.camera_monitor:CameraTap.image"
+    find = "vlm_perception.nodes.io.images.camera_monitor:CameraTap.image"
     decode = "vlm_perception.media.media:Picture.decoded"
     make = "sensor_msgs.msg._image:Image.__init__"
     nodes = {

@@ -22,7 +22,7 @@ from support.ros_graph import BEST_EFFORT, Graph, wait_until
 
 from vlm_perception.nodes.base.publishers import Advice, Publishers
 from vlm_perception.nodes.base.throttled_warnings import ThrottledWarnings
-from vlm_perception.nodes.io.image_subscription import COMPRESSED, RAW, ImageInput
+from vlm_perception.nodes.io.images.image_subscription import COMPRESSED, RAW, ImageInput
 from vlm_perception.nodes.io.qos import results, subscribe
 from vlm_perception.nodes.io.reasoning_subscription import ReasoningInput
 

@@ -18,7 +18,7 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.tables import DETAIL, EMBEDDING
 from vlm_perception.msg import FrameDetail, FrameRequest, VisionEmbedding
-from vlm_perception.nodes.io.detail_topics import detail_topic, want_topic
+from vlm_perception.nodes.io.details.topics import detail_topic, want_topic
 from vlm_perception.nodes.io.qos import results
 from vlm_perception.perception.details import Details, Kind, without_detail
 from vlm_perception.perception.vision.encoder import VisionEncoder

@@ -26,7 +26,7 @@ import vlm_perception
 from vlm_perception.action import Describe
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.cli import app
-from vlm_perception.cli.common import BAD_INPUT, FAILED
+from vlm_perception.cli.options.common import BAD_INPUT, FAILED
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.srv import Ask, SetVocabulary
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from vlm_perception.cli.common import (
+from vlm_perception.cli.options.common import (
     BundleOption,
     JsonOption,
     TransportOption,
@@ -18,7 +18,7 @@ from vlm_perception.cli.common import (
     one_of,
     report,
 )
-from vlm_perception.cli.served import (
+from vlm_perception.cli.options.served import (
     ENDPOINT,
     EndpointOption,
     KeyFileOption,

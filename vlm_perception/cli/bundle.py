@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vlm_perception.cli.common import BundleArgument, plain_errors
+from vlm_perception.cli.options.common import BundleArgument, plain_errors
 
 app = typer.Typer(no_args_is_help=True, help="Inspect model bundles.")
 

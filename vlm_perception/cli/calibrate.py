@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from vlm_perception.cli.common import (
+from vlm_perception.cli.options.common import (
     BundleOption,
     JsonOption,
     report,
 )
-from vlm_perception.cli.served import (
+from vlm_perception.cli.options.served import (
     ENDPOINT,
     EndpointOption,
     KeyFileOption,

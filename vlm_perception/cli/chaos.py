@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vlm_perception.cli.common import (
+from vlm_perception.cli.options.common import (
     BundleOption,
     JsonOption,
     finite,

@@ -14,12 +14,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.common import (
+from vlm_perception.cli.options.common import (
     BundleOption,
     finite,
     plain_errors,
 )
-from vlm_perception.cli.served import (
+from vlm_perception.cli.options.served import (
     ENDPOINT,
     EndpointOption,
     KeyFileOption,

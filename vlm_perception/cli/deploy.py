@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from vlm_perception.cli.bundle import describe_tower
-from vlm_perception.cli.common import (
+from vlm_perception.cli.options.common import (
     BundleArgument,
     JsonOption,
     finite,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vlm_perception.cli.common import (
+from vlm_perception.cli.options.common import (
     BundleOption,
     JsonOption,
     finite,

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from vlm_perception.cli.common import (
+from vlm_perception.cli.options.common import (
     BAD_INPUT,
     FAILED,
     BundleOption,
@@ -24,7 +24,7 @@ from vlm_perception.cli.common import (
     plain_errors,
     tell_error,
 )
-from vlm_perception.cli.served import (
+from vlm_perception.cli.options.served import (
     ENDPOINT,
     EndpointOption,
     KeyFileOption,

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.common import finite, one_of, plain_errors, require_portable
-from vlm_perception.cli.served import KeyFileOption, PlainHttpOption, RemoteOption, reach
+from vlm_perception.cli.options.common import finite, one_of, plain_errors, require_portable
+from vlm_perception.cli.options.served import KeyFileOption, PlainHttpOption, RemoteOption, reach
 
 app = typer.Typer()
 

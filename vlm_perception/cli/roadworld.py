@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.common import finite, plain_errors
+from vlm_perception.cli.options.common import finite, plain_errors
 
 app = typer.Typer(no_args_is_help=True, help="Render the procedural road world.")
 

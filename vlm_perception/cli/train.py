@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.common import BundleOption, plain_errors, with_torch
+from vlm_perception.cli.options.common import BundleOption, plain_errors, with_torch
 
 app = typer.Typer(no_args_is_help=True, help="Train a model (needs torch).")
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.common import TransportOption, one_of, plain_errors, with_library
+from vlm_perception.cli.options.common import TransportOption, one_of, plain_errors, with_library
 
 app = typer.Typer()
 

@@ -24,15 +24,15 @@ from vlm_perception.msg import SemanticScene
 from vlm_perception.nodes.base.diagnostics import Meter, figure, milliseconds
 from vlm_perception.nodes.base.lifecycle import NodeSettings, PerceptionNode
 from vlm_perception.nodes.base.parameters import CONFIGURE, setting
-from vlm_perception.nodes.io.camera_monitor import CameraTap
-from vlm_perception.nodes.io.detections_output import DetectionOutput
 from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival, EmbeddingInput
-from vlm_perception.nodes.io.image_settings import ImageSettings
-from vlm_perception.nodes.io.image_subscription import COMPRESSED, RAW
-from vlm_perception.nodes.io.locations_subscription import LocationsInput
+from vlm_perception.nodes.io.images.camera_monitor import CameraTap
+from vlm_perception.nodes.io.images.image_settings import ImageSettings
+from vlm_perception.nodes.io.images.image_subscription import COMPRESSED, RAW
 from vlm_perception.nodes.io.qos import overridable, results, watched
 from vlm_perception.nodes.io.reasoning_subscription import ReasoningInput
-from vlm_perception.nodes.io.visualization_output import markers, overlay
+from vlm_perception.nodes.io.shown.detections_output import DetectionOutput
+from vlm_perception.nodes.io.shown.locations_subscription import LocationsInput
+from vlm_perception.nodes.io.shown.visualization_output import markers, overlay
 from vlm_perception.nodes.io.vocabulary_subscription import VocabularyInput
 from vlm_perception.nodes.process.errors import guarded
 from vlm_perception.nodes.process.runner import run

@@ -25,7 +25,7 @@ from vlm_perception.media.open_media import open_media
 from vlm_perception.nodes.base.diagnostics import DiagnosticsPublisher, Meter, Report, milliseconds
 from vlm_perception.nodes.base.parameters import FIXED, Parameters, TakesWhatItHas, setting
 from vlm_perception.nodes.base.throttled_warnings import ThrottledWarnings
-from vlm_perception.nodes.io.image_subscription import COMPRESSED, RAW
+from vlm_perception.nodes.io.images.image_subscription import COMPRESSED, RAW
 from vlm_perception.nodes.io.qos import overridable, results
 from vlm_perception.nodes.process.errors import EndedError, StartError
 from vlm_perception.nodes.process.runner import BAD_INPUT, FAILED, run

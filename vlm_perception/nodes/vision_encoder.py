@@ -25,9 +25,9 @@ from vlm_perception.nodes.base.networks import NetworkSettings, prepare_networks
 from vlm_perception.nodes.base.parameters import CONFIGURE, setting
 from vlm_perception.nodes.encoder_pace import EncoderPace
 from vlm_perception.nodes.io import intra_process
-from vlm_perception.nodes.io.detail_output import DetailOutput
-from vlm_perception.nodes.io.image_settings import ImageSettings
-from vlm_perception.nodes.io.image_subscription import COMPRESSED, RAW, ImageInput
+from vlm_perception.nodes.io.details.output import DetailOutput
+from vlm_perception.nodes.io.images.image_settings import ImageSettings
+from vlm_perception.nodes.io.images.image_subscription import COMPRESSED, RAW, ImageInput
 from vlm_perception.nodes.io.qos import latched, newest, overridable, requests
 from vlm_perception.nodes.process.runner import run
 from vlm_perception.nodes.process.worker import Worker

@@ -18,7 +18,7 @@ from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.rosbags import ROSBAGS, message_types, read_cdr, serialized
 from vlm_perception.messages.tables import DETAIL, EMBEDDING, EMBEDDING_INFO, SCENE
 from vlm_perception.messages.tensor import tensor_array, tensor_message
-from vlm_perception.nodes.io.visualization_output import markers
+from vlm_perception.nodes.io.shown.visualization_output import markers
 from vlm_perception.perception.rendering.markers import DEPTH
 from vlm_perception.types import (
     FUSED_TOKEN,

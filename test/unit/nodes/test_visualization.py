@@ -14,8 +14,8 @@ from sensor_msgs.msg import CameraInfo
 from support.places import CONFIG
 from visualization_msgs.msg import Marker
 
-from vlm_perception.nodes.io.detections_output import detections
-from vlm_perception.nodes.io.visualization_output import markers, pinhole
+from vlm_perception.nodes.io.shown.detections_output import detections
+from vlm_perception.nodes.io.shown.visualization_output import markers, pinhole
 from vlm_perception.perception.fusion.scene import SceneFusion
 from vlm_perception.types import (
     Followed,

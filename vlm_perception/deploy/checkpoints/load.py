@@ -30,7 +30,7 @@ from vlm_perception.deploy.checkpoints.files import (
     weight_files,
 )
 from vlm_perception.deploy.checkpoints.shared_tower import difference, share_tower
-from vlm_perception.deploy.checkpoints.tokenizer import load_tokenizer, name_end_token
+from vlm_perception.deploy.checkpoints.tokenizers.load import load_tokenizer, name_end_token
 from vlm_perception.deploy.checkpoints.unsupported import require_supported
 from vlm_perception.deploy.checkpoints.views import AUTO, WHOLE, TilesWish, View
 from vlm_perception.modeling.pixel_scaling import Normalisation, read_json, read_normalisation

@@ -18,7 +18,7 @@ from vlm_perception.messages.tables import REASONING
 from vlm_perception.msg import SceneReasoning, SemanticScene
 from vlm_perception.nodes.base.diagnostics import Meter, Report, figure, pace
 from vlm_perception.nodes.io import intra_process
-from vlm_perception.nodes.io.detail_subscription import DetailInput
+from vlm_perception.nodes.io.details.subscription import DetailInput
 from vlm_perception.nodes.io.embedding_subscription import EmbeddingArrival, EmbeddingInput
 from vlm_perception.nodes.io.qos import newest, overridable, present, results, subscribe
 from vlm_perception.nodes.io.reasoning_subscription import LEASE_S

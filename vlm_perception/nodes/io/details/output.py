@@ -11,7 +11,7 @@ from vlm_perception.bundle.manifest import Manifest
 from vlm_perception.messages.ros import ROS
 from vlm_perception.messages.tables import DETAIL
 from vlm_perception.msg import FrameDetail, FrameRequest
-from vlm_perception.nodes.io.detail_topics import detail_topic, want_topic
+from vlm_perception.nodes.io.details.topics import detail_topic, want_topic
 from vlm_perception.nodes.io.qos import overridable, results, subscribe
 from vlm_perception.nodes.process.worker import Worker
 from vlm_perception.perception.details import Details, FrameKey, Kind, RecentFrames

@@ -12,9 +12,9 @@ from typing import Any
 from sensor_msgs.msg import CameraInfo
 
 from vlm_perception.messages.codec import stamp_ns
-from vlm_perception.nodes.io.image_subscription import ImageInput
+from vlm_perception.nodes.io.images.image_subscription import ImageInput
 from vlm_perception.nodes.io.qos import newest, subscribe
-from vlm_perception.nodes.io.visualization_output import pinhole
+from vlm_perception.nodes.io.shown.visualization_output import pinhole
 from vlm_perception.perception.rendering.markers import Pinhole
 
 KEPT = 8

@@ -19,7 +19,7 @@ from vlm_perception.messages.tables import DETAIL
 from vlm_perception.msg import FrameDetail, FrameRequest
 from vlm_perception.nodes.base.diagnostics import Meter, milliseconds
 from vlm_perception.nodes.base.publishers import Advice, Publishers
-from vlm_perception.nodes.io.detail_topics import detail_topic, want_topic
+from vlm_perception.nodes.io.details.topics import detail_topic, want_topic
 from vlm_perception.nodes.io.qos import overridable, results, subscribe
 from vlm_perception.perception.details import Details, FrameKey, Kind, key_of, own_tower
 from vlm_perception.types import Embedding

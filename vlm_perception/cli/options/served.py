@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vlm_perception.cli.common import plain_errors
+from vlm_perception.cli.options.common import plain_errors
 
 ServedOption = Annotated[
     str | None,

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Siglip2Tokenizer
 
 from vlm_perception.common.export_error import ExportError
-from vlm_perception.deploy.checkpoints.convert_tokenizer import convert_tokenizer
+from vlm_perception.deploy.checkpoints.tokenizers.convert import convert_tokenizer
 from vlm_perception.modeling.pixel_scaling import read_json
 
 # Modules and tokenizers of transformers carry no types.
