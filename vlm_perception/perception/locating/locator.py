@@ -77,6 +77,7 @@ class Locator:
             without: why not, with the remedy.
         """
         self._bundle, self._writes, self._without = bundle, writes, without
+        self._labels = [spec.label for spec in bundle.manifest.vocabulary.labels]
         # A search takes milliseconds and does not wait for what a language model writes.
         self._lines = {method: _Line() for method in METHODS}
         self._embeds, self._fits = threading.Lock(), threading.Lock()
@@ -98,7 +99,7 @@ class Locator:
             LocateError: the phrase or the method cannot be used, or too many wait.
             VlmPerceptionError: there is no frame, or it cannot be read.
         """
-        parsed, method = parse_phrase(phrase), method or PATCH
+        parsed, method = parse_phrase(phrase, self._labels), method or PATCH
         self._check(method)
         with self._lines[method].turn():
             query = self._query(parsed.text) if track or method == PATCH else None

@@ -12,7 +12,7 @@ from vlm_perception.perception.language.interface import Language, PackedT, Seen
 from vlm_perception.perception.language.picture import Picture
 from vlm_perception.perception.locating.errors import LocateError
 from vlm_perception.perception.locating.formats.box_format import BoxFormat, PictureBox, quoted
-from vlm_perception.perception.locating.phrase import parse_phrase
+from vlm_perception.perception.locating.phrase import plain_phrase
 from vlm_perception.types import Embedding, LocatedBox
 
 BUNDLE_BUDGET_S = 10.0
@@ -71,7 +71,7 @@ class ModelLocator(Generic[SeenT, PackedT]):
             VlmPerceptionError: the model cannot answer now, or has no room for it.
         """
         language, boxes = self._language, self._format
-        prompt = boxes.prompt(parse_phrase(phrase).text)
+        prompt = boxes.prompt(plain_phrase(phrase))
         seen = language.alone(self._read(embedding))
         picture = language.picture(seen, embedding.image_size)
         if not picture.processed:

@@ -119,7 +119,7 @@ def parse_phrase(text: str, labels: Collection[str] = ()) -> Phrase:
     Raises:
         LocateError: it is empty, too long or no text, or names a place or a colour and no thing.
     """
-    words = " ".join(_checked(text).split())
+    words = plain_phrase(text)
     own = {label.casefold(): label for label in labels} | {label: label for label in labels}
 
     def label_of(part: str) -> str | None:
@@ -166,7 +166,12 @@ def _names_no_thing(rest: str, *, apart: bool) -> bool:
     return (apart or any(bare)) and all(map(any, zip(bare, around, strict=True)))
 
 
-def _checked(text: str) -> str:
+def plain_phrase(text: str) -> str:
+    """A phrase as it was given, with single spaces.
+
+    Raises:
+        LocateError: it is empty, too long or no text.
+    """
     if not text.strip():
         raise LocateError("the phrase is empty; say what to look for, as 'the red car'")
     if len(text) > LONGEST_PHRASE:
@@ -180,4 +185,4 @@ def _checked(text: str) -> str:
         raise LocateError(f"phrase {text[:40]!r}: {error}") from error
     if any(unicodedata.category(mark) == "Cc" for mark in text):
         raise LocateError(f"the phrase {text!r} holds control characters; give one line of text")
-    return text
+    return " ".join(text.split())
