@@ -268,7 +268,10 @@ class Graph:
             process.kill()
         self._context.try_shutdown()
         self._thread.join(5.0)
-        _HELD.pop(self.domain).close()
+        # A domain that the caller chose is not held.
+        held = _HELD.pop(self.domain, None)
+        if held is not None:
+            held.close()
 
     def _spin(self) -> None:
         try:
