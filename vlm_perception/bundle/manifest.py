@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -212,9 +212,14 @@ class VocabularySpec(_Strict):
     threshold: Probability = 0.5
     region_threshold: Probability = 0.5
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels as texts."""
+        return tuple(spec.label for spec in self.labels)
+
     @model_validator(mode="after")
     def _labels_differ(self) -> VocabularySpec:
-        _require_unique([spec.label for spec in self.labels], "label")
+        _require_unique(self.names, "label")
         for template in self.templates:
             if "{label}" not in template:
                 raise ValueError(f"the template {template!r} does not contain {{label}}")
@@ -472,7 +477,7 @@ class Manifest(_Strict):
         return self
 
 
-def _require_unique(names: list[str], what: str) -> None:
+def _require_unique(names: Iterable[str], what: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:

@@ -56,7 +56,7 @@ def _bundle_table(loaded: Any) -> Table:
         "an image": _image_cost(manifest),
         "memory": _memory(manifest),
         "accuracy drop": _accuracy(manifest),
-        "vocabulary": ", ".join(spec.label for spec in manifest.vocabulary.labels),
+        "vocabulary": ", ".join(manifest.vocabulary.names),
         "questions": "\n".join(questions) or "none",
         "made of": "\n".join(sources) or f"the folder {manifest.made_by.checkpoint}",
         "licences": licences,

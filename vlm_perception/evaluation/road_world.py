@@ -19,7 +19,7 @@ def require_road_world(bundle: ModelBundle) -> None:
     Raises:
         ForeignBundleError: it is one.
     """
-    known = {spec.label for spec in bundle.manifest.vocabulary.labels}
+    known = set(bundle.manifest.vocabulary.names)
     if bundle.manifest.language is None or not set(LABELS) <= known:
         raise ForeignBundleError(
             f"bundle {bundle.manifest.name} is not a road-world bundle: this needs a language "

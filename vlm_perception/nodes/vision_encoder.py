@@ -258,7 +258,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
 
     def _own_labels(self) -> list[str]:
         bundle = self._bundle
-        return [spec.label for spec in bundle.manifest.vocabulary.labels] if bundle else []
+        return list(bundle.manifest.vocabulary.names) if bundle else []
 
     def _set_vocabulary(self, request: Any, response: Any) -> Any:
         encoder = self._encoder

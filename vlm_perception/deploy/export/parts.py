@@ -239,7 +239,7 @@ def let_go(model: nn.Module, parts: Sequence[Part]) -> None:
     return_memory()
 
 
-def rest(parts: Sequence[Part]) -> None:
+def weights_to_half(parts: Sequence[Part]) -> None:
     """Hold the weights of parts that wait in FP16, where that loses nothing: half the memory."""
     # The dual encoder last: a file that it was loaded from is let go of as a whole.
     for part in reversed(parts):
@@ -253,8 +253,8 @@ def rest(parts: Sequence[Part]) -> None:
     return_memory()
 
 
-def wake(part: Part) -> None:
-    """Make a part compute again, after `rest`."""
+def weights_to_float(part: Part) -> None:
+    """Undo `weights_to_half` for a part that is to compute."""
     for weight in part.module.parameters():
         weight.data = weight.data.float()
 

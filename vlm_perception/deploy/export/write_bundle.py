@@ -54,8 +54,8 @@ from vlm_perception.deploy.export.parts import (
     golden_of_engine,
     let_go,
     parts_of,
-    rest,
-    wake,
+    weights_to_float,
+    weights_to_half,
 )
 from vlm_perception.deploy.export.vision import Vision, lay_out_vision
 from vlm_perception.deploy.onnx.writer import write_graph
@@ -134,10 +134,10 @@ def _round_weights(source: Checkpoint) -> None:
 def _write_graphs(directory: Path, parts: Sequence[Part]) -> Golden:
     """Write each graph, and return what torch gives for its inputs."""
     golden: Golden = {}
-    rest(parts)
+    weights_to_half(parts)
     for index, part in enumerate(parts):
         _log.info("exporting %s", part.name)
-        wake(part)
+        weights_to_float(part)
         golden |= golden_of(part)
         release = partial(let_go, part.module, parts[index + 1 :])
         path = directory / part.name

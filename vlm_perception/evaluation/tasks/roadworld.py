@@ -84,7 +84,7 @@ class RoadWorldTask:
             ForeignBundleError: it lacks a label or the language model that the benchmark needs.
         """
         require_road_world(bundle)
-        labels = [spec.label for spec in bundle.manifest.vocabulary.labels]
+        labels = bundle.manifest.vocabulary.names
         self.encoder = VisionEncoder(bundle, threads=2)
         self.language = LanguageModel(bundle, threads=2)
         self.answers = Answers()

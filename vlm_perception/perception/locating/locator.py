@@ -77,7 +77,7 @@ class Locator:
             without: why not, with the remedy.
         """
         self._bundle, self._writes, self._without = bundle, writes, without
-        self._labels = [spec.label for spec in bundle.manifest.vocabulary.labels]
+        self._labels = bundle.manifest.vocabulary.names
         # A search takes milliseconds and does not wait for what a language model writes.
         self._lines = {method: _Line() for method in METHODS}
         self._embeds, self._fits = threading.Lock(), threading.Lock()

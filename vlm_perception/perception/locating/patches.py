@@ -52,7 +52,10 @@ class PhraseQuery:
 
 
 class PatchLocator:
-    """Looks for phrases in the patches of one bundle; belongs to one thread."""
+    """Looks for phrases in the patches of one bundle.
+
+    `find` may be called from any thread; the rest belongs to one at a time.
+    """
 
     def __init__(self, bundle: ModelBundle) -> None:
         """Read the embeddings of the bundle's own labels.
@@ -64,7 +67,7 @@ class PatchLocator:
         self._image = bundle.manifest.image
         self._preprocessor = Preprocessor(bundle.manifest.image)
         self._builder = VocabularyBuilder(bundle)
-        self._labels = [spec.label for spec in bundle.manifest.vocabulary.labels]
+        self._labels = bundle.manifest.vocabulary.names
         # Where the probabilities of labels add up to one, a phrase's depends on what else there is.
         exclusive = bundle.manifest.text.score == "softmax"
         self._rivals = self._builder.build(None, version=0) if exclusive else None

@@ -58,7 +58,7 @@ def locate_all(
         FrameError: the image is none.
         ServedError: the server cannot be asked.
     """
-    labels = [spec.label for spec in bundle.manifest.vocabulary.labels]
+    labels = bundle.manifest.vocabulary.names
     texts = [parse_phrase(phrase, labels).text for phrase in phrases]
     with _loaded(method, bundle, served) as places:
         if isinstance(places, PatchMethod):

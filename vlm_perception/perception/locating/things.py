@@ -14,7 +14,7 @@ from vlm_perception.perception.locating.colours import binned, fits, light_of
 from vlm_perception.perception.locating.instances import Instance, find_instances
 from vlm_perception.perception.locating.outline import Box, grown, heaviest, outline
 
-Place = tuple[float, float, float, float]
+Extent = tuple[float, float, float, float]
 """x, y, width, height in pixels of the image."""
 
 MOST_BOXES = 8
@@ -48,7 +48,7 @@ and wheels."""
 class Thing:
     """What was found."""
 
-    box: Place
+    box: Extent
     log_odds: float
     """Of the likeliest patch."""
     fit: float = 1.0
@@ -107,7 +107,7 @@ def find_things(
 
 
 def _beside(
-    box: Place, instance: Instance, scores: NDArray[np.float32], patch: int
+    box: Extent, instance: Instance, scores: NDArray[np.float32], patch: int
 ) -> Instance | None:
     """The patches of an instance that are as likely as its peak and not in its outline.
 
@@ -157,7 +157,7 @@ def _outlined(
     return (box if whole >= ALIKE * fit else grown(part, box)), fit
 
 
-def _shared(first: Place, second: Place) -> float:
+def _shared(first: Extent, second: Extent) -> float:
     """What two boxes share, relative to the smaller one."""
     across = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
     down = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])

@@ -154,7 +154,7 @@ class Asker:
         self._bundle, self._language, self._newest_seen = bundle, language, newest_seen
         self._sampling = sampling
         self._known = {(spec.question, spec.choices): spec for spec in questions}
-        self._labels = tuple(spec.label for spec in bundle.manifest.vocabulary.labels)
+        self._labels = bundle.manifest.vocabulary.names
         self._clock = clock
         self._places = threading.BoundedSemaphore(1 + WAITING)
         self._turn = threading.Lock()
