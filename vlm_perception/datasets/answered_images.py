@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.common.json_lines import JsonLines
 from vlm_perception.datasets.sample import Sample
 from vlm_perception.media.image_errors import ImageError
 from vlm_perception.media.image_folder import read_image
@@ -65,32 +66,23 @@ class AnsweredImages:
 
 
 def _read(file: Path, questions: Sequence[QuestionSpec]) -> list[tuple[Path, dict[str, str]]]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnswersError(
-            f"{file} cannot be read ({error}); create it with one line for each image, "
-            'such as {"image": "0001.jpg", "answers": {"weather": "rain"}}'
-        ) from error
-    return [
-        _answered(file.parent, f"{file}, line {number}", line, questions)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
+    lines = JsonLines(
+        file,
+        "an answered image",
+        '{"image": "0001.jpg", "answers": {"weather": "rain"}}',
+        AnswersError,
+    )
+    return [_answered(lines, where, content, questions) for where, content in lines]
 
 
 def _answered(
-    folder: Path, where: str, line: str, questions: Sequence[QuestionSpec]
+    lines: JsonLines, where: str, content: Mapping[str, Any], questions: Sequence[QuestionSpec]
 ) -> tuple[Path, dict[str, str]]:
     try:
-        content = json.loads(line)
         name, answers = content["image"], dict(content["answers"])
-        path = folder / name
+        path = lines.file.parent / name
     except (ValueError, KeyError, TypeError) as error:
-        raise AnswersError(
-            f"{where} is not an answered image ({error!r}); write it as "
-            '{"image": "0001.jpg", "answers": {"weather": "rain"}}'
-        ) from error
+        raise lines.bad(where, repr(error)) from error
     if not path.is_file():
         raise AnswersError(f"{where}: there is no image {path}")
     choices = {question.name: question.choices for question in questions}

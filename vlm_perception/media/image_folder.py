@@ -15,11 +15,14 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from vlm_perception.media.image_errors import ImageError
+from vlm_perception.common.ordinary_files import open_ordinary
+from vlm_perception.media.image_errors import MAX_PIXELS, ImageError
 from vlm_perception.media.image_message import to_rgb
 from vlm_perception.media.media import ImageFile, Media, MediaError, Picture
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+MOST_BYTES = 8 * MAX_PIXELS
+"""Of a file: what the largest image takes without compression, at 16 bits and with alpha."""
 
 _ORIENTATION = 0x0112
 _TURNED_BY_OPENCV = "TIFF"
@@ -76,9 +79,13 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         ImageError: It is damaged, too large or no image; the text begins with its path.
     """
     try:
-        file = path.read_bytes()
+        with open_ordinary(path) as stream:
+            file = stream.read(MOST_BYTES + 1)
     except OSError as error:
-        raise ImageError("unreadable", f"{path} cannot be read: {error.strerror}") from error
+        why = error.strerror or error
+        raise ImageError("unreadable", f"{path} cannot be read: {why}") from error
+    if len(file) > MOST_BYTES:
+        raise ImageError("bad_size", f"{path} has more than {MOST_BYTES} bytes; store it smaller")
     if not file:
         raise ImageError("bad_data_length", f"{path} is empty: replace or remove it")
     try:

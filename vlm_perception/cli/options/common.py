@@ -41,6 +41,14 @@ JsonOption = Annotated[
     Path | None,
     typer.Option("--json", callback=_spared, help="Also write the figures to this file."),
 ]
+SkipBrokenOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-broken",
+        help="Leave out the images that are missing or broken, and say which; else they are an "
+        "error.",
+    ),
+]
 TransportOption = Annotated[
     str, typer.Option(help="Transport of images between the processes: `compressed` or `raw`.")
 ]
