@@ -10,8 +10,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from vlm_perception.datasets.object_mentions import ObjectNames
 from vlm_perception.datasets.roadworld.renderer import Rendered
-from vlm_perception.datasets.roadworld.world import LABELS, SCENE_LABELS, VEHICLES, World
+from vlm_perception.datasets.roadworld.world import (
+    LABELS,
+    OBJECT_LABELS,
+    SCENE_LABELS,
+    VEHICLES,
+    World,
+)
 
 PRESENT_SHARE = 0.001
 """An object is present when it visibly covers at least this share of the image."""
@@ -185,12 +192,9 @@ def presence_question(label: str) -> str:
     return f"is there {_article(label)}"
 
 
-def object_labels_in(text: str) -> set[str]:
+_NAMES = ObjectNames(OBJECT_LABELS)
+
+
+def object_labels_in(text: str) -> frozenset[str]:
     """The object labels that a caption names; a state of a light counts as its own label."""
-    found, rest = set(), text.lower()
-    for label in sorted(set(LABELS) - set(SCENE_LABELS), key=len, reverse=True):
-        for form in (_SEVERAL.get(label, label + "s"), label):
-            if form in rest:
-                found.add(label)
-                rest = rest.replace(form, " ")
-    return found
+    return _NAMES.named(text)

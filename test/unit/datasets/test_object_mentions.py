@@ -1,0 +1,98 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""A text names what it says is there: no half words, no other words, nothing that it denies."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.streets import PROPERTY
+
+from vlm_perception.datasets.object_mentions import ObjectNameError, ObjectNames
+
+LABELS = ("car", "bus", "person", "traffic light", "fire hydrant", "knife", "skis", "stop sign")
+NAMES = ObjectNames(
+    LABELS,
+    {"car": ["automobile", "station wagon"], "person": ["pedestrian"], "hydra": []},
+    ["car wash", "bus stop"],
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("A car, two buses; some people: knives!", {"car", "bus", "person", "knife"}),
+        ("an automobile and station wagons", {"car"}),
+        ("Traffic-lights above a stop  sign", {"traffic light", "stop sign"}),
+        ("a cart on the carpet", set()),
+        ("the driver's car's door", {"car"}),
+        ("a car wash at the bus stop", set()),
+        # Denied in front of it, one or all of a list.
+        ("there are no cars", set()),
+        ("a road without a car, a bus or a traffic light", set()),
+        ("no car, a bus and two people", {"bus", "person"}),
+        ("no red cars or blue buses, but people", {"person"}),
+        ("neither cars nor buses; a person", {"person"}),
+        ("There isn't a car. A bus is", {"bus"}),
+        ("that is not a car, it is a bus", {"bus"}),
+        ("it does not show any car and shows a bus", {"bus"}),
+        ("no sign of a car near the bus", {"bus"}),
+        ("a car-free street free of buses with people", {"person"}),
+        ("no traffic light is visible behind the bus", {"bus"}),
+        # Denied behind it.
+        ("cars and a bus are not visible", set()),
+        ("beside a car, the bus isn\u2019t there", {"car"}),
+        ("car: none, bus: two", {"bus"}),
+        # Not denied at all.
+        ("the car is not moving behind a bus", {"car", "bus"}),
+        ("not only a car", {"car"}),
+        ("no fewer than two cars", {"car"}),
+        ("it is not raining and a car is parked", {"car"}),
+        ("not a rainy day, with a car", {"car"}),
+        ("no one on the car", {"car"}),
+    ],
+)
+def test_what_a_text_says_is_there(text: str, named: set[str]) -> None:
+    assert NAMES.named(text) == named
+
+
+@pytest.mark.parametrize(
+    ("prefix", "named"),
+    [
+        ("a car", set()),
+        ("a person ", {"person"}),
+        ("a car ", set()),
+        ("a car,", {"car"}),
+        ("a car w", set()),
+        ("a car wi", {"car"}),
+        ("a traffic", set()),
+        ("a bus ", set()),
+        ("a bus a", {"bus"}),
+        ("a person and a car", {"person"}),
+    ],
+)
+def test_the_end_of_an_unfinished_text_counts_once_it_is_known(
+    prefix: str, named: set[str]
+) -> None:
+    assert NAMES.named(prefix, finished=False) == named
+
+
+words = st.sampled_from([*LABELS, "cars", "no", "not", "a", ",", ".", "and", "is", "wash", "stop"])
+
+
+@settings(PROPERTY, max_examples=40)
+@given(st.lists(words, max_size=8).map(" ".join), st.text("carswt, ", max_size=6))
+def test_no_later_word_takes_back_more_than_a_denial_does(text: str, rest: str) -> None:
+    # Behind a full stop nothing of the text before it changes.
+    whole = NAMES.named(f"{text}. {rest}")
+    assert NAMES.named(f"{text}.", finished=False) <= whole
+    assert NAMES.named(text, finished=False) <= NAMES.named(f"{text}.") == NAMES.named(text)
+
+
+def test_names_of_labels() -> None:
+    assert [NAMES.label(name) for name in ("Automobile", "ski", "people", "owl")] == [
+        *("car", "skis", "person", "owl")
+    ]
+    with pytest.raises(ObjectNameError, match="'limo' stands for 'car' and for 'bus'"):
+        ObjectNames(LABELS, {"car": ["limo"], "bus": ["limo"]})

@@ -1,0 +1,165 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which labelled objects an English text says are there."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.datasets.denials import Span, denied
+
+_IRREGULAR = {
+    "person": "people",
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "mouse": "mice",
+    "goose": "geese",
+    "foot": "feet",
+    "tooth": "teeth",
+    "knife": "knives",
+    "leaf": "leaves",
+    "shelf": "shelves",
+    "loaf": "loaves",
+    "wolf": "wolves",
+    "calf": "calves",
+    "sheep": "sheep",
+    "deer": "deer",
+    "fish": "fish",
+}
+_SINGULAR = {plural: singular for singular, plural in _IRREGULAR.items()}
+
+_TOKEN = re.compile(r"\w+(?:'\w+)?|[^\w\s]")
+_FREE = re.compile(r"\w+(?:-\w+)*-free\b")
+"""What there is none of: `car-free`."""
+
+
+class ObjectNameError(VlmPerceptionError):
+    """Names of objects contradict each other; the message says which."""
+
+
+class ObjectNames:
+    """Finds labels in English texts: in the singular and the plural, by their synonyms.
+
+    An object that the text says is not there (`no cars`, `without a bus or a truck`, `cars are not
+    visible`) is not found; nor are the first words of a longer name.
+    """
+
+    def __init__(
+        self,
+        labels: Iterable[str],
+        synonyms: Mapping[str, Sequence[str]] | None = None,
+        others: Iterable[str] = (),
+    ) -> None:
+        """Prepare the forms of all names.
+
+        Args:
+            labels: those to find.
+            synonyms: by label; a label that is not among `labels` is found, too.
+            others: phrases that name none of them though they contain one, as `hot dog`.
+
+        Raises:
+            ObjectNameError: a phrase stands for two things.
+        """
+        self._labels: dict[str, str | None] = {}
+        for label in (*labels, *(synonyms or {})):
+            self._labels.setdefault(_words(label), label)
+        for label, phrases in (synonyms or {}).items():
+            for phrase in phrases:
+                self._add(phrase, self._labels[_words(label)])
+        for phrase in others:
+            self._add(phrase, None)
+        for words, named in list(self._labels.items()):
+            for form in (_plural(words), _singular(words)):
+                self._labels.setdefault(form, named)
+        self._forms = sorted(self._labels)
+        self._longest = max((form.count(" ") + 1 for form in self._forms), default=0)
+
+    def _add(self, phrase: str, label: str | None) -> None:
+        words = _words(phrase)
+        if self._labels.setdefault(words, label) != label:
+            raise ObjectNameError(
+                f"{phrase!r} stands for {self._labels[words] or 'no label'!r} and for "
+                f"{label or 'no label'!r}; let it stand for one of them"
+            )
+
+    def label(self, name: str) -> str:
+        """The label that a name stands for; the name itself where it is not known."""
+        return self._labels.get(_words(name)) or name
+
+    def named(self, text: str, *, finished: bool = True) -> frozenset[str]:
+        """The labels of the objects that a text says are there.
+
+        Args:
+            text: in English.
+            finished: whether no more of it comes; else a word at its end is found only once it is
+                known to be whole, and to be no part of a longer name.
+        """
+        tokens = _tokens(text)
+        mentions = dict(self._mentions(tokens))
+        denials = denied(tokens, list(mentions))
+        return frozenset(
+            label
+            for span, label in mentions.items()
+            if label is not None
+            and span not in denials
+            and (finished or not self._may_go_on(text, tokens, span))
+        )
+
+    def _mentions(self, tokens: Sequence[str]) -> Iterator[tuple[Span, str | None]]:
+        """From left to right, the longest name first."""
+        at = 0
+        while at < len(tokens):
+            for end in range(min(at + self._longest, len(tokens)), at, -1):
+                words = " ".join(tokens[at:end])
+                if words in self._labels:
+                    yield Span(at, end), self._labels[words]
+                    at = end - 1
+                    break
+            at += 1
+
+    def _may_go_on(self, text: str, tokens: Sequence[str], mention: Span) -> bool:
+        """Whether what follows the text may make another name of a mention."""
+        broken_off = text[-1:].isalnum()
+        if broken_off and mention.end == len(tokens):
+            return True
+        rest = " ".join(tokens[mention.start :]) + ("" if broken_off else " ")
+        following = bisect_left(self._forms, rest)
+        return following < len(self._forms) and self._forms[following].startswith(rest)
+
+
+def _tokens(text: str) -> list[str]:
+    """Words in lower case and marks of punctuation; hyphens separate words."""
+    plain = _FREE.sub(" ", text.lower().replace("\u2019", "'"))
+    return _TOKEN.findall(re.sub(r"'s\b", "", plain.replace("-", " ").replace("_", " ")))
+
+
+def _words(name: str) -> str:
+    return " ".join(_tokens(name))
+
+
+def _plural(words: str) -> str:
+    first, last = words[: words.rfind(" ") + 1], words[words.rfind(" ") + 1 :]
+    if last in _IRREGULAR:
+        return first + _IRREGULAR[last]
+    if last.endswith(("s", "x", "z", "ch", "sh")):
+        return first + last + "es"
+    if last.endswith("y") and last[-2:-1] not in "aeiou":
+        return first + last[:-1] + "ies"
+    return first + last + "s"
+
+
+def _singular(words: str) -> str:
+    first, last = words[: words.rfind(" ") + 1], words[words.rfind(" ") + 1 :]
+    if last in _SINGULAR:
+        return first + _SINGULAR[last]
+    if not last.endswith("s") or last.endswith("ss"):
+        return words
+    if last.endswith("ies") and len(last) > 4:
+        return first + last[:-3] + "y"
+    if last.endswith(("ses", "xes", "zes", "ches", "shes")):
+        return first + last[:-2]
+    return first + last[:-1]
