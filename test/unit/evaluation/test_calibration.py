@@ -25,13 +25,12 @@ from vlm_perception.datasets.roadworld.files.images import write_images
 from vlm_perception.evaluation.chaos.testbed.bundle_server import MODEL, BundleServer, Manner
 from vlm_perception.evaluation.tasks.answer_calibration import (
     CalibrationError,
-    calibration_error,
     fit_temperature,
     judge,
-    negative_log_likelihood,
     require_enough,
     scores_of_server,
 )
+from vlm_perception.evaluation.tasks.answer_figures import QuestionResults, question_figures
 from vlm_perception.perception.language.served.model import ServedModel
 from vlm_perception.perception.language.served.settings import SERVED, ServedSettings
 from vlm_perception.perception.reasoning.questions import load_questions
@@ -45,6 +44,11 @@ RNG = np.random.default_rng(0)
 def softmax(scores: Any, temperature: float = 1.0) -> Any:
     powers = np.exp((scores - scores.max(axis=1, keepdims=True)) / temperature)
     return powers / powers.sum(axis=1, keepdims=True)
+
+
+def figure(kind: str, probabilities: Any, truth: Any) -> float:
+    results = QuestionResults("", probabilities, truth)
+    return float(question_figures(results, np.ones((1, len(truth))))[kind][0])
 
 
 def world(count: int, choices: int, temperature: float, seed: int) -> tuple[Any, Any]:
@@ -78,16 +82,16 @@ def test_no_temperature_fits_better_than_the_fitted_one(
     truth = np.array(
         data.draw(st.lists(st.integers(0, choices - 1), min_size=count, max_size=count))
     )
-    best = negative_log_likelihood(softmax(scores, fit_temperature(scores, truth)), truth)
+    best = figure("nll", softmax(scores, fit_temperature(scores, truth)), truth)
     for other in (1.0, data.draw(st.floats(0.02, 50.0))):
-        assert best <= negative_log_likelihood(softmax(scores, other), truth) + 1e-6
+        assert best <= figure("nll", softmax(scores, other), truth) + 1e-6
 
 
 def test_the_error_is_how_far_confidence_is_from_accuracy() -> None:
     sure = np.tile((0.9, 0.1), (1500, 1))
     truth = (RNG.random(1500) < 0.4).astype(np.int64)
-    assert calibration_error(sure, truth) == pytest.approx(0.9 - (truth == 0).mean(), abs=0.06)
-    assert calibration_error(np.tile((1.0, 0.0), (30, 1)), np.zeros(30, np.int64)) == 0
+    assert figure("ece", sure, truth) == pytest.approx(0.9 - (truth == 0).mean(), abs=0.06)
+    assert figure("ece", np.tile((1.0, 0.0), (30, 1)), np.zeros(30, np.int64)) == 0
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from vlm_perception.datasets.answered_images import AnsweredImages
 from vlm_perception.datasets.sample import Sample
 from vlm_perception.evaluation.report import Report
 from vlm_perception.evaluation.task import run_task
+from vlm_perception.evaluation.tasks.answer_figures import QuestionResults, question_figures
 from vlm_perception.outputs.file import require_free, result_file
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.language.served.model import ServedModel
@@ -39,7 +40,6 @@ from vlm_perception.types import Frame
 
 VERB = "calibrate answers"
 LEAST_ANSWERS = 100
-BINS = 15
 LEAST_MASS = 1e-6
 """In place of what the server's alternatives do not hold."""
 COOLEST, HOTTEST = 0.02, 50.0
@@ -227,30 +227,9 @@ def judge(scores: NDArray[np.float64], truth: NDArray[np.int64]) -> Calibrated:
     return Calibrated(
         len(truth),
         fit_temperature(scores, truth),
-        (negative_log_likelihood(plain, truth), negative_log_likelihood(fair, truth)),
-        (calibration_error(plain, truth), calibration_error(fair, truth)),
+        (_figure("nll", plain, truth), _figure("nll", fair, truth)),
+        (_figure("ece", plain, truth), _figure("ece", fair, truth)),
     )
-
-
-def negative_log_likelihood(probabilities: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
-    """Mean over the images; `probabilities` is [N, choices]."""
-    true = probabilities[np.arange(len(truth)), truth]
-    return float(-np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean())
-
-
-def calibration_error(probabilities: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
-    """Expected calibration error over BINS bins of equally many answers.
-
-    How far the likeliest choice's probability is from how often it is true, bin by bin.
-    """
-    predicted = probabilities.argmax(axis=1)
-    sure = probabilities.max(axis=1)
-    order = np.argsort(sure, kind="stable")
-    gaps = [
-        len(part) * abs(sure[part].mean() - (predicted[part] == truth[part]).mean())
-        for part in np.array_split(order, min(BINS, len(order)))
-    ]
-    return float(sum(gaps) / len(order))
 
 
 def require_enough(images: AnsweredImages) -> None:
@@ -286,6 +265,12 @@ def write_questions(
     text = yaml.safe_dump({"questions": content}, sort_keys=False, allow_unicode=True)
     with result_file(out, VERB) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def _figure(kind: str, probabilities: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
+    """One of `question_figures` over all images; `probabilities` is [N, choices]."""
+    results = QuestionResults("", probabilities, truth)
+    return float(question_figures(results, np.ones((1, len(truth))))[kind][0])
 
 
 def _probabilities(scores: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:

@@ -1,0 +1,86 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bootstrap over images: how far a figure, or the difference of two, would vary with other images.
+
+Efron and Tibshirani, An Introduction to the Bootstrap, 1993, sections 6.2 and 13.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_perception.evaluation.comparison.scored import Array, Scored
+
+REPLICATES = 1000
+SEED = 19
+LEAST_DEFINED = 0.95
+"""Share of the replicates in which a figure must be defined, or nothing is said of its spread."""
+_BLOCK = 4_000_000
+"""Weights that are held at once."""
+
+Resample = Callable[[Array], Mapping[str, Array]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % percentile interval; NaN where it is too seldom defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate(scored: Scored, replicates: int = REPLICATES) -> dict[str, Estimate]:
+    """Every figure of a model, as its images give it."""
+    whole, spread = resample(scored.figures, len(scored.images), replicates)
+    return {name: Estimate(value, *percentiles(spread[name])) for name, value in whole.items()}
+
+
+def resample(
+    figures: Resample, images: int, replicates: int = REPLICATES
+) -> tuple[dict[str, float], dict[str, Array]]:
+    """Figures of all images, and of as many drawn with replacement, again and again.
+
+    Args:
+        figures: gives figures [B] for weights [B, images].
+        images: how many there are.
+        replicates: how often images are drawn; the same draws for the same number of images.
+
+    Returns:
+        The figures by name, and of each its replicates.
+    """
+    whole = {name: float(value[0]) for name, value in figures(np.ones((1, images))).items()}
+    blocks = [figures(weights) for weights in _draws(images, replicates)]
+    return whole, {name: np.concatenate([block[name] for block in blocks]) for name in whole}
+
+
+def percentiles(spread: Array) -> tuple[float, float]:
+    """Bounds of the middle 95 % of the replicates; NaN where too few are defined."""
+    known = spread[np.isfinite(spread)]
+    if len(known) < LEAST_DEFINED * len(spread) or not len(known):
+        return float("nan"), float("nan")
+    low, high = np.percentile(known, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def standard_error(spread: Array) -> float:
+    """Standard deviation of the replicates; NaN where too few are defined."""
+    known = spread[np.isfinite(spread)]
+    if len(known) < LEAST_DEFINED * len(spread) or len(known) < 2:
+        return float("nan")
+    return float(known.std(ddof=1))
+
+
+def _draws(images: int, replicates: int) -> Iterator[NDArray[np.float64]]:
+    """How often each image is drawn, [block, images], block by block."""
+    rng = np.random.default_rng(SEED)
+    block = max(1, _BLOCK // max(1, images))
+    for first in range(0, replicates, block):
+        rows = np.arange(min(block, replicates - first))[:, np.newaxis]
+        drawn = rng.integers(0, images, (len(rows), images)) + images * rows
+        counts = np.bincount(drawn.ravel(), minlength=images * len(rows))
+        yield counts.reshape(len(rows), images).astype(np.float64)
