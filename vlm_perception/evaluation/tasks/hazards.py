@@ -24,7 +24,7 @@ from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.streets import CAMERA_SIZE, look
 from vlm_perception.datasets.roadworld.world import VEHICLES, Actor, World
 from vlm_perception.evaluation.report import Report
-from vlm_perception.evaluation.road_world import require_road_world
+from vlm_perception.evaluation.road_world import EXAM_SEED, require_road_world
 from vlm_perception.perception.fusion.rules import Hazard
 from vlm_perception.perception.fusion.scene import FusionSettings, SceneFusion
 from vlm_perception.perception.reasoning.language_service import LanguageService
@@ -33,8 +33,6 @@ from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettin
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Embedding, Frame, Reasoning
 
-EXAM_SEED = 20_000_000
-"""First seed of the scenes: nothing was trained or tuned on them."""
 BANDS = ((5, 10), (10, 20), (20, 30), (30, 45))
 """Metres along the road."""
 LEAST_VISIBLE = 0.5
