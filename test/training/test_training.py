@@ -54,7 +54,7 @@ from vlm_perception.datasets.roadworld.truth import (
 )
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.deploy.export.export import export_bundle
-from vlm_perception.evaluation.tasks.roadworld import EXAM_SEED
+from vlm_perception.evaluation.road_world import EXAM_SEED
 from vlm_perception.evaluation.tasks.roadworld import run as evaluate_roadworld
 from vlm_perception.modeling.token_pruning import parse_schedule
 from vlm_perception.modeling.towers.siglip import SiglipVision

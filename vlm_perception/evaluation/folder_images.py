@@ -48,6 +48,7 @@ class FolderImages:
         if not folder.is_dir():
             raise FolderImagesError(f"{folder} is no folder; give one with images")
         self.folder = folder
+        self._skip_broken = skip_broken
         self.broken: dict[str, str] = {}
         """Images that cannot be used, and why."""
         self.digests: dict[str, str] = {}
@@ -63,12 +64,7 @@ class FolderImages:
                 self.broken[name] = f"{folder / name} cannot be read: {error.strerror}"
         if not wanted:
             raise FolderImagesError(f"no image of {folder} has a label; give labels of its images")
-        if not self.digests:
-            raise FolderImagesError(f"no image can be used: {self.told()}; give another folder")
-        if self.broken and not skip_broken:
-            raise FolderImagesError(
-                f"{self.told()}; replace them, or leave them out with --skip-broken"
-            )
+        self._require_enough()
 
     @property
     def names(self) -> Collection[str]:
@@ -89,6 +85,16 @@ class FolderImages:
         """
         return read_image(self.folder / name)
 
+    def leave_out(self, name: str, why: str) -> None:
+        """Count an image as broken that could be read, but not used.
+
+        Raises:
+            FolderImagesError: it is not to be left out, or the last one.
+        """
+        del self.digests[name]
+        self.broken[name] = why
+        self._require_enough()
+
     def told(self) -> str:
         """How many images are missing or broken, with the first of them; empty if none is."""
         if not self.broken:
@@ -99,6 +105,14 @@ class FolderImages:
         return f"{len(self.broken)} of {tried} images are missing or broken: {first}" + (
             f"; and {rest} more" if rest > 0 else ""
         )
+
+    def _require_enough(self) -> None:
+        if not self.digests:
+            raise FolderImagesError(f"no image can be used: {self.told()}; give another folder")
+        if self.broken and not self._skip_broken:
+            raise FolderImagesError(
+                f"{self.told()}; replace them, or leave them out with --skip-broken"
+            )
 
 
 def plain_name(name: str) -> str:

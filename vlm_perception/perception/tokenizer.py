@@ -60,18 +60,25 @@ class TextTokenizer:
         """How many tokens there are."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    def encode(self, text: str, *, framed: bool = False) -> list[int]:
+    def encode(self, text: str, *, framed: bool = False, most: int | None = None) -> list[int]:
         """Ids of a text.
 
         Args:
             text: taken literally; `<eos>` in it is five characters.
             framed: with the begin and end tokens that the tokenizer adds to a text.
+            most: the text is cut to so many ids, begin and end included, as transformers'
+                tokenizers truncate; None: it is not.
 
         Raises:
             TextError: the text is no valid Unicode.
         """
         require_text(text)
-        return list(self._tokenizer.encode(text, add_special_tokens=framed).ids)
+        found = self._tokenizer.encode(text, add_special_tokens=framed)
+        if most is None or len(found.ids) <= most:
+            return list(found.ids)
+        bare = self._tokenizer.encode(text, add_special_tokens=False)
+        bare.truncate(most - (self._tokenizer.num_special_tokens_to_add(False) if framed else 0))
+        return list(self._tokenizer.post_process(bare, add_special_tokens=framed).ids)
 
     def encode_template(self, template: str, text: str = "") -> list[int]:
         """Ids of a template whose special tokens count, with a text in which they do not.

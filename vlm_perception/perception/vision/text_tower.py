@@ -37,15 +37,19 @@ class TextTower:
         self._spec, self._tokenizer, self._engine = spec, tokenizer, engine
 
     @classmethod
-    def load(cls, bundle: ModelBundle) -> TextTower:
+    def load(cls, bundle: ModelBundle, *, threads: int = 1) -> TextTower:
         """Load a bundle's, in ONNX Runtime, and compare it with the stored outputs.
+
+        Args:
+            bundle: the model.
+            threads: threads of the engine.
 
         Raises:
             BundleError: a file is missing or altered, or the outputs are others.
             EngineError: the engine does not take the graph.
         """
         text = bundle.manifest.text
-        engine = bundle.engine(TEXT_GRAPH)
+        engine = bundle.engine(TEXT_GRAPH, threads=threads)
         bundle.verify_golden({TEXT_GRAPH: engine})
         return cls(text, TextTokenizer(bundle.file(text.tokenizer)), engine)
 
@@ -66,6 +70,24 @@ class TextTower:
         means = (self._engine.run({"input_ids": i})["embedding"].mean(axis=0) for i in ids.values())
         return np.stack([np.asarray(mean / np.linalg.norm(mean), np.float32) for mean in means])
 
+    def embed_each(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts as they are; one that is longer than the tower reads is cut to its length.
+
+        Returns:
+            [texts, D], L2-normalised.
+
+        Raises:
+            TextError: one is no text.
+        """
+        length = self._spec.length
+        ids = [self._padded(self._tokenizer.encode(t, framed=True, most=length)) for t in texts]
+        rows = self._engine.run({"input_ids": np.array(ids, np.int64)})["embedding"]
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+    def reads_whole(self, text: str) -> bool:
+        """Whether a text is not longer than the tower reads."""
+        return len(self._tokenizer.encode(text, framed=True)) <= self._spec.length
+
     def _encode(self, prompt: str, label: str) -> list[int]:
         ids, spec = self._tokenizer.encode(prompt, framed=True), self._spec
         if len(ids) > spec.length:
@@ -73,4 +95,7 @@ class TextTower:
                 f"{label!r} makes a prompt of {len(ids)} tokens but the text tower takes "
                 f"{spec.length}; use fewer words"
             )
-        return ids + [spec.pad_token_id] * (spec.length - len(ids))
+        return self._padded(ids)
+
+    def _padded(self, ids: list[int]) -> list[int]:
+        return ids + [self._spec.pad_token_id] * (self._spec.length - len(ids))
