@@ -225,6 +225,41 @@ def evaluate_following(
     report("vlm_perception.evaluation.locate.following", json_file, bundle, drives, seconds)
 
 
+@app.command("hallucination")
+def evaluate_hallucination(
+    bundle: BundleOption = "roadworld-nano",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images with objects.jsonl. [default: the road world]"),
+    ] = None,
+    scenes: Annotated[
+        int | None,
+        typer.Option(min=2, help="Number of scenes of the road world. [default: 500]"),
+    ] = None,
+    skip_broken: SkipBrokenOption = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the captions; an interrupted run continues.")
+    ] = Path("out/hallucination"),
+    json_file: JsonOption = None,
+) -> None:
+    """Measure how often captions name objects that are not in the image.
+
+    Prints CHAIR by texts and by objects, recall, and the number of objects named: of whole
+    captions, of what is shown while they are written, and of captions that are cut off; again with
+    the input of the vision towers shrunk to 1/2, 1/4 and 1/8. Each line of objects.jsonl is like
+    `{"image": "0001.jpg", "objects": ["bus", "traffic light"]}` and names all that can be seen;
+    synonyms.yaml beside it may say what else they are called.
+
+    `vlm-perception evaluate hallucination --data my_images --json hallucination.json`
+    """
+    if data is not None and scenes is not None:
+        raise typer.BadParameter(
+            "is of the road world; leave it out with --data", param_hint="--scenes"
+        )
+    evaluation = "vlm_perception.evaluation.hallucination.evaluate"
+    report(evaluation, json_file, bundle, data, scenes or 500, out, skip_broken=skip_broken)
+
+
 @app.command("retrieval")
 def evaluate_retrieval(
     bundle: BundleOption = "roadworld-nano",

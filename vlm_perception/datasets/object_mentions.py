@@ -58,18 +58,19 @@ class ObjectNames:
 
         Args:
             labels: those to find.
-            synonyms: by label; a label that is not among `labels` is found, too.
+            synonyms: by label, which is found, too, if it is not among `labels`; one of these that
+                is a synonym of another is no label of its own.
             others: phrases that name none of them though they contain one, as `hot dog`.
 
         Raises:
             ObjectNameError: a phrase stands for two things.
         """
         self._labels: dict[str, str | None] = {}
-        for label in (*labels, *(synonyms or {})):
-            self._labels.setdefault(_words(label), label)
         for label, phrases in (synonyms or {}).items():
-            for phrase in phrases:
-                self._add(phrase, self._labels[_words(label)])
+            for phrase in (label, *phrases):
+                self._add(phrase, label)
+        for label in labels:
+            self._labels.setdefault(_words(label), label)
         for phrase in others:
             self._add(phrase, None)
         for words, named in list(self._labels.items()):

@@ -96,3 +96,6 @@ def test_names_of_labels() -> None:
     ]
     with pytest.raises(ObjectNameError, match="'limo' stands for 'car' and for 'bus'"):
         ObjectNames(LABELS, {"car": ["limo"], "bus": ["limo"]})
+    with pytest.raises(ObjectNameError, match="'bus' stands for 'bus' and for 'no label'"):
+        ObjectNames(LABELS, others=["bus"])
+    assert ObjectNames(LABELS, {"bus": ["car"]}).named("two cars") == {"bus"}

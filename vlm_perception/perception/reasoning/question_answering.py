@@ -102,6 +102,8 @@ class Description:
         self._partial = PartialText(untagged)
         self.tokens = 0
         """Tokens written so far."""
+        self.written = ""
+        """All that they spell, what is held back included."""
         self.finished = False
         """Whether the model has ended the text itself."""
 
@@ -119,7 +121,7 @@ class Description:
         """
         for written in self._written:
             self.tokens += 1
-            self.finished = written.stops
+            self.written, self.finished = written.text, written.stops
             show = self._partial.finish if written.stops else self._partial.grow
             yield show(written.text)
 

@@ -1,0 +1,156 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Captions against what is there: whole, while they are written, cut off, and of coarser images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+from rich.table import Table
+
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.bundle.files import file_sha256
+from vlm_perception.datasets.object_mentions import ObjectNames
+from vlm_perception.evaluation.hallucination.describer import Describer, Written
+from vlm_perception.evaluation.hallucination.figures import (
+    CUT,
+    FIGURES,
+    FINAL,
+    PARTIAL,
+    SCALES,
+    TEXTS,
+    Record,
+    figures,
+)
+from vlm_perception.evaluation.hallucination.synonyms import SYNONYMS_FILE, read_names
+from vlm_perception.evaluation.journal import Journal
+from vlm_perception.evaluation.labelled_images import (
+    LabelledFolder,
+    LabelledSet,
+    LabelledStreets,
+)
+from vlm_perception.evaluation.report import Report, figure_table
+from vlm_perception.evaluation.road_world import EXAM_SEED
+from vlm_perception.outputs.folder import ResultsFolder
+
+VERB = "evaluate hallucination"
+RECORDS = "records.jsonl"
+WORDS = {
+    FINAL: "whole captions",
+    PARTIAL: "shown while written",
+    CUT: "cut off anywhere",
+}
+
+INTERVALS = FIGURES[:2]
+"""Those of which the table shows intervals; the figures have all."""
+
+
+def run(
+    bundle: str, data: Path | None, scenes: int, out: Path, *, skip_broken: bool = False
+) -> Report:
+    """Evaluate captions on a folder of labelled images, or on the road world.
+
+    Args:
+        bundle: name or path of the bundle.
+        data: the folder; None: the road world.
+        scenes: how many of the road world.
+        out: folder for the captions and what each of them names.
+        skip_broken: leave out the images of the folder that are missing or broken.
+
+    Raises:
+        BundleError: the bundle cannot be used, or has no language model.
+        ObjectsError: the labels are missing or damaged.
+        SynonymsError: the synonyms are damaged.
+        FolderImagesError: images are missing or broken and not to be left out.
+        JournalError: an interrupted run of another kind is unfinished.
+        OutputError: `out` is another's.
+    """
+    model = ModelBundle.load(bundle)
+    chosen: LabelledSet
+    if data is None:
+        chosen = LabelledStreets(range(EXAM_SEED, EXAM_SEED + scenes))
+        names = ObjectNames(chosen.labels)
+        identity: dict[str, Any] = {"bundle": model.digest, **chosen.identity}
+    else:
+        chosen = LabelledFolder(data, skip_broken=skip_broken)
+        file = data / SYNONYMS_FILE
+        names = read_names(file, chosen.labels)
+        synonyms = file_sha256(file) if file.exists() else None
+        identity = {"bundle": model.digest, **chosen.identity, "synonyms": synonyms}
+    describer = Describer(model, names)
+    inputs = [model.path, *([] if data is None else [data])]
+    with ResultsFolder(out, VERB, [RECORDS], inputs) as results:
+        with Journal(results.work / RECORDS, identity) as journal:
+            records = _describe(chosen, names, describer, journal)
+        results.publish()
+    result = figures(records)
+    return Report(
+        [_table(result), *_notes(result, records), *chosen.notes()],
+        {
+            "hallucination": result,
+            "images": len(records),
+            "bundle_digest": model.digest,
+            "sets": [chosen.described()],
+        },
+    )
+
+
+def _describe(
+    chosen: LabelledSet, names: ObjectNames, describer: Describer, journal: Journal
+) -> list[Record]:
+    """The records of all images; those that the journal has are not described again."""
+    records: list[Record] = []
+    for image in track(chosen, "Describing", total=len(chosen), transient=True):
+        if image.name not in journal.items:
+            written = describer.describe(image.read())
+            journal.add(image.name, _record(image.objects, names, written))
+        records.append({"image": image.name, **journal.items[image.name]})
+    return records
+
+
+def _record(
+    objects: Sequence[str], names: ObjectNames, written: Mapping[str, Written]
+) -> dict[str, Any]:
+    return {
+        "objects": sorted({names.label(each) for each in objects}),
+        "texts": {scale: asdict(each) for scale, each in written.items()},
+    }
+
+
+def _table(result: Mapping[str, Any]) -> Table:
+    table = figure_table(
+        "Objects that captions name and that are not there",
+        *("texts", "towers' input", "CHAIR_s", "CHAIR_i", "recall", "named"),
+        words=2,
+        caption="CHAIR_s: share of texts with such an object; CHAIR_i: share of such objects among "
+        "those named; recall: share of the labelled objects that are named; named: objects a text. "
+        "in parentheses 95 %, by bootstrap over the images",
+    )
+    for text in TEXTS:
+        found = result if text == FINAL else result[text]
+        for scale in SCALES:
+            cells = [f"{found[name][scale]:.3f}" for name in FIGURES]
+            for at, name in enumerate(INTERVALS):
+                low, high = found[f"{name}_low"][scale], found[f"{name}_high"][scale]
+                cells[at] += f" ({low:.2f} to {high:.2f})"
+            table.add_row(WORDS[text] if scale == "1" else "", scale, *cells)
+        table.add_section()
+    return table
+
+
+def _notes(result: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
+    begins = result["begins_at"]
+    unfinished = sum(not record["texts"]["1"]["finished"] for record in records)
+    return [
+        f"Invention begins at {begins} of the towers' input: more of what whole captions name is "
+        "not there than at full size"
+        if begins is not None
+        else f"Down to {list(SCALES)[-1]} of the towers' input no more is invented than at full "
+        "size, as far as so many images can tell",
+        f"{len(records)} images; {unfinished} captions reached the limit of tokens at full size "
+        "and count as they were published",
+    ]
