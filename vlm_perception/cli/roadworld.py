@@ -43,7 +43,8 @@ def roadworld_images(
 ) -> None:
     """Render scenes into JPEG files for `vlm-perception export --calibration`.
 
-    Also writes answers.jsonl, which `vlm-perception calibrate answers` reads.
+    Also writes answers.jsonl, which `vlm-perception calibrate answers` reads, captions.jsonl and
+    objects.jsonl for `vlm-perception evaluate`.
 
     `vlm-perception roadworld images --out out/calibration`
     """

@@ -13,9 +13,11 @@ from PIL import Image
 
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.datasets.answered_images import ANSWERS_FILE, AnsweredImages, AnswersError
+from vlm_perception.datasets.captions_file import CAPTIONS_FILE, read_captions
+from vlm_perception.datasets.labelled_objects import OBJECTS_FILE, read_objects
 from vlm_perception.datasets.roadworld.files.images import write_images
 from vlm_perception.datasets.roadworld.streets import Streets
-from vlm_perception.datasets.roadworld.world import LABELS
+from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 
 WET = QuestionSpec(name="wet", question="is the road wet", choices=("no", "yes"))
 GOOD = {"image": "a.png", "answers": {"wet": "yes"}}
@@ -67,8 +69,14 @@ def test_the_road_world_is_the_same_from_its_seeds_and_from_files(tmp_path: Path
     streets = Streets(range(5_000_000, 5_000_003), (64, 36))
     write_images(tmp_path, len(streets), (64, 36))
     images = AnsweredImages(tmp_path, streets.questions)
+    captions, objects = (
+        read_captions(tmp_path / CAPTIONS_FILE),
+        read_objects(tmp_path / OBJECTS_FILE),
+    )
     assert len(images) == len(streets)
-    for file, street in zip(images, streets, strict=True):
+    for file, said, seen_in, street in zip(images, captions, objects, streets, strict=True):
+        assert said == (Path(file.provenance).name, street.captions)
+        assert seen_in == (said[0], tuple(x for x in street.labels if x in OBJECT_LABELS))
         assert file.answers == street.answers
         assert np.abs(file.image.astype(int) - street.image).mean() < 10, "JPEG alone"
         seen = [label for label, here in zip(LABELS, street.present(LABELS), strict=True) if here]
