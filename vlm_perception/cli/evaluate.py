@@ -294,6 +294,31 @@ def evaluate_retrieval(
     report(evaluation, json_file, bundle, data, scenes or 1000, out, skip_broken=skip_broken)
 
 
+@app.command("cost")
+def evaluate_cost(
+    bundle: BundleOption = "roadworld-nano",
+    scenes: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Number of frames of the road world; fewer where they take over a minute."
+        ),
+    ] = 100,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Threads of the engines.")] = 1,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure what an image costs with a bundle on this machine.
+
+    Prints p50 and p95 of encoder, prefill and caption, and of all together; tokens, and bytes of
+    keys and values; peak memory of a process that does nothing else, and of the GPU; energy, where
+    the machine tells it (RAPL, or the INA3221 of a Jetson), idle power included. Close other
+    programs first: exit code 1 when they took so much that the figures are not valid.
+
+    `vlm-perception evaluate cost --json cost.json`
+    """
+    evaluation = "vlm_perception.evaluation.cost.evaluate"
+    report(evaluation, json_file, bundle, scenes=scenes, threads=threads)
+
+
 @app.command("agreement")
 def evaluate_agreement(
     recording: Annotated[

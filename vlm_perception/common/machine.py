@@ -31,6 +31,19 @@ def available_memory(file: Path = Path("/proc/meminfo")) -> int:
     raise OSError(f"{file} has no MemAvailable line")
 
 
+def peak_memory() -> int:
+    """The most bytes that this process has had in memory.
+
+    `ru_maxrss` would count its parent's before the exec, too.
+    """
+    for line in (
+        Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    ):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no VmHWM line")
+
+
 def return_memory() -> None:
     """Give the system what this process has freed and glibc keeps, as after large models."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

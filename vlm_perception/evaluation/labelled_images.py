@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.bundle.files import file_sha256
+from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.labelled_objects import OBJECTS_FILE, read_objects
 from vlm_perception.datasets.roadworld.streets import Streets
 from vlm_perception.datasets.roadworld.world import OBJECT_LABELS
@@ -43,6 +44,9 @@ class LabelledSet(Protocol):
 
     def __iter__(self) -> Iterator[LabelledImage]:
         """One after the other."""
+
+    def leave_out(self, name: str, error: VlmPerceptionError) -> None:
+        """Take note that an image cannot be used, or raise the error."""
 
     @property
     def identity(self) -> dict[str, str]:
@@ -79,12 +83,16 @@ class LabelledFolder:
 
     def __iter__(self) -> Iterator[LabelledImage]:
         """The images that can be read, in the order of the labels."""
-        for name in self._images.names:
+        for name in list(self._images.names):
             yield LabelledImage(name, self._objects[name], partial(self._images.read, name))
+
+    def leave_out(self, name: str, error: VlmPerceptionError) -> None:
+        """Leave an image out that broke after it was tried; see FolderImages."""
+        self._images.leave_out(name, str(error))
 
     @property
     def identity(self) -> dict[str, str]:
-        """As `described`."""
+        """As `described`, before anything is left out."""
         return self.described()
 
     def described(self) -> dict[str, str]:
@@ -120,6 +128,10 @@ class LabelledStreets:
             seen = tuple(label for label in street.labels if label in OBJECT_LABELS)
             self._digest.update(street.image.tobytes() + f"{seen}\n".encode())
             yield LabelledImage(street.provenance, seen, partial(np.asarray, street.image))
+
+    def leave_out(self, name: str, error: VlmPerceptionError) -> None:
+        """Raise the error: a rendered image is never broken."""
+        raise error
 
     def described(self) -> dict[str, str]:
         """The seeds are the split; the version covers the pixels and labels that were given."""

@@ -26,9 +26,8 @@ COST = AnalysisCost(
 
 
 def test_one_more_question_is_set_against_a_prefill_and_one_answer() -> None:
-    calm = SceneTimes(reading=8.0, one_question=2.0, questions=9.0, first_token=1.0, caption=20.0)
-    slow = SceneTimes(
-        reading=80.0, one_question=20.0, questions=90.0, first_token=9.0, caption=99.0
+    calm, slow = (
+        SceneTimes(8.0 * n, 3.0 * n, 2.0 * n, 9.0 * n, 1.0 * n, 20.0 * n, 12) for n in (1, 10)
     )
     figures = summarise([calm, slow, calm], questions=8, cost=COST)
     assert figures.extra_question_ms == pytest.approx(1000.0)

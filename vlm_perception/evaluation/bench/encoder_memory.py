@@ -4,15 +4,14 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.errors import RunError
+from vlm_perception.common.machine import peak_memory
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
@@ -39,11 +38,7 @@ def main() -> None:
     image = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), np.uint8)
     for sequence in range(FRAMES):
         encoder.encode(Frame(image, 0), sequence)
-    # ru_maxrss would count the parent's memory before the exec, too.
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    peak = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-    assert peak is not None
-    print(int(peak[1]) * 1024 / 1e6)
+    print(peak_memory() / 1e6)
 
 
 if __name__ == "__main__":

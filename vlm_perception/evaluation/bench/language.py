@@ -18,13 +18,13 @@ from vlm_perception.common.machine import cpu_count, cpu_model, return_memory
 from vlm_perception.datasets.roadworld.streets import Streets
 from vlm_perception.engines.registry import AUTO
 from vlm_perception.evaluation.bench.interference import Interference, measure_interference
+from vlm_perception.evaluation.bench.scene_times import SceneTimes, time_scene
 from vlm_perception.evaluation.machine_load import LoadMeter
 from vlm_perception.evaluation.report import Report, figure_table
 from vlm_perception.perception.language.analysis_cost import AnalysisCost
 from vlm_perception.perception.language.model import LanguageModel
-from vlm_perception.perception.reasoning.reasoner_settings import ReasonerSettings
 from vlm_perception.perception.vision.encoder import VisionEncoder
-from vlm_perception.types import Embedding, Frame
+from vlm_perception.types import Frame
 
 FIRST_SEED = 6_000_000
 WARM_UP = 2
@@ -38,25 +38,6 @@ MOST_RATIO = 1.10
 LEAST_HZ = 5.0
 TICK_MS = 1e3 / 10.0
 """At the language node's own rate."""
-
-
-@dataclass(frozen=True)
-class SceneTimes:
-    """Seconds of the steps of one frame's analysis."""
-
-    reading: float
-    """With a vision tower of its own, where it has one, and the prefill."""
-    one_question: float
-    questions: float
-    """All of them, packed into one sequence."""
-    first_token: float
-    """Of the caption, after the prefilled image."""
-    caption: float
-
-    @property
-    def analysis(self) -> float:
-        """What a key frame costs."""
-        return self.reading + self.questions + self.caption
 
 
 @dataclass(frozen=True)
@@ -151,37 +132,6 @@ def _measure_alone(bundle: ModelBundle, scenes: int, threads: int) -> tuple[Lang
     questions = bundle.manifest.questions
     cost = language.measure(language.pack(questions), {})
     return summarise(times[WARM_UP:], len(questions), cost), language.engine_name
-
-
-def time_scene(
-    bundle: ModelBundle,
-    language: LanguageModel,
-    embedding: Embedding,
-    clock: Callable[[], float] = time.perf_counter,
-) -> SceneTimes:
-    """Analyse a frame as the reasoner does, and answer one question alone."""
-    questions = bundle.manifest.questions
-    one, everything = language.pack(questions[:1]), language.pack(questions)
-    prompt, most = language.spec.caption_prompt, ReasonerSettings.max_caption_tokens
-    start = clock()
-    prefix = language.read(embedding)
-    prefilled = clock()
-    language.answer(prefix, one)
-    answered_one = clock()
-    language.answer(prefix, everything)
-    answered = clock()
-    caption = language.stream(prefix, prompt, max_tokens=most)
-    next(caption)
-    begun = clock()
-    for _ in caption:
-        pass
-    return SceneTimes(
-        reading=prefilled - start,
-        one_question=answered_one - prefilled,
-        questions=answered - answered_one,
-        first_token=begun - answered,
-        caption=clock() - answered,
-    )
 
 
 def summarise(times: Sequence[SceneTimes], questions: int, cost: AnalysisCost) -> LanguageFigures:

@@ -35,7 +35,9 @@ from vlm_perception.evaluation.labelled_images import (
 )
 from vlm_perception.evaluation.report import Report, figure_table
 from vlm_perception.evaluation.road_world import EXAM_SEED
+from vlm_perception.media.image_errors import ImageError
 from vlm_perception.outputs.folder import ResultsFolder
+from vlm_perception.perception.preprocess import FrameError
 
 VERB = "evaluate hallucination"
 RECORDS = "records.jsonl"
@@ -106,7 +108,11 @@ def _describe(
     records: list[Record] = []
     for image in track(chosen, "Describing", total=len(chosen), transient=True):
         if image.name not in journal.items:
-            written = describer.describe(image.read())
+            try:
+                written = describer.describe(image.read())
+            except (ImageError, FrameError) as error:
+                chosen.leave_out(image.name, error)
+                continue
             journal.add(image.name, _record(image.objects, names, written))
         records.append({"image": image.name, **journal.items[image.name]})
     return records
@@ -128,7 +134,7 @@ def _table(result: Mapping[str, Any]) -> Table:
         words=2,
         caption="CHAIR_s: share of texts with such an object; CHAIR_i: share of such objects among "
         "those named; recall: share of the labelled objects that are named; named: objects a text. "
-        "in parentheses 95 %, by bootstrap over the images",
+        "In parentheses 95 %, by bootstrap over the images",
     )
     for text in TEXTS:
         found = result if text == FINAL else result[text]
