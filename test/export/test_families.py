@@ -53,6 +53,7 @@ from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.modeling.projectors import ShuffleProjectorGraph
 from vlm_perception.perception.language.kv_cache import causal_mask
 from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.vision.text_tower import TextTower
 from vlm_perception.perception.vision.vocabulary import VocabularyBuilder
 
 EXPORT_MD = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
@@ -185,14 +186,18 @@ def test_image_embedding_is_that_of_transformers(pair: Pair) -> None:
     assert np.abs(pair.run_vision()["pooled"] - normalised(theirs)).max() <= TOLERANCE
 
 
+def dual_tokenizer(pair: Pair) -> Any:
+    # As for all checkpoints of SigLIP 2, whatever class they name.
+    siglip2 = "GemmaTokenizer" in (pair.checkpoint / "dual/tokenizer_config.json").read_text()
+    reader = Siglip2Tokenizer if siglip2 else AutoTokenizer
+    return reader.from_pretrained(pair.checkpoint / "dual")
+
+
 @torch.no_grad()
 def test_label_embeddings_are_those_of_transformers(pair: Pair) -> None:
     """With the dual encoder's own tokenizer, which a capital letter may matter to."""
     labels = [*LABELS, "Red Car"]
-    # As for all checkpoints of SigLIP 2, whatever class they name.
-    siglip2 = "GemmaTokenizer" in (pair.checkpoint / "dual/tokenizer_config.json").read_text()
-    reader = Siglip2Tokenizer if siglip2 else AutoTokenizer
-    tokenizer = reader.from_pretrained(pair.checkpoint / "dual")
+    tokenizer = dual_tokenizer(pair)
     templates = pair.bundle.manifest.vocabulary.templates
     ours = VocabularyBuilder(pair.bundle).build(labels, version=1).embeddings
     for label, embedding in zip(labels, ours, strict=True):
@@ -202,6 +207,18 @@ def test_label_embeddings_are_those_of_transformers(pair: Pair) -> None:
         theirs = pair.dual.get_text_features(input_ids=torch.tensor(ids)).pooler_output
         mean = normalised(theirs).mean(axis=0)
         assert np.abs(embedding - mean / np.linalg.norm(mean)).max() <= TOLERANCE
+
+
+@torch.no_grad()
+def test_captions_are_those_of_transformers_and_cut_as_there(pair: Pair) -> None:
+    length = pair.bundle.manifest.text.length
+    captions = ["a car", "a Red car and a bus " * length]
+    full = {"padding": "max_length", "truncation": True, "max_length": length}
+    ids = torch.tensor(dual_tokenizer(pair)(captions, **full)["input_ids"])
+    theirs = normalised(pair.dual.get_text_features(input_ids=ids).pooler_output)
+    tower = TextTower.load(pair.bundle)
+    assert np.abs(tower.embed_each(captions) - theirs).max() <= TOLERANCE
+    assert [tower.reads_whole(caption) for caption in captions] == [True, False]
 
 
 @torch.no_grad()

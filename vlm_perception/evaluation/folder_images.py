@@ -77,6 +77,15 @@ class FolderImages:
         lines = (f"{sha256} {name}\n" for name, sha256 in self.digests.items())
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
+    def described(self, labels: Path) -> dict[str, str]:
+        """Name, version and split of the set, for a report.
+
+        Args:
+            labels: the file that names the images; the version is a digest of it and of them.
+        """
+        version = hashlib.sha256((file_sha256(labels) + self.digest).encode()).hexdigest()
+        return {"name": self.folder.resolve().name, "version": version, "split": labels.name}
+
     def read(self, name: str) -> NDArray[np.uint8]:
         """An image upright, uint8 RGB [height, width, 3].
 

@@ -14,7 +14,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.bundle.files import file_sha256
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.labelled_objects import OBJECTS_FILE, read_objects
 from vlm_perception.datasets.roadworld.streets import Streets
@@ -97,10 +96,7 @@ class LabelledFolder:
 
     def described(self) -> dict[str, str]:
         """The folder's name; the version covers labels and images."""
-        folder = self._images.folder
-        content = file_sha256(folder / OBJECTS_FILE) + self._images.digest
-        version = hashlib.sha256(content.encode()).hexdigest()
-        return {"name": folder.resolve().name, "version": version, "split": OBJECTS_FILE}
+        return self._images.described(self._images.folder / OBJECTS_FILE)
 
     def notes(self) -> list[str]:
         """What is missing or broken."""

@@ -31,10 +31,17 @@ def test_each_image_is_there_once_however_it_is_spelt(folder: Path) -> None:
     assert list(images.names) == ["deep/b.png", "a.png"]
     assert np.all(images.read("deep/b.png") == (0, 200, 0))
     assert images.told() == ""
-    other = FolderImages(folder, ["a.png", "deep/b.png"])
+    labels = folder / "labels"
+    labels.write_text("a")
+    first = images.described(labels)
+    assert (first["name"], first["split"]) == (folder.name, "labels")
+    assert FolderImages(folder, images.names).described(labels) == first
+    fewer = FolderImages(folder, ["deep/b.png"]).described(labels)
     Image.new("RGB", (8, 6), (200, 1, 0)).save(folder / "a.png")
-    altered = FolderImages(folder, ["deep/b.png", "a.png"])
-    assert len({images.digest, other.digest, altered.digest}) == 3
+    altered = FolderImages(folder, images.names).described(labels)
+    labels.write_text("b")
+    told = images.described(labels)
+    assert len({each["version"] for each in (first, fewer, altered, told)}) == 4
 
 
 def test_images_that_are_missing_or_broken_are_named_and_counted(folder: Path) -> None:

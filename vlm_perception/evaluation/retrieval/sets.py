@@ -14,7 +14,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.bundle.files import file_sha256
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.captions_file import CAPTIONS_FILE, read_captions
 from vlm_perception.datasets.roadworld.streets import Streets
@@ -85,10 +84,7 @@ class CaptionedFolder:
 
     def described(self) -> dict[str, str]:
         """The folder's name; the version covers captions and images."""
-        folder = self._images.folder
-        content = file_sha256(folder / CAPTIONS_FILE) + self._images.digest
-        version = hashlib.sha256(content.encode()).hexdigest()
-        return {"name": folder.resolve().name, "version": version, "split": CAPTIONS_FILE}
+        return self._images.described(self._images.folder / CAPTIONS_FILE)
 
     def notes(self) -> list[str]:
         """What is missing or broken, and how many images have no captions."""
