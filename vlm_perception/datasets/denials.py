@@ -23,15 +23,16 @@ def _set(words: str) -> frozenset[str]:
 _ARTICLES = _set("a an the this that these those some several many few two three four five another")
 _NO = _set("no without zero lacks lacking lack neither nor")
 """What follows is not there, up to the end of the list."""
-_NOT = _set("not never cannot")
+_NOT = _set("not never cannot hardly scarcely")
 """As these and as every word in n't, if it is said of the object and of nothing else."""
-_NOT_OF = _set("free devoid empty clear absence lack none")
-"""As these with `of` behind them."""
-_NOT_DENIED = _set("only just merely fewer less more far doubt longer")
+_NOT_OF = _set("free devoid empty clear absence lack instead rather")
+"""As the first, with one of the next words behind them: `free of`, `rather than`."""
+_OF = _set("of from than")
+_NOT_DENIED = _set("only just merely fewer less more far doubt")
 """Behind a negation they make it none: `not only a car`, `no fewer than two cars`."""
 _LOOKING = _set(
     "any see seen show shown contain have include depict feature find notice spot detect observe "
-    "be visible single really actually there of sign signs trace other"
+    "be seem appear to visible single really actually there of sign signs trace other"
 )
 """Words between `not` and the object that it denies."""
 _JOINS = _set(", or nor and any either other")
@@ -42,13 +43,15 @@ _ENDS = _set(
 )
 """Words that end what a negation denies."""
 _ABSENT = re.compile(
-    r"(?:is|are|was|were|can|could)?\s?(?:not|never|cannot|\w+n't)\s(?:be\s|to\sbe\s|currently\s)?"
-    r"(?:visible|present|seen|there|in|here|found|detected|shown)\b"
+    r"(?:is|are|was|were|can|could|do|does|did)?\s?(?:not|never|cannot|no\slonger|\w+n't)\s"
+    r"(?:be\s|to\sbe\s|currently\s)?"
+    r"(?:visible|present|seen|there|here|found|detected|shown|appear(?!\sto)|"
+    r"in\s(?:the\s)?(?:image|picture|photo|scene|frame|view|sight))\b"
     r"|(?:is|are|was|were)\s(?:absent|missing|nowhere)\b"
     r"|:\s(?:no|none|absent)\b"
 )
 """Behind an object: it is not there."""
-_ABSENT_WORDS = 6
+_ABSENT_WORDS = 7
 """As many tokens as `_ABSENT` looks at."""
 
 
@@ -60,9 +63,11 @@ def denied(tokens: Sequence[str], mentions: Sequence[Span]) -> set[Span]:
     scope: _Scope | None = None
     for at in range(len(tokens)):
         if at in starts:
-            if scope is not None:
+            if scope is not None and scope.reaches(tokens[starts[at].end :]):
                 denied.add(starts[at])
                 scope.listed = True
+            else:
+                scope = None
         elif at in inside:
             continue
         elif (opened := _opens(tokens, at)) is not None:
@@ -99,13 +104,24 @@ class _Scope:
             narrow: it denies an object only if it is said of it, as `not` does.
         """
         self._narrow = narrow
-        self._article = False
+        self._article = self._comma = False
         self.listed = False
         """Whether an object was denied; what follows must be a list of such."""
 
     def goes_on(self, tokens: Sequence[str], at: int) -> bool:
         """Whether it still holds behind a word that names no object."""
         return (self._in_list if self.listed else self._before)(tokens[at], tokens[at - 1])
+
+    def reaches(self, rest: Sequence[str]) -> bool:
+        """Whether an object is denied that it goes on to.
+
+        One behind a comma is part of the list only if that ends in `or`: `no trees, cars or
+        buses`, but `no trees, cars on the left`.
+        """
+        if self.listed or not self._comma:
+            return True
+        end = next((at for at, token in enumerate(rest) if token in _ENDS), len(rest))
+        return bool({"or", "nor"} & set(rest[:end]))
 
     def _in_list(self, token: str, before: str) -> bool:
         if token in _ARTICLES:
@@ -115,6 +131,7 @@ class _Scope:
 
     def _before(self, token: str, before: str) -> bool:
         """Up to the first object."""
+        self._comma = token == "," or (self._comma and token not in _JOINS)
         if token in _ARTICLES:
             self._article = before not in (",", "and")
             return self._article
@@ -130,6 +147,6 @@ def _opens(tokens: Sequence[str], at: int) -> _Scope | None:
     token, following = tokens[at], tokens[at + 1] if at + 1 < len(tokens) else ""
     if following in _NOT_DENIED:
         return None
-    if token in _NO or (token in _NOT_OF and following == "of"):
+    if token in _NO or (token in _OF and at > 0 and tokens[at - 1] in _NOT_OF):
         return _Scope(narrow=False)
     return _Scope(narrow=True) if token in _NOT or token.endswith("n't") else None

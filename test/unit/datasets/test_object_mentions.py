@@ -40,11 +40,17 @@ NAMES = ObjectNames(
         ("no sign of a car near the bus", {"bus"}),
         ("a car-free street free of buses with people", {"person"}),
         ("no traffic light is visible behind the bus", {"bus"}),
+        ("there does not seem to be a car, but a bus instead of a person", {"bus"}),
+        ("no trees, cars or buses", set()),
         # Denied behind it.
+        ("cars cannot be seen, and a bus does not appear", set()),
         ("cars and a bus are not visible", set()),
         ("beside a car, the bus isn\u2019t there", {"car"}),
         ("car: none, bus: two", {"bus"}),
         # Not denied at all.
+        ("no trees, cars on both sides", {"car"}),
+        ("none of the cars are in motion", {"car"}),
+        ("the bus is not in service", {"bus"}),
         ("the car is not moving behind a bus", {"car", "bus"}),
         ("not only a car", {"car"}),
         ("no fewer than two cars", {"car"}),

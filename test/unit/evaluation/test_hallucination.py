@@ -186,6 +186,7 @@ def test_a_run_that_was_cut_off_goes_on(
     ("file", "content", "message"),
     [
         ("objects.jsonl", "", "names no image"),
+        ("objects.jsonl", '{"image": "0.png", "objects": []}', "names no object"),
         ("synonyms.yaml", "synonyms: [car]", "write it as"),
         ("synonyms.yaml", "synonyms: {car: [van], bus: [van]}", "'van' stands for"),
         ("1.png", "no image", "--skip-broken"),

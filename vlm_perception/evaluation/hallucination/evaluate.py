@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.progress import track
 from rich.table import Table
 
@@ -42,9 +43,9 @@ from vlm_perception.perception.preprocess import FrameError
 VERB = "evaluate hallucination"
 RECORDS = "records.jsonl"
 WORDS = {
-    FINAL: "whole captions",
-    PARTIAL: "shown while written",
-    CUT: "cut off anywhere",
+    FINAL: "whole",
+    PARTIAL: "while written",
+    CUT: "cut off",
 }
 
 INTERVALS = FIGURES[:2]
@@ -130,22 +131,27 @@ def _record(
 def _table(result: Mapping[str, Any]) -> Table:
     table = figure_table(
         "Objects that captions name and that are not there",
-        *("texts", "towers' input", "CHAIR_s", "CHAIR_i", "recall", "named"),
+        *("captions", "scale", "CHAIR_s", "CHAIR_i", "recall", "named"),
         words=2,
-        caption="CHAIR_s: share of texts with such an object; CHAIR_i: share of such objects among "
+        caption="scale: of the vision towers' input; CHAIR_s: share of texts with such an object; CHAIR_i: share of such objects among "
         "those named; recall: share of the labelled objects that are named; named: objects a text. "
         "In parentheses 95 %, by bootstrap over the images",
     )
     for text in TEXTS:
         found = result if text == FINAL else result[text]
         for scale in SCALES:
-            cells = [f"{found[name][scale]:.3f}" for name in FIGURES]
-            for at, name in enumerate(INTERVALS):
-                low, high = found[f"{name}_low"][scale], found[f"{name}_high"][scale]
-                cells[at] += f" ({low:.2f} to {high:.2f})"
+            cells = [_cell(found, name, scale) for name in FIGURES]
             table.add_row(WORDS[text] if scale == "1" else "", scale, *cells)
         table.add_section()
     return table
+
+
+def _cell(found: Mapping[str, Mapping[str, float]], name: str, scale: str) -> str:
+    if np.isnan(found[name][scale]):
+        return "-"
+    low, high = found[f"{name}_low"][scale], found[f"{name}_high"][scale]
+    interval = f" ({low:.2f} to {high:.2f})" if name in INTERVALS and not np.isnan(low) else ""
+    return f"{found[name][scale]:.3f}{interval}"
 
 
 def _notes(result: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
