@@ -18,10 +18,8 @@ from vlm_perception.bundle.files import file_sha256
 from vlm_perception.datasets.object_mentions import ObjectNames
 from vlm_perception.evaluation.hallucination.describer import Describer, Written
 from vlm_perception.evaluation.hallucination.figures import (
-    CUT,
     FIGURES,
     FINAL,
-    PARTIAL,
     SCALES,
     TEXTS,
     Record,
@@ -42,12 +40,6 @@ from vlm_perception.perception.preprocess import FrameError
 
 VERB = "evaluate hallucination"
 RECORDS = "records.jsonl"
-WORDS = {
-    FINAL: "whole",
-    PARTIAL: "while written",
-    CUT: "cut off",
-}
-
 INTERVALS = FIGURES[:2]
 """Those of which the table shows intervals; the figures have all."""
 
@@ -133,15 +125,16 @@ def _table(result: Mapping[str, Any]) -> Table:
         "Objects that captions name and that are not there",
         *("captions", "scale", "CHAIR_s", "CHAIR_i", "recall", "named"),
         words=2,
-        caption="scale: of the vision towers' input; CHAIR_s: share of texts with such an object; CHAIR_i: share of such objects among "
-        "those named; recall: share of the labelled objects that are named; named: objects a text. "
-        "In parentheses 95 %, by bootstrap over the images",
+        caption="scale: of the vision towers' input; CHAIR_s: share of texts with such an object; "
+        "CHAIR_i: share of such objects among those named; recall: share of the labelled objects "
+        "that are named; named: objects a text; partial: while they are written; cut: by a "
+        "deadline, wherever it falls. In parentheses 95 %, by bootstrap over the images",
     )
     for text in TEXTS:
         found = result if text == FINAL else result[text]
         for scale in SCALES:
             cells = [_cell(found, name, scale) for name in FIGURES]
-            table.add_row(WORDS[text] if scale == "1" else "", scale, *cells)
+            table.add_row(text if scale == "1" else "", scale, *cells)
         table.add_section()
     return table
 
@@ -150,7 +143,7 @@ def _cell(found: Mapping[str, Mapping[str, float]], name: str, scale: str) -> st
     if np.isnan(found[name][scale]):
         return "-"
     low, high = found[f"{name}_low"][scale], found[f"{name}_high"][scale]
-    interval = f" ({low:.2f} to {high:.2f})" if name in INTERVALS and not np.isnan(low) else ""
+    interval = f" ({low:.2f}-{high:.2f})" if name in INTERVALS and not np.isnan(low) else ""
     return f"{found[name][scale]:.3f}{interval}"
 
 

@@ -19,7 +19,8 @@ from vlm_perception.evaluation.comparison.scored import Array, Counted, ratio
 
 SCALES = {"1": 1, "1/2": 2, "1/4": 4, "1/8": 8}
 """Of the sides of the towers' input: what they are called, and what they are divided by."""
-TEXTS = FINAL, PARTIAL, CUT = ("final", "partial", "cut")
+FINAL = "final"
+TEXTS = (FINAL, "partial", "cut")
 """The whole text; what is shown of it while it is written; what is left of it when its time or its
 tokens are over, wherever that is."""
 FIGURES = ("chair_s", "chair_i", "recall", "named")
