@@ -319,6 +319,86 @@ def evaluate_cost(
     report(evaluation, json_file, bundle, scenes=scenes, threads=threads)
 
 
+@app.command("pope")
+def evaluate_pope(
+    bundle: BundleOption = "roadworld-nano",
+    questions: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A file of questions in POPE's format, with random, popular or adversarial in its "
+            "name, or as `random=FILE`; repeatable."
+        ),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder with the questions' images.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of images whose `objects.jsonl` lists what can be seen in each, to build "
+            "questions from."
+        ),
+    ] = None,
+    scenes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of scenes of the road world. [default: 500]"),
+    ] = None,
+    answers: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Score a file of answers in POPE's format in place of a bundle, named as "
+            "--questions are; repeatable."
+        ),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for questions and answers; an interrupted run continues there."),
+    ] = Path("out/pope"),
+    skip_broken: SkipBrokenOption = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure object hallucination with POPE: does the model see objects that are not there?
+
+    Asks whether objects are in images, as many that are as are not; these are random ones, popular
+    ones, or such as often go with what is there (adversarial). Prints accuracy, precision, recall,
+    F1 and the share of yes, by the likelihood of yes and no, and by the text that is written.
+
+    `vlm-perception evaluate pope --scenes 500 --json pope.json`
+
+    `vlm-perception evaluate pope --bundle out/llava --data labelled_images`
+
+    `vlm-perception evaluate pope --bundle out/llava --questions coco_pope_random.json --images
+    val2014`
+
+    `vlm-perception evaluate pope --questions coco_pope_random.json --answers random=answers.jsonl`
+
+    Exit code: with --answers 1 unless each question has one answer.
+    """
+    sources: dict[str, object] = {"--questions": questions, "--data": data, "--scenes": scenes}
+    if answers:
+        sources = {"--answers": answers, "--images": images, "--data": data, "--scenes": scenes}
+    several = [option for option, value in sources.items() if value is not None]
+    if len(several) > 1:
+        raise typer.BadParameter(f"does not go with {several[0]}", param_hint=several[1])
+    if answers:
+        if not questions:
+            raise typer.BadParameter("is needed for --answers", param_hint="--questions")
+        report("vlm_perception.evaluation.pope.score_answers", json_file, questions, answers)
+    if bool(questions) != (images is not None):
+        raise typer.BadParameter(
+            "is needed, too", param_hint="--images" if questions else "--questions"
+        )
+    report(
+        "vlm_perception.evaluation.pope.evaluate",
+        json_file,
+        bundle,
+        out,
+        questions=questions or (),
+        images=images,
+        data=data,
+        scenes=scenes or 500,
+        skip_broken=skip_broken,
+    )
+
+
 @app.command("agreement")
 def evaluate_agreement(
     recording: Annotated[

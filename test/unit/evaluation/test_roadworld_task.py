@@ -15,9 +15,10 @@ pytest.importorskip("sklearn")
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.datasets.roadworld.truth import QUESTIONS, SceneTruth, captions
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
+from vlm_perception.evaluation.pope.negatives import SPLITS
 from vlm_perception.evaluation.road_world import ForeignBundleError
 from vlm_perception.evaluation.tasks import roadworld
-from vlm_perception.evaluation.tasks.roadworld import NEGATIVES, Answers, RoadWorldTaskError, run
+from vlm_perception.evaluation.tasks.roadworld import Answers, RoadWorldTaskError, run
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +115,12 @@ def test_as_many_labels_are_asked_for_that_are_absent_as_present(truths: list[Sc
         assert len(pairs) == min(3, len(truth.shares))
     every = [pair for pairs in drawn for pair in pairs]
     kinds = Counter(kind for kind, _, _ in every)
-    assert set(kinds) == set(NEGATIVES)
+    assert set(kinds) == set(SPLITS)
     assert max(kinds.values()) < 1.15 * min(kinds.values())
     frequency = Counter(label for truth in truths for label in truth.labels)
     usual = {
         kind: np.mean([frequency[negative] for k, _, negative in every if k == kind])
-        for kind in NEGATIVES
+        for kind in SPLITS
     }
     assert min(usual["popular"], usual["adversarial"]) > 1.2 * usual["random"]
 

@@ -25,6 +25,7 @@ from vlm_perception.datasets.roadworld.truth import (
     presence_question,
 )
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
+from vlm_perception.evaluation.pope.negatives import SPLITS, LabelCounts
 from vlm_perception.evaluation.report import Report
 from vlm_perception.evaluation.road_world import EXAM_SEED, require_road_world
 from vlm_perception.evaluation.task import run_task
@@ -33,7 +34,6 @@ from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
 MAX_CAPTION_TOKENS = 80
-NEGATIVES = ("random", "popular", "adversarial")
 SIZES = {"small": (0.001, SMALL_SHARE), "medium": (SMALL_SHARE, 0.02), "large": (0.02, 1.01)}
 """Share of the image that the largest object of a label covers."""
 CONDITIONS_FROM = 500
@@ -197,35 +197,28 @@ def _attributes(answers: Answers) -> tuple[dict[str, object], Table]:
 
 
 def negatives(truths: Sequence[SceneTruth]) -> list[list[tuple[str, str, str]]]:
-    """For each scene (kind, present label, absent label), as POPE draws them.
-
-    Li et al., Evaluating Object Hallucination in Large Vision-Language Models, 2023, section 4:
-    random absent labels, the most frequent ones, and those that most often go with what is there.
-    """
+    """For each scene (kind, present label, absent label), up to one of each kind."""
     rng = np.random.default_rng(11)
-    present = np.array([[label in truth.shares for label in LABELS] for truth in truths])
-    frequency = present.mean(axis=0)
-    together = present.T.astype(float) @ present / np.maximum(present.sum(axis=0), 1)
+    present = [np.flatnonzero([label in truth.shares for label in LABELS]) for truth in truths]
+    counts = LabelCounts(present, len(LABELS))
     drawn = []
-    for row in present:
-        here, absent = np.flatnonzero(row), np.flatnonzero(~row)
-        count = min(len(NEGATIVES), len(here), len(absent))
+    for here in present:
+        absent = np.setdiff1d(np.arange(len(LABELS)), here)
+        count = min(len(SPLITS), len(here), len(absent))
         asked = rng.permutation(here)[:count]
-        kinds = rng.permutation(len(NEGATIVES))[:count]
-        left, pairs = list(absent), []
+        kinds = rng.permutation(len(SPLITS))[:count]
+        pairs = []
         for kind, positive in zip(kinds, asked, strict=True):
-            rank = (rng.random(len(left)), frequency[left], together[left][:, here].mean(axis=1))[
-                kind
-            ]
-            negative = left.pop(int(np.argmax(rank)))
-            pairs.append((NEGATIVES[kind], LABELS[positive], LABELS[negative]))
+            negative = counts.ordered(SPLITS[kind], here, absent, rng)[0]
+            absent = absent[absent != negative]
+            pairs.append((SPLITS[kind], LABELS[positive], LABELS[negative]))
         drawn.append(pairs)
     return drawn
 
 
 def _presence(answers: Answers) -> tuple[dict[str, object], Table]:
-    true: dict[str, list[bool]] = {kind: [] for kind in NEGATIVES}
-    predicted: dict[str, list[bool]] = {kind: [] for kind in NEGATIVES}
+    true: dict[str, list[bool]] = {kind: [] for kind in SPLITS}
+    predicted: dict[str, list[bool]] = {kind: [] for kind in SPLITS}
     recall: dict[str, list[bool]] = {size: [] for size in SIZES}
     pairs = negatives(answers.truths)
     for truth, presence, asked in zip(answers.truths, answers.presence, pairs, strict=True):
@@ -236,7 +229,7 @@ def _presence(answers: Answers) -> tuple[dict[str, object], Table]:
                 recall[_size(truth.shares[positive])].append(presence[positive] == "yes")
     table = Table("negatives", "questions", "F1", "always yes", title="Is there a …? (POPE)")
     found = {}
-    for kind in NEGATIVES:
+    for kind in SPLITS:
         found[kind] = float(f1_score(true[kind], predicted[kind]))
         table.add_row(kind, str(len(true[kind])), f"{found[kind]:.3f}", "0.667")
     every_true, every_predicted = _flat(true.values()), _flat(predicted.values())
