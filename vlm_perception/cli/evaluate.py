@@ -337,6 +337,13 @@ def evaluate_pope(
             "questions from."
         ),
     ] = None,
+    wording: Annotated[
+        str | None,
+        typer.Option(
+            help="Wording of the questions about --data, with {} in place of the object. "
+            "[default: Is there {} in the image?]"
+        ),
+    ] = None,
     scenes: Annotated[
         int | None,
         typer.Option(min=1, help="Number of scenes of the road world. [default: 500]"),
@@ -386,6 +393,10 @@ def evaluate_pope(
         raise typer.BadParameter(
             "is needed, too", param_hint="--images" if questions else "--questions"
         )
+    if wording is not None and (data is None or "{}" not in wording):
+        why = "needs {} in place of the object" if data else "is for --data"
+        raise typer.BadParameter(why, param_hint="--wording")
+    asked = {} if wording is None else {"wording": wording}
     report(
         "vlm_perception.evaluation.pope.evaluate",
         json_file,
@@ -396,6 +407,7 @@ def evaluate_pope(
         data=data,
         scenes=scenes or 500,
         skip_broken=skip_broken,
+        **asked,
     )
 
 

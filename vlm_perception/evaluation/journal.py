@@ -14,7 +14,7 @@ from typing import Any
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.json_lines import LONGEST_LINE, JsonLines
 
-_SHOWN = 60
+_SHOWN = 20
 """Characters of a value that a sentence shows."""
 
 
@@ -50,8 +50,8 @@ class Journal:
             _drop_cut_line(file)
             self._read(wanted)
         # Without a buffer: what was added is with the system before the next item begins.
-        self._stream = file.open("ab", buffering=0)
-        if self._stream.tell() == 0:
+        self._stream = file.open("ab" if self.items else "wb", buffering=0)
+        if not self.items:
             self._write({"identity": wanted})
 
     def __enter__(self) -> Journal:
@@ -86,12 +86,12 @@ class Journal:
         found = iter(lines)
         try:
             first = next(found, None)
-            if first is not None:
-                self._require_same(first[1].get("identity"), wanted)
             for where, content in found:
                 if not isinstance(content.get("key"), str) or "item" not in content:
                     raise lines.bad(where, "it has no key or no item")
                 self.items[content["key"]] = content["item"]
+            if self.items and first is not None:
+                self._require_same(first[1].get("identity"), wanted)
         except JournalError as error:
             raise JournalError(f"{error}; or remove {self.file} to start over") from error
 

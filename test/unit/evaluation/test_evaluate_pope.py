@@ -92,15 +92,19 @@ def test_what_is_broken_is_named_and_left_out_only_when_that_is_said(
     folder.mkdir()
     for name in ("a.png", "c.png", "objects.jsonl"):
         (folder / name).write_bytes((labelled / name).read_bytes())
+    worded = ("--wording", "is there {}")
     code, said = evaluate("--data", folder, "--out", out)
     assert code == 2
     assert "1 of 3 images are missing or broken" in said
     assert "b.png" in said
     assert "--skip-broken" in said
-    code, said = evaluate("--data", folder, "--out", out, "--skip-broken", "--json", figures)
+    code, said = evaluate(
+        "--data", folder, "--out", out, "--skip-broken", "--json", figures, *worded
+    )
     assert code == 0, said
     assert "1 of 3 images are missing or broken" in said
     assert {line["image"] for line in lines(out / "records.jsonl")} == {"a.png", "c.png"}
+    assert "is there a car" in [line["text"] for line in lines(out / "questions/random.jsonl")]
     assert json.loads(figures.read_text())["images"] == 2
 
 
@@ -113,6 +117,7 @@ def test_what_is_broken_is_named_and_left_out_only_when_that_is_said(
         (["--answers", "a", "--data", "."], "--data"),
         (["--questions", "random.json", "--images", ".", "--data", "."], "--data"),
         (["--questions", "random.json", "--images", "."], "random.json cannot be read"),
+        (["--data", ".", "--wording", "is there a thing"], "--wording"),
         (["--data", "/nowhere"], "objects.jsonl cannot be read"),
     ],
 )

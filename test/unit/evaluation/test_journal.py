@@ -46,9 +46,17 @@ def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     assert file.read_bytes() == left
 
 
+def test_of_a_run_that_finished_nothing_nothing_is_in_the_way(tmp_path: Path) -> None:
+    file = tmp_path / "journal.jsonl"
+    for identity in (IDENTITY, {"bundle": "c3"}):
+        with Journal(file, identity) as journal:
+            assert not journal.items
+    assert json.loads(file.read_text()) == {"identity": {"bundle": "c3"}}
+
+
 @pytest.mark.parametrize(
     "damage",
-    [b"{}\n", b"[]\n", b'{"identity": 3}\n', None, b"\0" * 50 + b"\n"],
+    [b"[]\n", b'{"identity": 3}\n{"key": "a", "item": 1}\n', None, b"\0" * 50 + b"\n"],
 )
 def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, damage: bytes | None) -> None:
     file = tmp_path / "journal.jsonl"

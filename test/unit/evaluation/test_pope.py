@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,13 @@ from vlm_perception.evaluation.pope.metrics import (
 )
 from vlm_perception.evaluation.pope.negatives import SPLITS
 from vlm_perception.evaluation.pope.questions import (
+    PUBLISHED,
     PopeError,
     Question,
     build_questions,
     files_by_split,
     read_questions,
+    worded,
 )
 
 RECORD = st.builds(
@@ -124,7 +127,7 @@ def test_sets_ask_as_often_for_what_is_there_as_for_what_is_not(shown: list[list
     possible = [min(3, len(objects), len(known) - len(objects)) for objects in shown]
     if not any(possible):
         with pytest.raises(PopeError, match="no question"):
-            build_questions(images)
+            build_questions(images, str)
         return
     sets = build_questions(images, str)
     assert sets == build_questions(images, str)
@@ -156,7 +159,9 @@ def rank(split: str, name: str, here: Sequence[str], shown: Sequence[Sequence[st
 
 
 def test_the_wording_is_the_published_one() -> None:
-    sets = build_questions([("1", ("apple",)), ("2", ("dining table",))])
+    sets = build_questions(
+        [("1", ("apple",)), ("2", ("dining table",))], partial(worded, PUBLISHED)
+    )
     assert {question.text for question in sets["popular"]} == {
         "Is there an apple in the image?",
         "Is there a dining table in the image?",

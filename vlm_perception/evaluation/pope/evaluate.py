@@ -18,7 +18,12 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.evaluation.journal import Journal
 from vlm_perception.evaluation.pope.metrics import Record, figures
 from vlm_perception.evaluation.pope.poll import MOST_TOKENS, Polled, poll
-from vlm_perception.evaluation.pope.questions import as_json, files_by_split, write_lines
+from vlm_perception.evaluation.pope.questions import (
+    PUBLISHED,
+    as_json,
+    files_by_split,
+    write_lines,
+)
 from vlm_perception.evaluation.pope.sets import (
     PopeSet,
     given_questions,
@@ -49,6 +54,7 @@ def run(
     questions: Sequence[str] = (),
     images: Path | None = None,
     data: Path | None = None,
+    wording: str = PUBLISHED,
     scenes: int = 0,
     skip_broken: bool = False,
 ) -> Report:
@@ -60,6 +66,7 @@ def run(
         questions: files in the published format, each named after its set or as `random=FILE`.
         images: the folder of their images.
         data: in their place, a folder whose `objects.jsonl` tells what its images show.
+        wording: of the questions about these, with {} in place of the object.
         scenes: in place of both, the number of scenes of the road world.
         skip_broken: leave out the images that are missing or broken.
 
@@ -78,7 +85,7 @@ def run(
         asked = given_questions(files, images, skip_broken=skip_broken)
     elif data is not None:
         read = [data]
-        asked = labelled_folder(data, skip_broken=skip_broken)
+        asked = labelled_folder(data, wording, skip_broken=skip_broken)
     else:
         asked = road_world(scenes)
     return report(examine(model, asked, out, read), asked, model.digest, out)
@@ -94,7 +101,7 @@ def examine(model: ModelBundle, asked: PopeSet, out: Path, read: Sequence[Path])
         read: files and folders that the set is made from, which must not be in danger.
     """
     with ResultsFolder(out, VERB, RESULTS, read) as results:
-        identity = {"bundle": model.digest, **asked.versions(), "tokens": MOST_TOKENS}
+        identity = {"bundle": model.digest, "data": asked.version, "tokens": MOST_TOKENS}
         with Journal(results.work / JOURNAL, identity) as journal:
             records = poll(Polled(model), asked, journal)
         _write(results.work, asked, records)

@@ -21,6 +21,8 @@ YES, NO = "yes", "no"
 EACH = 3
 """The most questions of each answer that are built for an image."""
 SEED = 11
+PUBLISHED = "Is there {} in the image?"
+"""POPE's wording."""
 
 
 class PopeError(VlmPerceptionError):
@@ -125,14 +127,18 @@ def as_json(question: Question) -> dict[str, object]:
     return asdict(question)
 
 
-def published_wording(name: str) -> str:
-    """POPE's question about one object."""
-    return f"Is there a{'n' if name[0] in 'aeiou' else ''} {name} in the image?"
+def worded(wording: str, name: str) -> str:
+    """A question about one object.
+
+    Args:
+        wording: with {} in place of the object, such as PUBLISHED.
+        name: the object; it gets an article.
+    """
+    return wording.replace("{}", f"a{'n' if name[0] in 'aeiou' else ''} {name}")
 
 
 def build_questions(
-    images: Sequence[tuple[str, Sequence[str]]],
-    wording: Callable[[str], str] = published_wording,
+    images: Sequence[tuple[str, Sequence[str]]], ask: Callable[[str], str]
 ) -> dict[str, list[Question]]:
     """The three sets for images whose objects are all known: of each as many yes as no.
 
@@ -142,7 +148,7 @@ def build_questions(
 
     Args:
         images: name of each, and what it shows.
-        wording: a question about one object.
+        ask: gives a question about one object.
 
     Raises:
         PopeError: no question can be asked of any image.
@@ -163,7 +169,7 @@ def build_questions(
             negatives = counts.ordered(split, here, absent, rng)[:number]
             for positive, negative in zip(positives, negatives, strict=True):
                 for asked, label in ((positive, YES), (negative, NO)):
-                    text = wording(names[asked])
+                    text = ask(names[asked])
                     questions.append(Question(len(questions) + 1, image, text, label))
     if not sets[SPLITS[0]]:
         raise PopeError(

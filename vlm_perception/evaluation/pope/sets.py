@@ -25,8 +25,8 @@ from vlm_perception.evaluation.pope.questions import (
     Question,
     as_json,
     build_questions,
-    published_wording,
     read_questions,
+    worded,
 )
 from vlm_perception.evaluation.road_world import EXAM_SEED
 
@@ -47,6 +47,11 @@ class PopeSet:
     """Of the images."""
     notes: Sequence[str]
     """Where the questions come from and which images are left out, a sentence each."""
+
+    @property
+    def version(self) -> str:
+        """Digest of everything."""
+        return hashlib.sha256(json.dumps(self.versions()).encode()).hexdigest()
 
     def versions(self) -> dict[str, str]:
         """Digest of the questions and the images of each set."""
@@ -92,15 +97,15 @@ def given_questions(files: Mapping[str, Path], folder: Path, *, skip_broken: boo
     )
 
 
-def labelled_folder(folder: Path, *, skip_broken: bool) -> PopeSet:
-    """Questions in POPE's words, built from a folder's `objects.jsonl`.
+def labelled_folder(folder: Path, wording: str, *, skip_broken: bool) -> PopeSet:
+    """Questions in such a wording, built from a folder's `objects.jsonl`.
 
     Raises:
         ObjectsError: the file cannot be used.
         PopeError: no question can be built.
         FolderImagesError: images are missing or broken, and not to be left out.
     """
-    return _built(LabelledFolder(folder, skip_broken=skip_broken), published_wording)
+    return _built(LabelledFolder(folder, skip_broken=skip_broken), partial(worded, wording))
 
 
 def road_world(scenes: int) -> PopeSet:
@@ -112,10 +117,10 @@ def road_world(scenes: int) -> PopeSet:
     return _built(LabelledStreets(range(EXAM_SEED, EXAM_SEED + scenes)), presence_question)
 
 
-def _built(images: LabelledSet, wording: Callable[[str], str]) -> PopeSet:
+def _built(images: LabelledSet, ask: Callable[[str], str]) -> PopeSet:
     looked = track(images, "Reading labels", total=len(images), transient=True)
     shown = [(image.name, image.objects) for image in looked]
-    questions = build_questions(shown, wording)
+    questions = build_questions(shown, ask)
     asked = Counter(question.image for question in next(iter(questions.values())))
     full = sum(count == 2 * EACH for count in asked.values())
     told = (
