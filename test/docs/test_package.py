@@ -38,6 +38,7 @@ IMPORTED_AS = {
     "backports-zstd": "backports",
     "cuda-python": "cuda",
     "huggingface-hub": "huggingface_hub",
+    "lmms-eval": "lmms_eval",
     "onnx-ir": "onnx_ir",
     "opencv-python": "cv2",
     "pillow": "PIL",

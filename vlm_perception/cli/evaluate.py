@@ -9,17 +9,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from vlm_perception.cli.options.common import (
     BundleOption,
     JsonOption,
     SkipBrokenOption,
     finite,
+    plain_errors,
     renamed,
     report,
     require_portable,
+    with_extra,
 )
 
+_LMMS_REMEDY = (
+    "`python3 -m venv lmms && lmms/bin/pip install '.[lmms]'` in the repository makes an "
+    "environment that has it, whose lmms/bin/vlm-perception can do this"
+)
 app = typer.Typer(no_args_is_help=True, help="Evaluate a model: a table, and JSON with --json.")
 
 
@@ -409,6 +416,43 @@ def evaluate_pope(
         skip_broken=skip_broken,
         **asked,
     )
+
+
+@app.command("lmms")
+def evaluate_lmms(
+    tasks: Annotated[
+        str, typer.Option(help="Tasks, groups or tags of lmms-eval, separated by commas.")
+    ],
+    bundle: BundleOption = "roadworld-nano",
+    include_path: Annotated[
+        Path | None,
+        typer.Option(help="Folder with further task files; they come before lmms-eval's own."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Take the first so many rows of each task.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the answers; an interrupted run continues there.")
+    ] = Path("out/lmms"),
+    json_file: JsonOption = None,
+) -> None:
+    """Evaluate a bundle on standard sets, by the tasks of lmms-eval: MMBench, MMMU and others.
+
+    The bundle's graphs answer, pruned and quantized as they are. Rows that it cannot answer, such
+    as those with two images, are counted. Prints what lmms-eval computes, and what it belongs to:
+    the digest of the task's files, and commit or digest of the data. Tasks that ask a paid judge
+    are refused. Needs the extra lmms, best in an environment of its own.
+
+    `vlm-perception evaluate lmms --bundle out/llava --tasks mmbench_en_dev_static,realworldqa`
+
+    Exit code: 1 if none of a task's rows could be answered.
+    """
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    with plain_errors():
+        module = with_extra("vlm_perception.evaluation.lmms.evaluate", _LMMS_REMEDY)
+        found = module.run(bundle, names, out, include=include_path, limit=limit)
+        code = found.show(Console(), json_file)
+    raise typer.Exit(code)
 
 
 @app.command("agreement")

@@ -99,15 +99,30 @@ def with_torch(module: str) -> Any:
     Raises:
         MissingExtraError: torch, transformers, onnx or scikit-learn is not installed.
     """
+    return with_extra(
+        module,
+        "`python3 scripts/setup_venv.py --train` in the repository installs it, and so does `pip "
+        "install '.[train]'` there",
+    )
+
+
+def with_extra(module: str, remedy: str) -> Any:
+    """Import a module that needs packages of an extra.
+
+    Args:
+        module: the module of this package.
+        remedy: what installs them, as the end of a sentence.
+
+    Raises:
+        MissingExtraError: one of them is not installed.
+    """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "vlm_perception":
             raise
         raise MissingExtraError(
-            f"this needs {error.name}, which is not installed on robots: `python3 "
-            "scripts/setup_venv.py --train` in the repository installs it, and so does `pip "
-            "install '.[train]'` there"
+            f"this needs {error.name}, which is not installed on robots: {remedy}"
         ) from error
 
 
