@@ -27,6 +27,15 @@ _LMMS_REMEDY = (
     "`python3 -m venv lmms && lmms/bin/pip install '.[lmms]'` in the repository makes an "
     "environment that has it, whose lmms/bin/vlm-perception can do this"
 )
+
+WordingOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Wording of POPE's questions about --data, with {} in place of the object. "
+        "[default: Is there {} in the image?]"
+    ),
+]
+
 app = typer.Typer(no_args_is_help=True, help="Evaluate a model: a table, and JSON with --json.")
 
 
@@ -344,13 +353,7 @@ def evaluate_pope(
             "questions from."
         ),
     ] = None,
-    wording: Annotated[
-        str | None,
-        typer.Option(
-            help="Wording of the questions about --data, with {} in place of the object. "
-            "[default: Is there {} in the image?]"
-        ),
-    ] = None,
+    wording: WordingOption = None,
     scenes: Annotated[
         int | None,
         typer.Option(min=1, help="Number of scenes of the road world. [default: 500]"),
@@ -400,10 +403,6 @@ def evaluate_pope(
         raise typer.BadParameter(
             "is needed, too", param_hint="--images" if questions else "--questions"
         )
-    if wording is not None and (data is None or "{}" not in wording):
-        why = "needs {} in place of the object" if data else "is for --data"
-        raise typer.BadParameter(why, param_hint="--wording")
-    asked = {} if wording is None else {"wording": wording}
     report(
         "vlm_perception.evaluation.pope.evaluate",
         json_file,
@@ -414,7 +413,7 @@ def evaluate_pope(
         data=data,
         scenes=scenes or 500,
         skip_broken=skip_broken,
-        **asked,
+        **_worded(wording, data),
     )
 
 
@@ -453,6 +452,72 @@ def evaluate_lmms(
         found = module.run(bundle, names, out, include=include_path, limit=limit)
         code = found.show(Console(), json_file)
     raise typer.Exit(code)
+
+
+@app.command("report")
+def evaluate_report(
+    bundle: BundleOption = "roadworld-nano",
+    against: Annotated[
+        str | None,
+        typer.Option(help="Another bundle, to be compared with it on the same images."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of images with captions.jsonl, objects.jsonl or answers.jsonl. [default: "
+            "the road world]"
+        ),
+    ] = None,
+    scenes: Annotated[
+        int | None,
+        typer.Option(min=2, help="Number of scenes of the road world. [default: 300]"),
+    ] = None,
+    wording: WordingOption = None,
+    skip_broken: SkipBrokenOption = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the report; an interrupted run continues.")
+    ] = Path("out/report"),
+) -> None:
+    """Make the report card of a bundle: report.html, and its figures as report.json.
+
+    Evaluates what the data allow: retrieval with captions, tags, POPE and hallucination with
+    objects, typed answers and their calibration with answers; and measures the cost, on the road
+    world. All figures have 95 % intervals. With --against two bundles stand side by side, and it is
+    said which of their differences are more than chance, over all figures together.
+
+    `vlm-perception evaluate report --bundle out/mine --against roadworld-nano`
+
+    Exit code: 1 if the machine was too loaded for the cost to be valid; the rest holds.
+    """
+    if data is not None and scenes is not None:
+        raise typer.BadParameter(
+            "is of the road world; leave it out with --data", param_hint="--scenes"
+        )
+    report(
+        "vlm_perception.evaluation.card.evaluate",
+        None,
+        bundle,
+        against,
+        out,
+        data=data,
+        scenes=scenes or 300,
+        **_worded(wording, data),
+        skip_broken=skip_broken,
+    )
+
+
+def _worded(wording: str | None, data: Path | None) -> dict[str, str]:
+    """The wording of POPE's questions as an argument; none for the published one.
+
+    Raises:
+        typer.BadParameter: it has no place for the object, or the road world has its own.
+    """
+    if wording is None:
+        return {}
+    if data is None or "{}" not in wording:
+        why = "needs {} in place of the object" if data else "is for --data"
+        raise typer.BadParameter(why, param_hint="--wording")
+    return {"wording": wording}
 
 
 @app.command("agreement")

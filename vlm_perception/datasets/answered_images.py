@@ -41,7 +41,11 @@ class AnsweredImages:
         self.questions = questions
         self.broken: dict[Path, str] = {}
         """The images that cannot be read, and what is wrong with them."""
-        answered = _read(self.file, questions)
+        answered = []
+        for where, name, answers in read_answers(self.file, questions):
+            if not (folder / name).is_file():
+                raise AnswersError(f"{where}: there is no image {folder / name}")
+            answered.append((folder / name, answers))
         for path in {path: None for path, _ in answered}:
             try:
                 read_image(path)
@@ -65,26 +69,34 @@ class AnsweredImages:
             yield Sample(read_image(path), provenance=str(path), answers=answers)
 
 
-def _read(file: Path, questions: Sequence[QuestionSpec]) -> list[tuple[Path, dict[str, str]]]:
+def read_answers(
+    file: Path, questions: Sequence[QuestionSpec]
+) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """The name of each image that is answered, its answers by question, and before them its place.
+
+    Raises:
+        AnswersError: the file is missing or damaged, or names a question or a choice that is not
+            there.
+    """
     lines = JsonLines(
         file,
         "an answered image",
         '{"image": "0001.jpg", "answers": {"weather": "rain"}}',
         AnswersError,
     )
-    return [_answered(lines, where, content, questions) for where, content in lines]
+    for where, content in lines:
+        yield where, *_answered(lines, where, content, questions)
 
 
 def _answered(
     lines: JsonLines, where: str, content: Mapping[str, Any], questions: Sequence[QuestionSpec]
-) -> tuple[Path, dict[str, str]]:
+) -> tuple[str, dict[str, str]]:
     try:
         name, answers = content["image"], dict(content["answers"])
-        path = lines.file.parent / name
     except (ValueError, KeyError, TypeError) as error:
         raise lines.bad(where, repr(error)) from error
-    if not path.is_file():
-        raise AnswersError(f"{where}: there is no image {path}")
+    if not isinstance(name, str):
+        raise lines.bad(where, "`image` must be a name")
     choices = {question.name: question.choices for question in questions}
     for question, answer in answers.items():
         if question not in choices:
@@ -96,4 +108,4 @@ def _answered(
                 f"{where}: {answer!r} is not a choice of {question!r}; its choices are "
                 f"{', '.join(choices[question])}"
             )
-    return path, answers
+    return name, answers

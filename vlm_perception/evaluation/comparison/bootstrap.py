@@ -37,7 +37,7 @@ class Estimate:
 def estimate(scored: Scored, replicates: int = REPLICATES) -> dict[str, Estimate]:
     """Every figure of a model, as its images give it."""
     whole, spread = resample(scored.figures, len(scored.images), replicates)
-    return {name: Estimate(value, *percentiles(spread[name])) for name, value in whole.items()}
+    return {name: _estimate(value, spread[name]) for name, value in whole.items()}
 
 
 def resample(
@@ -58,21 +58,31 @@ def resample(
     return whole, {name: np.concatenate([block[name] for block in blocks]) for name in whole}
 
 
-def percentiles(spread: Array) -> tuple[float, float]:
-    """Bounds of the middle 95 % of the replicates; NaN where too few are defined."""
-    known = spread[np.isfinite(spread)]
-    if len(known) < LEAST_DEFINED * len(spread) or not len(known):
-        return float("nan"), float("nan")
-    low, high = np.percentile(known, (2.5, 97.5))
-    return float(low), float(high)
+def _estimate(value: float, spread: Array) -> Estimate:
+    """A figure and the percentiles of its replicates.
+
+    These are moved by the mean distance of the replicates from the figure (as above, section 10.2):
+    a calibration error is larger in nearly every replicate, where images repeat. They stay among
+    the replicates and the figure, which are in its range.
+    """
+    known = _defined(spread)
+    if not len(known):
+        return Estimate(value, float("nan"), float("nan"))
+    bounds = np.percentile(known, (2.5, 97.5)) - (known.mean() - value)
+    low, high = bounds.clip(min(known.min(), value), max(known.max(), value))
+    return Estimate(value, float(low), float(high))
 
 
 def standard_error(spread: Array) -> float:
     """Standard deviation of the replicates; NaN where too few are defined."""
+    known = _defined(spread)
+    return float(known.std(ddof=1)) if len(known) > 1 else float("nan")
+
+
+def _defined(spread: Array) -> Array:
+    """The replicates that are numbers, or none where they are too few."""
     known = spread[np.isfinite(spread)]
-    if len(known) < LEAST_DEFINED * len(spread) or len(known) < 2:
-        return float("nan")
-    return float(known.std(ddof=1))
+    return np.asarray(known if len(known) >= LEAST_DEFINED * len(spread) else known[:0], np.float64)
 
 
 def _draws(images: int, replicates: int) -> Iterator[NDArray[np.float64]]:

@@ -40,6 +40,25 @@ class Counted:
         return self.ratios(weights @ self.counts)
 
 
+@dataclass(frozen=True)
+class Renamed:
+    """Results whose figures get a longer name."""
+
+    scored: Scored
+    start: str
+    """What stands before each."""
+
+    @property
+    def images(self) -> Sequence[str]:
+        """As of the results."""
+        return self.scored.images
+
+    def figures(self, weights: Array) -> Mapping[str, Array]:
+        """Figures under each weighting."""
+        found = self.scored.figures(weights)
+        return {f"{self.start}.{name}": value for name, value in found.items()}
+
+
 def ratio(above: Array, below: Array) -> Array:
     """One sum over another; NaN where that is zero."""
     empty = np.full(np.shape(above), np.nan)

@@ -80,7 +80,7 @@ def run(
     inputs = [model.path, *([] if data is None else [data])]
     with ResultsFolder(out, VERB, [RECORDS], inputs) as results:
         with Journal(results.work / RECORDS, identity) as journal:
-            records = _describe(chosen, names, describer, journal)
+            records = describe(chosen, names, describer, journal)
         results.publish()
     result = figures(records)
     return Report(
@@ -94,10 +94,14 @@ def run(
     )
 
 
-def _describe(
+def describe(
     chosen: LabelledSet, names: ObjectNames, describer: Describer, journal: Journal
 ) -> list[Record]:
-    """The records of all images; those that the journal has are not described again."""
+    """The records of all images; those that the journal has are not described again.
+
+    Raises:
+        ImageError: an image was altered since it was tried.
+    """
     records: list[Record] = []
     for image in track(chosen, "Describing", total=len(chosen), transient=True):
         if image.name not in journal.items:

@@ -41,6 +41,11 @@ class TagResults:
             found |= {f"tags.{label}.ap": ap, f"tags.{label}.f1": at_threshold}
         return found
 
+    def told(self, label: str) -> bool:
+        """Whether the images tell how well a label is found: it is in some of them, not in all."""
+        there = self.present[:, self.labels.index(label)]
+        return bool(there.any() and not there.all())
+
     def curve(self, label: str) -> tuple[Array, Array]:
         """Recall and precision as the threshold falls, from the highest score on."""
         column = self.labels.index(label)

@@ -1,0 +1,214 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""evaluate report: one page that needs nothing else, with what the data allow, in fixed figures."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.bundle.write_manifest import write_manifest_content
+from vlm_perception.cli import app
+from vlm_perception.datasets.roadworld.files.images import write_images
+from vlm_perception.evaluation.card import evaluate, scenes
+from vlm_perception.evaluation.cost.figures import TIMES
+from vlm_perception.evaluation.machine_load import Load
+from vlm_perception.evaluation.report import Report
+
+QUIET = Load(0.0, 1.0)
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Complains about elements that are not closed, and keeps what the page asks for and shows."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.asked: list[str] = []
+        self.feed(text)
+        assert not self.open
+        self.svgs = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.ids += [given["id"] or ""] if "id" in given else []
+        self.asked += [given[key] or "" for key in ("src", "href", "xlink:href") if given.get(key)]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images with captions, objects and answers."""
+    folder = tmp_path_factory.mktemp("card") / "streets"
+    write_images(folder, 3, (320, 180))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped bundle with a temperature that makes one question's probabilities wrong."""
+    folder = tmp_path_factory.mktemp("hot") / "hot"
+    shutil.copytree(ModelBundle.load("roadworld-nano").path, folder)
+    content = yaml.safe_load((folder / "manifest.yaml").read_text(encoding="utf-8"))
+    content.pop("digest")
+    for question in content["questions"]:
+        if question["name"] == "construction":
+            question["temperature"] = 50.0
+    write_manifest_content(folder, content)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cheap_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an image costs is measured elsewhere, with its own tests."""
+    cost = {"tokens_per_image": 51, **dict.fromkeys(TIMES, 4.0), "tower_ms": 0.0}
+    cost["energy_j_per_image"] = None
+    monkeypatch.setattr(
+        evaluate.cost, "run", lambda *_, **__: Report([], {"cost": cost}, load=QUIET)
+    )
+
+
+def made(*arguments: object) -> Result:
+    return CliRunner().invoke(
+        app, ["evaluate", "report", *map(str, arguments)], env={"COLUMNS": "250"}
+    )
+
+
+def numbers(content: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from numbers(value, f"{start}{key}.")
+        else:
+            yield f"{start}{key}", value
+
+
+def test_two_bundles_on_one_page_and_a_second_run_goes_on(
+    streets: Path, hot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--against", hot, "--data", streets, "--out", tmp_path / "card")
+    arguments += ("--wording", "is there {}")
+    result = made(*arguments)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "card" / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert len(text) < 400_000
+    assert {asked for asked in page.asked if not asked.startswith("#")} == set()
+    assert len(page.ids) > 100
+    names = [name for name in page.ids if f"#{name}" in text]
+    assert len(names) == len(set(names)), "plots do not take each other's parts"
+    assert len(page.svgs) == 8
+    for svg in page.svgs:
+        ElementTree.fromstring(svg)
+    assert "var(--ink)" in page.svgs[0], "readable by day and by night"
+    assert "#010101" not in text
+
+    content = json.loads((tmp_path / "card" / "report.json").read_text(encoding="utf-8"))
+    assert content["valid"] is True
+    assert content["bundle_digest"] == ModelBundle.load("roadworld-nano").digest
+    figures = dict(numbers(content))
+    for name in (
+        *(
+            f"retrieval.{way}.r{depth}{end}"
+            for way in ("i2t", "t2i")
+            for depth in (1, 5, 10)
+            for end in ("", "_low", "_high")
+        ),
+        *(
+            f"pope.{split}.{kind}"
+            for split in ("random", "popular", "adversarial", "mean")
+            for kind in ("accuracy", "precision", "recall", "f1", "yes_ratio")
+        ),
+        *(
+            f"hallucination.{kind}.{scale}"
+            for kind in ("chair_s", "chair_i")
+            for scale in ("1", "1/2", "1/4", "1/8")
+        ),
+        *(f"answers.{of}.{kind}" for of in ("weather", "mean") for kind in ("accuracy", "ece_low")),
+        *("tags.macro.ap", "tags.car.f1", "cost.total_ms"),
+    ):
+        assert name in figures, name
+        assert f"against.{name}" in figures
+    assert {each["of"] for each in content["sets"]} == {
+        *("tags and answers", "retrieval", "pope", "hallucination")
+    }
+    assert all(each["name"] and each["version"] and each["split"] for each in content["sets"])
+    different = content["differences"]["answers.construction.nll"]
+    assert different["second"] > different["first"]
+    assert content["differences"]["answers.weather.nll"]["difference"] == 0
+
+    class NeverLooks:
+        def __init__(self, *_: object) -> None:
+            raise AssertionError("what was finished is not done again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scenes.Looker, "look", NeverLooks)
+        patch.setattr(evaluate, "write_page", lambda *_: "")
+        again = made(*arguments)
+    assert again.exit_code == 0, again.output
+    assert json.loads((tmp_path / "card" / "report.json").read_text(encoding="utf-8")) == content
+
+
+def test_only_what_the_data_allow_is_evaluated(streets: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "captioned"
+    folder.mkdir()
+    for path in [*streets.glob("*.jpg"), streets / "captions.jsonl"]:
+        shutil.copy(path, folder)
+    result = made("--data", folder, "--out", tmp_path / "card")
+    assert result.exit_code == 0, result.output
+    content = json.loads((tmp_path / "card" / "report.json").read_text(encoding="utf-8"))
+    assert {"retrieval", "cost"} <= content.keys()
+    assert not {"pope", "tags", "answers", "hallucination", "differences"} & content.keys()
+    assert len(Page((tmp_path / "card" / "report.html").read_text(encoding="utf-8")).svgs) == 3
+
+
+def test_bad_input_is_told_in_a_sentence(streets: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "card")
+    (tmp_path / "empty").mkdir()
+    for arguments, sentence in (
+        (("--data", tmp_path / "empty"), "has neither captions.jsonl nor objects.jsonl nor"),
+        (("--against", "roadworld-nano"), "are the same bundle; compare it with another one"),
+        (("--data", streets, "--scenes", 5), "leave it out with --data"),
+    ):
+        result = made(*arguments, *out)
+        assert (result.exit_code, sentence in result.output) == (2, True), result.output
+
+
+def test_a_missing_image_is_named_and_may_be_left_out(streets: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "answered"
+    shutil.copytree(streets, folder)
+    for other in ("captions.jsonl", "objects.jsonl"):
+        (folder / other).unlink()
+    gone = sorted(folder.glob("*.jpg"))[1]
+    gone.unlink()
+    result = made("--data", folder, "--out", tmp_path / "card")
+    assert result.exit_code == 2
+    assert gone.name in result.output
+    assert "--skip-broken" in result.output
+    result = made("--data", folder, "--out", tmp_path / "card", "--skip-broken")
+    assert result.exit_code == 0, result.output
+    assert "1 of 3 images are missing or broken" in result.output

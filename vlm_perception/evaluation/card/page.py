@@ -1,0 +1,295 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The page of a report card: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from vlm_perception.evaluation.card import plots
+from vlm_perception.evaluation.comparison.bootstrap import Estimate
+from vlm_perception.evaluation.comparison.compare import LEVEL, Difference
+from vlm_perception.evaluation.machine_load import Load
+from vlm_perception.evaluation.tasks.answer_figures import BINS, AnswerResults
+from vlm_perception.evaluation.tasks.tag_figures import TagResults
+
+STAGES = ("encoder", "tower", "prefill", "decode")
+TARGET_F1 = 0.85
+LOWER_IS_BETTER = frozenset({"nll", "brier", "ece", "chair_s", "chair_i", "neither"})
+NEITHER_IS_BETTER = frozenset({"yes_ratio", "named"})
+HEADLINES = {
+    "tags.macro.ap": "tags, macro AP",
+    "answers.mean.accuracy": "typed answers, accuracy",
+    "answers.mean.ece": "typed answers, ECE",
+    "pope.mean.f1": "POPE by likelihood, mean F1",
+    "retrieval.t2i.r1": "text to image, R@1",
+    "hallucination.final.1.chair_i": "named objects that are not there",
+}
+WORDS = {
+    "nll": "NLL",
+    "brier": "Brier",
+    "ece": "ECE",
+    "ap": "AP",
+    "f1": "F1",
+    "r1": "R@1",
+    "r5": "R@5",
+    "r10": "R@10",
+    "chair_s": "CHAIR_s",
+    "chair_i": "CHAIR_i",
+    "i2t": "image to text",
+    "t2i": "text to image",
+}
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What was found of one bundle."""
+
+    name: str
+    digest: str
+    estimates: Mapping[str, Estimate]
+    """Every figure by its full name, such as `pope.mean.f1`."""
+    tags: TagResults | None
+    answers: AnswerResults | None
+    cost: Mapping[str, Any]
+    """By the keys of `evaluate cost`."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of each bundle."""
+
+    estimates: Sequence[Estimate]
+    verdict: str
+    """`better` or `worse`, `other` where neither is; empty: no real difference."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One evaluation: a table of figures, and plots."""
+
+    title: str
+    text: str
+    plots: Sequence[Markup]
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence[Cell | None]]
+
+
+def verdict(name: str, difference: Difference | None) -> str:
+    """What the second bundle is in a figure beside the first: see Cell."""
+    if difference is None or not difference.real:
+        return ""
+    kind = name.rpartition(".")[2]
+    if kind in NEITHER_IS_BETTER:
+        return "other"
+    return "better" if (difference.value < 0) == (kind in LOWER_IS_BETTER) else "worse"
+
+
+def write_page(
+    bundles: Sequence[Examined],
+    differences: Mapping[str, Difference],
+    sets: Sequence[Mapping[str, str]],
+    notes: Sequence[str],
+    load: Load,
+) -> str:
+    """Render the page.
+
+    Args:
+        bundles: one, or two on the same images.
+        differences: of the second from the first.
+        sets: name, version and split of each.
+        notes: sentences on what is left out.
+        load: of the machine, while the cost was measured.
+    """
+    packages = ("vlm_perception.evaluation.card", "vlm_perception.replay.report")
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package) for package in packages]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    real = {name: each for name, each in differences.items() if each.real}
+    return environment.get_template("card.html.j2").render(
+        bundles=bundles,
+        headlines=[
+            (title, _cell(name, bundles, differences))
+            for name, title in HEADLINES.items()
+            if name in bundles[0].estimates
+        ],
+        sections=[each for each in _sections(bundles, differences) if each is not None],
+        compared=len(differences),
+        level=LEVEL,
+        real=sorted(real.items(), key=lambda item: (item[1].adjusted, item[0])),
+        verdict=verdict,
+        costs=_costs(bundles),
+        latency=_latency(bundles),
+        sets=sets,
+        notes=notes,
+        load=load,
+        number=number,
+        interval=interval,
+        worded=worded,
+    )
+
+
+def number(value: float) -> str:
+    """A figure as it is shown."""
+    return "not known" if math.isnan(value) else f"{value:.3f}"
+
+
+def worded(key: str) -> str:
+    """A part of a figure's name as it is shown."""
+    return WORDS.get(key, key.replace("_", " ").replace(".", ", "))
+
+
+def interval(estimate: Estimate) -> str:
+    """The bounds of a figure as they are shown; empty where they are not known."""
+    if math.isnan(estimate.low):
+        return ""
+    return f"{estimate.low:.3f} to {estimate.high:.3f}"
+
+
+def _cell(
+    name: str, bundles: Sequence[Examined], differences: Mapping[str, Difference]
+) -> Cell | None:
+    found = [each.estimates.get(name, UNKNOWN) for each in bundles]
+    if all(math.isnan(each.value) for each in found):
+        return None
+    return Cell(found, verdict(name, differences.get(name)))
+
+
+def _sections(
+    bundles: Sequence[Examined], differences: Mapping[str, Difference]
+) -> list[Section | None]:
+    def section(start: str, title: str, text: str, *drawn: Markup | None) -> Section | None:
+        names = [name for name in bundles[0].estimates if name.startswith(f"{start}.")]
+        if not names:
+            return None
+        split = [name.removeprefix(f"{start}.").rpartition(".") for name in names]
+        columns = list(dict.fromkeys(column for _, _, column in split))
+        rows = {
+            row: [_cell(f"{start}.{row}.{column}", bundles, differences) for column in columns]
+            for row in dict.fromkeys(row for row, _, _ in split)
+        }
+        return Section(title, text, [each for each in drawn if each is not None], columns, rows)
+
+    scales = _middles(bundles, "hallucination.final.")
+    return [
+        section(
+            "answers",
+            "Typed answers",
+            "NLL, Brier score and expected calibration error (ECE) are best at 0. In the diagram "
+            "all questions are together.",
+            _reliability(bundles),
+        ),
+        section(
+            "tags",
+            "Tags",
+            "Average precision over all thresholds; F1 at the bundle's own.",
+            _curves(bundles),
+        ),
+        section(
+            "pope",
+            "Object hallucination by polling (POPE): the likelier of yes and no",
+            "",
+            _plot(
+                bundles, "pope.{}.f1", ["random", "popular", "adversarial", "mean"], "F1", TARGET_F1
+            ),
+        ),
+        section("pope_free_text", "POPE: free text, read by the published rules", ""),
+        section(
+            "retrieval",
+            "Retrieval",
+            "Share of the queries that have a right item among the first. What a figure means "
+            "depends on the pool, see the notes.",
+            _plot(bundles, "retrieval.i2t.{}", ["r1", "r5", "r10"], "image to text"),
+            _plot(bundles, "retrieval.t2i.{}", ["r1", "r5", "r10"], "text to image"),
+        ),
+        section(
+            "hallucination",
+            "Captions: objects that are not there",
+            "Of whole captions, of what is shown while they are written (partial) and of what a "
+            "deadline leaves (cut), with the towers' input shrunk.",
+            _plot(bundles, "hallucination.final.{}.chair_i", scales, "CHAIR_i", joined=True),
+            _plot(bundles, "hallucination.final.{}.recall", scales, "recall", joined=True),
+        ),
+        section("instructions", "Instructions", "In wordings that were not used in training."),
+    ]
+
+
+def _middles(bundles: Sequence[Examined], start: str) -> list[str]:
+    """What stands between a name's start and its last part, each once."""
+    names = (name for name in bundles[0].estimates if name.startswith(start))
+    return list(dict.fromkeys(name.removeprefix(start).rpartition(".")[0] for name in names))
+
+
+def _plot(
+    bundles: Sequence[Examined],
+    pattern: str,
+    ticks: Sequence[str],
+    label: str,
+    target: float | None = None,
+    *,
+    joined: bool = False,
+) -> Markup | None:
+    names = [pattern.format(tick) for tick in ticks]
+    if not names or any(name not in each.estimates for each in bundles for name in names):
+        return None
+    series = [plots.Series(each.name, [each.estimates[name] for name in names]) for each in bundles]
+    return plots.intervals(ticks, series, label=label, target=target, joined=joined)
+
+
+def _reliability(bundles: Sequence[Examined]) -> Markup | None:
+    drawn = [_bins(each.name, each.answers) for each in bundles if each.answers is not None]
+    return plots.reliability(drawn) if drawn else None
+
+
+def _bins(name: str, answers: AnswerResults) -> plots.Bins:
+    """All questions together, in bins of equally many answers."""
+    questions = answers.questions
+    sure = np.concatenate([each.sure[each.known] for each in questions])
+    right = np.concatenate([each.right[each.known] for each in questions])
+    order = np.argsort(sure, kind="stable")
+    parts = [part for part in np.array_split(order, BINS) if len(part)]
+    return plots.Bins(
+        name,
+        np.array([sure[part].mean() for part in parts]),
+        np.array([right[part].mean() for part in parts]),
+    )
+
+
+def _curves(bundles: Sequence[Examined]) -> Markup | None:
+    tagged = [each.tags for each in bundles if each.tags is not None]
+    if not tagged:
+        return None
+    shown = [label for label in tagged[0].labels if tagged[0].told(label)]
+    drawn = {label: [plots.Curve(*each.curve(label)) for each in tagged] for label in shown}
+    return plots.curves(drawn) if drawn else None
+
+
+def _costs(bundles: Sequence[Examined]) -> dict[str, list[str]]:
+    """What is known of the cost of each bundle, by what it is."""
+    found: dict[str, list[str]] = {}
+    for key in bundles[0].cost:
+        values = [each.cost[key] for each in bundles]
+        if all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+            found[key] = [f"{value:.6g}" for value in values]
+    return found
+
+
+def _latency(bundles: Sequence[Examined]) -> Markup:
+    """The medians of what an analysis is made of, where a bundle has the stage."""
+    stages = [
+        stage for stage in STAGES if all((each.cost[f"{stage}_ms"] or 0) > 0 for each in bundles)
+    ]
+    rows = {each.name: [float(each.cost[f"{stage}_ms"]) for stage in stages] for each in bundles}
+    return plots.stacked(stages, rows, label="ms, median")
