@@ -473,6 +473,13 @@ def evaluate_report(
         typer.Option(min=2, help="Number of scenes of the road world. [default: 300]"),
     ] = None,
     wording: WordingOption = None,
+    exam: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Figures that another evaluation of the bundle wrote with --json, such as "
+            "`hazards`, to be shown, too; repeatable."
+        ),
+    ] = None,
     skip_broken: SkipBrokenOption = False,
     out: Annotated[
         Path, typer.Option(help="Folder for the report; an interrupted run continues.")
@@ -486,6 +493,8 @@ def evaluate_report(
     said which of their differences are more than chance, over all figures together.
 
     `vlm-perception evaluate report --bundle out/mine --against roadworld-nano`
+
+    `vlm-perception evaluate report --exam temporal.json --exam hazards.json`
 
     Exit code: 1 if the machine was too loaded for the cost to be valid; the rest holds.
     """
@@ -503,6 +512,7 @@ def evaluate_report(
         scenes=scenes or 300,
         **_worded(wording, data),
         skip_broken=skip_broken,
+        exams=exam or (),
     )
 
 

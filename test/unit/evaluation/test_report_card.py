@@ -25,6 +25,7 @@ from vlm_perception.bundle.write_manifest import write_manifest_content
 from vlm_perception.cli import app
 from vlm_perception.datasets.roadworld.files.images import write_images
 from vlm_perception.evaluation.card import evaluate, scenes
+from vlm_perception.evaluation.card.exams import ExamError, read_exams
 from vlm_perception.evaluation.cost.figures import TIMES
 from vlm_perception.evaluation.machine_load import Load
 from vlm_perception.evaluation.report import Report
@@ -173,17 +174,48 @@ def test_two_bundles_on_one_page_and_a_second_run_goes_on(
     assert json.loads((tmp_path / "card" / "report.json").read_text(encoding="utf-8")) == content
 
 
+def test_other_evaluations_of_the_same_bundle_are_shown(tmp_path: Path, hot: Path) -> None:
+    shipped, other = ModelBundle.load("roadworld-nano"), ModelBundle.load(str(hot))
+    hazards, drives = tmp_path / "hazards.json", tmp_path / "drives.json"
+    rows = [
+        {"bundle": "a", "bundle_digest": each.digest, "path": "fast", "recall": {"5-10 m": recall}}
+        for each, recall in ((shipped, 0.9), (other, 0.8))
+    ]
+    hazards.write_text(json.dumps({"scenes": 200, "rows": rows}))
+    drives.write_text(
+        json.dumps({"saved": 80.9, "form": "trained", "bundle_digest": shipped.digest})
+    )
+    recall = "rows.fast.recall.5-10 m"
+    assert read_exams([hazards, drives], [shipped, other]) == {
+        "hazards": [{recall: 0.9}, {recall: 0.8}],
+        "drives": [{"saved": 80.9}, {}],
+    }
+    for file, bundle, sentence in (
+        (drives, other, "has no figures of bundle"),
+        (tmp_path / "none.json", shipped, "cannot be read"),
+        (tmp_path, shipped, "cannot be read"),
+    ):
+        with pytest.raises(ExamError, match=sentence):
+            read_exams([file], [bundle])
+
+
 def test_only_what_the_data_allow_is_evaluated(streets: Path, tmp_path: Path) -> None:
     folder = tmp_path / "captioned"
     folder.mkdir()
     for path in [*streets.glob("*.jpg"), streets / "captions.jsonl"]:
         shutil.copy(path, folder)
-    result = made("--data", folder, "--out", tmp_path / "card")
+    exam = tmp_path / "drives.json"
+    digest = ModelBundle.load("roadworld-nano").digest
+    exam.write_text(json.dumps({"saved": 80.9, "bundle_digest": digest}))
+    result = made("--data", folder, "--out", tmp_path / "card", "--exam", exam)
     assert result.exit_code == 0, result.output
     content = json.loads((tmp_path / "card" / "report.json").read_text(encoding="utf-8"))
     assert {"retrieval", "cost"} <= content.keys()
     assert not {"pope", "tags", "answers", "hallucination", "differences"} & content.keys()
-    assert len(Page((tmp_path / "card" / "report.html").read_text(encoding="utf-8")).svgs) == 3
+    assert content["exams"] == {"drives": {digest: {"saved": 80.9}}}
+    text = (tmp_path / "card" / "report.html").read_text(encoding="utf-8")
+    assert "80.9" in text
+    assert len(Page(text).svgs) == 3
 
 
 def test_bad_input_is_told_in_a_sentence(streets: Path, tmp_path: Path) -> None:

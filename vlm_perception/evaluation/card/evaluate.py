@@ -16,6 +16,7 @@ from rich.table import Table
 
 import vlm_perception
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.evaluation.card.exams import read_exams
 from vlm_perception.evaluation.card.page import (
     HEADLINES,
     Examined,
@@ -54,6 +55,7 @@ def run(
     scenes: int,
     wording: str = PUBLISHED,
     skip_broken: bool = False,
+    exams: Sequence[Path] = (),
 ) -> Report:
     """Evaluate what the data allow, and write the page and its figures.
 
@@ -65,9 +67,11 @@ def run(
         scenes: how many of the road world.
         wording: of POPE's questions about `data`, with {} in place of the object.
         skip_broken: leave out images that are missing or broken.
+        exams: figures of other evaluations of the same bundles.
 
     Raises:
         BundleError: a bundle cannot be used.
+        ExamError: a file of `exams` cannot be used.
         CardError: the data allow nothing, or both bundles are the same.
         VlmPerceptionError: the data cannot be used.
         OutputError: `out` is another's.
@@ -75,8 +79,9 @@ def run(
     models = [ModelBundle.load(each) for each in (bundle, against) if each is not None]
     if len({model.digest for model in models}) < len(models):
         raise CardError(f"{bundle} and {against} are the same bundle; compare it with another one")
+    passed = read_exams(exams, models)
     material = Material(data, scenes, wording, skip_broken)
-    inputs = [*(model.path for model in models), *([] if data is None else [data])]
+    inputs = [*(model.path for model in models), *([] if data is None else [data]), *exams]
     with own_folder(out, VERB, inputs) as folder:
         code = _code()
         parts = [evaluated(Bench(model, _kept(folder, model), code), material) for model in models]
@@ -89,9 +94,14 @@ def run(
         differences = compare(_pairs(*parts)) if len(parts) == 2 else {}
         sets = _unlike(each for its in parts for part in its for each in part.sets)
         notes = _unlike(each for its in parts for part in its for each in part.notes)
-        _write(folder / PAGE, write_page(bundles, differences, sets, notes, load))
+        _write(folder / PAGE, write_page(bundles, differences, passed, sets, notes, load))
         content = {"valid": load.quiet, "load": load.as_json()}
         content |= _content(bundles, parts, sets, differences)
+        if passed:
+            content["exams"] = {
+                name: {each.digest: exam for each, exam in zip(models, found, strict=True)}
+                for name, found in passed.items()
+            }
         _write(folder / FIGURES, json.dumps(finite(content), indent=2) + "\n")
     written = f"Written to {out / PAGE} and {out / FIGURES}"
     told: list[RenderableType] = [

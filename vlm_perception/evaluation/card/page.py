@@ -14,6 +14,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vlm_perception.evaluation.card import plots
+from vlm_perception.evaluation.card.exams import Exam
 from vlm_perception.evaluation.comparison.bootstrap import Estimate
 from vlm_perception.evaluation.comparison.compare import LEVEL, Difference
 from vlm_perception.evaluation.machine_load import Load
@@ -96,6 +97,7 @@ def verdict(name: str, difference: Difference | None) -> str:
 def write_page(
     bundles: Sequence[Examined],
     differences: Mapping[str, Difference],
+    exams: Mapping[str, Sequence[Exam]],
     sets: Sequence[Mapping[str, str]],
     notes: Sequence[str],
     load: Load,
@@ -105,6 +107,7 @@ def write_page(
     Args:
         bundles: one, or two on the same images.
         differences: of the second from the first.
+        exams: what other evaluations found of each bundle, by their names.
         sets: name, version and split of each.
         notes: sentences on what is left out.
         load: of the machine, while the cost was measured.
@@ -130,6 +133,7 @@ def write_page(
         level=LEVEL,
         real=sorted(real.items(), key=lambda item: (item[1].adjusted, item[0])),
         verdict=verdict,
+        exams={name: _rows(found) for name, found in exams.items()},
         costs=_costs(bundles),
         latency=_latency(bundles),
         sets=sets,
@@ -222,7 +226,6 @@ def _sections(
             _plot(bundles, "hallucination.final.{}.chair_i", scales, "CHAIR_i", joined=True),
             _plot(bundles, "hallucination.final.{}.recall", scales, "recall", joined=True),
         ),
-        section("instructions", "Instructions", "In wordings that were not used in training."),
     ]
 
 
@@ -245,7 +248,9 @@ def _plot(
     if not names or any(name not in each.estimates for each in bundles for name in names):
         return None
     series = [plots.Series(each.name, [each.estimates[name] for name in names]) for each in bundles]
-    return plots.intervals(ticks, series, label=label, target=target, joined=joined)
+    return plots.intervals(
+        [worded(tick) for tick in ticks], series, label=label, target=target, joined=joined
+    )
 
 
 def _reliability(bundles: Sequence[Examined]) -> Markup | None:
@@ -274,6 +279,12 @@ def _curves(bundles: Sequence[Examined]) -> Markup | None:
     shown = [label for label in tagged[0].labels if tagged[0].told(label)]
     drawn = {label: [plots.Curve(*each.curve(label)) for each in tagged] for label in shown}
     return plots.curves(drawn) if drawn else None
+
+
+def _rows(exams: Sequence[Exam]) -> dict[str, list[float | None]]:
+    """The figures of each bundle by their names; None where it has none."""
+    names = dict.fromkeys(name for exam in exams for name in exam)
+    return {name: [exam.get(name) for exam in exams] for name in names}
 
 
 def _costs(bundles: Sequence[Examined]) -> dict[str, list[str]]:

@@ -133,7 +133,7 @@ def intervals(
     target: float | None = None,
     joined: bool = False,
 ) -> Markup:
-    """Figures with their intervals beside one another.
+    """Shares with their intervals beside one another.
 
     Args:
         ticks: what the figures are of.
@@ -163,6 +163,8 @@ def intervals(
                 capsize=2.5,
                 label=model.name,
             )
+        lowest, highest = axes.get_ylim()
+        axes.set_ylim(max(float(lowest), -0.02), min(float(highest), 1.02))
         axes.set_xticks(range(len(ticks)), ticks)
         axes.set_xlim(-0.5, len(ticks) - 0.5)
         axes.set_ylabel(label)

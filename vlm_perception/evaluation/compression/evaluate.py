@@ -52,6 +52,7 @@ class CompressionRow:
     setting: str
     """Schedule of the pruning, or share of the attention heads that stay."""
     reference: str
+    bundle_digest: str
     tokens: int
     cosine_mean: float
     """Of the pooled embedding, against the dense model in FP32."""
@@ -169,6 +170,7 @@ def compare(
         case=case.case,
         setting=case.setting,
         reference=reference,
+        bundle_digest=case.bundle.digest,
         tokens=case.bundle.manifest.vision.tokens,
         cosine_mean=float(cosines.mean()),
         cosine_min=float(cosines.min()),
