@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from support.faulty_proxy import FaultyProxy
 from support.real_servers import LONG_S
+from typer.testing import CliRunner
 
 from vlm_perception.bundle.manifest import QuestionSpec
+from vlm_perception.cli import app
+from vlm_perception.evaluation.judge import rubric
 from vlm_perception.perception.language.served.model import ServedModel
 from vlm_perception.perception.language.served.settings import SERVED, ServedSettings
 from vlm_perception.perception.served.connection import Connection, Request, ServedError
@@ -113,3 +116,13 @@ def test_what_a_server_says_of_a_request_is_passed_on(connection):
         list(connection.stream(Request(long, max_tokens=1), budget_s=LONG_S))
     assert caught.value.fault is Fault.REQUEST
     assert not connection.issue()
+
+
+def test_a_judge_of_random_weights_is_an_error(served_llama, tmp_path, monkeypatch):
+    monkeypatch.setattr(rubric, "MAX_TOKENS", 8)
+    served = ["--model", served_llama.model, "--endpoint", served_llama.url]
+    arguments = ["evaluate", "judge", "--scenes", "1", *served, "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2, result.output
+    told = " ".join(result.output.split())
+    assert "gave no usable answer" in told and "at the limit of tokens" in told

@@ -26,6 +26,7 @@ VERBS = {
         *("calibrate", "answers", "--data", "missing", "--out", "missing/out.yaml"),
         *("--served", "m"),
     ],
+    "evaluate judge": ["evaluate", "judge", "--model", "m", "--data", "missing"],
     "locate": ["locate", "missing.png", "car", "--method", "model", "--served", "m"],
     "replay": ["replay", str(DATA / "drive"), "--served", "live"],
 }

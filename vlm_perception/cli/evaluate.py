@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from vlm_perception.cli.evaluate_judge import evaluate_judge
 from vlm_perception.cli.options.common import (
     BundleOption,
     JsonOption,
@@ -415,6 +416,9 @@ def evaluate_pope(
         skip_broken=skip_broken,
         **_worded(wording, data),
     )
+
+
+app.command("judge")(evaluate_judge)
 
 
 @app.command("lmms")

@@ -24,6 +24,11 @@ class CaptionsError(VlmPerceptionError):
     """A folder's captions are missing or damaged; the message says what and where."""
 
 
+def is_language(text: str) -> bool:
+    """Whether a text looks like a tag of BCP 47, in any spelling with capitals."""
+    return _TAG.fullmatch(text.lower()) is not None
+
+
 def read_captions(file: Path) -> list[tuple[str, tuple[Caption, ...]]]:
     """The captions of each line, after the name of their image.
 
@@ -54,7 +59,7 @@ def _captioned(
         raise lines.bad(where, "`image` must be a name")
     if not isinstance(texts, list) or not texts:
         raise lines.bad(where, "`captions` must be a list of one text or more")
-    if not isinstance(language, str) or not _TAG.fullmatch(language.lower()):
+    if not isinstance(language, str) or not is_language(language):
         raise lines.bad(where, "`language` must be a tag such as en or pt-BR")
     for text in texts:
         if not isinstance(text, str) or not text.strip():

@@ -19,6 +19,7 @@ from vlm_perception.media.image_errors import ImageError
 from vlm_perception.media.image_folder import read_image
 from vlm_perception.perception.tokenizer import TextError, require_text
 
+EVERY_IMAGE = "every image"
 NAMED = 5
 """How many images a sentence names; it counts the others."""
 
@@ -77,14 +78,17 @@ class FolderImages:
         lines = (f"{sha256} {name}\n" for name, sha256 in self.digests.items())
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-    def described(self, labels: Path) -> dict[str, str]:
+    def described(self, labels: Path | None) -> dict[str, str]:
         """Name, version and split of the set, for a report.
 
         Args:
-            labels: the file that names the images; the version is a digest of it and of them.
+            labels: the file that names the images; the version is a digest of it and of them. None:
+                it is all images of the folder.
         """
-        version = hashlib.sha256((file_sha256(labels) + self.digest).encode()).hexdigest()
-        return {"name": self.folder.resolve().name, "version": version, "split": labels.name}
+        content = ("" if labels is None else file_sha256(labels)) + self.digest
+        version = hashlib.sha256(content.encode()).hexdigest()
+        split = EVERY_IMAGE if labels is None else labels.name
+        return {"name": self.folder.resolve().name, "version": version, "split": split}
 
     def read(self, name: str) -> NDArray[np.uint8]:
         """An image upright, uint8 RGB [height, width, 3].

@@ -23,6 +23,7 @@ from rich.table import Table
 from vlm_perception import engines, media, perception
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.datasets.sample import Caption
+from vlm_perception.evaluation.code_digest import code_digest
 from vlm_perception.evaluation.comparison.bootstrap import REPLICATES
 from vlm_perception.evaluation.report import Report, figure_table
 from vlm_perception.evaluation.retrieval.figures import (
@@ -131,9 +132,7 @@ def examine(bundle: ModelBundle, chosen: CaptionedSet, folder: Path) -> Found:
 
 def _made_by(bundle: ModelBundle, engine: str) -> str:
     """Names all that embeddings depend on."""
-    rooms = [Path(str(room.__file__)).parent for room in (engines, media, perception)]
-    sources = sorted(path for room in rooms for path in room.rglob("*.py"))
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    code = code_digest(engines, media, perception)
     return hashlib.sha256(f"{bundle.digest} {engine} {code}".encode()).hexdigest()[:16]
 
 
