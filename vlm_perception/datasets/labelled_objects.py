@@ -26,7 +26,8 @@ def read_objects(file: Path) -> list[tuple[str, tuple[str, ...]]]:
     empty list. Names that differ only in case and blanks are one, as it is written first.
 
     Raises:
-        ObjectsError: the file is missing or damaged, names an image twice, or names none.
+        ObjectsError: the file is missing or damaged, names an image twice, or names none, or no
+            object in any.
     """
     lines = JsonLines(
         file,
@@ -52,6 +53,11 @@ def read_objects(file: Path) -> list[tuple[str, tuple[str, ...]]]:
         found[plain] = name, tuple(dict.fromkeys(known))
     if not found:
         raise ObjectsError(f"{file} names no image; write lines such as {lines.example}")
+    if not spellings:
+        raise ObjectsError(
+            f"{file} names no object in any image, so that nothing can be found in them; name all "
+            "that can be seen"
+        )
     return list(found.values())
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.common.errors import VlmPerceptionError
-from vlm_perception.datasets.labelled_objects import OBJECTS_FILE, ObjectsError, read_objects
+from vlm_perception.datasets.labelled_objects import OBJECTS_FILE, read_objects
 from vlm_perception.datasets.roadworld.streets import Streets
 from vlm_perception.datasets.roadworld.world import OBJECT_LABELS
 from vlm_perception.evaluation.folder_images import FolderImages, plain_name
@@ -75,11 +75,6 @@ class LabelledFolder:
         self.labels = tuple(
             dict.fromkeys(label for seen in self._objects.values() for label in seen)
         )
-        if not self.labels:
-            raise ObjectsError(
-                f"{folder / OBJECTS_FILE} names no object in any image, so that nothing can be "
-                "found in them; name all that can be seen"
-            )
 
     def __len__(self) -> int:
         """Number of images that can be read."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
@@ -24,7 +25,7 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.write_manifest import write_manifest_content
 from vlm_perception.cli import app
 from vlm_perception.datasets.roadworld.files.images import write_images
-from vlm_perception.evaluation.card import evaluate, scenes
+from vlm_perception.evaluation.card import evaluate, plots, scenes
 from vlm_perception.evaluation.card.exams import ExamError, read_exams
 from vlm_perception.evaluation.cost.figures import TIMES
 from vlm_perception.evaluation.machine_load import Load
@@ -197,6 +198,12 @@ def test_other_evaluations_of_the_same_bundle_are_shown(tmp_path: Path, hot: Pat
     ):
         with pytest.raises(ExamError, match=sentence):
             read_exams([file], [bundle])
+
+
+def test_labels_are_drawn_as_they_are() -> None:
+    label = "$x^$ <b> font: 9px & 车"
+    (svg,) = Page(plots.curves({label: [plots.Curve(np.array([0.5, 1]), np.ones(2))]})).svgs
+    assert label in "".join(ElementTree.fromstring(svg).itertext())
 
 
 def test_only_what_the_data_allow_is_evaluated(streets: Path, tmp_path: Path) -> None:

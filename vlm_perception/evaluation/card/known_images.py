@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vlm_perception.bundle.files import file_sha256
 from vlm_perception.bundle.manifest import QuestionSpec
+from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.answered_images import ANSWERS_FILE, read_answers
 from vlm_perception.datasets.labelled_objects import OBJECTS_FILE, read_objects
 from vlm_perception.datasets.roadworld.streets import TYPED_QUESTIONS, Streets
@@ -61,6 +62,9 @@ class KnownSet(Protocol):
     @property
     def split(self) -> str:
         """Which part of it."""
+
+    def leave_out(self, name: str, error: VlmPerceptionError) -> None:
+        """Take note that an image cannot be used, or raise the error."""
 
     @property
     def notes(self) -> Sequence[str]:
@@ -119,6 +123,10 @@ class KnownFolder:
                 self._answers.get(name, {}),
             )
 
+    def leave_out(self, name: str, error: VlmPerceptionError) -> None:
+        """Leave an image out that broke after it was tried; see FolderImages."""
+        self._images.leave_out(name, str(error))
+
     @property
     def notes(self) -> Sequence[str]:
         """Which images are missing or broken."""
@@ -144,6 +152,10 @@ class KnownStreets:
         self.split = f"seeds {seeds[0]} to {seeds[-1]}"
         own = {(each.name, each.choices): each for each in questions}
         self.questions = tuple(own.get((each.name, each.choices), each) for each in TYPED_QUESTIONS)
+
+    def leave_out(self, name: str, error: VlmPerceptionError) -> None:
+        """Raise the error: a rendered image is never broken."""
+        raise error
 
     def __len__(self) -> int:
         """Number of streets."""

@@ -21,6 +21,8 @@ from vlm_perception.evaluation.machine_load import Load
 from vlm_perception.evaluation.tasks.answer_figures import BINS, AnswerResults
 from vlm_perception.evaluation.tasks.tag_figures import TagResults
 
+MOST_CURVES = 30
+"""Labels, the most frequent ones; the table has all."""
 STAGES = ("encoder", "tower", "prefill", "decode")
 TARGET_F1 = 0.85
 LOWER_IS_BETTER = frozenset({"nll", "brier", "ece", "chair_s", "chair_i", "neither"})
@@ -126,7 +128,7 @@ def write_page(
         headlines=[
             (title, _cell(name, bundles, differences))
             for name, title in HEADLINES.items()
-            if name in bundles[0].estimates
+            if any(name in each.estimates for each in bundles)
         ],
         sections=[each for each in _sections(bundles, differences) if each is not None],
         compared=len(differences),
@@ -175,7 +177,8 @@ def _sections(
     bundles: Sequence[Examined], differences: Mapping[str, Difference]
 ) -> list[Section | None]:
     def section(start: str, title: str, text: str, *drawn: Markup | None) -> Section | None:
-        names = [name for name in bundles[0].estimates if name.startswith(f"{start}.")]
+        every = dict.fromkeys(name for each in bundles for name in each.estimates)
+        names = [name for name in every if name.startswith(f"{start}.")]
         if not names:
             return None
         split = [name.removeprefix(f"{start}.").rpartition(".") for name in names]
@@ -255,7 +258,7 @@ def _plot(
 
 def _reliability(bundles: Sequence[Examined]) -> Markup | None:
     drawn = [_bins(each.name, each.answers) for each in bundles if each.answers is not None]
-    return plots.reliability(drawn) if drawn else None
+    return plots.reliability(drawn) if len(drawn) == len(bundles) else None
 
 
 def _bins(name: str, answers: AnswerResults) -> plots.Bins:
@@ -274,9 +277,9 @@ def _bins(name: str, answers: AnswerResults) -> plots.Bins:
 
 def _curves(bundles: Sequence[Examined]) -> Markup | None:
     tagged = [each.tags for each in bundles if each.tags is not None]
-    if not tagged:
+    if len(tagged) < len(bundles):
         return None
-    shown = [label for label in tagged[0].labels if tagged[0].told(label)]
+    shown = tagged[0].told_labels()[:MOST_CURVES]
     drawn = {label: [plots.Curve(*each.curve(label)) for each in tagged] for label in shown}
     return plots.curves(drawn) if drawn else None
 

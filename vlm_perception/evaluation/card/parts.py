@@ -229,7 +229,9 @@ def _nested(scored: Iterable[Scored]) -> dict[str, Any]:
     every: dict[str, Any] = {}
     for each in scored:
         for name, found in estimate(each).items():
-            start, of, kind = name.split(".")
+            start, _, rest = name.partition(".")
+            # A label may hold a point.
+            of, _, kind = rest.rpartition(".")
             place = every.setdefault(start, {}).setdefault(of, {})
             place |= {kind: found.value, f"{kind}_low": found.low, f"{kind}_high": found.high}
     return every

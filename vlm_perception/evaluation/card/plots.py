@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,8 @@ _VARIABLES = {
 }
 _STYLE = {
     "svg.fonttype": "none",
+    # Names and labels are anybody's.
+    "text.parse_math": False,
     "font.size": 9.0,
     "text.color": INK,
     "axes.labelcolor": SOFT,
@@ -210,15 +213,19 @@ def _thinned(count: int) -> NDArray[np.int64]:
 def _svg(figure: Figure, salt: str) -> Markup:
     """The element alone. Names within differ from those of other plots on the page."""
     text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": salt}):
+    with matplotlib.rc_context({"svg.hashsalt": salt}), warnings.catch_warnings():
+        # The page's fonts have characters that matplotlib's lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     drawn = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text.getvalue(), flags=re.S)
     drawn = drawn[drawn.index("<svg") :]
+    return Markup(re.sub(r'style="[^"]*"', _own_style, drawn))
+
+
+def _own_style(found: re.Match[str]) -> str:
+    """A style of matplotlib's in colours and fonts of the page."""
+    style = found[0]
     for colour, variable in _VARIABLES.items():
-        drawn = drawn.replace(colour, variable)
-    drawn = re.sub(r'font-family: [^;"]*|font: ([\d.]+px)[^;"]*', _own_font, drawn)
-    return Markup(drawn)
-
-
-def _own_font(found: re.Match[str]) -> str:
-    return f"font-size: {found[1]}" if found[1] else "font-family: inherit"
+        style = style.replace(colour, variable)
+    style = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", style)
+    return re.sub(r"font-family: [^;\"]*", "font-family: inherit", style)

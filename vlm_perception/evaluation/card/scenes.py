@@ -18,7 +18,9 @@ from vlm_perception.evaluation.card.known_images import KnownImage, KnownSet
 from vlm_perception.evaluation.journal import Journal
 from vlm_perception.evaluation.tasks.answer_figures import AnswerResults, QuestionResults
 from vlm_perception.evaluation.tasks.tag_figures import TagResults
+from vlm_perception.media.image_errors import ImageError
 from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.preprocess import FrameError
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
@@ -138,7 +140,7 @@ def look_at(
 
     Raises:
         JournalError: what was finished is damaged.
-        ImageError: an image was altered since it was tried.
+        FolderImagesError: an image cannot be used after all, and is not to be left out.
     """
     labels = chosen.labels
     questions = chosen.questions if bundle.manifest.language is not None else ()
@@ -153,7 +155,11 @@ def look_at(
         for image in track(chosen, "Tags and answers", total=len(chosen), transient=True):
             found = finished.items.get(image.name)
             if found is None or found["version"] != image.version:
-                found = looker.look(image)
+                try:
+                    found = looker.look(image)
+                except (ImageError, FrameError) as error:
+                    chosen.leave_out(image.name, error)
+                    continue
                 finished.add(image.name, found)
             records[image.name] = found
     version = hashlib.sha256("".join(each["version"] for each in records.values()).encode())

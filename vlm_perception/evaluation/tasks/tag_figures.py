@@ -41,10 +41,11 @@ class TagResults:
             found |= {f"tags.{label}.ap": ap, f"tags.{label}.f1": at_threshold}
         return found
 
-    def told(self, label: str) -> bool:
-        """Whether the images tell how well a label is found: it is in some of them, not in all."""
-        there = self.present[:, self.labels.index(label)]
-        return bool(there.any() and not there.all())
+    def told_labels(self) -> list[str]:
+        """The labels that are in some of the images, not in all, the most frequent first."""
+        counts = dict(zip(self.labels, self.present.sum(axis=0).tolist(), strict=True))
+        told = [label for label, count in counts.items() if 0 < count < len(self.images)]
+        return sorted(told, key=lambda label: -counts[label])
 
     def curve(self, label: str) -> tuple[Array, Array]:
         """Recall and precision as the threshold falls, from the highest score on."""
