@@ -30,6 +30,7 @@ from vlm_perception.evaluation.judge.texts import (
     JudgeError,
     Written,
     content_digest,
+    cut_notes,
     is_equal,
     load,
     named,
@@ -41,6 +42,7 @@ from vlm_perception.outputs.own import own_folder
 from vlm_perception.perception.language.served.sent_image import data_url
 from vlm_perception.perception.served.completions import Request
 from vlm_perception.perception.served.endpoint import Endpoint
+from vlm_perception.perception.served.errors import Fault, ServedError
 
 IMAGE_SIDE, JPEG_QUALITY = 768, 90
 """Of the images that are sent."""
@@ -86,10 +88,11 @@ def run(
 
     Raises:
         BundleError: a bundle cannot be used.
-        JudgeError: there is nothing to judge, or the judge gave no usable answer at all.
+        JudgeError: there is nothing to judge, the judge stopped answering, or it gave no usable
+            answer at all.
         QuestionsError: the questions are damaged.
         FolderImagesError: images are missing or broken and not to be left out.
-        ServedError: the judge cannot be reached, or stopped answering.
+        ServedError: the judge cannot be reached.
         OutputError: `out` is another's.
     """
     bundles = load([bundle, *([] if against is None else [against])])
@@ -111,7 +114,10 @@ def run(
         }
         file = named(folder, "answers", identity)
         with Journal(file, identity) as journal:
-            _ask(judge, rubric, chosen, written, journal)
+            try:
+                _ask(judge, rubric, chosen, written, journal)
+            except ServedError as error:
+                raise _stopped(error, endpoint) from error
             records, failures = _records(written, journal.items)
     if not judged(records):
         raise JudgeError(
@@ -123,6 +129,7 @@ def run(
         [
             result_table(result, kind, [each.manifest.name for each in bundles]),
             *figure_notes(result, kind, sum(map(is_equal, written))),
+            *cut_notes(bundles, written),
             *_told(failures),
             *chosen.notes(),
             f"All answers of the judge are in {file}",
@@ -135,12 +142,22 @@ def run(
                 "endpoint": endpoint.url,
                 "rubric": rubric.digest,
                 "failures": [vars(each) for each in failures],
+                "records": records,
             },
             "bundle_digest": bundles[0].digest,
             "against_digest": bundles[1].digest if against is not None else None,
             "sets": [described],
         },
         code=FAILED if failures else 0,
+    )
+
+
+def _stopped(error: ServedError, endpoint: Endpoint) -> JudgeError:
+    """What to raise when no further question would be answered."""
+    often = error.fault is Fault.RATE
+    why = f"{endpoint.url} is asked too often; wait, or raise its limits" if often else str(error)
+    return JudgeError(
+        f"{why}; the answers so far are kept, and the same command goes on from there"
     )
 
 

@@ -57,7 +57,8 @@ def run(files: Sequence[Path], out: Path) -> Report:
         _check(file, each, key, files[0])
     _require_raters(files, read)
     values = [[_value(key, each, number) for number in range(len(key.items))] for each in read]
-    result = figures(_records(key, values), key.kind)
+    records = _records(key, values)
+    result = figures(records, key.kind)
     agreed = _agreement(key, values)
     for language, part in result["by_language"].items():
         part.update(agreed["by_language"].get(language, {}))
@@ -70,6 +71,7 @@ def run(files: Sequence[Path], out: Path) -> Report:
         **{name: value for name, value in agreed.items() if name != "by_language"},
         "sheet": key.sheet,
         "raters": raters,
+        "records": records,
     }
     if key.kind is Kind.PAIRS:
         people["left"] = left

@@ -43,8 +43,9 @@ class Rubric:
             question: that the texts answer; empty: they are captions.
             texts: one or two, in the order in which they stand.
         """
+        enclosed = (text.replace("</text>", "") for text in texts)  # no text may end its frame
         asked = self._texts["score" if len(texts) == 1 else "pair"].format(
-            *texts, criteria=self._texts["criteria"], question=question or self._texts["caption"]
+            *enclosed, criteria=self._texts["criteria"], question=question or self._texts["caption"]
         )
         system = {"role": "system", "content": self._texts["system"]}
         return Request([system, message([image], asked)], MAX_TOKENS)

@@ -30,6 +30,8 @@ LONGEST_PAUSE_S = 60.0
 """However long the server asks to be left alone."""
 ANSWER_S = 300.0
 """For one answer, or what the server says of itself."""
+LONGEST_ANSWER = 50_000
+"""Characters."""
 AGAIN = RETRIED | {Fault.SERVER, Fault.CUT, Fault.UNREACHABLE}
 """May pass within moments."""
 ENDS = LASTING | {Fault.REFUSED, Fault.NAME, Fault.UNREACHABLE, Fault.UNAVAILABLE}
@@ -133,8 +135,13 @@ class JudgeServer:
 
 async def _receive(transport: Transport, request: Request, text: list[str]) -> str:
     """Add the pieces of an answer; returns why it ended."""
-    finish = ""
+    finish, length = "", 0
     async for delta in transport.complete(request):
+        length += len(delta.text)
+        if length > LONGEST_ANSWER:
+            raise ServedError(
+                Fault.ENDLESS, f"the answer has more than {LONGEST_ANSWER} characters"
+            )
         text.append(delta.text)
         finish = delta.finish or finish
     return finish

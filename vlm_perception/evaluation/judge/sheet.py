@@ -21,6 +21,7 @@ from vlm_perception.evaluation.judge.texts import (
     VERB,
     Written,
     content_digest,
+    cut_notes,
     is_equal,
     load,
     write_all,
@@ -128,7 +129,7 @@ def run(
         part.write_text(key.model_dump_json(indent=2) + "\n", encoding="utf-8")
         part.replace(file)
         _write_page(page, key, shown)
-    return Report([*_notes(key, page, out), *chosen.notes()])
+    return Report([*_notes(key, page, out), *cut_notes(bundles, written), *chosen.notes()])
 
 
 def _arrange(chosen: AskedSet, written: Sequence[Written]) -> tuple[list[_Shown], list[SheetItem]]:

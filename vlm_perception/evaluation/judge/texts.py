@@ -21,6 +21,7 @@ from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.evaluation.code_digest import code_digest
 from vlm_perception.evaluation.journal import Journal
 from vlm_perception.evaluation.judge.sets import AskedSet
+from vlm_perception.perception.language.partial_text import UNFINISHED
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
@@ -142,6 +143,19 @@ def write_all(bundles: Sequence[ModelBundle], chosen: AskedSet, folder: Path) ->
 def is_equal(written: Written) -> bool:
     """Whether several bundles wrote the same."""
     return len(written.texts) > 1 and len(set(written.texts)) == 1
+
+
+def cut_notes(bundles: Sequence[ModelBundle], written: Sequence[Written]) -> list[str]:
+    """How many texts of each bundle are unfinished, a sentence each."""
+    counts = [
+        sum(each.texts[at].endswith(UNFINISHED) for each in written) for at in range(len(bundles))
+    ]
+    return [
+        f"{count} texts of {bundle.manifest.name} reached the limit of tokens, and are rated as "
+        "they are published"
+        for count, bundle in zip(counts, bundles, strict=True)
+        if count
+    ]
 
 
 def content_digest(written: Sequence[Written]) -> str:
