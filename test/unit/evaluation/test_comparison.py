@@ -113,6 +113,14 @@ def test_each_defect_is_found_by_the_figure_that_should_show_it() -> None:
     assert {f"tags.label {index}.ap" for index in range(8)} <= real([(tags, blind)])
 
 
+def test_a_figure_lies_in_the_middle_of_its_interval_and_within_its_range() -> None:
+    world = World(2)
+    for name, each in {**estimate(world.answers()), **estimate(world.tags())}.items():
+        assert 0 <= each.low < each.value < each.high, name
+        assert each.high <= 1 or name.endswith("nll"), name
+        assert 0.4 < (each.value - each.low) / (each.high - each.value) < 2.5, name
+
+
 def test_results_are_compared_on_the_images_that_both_have_in_any_order() -> None:
     counts = np.arange(10.0)[:, np.newaxis]
     first = Counted(list("abcdefghij"), counts, lambda sums: {"sum": sums[:, 0]})

@@ -196,16 +196,15 @@ def _content(
 
 
 def _table(bundles: Sequence[Examined], differences: Mapping[str, Difference]) -> Table:
-    titles = [title for each in bundles for title in (each.name, "95 %")]
     last = ["really"] if len(bundles) > 1 else []
-    table = figure_table("Report card", "figure", *titles, *last)
+    table = figure_table(
+        "Report card", "figure", *(each.name for each in bundles), *last, caption="(95 % interval)"
+    )
     for name, title in HEADLINES.items():
-        cells = [each.estimates.get(name) for each in bundles]
-        if all(cells):
-            shown = [
-                text for cell in cells if cell for text in (number(cell.value), interval(cell))
-            ]
-            table.add_row(title, *shown, *([verdict(name, differences.get(name))] if last else []))
+        found = [each.estimates[name] for each in bundles if name in each.estimates]
+        if len(found) == len(bundles):
+            cells = [f"{number(each.value)} ({interval(each)})" for each in found]
+            table.add_row(title, *cells, *([verdict(name, differences.get(name))] if last else []))
     return table
 
 

@@ -31,9 +31,9 @@ HEADLINES = {
     "tags.macro.ap": "tags, macro AP",
     "answers.mean.accuracy": "typed answers, accuracy",
     "answers.mean.ece": "typed answers, ECE",
-    "pope.mean.f1": "POPE by likelihood, mean F1",
+    "pope.mean.f1": "POPE, mean F1",
     "retrieval.t2i.r1": "text to image, R@1",
-    "hallucination.final.1.chair_i": "named objects that are not there",
+    "hallucination.final.1.chair_i": "captions, CHAIR_i",
 }
 WORDS = {
     "nll": "NLL",

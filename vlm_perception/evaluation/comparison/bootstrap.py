@@ -62,14 +62,15 @@ def _estimate(value: float, spread: Array) -> Estimate:
     """A figure and the percentiles of its replicates.
 
     These are moved by the mean distance of the replicates from the figure (as above, section 10.2):
-    a calibration error is larger in nearly every replicate, where images repeat. They stay among
-    the replicates and the figure, which are in its range.
+    a calibration error is larger in nearly every replicate, where images repeat. What is never
+    below 0 or above 1 stays so.
     """
     known = _defined(spread)
     if not len(known):
         return Estimate(value, float("nan"), float("nan"))
     bounds = np.percentile(known, (2.5, 97.5)) - (known.mean() - value)
-    low, high = bounds.clip(min(known.min(), value), max(known.max(), value))
+    least, most = 0.0 if known.min() >= 0 else -np.inf, 1.0 if known.max() <= 1 else np.inf
+    low, high = bounds.clip(least, most)
     return Estimate(value, float(low), float(high))
 
 
