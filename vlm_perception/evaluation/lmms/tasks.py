@@ -110,11 +110,20 @@ def load(names: Sequence[str], include: Path | None) -> tuple[list[Loaded], Task
     """
     if include is not None and not include.is_dir():
         raise TasksError(f"{include} is no folder; give one with task files")
-    manager = TaskManager(include_path=str(include) if include else None, model_name=MODEL)
+    manager = _manager(include)
     wanted = dict.fromkeys(task for name in names for task in _expanded(manager, name))
     if not wanted:
         raise TasksError("no task is named; give some with --tasks")
     return [_loaded(manager, name) for name in wanted], manager
+
+
+def _manager(include: Path | None) -> TaskManager:
+    try:
+        return TaskManager(include_path=str(include) if include else None, model_name=MODEL)
+    # Whatever is wrong with one of the user's files.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise TasksError(f"the task files in {include} cannot be read: {reason}") from error
 
 
 def require_no_judge(loaded: Loaded) -> None:
@@ -162,7 +171,9 @@ def _expanded(manager: TaskManager, name: str, above: tuple[str, ...] = ()) -> I
         for task in tasks:
             yield from _expanded(manager, task, (*above, name))
     else:
-        raise TasksError(f"task {name} is a Python class of its own, which a bundle cannot be put")
+        raise TasksError(
+            f"task {name} is a Python class of its own, which cannot be put to a bundle"
+        )
 
 
 def _loaded(manager: TaskManager, name: str) -> Loaded:
