@@ -25,7 +25,7 @@ from vlm_perception.evaluation.card.page import (
     verdict,
     write_page,
 )
-from vlm_perception.evaluation.card.parts import Bench, CardError, Material, Part, evaluated
+from vlm_perception.evaluation.card.parts import Candidate, CardError, Material, Part, evaluated
 from vlm_perception.evaluation.comparison.bootstrap import estimate
 from vlm_perception.evaluation.comparison.compare import LEVEL, Difference, compare
 from vlm_perception.evaluation.comparison.scored import Scored
@@ -84,7 +84,9 @@ def run(
     inputs = [*(model.path for model in models), *([] if data is None else [data]), *exams]
     with own_folder(out, VERB, inputs) as folder:
         code = _code()
-        parts = [evaluated(Bench(model, _kept(folder, model), code), material) for model in models]
+        parts = [
+            evaluated(Candidate(model, _kept(folder, model), code), material) for model in models
+        ]
         costs = [cost.run(str(model.path), scenes=COST_SCENES, threads=1) for model in models]
         load = _worst(each.load for each in costs)
         bundles = [

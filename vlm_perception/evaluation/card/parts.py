@@ -78,7 +78,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Candidate:
     """A bundle that is evaluated, and where what was finished is kept."""
 
     bundle: ModelBundle
@@ -103,17 +103,17 @@ class Bench:
         return self.bundle.manifest.language is not None
 
 
-def tags_and_answers(bench: Bench, material: Material) -> Part | None:
+def tags_and_answers(candidate: Candidate, material: Material) -> Part | None:
     """Tags against labels, typed answers against true ones."""
     if not material.has(OBJECTS_FILE, ANSWERS_FILE):
         return None
-    questions, folder = bench.bundle.manifest.questions, material.folder
+    questions, folder = candidate.bundle.manifest.questions, material.folder
     chosen: KnownSet = (
         KnownStreets(material.seeds, questions)
         if folder is None
         else KnownFolder(folder, questions, skip_broken=material.skip_broken)
     )
-    seen = look_at(bench.bundle, chosen, bench.journal)
+    seen = look_at(candidate.bundle, chosen, candidate.journal)
     both = {"tags": seen.tags(), "answers": seen.answers()}
     found: dict[str, Scored] = {name: each for name, each in both.items() if each is not None}
     if not found:
@@ -122,7 +122,7 @@ def tags_and_answers(bench: Bench, material: Material) -> Part | None:
     return Part(found, _nested(found.values()), sets, chosen.notes)
 
 
-def retrieved(bench: Bench, material: Material) -> Part | None:
+def retrieved(candidate: Candidate, material: Material) -> Part | None:
     """Images and captions that find each other."""
     if not material.has(CAPTIONS_FILE):
         return None
@@ -131,7 +131,7 @@ def retrieved(bench: Bench, material: Material) -> Part | None:
         if material.folder is None
         else CaptionedFolder(material.folder, skip_broken=material.skip_broken)
     )
-    found = retrieval.examine(bench.bundle, chosen, bench.folder)
+    found = retrieval.examine(candidate.bundle, chosen, candidate.folder)
     figures = recalls.figures(found.records)
     pool = "; ".join(
         f"{words}: {figures[way]['pool']} items, of which chance finds "
@@ -144,9 +144,9 @@ def retrieved(bench: Bench, material: Material) -> Part | None:
     return Part(scored, {"retrieval": figures}, sets, notes)
 
 
-def polled(bench: Bench, material: Material) -> Part | None:
+def polled(candidate: Candidate, material: Material) -> Part | None:
     """POPE's questions on objects."""
-    if not (bench.talks and material.has(OBJECTS_FILE)):
+    if not (candidate.talks and material.has(OBJECTS_FILE)):
         return None
     asked = (
         pope_sets.road_world(material.scenes)
@@ -155,8 +155,8 @@ def polled(bench: Bench, material: Material) -> Part | None:
             material.folder, material.wording, skip_broken=material.skip_broken
         )
     )
-    with bench.journal("pope", {**asked.versions(), "tokens": MOST_TOKENS}) as journal:
-        records = poll(Polled(bench.bundle), asked, journal)
+    with candidate.journal("pope", {**asked.versions(), "tokens": MOST_TOKENS}) as journal:
+        records = poll(Polled(candidate.bundle), asked, journal)
     versions = asked.versions()
     sets = [
         {"name": asked.name, "version": version, "split": split, "of": "pope"}
@@ -169,9 +169,9 @@ def polled(bench: Bench, material: Material) -> Part | None:
     return Part(found, polling.figures(records), sets, [f"POPE: {each}" for each in asked.notes])
 
 
-def described(bench: Bench, material: Material) -> Part | None:
+def described(candidate: Candidate, material: Material) -> Part | None:
     """Captions against labelled objects."""
-    if not (bench.talks and material.has(OBJECTS_FILE)):
+    if not (candidate.talks and material.has(OBJECTS_FILE)):
         return None
     chosen: LabelledSet
     if material.folder is None:
@@ -182,8 +182,8 @@ def described(bench: Bench, material: Material) -> Part | None:
         file = material.folder / SYNONYMS_FILE
         names = read_names(file, chosen.labels)
         synonyms = file_sha256(file) if file.exists() else None
-    with bench.journal("captions", {**chosen.identity, "synonyms": synonyms}) as journal:
-        records = hallucination.describe(chosen, names, Describer(bench.bundle, names), journal)
+    with candidate.journal("captions", {**chosen.identity, "synonyms": synonyms}) as journal:
+        records = hallucination.describe(chosen, names, Describer(candidate.bundle, names), journal)
     found = {
         name: Renamed(invention.scored(records, scale, text), name)
         for text in invention.TEXTS
@@ -195,7 +195,7 @@ def described(bench: Bench, material: Material) -> Part | None:
     return Part(found, figures, sets, chosen.notes())
 
 
-PARTS: Sequence[Callable[[Bench, Material], Part | None]] = (
+PARTS: Sequence[Callable[[Candidate, Material], Part | None]] = (
     tags_and_answers,
     retrieved,
     polled,
@@ -203,7 +203,7 @@ PARTS: Sequence[Callable[[Bench, Material], Part | None]] = (
 )
 
 
-def evaluated(bench: Bench, material: Material) -> list[Part]:
+def evaluated(candidate: Candidate, material: Material) -> list[Part]:
     """Everything that the data and the bundle allow.
 
     Raises:
@@ -215,10 +215,10 @@ def evaluated(bench: Bench, material: Material) -> list[Part]:
             f"{material.folder} has neither {CAPTIONS_FILE} nor {OBJECTS_FILE} nor "
             f"{ANSWERS_FILE}; put one there, or leave --data out for the road world"
         )
-    parts = [found for part in PARTS if (found := part(bench, material)) is not None]
+    parts = [found for part in PARTS if (found := part(candidate, material)) is not None]
     if not parts:
         raise CardError(
-            f"bundle {bench.bundle.manifest.name} has no language model, and the data of "
+            f"bundle {candidate.bundle.manifest.name} has no language model, and the data of "
             f"{material.folder} need one; add {OBJECTS_FILE} or {CAPTIONS_FILE}"
         )
     return parts
