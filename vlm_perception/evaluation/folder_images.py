@@ -16,7 +16,7 @@ from rich.progress import track
 from vlm_perception.bundle.files import file_sha256
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.media.image_errors import ImageError
-from vlm_perception.media.image_folder import read_image
+from vlm_perception.media.image_folder import decode_file, read_bytes
 from vlm_perception.perception.tokenizer import TextError, require_text
 
 EVERY_IMAGE = "every image"
@@ -57,12 +57,11 @@ class FolderImages:
         wanted = list(dict.fromkeys(map(plain_name, names)))
         for name in track(wanted, "Reading images", transient=True):
             try:
-                read_image(folder / name)
-                self.digests[name] = file_sha256(folder / name)
+                file = read_bytes(folder / name)
+                decode_file(folder / name, file)
+                self.digests[name] = hashlib.sha256(file).hexdigest()
             except ImageError as error:
                 self.broken[name] = str(error)
-            except OSError as error:
-                self.broken[name] = f"{folder / name} cannot be read: {error.strerror}"
         if not wanted:
             raise FolderImagesError(f"no image of {folder} has a label; give labels of its images")
         self._require_enough()
@@ -96,7 +95,15 @@ class FolderImages:
         Raises:
             ImageError: it was altered since it was tried.
         """
-        return read_image(self.folder / name)
+        path = self.folder / name
+        file = read_bytes(path)
+        if hashlib.sha256(file).hexdigest() != self.digests[name]:
+            raise ImageError(
+                "altered",
+                f"{path} was altered during the evaluation; leave the folder as it is, and try "
+                "again",
+            )
+        return decode_file(path, file)
 
     def leave_out(self, name: str, why: str) -> None:
         """Count an image as broken that could be read, but not used.

@@ -78,6 +78,15 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         ImageError: It is damaged, too large or no image; the text begins with its path.
     """
+    return decode_file(path, read_bytes(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """What an image file holds.
+
+    Raises:
+        ImageError: It cannot be read, is too large, or empty; the text begins with its path.
+    """
     try:
         with open_ordinary(path) as stream:
             file = stream.read(MOST_BYTES + 1)
@@ -88,6 +97,19 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise ImageError("bad_size", f"{path} has more than {MOST_BYTES} bytes; store it smaller")
     if not file:
         raise ImageError("bad_data_length", f"{path} is empty: replace or remove it")
+    return file
+
+
+def decode_file(path: Path, file: bytes) -> NDArray[np.uint8]:
+    """The image that a file holds, upright, as of `read_image`.
+
+    Args:
+        path: Of the file, for the text of an error.
+        file: Its bytes.
+
+    Raises:
+        ImageError: It is damaged, too large or no image; the text begins with its path.
+    """
     try:
         pixels = to_rgb(ImageFile(file))
     except ImageError as error:

@@ -13,11 +13,13 @@ import pytest
 from rich.console import Console
 
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.errors import RunError
 from vlm_perception.evaluation.cost.alone import measure
 from vlm_perception.evaluation.cost.energy import RailMeter, find_meter
 from vlm_perception.evaluation.cost.evaluate import run
 from vlm_perception.evaluation.cost.figures import figures
 from vlm_perception.evaluation.cost.gpu_memory import GpuMemory
+from vlm_perception.evaluation.measured_process import output_of
 
 
 def test_figures_are_percentiles_of_the_images() -> None:
@@ -44,16 +46,25 @@ def put(folder: Path, **files: object) -> Path:
 
 def test_energy_of_processor_packages(tmp_path: Path) -> None:
     zones = tmp_path / "class" / "powercap"
-    first = put(zones / "intel-rapl:0", energy_uj=9_000_000, max_energy_range_uj=10_000_000)
-    second = put(zones / "intel-rapl:1", energy_uj=0, max_energy_range_uj=10_000_000)
-    put(zones / "intel-rapl:0:0", energy_uj=0)
+    first, second = (
+        put(zones / zone, name=name, energy_uj=before, max_energy_range_uj=10_000_000)
+        for zone, name, before in (
+            ("intel-rapl:0", "package-0", 9_000_000),
+            ("intel-rapl:2", "package-1", 0),
+        )
+    )
+    others = [
+        put(zones / zone, name=name, energy_uj=0)
+        for zone, name in (("intel-rapl:0:0", "core"), ("intel-rapl:1", "psys"))
+    ]
     meter = find_meter(tmp_path)
     assert meter is not None
     with meter:
         put(first, energy_uj=500_000)
         put(second, energy_uj=2_000_000)
-        put(zones / "intel-rapl:0:0", energy_uj=99_000_000)
-    assert meter.joules == pytest.approx(1.5 + 2.0), "a counter began anew; parts are in the whole"
+        for zone in others:
+            put(zone, energy_uj=99_000_000)
+    assert meter.joules == pytest.approx(1.5 + 2.0), "a counter began anew; parts count once"
     (second / "energy_uj").unlink()
     assert find_meter(tmp_path) is None
 
@@ -93,6 +104,24 @@ def test_memory_of_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         while not gpu.peak_mb:
             pass
     assert gpu.peak_mb == pytest.approx(300 * 1.048576)
+
+
+@pytest.mark.parametrize(
+    ("program", "sentence"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "process ended with SIGKILL; .* memory is full"),
+        ("import os; os.kill(os.getpid(), 40)", "process ended with signal 40;"),
+        ("raise OSError('the disk\\nis full')", r"ended with exit code 1 \(is full\); "),
+    ],
+)
+def test_how_the_measured_process_ended_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, sentence: str
+) -> None:
+    (tmp_path / "doomed.py").write_text(program)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match=sentence) as told:
+        output_of("doomed")
+    assert "Traceback" not in str(told.value)
 
 
 def test_any_bundle_is_measured(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from vlm_perception.common.json_lines import LONGEST_LINE, JsonLines
 from vlm_perception.datasets.answered_images import AnswersError
 from vlm_perception.evaluation.folder_images import FolderImages, FolderImagesError
+from vlm_perception.media.image_errors import ImageError
 
 
 @pytest.fixture
@@ -42,6 +43,13 @@ def test_each_image_is_there_once_however_it_is_spelt(folder: Path) -> None:
     labels.write_text("b")
     told = images.described(labels)
     assert len({each["version"] for each in (first, fewer, altered, told)}) == 4
+
+
+def test_an_image_that_was_replaced_since_it_was_tried_is_not_read(folder: Path) -> None:
+    images = FolderImages(folder, ["a.png", "deep/b.png"])
+    (folder / "deep" / "b.png").replace(folder / "a.png")
+    with pytest.raises(ImageError, match=r"a\.png was altered"):
+        images.read("a.png")
 
 
 def test_images_that_are_missing_or_broken_are_named_and_counted(folder: Path) -> None:

@@ -9,12 +9,12 @@ can end the process that asks. A node must not end so.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vlm_perception.common.process_ends import told_end
 from vlm_perception.engines.base import EngineError
 
 REFUSED = 2
@@ -48,12 +48,10 @@ def require_loadable(path: Path, command: Sequence[str] = COMMAND) -> None:
     lines = result.stderr.strip().splitlines()
     if result.returncode == REFUSED and lines:
         raise EngineError(lines[-1])
-    code = -result.returncode
-    how = signal.Signals(code).name if code > 0 else f"exit code {result.returncode}"
     raise EngineError(
-        f"a process that loaded {path} ended with {how}{f' ({lines[-1]})' if lines else ''}: it is "
-        "not a plan of this TensorRT version, or the driver is missing or too old. Build it again "
-        "with `vlm-perception build BUNDLE`, or choose another engine"
+        f"a process that loaded {path} ended with {told_end(result.returncode, result.stderr)}: it "
+        "is not a plan of this TensorRT version, or the driver is missing or too old. Build it "
+        "again with `vlm-perception build BUNDLE`, or choose another engine"
     )
 
 

@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import numpy as np
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.common.errors import RunError
 from vlm_perception.common.machine import peak_memory
+from vlm_perception.evaluation.measured_process import output_of
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
@@ -24,11 +23,7 @@ def peak_rss_mb(bundle: ModelBundle, *, engine: str, threads: int) -> float:
     Raises:
         RunError: the process failed.
     """
-    command = [sys.executable, "-m", __name__, str(bundle.path), engine, str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RunError(f"the measured process failed: {done.stderr.strip()}")
-    return float(done.stdout)
+    return float(output_of(__name__, str(bundle.path), engine, str(threads)))
 
 
 def main() -> None:

@@ -41,9 +41,9 @@ class Meter(Protocol):
 
 def find_meter(system: Path = SYSTEM) -> Meter | None:
     """The meter of this machine; None: it has none, or does not let this user read it."""
-    packages = sorted(
-        zone for zone in (system / "class/powercap").glob("*-rapl:*") if zone.name.count(":") == 1
-    )
+    # Not all that is above others: psys is the whole board, with the packages in it.
+    zones = sorted((system / "class/powercap").glob("*-rapl:*"))
+    packages = [zone for zone in zones if _text(zone / "name").startswith("package")]
     if packages and all(_number(zone / "energy_uj") is not None for zone in packages):
         return RaplMeter(packages)
     rails = _rails(system)

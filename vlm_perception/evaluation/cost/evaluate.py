@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,13 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.common.errors import RunError
 from vlm_perception.common.machine import cpu_count, cpu_model, return_memory
 from vlm_perception.datasets.roadworld.streets import Streets
 from vlm_perception.evaluation.cost.alone import WARM_UP, Alone
 from vlm_perception.evaluation.cost.figures import TIMES, figures
 from vlm_perception.evaluation.cost.gpu_memory import GpuMemory
 from vlm_perception.evaluation.machine_load import LoadMeter
+from vlm_perception.evaluation.measured_process import output_of
 from vlm_perception.evaluation.report import Report, figure_table
 
 FIRST_SEED = 6_500_000
@@ -100,12 +98,8 @@ def _render(folder: Path, scenes: int) -> list[str]:
 
 
 def _measure_apart(bundle: ModelBundle, folder: Path, threads: int) -> dict[str, Any]:
-    module = Alone.__module__
-    command = [sys.executable, "-m", module, str(bundle.path), str(threads), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RunError(f"the measured process failed: {done.stderr.strip()}")
-    found: dict[str, Any] = json.loads(done.stdout)
+    printed = output_of(Alone.__module__, str(bundle.path), str(threads), str(folder))
+    found: dict[str, Any] = json.loads(printed)
     return found
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.parent_death import follow_parent
+from vlm_perception.common.process_ends import told_end
 from vlm_perception.perception.vision.text_tower import Prompts, TextTower, VocabularyError
 
 REFUSED = 2
@@ -73,12 +73,10 @@ def embed_apart(
         return rows.reshape(len(prompts), bundle.manifest.vision.embedding_width)
     if done.returncode == REFUSED:
         raise VocabularyError(done.stdout.decode("utf-8", "replace"))
-    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    code = -done.returncode
-    how = signal.Signals(code).name if code > 0 else f"exit code {done.returncode}"
+    said = done.stderr.decode("utf-8", "replace")
     raise VocabularyError(
-        f"the process with the text model of {bundle.path} ended with {how}"
-        f"{f' ({said[-1]})' if said else ''}; SIGKILL mostly means that memory is full"
+        f"the process with the text model of {bundle.path} ended with "
+        f"{told_end(done.returncode, said)}; SIGKILL mostly means that memory is full"
     )
 
 

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vlm_perception.common.fastdds_shared_memory import SHARED_MEMORY, remove_leftovers
+from vlm_perception.common.process_ends import told_end
 from vlm_perception.evaluation.chaos.testbed.finding import KEPT_SHARE, LOAD_S, SILENCE_S, Finding
 from vlm_perception.evaluation.chaos.testbed.outcome import overcome
 from vlm_perception.evaluation.chaos.testbed.stage import FUSION, REASONER, ChaosError, Stage
@@ -45,8 +46,8 @@ def attempt(stage: Stage) -> Finding:
         command, env=environment, capture_output=True, text=True, errors="replace", check=False
     )
     if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no word"]
-        raise ChaosError(f"with a small {SHARED_MEMORY}, which needs unshare: {last[0]}")
+        ended = told_end(done.returncode, done.stderr)
+        raise ChaosError(f"with a small {SHARED_MEMORY}, which needs unshare: {ended}")
     return Finding(**json.loads(done.stdout))
 
 
