@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reads files of one JSON object a line that anybody may have written, in bounded memory."""
+"""Reads files of one JSON object a line, which anybody may have written, in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.ordinary_files import open_ordinary
@@ -17,6 +17,8 @@ from vlm_perception.common.ordinary_files import open_ordinary
 LONGEST_LINE = 1 << 20
 """Bytes."""
 MOST_BYTES = 1 << 28
+LONGEST_ARRAY = 1 << 25
+"""Bytes; an array is held in memory as a whole."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +32,30 @@ class JsonLines:
     """A line as it should be."""
     error: type[VlmPerceptionError]
     """What is raised."""
+    arrays: bool = False
+    """Whether the file may be one JSON array of the objects, too."""
+    ours: bool = False
+    """Whether this program alone writes it: then it may have any size, and hold any text."""
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Each object after the words that say where it is; empty lines are passed over.
 
         Raises:
             VlmPerceptionError: of the kind `error`: the file cannot be read or is too large, or a
-                line is no JSON object.
+                line is no JSON object, or holds a text that is none: half a character.
         """
         try:
             with open_ordinary(self.file) as stream:
+                if self.arrays and _is_array(stream):
+                    yield from self._items(stream.read(LONGEST_ARRAY + 1))
+                    return
                 for number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE + 1), b"")):
                     where = f"{self.file}, line {number + 1}"
-                    if stream.tell() > MOST_BYTES:
+                    if stream.tell() > MOST_BYTES and not self.ours:
                         raise self.error(f"{self.file} is larger than {MOST_BYTES} bytes; split it")
                     text = line if number else line.removeprefix(codecs.BOM_UTF8)
                     if text.strip():
-                        yield where, self._parse(where, text)
+                        yield where, self._object(where, self._parse(where, text, LONGEST_LINE))
         except OSError as error:
             raise self.error(
                 f"{self.file} cannot be read ({error.strerror or error}); create it with lines "
@@ -62,14 +71,35 @@ class JsonLines:
         """
         return self.error(f"{where} is not {self.what} ({why}); write it as {self.example}")
 
-    def _parse(self, where: str, line: bytes) -> dict[str, Any]:
-        if len(line) > LONGEST_LINE:
-            raise self.bad(where, f"it has more than {LONGEST_LINE} bytes")
+    def _items(self, text: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+        parsed = self._parse(str(self.file), text.removeprefix(codecs.BOM_UTF8), LONGEST_ARRAY)
+        for number, content in enumerate(parsed):
+            where = f"{self.file}, item {number + 1}"
+            yield where, self._object(where, content)
+
+    def _parse(self, where: str, text: bytes, most: int) -> Any:
+        if len(text) > most:
+            raise self.bad(where, f"it has more than {most} bytes")
         try:
-            content = json.loads(line.decode("utf-8"))
-        # The last one: lists within lists within lists.
+            content = json.loads(text.decode("utf-8"))
+            # Bytes cannot hold half a character, but an escape sequence can.
+            if not self.ours and b"\\ud" in text.lower():
+                json.dumps(content, ensure_ascii=False).encode("utf-8")
+        # The first includes what decoding and encoding raise; the other one is of lists within
+        # lists within lists.
         except (ValueError, RecursionError) as error:
-            raise self.bad(where, error) from error
+            why = "it holds half a character" if isinstance(error, UnicodeEncodeError) else error
+            raise self.bad(where, why) from error
+        return content
+
+    def _object(self, where: str, content: Any) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise self.bad(where, "it is no JSON object")
         return content
+
+
+def _is_array(stream: BinaryIO) -> bool:
+    """Whether the first sign of a file begins an array; the file is at its beginning then."""
+    start = stream.read(LONGEST_LINE)
+    stream.seek(0)
+    return start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -127,10 +128,10 @@ def test_sets_ask_as_often_for_what_is_there_as_for_what_is_not(shown: list[list
     possible = [min(3, len(objects), len(known) - len(objects)) for objects in shown]
     if not any(possible):
         with pytest.raises(PopeError, match="no question"):
-            build_questions(images, str)
+            build_questions(images, sorted(known), str)
         return
-    sets = build_questions(images, str)
-    assert sets == build_questions(images, str)
+    sets = build_questions(images, sorted(known), str)
+    assert sets == build_questions(images, sorted(known), str)
     positives = {}
     for split, questions in sets.items():
         assert [question.question_id for question in questions] == [*range(1, len(questions) + 1)]
@@ -160,7 +161,7 @@ def rank(split: str, name: str, here: Sequence[str], shown: Sequence[Sequence[st
 
 def test_the_wording_is_the_published_one() -> None:
     sets = build_questions(
-        [("1", ("apple",)), ("2", ("dining table",))], partial(worded, PUBLISHED)
+        [("1", ("apple",))], ["apple", "dining table"], partial(worded, PUBLISHED)
     )
     assert {question.text for question in sets["popular"]} == {
         "Is there an apple in the image?",
@@ -175,10 +176,7 @@ QUESTIONS = [
 
 
 def changed(texts: Sequence[str]) -> list[Answer]:
-    return [
-        Answer(f"no {n}", f"is there a {text} in the image?", None, None)
-        for n, text in enumerate(texts)
-    ]
+    return [Answer(f"no {n}", f"is there a {text} in the image?") for n, text in enumerate(texts)]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +187,9 @@ def changed(texts: Sequence[str]) -> list[Answer]:
         ("dog cat cat bus car cat van", [0, 1, 3, 4, 5, 6], {"doubled": 1}),
         ("cat bus car cat van owl", [None, 0, 1, 2, 3, 4], {"missing": 1, "foreign": 1}),
         ("dog cat bus car van", [0, 1, 2, 3, None, 4], {"missing": 1}),
-        ("bus dog cat car cat van", [1, 2, None, 3, 4, 5], {"missing": 1, "out_of_order": 1}),
+        ("bus dog cat car cat van", [1, 2, 0, 3, 4, 5], {"out_of_order": 1}),
+        ("cat dog bus car cat van", [1, None, 2, 3, 4, 5], {"out_of_order": 1}),
+        ("cat dog bus car van", [1, None, 2, 3, None, 4], {"missing": 1, "out_of_order": 1}),
     ],
 )
 def test_answers_find_their_questions_and_faults_are_counted(
@@ -201,7 +201,7 @@ def test_answers_find_their_questions_and_faults_are_counted(
     counts = paired.counts()
     assert counts.pop("answered") == sum(line is not None for line in answered)
     assert {kind: count for kind, count in counts.items() if count} == faults
-    assert paired.complete == (not faults)
+    assert paired.complete == (None not in found and not faults.keys() - {"out_of_order"})
     assert bool(paired.told()) == bool(faults)
 
 
@@ -221,6 +221,27 @@ def test_answers_that_name_their_question_may_stand_in_any_order(key: str) -> No
     assert paired.texts == {index: f"no {index}" for index in (5, 0, 1, 2, 3)}
     assert len(paired.out_of_order) == 4
     assert len(paired.doubled) == len(paired.missing) == 1
+
+
+def test_each_answer_is_paired_by_what_it_says() -> None:
+    answers = [
+        Answer(f"no {n}", question.text, question.image, str(question.question_id))
+        for n, question in enumerate(QUESTIONS)
+    ]
+    # Without its id an answer is known by its image, and without that by its text and place.
+    answers[1] = replace(answers[1], question_id=None)
+    answers[4] = replace(answers[4], question_id=None, image=None)
+    swapped = [answers[5], *answers[1:5], answers[0]]
+    paired = pair(QUESTIONS, swapped)
+    assert paired.texts == {index: f"no {index}" for index in range(6)}
+    assert paired.complete
+    # Texts alone say nothing of questions that several images are asked.
+    twins = [
+        replace(each, question_id=index, image=f"{index}")
+        for index, each in enumerate(QUESTIONS[:3] * 4)
+    ]
+    with pytest.raises(PopeError, match=r"out of order.*`question_id`"):
+        pair(twins, changed(["bus"] * 4 + ["cat"] * 4 + ["dog"] * 4))
 
 
 def test_files_are_scored_with_the_sets_that_their_names_tell(tmp_path: Path) -> None:
@@ -264,7 +285,9 @@ def test_files_are_scored_with_the_sets_that_their_names_tell(tmp_path: Path) ->
         ({"text": 3}, "`text` must be"),
         ({"text": "\ud800"}, "line 1"),
         ({"question_id": None}, "`question_id` must be"),
-        ({"question_id": 2}, "line 2: the question_id 2 was there before"),
+        ({"question_id": "2"}, "line 2: the question_id 2 was there before"),
+        ({"image": "\ud800"}, "line 1.*half a character"),
+        ({"question_id": "\ud800"}, "line 1.*half a character"),
     ],
 )
 def test_questions_that_cannot_be_used_are_told_with_their_lines(
@@ -276,13 +299,31 @@ def test_questions_that_cannot_be_used_are_told_with_their_lines(
         read_questions(file)
 
 
+def test_published_files_that_are_one_array_are_taken_too(tmp_path: Path) -> None:
+    file = tmp_path / "aokvqa_pope_seem_random.json"
+    file.write_text(json.dumps([vars(question) for question in QUESTIONS], indent=4))
+    assert read_questions(file) == QUESTIONS
+    file.write_text(json.dumps([vars(QUESTIONS[0]), {}]))
+    with pytest.raises(PopeError, match="item 2"):
+        read_questions(file)
+
+
 @pytest.mark.parametrize(
-    "line", ["", '{"answer": 1}', '{"text": "no"}', '{"answer": "", "image": 1}']
+    "line",
+    [
+        "",
+        '{"answer": 1}',
+        '{"text": "no"}',
+        '{"answer": "", "image": 1}',
+        '{"answer": "", "question_id": true}',
+        '{"answer": "", "question": "\\ud800"}',
+        '[{"answer": ""}, 3]',
+    ],
 )
 def test_answers_that_cannot_be_used_are_refused(tmp_path: Path, line: str) -> None:
     file = tmp_path / "answers.jsonl"
     file.write_text(line)
     with pytest.raises(PopeError, match="answer"):
         read_answers(file)
-    with pytest.raises(PopeError, match="no answer is of any"):
+    with pytest.raises(PopeError, match=r"1 of 1 answers cannot be used.*owl"):
         pair(QUESTIONS, changed(["owl"]))

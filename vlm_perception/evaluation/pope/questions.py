@@ -74,7 +74,8 @@ def files_by_split(given: Sequence[str], option: str) -> dict[str, Path]:
 def read_questions(file: Path) -> list[Question]:
     """The questions of a file in the published format.
 
-    `{"question_id": 1, "image": "a.jpg", "text": "Is there a dog in the image?", "label": "no"}`
+    `{"question_id": 1, "image": "a.jpg", "text": "Is there a dog in the image?", "label": "no"}`,
+    one a line, or all in one array, as the published files of A-OKVQA and GQA are.
 
     Raises:
         PopeError: it is missing, damaged or empty, or an id is there twice.
@@ -85,16 +86,17 @@ def read_questions(file: Path) -> list[Question]:
         '{"question_id": 1, "image": "0001.jpg", "text": "Is there a dog in the image?", '
         '"label": "no"}',
         PopeError,
+        arrays=True,
     )
-    found: dict[int | str, Question] = {}
+    found: dict[str, Question] = {}
     for where, content in lines:
         question = _question(lines, where, content)
-        if question.question_id in found:
+        if str(question.question_id) in found:
             raise PopeError(
                 f"{where}: the question_id {question.question_id!r} was there before; number the "
                 "questions anew"
             )
-        found[question.question_id] = question
+        found[str(question.question_id)] = question
     if not found:
         raise PopeError(f"{file} holds no question; write lines such as {lines.example}")
     return list(found.values())
@@ -138,7 +140,9 @@ def worded(wording: str, name: str) -> str:
 
 
 def build_questions(
-    images: Sequence[tuple[str, Sequence[str]]], ask: Callable[[str], str]
+    images: Sequence[tuple[str, Sequence[str]]],
+    labels: Sequence[str],
+    ask: Callable[[str], str],
 ) -> dict[str, list[Question]]:
     """The three sets for images whose objects are all known: of each as many yes as no.
 
@@ -148,12 +152,13 @@ def build_questions(
 
     Args:
         images: name of each, and what it shows.
+        labels: all that an image might show.
         ask: gives a question about one object.
 
     Raises:
         PopeError: no question can be asked of any image.
     """
-    names = sorted({name for _, objects in images for name in objects})
+    names = sorted(labels)
     column = {name: index for index, name in enumerate(names)}
     shown = [np.array([column[name] for name in objects], np.int64) for _, objects in images]
     counts = LabelCounts(shown, len(names))

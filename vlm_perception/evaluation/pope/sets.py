@@ -120,7 +120,7 @@ def road_world(scenes: int) -> PopeSet:
 def _built(images: LabelledSet, ask: Callable[[str], str]) -> PopeSet:
     looked = track(images, "Reading labels", total=len(images), transient=True)
     shown = [(image.name, image.objects) for image in looked]
-    questions = build_questions(shown, ask)
+    questions = build_questions(shown, images.labels, ask)
     asked = Counter(question.image for question in next(iter(questions.values())))
     full = sum(count == 2 * EACH for count in asked.values())
     told = (
