@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 
+@cache
 def code_digest(*packages: ModuleType) -> str:
     """The SHA-256 of all Python files in some packages."""
     folders = [Path(str(package.__file__)).parent for package in packages]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -11,9 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import vlm_perception
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.json_lines import LONGEST_LINE, JsonLines
+from vlm_perception.evaluation.code_digest import code_digest
 
+PROGRAM = "program"
+"""Key of the digest of this program's code in an identity."""
 _SHOWN = 20
 """Characters of a value that a sentence shows."""
 
@@ -26,8 +31,9 @@ class Journal:
     """Finished items, each on disk as soon as it is added; a context manager.
 
     A file of JSON lines to which lines are only ever added: the first tells what the items depend
-    on, each other holds one item. A line that was cut off by a kill is dropped when the file is
-    opened again. Two runs must not open one file at a time; a folder for results sees to that.
+    on, this program's own code included, each other holds one item. A line that was cut off by a
+    kill is dropped when the file is opened again. Two runs must not open one file at a time; a
+    folder for results sees to that.
     """
 
     def __init__(self, file: Path, identity: Mapping[str, Any]) -> None:
@@ -45,7 +51,7 @@ class Journal:
         self.file = file
         self.items: dict[str, Any] = {}
         """What was finished, by key, in the order in which it was."""
-        wanted = json.loads(json.dumps(identity))
+        wanted = _whole(identity)
         if file.exists():
             _drop_cut_line(file)
             self._read(wanted)
@@ -53,6 +59,22 @@ class Journal:
         self._stream = file.open("ab" if self.items else "wb", buffering=0)
         if not self.items:
             self._write({"identity": wanted})
+
+    @classmethod
+    def named(cls, folder: Path, what: str, identity: Mapping[str, Any]) -> Journal:
+        """A journal with a file of its own for all that items depend on.
+
+        Args:
+            folder: for the file; it exists.
+            what: what the items are, for its name.
+            identity: as above.
+
+        Raises:
+            JournalError: the file is damaged.
+            OSError: it cannot be read or written.
+        """
+        digest = hashlib.sha256(json.dumps(_whole(identity), sort_keys=True).encode()).hexdigest()
+        return cls(folder / f"{what}-{digest[:16]}.jsonl", identity)
 
     def __enter__(self) -> Journal:
         """Nothing is left to be done."""
@@ -76,13 +98,14 @@ class Journal:
 
         Raises:
             ValueError: it is longer.
-            OSError: it cannot be written.
+            OSError: it cannot be written; the file is as it was.
         """
         self._write({"key": key, "item": item})
         self.items[key] = item
 
     def _read(self, wanted: Mapping[str, Any]) -> None:
-        lines = JsonLines(self.file, "a finished item", '{"key": "", "item": {}}', JournalError)
+        example = '{"key": "", "item": {}}'
+        lines = JsonLines(self.file, "a finished item", example, JournalError, ours=True)
         found = iter(lines)
         try:
             first = next(found, None)
@@ -113,7 +136,23 @@ class Journal:
         line = json.dumps(content).encode() + b"\n"
         if len(line) > LONGEST_LINE:
             raise ValueError(f"an item of {len(line)} bytes is too long for {self.file}")
-        self._stream.write(line)
+        end = self._stream.seek(0, os.SEEK_END)
+        rest = memoryview(line)
+        try:
+            # On a full disk a write is short before one fails.
+            while rest:
+                rest = rest[self._stream.write(rest) :]
+        except BaseException:
+            self._stream.truncate(end)
+            raise
+
+
+def _whole(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as the file has it: another version of this program may find other items."""
+    whole: dict[str, Any] = json.loads(
+        json.dumps({**identity, PROGRAM: code_digest(vlm_perception)})
+    )
+    return whole
 
 
 def _drop_cut_line(file: Path) -> None:

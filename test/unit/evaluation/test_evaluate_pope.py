@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from typer.testing import CliRunner
 pytest.importorskip("sklearn")
 
 from vlm_perception.cli import app
+from vlm_perception.evaluation.journal import Journal
 from vlm_perception.evaluation.pope.negatives import SPLITS
-from vlm_perception.evaluation.pope.poll import Polled
+from vlm_perception.evaluation.pope.poll import Polled, poll
+from vlm_perception.evaluation.pope.questions import PUBLISHED, PopeError
+from vlm_perception.evaluation.pope.sets import labelled_folder
 
 SHOWN = {"a.png": ["car", "crosswalk"], "b.png": ["bus", "CAR"], "c.png": ["cone", "barrier"]}
 
@@ -106,6 +110,51 @@ def test_what_is_broken_is_named_and_left_out_only_when_that_is_said(
     assert {line["image"] for line in lines(out / "records.jsonl")} == {"a.png", "c.png"}
     assert "is there a car" in [line["text"] for line in lines(out / "questions/random.jsonl")]
     assert json.loads(figures.read_text())["images"] == 2
+
+
+class Asked(Polled):
+    """Counts what it is asked, and says yes."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def check(self, texts: Any) -> None:
+        pass
+
+    def ask(self, image: Any, texts: Any) -> Any:
+        self.asked += texts
+        return dict.fromkeys(texts, ("yes", 0.9, "Yes."))
+
+
+def test_an_image_that_breaks_in_mid_run_is_left_out_and_the_rest_counts(
+    labelled: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(labelled, folder)
+    found, versions = [], []
+    for _ in range(2):
+        polled = Asked()
+        chosen = labelled_folder(folder, PUBLISHED, skip_broken=True)
+        before = chosen.versions()
+        (folder / "b.png").write_bytes(b"")
+        with Journal(tmp_path / "journal.jsonl", {}) as journal:
+            records = poll(polled, chosen, journal)
+            known = [text for item in journal.items.values() for text in item]
+        assert {record.image for record in records} == {"a.png", "c.png"}
+        assert [record.question for record in records] == [
+            question.text for questions in chosen.questions.values() for question in questions
+        ]
+        assert "1 of 3 images are missing or broken" in " ".join(chosen.notes())
+        found.append((polled.asked, known))
+        versions.append((before, chosen.versions()))
+    assert versions[0][0] != versions[0][1]
+    # The next run has other questions, yet none is asked twice.
+    assert sorted(found[0][0] + found[1][0]) == sorted(found[1][1])
+
+
+def test_a_question_that_no_bundle_takes_is_refused_before_the_first_is_asked() -> None:
+    with pytest.raises(PopeError, match="has 1001 characters"):
+        Polled.check(Asked(), ["x" * 1001])
 
 
 @pytest.mark.parametrize(

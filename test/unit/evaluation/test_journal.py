@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -51,7 +53,38 @@ def test_of_a_run_that_finished_nothing_nothing_is_in_the_way(tmp_path: Path) ->
     for identity in (IDENTITY, {"bundle": "c3"}):
         with Journal(file, identity) as journal:
             assert not journal.items
-    assert json.loads(file.read_text()) == {"identity": {"bundle": "c3"}}
+    assert json.loads(file.read_text())["identity"].items() >= {"bundle": "c3"}.items()
+
+
+def test_another_version_of_the_program_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Journal.named(tmp_path, "texts", IDENTITY) as journal:
+        journal.add("a", 1)
+    monkeypatch.setattr("vlm_perception.evaluation.journal.code_digest", lambda *_: "updated")
+    with pytest.raises(JournalError, match=r'program was .* and is "updated" now'):
+        Journal(journal.file, IDENTITY)
+    with Journal.named(tmp_path, "texts", IDENTITY) as other:
+        assert not other.items
+
+
+def test_on_a_full_disk_what_was_added_before_stays_whole(tmp_path: Path) -> None:
+    file = tmp_path / "journal.jsonl"
+    with Journal(file, IDENTITY) as journal:
+        journal.add("a", "x" * 5000)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # The kernel takes the first 40 bytes of the next line, and then no more.
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 40, hard))
+        try:
+            with pytest.raises(OSError, match="too large"):
+                journal.add("b", "y" * 100)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, handler)
+        journal.add("c", "\ud800")
+    with Journal(file, IDENTITY) as journal:
+        assert journal.items == {"a": "x" * 5000, "c": "\ud800"}
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def polled(candidate: Candidate, material: Material) -> Part | None:
         "pope": polling.by_likelihood(records),
         "pope_free_text": polling.by_free_text(records),
     }
-    return Part(found, polling.figures(records), sets, [f"POPE: {each}" for each in asked.notes])
+    return Part(found, polling.figures(records), sets, [f"POPE: {each}" for each in asked.notes()])
 
 
 def described(candidate: Candidate, material: Material) -> Part | None:

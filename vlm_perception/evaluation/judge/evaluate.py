@@ -33,7 +33,6 @@ from vlm_perception.evaluation.judge.texts import (
     cut_notes,
     is_equal,
     load,
-    named,
     write_all,
 )
 from vlm_perception.evaluation.report import FAILED, Report
@@ -112,13 +111,13 @@ def run(
             "texts": content_digest(written),
             **described,
         }
-        file = named(folder, "answers", identity)
-        with Journal(file, identity) as journal:
+        with Journal.named(folder, "answers", identity) as journal:
             try:
                 _ask(judge, rubric, chosen, written, journal)
             except ServedError as error:
                 raise _stopped(error, endpoint) from error
             records, failures = _records(written, journal.items)
+        file = journal.file
     if not judged(records):
         raise JudgeError(
             f"the judge {endpoint.model} gave no usable answer, and {len(failures)} failures, the "

@@ -6,19 +6,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from vlm_perception import datasets, engines, media, perception
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
-from vlm_perception.evaluation.code_digest import code_digest
 from vlm_perception.evaluation.journal import Journal
 from vlm_perception.evaluation.judge.sets import AskedSet
 from vlm_perception.perception.language.partial_text import UNFINISHED
@@ -166,10 +163,9 @@ def content_digest(written: Sequence[Written]) -> str:
 
 def _write(bundle: ModelBundle, chosen: AskedSet, folder: Path) -> dict[tuple[str, str, str], str]:
     """The texts by image, question and language, in the order of the set."""
-    code = code_digest(datasets, engines, media, perception)
-    identity = {"bundle": bundle.digest, "code": code, **chosen.identity}
+    identity = {"bundle": bundle.digest, **chosen.identity}
     found: dict[tuple[str, str, str], str] = {}
-    with Journal(named(folder, "texts", identity), identity) as journal:
+    with Journal.named(folder, "texts", identity) as journal:
         writer: Writer | None = None
         name = bundle.manifest.name
         for asked in track(chosen, f"{name} writes", total=len(chosen), transient=True):
@@ -180,9 +176,3 @@ def _write(bundle: ModelBundle, chosen: AskedSet, folder: Path) -> dict[tuple[st
                 journal.add(asked.key, writer.write(asked.read(), asked.question))
             found[asked.image, asked.question, asked.language] = journal.items[asked.key]
     return found
-
-
-def named(folder: Path, what: str, identity: Mapping[str, Any]) -> Path:
-    """A file for what depends on this identity alone."""
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return folder / f"{what}-{digest[:12]}.jsonl"

@@ -78,13 +78,13 @@ def run(
         JournalError, OutputError: `out` cannot be used.
     """
     model = ModelBundle.load(bundle)
-    read: list[Path] = []
+    read = [model.path]
     if images is not None:
         files = files_by_split(questions, "--questions")
-        read = [images, *files.values()]
+        read += [images, *files.values()]
         asked = given_questions(files, images, skip_broken=skip_broken)
     elif data is not None:
-        read = [data]
+        read.append(data)
         asked = labelled_folder(data, wording, skip_broken=skip_broken)
     else:
         asked = road_world(scenes)
@@ -101,7 +101,7 @@ def examine(model: ModelBundle, asked: PopeSet, out: Path, read: Sequence[Path])
         read: files and folders that the set is made from, which must not be in danger.
     """
     with ResultsFolder(out, VERB, RESULTS, read) as results:
-        identity = {"bundle": model.digest, "data": asked.version, "tokens": MOST_TOKENS}
+        identity = {"bundle": model.digest, "tokens": MOST_TOKENS}
         with Journal(results.work / JOURNAL, identity) as journal:
             records = poll(Polled(model), asked, journal)
         _write(results.work, asked, records)
@@ -128,7 +128,7 @@ def report(records: Sequence[Record], asked: PopeSet, digest: str, out: Path) ->
         table(f"POPE: {FREE_TEXT}", found["pope_free_text"]),
         verdict({BY_LIKELIHOOD: found["pope"], FREE_TEXT: found["pope_free_text"]}),
         f"{len(records)} questions about {len({record.image for record in records})} images",
-        *asked.notes,
+        *asked.notes(),
         f"Questions and answers in the published format are in {out}; POPE's evaluate.py takes "
         f"{LIKELIHOOD} or {WRITTEN} as ans_file, {QUESTIONS} as label_file",
     ]

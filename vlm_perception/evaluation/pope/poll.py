@@ -4,19 +4,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.bundle.manifest import QuestionSpec
+from vlm_perception.bundle.manifest import LONGEST_TEXT, QuestionSpec
 from vlm_perception.evaluation.journal import Journal
 from vlm_perception.evaluation.pope.metrics import Record
-from vlm_perception.evaluation.pope.questions import NO, YES, Question
+from vlm_perception.evaluation.pope.questions import NO, YES, PopeError, Question
 from vlm_perception.evaluation.pope.sets import PopeSet
+from vlm_perception.media.image_errors import ImageError
 from vlm_perception.perception.language.model import LanguageModel
+from vlm_perception.perception.preprocess import FrameError
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.types import Frame
 
@@ -24,6 +27,8 @@ MOST_TOKENS = 32
 """Of a written answer; the published rules read its first sentence only."""
 AT_A_TIME = 16
 """Questions in one run of the decoder."""
+SHOWN = 40
+"""Characters of a question that a sentence shows."""
 
 Answered = tuple[str, float, str]
 """The likelier of YES and NO, the probability of YES, and what was written."""
@@ -43,12 +48,18 @@ class Polled:
         self._language = LanguageModel(bundle, threads=2)
 
     def check(self, texts: Iterable[str]) -> None:
-        """Refuse questions that leave no room for an answer, before the first is asked.
+        """Refuse questions that cannot be asked, before the first is.
 
         Raises:
-            PromptError: there is one.
+            PopeError: one is longer than a bundle's questions may be.
+            PromptError: one leaves no room for an answer.
         """
         for text in dict.fromkeys(texts):
+            if len(text) > LONGEST_TEXT:
+                raise PopeError(
+                    f"the question {text[:SHOWN]!r}… has {len(text)} characters, and a bundle is "
+                    f"asked {LONGEST_TEXT} at most; shorten it"
+                )
             self._language.check_prompt(text, MOST_TOKENS)
 
     def ask(self, image: NDArray[np.uint8], texts: Sequence[str]) -> dict[str, Answered]:
@@ -70,26 +81,47 @@ class Polled:
 def poll(polled: Polled, asked: PopeSet, journal: Journal) -> list[Record]:
     """Ask everything that the journal does not hold yet; a question of several sets is asked once.
 
+    What the journal holds goes by an image's pixels and a question's text: it serves whichever
+    other images or questions there are in the next run.
+
     Raises:
+        PopeError: a question is too long, or all images of a set are broken.
         PromptError: a question leaves no room for an answer.
-        ImageError: an image was altered since it was tried.
+        FolderImagesError: an image broke since it was tried, and is not to be left out.
     """
     texts: dict[str, dict[str, None]] = {}
     for questions in asked.questions.values():
         for question in questions:
             texts.setdefault(question.image, {})[question.text] = None
     polled.check(text for each in texts.values() for text in each)
+    answers: dict[str, Mapping[str, Answered]] = {}
     with Progress(transient=True) as progress:
         task = progress.add_task("Asking", total=len(texts))
         for image, read in asked.pictures():
-            if image in texts and image not in journal.items:
-                journal.add(image, polled.ask(read(), list(texts[image])))
-            progress.update(task, completed=len(journal.items))
+            if image in texts:
+                try:
+                    answers[image] = _answers(polled, read(), list(texts[image]), journal)
+                except (ImageError, FrameError) as error:
+                    asked.leave_out(image, error)
+                progress.advance(task)
     return [
-        _record(split, question, journal.items[question.image][question.text])
+        _record(split, question, answers[question.image][question.text])
         for split, questions in asked.questions.items()
         for question in questions
     ]
+
+
+def _answers(
+    polled: Polled, image: NDArray[np.uint8], texts: Sequence[str], journal: Journal
+) -> Mapping[str, Answered]:
+    """The answers to these questions and to others about the same pixels."""
+    key = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
+    found: dict[str, Answered] = journal.items.get(key, {})
+    missing = [text for text in texts if text not in found]
+    if missing:
+        found = {**found, **polled.ask(image, missing)}
+        journal.add(key, found)
+    return found
 
 
 def _record(split: str, question: Question, answered: Answered) -> Record:

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.roadworld.truth import presence_question
 from vlm_perception.evaluation.folder_images import FolderImages, plain_name
 from vlm_perception.evaluation.labelled_images import LabelledFolder, LabelledSet, LabelledStreets
@@ -34,7 +36,39 @@ Pictures = Iterable[tuple[str, Callable[[], NDArray[np.uint8]]]]
 """The name of each image, and what gives its pixels, RGB [height, width, 3]."""
 
 
+class Images(Protocol):
+    """What questions are about."""
+
+    def leave_out(self, name: str, error: VlmPerceptionError) -> None:
+        """Take note that an image cannot be used, or raise the error."""
+
+    def described(self) -> dict[str, str]:
+        """Name, version (a digest) and split."""
+
+    def notes(self) -> list[str]:
+        """What is not in the set, a sentence each."""
+
+
 @dataclass(frozen=True)
+class GivenImages:
+    """Those of published questions."""
+
+    found: FolderImages
+
+    def leave_out(self, name: str, error: VlmPerceptionError) -> None:
+        """See FolderImages."""
+        self.found.leave_out(name, str(error))
+
+    def described(self) -> dict[str, str]:
+        """See FolderImages."""
+        return self.found.described(None)
+
+    def notes(self) -> list[str]:
+        """What is missing or broken."""
+        return [*filter(None, [self.found.told()])]
+
+
+@dataclass
 class PopeSet:
     """Questions and what they are about."""
 
@@ -43,21 +77,31 @@ class PopeSet:
     """By set: random, popular, adversarial. Images have the names of `pictures`."""
     pictures: Callable[[], Pictures]
     """Goes through the images."""
-    digest: str
-    """Of the images."""
-    notes: Sequence[str]
-    """Where the questions come from and which images are left out, a sentence each."""
+    images: Images
+    origin: str
+    """Where the questions come from, a sentence."""
 
-    @property
-    def version(self) -> str:
-        """Digest of everything."""
-        return hashlib.sha256(json.dumps(self.versions()).encode()).hexdigest()
+    def leave_out(self, image: str, error: VlmPerceptionError) -> None:
+        """Ask nothing about an image that broke after it was tried, or raise the error."""
+        self.images.leave_out(image, error)
+        self.questions = {
+            split: [question for question in questions if question.image != image]
+            for split, questions in self.questions.items()
+        }
+        for split, questions in self.questions.items():
+            if not questions:
+                raise PopeError(f"no question of the set {split} is left: all images are broken")
+
+    def notes(self) -> list[str]:
+        """Where the questions come from and which images are left out, a sentence each."""
+        return [self.origin, *self.images.notes()]
 
     def versions(self) -> dict[str, str]:
         """Digest of the questions and the images of each set."""
         found = {}
+        images = self.images.described()["version"]
         for split, questions in self.questions.items():
-            digest = hashlib.sha256(self.digest.encode())
+            digest = hashlib.sha256(images.encode())
             for question in questions:
                 digest.update(json.dumps(as_json(question)).encode() + b"\n")
             found[split] = digest.hexdigest()
@@ -89,11 +133,8 @@ def given_questions(files: Mapping[str, Path], folder: Path, *, skip_broken: boo
         name=", ".join(file.stem for file in files.values()),
         questions=kept,
         pictures=lambda: [(name, partial(images.read, name)) for name in images.names],
-        digest=images.digest,
-        notes=[
-            f"Questions of {', '.join(map(str, files.values()))}; images of {folder}",
-            *filter(None, [images.told()]),
-        ],
+        images=GivenImages(images),
+        origin=f"Questions of {', '.join(map(str, files.values()))}; images of {folder}",
     )
 
 
@@ -127,11 +168,10 @@ def _built(images: LabelledSet, ask: Callable[[str], str]) -> PopeSet:
         f"Built from {len(shown)} images: {full} of them asked {EACH} + {EACH} questions a set, "
         f"{len(asked) - full} fewer, {len(shown) - len(asked)} none"
     )
-    described = images.described()
     return PopeSet(
-        name=described["name"],
+        name=images.described()["name"],
         questions=questions,
         pictures=lambda: ((image.name, image.read) for image in images),
-        digest=described["version"],
-        notes=[told, *images.notes()],
+        images=images,
+        origin=told,
     )
