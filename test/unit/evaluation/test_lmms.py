@@ -56,6 +56,8 @@ def asked(*parts):
             Decoding(sampling=Sampling(0.2, 0.9), without=("image_aspect_ratio",)),
         ),
         ({"temperature": 1, "top_k": 1}, Decoding()),
+        ({"do_sample": True}, Decoding(sampling=Sampling(1.0))),
+        ({"do_sample": True, "temperature": 0}, Decoding()),
     ],
 )
 def test_how_answers_are_written_is_understood(settings, expected):
@@ -79,16 +81,16 @@ def test_what_a_bundle_cannot_write_is_refused_by_name(settings):
 
 
 def test_a_row_is_an_image_and_the_text_around_it():
-    row = read_row(asked("Look at", image(), "What is it?"), 1)
+    row = read_row(asked("Look at", image(), "What is it?"))
     assert (row.text, row.moved) == ("Look at\nWhat is it?", True)
     assert row.image.shape == (90, 160, 3)
-    assert not read_row(asked(image(), "What?"), 1).moved
+    assert not read_row(asked(image(), "What?")).moved
 
 
 @pytest.mark.parametrize(
     ("messages", "why"),
     [
-        (asked(image(), image(), "Compare."), "2 images, and the bundle's language model takes 1"),
+        (asked(image(), image(), "Compare."), "2 images, and a bundle is asked about one"),
         (asked("What is two and two?"), "no image"),
         (asked(image()), "no text"),
         ([{"role": "system", "content": "Be brief."}, *asked(image(), "What?")], "system, user"),
@@ -98,7 +100,7 @@ def test_a_row_is_an_image_and_the_text_around_it():
 )
 def test_what_is_no_such_row_is_an_error(messages, why):
     with pytest.raises(RowError, match=why):
-        read_row(messages, 1)
+        read_row(messages)
 
 
 def test_a_bundle_answers_as_its_networks_do():

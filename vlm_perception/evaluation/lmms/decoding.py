@@ -60,8 +60,9 @@ class Decoding:
 def read_decoding(settings: Mapping[str, Any]) -> Decoding:
     """Understand a task's `generation_kwargs`.
 
-    A task draws at random where its temperature is above 0 and `do_sample` is not false, as in
-    transformers; then with a seed, so that the next run gives the same answers.
+    A task draws at random where its temperature is above 0 and `do_sample` is not false, as
+    lmms-eval's own models do; and at temperature 1, as transformers does, where `do_sample` is true
+    and it names none. Then with a seed, so that the next run gives the same answers.
 
     Raises:
         DecodingError: a setting is unknown to a bundle and changes the answers, or has no sense.
@@ -94,7 +95,7 @@ def _stops(until: Any) -> Iterable[str]:
 
 
 def _sampling(settings: Mapping[str, Any]) -> Sampling:
-    temperature = _number(settings, "temperature", 0.0)
+    temperature = _number(settings, "temperature", 1.0 if settings.get("do_sample") else 0.0)
     if temperature == 0.0 or settings.get("do_sample") is False or settings.get("top_k") == 1:
         return GREEDY
     if settings.get("top_k"):

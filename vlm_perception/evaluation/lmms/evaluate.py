@@ -85,7 +85,7 @@ def run(
         "lmms_eval": version("lmms-eval"),
         **{f"task {each.name}": [each.digest, each.data.version] for each in loaded},
     }
-    read = [Path(each.data.path) for each in loaded if not each.data.revision]
+    read = [model.path, *(Path(each.data.path) for each in loaded if not each.data.revision)]
     read += [include] if include is not None else []
     with TemporaryDirectory() as trials:
         with _writing_into(Path(trials), loaded), redirect_stdout(StringIO()):

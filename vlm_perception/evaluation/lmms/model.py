@@ -60,7 +60,7 @@ class BundleModel(lmms):
         if str(batch_size) not in ("1", "None", "auto"):
             raise ValueError(f"batch_size={batch_size}: a bundle answers rows one by one; give 1")
         model = ModelBundle.load(bundle)
-        self.digest = model.digest
+        self.path, self.digest = model.path, model.digest
         """Of the bundle."""
         self.answers: dict[Asked, Answer] = {}
         """What has been answered so far; of an earlier run, too, where it was put in here."""

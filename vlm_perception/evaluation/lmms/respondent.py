@@ -86,7 +86,7 @@ class Respondent:
             RowError: the row is not one image and a text about it.
             VlmPerceptionError: the text is too long.
         """
-        row = read_row(messages, self._language.spec.max_images)
+        row = read_row(messages)
         sampling = replace(decoding.sampling, seed=draw)
         text, tokens, ended = "", 0, False
         for written in self._language.write(
@@ -110,12 +110,11 @@ class Respondent:
         return self._seen[1]
 
 
-def read_row(messages: Sequence[Mapping[str, Any]], max_images: int) -> Row:
+def read_row(messages: Sequence[Mapping[str, Any]]) -> Row:
     """Understand the messages of a row.
 
     Args:
         messages: as lmms-eval makes them.
-        max_images: how many images the bundle's language model takes.
 
     Raises:
         RowError: they are not one image and a text of the user's about it.
@@ -134,10 +133,9 @@ def read_row(messages: Sequence[Mapping[str, Any]], max_images: int) -> Row:
     if others := sorted(set(kinds) - {"text", "image"}):
         raise RowError(f"the row has {' and '.join(others)}, and a bundle reads images alone")
     images = [part["url"] for part in parts if part["type"] == "image"]
-    if len(images) > max_images:
-        raise RowError(
-            f"the row has {len(images)} images, and the bundle's language model takes {max_images}"
-        )
+    # Whatever max_images in a manifest says: a prompt is read after the image tokens of one frame.
+    if len(images) > 1:
+        raise RowError(f"the row has {len(images)} images, and a bundle is asked about one")
     if not images:
         raise RowError("the row has no image, and a bundle's language model is asked about one")
     text = "\n".join(str(part["text"]) for part in parts if part["type"] == "text")
