@@ -10,27 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.denials import Span, denied
-
-_IRREGULAR = {
-    "person": "people",
-    "man": "men",
-    "woman": "women",
-    "child": "children",
-    "mouse": "mice",
-    "goose": "geese",
-    "foot": "feet",
-    "tooth": "teeth",
-    "knife": "knives",
-    "leaf": "leaves",
-    "shelf": "shelves",
-    "loaf": "loaves",
-    "wolf": "wolves",
-    "calf": "calves",
-    "sheep": "sheep",
-    "deer": "deer",
-    "fish": "fish",
-}
-_SINGULAR = {plural: singular for singular, plural in _IRREGULAR.items()}
+from vlm_perception.datasets.inflection import forms
 
 _TOKEN = re.compile(r"\w+(?:'\w+)?|[^\w\s]")
 _FREE = re.compile(r"\w+(?:-\w+)*-free\b")
@@ -57,7 +37,8 @@ class ObjectNames:
         """Prepare the forms of all names.
 
         Args:
-            labels: those to find.
+            labels: those to find. Two that have a form in common, as `car` and `cars`, are one,
+                the first; not those that `synonyms` knows.
             synonyms: by label, which is found, too, if it is not among `labels`; one of these that
                 is a synonym of another is no label of its own.
             others: phrases that name none of them though they contain one, as `hot dog`.
@@ -69,15 +50,31 @@ class ObjectNames:
         for label, phrases in (synonyms or {}).items():
             for phrase in (label, *phrases):
                 self._add(phrase, label)
+        self.joined: dict[str, str] = {}
+        """Labels that are one thing with another, and that one; without the synonyms."""
         for label in labels:
-            self._labels.setdefault(_words(label), label)
+            self._add_label(label)
         for phrase in others:
             self._add(phrase, None)
         for words, named in list(self._labels.items()):
-            for form in (_plural(words), _singular(words)):
+            for form in forms(words):
                 self._labels.setdefault(form, named)
         self._forms = sorted(self._labels)
         self._longest = max((form.count(" ") + 1 for form in self._forms), default=0)
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """Those that are found; each stands for those that are one with it."""
+        return frozenset(label for label in self._labels.values() if label is not None)
+
+    def _add_label(self, label: str) -> None:
+        words = _words(label)
+        if words in self._labels:
+            return
+        named = next(filter(None, map(self._labels.get, sorted(forms(words)))), None)
+        if named is not None:
+            self.joined[label] = named
+        self._labels[words] = named or label
 
     def _add(self, phrase: str, label: str | None) -> None:
         words = _words(phrase)
@@ -140,27 +137,3 @@ def _tokens(text: str) -> list[str]:
 
 def _words(name: str) -> str:
     return " ".join(_tokens(name))
-
-
-def _plural(words: str) -> str:
-    first, last = words[: words.rfind(" ") + 1], words[words.rfind(" ") + 1 :]
-    if last in _IRREGULAR:
-        return first + _IRREGULAR[last]
-    if last.endswith(("s", "x", "z", "ch", "sh")):
-        return first + last + "es"
-    if last.endswith("y") and last[-2:-1] not in "aeiou":
-        return first + last[:-1] + "ies"
-    return first + last + "s"
-
-
-def _singular(words: str) -> str:
-    first, last = words[: words.rfind(" ") + 1], words[words.rfind(" ") + 1 :]
-    if last in _SINGULAR:
-        return first + _SINGULAR[last]
-    if not last.endswith("s") or last.endswith("ss"):
-        return words
-    if last.endswith("ies") and len(last) > 4:
-        return first + last[:-3] + "y"
-    if last.endswith(("ses", "xes", "zes", "ches", "shes")):
-        return first + last[:-2]
-    return first + last[:-1]

@@ -47,6 +47,22 @@ NAMES = ObjectNames(
         ("cars and a bus are not visible", set()),
         ("beside a car, the bus isn\u2019t there", {"car"}),
         ("car: none, bus: two", {"bus"}),
+        # It denies one noun and what a list joins to it, not what is done without it.
+        ("a person with no shirt riding a car", {"person", "car"}),
+        ("a person without a helmet holds a knife", {"person", "knife"}),
+        ("a bus with no passengers pulling past cars", {"bus", "car"}),
+        ("no clouds and people flying a kite over the bus", {"person", "bus"}),
+        ("no leaves cover the car", {"car"}),
+        ("a person without his shirt and his car", {"person", "car"}),
+        ("no cars, people walking", {"person"}),
+        ("no oncoming or parked cars, trucks or buses", set()),
+        ("a person not wearing skis carrying a knife", {"person", "knife"}),
+        ("a no parking sign by the car", {"car"}),
+        ("the car is missing a bus", {"car"}),
+        ("the car is missing; the bus is missing from the road", set()),
+        ("the person doesn't seem to notice the car", {"person", "car"}),
+        ("I do not see the car, the person doesn't see any bus", {"person"}),
+        ("there is no sign that the bus has stopped", {"bus"}),
         # Not denied at all.
         ("no trees, cars on both sides", {"car"}),
         ("none of the cars are in motion", {"car"}),
@@ -105,3 +121,44 @@ def test_names_of_labels() -> None:
     with pytest.raises(ObjectNameError, match="'bus' stands for 'bus' and for 'no label'"):
         ObjectNames(LABELS, others=["bus"])
     assert ObjectNames(LABELS, {"bus": ["car"]}).named("two cars") == {"bus"}
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        *(
+            "horse horses",
+            "house houses",
+            "vase vases",
+            "bus buses",
+            "glass glasses",
+            "quiz quizzes",
+        ),
+        *("tomato tomatoes", "photo photos", "policeman policemen", "human humans", "toe toes"),
+        *("bookshelf bookshelves", "scarf scarves", "cherry cherries", "person people", "ski skis"),
+        *(
+            "watch watches",
+            "mongoose mongooses",
+            "person persons",
+            "lens lenses",
+            "giraffe giraffes",
+        ),
+    ],
+)
+def test_a_label_is_found_in_both_numbers_whichever_it_is_in(pair: str) -> None:
+    for label in pair.split():
+        names = ObjectNames([label, "slice of cake"])
+        assert all(
+            names.named(f"two slices of cake, {each}") == names.labels for each in pair.split()
+        )
+        assert not names.named("a bu, a ga, a len; to go to a hor, new hum, per")
+
+
+def test_labels_that_have_a_form_in_common_are_one() -> None:
+    names = ObjectNames(["car", "persons", "bus", "cars", "people"])
+    assert names.joined == {"cars": "car", "people": "persons"}
+    assert names.labels == {"car", "persons", "bus"}
+    assert names.named("two cars and a person") == {names.label("cars"), names.label("people")}
+    apart = ObjectNames(["glass", "glasses"], {"glass": [], "glasses": ["spectacles"]})
+    assert apart.named("two glasses") == {"glasses"}
+    assert not apart.joined
