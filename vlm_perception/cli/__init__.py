@@ -17,6 +17,7 @@ from vlm_perception.cli import (
     bundle,
     calibrate,
     chaos,
+    curate,
     demo,
     deploy,
     evaluate,
@@ -48,6 +49,7 @@ app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(calibrate.app, name="calibrate")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(roadworld.app, name="roadworld")
+app.add_typer(curate.app, name="curate")
 
 
 ENGINES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")

@@ -1,0 +1,316 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""A set is made from any kind of source, accounts for every image, and is the same each time."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import cv2
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import pytest
+import yaml
+from support.recordings import START_NS, STEP_NS, jpeg, write, write_ros1
+from support.videos import make_video
+from typer.testing import CliRunner
+
+from vlm_perception.cli import app
+from vlm_perception.curation.image_files import decode, usable_image
+
+STAGES = ("00_raw", "01_filtered")
+
+
+def picture(seed, width=320, height=240):
+    rng = np.random.default_rng(seed)
+    return cv2.resize(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8), (width, height))
+
+
+def saved(image, kind="JPEG", **options):
+    stream = io.BytesIO()
+    image = image if isinstance(image, PIL.Image.Image) else PIL.Image.fromarray(image)
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def curate(*words, code=0):
+    result = CliRunner().invoke(app, ["curate", *map(str, words)])
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+def prepare(folder, *sources, **filters):
+    folder.mkdir(exist_ok=True)
+    text = yaml.safe_dump({"sources": list(sources), "filter": filters})
+    (folder / "recipe.yaml").write_text(text)
+    return folder
+
+
+def lines(folder, stage, status):
+    return [json.loads(line) for line in (folder / stage / f"{status}.jsonl").open()]
+
+
+def digest(folder):
+    content = hashlib.sha256()
+    for file in sorted(file for stage in STAGES for file in (folder / stage).rglob("*.*")):
+        content.update(str(file.relative_to(folder)).encode() + file.read_bytes())
+    return content.hexdigest()
+
+
+def troubled(folder):
+    """Images with every kind of trouble; returns those that fail and what is said of them."""
+    folder.mkdir(parents=True)
+    for seed in range(6):
+        (folder / f"{seed}.jpg").write_bytes(saved(picture(seed), quality=90))
+    (folder / "q50.jpg").write_bytes(saved(picture(0), quality=50))
+    (folder / "half.png").write_bytes(saved(picture(1, 640, 480), "PNG"))
+    (folder / "named.dat").write_bytes(saved(picture(7)))
+    (folder / "truly_png.jpg").write_bytes(saved(picture(8), "PNG"))
+    (folder / "cmyk.jpg").write_bytes(saved(PIL.Image.fromarray(picture(9)).convert("CMYK")))
+    wide = (picture(10)[..., 0].astype(np.uint16) * 257).copy()
+    (folder / "deep.png").write_bytes(saved(PIL.Image.fromarray(wide), "PNG"))
+    frames = [PIL.Image.fromarray(picture(seed)) for seed in (11, 12)]
+    (folder / "animated.gif").write_bytes(
+        saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    )
+    (folder / "thin.png").write_bytes(saved(picture(13, 4000, 1), "PNG"))
+    (folder / "223.png").write_bytes(saved(picture(14, 223, 224), "PNG"))
+    (folder / "224.png").write_bytes(saved(picture(15, 224, 224), "PNG"))
+    (folder / "note.txt").write_text("no image")
+    (folder / "empty.jpg").touch()
+    (folder / "text.jpg").write_text("no image")
+    (folder / "cut.jpg").write_bytes(saved(picture(16))[:3000])
+    (folder / "cut.png").write_bytes(saved(picture(16), "PNG")[:-3000])
+    (folder / "huge.png").write_bytes(saved(PIL.Image.new("1", (14_000, 14_000)), "PNG"))
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    (folder / "above").symlink_to("..")
+    (folder / "outside.jpg").symlink_to("/etc/hostname")
+    os.mkfifo(folder / "pipe.jpg")
+    return {
+        "empty.jpg": "it is empty",
+        "text.jpg": "it is no image",
+        "cut.jpg": "ends in mid-image",
+        "cut.png": "truncated",
+        "huge.png": "more than 100000000 pixels",
+        "loop.jpg": "loop",
+        "above": "link to a folder",
+        "outside.jpg": "leads out of",
+        "pipe.jpg": "a pipe",
+    }
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_as_pillow_does(orientation):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    exif.get_ifd(0x8769)[0x9003] = "2026:03:01 12:00:00"
+    file = saved(picture(0, 64, 48), "PNG", exif=exif)
+    made = usable_image(file)
+    wanted = np.asarray(PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(file))))
+    assert (made.height, made.width) == wanted.shape[:2]
+    assert np.abs(decode(made.file).astype(int) - wanted).mean() < 8
+    assert made.stamp_ns == 1_772_366_400_000_000_000
+    assert (made.file == file) == (orientation == 1)
+
+
+def test_every_image_is_accounted_for(tmp_path):
+    wrong = troubled(tmp_path / "images")
+    source = {"kind": "folder", "path": "../images", "licence": "CC0-1.0", "camera": "front"}
+    folder = prepare(tmp_path / "set", source)
+    curate("run", folder)
+    failed = {each["path"]: each["reason"] for each in lines(folder, "00_raw", "failed")}
+    assert failed.keys() == wrong.keys()
+    assert [name for name in wrong if wrong[name] not in failed[name]] == []
+    raw = {each["path"]: each for each in lines(folder, "00_raw", "kept")}
+    assert {name: each["changed"] for name, each in raw.items() if each["changed"]} == {
+        "cmyk.jpg": ["CMYK converted to RGB"],
+        "deep.png": ["16 bits reduced to 8"],
+        "animated.gif": ["first frame of 2", "GIF written as JPEG"],
+    }
+    as_it_was = (tmp_path / "images" / "truly_png.jpg").read_bytes()
+    assert (folder / "00_raw" / raw["truly_png.jpg"]["file"]).read_bytes() == as_it_was
+    assert {each["licence"] for each in raw.values()} == {"CC0-1.0"}
+    ids = {each["id"]: each["path"] for each in raw.values()}
+    rejected = {
+        each["path"]: (each["rule"], each["figure"], ids.get(each.get("stayed")))
+        for each in lines(folder, "01_filtered", "rejected")
+    }
+    assert rejected["thin.png"] == ("min_side", 1, None)
+    assert rejected["223.png"] == ("min_side", 223, None)
+    copies = {name: each for name, each in rejected.items() if each[0] == "phash_distance"}
+    # Of a pair the sharper one stays.
+    assert len(copies) == 2
+    pairs = {frozenset((name, stayed)) for name, (_, _, stayed) in copies.items()}
+    assert pairs == {frozenset(("0.jpg", "q50.jpg")), frozenset(("1.jpg", "half.png"))}
+    curate("report", folder, "--json", tmp_path / "figures.json")
+    for stage in json.loads((tmp_path / "figures.json").read_text())["stages"]:
+        assert stage["received"] == stage["kept"] + stage["rejected"] + stage["failed"]
+    page = (folder / "report.html").read_text()
+    assert "outside.jpg" in page
+    assert page.count("data:image/jpeg") >= 8
+
+
+def tar_of(file, samples):
+    with tarfile.open(file, "w") as tar:
+        for name, content in samples.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def test_all_kinds_of_sources(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in "abc":
+        (images / f"{name}.jpg").write_bytes(saved(picture(ord(name))))
+    captions = [
+        {"image": "a.jpg", "captions": ["a red bus"], "language": "en"},
+        {"image": "a.jpg", "captions": ["ein roter Bus"], "language": "de"},
+        {"image": "../a.jpg", "captions": ["out"]},
+    ]
+    (images / "captions.jsonl").write_text("\n".join(map(json.dumps, captions)))
+    harvest = {"file_name": "b.jpg", "text": "a road", "stamp": 7, "recording": "drive"}
+    (images / "metadata.jsonl").write_text(json.dumps(harvest))
+    coco = {
+        "licenses": [{"id": 4, "name": "Attribution"}],
+        "images": [{"id": 1, "file_name": "c.jpg", "license": 4}],
+        "annotations": [{"image_id": 1, "caption": "a car"}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    sample = {"caption": "a tram", "license": "CC0"}
+    shard = {
+        "x/000.jpg": saved(picture(1)),
+        "x/000.json": json.dumps(sample).encode(),
+        "x/001.txt": b"no image",
+        "../002.png": saved(picture(2), "PNG"),
+        "../002.txt": b"a bike",
+    }
+    tar_of(tmp_path / "0.tar", shard)
+    tar_of(tmp_path / "1.tar", {"000.jpg": saved(picture(3))})
+    cut = (tmp_path / "1.tar").read_bytes()[:900]
+    (tmp_path / "1.tar").write_bytes(cut)
+    files = [jpeg(index, 320, 240) for index in range(12)]
+    write(tmp_path / "drive", files)
+    write_ros1(tmp_path / "old.bag", files[:3])
+    make_video(tmp_path / "clip.mp4")
+    folder = prepare(
+        tmp_path / "set",
+        {"kind": "captions", "path": "../images"},
+        {"kind": "harvest", "path": "../images"},
+        {"kind": "coco", "path": "../coco.json", "images": "../images", "licence": "other"},
+        {"kind": "webdataset", "path": "../?.tar", "language": "en"},
+        {"kind": "recording", "path": "../drive", "rate_hz": 2.0},
+        {"kind": "recording", "path": "../old.bag", "rate_hz": 100.0},
+        {"kind": "recording", "path": "../clip.mp4", "rate_hz": 10.0},
+    )
+    curate("run", folder, "--to", "00_raw")
+    kept = lines(folder, "00_raw", "kept")
+    by_source = {n: [each for each in kept if each["source"] == n] for n in range(7)}
+    texts = [[c["text"] for c in each.get("captions", [])] for each in kept if each["source"] < 4]
+    assert texts == [["a red bus", "ein roter Bus"], ["a road"], ["a car"], ["a tram"], ["a bike"]]
+    assert [each.get("licence") for each in kept[2:5]] == ["Attribution", "CC0", None]
+    assert (by_source[1][0]["stamp_ns"], by_source[1][0]["recording"]) == (7, "drive")
+    taken = [(each["stamp_ns"] - START_NS) // STEP_NS for each in by_source[4]]
+    assert taken == [0, 5, 10]
+    stored = (folder / "00_raw" / by_source[4][0]["file"]).read_bytes()
+    assert stored == files[0]
+    assert len(by_source[5]) == 3
+    assert [each["time_s"] for each in by_source[6]] == pytest.approx(
+        [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], abs=0.04
+    )
+    failed = [each["reason"] for each in lines(folder, "00_raw", "failed")]
+    assert len(failed) == 3
+    for part, reason in zip(("leads out of the folder", "no image", "tar"), failed, strict=True):
+        assert part in reason
+
+
+def test_stale_stages_are_named_and_made_again_only_when_asked_for(tmp_path):
+    troubled(tmp_path / "images")
+    source = {"kind": "folder", "path": "../images"}
+    folder = prepare(tmp_path / "set", source)
+    curate("run", folder, "--to", "00_raw")
+    first = (folder / "00_raw" / "stage.json").stat().st_mtime_ns
+    curate("run", folder)
+    assert (folder / "00_raw" / "stage.json").stat().st_mtime_ns == first
+    prepare(folder, source, min_side=1, phash_distance=None)
+    assert "filter.min_side was 224 and is 1 now" in curate("status", folder)
+    assert "--redo 01_filtered" in curate("run", folder, code=2)
+    curate("run", folder, "--redo", "01_filtered")
+    assert lines(folder, "01_filtered", "rejected") == []
+    assert (folder / "00_raw" / "stage.json").stat().st_mtime_ns == first
+    assert not (folder / ".unfinished").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sentence"),
+    [
+        ("sources: []", "sources"),
+        ("sources: [{kind: folder, path: gone}]", "does not exist"),
+        ("sources: [{kind: folder, path: ., colour: red}]", "colour"),
+        ("sources: [{kind: magic, path: .}]", "magic"),
+        ("filter: {min_side: 0}", "min_side"),
+        ("sources: [", "YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_one_sentence(tmp_path, recipe, sentence):
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    told = curate("run", tmp_path, code=2)
+    assert told.startswith("error: ")
+    assert sentence in told
+
+
+def test_init_writes_a_recipe_once(tmp_path):
+    assert "curate init" in curate("run", tmp_path, code=2)
+    curate("init", tmp_path / "set")
+    assert "exists" in curate("init", tmp_path / "set", code=2)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(saved(picture(0)))
+    curate("run", tmp_path / "set")
+    assert len(lines(tmp_path / "set", "01_filtered", "kept")) == 1
+
+
+@pytest.mark.slow
+def test_workers_of_ray_make_the_same(tmp_path):
+    pytest.importorskip("ray")
+    troubled(tmp_path / "images")
+    source = {"kind": "folder", "path": "../images"}
+    alone, together = prepare(tmp_path / "1", source), prepare(tmp_path / "2", source)
+    curate("run", alone)
+    curate("run", together, "--workers", "2")
+    assert digest(together) == digest(alone)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_makes_the_same(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for seed in range(300):
+        (images / f"{seed}.jpg").write_bytes(saved(picture(seed, 240, 240)))
+    source = {"kind": "folder", "path": "../images"}
+    whole, killed = prepare(tmp_path / "whole", source), prepare(tmp_path / "killed", source)
+    curate("run", whole)
+    command = [sys.executable, "-m", "vlm_perception.cli", "curate", "run", str(killed)]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    parts = killed / ".unfinished" / "parts"
+    while process.poll() is None and len(list(parts.glob("*.jsonl"))) < 2:
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert "unfinished" in curate("status", killed)
+    found = [json.loads(line) for part in parts.glob("*.jsonl") for line in part.open()]
+    done = [record["path"] for record in found if "path" in record]
+    assert len(done) >= 128
+    # What is done is not done again: it could not be.
+    for name in done:
+        (images / name).unlink()
+    curate("run", killed)
+    assert digest(killed) == digest(whole)

@@ -1,0 +1,102 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""`vlm-perception curate`: from recordings and folders to a clean set of images and captions."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from vlm_perception.cli.options.common import JsonOption, one_of, plain_errors
+from vlm_perception.common.interrupt import INTERRUPTED
+from vlm_perception.outputs.console import say
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Make a clean set of images and captions, stage by stage: 00_raw, 01_filtered.",
+)
+FolderArgument = Annotated[Path, typer.Argument(help="The folder of the set.")]
+
+
+@app.command("init")
+def curate_init(folder: FolderArgument) -> None:
+    """Write a recipe to start from: recipe.yaml, whose comments explain each key.
+
+    `vlm-perception curate init out/set`
+    """
+    with plain_errors():
+        file = _run().init(folder)
+    say(Console(), f"{file}: name your sources in it, then `vlm-perception curate run {folder}`")
+
+
+@app.command("run")
+def curate_run(
+    folder: FolderArgument,
+    to: Annotated[str, typer.Option(help="The last stage to make; all are by default.")] = "",
+    redo: Annotated[
+        str, typer.Option(help="Make this stage, and those after it, again.", metavar="STAGE")
+    ] = "",
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes at work; more than one are Ray's.")
+    ] = 1,
+    ray_address: Annotated[
+        str, typer.Option(help="Address of a Ray cluster that is running, to work there instead.")
+    ] = "",
+) -> None:
+    """Make the stages that are missing; an interrupted run goes on where it was.
+
+    The result is the same, byte for byte, for any number of workers and interruptions.
+
+    `vlm-perception curate run out/set`
+    """
+    run, stages = _run(), importlib.import_module("vlm_perception.curation.stages").STAGES
+    engine = importlib.import_module("vlm_perception.curation.engine").Engine
+    for option, value in (("--to", to), ("--redo", redo)):
+        if value:
+            one_of(option, value, stages)
+    options = run.Options(to or stages[-1], redo or None, engine(workers, ray_address or None))
+    console = Console()
+    with plain_errors():
+        try:
+            run.run(folder, options, console)
+        except KeyboardInterrupt:
+            say(console, "interrupted; the next run goes on here")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command("status")
+def curate_status(folder: FolderArgument) -> None:
+    """Show which stages are complete, stale or unfinished.
+
+    `vlm-perception curate status out/set`
+    """
+    console = Console()
+    with plain_errors():
+        for stage, state in _run().status(folder):
+            say(console, f"{stage}: {state}")
+
+
+@app.command("report")
+def curate_report(folder: FolderArgument, json_file: JsonOption = None) -> None:
+    """Write report.html into the folder: figures, and examples of each rule.
+
+    `vlm-perception curate report out/set --json out/set.json`
+    """
+    console = Console()
+    with plain_errors():
+        report = importlib.import_module("vlm_perception.curation.report")
+        page = report.write_report(folder)
+        for line in report.summary(folder):
+            say(console, line)
+        if json_file is not None:
+            outputs = importlib.import_module("vlm_perception.outputs.file")
+            outputs.write_figures(json_file, report.figures(folder))
+    say(console, str(page))
+
+
+def _run() -> Any:
+    return importlib.import_module("vlm_perception.curation.run")

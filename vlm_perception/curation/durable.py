@@ -1,0 +1,71 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are whole or absent, whatever ends the program or the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from vlm_perception.common.disk_space import check_room
+
+PART = ".part"
+
+
+@contextmanager
+def whole_file(file: Path) -> Iterator[IO[bytes]]:
+    """A file to write to; it takes its place when the context ends without an error.
+
+    Raises:
+        DiskFullError: little room is left.
+        OSError: it cannot be written.
+    """
+    check_room(file)
+    # Two workers may write the same image.
+    part = file.with_name(f"{file.name}.{os.getpid()}{PART}")
+    try:
+        with part.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write a file as a whole; see `whole_file`."""
+    with whole_file(file) as stream:
+        stream.write(content)
+
+
+def write_lines(file: Path, records: Iterable[Any]) -> None:
+    """Write JSON values, one a line; see `whole_file`."""
+    with whole_file(file) as stream:
+        for record in records:
+            stream.write(json_line(record))
+
+
+def json_line(record: Any) -> bytes:
+    """A JSON value on a line, the same bytes for the same value."""
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+
+def read_lines(file: Path) -> Iterator[Any]:
+    """The values of a file that `write_lines` has written."""
+    with file.open("rb") as stream:
+        for line in stream:
+            yield json.loads(line)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the names in a folder outlive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,148 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe of a set: where images come from and what is left out; one YAML file."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vlm_perception.bundle.manifest import describe_errors
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.common.yaml_files import YamlError, read_as_json
+
+RECIPE = "recipe.yaml"
+
+
+class CurationError(VlmPerceptionError):
+    """A set cannot be made as it was asked for; the text says why and what to do."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _Source(_Model):
+    path: Annotated[str, Field(min_length=1)]
+    """Relative to the recipe's folder, or absolute."""
+    licence: str = ""
+    """Of the images, where they do not carry one themselves."""
+
+
+class ImageFolderSource(_Source):
+    """All image files of a folder, its subfolders included."""
+
+    kind: Literal["folder"]
+    camera: str = ""
+
+
+class RecordingSource(_Source):
+    """A video, or a bag of any kind that `replay` reads, at a rate."""
+
+    kind: Literal["recording"]
+    rate_hz: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
+    topic: str | None = None
+
+
+class HarvestSource(_Source):
+    """A folder that `vlm-perception harvest` has written."""
+
+    kind: Literal["harvest"]
+
+
+class CaptionsSource(_Source):
+    """A folder with captions.jsonl."""
+
+    kind: Literal["captions"]
+
+
+class CocoSource(_Source):
+    """A file of captions as COCO has them, and the folder of its images."""
+
+    kind: Literal["coco"]
+    images: Annotated[str, Field(min_length=1)]
+    language: str = "en"
+
+
+class WebDatasetSource(_Source):
+    """Tars of WebDataset; the path may contain * and ?."""
+
+    kind: Literal["webdataset"]
+    language: str = "und"
+
+
+Source = Annotated[
+    ImageFolderSource
+    | RecordingSource
+    | HarvestSource
+    | CaptionsSource
+    | CocoSource
+    | WebDatasetSource,
+    Field(discriminator="kind"),
+]
+
+
+class Filter(_Model):
+    """What is rejected in 01_filtered."""
+
+    min_side: Annotated[int, Field(ge=1)] = 224
+    phash_distance: Annotated[int, Field(ge=0, le=16)] | None = 8
+    min_sharpness: Annotated[float, Field(gt=0)] | None = None
+    min_brightness: Annotated[float, Field(ge=0, le=255)] | None = None
+    max_brightness: Annotated[float, Field(ge=0, le=255)] | None = None
+
+
+class Recipe(_Model):
+    """A whole recipe."""
+
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    filter: Filter = Filter()
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """Read the recipe of a folder.
+
+    Raises:
+        CurationError: there is none, or it is wrong; the message lists the faults.
+    """
+    file = folder / RECIPE
+    try:
+        return Recipe.model_validate_json(read_as_json(file))
+    except ValidationError as error:
+        raise CurationError(f"{file} is not a recipe: {describe_errors(error)}") from error
+    except FileNotFoundError as error:
+        raise CurationError(
+            f"{folder} has no {RECIPE}; `vlm-perception curate init {folder}` writes one"
+        ) from error
+    except (OSError, YamlError) as error:
+        raise CurationError(f"{file} cannot be read: {error}") from error
+
+
+def example() -> str:
+    """The recipe that `init` writes."""
+    return (files(__package__) / "templates" / RECIPE).read_text(encoding="utf-8")
+
+
+def changes(old: Any, new: Any, place: str = "") -> list[str]:
+    """What differs between two parts of recipes, as JSON has them, in words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            change
+            for key in dict.fromkeys((*old, *new))
+            for change in changes(old.get(key), new.get(key), f"{place}.{key}" if place else key)
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [each for n, (a, b) in pairs for each in changes(a, b, f"{place}[{n}]")]
+    if old == new:
+        return []
+    if isinstance(old, list) and isinstance(new, list):
+        return [f"{place} had {len(old)} entries and has {len(new)} now"]
+    return [f"{place} was {_shown(old)} and is {_shown(new)} now"]
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else repr(value)

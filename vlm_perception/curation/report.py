@@ -1,0 +1,190 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The report on a set: figures of each stage, and examples of what was kept and rejected."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from vlm_perception.curation.durable import read_lines, write_bytes
+from vlm_perception.curation.image_files import decode
+from vlm_perception.curation.recipe import CurationError
+from vlm_perception.curation.run import read_times, told
+from vlm_perception.curation.stages import FILTERED, KEPT, RAW, STAGES, Manifest, read_manifest
+from vlm_perception.curation.tasks import Record
+
+REPORT = "report.html"
+EXAMPLES = 8
+"""Of each rule."""
+LISTED = 50
+"""Failed images."""
+THUMBNAIL = 188
+"""Pixels across."""
+BUCKETS = (224, 448, 896, 1792)
+"""Pixels of the shorter side, at which buckets begin."""
+RULES = {
+    "kept": "kept",
+    "min_side": "shorter side below min_side",
+    "phash_distance": "near-duplicate: the one that stayed is on the right",
+    "min_sharpness": "less sharp than min_sharpness",
+    "min_brightness": "darker than min_brightness",
+    "max_brightness": "brighter than max_brightness",
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image of the report, and of a near-duplicate the one that stayed."""
+
+    images: list[str]
+    """JPEG files in base64."""
+    path: str
+    figure: str
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """The figures of the stages that are complete.
+
+    Raises:
+        CurationError: none is.
+    """
+    made = _made(folder)
+    times = read_times(folder)
+    stages = [
+        {
+            **each.model_dump(include={"name", "received", "kept", "rejected", "failed", "rules"}),
+            "rejection_rate": each.rejected / each.received if each.received else 0.0,
+            # These stages judge no quality.
+            "mean_quality": None,
+            "images_per_second_per_core": _rate(times.get(each.name)),
+        }
+        for each in made
+    ]
+    total = {
+        "images": times.get(RAW, {}).get("images", 0),
+        "cpu_s": sum(each["cpu_s"] for each in times.values()),
+    }
+    sizes: Counter[str] = Counter(dict.fromkeys(_bucket_names(), 0))
+    for record in _lines(folder, made[-1].name, KEPT):
+        sizes[_bucket(record)] += 1
+    return {
+        "stages": stages,
+        "images_per_second_per_core": _rate(total),
+        "images_per_size_bucket": dict(sizes),
+    }
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html, which needs nothing else.
+
+    Raises:
+        CurationError: no stage is complete.
+        OSError: it cannot be written.
+    """
+    known = figures(folder)
+    environment = Environment(
+        loader=PackageLoader("vlm_perception.curation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(
+        name=folder.resolve().name,
+        figures=known,
+        groups=list(_groups(folder)),
+        failed=list(_failed(folder)),
+        listed=LISTED,
+    )
+    write_bytes(folder / REPORT, page.encode())
+    return folder / REPORT
+
+
+def summary(folder: Path) -> list[str]:
+    """A line for each stage that is complete."""
+    return [f"{each.name}: {told(each)}" for each in _made(folder)]
+
+
+def _made(folder: Path) -> list[Manifest]:
+    made = [each for each in (read_manifest(folder, stage) for stage in STAGES) if each is not None]
+    if not made:
+        raise CurationError(
+            f"{folder} has no complete stage; `vlm-perception curate run {folder}` makes them"
+        )
+    return made
+
+
+def _rate(time: dict[str, float] | None) -> float | None:
+    return round(time["images"] / time["cpu_s"], 1) if time and time["cpu_s"] else None
+
+
+def _bucket_names() -> list[str]:
+    bounds = [*map(str, BUCKETS)]
+    pairs = zip(bounds[:-1], BUCKETS[1:], strict=True)
+    return [f"<{BUCKETS[0]}", *(f"{a}-{b - 1}" for a, b in pairs), f">={BUCKETS[-1]}"]
+
+
+def _bucket(record: Record) -> str:
+    side = min(record["width"], record["height"])
+    return _bucket_names()[sum(1 for bound in BUCKETS if side >= bound)]
+
+
+def _groups(folder: Path) -> Iterator[tuple[str, int, list[Example]]]:
+    """What was kept, and what was rejected by each rule: heading, count, examples."""
+    manifest = read_manifest(folder, FILTERED)
+    if manifest is None:
+        return
+    wanted = {"kept": manifest.kept, **manifest.rules}
+    chosen: dict[str, list[Record]] = {rule: [] for rule in wanted}
+    seen: Counter[str] = Counter()
+    for file in (KEPT, "rejected.jsonl"):
+        for record in _lines(folder, FILTERED, file):
+            rule = record.get("rule", "kept")
+            if seen[rule] in _spread(wanted[rule]):
+                chosen[rule].append(record)
+            seen[rule] += 1
+    stayed = {each["stayed"] for each in chosen.get("phash_distance", [])}
+    others = {each["id"]: each for each in _lines(folder, FILTERED, KEPT) if each["id"] in stayed}
+    for rule, records in chosen.items():
+        examples = [_example(folder, record, others) for record in records]
+        yield RULES[rule], wanted[rule], examples
+
+
+def _spread(count: int) -> set[int]:
+    """Places of the examples among all images of a rule."""
+    return {place * count // EXAMPLES for place in range(EXAMPLES)} if count else set()
+
+
+def _example(folder: Path, record: Record, others: dict[int, Record]) -> Example:
+    shown = [record, *([others[record["stayed"]]] if "stayed" in record else [])]
+    figure = f"{record['figure']:g}" if "figure" in record else ""
+    return Example(
+        [_thumbnail(folder / RAW / each["file"]) for each in shown], record["path"], figure
+    )
+
+
+def _thumbnail(file: Path) -> str:
+    pixels = cv2.cvtColor(decode(file.read_bytes()), cv2.COLOR_RGB2BGR)
+    height, width = pixels.shape[:2]
+    size = (THUMBNAIL, max(1, min(2 * THUMBNAIL, round(height * THUMBNAIL / width))))
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return base64.b64encode(bytes(cv2.imencode(".jpg", small)[1])).decode()
+
+
+def _failed(folder: Path) -> Iterator[tuple[str, str, str]]:
+    for stage in STAGES:
+        if read_manifest(folder, stage) is not None:
+            for record in _lines(folder, stage, "failed.jsonl"):
+                yield stage, record["path"], record["reason"]
+
+
+def _lines(folder: Path, stage: str, file: str) -> Iterator[Any]:
+    return read_lines(folder / stage / file)

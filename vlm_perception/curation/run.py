@@ -1,0 +1,278 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Makes a set, stage by stage; what is complete is never made again, unless it is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vlm_perception.curation.durable import PART, write_bytes
+from vlm_perception.curation.engine import Engine
+from vlm_perception.curation.filtered import do_filter, filter_tasks, without_near_duplicates
+from vlm_perception.curation.listing import tasks as source_tasks
+from vlm_perception.curation.raw import do_raw
+from vlm_perception.curation.recipe import RECIPE, CurationError, Recipe, example, read_recipe
+from vlm_perception.curation.stages import (
+    FILTERED,
+    RAW,
+    STAGES,
+    Manifest,
+    input_digest,
+    put_in_place,
+    read_manifest,
+    recipe_part,
+    why_stale,
+    write_stage,
+)
+from vlm_perception.curation.tasks import Record, Tasks, Work
+from vlm_perception.outputs import work
+from vlm_perception.outputs.console import say
+
+UNFINISHED = ".unfinished"
+BEGUN, MADE = "begun.json", "made.json"
+TIMES = "times.json"
+WORK: dict[str, Work] = {RAW: do_raw, FILTERED: do_filter}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of a run."""
+
+    to: str = STAGES[-1]
+    redo: str | None = None
+    engine: Engine = field(default_factory=Engine)
+
+
+def init(folder: Path) -> Path:
+    """Write a recipe to start from.
+
+    Raises:
+        CurationError: there is one.
+        OSError: it cannot be written.
+    """
+    file = folder / RECIPE
+    if os.path.lexists(file):
+        raise CurationError(f"{file} exists; edit it, or choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(file, example().encode())
+    return file
+
+
+def run(folder: Path, options: Options, console: Console) -> None:
+    """Make the stages that are missing.
+
+    Raises:
+        CurationError: the recipe is wrong, a source is missing, or a stage is stale and was not
+            asked for again.
+        OutputError: another run is at work in the folder.
+        OSError: the disk is full, or cannot be written.
+    """
+    recipe = read_recipe(folder)
+    handle = work.taken(folder)
+    try:
+        with options.engine:
+            for stage in STAGES[: STAGES.index(options.to) + 1]:
+                _make(folder.resolve(), stage, recipe, options, console)
+    finally:
+        os.close(handle)
+
+
+def _make(folder: Path, stage: str, recipe: Recipe, options: Options, console: Console) -> None:
+    old = read_manifest(folder, stage)
+    again = options.redo is not None and STAGES.index(stage) >= STAGES.index(options.redo)
+    if old is not None:
+        why = why_stale(folder, stage, old, recipe)
+        if not why and not again:
+            if (_json(folder / UNFINISHED / BEGUN) or {}).get("stage") == stage:
+                remove_unfinished(folder / UNFINISHED)
+            say(console, f"{stage}: complete, {told(old)}")
+            return
+        if why and not again:
+            raise CurationError(
+                f"{stage} was made by another recipe ({why}): undo the change, or make it again "
+                f"with --redo {stage}"
+            )
+    unfinished = _unfinished(folder, stage, recipe)
+    tasks = Tasks(unfinished)
+    with _Bar(stage, console) as bar:
+        count = tasks.write(_listed(folder, stage, recipe))
+        missing = tasks.open_ones()
+        bar.begin(count, count - len(missing))
+        for counts in options.engine.done(partial(_do, unfinished, stage), missing):
+            bar.advance(counts)
+        manifest = _finish(folder, stage, recipe, tasks, bar)
+    _keep_time(folder, stage, manifest.received, tasks.totals()[1])
+    write_bytes(unfinished / MADE, json.dumps(manifest.digest).encode())
+    put_in_place(unfinished / "stage", folder / stage)
+    remove_unfinished(unfinished)
+    say(console, f"{stage}: {told(manifest)}")
+
+
+def told(manifest: Manifest) -> str:
+    """The counts of a stage in words."""
+    rules = ", ".join(f"{count} {rule}" for rule, count in manifest.rules.items())
+    why = f" ({rules})" if rules else ""
+    return (
+        f"{manifest.received} received, {manifest.kept} kept, {manifest.rejected} rejected{why}, "
+        f"{manifest.failed} failed"
+    )
+
+
+def _unfinished(folder: Path, stage: str, recipe: Recipe) -> Path:
+    """The folder of what an interrupted run of this stage, by this recipe, has left, or a new one.
+
+    There is one such folder: a stage is made only when those before it are complete.
+    """
+    unfinished = folder / UNFINISHED
+    begun = {
+        "stage": stage,
+        "recipe": recipe_part(stage, recipe),
+        "input": input_digest(folder, stage),
+    }
+    if _json(unfinished / BEGUN) != begun or _is_moved(folder, stage, unfinished):
+        remove_unfinished(unfinished)
+        unfinished.mkdir()
+        write_bytes(unfinished / BEGUN, json.dumps(begun).encode())
+    (unfinished / "stage").mkdir(exist_ok=True)
+    return unfinished
+
+
+def _is_moved(folder: Path, stage: str, unfinished: Path) -> bool:
+    """Whether what an interrupted run has made is in its place: only the rest was left."""
+    made, there = _json(unfinished / MADE), read_manifest(folder, stage)
+    return made is not None and there is not None and made == there.digest
+
+
+def remove_unfinished(unfinished: Path) -> None:
+    """Remove the folder; without its first file, the rest counts for nothing."""
+    (unfinished / BEGUN).unlink(missing_ok=True)
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _json(file: Path) -> Any:
+    """The content of one of our small files; None: it is not there."""
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _listed(folder: Path, stage: str, recipe: Recipe) -> Iterator[dict[str, Any]]:
+    if stage == RAW:
+        return source_tasks(recipe, folder)
+    return filter_tasks(folder, recipe.filter)
+
+
+def _do(unfinished: Path, stage: str, number: int) -> dict[str, int]:
+    return Tasks(unfinished).do(number, WORK[stage])
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """The records of a stage's tasks, each time they are iterated; those of 00_raw get an id."""
+
+    tasks: Tasks
+    number: bool
+
+    def __iter__(self) -> Iterator[Record]:
+        for identity, record in enumerate(self.tasks.records()):
+            yield {"id": identity, **record} if self.number else record
+
+
+def _finish(folder: Path, stage: str, recipe: Recipe, tasks: Tasks, bar: _Bar) -> Manifest:
+    records: Iterable[Record] = _Numbered(tasks, stage == RAW)
+    earlier = read_manifest(folder, RAW) if stage == FILTERED else None
+    received = earlier.kept if earlier else tasks.totals()[0]
+    if stage == FILTERED:
+        bar.begin(received, 0, "comparing")
+        records = without_near_duplicates(
+            records, received, recipe.filter.phash_distance, bar.compared
+        )
+    made = tasks.folder / "stage"
+    for cut_off in made.rglob(f"*{PART}"):
+        cut_off.unlink()
+    return write_stage(made, stage, recipe, input_digest(folder, stage), received, records)
+
+
+def _keep_time(folder: Path, stage: str, images: int, cpu_s: float) -> None:
+    """Keep what a stage took, apart from it: the stage itself is the same in each run."""
+    times = read_times(folder)
+    times[stage] = {"images": images, "cpu_s": round(cpu_s, 3)}
+    write_bytes(folder / TIMES, json.dumps(times, indent=1).encode() + b"\n")
+
+
+def read_times(folder: Path) -> dict[str, dict[str, float]]:
+    """Images and processor time of each stage when it was made."""
+    return dict(_json(folder / TIMES) or {})
+
+
+def status(folder: Path) -> list[tuple[str, str]]:
+    """Each stage with its state in words.
+
+    Raises:
+        CurationError: the recipe is wrong, or a stage damaged.
+    """
+    recipe = read_recipe(folder)
+    return [(stage, _state(folder, stage, recipe)) for stage in STAGES]
+
+
+def _state(folder: Path, stage: str, recipe: Recipe) -> str:
+    manifest = read_manifest(folder, stage)
+    if manifest is not None:
+        why = why_stale(folder, stage, manifest, recipe)
+        return f"stale: {why}; --redo {stage} makes it again" if why else told(manifest)
+    unfinished = folder / UNFINISHED
+    begun = _json(unfinished / BEGUN) or {}
+    tasks = Tasks(unfinished)
+    if begun.get("stage") != stage or tasks.count is None:
+        return "absent"
+    return f"unfinished: {tasks.count - len(tasks.open_ones())} of {tasks.count} tasks are done"
+
+
+class _Bar:
+    """Progress, with what was rejected and why so far."""
+
+    def __init__(self, stage: str, console: Console) -> None:
+        self._stage, self._counts = stage, Counter[str]()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[counts]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(f"{stage}: listing", total=None, counts="")
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self, total: int, done: int, what: str = "tasks") -> None:
+        self._bar.update(
+            self._task, description=f"{self._stage}: {what}", total=total, completed=done
+        )
+
+    def advance(self, counts: dict[str, int]) -> None:
+        self._counts.update(counts)
+        shown = ", ".join(f"{count} {name}" for name, count in sorted(self._counts.items()) if name)
+        self._bar.update(self._task, advance=1, counts=shown)
+
+    def compared(self, count: int) -> None:
+        self._bar.update(self._task, advance=count)
