@@ -1,12 +1,12 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reads files of one JSON object a line, which anybody may have written, in bounded memory."""
+"""Files of one JSON object a line: reads what anybody may have written, in bounded memory."""
 
 from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -103,3 +103,20 @@ def _is_array(stream: BinaryIO) -> bool:
     start = stream.read(LONGEST_LINE)
     stream.seek(0)
     return start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+
+
+def write_lines(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file of JSON objects, which takes its place when it is whole.
+
+    Args:
+        file: its folder is made if there is none, but not the one above.
+        lines: the objects.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file.parent.mkdir(exist_ok=True)
+    part = file.with_name(f".{file.name}.part")
+    with part.open("w", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(line) + "\n" for line in lines)
+    part.replace(file)

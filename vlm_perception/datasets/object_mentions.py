@@ -33,6 +33,7 @@ class ObjectNames:
         labels: Iterable[str],
         synonyms: Mapping[str, Sequence[str]] | None = None,
         others: Iterable[str] = (),
+        vocabulary: Iterable[str] = (),
     ) -> None:
         """Prepare the forms of all names.
 
@@ -42,6 +43,8 @@ class ObjectNames:
             synonyms: by label, which is found, too, if it is not among `labels`; one of these that
                 is a synonym of another is no label of its own.
             others: phrases that name none of them though they contain one, as `hot dog`.
+            vocabulary: further labels to find, but none that is among `others`, and none that ends
+                in another label, as `red traffic light`: it is found as that.
 
         Raises:
             ObjectNameError: a phrase stands for two things.
@@ -56,11 +59,19 @@ class ObjectNames:
             self._add_label(label)
         for phrase in others:
             self._add(phrase, None)
+        for label in vocabulary:
+            if not any(_words(label).endswith(f" {known}") for known in self._labels):
+                self._add_label(label)
         for words, named in list(self._labels.items()):
             for form in forms(words):
                 self._labels.setdefault(form, named)
         self._forms = sorted(self._labels)
         self._longest = max((form.count(" ") + 1 for form in self._forms), default=0)
+
+    @property
+    def described(self) -> str:
+        """All forms, each with its label: the same for names that find the same."""
+        return "\n".join(f"{form}: {self._labels[form] or ''}" for form in self._forms)
 
     @property
     def labels(self) -> frozenset[str]:
@@ -71,10 +82,11 @@ class ObjectNames:
         words = _words(label)
         if words in self._labels:
             return
-        named = next(filter(None, map(self._labels.get, sorted(forms(words)))), None)
-        if named is not None:
+        known = sorted(forms(words) & self._labels.keys())
+        named = self._labels[known[0]] if known else label
+        if known and named is not None:
             self.joined[label] = named
-        self._labels[words] = named or label
+        self._labels[words] = named
 
     def _add(self, phrase: str, label: str | None) -> None:
         words = _words(phrase)

@@ -159,6 +159,10 @@ def test_labels_that_have_a_form_in_common_are_one() -> None:
     assert names.joined == {"cars": "car", "people": "persons"}
     assert names.labels == {"car", "persons", "bus"}
     assert names.named("two cars and a person") == {names.label("cars"), names.label("people")}
+    more = ObjectNames(
+        ["traffic light"], others=["fog"], vocabulary=["red traffic light", "fog", "van"]
+    )
+    assert more.named("a red traffic light in fog with vans") == {"traffic light", "van"}
     apart = ObjectNames(["glass", "glasses"], {"glass": [], "glasses": ["spectacles"]})
     assert apart.named("two glasses") == {"glasses"}
     assert not apart.joined

@@ -117,6 +117,8 @@ def test_invention_begins_where_more_of_what_is_named_is_not_there() -> None:
     assert figures(clear)["begins_at"] == "1/8"
     same = [record(str(at), "ab", "abx"[: 2 + at % 2], "abx"[: 3 - at % 2]) for at in range(60)]
     assert figures(same)["begins_at"] is None
+    few = [*clear[:18], *(record(f"silent {at}", "ab", "", "") for at in range(60))]
+    assert figures(few)["begins_at"] is None, "18 captions that name anything prove nothing"
 
 
 def test_the_towers_see_less_of_the_same_image() -> None:
@@ -173,9 +175,18 @@ def test_a_run_that_was_cut_off_goes_on(
     found: Any = report.figures
     assert found["images"] == 2
     assert found["bundle_digest"] == ModelBundle.load("roadworld-nano").digest
+    # Beside the folder's: what the bundle may invent. Weather is no object.
+    looked_for = found["looked_for"]
+    assert {"pedestrian", "cone"} < set(looked_for["in_no_image"])
+    assert looked_for["labels"] == len(looked_for["in_no_image"]) + 2
+    assert not {"rain", "car", "bus", "automobile"} & set(looked_for["in_no_image"])
+    told = " ".join(map(str, report.parts))
+    assert f"{looked_for['labels']} labels are looked for" in told
+    assert "begins cannot be told" in told
     assert found["sets"][0].keys() == {"name", "version", "split"}
-    kept = [json.loads(line) for line in (tmp_path / "out" / "records.jsonl").open()][1:]
-    records = [{"image": each["key"], **each["item"]} for each in kept]
+    assert not (tmp_path / "out" / "finished.jsonl").exists()
+    records = [json.loads(line) for line in (tmp_path / "out" / "records.jsonl").open()]
+    assert [each["image"] for each in records] == ["0.png", "1.png"]
     assert all(each["objects"] == ["bus", "car"] for each in records)
     assert str(figures(records)) == str(found["hallucination"])
     named = [set(each["texts"]["1"]["final"]) for each in records]

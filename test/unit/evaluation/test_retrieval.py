@@ -115,7 +115,7 @@ GOOD = {"image": "a.png", "captions": ["a car"], "language": "pt-BR"}
         ({**GOOD, "captions": []}, "list of one text or more"),
         ({**GOOD, "captions": "a car"}, "list of one text or more"),
         ({**GOOD, "captions": ["a car", " "]}, "a text that is not empty"),
-        ({**GOOD, "captions": ["\ud800"]}, "is not valid UTF-8"),
+        ({**GOOD, "captions": ["\ud800"]}, "half a character"),
         ({**GOOD, "language": "German!"}, "a tag such as en"),
     ],
 )

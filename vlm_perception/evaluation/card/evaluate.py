@@ -80,7 +80,8 @@ def run(
     if len({model.digest for model in models}) < len(models):
         raise CardError(f"{bundle} and {against} are the same bundle; compare it with another one")
     passed = read_exams(exams, models)
-    material = Material(data, scenes, wording, skip_broken)
+    vocabulary = _unlike(name for model in models for name in model.manifest.vocabulary.names)
+    material = Material(data, scenes, wording, skip_broken, vocabulary)
     inputs = [*(model.path for model in models), *([] if data is None else [data]), *exams]
     with own_folder(out, VERB, inputs) as folder:
         code = _code()

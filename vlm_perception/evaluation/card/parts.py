@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.bundle.files import file_sha256
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.answered_images import ANSWERS_FILE
 from vlm_perception.datasets.captions_file import CAPTIONS_FILE
 from vlm_perception.datasets.labelled_objects import OBJECTS_FILE
-from vlm_perception.datasets.object_mentions import ObjectNames
 from vlm_perception.evaluation.card.known_images import KnownFolder, KnownSet, KnownStreets
 from vlm_perception.evaluation.card.scenes import look_at
 from vlm_perception.evaluation.comparison.bootstrap import estimate
@@ -24,7 +22,7 @@ from vlm_perception.evaluation.comparison.scored import Renamed, Scored
 from vlm_perception.evaluation.hallucination import evaluate as hallucination
 from vlm_perception.evaluation.hallucination import figures as invention
 from vlm_perception.evaluation.hallucination.describer import Describer
-from vlm_perception.evaluation.hallucination.synonyms import SYNONYMS_FILE, read_names
+from vlm_perception.evaluation.hallucination.looked_for import LookedFor
 from vlm_perception.evaluation.journal import Journal
 from vlm_perception.evaluation.labelled_images import LabelledFolder, LabelledSet, LabelledStreets
 from vlm_perception.evaluation.pope import metrics as polling
@@ -54,6 +52,8 @@ class Material:
     wording: str
     """Of POPE's questions about the folder."""
     skip_broken: bool
+    vocabulary: Sequence[str]
+    """Of all bundles: captions of each are searched for the same objects."""
 
     def has(self, *files: str) -> bool:
         """Whether one of these files is in the folder; the road world has all."""
@@ -173,16 +173,15 @@ def described(candidate: Candidate, material: Material) -> Part | None:
     """Captions against labelled objects."""
     if not (candidate.talks and material.has(OBJECTS_FILE)):
         return None
-    chosen: LabelledSet
-    if material.folder is None:
-        chosen = LabelledStreets(material.seeds)
-        names, synonyms = ObjectNames(chosen.labels), None
-    else:
-        chosen = LabelledFolder(material.folder, skip_broken=material.skip_broken)
-        file = material.folder / SYNONYMS_FILE
-        names = read_names(file, chosen.labels)
-        synonyms = file_sha256(file) if file.exists() else None
-    with candidate.journal("captions", {**chosen.identity, "synonyms": synonyms}) as journal:
+    chosen: LabelledSet = (
+        LabelledStreets(material.seeds)
+        if material.folder is None
+        else LabelledFolder(material.folder, skip_broken=material.skip_broken)
+    )
+    looked_for = LookedFor.of(chosen, material.folder, material.vocabulary)
+    names = looked_for.names
+    identity = {**chosen.identity, "names": looked_for.identity}
+    with candidate.journal("captions", identity) as journal:
         records = hallucination.describe(chosen, names, Describer(candidate.bundle, names), journal)
     found = {
         name: Renamed(invention.scored(records, scale, text), name)
@@ -192,7 +191,8 @@ def described(candidate: Candidate, material: Material) -> Part | None:
     }
     figures = {"hallucination": invention.figures(records)}
     sets = [{**chosen.described(), "of": "hallucination"}]
-    return Part(found, figures, sets, chosen.notes())
+    notes = [f"Captions: {each}" for each in looked_for.notes()]
+    return Part(found, figures, sets, [*notes, *chosen.notes()])
 
 
 PARTS: Sequence[Callable[[Candidate, Material], Part | None]] = (

@@ -14,18 +14,20 @@ from rich.progress import track
 from rich.table import Table
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.bundle.files import file_sha256
+from vlm_perception.common.json_lines import write_lines
 from vlm_perception.datasets.object_mentions import ObjectNames
 from vlm_perception.evaluation.hallucination.describer import Describer, Written
 from vlm_perception.evaluation.hallucination.figures import (
+    ENOUGH,
     FIGURES,
     FINAL,
     SCALES,
     TEXTS,
     Record,
+    compared,
     figures,
 )
-from vlm_perception.evaluation.hallucination.synonyms import SYNONYMS_FILE, read_names
+from vlm_perception.evaluation.hallucination.looked_for import LookedFor
 from vlm_perception.evaluation.journal import Journal
 from vlm_perception.evaluation.labelled_images import (
     LabelledFolder,
@@ -39,6 +41,7 @@ from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.perception.preprocess import FrameError
 
 VERB = "evaluate hallucination"
+JOURNAL = "finished.jsonl"
 RECORDS = "records.jsonl"
 INTERVALS = FIGURES[:2]
 """Those of which the table shows intervals; the figures have all."""
@@ -65,29 +68,28 @@ def run(
         OutputError: `out` is another's.
     """
     model = ModelBundle.load(bundle)
-    chosen: LabelledSet
-    if data is None:
-        chosen = LabelledStreets(range(EXAM_SEED, EXAM_SEED + scenes))
-        names = ObjectNames(chosen.labels)
-        identity: dict[str, Any] = {"bundle": model.digest, **chosen.identity}
-    else:
-        chosen = LabelledFolder(data, skip_broken=skip_broken)
-        file = data / SYNONYMS_FILE
-        names = read_names(file, chosen.labels)
-        synonyms = file_sha256(file) if file.exists() else None
-        identity = {"bundle": model.digest, **chosen.identity, "synonyms": synonyms}
+    chosen: LabelledSet = (
+        LabelledStreets(range(EXAM_SEED, EXAM_SEED + scenes))
+        if data is None
+        else LabelledFolder(data, skip_broken=skip_broken)
+    )
+    looked_for = LookedFor.of(chosen, data, model.manifest.vocabulary.names)
+    names = looked_for.names
+    identity = {"bundle": model.digest, **chosen.identity, "names": looked_for.identity}
     describer = Describer(model, names)
     inputs = [model.path, *([] if data is None else [data])]
     with ResultsFolder(out, VERB, [RECORDS], inputs) as results:
-        with Journal(results.work / RECORDS, identity) as journal:
+        with Journal(results.work / JOURNAL, identity) as journal:
             records = describe(chosen, names, describer, journal)
+        write_lines(results.work / RECORDS, records)
         results.publish()
     result = figures(records)
     return Report(
-        [_table(result), *_notes(result, records), *chosen.notes()],
+        [_table(result), *_notes(result, records), *looked_for.notes(), *chosen.notes()],
         {
             "hallucination": result,
             "images": len(records),
+            "looked_for": looked_for.as_json(),
             "bundle_digest": model.digest,
             "sets": [chosen.described()],
         },
@@ -152,14 +154,25 @@ def _cell(found: Mapping[str, Mapping[str, float]], name: str, scale: str) -> st
 
 
 def _notes(result: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
-    begins = result["begins_at"]
     unfinished = sum(not record["texts"]["1"]["finished"] for record in records)
     return [
-        f"Invention begins at {begins} of the towers' input: more of what whole captions name is "
-        "not there than at full size"
-        if begins is not None
-        else f"Down to {list(SCALES)[-1]} of the towers' input no more is invented than at full "
-        "size, as far as so many images can tell",
+        _begins(result["begins_at"], compared(records), len(records)),
         f"{len(records)} images; {unfinished} captions reached the limit of tokens at full size "
         "and count as they were published",
     ]
+
+
+def _begins(at: str | None, scales: Sequence[str], images: int) -> str:
+    """Where invention begins, as far as anybody can say."""
+    if not scales:
+        return (
+            f"Where invention begins cannot be told: captions of less than {ENOUGH} images name "
+            "anything at full size and at a smaller scale"
+        )
+    found = (
+        f"Invention begins at {at} of the towers' input: more of what whole captions name is not "
+        "there than at full size"
+        if at is not None
+        else f"Down to {scales[-1]} of the towers' input no more is invented than at full size"
+    )
+    return f"{found}, as far as {images} images can tell"

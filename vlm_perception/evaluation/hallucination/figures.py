@@ -23,6 +23,9 @@ FINAL = "final"
 TEXTS = (FINAL, "partial", "cut")
 """The whole text; what is shown of it while it is written; what is left of it when its time or its
 tokens are over, wherever that is."""
+ENOUGH = 20
+"""Images of which a caption names something, at full size and at a smaller scale, before the two
+are compared: the bootstrap of a few of them has a far too narrow interval."""
 FIGURES = ("chair_s", "chair_i", "recall", "named")
 
 Record = Mapping[str, Any]
@@ -37,7 +40,8 @@ def figures(records: Sequence[Record]) -> dict[str, Any]:
         By figure and scale those of the final texts, `{"chair_s": {"1": ..., "1/2": ...},
         "chair_s_low": ..., "chair_s_high": ...}`; the same for the other kinds of texts under
         their names; and `begins_at`, the largest scale at which more of what final texts name is
-        not there than at full size: the interval of the difference of `chair_i` is above 0.
+        not there than at full size: the interval of the difference of `chair_i` is above 0. It is
+        None, too, where too few images tell; see `compared`.
     """
     every: dict[str, Any] = {}
     for text in TEXTS:
@@ -49,6 +53,14 @@ def figures(records: Sequence[Record]) -> dict[str, Any]:
                 found.setdefault(f"{name}_high", {})[scale] = each.high
         every |= found if text == FINAL else {text: found}
     return {**every, "begins_at": _begins_at(records)}
+
+
+def compared(records: Sequence[Record]) -> list[str]:
+    """The smaller scales of which enough captions name something to be compared with full size."""
+    named = {scale: _counts(records, scale, FINAL)[:, 2] > 0 for scale in SCALES}
+    full, *smaller = SCALES
+    enough = [scale for scale in smaller if named[scale].sum() >= ENOUGH]
+    return enough if named[full].sum() >= ENOUGH else []
 
 
 def scored(records: Sequence[Record], scale: str, text: str) -> Counted:
@@ -83,7 +95,7 @@ def _ratios(sums: Array) -> dict[str, Array]:
 def _begins_at(records: Sequence[Record]) -> str | None:
     names = [each["image"] for each in records]
     whole = _counts(records, "1", FINAL)
-    for scale in SCALES:
+    for scale in compared(records):
         both = np.hstack([whole, _counts(records, scale, FINAL)])
         if estimate(Counted(names, both, _more_invented))["chair_i"].low > 0:
             return scale

@@ -28,20 +28,21 @@ class _Synonyms(BaseModel):
     others: list[StrictStr] = []
 
 
-def read_names(file: Path, labels: Iterable[str]) -> ObjectNames:
+def read_names(file: Path, labels: Iterable[str], vocabulary: Iterable[str] = ()) -> ObjectNames:
     """The names of labels, with the synonyms in a file, if there is one.
 
     `synonyms: {car: [automobile, sedan]}` for a label, and `others: [hot dog]` for what names none
-    of the labels though it contains one. A label that no image has is looked for, too.
+    of the labels though it contains one. A label that no image has is looked for, too,
+    and so is a vocabulary, but for what `others` has and for what ends in another label.
 
     Raises:
         SynonymsError: the file is damaged, or gives a name to two labels.
     """
     if not file.exists():
-        return ObjectNames(labels)
+        return ObjectNames(labels, vocabulary=vocabulary)
     try:
         found = _Synonyms.model_validate(read_yaml(file) or {})
-        return ObjectNames(labels, found.synonyms, found.others)
+        return ObjectNames(labels, found.synonyms, found.others, vocabulary)
     except ValidationError as error:
         raise SynonymsError(
             f"{file}: {describe_errors(error)}; write it as `synonyms: {{car: [automobile]}}` and "

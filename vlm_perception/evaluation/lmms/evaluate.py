@@ -27,6 +27,7 @@ from loguru import logger
 from rich.console import RenderableType
 
 from vlm_perception.common.errors import RunError
+from vlm_perception.common.json_lines import write_lines
 from vlm_perception.evaluation.journal import Journal
 from vlm_perception.evaluation.lmms.figures import Record, figures, parts_of_mean
 from vlm_perception.evaluation.lmms.judges import ConnectionMade, no_connections
@@ -100,8 +101,8 @@ def run(
                 found = _evaluated(model, loaded, manager, limit)
             with _writing_into(Path(trials), loaded), redirect_stdout(StringIO()), no_connections():
                 records = {each.name: _records(each, found, model.answers) for each in loaded}
-            rows = (json.dumps(asdict(row)) + "\n" for each in records.values() for row in each)
-            (results.work / RECORDS).write_text("".join(rows), encoding="utf-8")
+            rows = (asdict(row) for each in records.values() for row in each)
+            write_lines(results.work / RECORDS, rows)
             results.publish()
     return _report(loaded, found, records, model.digest, out)
 

@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.json_lines import write_lines
 from vlm_perception.evaluation.journal import Journal
 from vlm_perception.evaluation.pope.metrics import Record, figures
 from vlm_perception.evaluation.pope.poll import MOST_TOKENS, Polled, poll
@@ -22,7 +23,6 @@ from vlm_perception.evaluation.pope.questions import (
     PUBLISHED,
     as_json,
     files_by_split,
-    write_lines,
 )
 from vlm_perception.evaluation.pope.sets import (
     PopeSet,

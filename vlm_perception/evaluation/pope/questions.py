@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,12 +115,6 @@ def _question(lines: JsonLines, where: str, content: Mapping[str, Any]) -> Quest
     except TextError as error:
         raise lines.bad(where, error) from error
     return Question(identity, content["image"], content["text"], label)
-
-
-def write_lines(file: Path, lines: Sequence[Mapping[str, object]]) -> None:
-    """Write a file of JSON lines."""
-    file.parent.mkdir(exist_ok=True)
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def as_json(question: Question) -> dict[str, object]:

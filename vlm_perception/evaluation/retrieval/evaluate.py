@@ -8,7 +8,6 @@ Sigmoid and softmax are monotone in the cosine, so that the order is that of the
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from rich.table import Table
 
 from vlm_perception import engines, media, perception
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.common.json_lines import write_lines
 from vlm_perception.datasets.sample import Caption
 from vlm_perception.evaluation.code_digest import code_digest
 from vlm_perception.evaluation.comparison.bootstrap import REPLICATES
@@ -116,7 +116,7 @@ def examine(bundle: ModelBundle, chosen: CaptionedSet, folder: Path) -> Found:
     embedded = _embed_texts(texts, tower, home / "texts.f32", width)
     records = _records(names, rows, captions, embedded)
     described = chosen.described()
-    _write_records(home / f"records-{described['version'][:16]}.jsonl", records)
+    write_lines(home / f"records-{described['version'][:16]}.jsonl", records)
     notes = chosen.notes()
     cut = sum(not tower.reads_whole(text) for text in texts)
     if cut:
@@ -214,12 +214,6 @@ def _ranked(
         int(image): {I2T: int(rank), T2I: own.tolist()}
         for image, rank, own in zip(images, of_images, of_texts, strict=True)
     }
-
-
-def _write_records(file: Path, records: Sequence[Record]) -> None:
-    part = file.with_suffix(".part")
-    part.write_text("".join(json.dumps(each) + "\n" for each in records), encoding="utf-8")
-    part.replace(file)
 
 
 def _shared(captions: Sequence[Sequence[Caption]]) -> int:
