@@ -55,6 +55,8 @@ _RULES = (
 )
 """The end of a word, how many letters of it go, and what comes in their place."""
 _NO_PLURAL = frozenset(("lens", "news", "canvas"))
+_SINGULAR = re.compile(r"(us|tennis|iris|chassis|canvas|lens)$")
+"""The end of a singular that looks like a plural."""
 _HEAD = re.compile(r"(\w+)((?: (?:of|on|in|with|at|for|to) .*)?)$")
 """The word that has the plural: `slice` of `slice of pizza`, `light` of `traffic light`."""
 _SHORTEST = 3
@@ -76,6 +78,18 @@ def forms(name: str) -> frozenset[str]:
         found |= {singular} | _plurals(singular)
     before, after = name[: head.start(1)], name[head.end(1) :]
     return frozenset(before + each + after for each in found)
+
+
+def is_plural(name: str) -> bool:
+    """Whether a name is of several things: `traffic lights`, and neither `bus` nor `sheep`.
+
+    Args:
+        name: words in lower case with one blank between them.
+    """
+    head = _HEAD.search(name)
+    word = "" if head is None else head.group(1)
+    like_a_plural = _singulars(word) - {word}
+    return bool(like_a_plural) and not _SINGULAR.search(word)
 
 
 def _plurals(word: str) -> set[str]:

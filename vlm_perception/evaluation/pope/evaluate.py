@@ -44,6 +44,7 @@ VERB = "evaluate pope"
 JOURNAL = "finished.jsonl"
 RECORDS = "records.jsonl"
 QUESTIONS, LIKELIHOOD, WRITTEN = "questions", "likelihood", "free_text"
+METRIC = "pope: the published script's, by likelihood; pope_free_text: the same, by free text"
 RESULTS = (RECORDS, *(f"{folder}/*.jsonl" for folder in (QUESTIONS, LIKELIHOOD, WRITTEN)))
 
 
@@ -134,5 +135,10 @@ def report(records: Sequence[Record], asked: PopeSet, digest: str, out: Path) ->
     ]
     return Report(
         parts,
-        {**found, **described(records, asked.name, asked.versions()), "bundle_digest": digest},
+        {
+            **found,
+            "metric": METRIC,
+            **described(records, asked.name, asked.versions()),
+            "bundle_digest": digest,
+        },
     )

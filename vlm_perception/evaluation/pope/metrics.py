@@ -112,12 +112,11 @@ def _ratios(name: str, sums: Array) -> dict[str, Array]:
         "f1": ratio(2 * precision * recall, precision + recall),
         "yes_ratio": ratio(tp + fp, every),
     }
+    if name == "pope_free_text":
+        columns["neither"] = np.where(every > 0, neither, np.nan)
     found: dict[str, Array] = {}
     for index, split in enumerate(SPLITS):
         found |= {f"{name}.{split}.{key}": value[:, index] for key, value in columns.items()}
     # Of three sets: without one of them it would be another figure.
     found |= {f"{name}.{MEAN}.{key}": value.mean(axis=1) for key, value in columns.items()}
-    if name == "pope_free_text":
-        found |= {f"{name}.{split}.neither": neither[:, i] for i, split in enumerate(SPLITS)}
-        found[f"{name}.{MEAN}.neither"] = neither.mean(axis=1)
     return found

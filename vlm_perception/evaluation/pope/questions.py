@@ -13,6 +13,7 @@ import numpy as np
 
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.json_lines import JsonLines
+from vlm_perception.datasets.inflection import is_plural
 from vlm_perception.evaluation.pope.negatives import SPLITS, LabelCounts
 from vlm_perception.perception.tokenizer import TextError, require_text
 
@@ -127,9 +128,10 @@ def worded(wording: str, name: str) -> str:
 
     Args:
         wording: with {} in place of the object, such as PUBLISHED.
-        name: the object; it gets an article.
+        name: the object; it gets an article, unless it is a plural.
     """
-    return wording.replace("{}", f"a{'n' if name[0] in 'aeiou' else ''} {name}")
+    article = "an" if name[0].lower() in "aeiou" else "a"
+    return wording.replace("{}", name if is_plural(name.lower()) else f"{article} {name}")
 
 
 def build_questions(

@@ -24,6 +24,9 @@ from vlm_perception.evaluation.pope.questions import (
 from vlm_perception.evaluation.pope.telling import FREE_TEXT, described, table, verdict
 from vlm_perception.evaluation.report import FAILED, Report
 
+METRIC = "the published script's, by free text"
+"""What the figures are, those under `pope` included: of another program there are only texts."""
+
 
 def run(questions: Sequence[str], answers: Sequence[str]) -> Report:
     """Score files of answers in the published format.
@@ -87,6 +90,7 @@ def _report(
         parts,
         {
             **found,
+            "metric": METRIC,
             **described(records, name, versions),
             "complete": complete,
             "answers": {split: each.counts() for split, each in paired.items()},

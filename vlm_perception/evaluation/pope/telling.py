@@ -31,12 +31,12 @@ def table(title: str, found: Figures) -> Table:
         if split == MEAN:
             shown.add_section()
         cells = [_number(found[split][figure]) for figure in FIGURES]
-        shown.add_row(split, *cells, *(f"{found[split][name]:g}" for name in rest))
+        shown.add_row(split, *cells, *(_number(found[split][name], "g") for name in rest))
     return shown
 
 
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}"
+def _number(value: float, form: str = ".4f") -> str:
+    return "-" if math.isnan(value) else f"{value:{form}}"
 
 
 def verdict(kinds: Mapping[str, Figures]) -> str:
