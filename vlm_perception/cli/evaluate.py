@@ -9,33 +9,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from vlm_perception.cli.evaluate_images import (
+    evaluate_cost,
+    evaluate_hallucination,
+    evaluate_lmms,
+    evaluate_pope,
+    evaluate_report,
+    evaluate_retrieval,
+)
 from vlm_perception.cli.evaluate_judge import evaluate_judge
 from vlm_perception.cli.options.common import (
     BundleOption,
     JsonOption,
-    SkipBrokenOption,
     finite,
-    plain_errors,
     renamed,
     report,
     require_portable,
-    with_extra,
 )
-
-_LMMS_REMEDY = (
-    "`python3 -m venv lmms && lmms/bin/pip install '.[lmms]'` in the repository makes an "
-    "environment that has it, whose lmms/bin/vlm-perception can do this"
-)
-
-WordingOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Wording of POPE's questions about --data, with {} in place of the object. "
-        "[default: Is there {} in the image?]"
-    ),
-]
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate a model: a table, and JSON with --json.")
 
@@ -242,296 +233,13 @@ def evaluate_following(
     report("vlm_perception.evaluation.locate.following", json_file, bundle, drives, seconds)
 
 
-@app.command("hallucination")
-def evaluate_hallucination(
-    bundle: BundleOption = "roadworld-nano",
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder of images with objects.jsonl. [default: the road world]"),
-    ] = None,
-    scenes: Annotated[
-        int | None,
-        typer.Option(min=2, help="Number of scenes of the road world. [default: 500]"),
-    ] = None,
-    skip_broken: SkipBrokenOption = False,
-    out: Annotated[
-        Path, typer.Option(help="Folder for the captions; an interrupted run continues.")
-    ] = Path("out/hallucination"),
-    json_file: JsonOption = None,
-) -> None:
-    """Measure how often captions name objects that are not in the image.
-
-    Prints CHAIR by texts and by objects, recall, and the number of objects named: of whole
-    captions, of what is shown while they are written, and of captions that are cut off; again with
-    the input of the vision towers shrunk to 1/2, 1/4 and 1/8. Each line of objects.jsonl is like
-    `{"image": "0001.jpg", "objects": ["bus", "traffic light"]}` and names all that can be seen;
-    synonyms.yaml beside it may say what else they are called.
-
-    `vlm-perception evaluate hallucination --data my_images --json hallucination.json`
-    """
-    if data is not None and scenes is not None:
-        raise typer.BadParameter(
-            "is of the road world; leave it out with --data", param_hint="--scenes"
-        )
-    evaluation = "vlm_perception.evaluation.hallucination.evaluate"
-    report(evaluation, json_file, bundle, data, scenes or 500, out, skip_broken=skip_broken)
-
-
-@app.command("retrieval")
-def evaluate_retrieval(
-    bundle: BundleOption = "roadworld-nano",
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder of images with captions.jsonl. [default: the road world]"),
-    ] = None,
-    scenes: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of scenes of the road world. [default: 1000]"),
-    ] = None,
-    skip_broken: SkipBrokenOption = False,
-    out: Annotated[
-        Path, typer.Option(help="Folder that keeps the embeddings; a second run is fast.")
-    ] = Path("out/retrieval"),
-    json_file: JsonOption = None,
-) -> None:
-    """Measure how well images find their captions, and captions their images.
-
-    Prints recall at 1, 5 and 10 both ways, and by language where there are several, with 95 %
-    intervals, the size of the pool and what chance gives. An item that scores as high as a right
-    one counts as standing before it. Each line of captions.jsonl is like
-    `{"image": "0001.jpg", "captions": ["a red bus"], "language": "en"}`.
-
-    `vlm-perception evaluate retrieval --data my_images --json retrieval.json`
-    """
-    if data is not None and scenes is not None:
-        raise typer.BadParameter(
-            "is of the road world; leave it out with --data", param_hint="--scenes"
-        )
-    evaluation = "vlm_perception.evaluation.retrieval.evaluate"
-    report(evaluation, json_file, bundle, data, scenes or 1000, out, skip_broken=skip_broken)
-
-
-@app.command("cost")
-def evaluate_cost(
-    bundle: BundleOption = "roadworld-nano",
-    scenes: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Number of frames of the road world; fewer where they take over a minute."
-        ),
-    ] = 100,
-    threads: Annotated[int, typer.Option(min=1, max=64, help="Threads of the engines.")] = 1,
-    json_file: JsonOption = None,
-) -> None:
-    """Measure what an image costs with a bundle on this machine.
-
-    Prints p50 and p95 of encoder, prefill and caption, and of all together; tokens, and bytes of
-    keys and values; peak memory of a process that does nothing else, and of the GPU; energy, where
-    the machine tells it (RAPL, or the INA3221 of a Jetson), idle power included. Close other
-    programs first: exit code 1 when they took so much that the figures are not valid.
-
-    `vlm-perception evaluate cost --json cost.json`
-    """
-    evaluation = "vlm_perception.evaluation.cost.evaluate"
-    report(evaluation, json_file, bundle, scenes=scenes, threads=threads)
-
-
-@app.command("pope")
-def evaluate_pope(
-    bundle: BundleOption = "roadworld-nano",
-    questions: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A file of questions in POPE's format, with random, popular or adversarial in its "
-            "name, or as `random=FILE`; repeatable."
-        ),
-    ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder with the questions' images.")] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of images whose `objects.jsonl` lists what can be seen in each, to build "
-            "questions from."
-        ),
-    ] = None,
-    wording: WordingOption = None,
-    scenes: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of scenes of the road world. [default: 500]"),
-    ] = None,
-    answers: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Score a file of answers in POPE's format in place of a bundle, named as "
-            "--questions are; repeatable."
-        ),
-    ] = None,
-    out: Annotated[
-        Path,
-        typer.Option(help="Folder for questions and answers; an interrupted run continues there."),
-    ] = Path("out/pope"),
-    skip_broken: SkipBrokenOption = False,
-    json_file: JsonOption = None,
-) -> None:
-    """Measure object hallucination with POPE: does the model see objects that are not there?
-
-    Asks whether objects are in images, as many that are as are not; these are random ones, popular
-    ones, or such as often go with what is there (adversarial). Prints accuracy, precision, recall,
-    F1 and the share of yes, by the likelihood of yes and no, and by the text that is written.
-
-    `vlm-perception evaluate pope --scenes 500 --json pope.json`
-
-    `vlm-perception evaluate pope --bundle out/llava --data labelled_images`
-
-    `vlm-perception evaluate pope --bundle out/llava --questions coco_pope_random.json --images
-    val2014`
-
-    `vlm-perception evaluate pope --questions coco_pope_random.json --answers random=answers.jsonl`
-
-    Exit code: with --answers 1 unless each question has one answer.
-    """
-    sources: dict[str, object] = {"--questions": questions, "--data": data, "--scenes": scenes}
-    if answers:
-        sources = {"--answers": answers, "--images": images, "--data": data, "--scenes": scenes}
-    several = [option for option, value in sources.items() if value is not None]
-    if len(several) > 1:
-        raise typer.BadParameter(f"does not go with {several[0]}", param_hint=several[1])
-    if answers:
-        if not questions:
-            raise typer.BadParameter("is needed for --answers", param_hint="--questions")
-        report("vlm_perception.evaluation.pope.score_answers", json_file, questions, answers)
-    if bool(questions) != (images is not None):
-        raise typer.BadParameter(
-            "is needed, too", param_hint="--images" if questions else "--questions"
-        )
-    report(
-        "vlm_perception.evaluation.pope.evaluate",
-        json_file,
-        bundle,
-        out,
-        questions=questions or (),
-        images=images,
-        data=data,
-        scenes=scenes or 500,
-        skip_broken=skip_broken,
-        **_worded(wording, data),
-    )
-
-
+app.command("hallucination")(evaluate_hallucination)
+app.command("retrieval")(evaluate_retrieval)
+app.command("cost")(evaluate_cost)
+app.command("pope")(evaluate_pope)
 app.command("judge")(evaluate_judge)
-
-
-@app.command("lmms")
-def evaluate_lmms(
-    tasks: Annotated[
-        str, typer.Option(help="Tasks, groups or tags of lmms-eval, separated by commas.")
-    ],
-    bundle: BundleOption = "roadworld-nano",
-    include_path: Annotated[
-        Path | None,
-        typer.Option(help="Folder with further task files; they come before lmms-eval's own."),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Take the first so many rows of each task.")
-    ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Folder for the answers; an interrupted run continues there.")
-    ] = Path("out/lmms"),
-    json_file: JsonOption = None,
-) -> None:
-    """Evaluate a bundle on standard sets, by the tasks of lmms-eval: MMBench, MMMU and others.
-
-    The bundle's graphs answer, pruned and quantized as they are. Rows that it cannot answer, such
-    as those with two images, are counted. Prints what lmms-eval computes, and what it belongs to:
-    the digest of the task's files, and commit or digest of the data. Tasks that ask a paid judge
-    are refused. Needs the extra lmms, best in an environment of its own.
-
-    `vlm-perception evaluate lmms --bundle out/llava --tasks mmbench_en_dev_static,realworldqa`
-
-    Exit code: 1 if none of a task's rows could be answered.
-    """
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    with plain_errors():
-        module = with_extra("vlm_perception.evaluation.lmms.evaluate", _LMMS_REMEDY)
-        found = module.run(bundle, names, out, include=include_path, limit=limit)
-        code = found.show(Console(), json_file)
-    raise typer.Exit(code)
-
-
-@app.command("report")
-def evaluate_report(
-    bundle: BundleOption = "roadworld-nano",
-    against: Annotated[
-        str | None,
-        typer.Option(help="Another bundle, to be compared with it on the same images."),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of images with captions.jsonl, objects.jsonl or answers.jsonl. [default: "
-            "the road world]"
-        ),
-    ] = None,
-    scenes: Annotated[
-        int | None,
-        typer.Option(min=2, help="Number of scenes of the road world. [default: 300]"),
-    ] = None,
-    wording: WordingOption = None,
-    exam: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Figures that another evaluation of the bundle wrote with --json, such as "
-            "`hazards`, to be shown, too; repeatable."
-        ),
-    ] = None,
-    skip_broken: SkipBrokenOption = False,
-    out: Annotated[
-        Path, typer.Option(help="Folder for the report; an interrupted run continues.")
-    ] = Path("out/report"),
-) -> None:
-    """Make the report card of a bundle: report.html, and its figures as report.json.
-
-    Evaluates what the data allow: retrieval with captions, tags, POPE and hallucination with
-    objects, typed answers and their calibration with answers; and measures the cost, on the road
-    world. All figures have 95 % intervals. With --against two bundles stand side by side, and it is
-    said which of their differences are more than chance, over all figures together.
-
-    `vlm-perception evaluate report --bundle out/mine --against roadworld-nano`
-
-    `vlm-perception evaluate report --exam temporal.json --exam hazards.json`
-
-    Exit code: 1 if the machine was too loaded for the cost to be valid; the rest holds.
-    """
-    if data is not None and scenes is not None:
-        raise typer.BadParameter(
-            "is of the road world; leave it out with --data", param_hint="--scenes"
-        )
-    report(
-        "vlm_perception.evaluation.card.evaluate",
-        None,
-        bundle,
-        against,
-        out,
-        data=data,
-        scenes=scenes or 300,
-        **_worded(wording, data),
-        skip_broken=skip_broken,
-        exams=exam or (),
-    )
-
-
-def _worded(wording: str | None, data: Path | None) -> dict[str, str]:
-    """The wording of POPE's questions as an argument; none for the published one.
-
-    Raises:
-        typer.BadParameter: it has no place for the object, or the road world has its own.
-    """
-    if wording is None:
-        return {}
-    if data is None or "{}" not in wording:
-        why = "needs {} in place of the object" if data else "is for --data"
-        raise typer.BadParameter(why, param_hint="--wording")
-    return {"wording": wording}
+app.command("lmms")(evaluate_lmms)
+app.command("report")(evaluate_report)
 
 
 @app.command("agreement")

@@ -14,7 +14,9 @@ from vlm_perception.cli.options.common import (
     JsonOption,
     SkipBrokenOption,
     plain_errors,
+    refuse,
     report,
+    require_one_source,
     with_library,
 )
 from vlm_perception.cli.options.served import (
@@ -90,17 +92,14 @@ def evaluate_judge(
     judge = {"model", "endpoint", "key_file", "allow_remote", "allow_plain_http"}
     texts = {"bundle", "against", "data", "scenes", "skip_broken"}
     if ratings:
-        _refuse(context, {*judge, *texts, "export"}, "leave it out with --import")
+        refuse(context, {*judge, *texts, "export"}, "leave it out with --import")
         with plain_errors():
             with_library("krippendorff", "krippendorff", "krippendorff")
         report("vlm_perception.evaluation.judge.ratings", json_file, ratings, out)
-    if data is not None and scenes is not None:
-        raise typer.BadParameter(
-            "is of the road world; leave it out with --data", param_hint="--scenes"
-        )
+    require_one_source(context, data)
     options: dict[str, Any] = {"out": out, "skip_broken": skip_broken}
     if export is not None:
-        _refuse(context, {*judge, "json_file"}, "leave it out with --export")
+        refuse(context, {*judge, "json_file"}, "leave it out with --export")
         sheet = "vlm_perception.evaluation.judge.sheet"
         report(sheet, None, bundle, against, data, scenes or 50, export, **options)
     if model is None:
@@ -111,11 +110,3 @@ def evaluate_judge(
     evaluation = "vlm_perception.evaluation.judge.evaluate"
     where = settings.checked_endpoint()
     report(evaluation, json_file, bundle, against, data, scenes or 50, where, **options)
-
-
-def _refuse(context: typer.Context, names: set[str], why: str) -> None:
-    """Refuse options that were given on the command line and would have no effect."""
-    for parameter in context.command.params:
-        source = context.get_parameter_source(str(parameter.name))
-        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
-            raise typer.BadParameter(why, param_hint=parameter.opts[0])

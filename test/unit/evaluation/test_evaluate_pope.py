@@ -168,10 +168,15 @@ def test_a_question_that_no_bundle_takes_is_refused_before_the_first_is_asked() 
         (["--questions", "random.json", "--images", "."], "random.json cannot be read"),
         (["--data", ".", "--wording", "is there a thing"], "--wording"),
         (["--data", "/nowhere"], "objects.jsonl cannot be read"),
+        (["--images", ".", "--data", "."], "--data: leave it out with --images"),
+        (["--answers", "a", "--questions", "a", "--skip-broken"], "--skip-broken: leave it out"),
+        (["--answers", "a", "--questions", "a", "--out", "b"], "--out: leave it out"),
+        (["--skip-broken"], "--skip-broken: is for --data"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
     tmp_path: Path, options: list[str], told: str
 ) -> None:
-    code, said = evaluate(*options, "--out", tmp_path / "out")
+    out = () if "--answers" in options else ("--out", tmp_path / "out")
+    code, said = evaluate(*options, *out)
     assert (code, told in said) == (2, True), said

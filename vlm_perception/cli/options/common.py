@@ -83,6 +83,35 @@ def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
         raise typer.BadParameter(f"{value!r} is not one of {', '.join(choices)}", param_hint=option)
 
 
+def refuse(context: typer.Context, names: set[str], why: str) -> None:
+    """Refuse options that were given on the command line and would have no effect.
+
+    Args:
+        context: of the verb.
+        names: of its parameters.
+        why: goes behind the option in the sentence.
+
+    Raises:
+        typer.BadParameter: there is one.
+    """
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(why, param_hint=parameter.opts[0])
+
+
+def require_one_source(context: typer.Context, data: Path | None) -> None:
+    """Refuse options of the road world with a folder, and those of a folder without one.
+
+    Raises:
+        typer.BadParameter: there is one.
+    """
+    if data is not None:
+        refuse(context, {"scenes"}, "is of the road world; leave it out with --data")
+    else:
+        refuse(context, {"skip_broken", "wording"}, "is for --data")
+
+
 def require_portable(engine: str) -> None:
     """Refuse an engine that needs plans, which were built for one machine.
 
