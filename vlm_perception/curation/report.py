@@ -18,7 +18,15 @@ from vlm_perception.curation.durable import read_lines, write_bytes
 from vlm_perception.curation.image_files import decode
 from vlm_perception.curation.recipe import CurationError
 from vlm_perception.curation.run import read_times, told
-from vlm_perception.curation.stages import FILTERED, KEPT, RAW, STAGES, Manifest, read_manifest
+from vlm_perception.curation.stages import (
+    FAILED,
+    FILTERED,
+    KEPT,
+    RAW,
+    STAGES,
+    Manifest,
+    read_manifest,
+)
 from vlm_perception.curation.tasks import Record
 
 REPORT = "report.html"
@@ -182,7 +190,7 @@ def _thumbnail(file: Path) -> str:
 def _failed(folder: Path) -> Iterator[tuple[str, str, str]]:
     for stage in STAGES:
         if read_manifest(folder, stage) is not None:
-            for record in _lines(folder, stage, "failed.jsonl"):
+            for record in _lines(folder, stage, FAILED):
                 yield stage, record["path"], record["reason"]
 
 

@@ -17,13 +17,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vlm_perception.curation.durable import PART, write_bytes
+from vlm_perception.curation.durable import PART, read_lines, write_bytes
 from vlm_perception.curation.engine import Engine
 from vlm_perception.curation.filtered import do_filter, filter_tasks, without_near_duplicates
 from vlm_perception.curation.listing import tasks as source_tasks
 from vlm_perception.curation.raw import do_raw
 from vlm_perception.curation.recipe import RECIPE, CurationError, Recipe, example, read_recipe
 from vlm_perception.curation.stages import (
+    FAILED,
     FILTERED,
     RAW,
     STAGES,
@@ -112,11 +113,22 @@ def _make(folder: Path, stage: str, recipe: Recipe, options: Options, console: C
         for counts in options.engine.done(partial(_do, unfinished, stage), missing):
             bar.advance(counts)
         manifest = _finish(folder, stage, recipe, tasks, bar)
+    if stage == RAW and not manifest.kept:
+        why = _first_fault(unfinished / "stage")
+        remove_unfinished(unfinished)
+        raise CurationError(f"no image of the sources can be used{why}; correct {folder / RECIPE}")
     _keep_time(folder, stage, manifest.received, tasks.totals()[1])
     write_bytes(unfinished / MADE, json.dumps(manifest.digest).encode())
     put_in_place(unfinished / "stage", folder / stage)
     remove_unfinished(unfinished)
     say(console, f"{stage}: {told(manifest)}")
+    if manifest.failed:
+        say(console, f"why images failed: {folder / stage / 'failed.jsonl'}")
+
+
+def _first_fault(made: Path) -> str:
+    first = next(iter(read_lines(made / FAILED)), None)
+    return f": {first['path']}: {first['reason']}" if first else ""
 
 
 def told(manifest: Manifest) -> str:

@@ -21,7 +21,7 @@ from vlm_perception.outputs.swap import exchanged
 
 RAW, FILTERED = STAGES = ("00_raw", "01_filtered")
 STATUSES = ("kept", "rejected", "failed")
-KEPT = "kept.jsonl"
+KEPT, FAILED = "kept.jsonl", "failed.jsonl"
 MANIFEST = "stage.json"
 
 

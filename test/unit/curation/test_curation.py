@@ -268,6 +268,15 @@ def test_a_wrong_recipe_is_one_sentence(tmp_path, recipe, sentence):
     assert sentence in told
 
 
+def test_sources_without_a_usable_image_are_refused_with_the_first_reason(tmp_path):
+    write(tmp_path / "drive", [jpeg(0)], topics=("/left/compressed", "/right/compressed"))
+    folder = prepare(tmp_path / "set", {"kind": "recording", "path": "../drive"})
+    assert "has 2 cameras" in curate("run", folder, code=2)
+    prepare(folder, {"kind": "recording", "path": "../drive", "topic": "/left/compressed"})
+    curate("run", folder)
+    assert lines(folder, "00_raw", "kept")[0]["camera"] == "/left/compressed"
+
+
 def test_init_writes_a_recipe_once(tmp_path):
     assert "curate init" in curate("run", tmp_path, code=2)
     curate("init", tmp_path / "set")
