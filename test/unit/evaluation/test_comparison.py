@@ -143,6 +143,38 @@ def test_what_is_too_rare_to_be_resampled_is_not_called_a_difference() -> None:
     assert np.isnan([found.p, found.low, estimate(Counted(NAMES, once, share))["share"].low]).all()
 
 
+def test_all_images_alike_are_worth_as_much_as_they_are_many() -> None:
+    def share(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        return {"share": ratio(sums[:, 0], sums[:, 1])}
+
+    def among(images: int, told: int) -> Difference:
+        right = np.zeros((images, 2))
+        right[:told] = 1
+        wrong = right * (0, 1)
+        pair = Counted(NAMES[:images], wrong, share), Counted(NAMES[:images], right, share)
+        return compare([pair], 200)["share"]
+
+    for images, told in ((1, 1), (4, 4), (19, 19), (IMAGES, 5)):
+        found = among(images, told)
+        assert (found.value, found.told, found.real) == (1, False, False)
+        assert np.isnan([found.low, found.high, found.p]).all()
+    for images, told in ((20, 20), (IMAGES, 40)):
+        found = among(images, told)
+        assert found.real
+        assert found.p == pytest.approx(2 * 0.5**20)
+        assert (found.low, found.high) == (pytest.approx(0.85), 1)
+
+
+def test_a_difference_of_shares_does_not_leave_their_range() -> None:
+    counts = np.stack([np.arange(24) > 0, np.ones(24)], axis=1).astype(np.float64)
+    first, second = (
+        Counted(NAMES[:24], counts * held, lambda sums: {"": sums[:, 0] / 24})
+        for held in ((0, 1), (1, 1))
+    )
+    found = compare([(first, second)])[""]
+    assert 0.8 < found.low < found.value < found.high == 1
+
+
 def test_an_interval_covers_what_other_images_would_have_given() -> None:
     rng = np.random.default_rng(3)
     covered = []

@@ -22,6 +22,7 @@ from vlm_perception.evaluation.card.page import (
     Examined,
     interval,
     number,
+    untold,
     verdict,
     write_page,
 )
@@ -216,7 +217,10 @@ def _told(bundles: Sequence[Examined], differences: Mapping[str, Difference]) ->
     if len(bundles) == 1:
         return []
     real = sorted((each.adjusted, name) for name, each in differences.items() if each.real)
-    told = [f"{len(real)} of {len(differences)} figures really differ (Holm, {LEVEL:.0%}):"]
+    known = sum(each.told for each in differences.values())
+    told = [f"{len(real)} of {known} figures really differ (Holm, {LEVEL:.0%})"]
+    if known < len(differences):
+        told.append(untold(len(differences) - known))
     for _, name in real[:MOST_TOLD]:
         each = differences[name]
         told.append(

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from vlm_perception.evaluation.card import plots
 from vlm_perception.evaluation.card.exams import Exam
-from vlm_perception.evaluation.comparison.bootstrap import Estimate
+from vlm_perception.evaluation.comparison.bootstrap import LEAST_IMAGES, Estimate
 from vlm_perception.evaluation.comparison.compare import LEVEL, Difference
 from vlm_perception.evaluation.machine_load import Load
 from vlm_perception.evaluation.tasks.answer_figures import BINS, AnswerResults
@@ -131,7 +131,8 @@ def write_page(
             if any(name in each.estimates for each in bundles)
         ],
         sections=[each for each in _sections(bundles, differences) if each is not None],
-        compared=len(differences),
+        compared=sum(each.told for each in differences.values()),
+        untold=untold(sum(not each.told for each in differences.values())),
         level=LEVEL,
         real=sorted(real.items(), key=lambda item: (item[1].adjusted, item[0])),
         verdict=verdict,
@@ -144,6 +145,16 @@ def write_page(
         number=number,
         interval=interval,
         worded=worded,
+    )
+
+
+def untold(count: int) -> str:
+    """A sentence on figures of which no difference can be told; empty where there is none."""
+    if not count:
+        return ""
+    return (
+        f"Of {count} more, too few images tell whether they differ: about {LEAST_IMAGES} are "
+        "needed that both bundles have and that the figure is about."
     )
 
 

@@ -7,11 +7,11 @@ Efron and Tibshirani, An Introduction to the Bootstrap, 1993, sections 6.2 and 1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vlm_perception.evaluation.comparison.scored import Array, Scored
 
@@ -19,6 +19,9 @@ REPLICATES = 1000
 SEED = 19
 LEAST_DEFINED = 0.95
 """Share of the replicates in which a figure must be defined, or nothing is said of its spread."""
+LEAST_IMAGES = 20
+"""A difference is told where about as many images tell its figure."""
+_FEW_DRAWS = 200
 _BLOCK = 4_000_000
 """Weights that are held at once."""
 
@@ -58,6 +61,19 @@ def resample(
     return whole, {name: np.concatenate([block[name] for block in blocks]) for name in whole}
 
 
+def resample_few(figures: Resample, images: int) -> dict[str, Array]:
+    """Replicates of so few images that a figure is seldom defined if only some images tell it.
+
+    They are as many as miss `LEAST_IMAGES` of all images with the chance that is left by
+    `LEAST_DEFINED`: one label's recall, which needs an image with the label, is seldom defined if
+    fewer have it.
+    """
+    missing = 1 - LEAST_IMAGES / images if images > LEAST_IMAGES else 0.0
+    size = math.ceil(math.log(1 - LEAST_DEFINED) / math.log(missing)) if missing else 1
+    (weights,) = _draws(images, _FEW_DRAWS, size)
+    return dict(figures(weights))
+
+
 def _estimate(value: float, spread: Array) -> Estimate:
     """A figure and the percentiles of its replicates.
 
@@ -65,33 +81,44 @@ def _estimate(value: float, spread: Array) -> Estimate:
     a calibration error is larger in nearly every replicate, where images repeat. What is never
     below 0 or above 1 stays so.
     """
-    known = _defined(spread)
+    known = defined(spread)
     if not len(known):
         return Estimate(value, float("nan"), float("nan"))
     bounds = np.percentile(known, (2.5, 97.5)) - (known.mean() - value)
-    least, most = 0.0 if known.min() >= 0 else -np.inf, 1.0 if known.max() <= 1 else np.inf
-    low, high = bounds.clip(least, most)
+    low, high = bounds.clip(*span(known))
     return Estimate(value, float(low), float(high))
+
+
+def span(known: Array) -> tuple[float, float]:
+    """What a figure cannot leave, by its replicates: 0 where none is below, 1 where none is above.
+
+    Unbounded where they do.
+    """
+    return 0.0 if known.min() >= 0 else -np.inf, 1.0 if known.max() <= 1 else np.inf
 
 
 def standard_error(spread: Array) -> float:
     """Standard deviation of the replicates; NaN where too few are defined."""
-    known = _defined(spread)
+    known = defined(spread)
     return float(known.std(ddof=1)) if len(known) > 1 else float("nan")
 
 
-def _defined(spread: Array) -> Array:
+def defined(spread: Array) -> Array:
     """The replicates that are numbers, or none where they are too few."""
     known = spread[np.isfinite(spread)]
     return np.asarray(known if len(known) >= LEAST_DEFINED * len(spread) else known[:0], np.float64)
 
 
-def _draws(images: int, replicates: int) -> Iterator[NDArray[np.float64]]:
-    """How often each image is drawn, [block, images], block by block."""
+def _draws(images: int, replicates: int, size: int | None = None) -> Iterator[Array]:
+    """How often each image is drawn among `size`, [block, images], block by block.
+
+    As many as there are, without a size.
+    """
     rng = np.random.default_rng(SEED)
+    size = images if size is None else size
     block = max(1, _BLOCK // max(1, images))
     for first in range(0, replicates, block):
         rows = np.arange(min(block, replicates - first))[:, np.newaxis]
-        drawn = rng.integers(0, images, (len(rows), images)) + images * rows
+        drawn = rng.integers(0, images, (len(rows), size)) + images * rows
         counts = np.bincount(drawn.ravel(), minlength=images * len(rows))
         yield counts.reshape(len(rows), images).astype(np.float64)

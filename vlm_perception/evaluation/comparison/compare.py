@@ -8,6 +8,13 @@ for a hundred figures these must be far smaller; so only the standard error is t
 replicates, and the difference over it from the normal distribution (Efron and Tibshirani, An
 Introduction to the Bootstrap, 1993, section 12.2). Over all figures Holm's correction holds the
 chance of any false alarm (A simple sequentially rejective multiple test procedure, 1979).
+
+With few images none of this holds: nothing is told of a figure that fewer than about 20 tell. Of
+20, no p-value can be below that of the sign test, 2 * 0.5**20 (Dixon and Mood, The statistical sign
+test, 1946): it is what all p-values are raised to. Where all images differ alike, and the
+replicates with them, the interval reaches as far as if 3 of 20 did not differ, which is the most
+that other images would hide with a chance of 5 % (Hanley and Lippman-Hand, If nothing goes wrong,
+is everything all right?, 1983).
 """
 
 from __future__ import annotations
@@ -20,9 +27,13 @@ import numpy as np
 
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.evaluation.comparison.bootstrap import (
+    LEAST_IMAGES,
     REPLICATES,
     Resample,
+    defined,
     resample,
+    resample_few,
+    span,
     standard_error,
 )
 from vlm_perception.evaluation.comparison.scored import Array, Scored
@@ -30,6 +41,10 @@ from vlm_perception.evaluation.comparison.scored import Array, Scored
 LEVEL = 0.05
 """Chance of calling any difference real when there is none."""
 _NORMAL_95 = 1.959964
+_LEAST_P = 2 * 0.5**LEAST_IMAGES
+_HIDDEN = 3 / LEAST_IMAGES
+"""Share of other images that may differ from those that are all alike."""
+_ROUNDING = 1e-12
 
 
 class ComparisonError(VlmPerceptionError):
@@ -43,7 +58,7 @@ class Difference:
     first: float
     second: float
     low: float
-    """Of the second less the first, 95 % interval of this figure alone; NaN: too seldom defined."""
+    """Of the second less the first, 95 % interval of this figure alone; NaN: too few images."""
     high: float
     p: float
     """Chance of a difference as large without a real one, of this figure alone."""
@@ -54,6 +69,11 @@ class Difference:
     def value(self) -> float:
         """The second less the first."""
         return self.second - self.first
+
+    @property
+    def told(self) -> bool:
+        """Whether there are images enough to tell chance from more."""
+        return not math.isnan(self.p)
 
     @property
     def real(self) -> bool:
@@ -82,7 +102,7 @@ def compare(
 
 def corrected(differences: Mapping[str, Difference]) -> dict[str, Difference]:
     """The same with `adjusted` by Holm's method; a figure without a p-value stays without one."""
-    known = sorted((each.p, name) for name, each in differences.items() if not math.isnan(each.p))
+    known = sorted((each.p, name) for name, each in differences.items() if each.told)
     adjusted: dict[str, float] = {}
     least = 0.0
     for place, (p, name) in enumerate(known):
@@ -103,29 +123,34 @@ def _differences(first: Scored, second: Scored, replicates: int) -> dict[str, Di
             "the two models were evaluated on different images; give both the same data"
         )
     # The same images are drawn for both, as there are as many.
-    ours, theirs = (
-        resample(_among(each, common), len(common), replicates) for each in (first, second)
+    every = [_among(each, common) for each in (first, second)]
+    (ours, our_spread), (theirs, their_spread) = (
+        resample(figures, len(common), replicates) for figures in every
     )
-    return {
-        name: _difference(
-            ours[0][name], theirs[0][name], standard_error(theirs[1][name] - ours[1][name])
-        )
-        for name in ours[0]
-        if name in theirs[0]
-    }
+    our_few, their_few = (resample_few(figures, len(common)) for figures in every)
+    found = {}
+    for name in (name for name in ours if name in theirs):
+        enough = len(common) >= LEAST_IMAGES and len(defined(their_few[name] - our_few[name])) > 0
+        spreads = (our_spread[name], their_spread[name]) if enough else None
+        found[name] = _difference(ours[name], theirs[name], spreads)
+    return found
 
 
-def _difference(first: float, second: float, error: float) -> Difference:
-    between = second - first
-    if math.isnan(between) or math.isnan(error):
-        unknown = float("nan")
+def _difference(first: float, second: float, spreads: tuple[Array, Array] | None) -> Difference:
+    """From the figures and their replicates; None: too few images."""
+    between, unknown = second - first, float("nan")
+    error = unknown if spreads is None else standard_error(spreads[1] - spreads[0])
+    if spreads is None or math.isnan(between) or math.isnan(error):
         return Difference(first, second, unknown, unknown, unknown)
-    if abs(between) <= 1e-12:
+    alike = error <= _ROUNDING
+    if abs(between) <= _ROUNDING:
         p = 1.0
     else:
-        p = math.erfc(abs(between) / error / math.sqrt(2)) if error > 0 else 0.0
-    reach = _NORMAL_95 * error
-    return Difference(first, second, between - reach, between + reach, p)
+        p = _LEAST_P if alike else max(_LEAST_P, math.erfc(abs(between) / error / math.sqrt(2)))
+    reach = _HIDDEN * abs(between) if alike else _NORMAL_95 * error
+    (least, most), (lowest, highest) = (span(defined(spread)) for spread in spreads)
+    low, high = max(between - reach, lowest - most), min(between + reach, highest - least)
+    return Difference(first, second, low, high, p)
 
 
 def _among(scored: Scored, images: Sequence[str]) -> Resample:
