@@ -12,6 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 import vlm_perception
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.json_lines import LONGEST_LINE, JsonLines
@@ -145,6 +148,16 @@ class Journal:
         except BaseException:
             self._stream.truncate(end)
             raise
+
+
+def image_key(image: NDArray[np.uint8], about: str = "") -> str:
+    """The key of an item that follows from an image, whatever its name and the set that it is in.
+
+    Args:
+        image: its pixels, [height, width, channels].
+        about: what else the item follows from.
+    """
+    return hashlib.sha256(f"{image.shape} {about} ".encode() + image.tobytes()).hexdigest()
 
 
 def _whole(identity: Mapping[str, Any]) -> dict[str, Any]:

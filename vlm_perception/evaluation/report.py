@@ -27,7 +27,9 @@ class Report:
     parts: Sequence[RenderableType]
     """What is printed: tables, and sentences beside them."""
     figures: Mapping[str, object] | None = None
-    """By their JSON keys; None: there are none to keep, as of what was interrupted."""
+    """By their JSON keys; None: there are none to keep, as of what was interrupted. `valid` is
+    added; figures that depend on a load at which nobody looked have None there themselves.
+    """
     load: Load | None = None
     """What others took of the machine; None where the figures do not depend on it."""
     code: int = 0
@@ -54,7 +56,7 @@ class Report:
 
     def _validity(self) -> dict[str, object]:
         if self.load is None:
-            return {}
+            return {"valid": True}
         return {"valid": self.load.quiet, "load": self.load.as_json()}
 
 

@@ -123,6 +123,7 @@ def run(minutes: float, warm_up_s: float, bundle_name: str) -> Report:
         cut = f"interrupted after {lasted:.1f} of {minutes:g} min: no verdict"
         return Report([table, cut], code=interrupt.exit_code(INTERRUPTED))
     figures = {
+        "valid": None,
         "minutes": round(lasted, 2),
         "rss_growth_percent": round(worst, 3),
         "rate_drift_percent": round(drift, 3),

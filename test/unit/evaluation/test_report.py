@@ -23,7 +23,7 @@ def test_tables_and_sentences_are_printed_in_their_order(tmp_path: Path) -> None
     assert Report([table, sentence], figures, code=3).show(console, file) == 3
     text = console.export_text()
     assert text.index("A table") < text.index(sentence) < text.index("Written to")
-    written = {"nested": [{"ms": None}, [1, 2.5]], "by_minute": {"1": 20}}
+    written = {"valid": True, "nested": [{"ms": None}, [1, 2.5]], "by_minute": {"1": 20}}
     assert json.loads(file.read_text()) == written
 
 

@@ -134,6 +134,7 @@ def run(settings: ServedSettings, *, bundle_name: str, robots: int, seconds: flo
     return Report(
         [_table(figures, title), *_said(figures, stale)],
         {
+            "valid": None,
             **described,
             "seconds": seconds,
             "tick_hz": TICK_HZ,

@@ -175,6 +175,7 @@ def run(name: str, engine: str, seconds: float, *, on_cpu: bool) -> Report:
     if engine != TENSORRT:
         notes.append(Text("Not run on TensorRT.", style="red"))
     content = {
+        "valid": None,
         "engine": figures.engine,
         "on_cpu": on_cpu,
         "alone_ms": {work: vars(each) for work, each in figures.alone.items()},

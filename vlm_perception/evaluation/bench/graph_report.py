@@ -55,6 +55,7 @@ def as_json(span: Span, without_language: Span | None, setting: Setting) -> dict
     name.
     """
     return {
+        "valid": None,
         **_cameras_as_json(span),
         **(
             {"language_dead": _cameras_as_json(without_language)}

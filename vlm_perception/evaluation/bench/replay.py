@@ -61,7 +61,7 @@ def run(recording: Path | None, threads: int, latency: Path | None) -> Report:
         meter = LoadMeter()
         figures = _replay(chosen, threads, Path(folder))
         load = meter.load()
-    figures = {**figures, **load.as_json()}
+    figures = {**figures, "valid": load.quiet, **load.as_json()}
     if latency is not None:
         text = yaml.safe_dump(figures["latency_ms"], sort_keys=False)
         with result_file(latency, VERB) as part:

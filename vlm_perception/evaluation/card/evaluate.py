@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -14,7 +13,6 @@ from typing import Any, TypeVar
 from rich.console import RenderableType
 from rich.table import Table
 
-import vlm_perception
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.evaluation.card.exams import read_exams
 from vlm_perception.evaluation.card.page import (
@@ -85,10 +83,7 @@ def run(
     material = Material(data, scenes, wording, skip_broken, vocabulary)
     inputs = [*(model.path for model in models), *([] if data is None else [data]), *exams]
     with own_folder(out, VERB, inputs) as folder:
-        code = _code()
-        parts = [
-            evaluated(Candidate(model, _kept(folder, model), code), material) for model in models
-        ]
+        parts = [evaluated(Candidate(model, _kept(folder, model)), material) for model in models]
         costs = [cost.run(str(model.path), scenes=COST_SCENES, threads=1) for model in models]
         load = _worst(each.load for each in costs)
         bundles = [
@@ -115,13 +110,6 @@ def run(
         written,
     ]
     return Report(told, load=load)
-
-
-def _code() -> str:
-    """Digest of the programs."""
-    room = Path(str(vlm_perception.__file__)).parent
-    sources = sorted(room.rglob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def _kept(folder: Path, model: ModelBundle) -> Path:

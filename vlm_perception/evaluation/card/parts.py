@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,19 +82,15 @@ class Candidate:
 
     bundle: ModelBundle
     folder: Path
-    code: str
-    """Digest of the programs that results depend on."""
 
     def journal(self, name: str, identity: Mapping[str, Any]) -> Journal:
         """What this bundle has finished of an evaluation.
 
         Args:
             name: of the evaluation.
-            identity: what results depend on, beside the bundle and the programs.
+            identity: what results depend on, beside the bundle and the program.
         """
-        whole = {"bundle": self.bundle.digest, "code": self.code, **identity}
-        short = hashlib.sha256(repr(whole).encode()).hexdigest()[:16]
-        return Journal(self.folder / f"{name}-{short}.jsonl", whole)
+        return Journal.named(self.folder, name, {"bundle": self.bundle.digest, **identity})
 
     @property
     def talks(self) -> bool:
@@ -155,7 +150,7 @@ def polled(candidate: Candidate, material: Material) -> Part | None:
             material.folder, material.wording, skip_broken=material.skip_broken
         )
     )
-    with candidate.journal("pope", {**asked.versions(), "tokens": MOST_TOKENS}) as journal:
+    with candidate.journal("pope", {"tokens": MOST_TOKENS}) as journal:
         records = poll(Polled(candidate.bundle), asked, journal)
     versions = asked.versions()
     sets = [
@@ -180,8 +175,7 @@ def described(candidate: Candidate, material: Material) -> Part | None:
     )
     looked_for = LookedFor.of(chosen, material.folder, material.vocabulary)
     names = looked_for.names
-    identity = {**chosen.identity, "names": looked_for.identity}
-    with candidate.journal("captions", identity) as journal:
+    with candidate.journal("captions", {"names": looked_for.identity}) as journal:
         records = hallucination.describe(chosen, names, Describer(candidate.bundle, names), journal)
     found = {
         name: Renamed(invention.scored(records, scale, text), name)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -51,7 +52,7 @@ def run(bundle_name: str, *, scenes: int, threads: int) -> Report:
     bundle, console = ModelBundle.load(bundle_name), Console()
     with tempfile.TemporaryDirectory() as folder:
         with console.status("rendering scenes of the road world"):
-            names = _render(Path(folder), scenes)
+            rendered = _render(Path(folder), scenes)
         with console.status("choosing engines"):
             # Once, not in the process that is measured: all engines would count in its memory.
             Alone(bundle, threads)
@@ -60,7 +61,9 @@ def run(bundle_name: str, *, scenes: int, threads: int) -> Report:
         with console.status("analysing them"), GpuMemory() as gpu:
             found = _measure_apart(bundle, Path(folder), threads)
         load = meter.load()
-    records = [{"image": name, **each} for name, each in zip(names, found["records"], strict=False)]
+    records = [
+        {"image": name, **each} for name, each in zip(rendered, found["records"], strict=False)
+    ]
     cost = {
         **_tokens(bundle),
         **figures(records),
@@ -83,18 +86,34 @@ def run(bundle_name: str, *, scenes: int, threads: int) -> Report:
             "engines": found["engines"],
             "threads": threads,
             "bundle_digest": bundle.digest,
+            "sets": [_described(rendered, len(records))],
         },
         load,
     )
 
 
-def _render(folder: Path, scenes: int) -> list[str]:
-    """Store scenes as arrays that can be read one at a time; the names of those that are timed."""
-    names = []
+def _render(folder: Path, scenes: int) -> dict[str, str]:
+    """Store scenes as arrays that can be read one at a time.
+
+    Returns:
+        The names of those that are timed, each with a digest of its pixels.
+    """
+    found = {}
     for at, street in enumerate(Streets(range(FIRST_SEED, FIRST_SEED + WARM_UP + scenes))):
         np.save(folder / f"{at:06d}.npy", street.image)
-        names.append(street.provenance)
-    return names[WARM_UP:]
+        if at >= WARM_UP:
+            found[street.provenance] = hashlib.sha256(street.image.tobytes()).hexdigest()
+    return found
+
+
+def _described(rendered: Mapping[str, str], timed: int) -> dict[str, str]:
+    """Name, version and split of the first so many scenes."""
+    first, digests = FIRST_SEED + WARM_UP, list(rendered.values())[:timed]
+    return {
+        "name": "road world",
+        "version": hashlib.sha256("".join(digests).encode()).hexdigest(),
+        "split": f"seeds {first} to {first + timed - 1}",
+    }
 
 
 def _measure_apart(bundle: ModelBundle, folder: Path, threads: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from vlm_perception.evaluation.hallucination.figures import (
     figures,
 )
 from vlm_perception.evaluation.hallucination.looked_for import LookedFor
-from vlm_perception.evaluation.journal import Journal
+from vlm_perception.evaluation.journal import Journal, image_key
 from vlm_perception.evaluation.labelled_images import (
     LabelledFolder,
     LabelledSet,
@@ -75,7 +75,7 @@ def run(
     )
     looked_for = LookedFor.of(chosen, data, model.manifest.vocabulary.names)
     names = looked_for.names
-    identity = {"bundle": model.digest, **chosen.identity, "names": looked_for.identity}
+    identity = {"bundle": model.digest, "names": looked_for.identity}
     describer = Describer(model, names)
     inputs = [model.path, *([] if data is None else [data])]
     with ResultsFolder(out, VERB, [RECORDS], inputs) as results:
@@ -101,19 +101,24 @@ def describe(
 ) -> list[Record]:
     """The records of all images; those that the journal has are not described again.
 
+    What it holds goes by pixels and labels, and serves in the next run whichever other images there
+    are.
+
     Raises:
-        ImageError: an image was altered since it was tried.
+        FolderImagesError: an image broke since it was tried, and is not to be left out.
     """
     records: list[Record] = []
     for image in track(chosen, "Describing", total=len(chosen), transient=True):
-        if image.name not in journal.items:
-            try:
-                written = describer.describe(image.read())
-            except (ImageError, FrameError) as error:
-                chosen.leave_out(image.name, error)
-                continue
-            journal.add(image.name, _record(image.objects, names, written))
-        records.append({"image": image.name, **journal.items[image.name]})
+        try:
+            pixels = image.read()
+            key = image_key(pixels, repr(image.objects))
+            if key not in journal.items:
+                written = describer.describe(pixels)
+                journal.add(key, _record(image.objects, names, written))
+        except (ImageError, FrameError) as error:
+            chosen.leave_out(image.name, error)
+            continue
+        records.append({"image": image.name, **journal.items[key]})
     return records
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ from rich.progress import Progress
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import LONGEST_TEXT, QuestionSpec
-from vlm_perception.evaluation.journal import Journal
+from vlm_perception.evaluation.journal import Journal, image_key
 from vlm_perception.evaluation.pope.metrics import Record
 from vlm_perception.evaluation.pope.questions import NO, YES, PopeError, Question
 from vlm_perception.evaluation.pope.sets import PopeSet
@@ -115,7 +114,7 @@ def _answers(
     polled: Polled, image: NDArray[np.uint8], texts: Sequence[str], journal: Journal
 ) -> Mapping[str, Answered]:
     """The answers to these questions and to others about the same pixels."""
-    key = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
+    key = image_key(image)
     found: dict[str, Answered] = journal.items.get(key, {})
     missing = [text for text in texts if text not in found]
     if missing:
