@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from vlm_perception.curation.recipe import CurationError
 OBJECT_STORE_BYTES = 80 << 20
 """Ray's least: images travel by the disk and not through it."""
 MOST_BLOCKS = 1000
+CONNECT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Engine:
 
     def _ray_data(self) -> Any:
         """Ray Data; Ray is started without dashboard and telemetry."""
+        if self.ray_address is not None:
+            _require_answer(self.ray_address)
         if find_spec("ray") is None:
             raise CurationError(
                 "more than one worker needs Ray, which is not installed: `pip install "
@@ -99,6 +103,22 @@ class Engine:
             raise CurationError(f"Ray cannot be started: {error}") from error
         ray.data.DataContext.get_current().enable_progress_bars = False
         return ray.data
+
+
+def _require_answer(address: str) -> None:
+    """Refuse an address where nothing answers, on which Ray itself would wait for minutes.
+
+    Raises:
+        CurationError: nothing does, or it is no address.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise CurationError(
+            f"no Ray cluster answers at {address!r} ({error}); give HOST:PORT as `ray start "
+            "--head` prints it"
+        ) from error
 
 
 class _Row:

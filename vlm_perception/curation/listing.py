@@ -78,6 +78,11 @@ def _files(source: Source, path: Path, folder: Path) -> tuple[Path, Iterable[Ite
         case ImageFolderSource():
             camera = {"camera": source.camera} if source.camera else {}
             root = _folder(path)
+            if folder.resolve().is_relative_to(root.resolve()):
+                raise CurationError(
+                    f"{folder} is inside its source {root} and would take in its own images; move "
+                    "it out"
+                )
             return root, ({**item, **camera} for item in _walk(root, Path()))
         case HarvestSource():
             return _folder(path), _harvest(path / METADATA)

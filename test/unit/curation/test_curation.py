@@ -255,6 +255,7 @@ def test_stale_stages_are_named_and_made_again_only_when_asked_for(tmp_path):
     [
         ("sources: []", "sources"),
         ("sources: [{kind: folder, path: gone}]", "does not exist"),
+        ("sources: [{kind: folder, path: ..}]", "inside its source"),
         ("sources: [{kind: folder, path: ., colour: red}]", "colour"),
         ("sources: [{kind: magic, path: .}]", "magic"),
         ("filter: {min_side: 0}", "min_side"),
@@ -275,6 +276,14 @@ def test_sources_without_a_usable_image_are_refused_with_the_first_reason(tmp_pa
     prepare(folder, {"kind": "recording", "path": "../drive", "topic": "/left/compressed"})
     curate("run", folder)
     assert lines(folder, "00_raw", "kept")[0]["camera"] == "/left/compressed"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere"])
+def test_an_address_without_a_cluster_is_refused(tmp_path, address):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(saved(picture(0)))
+    folder = prepare(tmp_path / "set", {"kind": "folder", "path": "../images"})
+    assert "no Ray cluster" in curate("run", folder, "--ray-address", address, code=2)
 
 
 def test_init_writes_a_recipe_once(tmp_path):
