@@ -29,6 +29,18 @@ def is_language(text: str) -> bool:
     return _TAG.fullmatch(text.lower()) is not None
 
 
+class Languages:
+    """Tags that differ in capitals alone are one language, spelt as it is written first."""
+
+    def __init__(self) -> None:
+        """None is known."""
+        self._spellings: dict[str, str] = {}
+
+    def spelt(self, tag: str) -> str:
+        """The first spelling of a tag."""
+        return self._spellings.setdefault(tag.lower(), tag)
+
+
 def read_captions(file: Path) -> list[tuple[str, tuple[Caption, ...]]]:
     """The captions of each line, after the name of their image.
 
@@ -44,14 +56,15 @@ def read_captions(file: Path) -> list[tuple[str, tuple[Caption, ...]]]:
         '{"image": "0001.jpg", "captions": ["a red bus"], "language": "en"}',
         CaptionsError,
     )
-    found = [_captioned(lines, where, content) for where, content in lines]
+    languages = Languages()
+    found = [_captioned(lines, where, content, languages) for where, content in lines]
     if not found:
         raise CaptionsError(f"{file} names no image; write lines such as {lines.example}")
     return found
 
 
 def _captioned(
-    lines: JsonLines, where: str, content: Mapping[str, Any]
+    lines: JsonLines, where: str, content: Mapping[str, Any], languages: Languages
 ) -> tuple[str, tuple[Caption, ...]]:
     name, texts = content.get("image"), content.get("captions")
     language = content.get("language", UNKNOWN)
@@ -68,4 +81,5 @@ def _captioned(
             require_text(text)
         except TextError as error:
             raise lines.bad(where, error) from error
-    return name, tuple(Caption(text, language.lower()) for text in texts)
+    spelt = languages.spelt(language)
+    return name, tuple(Caption(text, spelt) for text in texts)

@@ -11,7 +11,7 @@ from typing import Any
 
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.json_lines import JsonLines
-from vlm_perception.datasets.captions_file import UNKNOWN, is_language
+from vlm_perception.datasets.captions_file import UNKNOWN, Languages, is_language
 from vlm_perception.perception.tokenizer import TextError, require_text
 
 QUESTIONS_FILE = "questions.jsonl"
@@ -43,13 +43,18 @@ def read_questions(file: Path) -> list[Question]:
         '{"image": "0001.jpg", "question": "what is the bus doing?", "language": "en"}',
         QuestionsError,
     )
-    found = list(dict.fromkeys(_question(lines, where, content) for where, content in lines))
+    languages = Languages()
+    found = list(
+        dict.fromkeys(_question(lines, where, content, languages) for where, content in lines)
+    )
     if not found:
         raise QuestionsError(f"{file} asks nothing; write lines such as {lines.example}")
     return found
 
 
-def _question(lines: JsonLines, where: str, content: Mapping[str, Any]) -> Question:
+def _question(
+    lines: JsonLines, where: str, content: Mapping[str, Any], languages: Languages
+) -> Question:
     name, text = content.get("image"), content.get("question")
     language = content.get("language", UNKNOWN)
     if not isinstance(name, str):
@@ -62,4 +67,4 @@ def _question(lines: JsonLines, where: str, content: Mapping[str, Any]) -> Quest
         require_text(text)
     except TextError as error:
         raise lines.bad(where, error) from error
-    return Question(name, text, language.lower())
+    return Question(name, text, languages.spelt(language))

@@ -148,7 +148,9 @@ def folder(tmp_path: Path) -> Path:
         seen = street(seed)
         Image.fromarray(seen.rendered.image).save(data / f"{seed}.png")
         texts = captions(seen.truth, np.random.default_rng(seed))
-        lines.append({"image": f"{seed}.png", "captions": texts[:2], "language": "EN"})
+        lines.append(
+            {"image": f"{seed}.png", "captions": texts[:2], "language": "En" if seed else "EN"}
+        )
         if seed < 3:
             lines.append({"image": f"./{seed}.png", "captions": [f"Bild {seed}"], "language": "de"})
     (data / CAPTIONS_FILE).write_text("\n".join(map(json.dumps, lines)))
@@ -171,25 +173,31 @@ def test_a_folder_is_evaluated_by_language_and_goes_on_where_it_stopped(folder: 
     retrieval = found["retrieval"]
     assert (retrieval["i2t"]["pool"], retrieval["t2i"]["pool"]) == (19, 8)
     assert retrieval["t2i"]["r1"] > 3 * retrieval["t2i"]["r1_chance"]
-    assert list(retrieval["by_language"]) == ["de", "en"]
+    assert list(retrieval["by_language"]) == ["EN", "de"]
     assert retrieval["by_language"]["de"]["t2i"]["pool"] == 3
     assert found["bundle_digest"] == ModelBundle.load("roadworld-nano").digest
     (kept,) = (folder.parent / "out").glob("*/images.f32")
     (records,) = kept.parent.glob("records-*.jsonl")
+    assert str(records) in words.replace(" ", "")
     assert figures([json.loads(line) for line in records.read_text().splitlines()]) == retrieval
 
     # What was cut off is done again, and nothing else.
     size, before = kept.stat().st_size, kept.read_bytes()
     kept.write_bytes(before[: size // 2 + 7])
+    old, foreign = kept.parent.with_name("0" * 16), kept.parent.with_name("photos")
+    for each in (old, foreign):
+        each.mkdir()
+        (each / "images.f32").touch()
     assert evaluated(folder)[2] == found
+    assert foreign.exists() and not old.exists(), "embeddings of another version are of no use"
     assert (kept.stat().st_size, kept.read_bytes()[: size // 2]) == (size, before[: size // 2])
 
     # English alone is as if there were no other captions.
     lines = (folder / CAPTIONS_FILE).read_text().splitlines()
-    (folder / CAPTIONS_FILE).write_text("\n".join(x for x in lines if '"EN"' in x))
+    (folder / CAPTIONS_FILE).write_text("\n".join(x for x in lines if '"de"' not in x))
     _, _, english = evaluated(folder)
-    assert english["retrieval"]["t2i"] == retrieval["by_language"]["en"]["t2i"]
-    assert english["retrieval"]["i2t"] == retrieval["by_language"]["en"]["i2t"]
+    assert english["retrieval"]["t2i"] == retrieval["by_language"]["EN"]["t2i"]
+    assert english["retrieval"]["i2t"] == retrieval["by_language"]["EN"]["i2t"]
     assert english["sets"][0]["version"] != found["sets"][0]["version"]
 
     (folder / "3.png").write_bytes(b"no image")

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 
 from vlm_perception.datasets.captions_file import UNKNOWN
 from vlm_perception.datasets.questions_file import QUESTIONS_FILE, Question, read_questions
-from vlm_perception.datasets.roadworld.streets import Streets
 from vlm_perception.evaluation.folder_images import FolderImages, FolderImagesError, plain_name
+from vlm_perception.evaluation.image_sets import FolderSet, ImageSet, StreetSet
 from vlm_perception.media.image_folder import list_images
 
 
@@ -39,31 +38,18 @@ class Asked:
         return json.dumps([self.image, self.question], ensure_ascii=False)
 
 
-class AskedSet(Protocol):
-    """Questions about images in a fixed order."""
+class AskedSet(ImageSet, Protocol):
+    """Questions about images in a fixed order; its length is their number."""
 
     @property
     def questions(self) -> Sequence[str]:
         """All different ones."""
 
-    def __len__(self) -> int:
-        """Number of questions about images."""
-
     def __iter__(self) -> Iterator[Asked]:
         """One after the other."""
 
-    @property
-    def identity(self) -> dict[str, str]:
-        """What tells it from other sets before any image is read."""
 
-    def described(self) -> dict[str, str]:
-        """Name, version (a digest of the data) and split, once it was gone through."""
-
-    def notes(self) -> list[str]:
-        """What is not in the set, a sentence each."""
-
-
-class AskedFolder:
+class AskedFolder(FolderSet):
     """The questions of a folder's questions.jsonl; without that file each image is described."""
 
     def __init__(self, folder: Path, *, skip_broken: bool) -> None:
@@ -74,39 +60,30 @@ class AskedFolder:
             MediaError: the folder cannot be listed.
             FolderImagesError: images are missing or broken and not to be left out.
         """
-        file = folder / QUESTIONS_FILE
-        self._file = file if file.exists() else None
-        if self._file is not None:
-            asked = read_questions(self._file)
+        given = folder / QUESTIONS_FILE
+        file = given if given.exists() else None
+        if file is not None:
+            asked = read_questions(file)
             asked = [Question(plain_name(each.image), each.text, each.language) for each in asked]
         else:
             asked = [Question(name, "", UNKNOWN) for name in _every_image(folder)]
-        self._images = FolderImages(folder, (each.image for each in asked), skip_broken=skip_broken)
-        self._asked = [each for each in asked if each.image in self._images.names]
-        self.questions = list(dict.fromkeys(each.text for each in self._asked))
+        images = FolderImages(folder, (each.image for each in asked), skip_broken=skip_broken)
+        super().__init__(images, file)
+        self._all = asked
+        self.questions = list(dict.fromkeys(each.text for each in self._asked()))
 
     def __len__(self) -> int:
         """Number of questions about images that can be read."""
-        return len(self._asked)
+        return len(self._asked())
 
     def __iter__(self) -> Iterator[Asked]:
         """The questions about images that can be read, in the order of the file."""
-        for each in self._asked:
+        for each in self._asked():
             read = partial(self._images.read, each.image)
             yield Asked(each.image, each.text, each.language, read)
 
-    @property
-    def identity(self) -> dict[str, str]:
-        """As `described`."""
-        return self.described()
-
-    def described(self) -> dict[str, str]:
-        """See FolderImages."""
-        return self._images.described(self._file)
-
-    def notes(self) -> list[str]:
-        """What is missing or broken."""
-        return [*filter(None, [self._images.told()])]
+    def _asked(self) -> list[Question]:
+        return [each for each in self._all if each.image in self._images.names]
 
 
 def _every_image(folder: Path) -> list[str]:
@@ -118,40 +95,15 @@ def _every_image(folder: Path) -> list[str]:
     return names
 
 
-class AskedStreets:
+class AskedStreets(StreetSet):
     """Streets of the road world, to be described in English."""
 
     questions = ("",)
 
-    def __init__(self, seeds: range) -> None:
-        """Render nothing yet."""
-        self._seeds, self._streets = seeds, Streets(seeds)
-        self._digest = hashlib.sha256()
-
-    def __len__(self) -> int:
-        """Number of streets."""
-        return len(self._streets)
-
     def __iter__(self) -> Iterator[Asked]:
         """Render one after the other."""
-        self._digest = hashlib.sha256()
-        for street in self._streets:
-            self._digest.update(street.image.tobytes())
+        for street in self._rendered():
             yield Asked(street.provenance, "", "en", partial(np.asarray, street.image))
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """Name and split."""
-        split = f"seeds {self._seeds[0]} to {self._seeds[-1]}"
-        return {"name": "road world", "split": split}
-
-    def described(self) -> dict[str, str]:
-        """The seeds are the split; the version covers the pixels that were given."""
-        return {**self.identity, "version": self._digest.hexdigest()}
-
-    def notes(self) -> list[str]:
-        """None."""
-        return []
 
 
 def asked_set(data: Path | None, scenes: int, first_seed: int, *, skip_broken: bool) -> AskedSet:

@@ -8,6 +8,8 @@ Sigmoid and softmax are monotone in the cosine, so that the order is that of the
 from __future__ import annotations
 
 import hashlib
+import re
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +50,8 @@ from vlm_perception.types import Frame
 VERB = "evaluate retrieval"
 TEXTS_AT_A_TIME = 32
 THREADS = 2
+IMAGES, TEXTS = "images.f32", "texts.f32"
+_MADE_BY = re.compile(r"[0-9a-f]{16}")
 WORDS = {I2T: "image to text", T2I: "text to image"}
 
 
@@ -61,6 +65,8 @@ class Found:
     """The set: name, version and split."""
     notes: Sequence[str]
     """What is not in the figures, and what they cannot show."""
+    file: Path
+    """Has the records as JSON lines."""
 
 
 def run(
@@ -72,7 +78,7 @@ def run(
         bundle: name or path of the bundle.
         data: the folder; None: the road world.
         scenes: how many of the road world.
-        out: folder that keeps embeddings, and the ranks of each image.
+        out: folder that keeps the embeddings of this bundle, and the ranks of each image.
         skip_broken: leave out the images of the folder that are missing or broken.
 
     Raises:
@@ -91,15 +97,18 @@ def run(
             else CaptionedFolder(data, skip_broken=skip_broken)
         )
         found = examine(model, chosen, folder)
+        place = out / found.file.relative_to(folder)
     result = figures(found.records)
     return Report(
-        [_table(result), *found.notes],
+        [_table(result), *found.notes, f"The ranks of each image are in {place}"],
         {"retrieval": result, "bundle_digest": model.digest, "sets": [found.described]},
     )
 
 
 def examine(bundle: ModelBundle, chosen: CaptionedSet, folder: Path) -> Found:
     """Embed what the folder does not hold yet, with progress bars, and rank everything.
+
+    At the end it holds the embeddings of this bundle, as this version of the program makes them.
 
     Args:
         bundle: the model.
@@ -111,12 +120,14 @@ def examine(bundle: ModelBundle, chosen: CaptionedSet, folder: Path) -> Found:
     home = folder / _made_by(bundle, encoder.engine_name)
     home.mkdir(exist_ok=True)
     width = bundle.manifest.vision.embedding_width
-    names, rows, captions = _encode_images(chosen, encoder, home / "images.f32", width)
+    names, rows, captions = _encode_images(chosen, encoder, home / IMAGES, width)
     texts = list(dict.fromkeys(caption.text for each in captions for caption in each))
-    embedded = _embed_texts(texts, tower, home / "texts.f32", width)
+    embedded = _embed_texts(texts, tower, home / TEXTS, width)
     records = _records(names, rows, captions, embedded)
     described = chosen.described()
-    write_lines(home / f"records-{described['version'][:16]}.jsonl", records)
+    file = home / f"records-{described['version'][:16]}.jsonl"
+    write_lines(file, records)
+    _remove_others(home)
     notes = chosen.notes()
     cut = sum(not tower.reads_whole(text) for text in texts)
     if cut:
@@ -127,13 +138,20 @@ def examine(bundle: ModelBundle, chosen: CaptionedSet, folder: Path) -> Found:
             f"{shared} captions have the text of another image's; each is right for its own image "
             "only, and they stand before each other"
         )
-    return Found(records, described, notes)
+    return Found(records, described, notes, file)
 
 
 def _made_by(bundle: ModelBundle, engine: str) -> str:
     """Names all that embeddings depend on."""
     code = code_digest(engines, media, perception)
     return hashlib.sha256(f"{bundle.digest} {engine} {code}".encode()).hexdigest()[:16]
+
+
+def _remove_others(home: Path) -> None:
+    """Remove embeddings that another bundle, engine or version of the program has made."""
+    for images in home.parent.glob(f"*/{IMAGES}"):
+        if images.parent != home and _MADE_BY.fullmatch(images.parent.name):
+            shutil.rmtree(images.parent)
 
 
 def _encode_images(

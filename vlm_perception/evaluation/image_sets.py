@@ -1,0 +1,106 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What sets of images have in common, whatever is known of these: folders and the road world."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.datasets.roadworld.streets import Street, Streets
+from vlm_perception.evaluation.folder_images import FolderImages
+
+
+class ImageSet(Protocol):
+    """Images in a fixed order."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def leave_out(self, name: str, error: VlmPerceptionError) -> None:
+        """Take note that an image cannot be used, or raise the error."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What tells it from other sets before any image is read."""
+
+    def described(self) -> dict[str, str]:
+        """Name, version (a digest of the data) and split, once it was gone through."""
+
+    def notes(self) -> list[str]:
+        """What is not in the set, a sentence each."""
+
+
+class FolderSet:
+    """Images of a folder that a file beside them names."""
+
+    def __init__(self, images: FolderImages, file: Path | None) -> None:
+        """Keep both.
+
+        Args:
+            images: all tried already.
+            file: what is known of them; None: nothing, they are all of the folder's.
+        """
+        self._images, self._file = images, file
+
+    def __len__(self) -> int:
+        """Number of images that can be read."""
+        return len(self._images.names)
+
+    def leave_out(self, name: str, error: VlmPerceptionError) -> None:
+        """Leave an image out that broke after it was tried; see FolderImages."""
+        self._images.leave_out(name, str(error))
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """As `described`, before anything is left out."""
+        return self.described()
+
+    def described(self) -> dict[str, str]:
+        """The folder's name; the version covers the file and the images."""
+        return self._images.described(self._file)
+
+    def notes(self) -> list[str]:
+        """What is missing or broken."""
+        return [*filter(None, [self._images.told()])]
+
+
+class StreetSet:
+    """Streets of the road world."""
+
+    def __init__(self, seeds: range) -> None:
+        """Render nothing yet."""
+        self._seeds, self._streets = seeds, Streets(seeds)
+        self._digest = hashlib.sha256()
+
+    def __len__(self) -> int:
+        """Number of streets."""
+        return len(self._streets)
+
+    def leave_out(self, name: str, error: VlmPerceptionError) -> None:
+        """Raise the error: a rendered image is never broken."""
+        raise error
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Name and split, which is the seeds."""
+        split = f"seeds {self._seeds[0]} to {self._seeds[-1]}"
+        return {"name": "road world", "split": split}
+
+    def described(self) -> dict[str, str]:
+        """The version covers the pixels that were given, and what was said of them."""
+        return {**self.identity, "version": self._digest.hexdigest()}
+
+    def notes(self) -> list[str]:
+        """None."""
+        return []
+
+    def _rendered(self) -> Iterator[Street]:
+        """Render one after the other, and begin the digest; what is said of each is added to it."""
+        self._digest = hashlib.sha256()
+        for street in self._streets:
+            self._digest.update(street.image.tobytes())
+            yield street
