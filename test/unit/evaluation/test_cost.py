@@ -153,5 +153,5 @@ def test_the_figures_are_written(tmp_path: Path) -> None:
     assert cost["total_ms"] > cost["decode_ms"] > cost["encoder_ms"] > 0
     assert cost["kv_bytes_in_all"] > cost["kv_bytes_per_image"] > cost["tokens_per_image"] > 0
     assert cost["peak_rss_mb"] > 50
-    assert found["sets"][0]["split"] == "seeds 6500003 to 6500003"
+    assert found["sets"][0]["split"] == "seeds 6500002 to 6500002"
     assert "total, from the image to the end of its caption" in console.export_text()
