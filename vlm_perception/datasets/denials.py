@@ -232,7 +232,7 @@ def _opens(tokens: Sequence[str], at: int) -> _Scope | None:
     if token in _NO or (token in _OF and before and before[-1] in _NOT_OF):
         named = token == "no" and before and before[-1] in ("a", "the")  # `a no parking sign`
         return None if named else _Scope(narrow=False)
-    if token == "missing" and following in _ARTICLES:
+    if token == "missing" and following in _ARTICLES - {"the"}:  # not as one misses the ball
         return _Scope(narrow=False)
     if token in _NOT or token.endswith("n't"):
         return _Scope(narrow=True, speaker=len(before) < 2 or bool(_SPEAKERS & set(before)))

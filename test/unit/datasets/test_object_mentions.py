@@ -59,6 +59,7 @@ NAMES = ObjectNames(
         ("a person not wearing skis carrying a knife", {"person", "knife"}),
         ("a no parking sign by the car", {"car"}),
         ("the car is missing a bus", {"car"}),
+        ("a person missing the bus", {"person", "bus"}),
         ("the car is missing; the bus is missing from the road", set()),
         ("the person doesn't seem to notice the car", {"person", "car"}),
         ("I do not see the car, the person doesn't see any bus", {"person"}),
