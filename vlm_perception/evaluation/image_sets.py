@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +32,10 @@ class ImageSet(Protocol):
 
     def notes(self) -> list[str]:
         """What is not in the set, a sentence each."""
+
+    @property
+    def broken(self) -> Sequence[str]:
+        """The names of the images that are left out."""
 
 
 class FolderSet:
@@ -67,9 +71,16 @@ class FolderSet:
         """What is missing or broken."""
         return [*filter(None, [self._images.told()])]
 
+    @property
+    def broken(self) -> Sequence[str]:
+        """The images that are missing or broken."""
+        return list(self._images.broken)
+
 
 class StreetSet:
     """Streets of the road world."""
+
+    broken: Sequence[str] = ()
 
     def __init__(self, seeds: range) -> None:
         """Render nothing yet."""
@@ -104,3 +115,8 @@ class StreetSet:
         for street in self._streets:
             self._digest.update(street.image.tobytes())
             yield street
+
+
+def left_out(broken: Sequence[str]) -> dict[str, object]:
+    """Images that are left out, for a report."""
+    return {"count": len(broken), "names": list(broken)}

@@ -109,7 +109,9 @@ def test_what_is_broken_is_named_and_left_out_only_when_that_is_said(
     assert "1 of 3 images are missing or broken" in said
     assert {line["image"] for line in lines(out / "records.jsonl")} == {"a.png", "c.png"}
     assert "is there a car" in [line["text"] for line in lines(out / "questions/random.jsonl")]
-    assert json.loads(figures.read_text())["images"] == 2
+    found = json.loads(figures.read_text())
+    assert (found["images"], found["valid"]) == (2, True)
+    assert found["broken"] == {"count": 1, "names": ["b.png"]}
 
 
 class Asked(Polled):

@@ -29,6 +29,7 @@ from vlm_perception.evaluation.comparison.bootstrap import estimate
 from vlm_perception.evaluation.comparison.compare import LEVEL, Difference, compare
 from vlm_perception.evaluation.comparison.scored import Scored
 from vlm_perception.evaluation.cost import evaluate as cost
+from vlm_perception.evaluation.image_sets import left_out
 from vlm_perception.evaluation.machine_load import Load
 from vlm_perception.evaluation.pope.questions import PUBLISHED
 from vlm_perception.evaluation.report import Report, figure_table, finite
@@ -177,7 +178,8 @@ def _content(
         }
         for each, its in zip(bundles, parts, strict=True)
     ]
-    content = {**of_each[0], "sets": sets}
+    broken = _unlike(name for its in parts for part in its for name in part.broken)
+    content = {**of_each[0], "sets": sets, "broken": left_out(broken)}
     if len(of_each) == 1:
         return content
     compared = {

@@ -70,6 +70,10 @@ class KnownSet(Protocol):
     def notes(self) -> Sequence[str]:
         """What is left out, a sentence each."""
 
+    @property
+    def broken(self) -> Sequence[str]:
+        """The names of the images that are left out."""
+
 
 class KnownFolder:
     """The images that objects.jsonl and answers.jsonl of a folder name."""
@@ -133,6 +137,11 @@ class KnownFolder:
         told = self._images.told()
         return [told] if told else []
 
+    @property
+    def broken(self) -> Sequence[str]:
+        """Those that are missing or broken."""
+        return list(self._images.broken)
+
 
 class KnownStreets:
     """Streets of the road world."""
@@ -140,6 +149,7 @@ class KnownStreets:
     name = "road world"
     labels: Sequence[str] = LABELS
     notes: Sequence[str] = ()
+    broken: Sequence[str] = ()
 
     def __init__(self, seeds: range, questions: Sequence[QuestionSpec]) -> None:
         """Render nothing yet.

@@ -74,6 +74,8 @@ class Part:
     sets: Sequence[Mapping[str, str]]
     """Name, version and split of each, and what it was used for."""
     notes: Sequence[str]
+    broken: Sequence[str]
+    """Images that are left out."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def tags_and_answers(candidate: Candidate, material: Material) -> Part | None:
     if not found:
         return None
     sets = [{**seen.described, "of": " and ".join(found)}]
-    return Part(found, _nested(found.values()), sets, chosen.notes)
+    return Part(found, _nested(found.values()), sets, chosen.notes, chosen.broken)
 
 
 def retrieved(candidate: Candidate, material: Material) -> Part | None:
@@ -136,7 +138,7 @@ def retrieved(candidate: Candidate, material: Material) -> Part | None:
     scored = {"retrieval": Renamed(recalls.scored(found.records), "retrieval")}
     notes = [f"Retrieval, {pool}", *found.notes]
     sets = [{**found.described, "of": "retrieval"}]
-    return Part(scored, {"retrieval": figures}, sets, notes)
+    return Part(scored, {"retrieval": figures}, sets, notes, chosen.broken)
 
 
 def polled(candidate: Candidate, material: Material) -> Part | None:
@@ -161,7 +163,8 @@ def polled(candidate: Candidate, material: Material) -> Part | None:
         "pope": polling.by_likelihood(records),
         "pope_free_text": polling.by_free_text(records),
     }
-    return Part(found, polling.figures(records), sets, [f"POPE: {each}" for each in asked.notes()])
+    notes = [f"POPE: {each}" for each in asked.notes()]
+    return Part(found, polling.figures(records), sets, notes, asked.images.broken)
 
 
 def described(candidate: Candidate, material: Material) -> Part | None:
@@ -186,7 +189,7 @@ def described(candidate: Candidate, material: Material) -> Part | None:
     figures = {"hallucination": invention.figures(records)}
     sets = [{**chosen.described(), "of": "hallucination"}]
     notes = [f"Captions: {each}" for each in looked_for.notes()]
-    return Part(found, figures, sets, [*notes, *chosen.notes()])
+    return Part(found, figures, sets, [*notes, *chosen.notes()], chosen.broken)
 
 
 PARTS: Sequence[Callable[[Candidate, Material], Part | None]] = (

@@ -28,6 +28,7 @@ from vlm_perception.evaluation.hallucination.figures import (
     figures,
 )
 from vlm_perception.evaluation.hallucination.looked_for import LookedFor
+from vlm_perception.evaluation.image_sets import left_out
 from vlm_perception.evaluation.journal import Journal, image_key
 from vlm_perception.evaluation.labelled_images import (
     LabelledFolder,
@@ -92,6 +93,7 @@ def run(
             "looked_for": looked_for.as_json(),
             "bundle_digest": model.digest,
             "sets": [chosen.described()],
+            "broken": left_out(chosen.broken),
         },
     )
 

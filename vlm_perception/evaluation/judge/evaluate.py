@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.progress import Progress
 
+from vlm_perception.evaluation.image_sets import left_out
 from vlm_perception.evaluation.journal import Journal
 from vlm_perception.evaluation.judge.figures import EVEN, Kind, Record, figures, judged
 from vlm_perception.evaluation.judge.rubric import (
@@ -146,6 +147,7 @@ def run(
             "bundle_digest": bundles[0].digest,
             "against_digest": bundles[1].digest if against is not None else None,
             "sets": [described],
+            "broken": left_out(chosen.broken),
         },
         code=FAILED if failures else 0,
     )

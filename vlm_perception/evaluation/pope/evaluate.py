@@ -16,6 +16,7 @@ from rich.console import RenderableType
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.json_lines import write_lines
+from vlm_perception.evaluation.image_sets import left_out
 from vlm_perception.evaluation.journal import Journal
 from vlm_perception.evaluation.pope.metrics import Record, figures
 from vlm_perception.evaluation.pope.poll import MOST_TOKENS, Polled, poll
@@ -139,6 +140,7 @@ def report(records: Sequence[Record], asked: PopeSet, digest: str, out: Path) ->
             **found,
             "metric": METRIC,
             **described(records, asked.name, asked.versions()),
+            "broken": left_out(asked.images.broken),
             "bundle_digest": digest,
         },
     )

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from rich.progress import track
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.roadworld.truth import presence_question
 from vlm_perception.evaluation.folder_images import FolderImages, plain_name
+from vlm_perception.evaluation.image_sets import FolderSet, ImageSet
 from vlm_perception.evaluation.labelled_images import LabelledFolder, LabelledSet, LabelledStreets
 from vlm_perception.evaluation.pope.questions import (
     EACH,
@@ -36,38 +36,6 @@ Pictures = Iterable[tuple[str, Callable[[], NDArray[np.uint8]]]]
 """The name of each image, and what gives its pixels, RGB [height, width, 3]."""
 
 
-class Images(Protocol):
-    """What questions are about."""
-
-    def leave_out(self, name: str, error: VlmPerceptionError) -> None:
-        """Take note that an image cannot be used, or raise the error."""
-
-    def described(self) -> dict[str, str]:
-        """Name, version (a digest) and split."""
-
-    def notes(self) -> list[str]:
-        """What is not in the set, a sentence each."""
-
-
-@dataclass(frozen=True)
-class GivenImages:
-    """Those of published questions."""
-
-    found: FolderImages
-
-    def leave_out(self, name: str, error: VlmPerceptionError) -> None:
-        """See FolderImages."""
-        self.found.leave_out(name, str(error))
-
-    def described(self) -> dict[str, str]:
-        """See FolderImages."""
-        return self.found.described(None)
-
-    def notes(self) -> list[str]:
-        """What is missing or broken."""
-        return [*filter(None, [self.found.told()])]
-
-
 @dataclass
 class PopeSet:
     """Questions and what they are about."""
@@ -77,7 +45,7 @@ class PopeSet:
     """By set: random, popular, adversarial. Images have the names of `pictures`."""
     pictures: Callable[[], Pictures]
     """Goes through the images."""
-    images: Images
+    images: ImageSet
     origin: str
     """Where the questions come from, a sentence."""
 
@@ -133,7 +101,7 @@ def given_questions(files: Mapping[str, Path], folder: Path, *, skip_broken: boo
         name=", ".join(file.stem for file in files.values()),
         questions=kept,
         pictures=lambda: [(name, partial(images.read, name)) for name in images.names],
-        images=GivenImages(images),
+        images=FolderSet(images, None),
         origin=f"Questions of {', '.join(map(str, files.values()))}; images of {folder}",
     )
 

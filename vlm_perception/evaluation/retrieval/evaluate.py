@@ -27,6 +27,7 @@ from vlm_perception.common.json_lines import write_lines
 from vlm_perception.datasets.sample import Caption
 from vlm_perception.evaluation.code_digest import code_digest
 from vlm_perception.evaluation.comparison.bootstrap import REPLICATES
+from vlm_perception.evaluation.image_sets import left_out
 from vlm_perception.evaluation.report import Report, figure_table
 from vlm_perception.evaluation.retrieval.figures import (
     DEPTHS,
@@ -101,7 +102,12 @@ def run(
     result = figures(found.records)
     return Report(
         [_table(result), *found.notes, f"The ranks of each image are in {place}"],
-        {"retrieval": result, "bundle_digest": model.digest, "sets": [found.described]},
+        {
+            "retrieval": result,
+            "bundle_digest": model.digest,
+            "sets": [found.described],
+            "broken": left_out(chosen.broken),
+        },
     )
 
 
