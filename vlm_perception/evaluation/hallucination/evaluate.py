@@ -173,7 +173,7 @@ def _begins(at: str | None, scales: Sequence[str], images: int) -> str:
     """Where invention begins, as far as anybody can say."""
     if not scales:
         return (
-            f"Where invention begins cannot be told: captions of less than {ENOUGH} images name "
+            f"Where invention begins cannot be told: captions of fewer than {ENOUGH} images name "
             "anything at full size and at a smaller scale"
         )
     found = (
