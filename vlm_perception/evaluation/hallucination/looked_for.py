@@ -68,8 +68,8 @@ class LookedFor:
         if self.in_no_image:
             notes.append(
                 f"{len(self.in_no_image)} of them are in no image, an invention wherever they are "
-                f"named: {_some(self.in_no_image)}. Say in {SYNONYMS_FILE} which of them are another "
-                "word for a label (synonyms), or are not labelled at all (others)"
+                f"named: {_some(self.in_no_image)}. Say in {SYNONYMS_FILE} which of them are "
+                "another word for a label (synonyms), or are not labelled at all (others)"
             )
         if self.names.joined:
             pairs = [f"{label} with {other}" for label, other in self.names.joined.items()]
