@@ -248,7 +248,8 @@ def test_failures_are_listed_and_asked_for_again(copy: Path, judge: ScriptedJudg
     judge.answer = longer
     found = judged(copy, judge)["judge"]
     assert (found["judged"], found["failed"], len(judge.prompts)) == (3, 0, 1)
-    assert found["score"] == pytest.approx((5 + 5 + 2) / 3)
+    (answer,) = texts(judge.prompts[0])
+    assert found["score"] == pytest.approx((5 + 5 + len(answer.split())) / 3)
 
 
 @pytest.mark.parametrize(("refusals", "failed"), [(3, 0), (4, 1)])

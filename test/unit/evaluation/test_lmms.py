@@ -105,7 +105,7 @@ def test_what_is_no_such_row_is_an_error(messages, why):
 
 def test_a_bundle_answers_as_its_networks_do():
     bundle = ModelBundle.load("roadworld-nano")
-    respondent, text = Respondent(bundle, threads=1), "Describe the scene."
+    respondent, text = Respondent(bundle, threads=1), "describe the scene"
     encoder, language = VisionEncoder(bundle, temporal=False), LanguageModel(bundle)
     for seed in (1, 2):
         picture = image(seed=seed)
