@@ -182,6 +182,10 @@ def test_a_file_of_figures_replaces_its_own_kind_only(
         told = CliRunner().invoke(app, ["bench", "replay", "scene.mcap", "--json", name])
         assert told.exit_code == 2
         assert "choose another name" in told.output
+    for name in ("scene.mcap/figures.json", "/proc/room/figures.json"):
+        told = CliRunner().invoke(app, ["bench", "roadworld", "--json", name])
+        assert told.exit_code == 2
+        assert "cannot be written" in told.output, "before anything is measured"
     assert content(tmp_path) == {"scene.mcap": "mine", "figures.json": "edited"}
 
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from vlm_perception.outputs.mark import Mark, OutputError, read_mark, stamp, write_mark
@@ -25,16 +26,27 @@ def maker(file: Path) -> str:
 
 
 def require_free(file: Path, verb: str) -> None:
-    """Refuse a file that exists, unless this verb has left it so.
+    """Refuse a file that exists, unless this verb has left it so, and one that cannot be written.
 
     Raises:
-        OutputError: another file or folder is there.
+        OutputError: another file or folder is there, or nothing can be written there.
     """
-    if os.path.lexists(file) and not _is_stream(file) and maker(file) != verb:
+    if _is_stream(file):
+        return
+    if os.path.lexists(file) and maker(file) != verb:
         raise OutputError(
             f"{file} exists and was not written by this program for this purpose, or was changed "
             "since; move it away or choose another name"
         )
+    # What rights say is not enough: some file systems take no files whoever asks.
+    folder = next(each for each in file.absolute().parents if os.path.lexists(each))
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"{file} cannot be written ({error.strerror}); choose another place"
+        ) from error
 
 
 @contextmanager
