@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.options.common import JsonOption, one_of, plain_errors
+from vlm_perception.cli.options.common import JsonOption, one_of, plain_errors, refuse
 from vlm_perception.common.interrupt import INTERRUPTED
 from vlm_perception.outputs.console import say
 
@@ -35,6 +35,7 @@ def curate_init(folder: FolderArgument) -> None:
 
 @app.command("run")
 def curate_run(
+    context: typer.Context,
     folder: FolderArgument,
     to: Annotated[str, typer.Option(help="The last stage to make; all are by default.")] = "",
     redo: Annotated[
@@ -58,6 +59,10 @@ def curate_run(
     for option, value in (("--to", to), ("--redo", redo)):
         if value:
             one_of(option, value, stages)
+    if ray_address:
+        refuse(context, {"workers"}, "has no effect with --ray-address: the cluster has its own")
+    if to and redo and stages.index(redo) > stages.index(to):
+        raise typer.BadParameter(f"comes after {to}, the last to make", param_hint="--redo")
     options = run.Options(to or stages[-1], redo or None, engine(workers, ray_address or None))
     console = Console()
     with plain_errors():

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +26,8 @@ def whole_file(file: Path) -> Iterator[IO[bytes]]:
         OSError: it cannot be written.
     """
     check_room(file)
-    # Two workers may write the same image.
-    part = file.with_name(f"{file.name}.{os.getpid()}{PART}")
+    # Two workers may write the same image, on two machines, too.
+    part = file.with_name(f"{file.name}.{secrets.token_hex(8)}{PART}")
     try:
         with part.open("wb") as stream:
             yield stream

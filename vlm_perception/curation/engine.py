@@ -17,12 +17,14 @@ from typing import Any
 
 import cv2
 
+from vlm_perception.common.errors import RunError, VlmPerceptionError
 from vlm_perception.curation.recipe import CurationError
 
 OBJECT_STORE_BYTES = 80 << 20
 """Ray's least: images travel by the disk and not through it."""
 MOST_BLOCKS = 1000
 CONNECT_S = 10.0
+DONE, FAILED, REFUSED = "done", "failed", "refused"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class Engine:
         """Call a function for each number, in any order; gives what it returns, as it is done.
 
         Raises:
-            CurationError: Ray is not installed, or there is no cluster at the address.
+            CurationError: Ray is not installed, there is no cluster at the address, or a worker
+                cannot use what it was given.
+            RunError: a worker failed.
         """
         if not numbers:
             return
@@ -59,7 +63,7 @@ class Engine:
         # Ray sets the level itself when its first data set is made.
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         for row in dataset.map(_Row(do)).iter_rows():
-            yield json.loads(row["done"])
+            yield _counts(*json.loads(row["answer"]))
 
     def __enter__(self) -> Engine:
         """Ray is started when there is something for it to do."""
@@ -122,7 +126,10 @@ def _require_answer(address: str) -> None:
 
 
 class _Row:
-    """The function, as Ray Data calls it."""
+    """The function, as Ray Data calls it.
+
+    Errors that are meant for people are data, too: Ray would wrap them in its own with a trace.
+    """
 
     def __init__(self, do: Callable[[int], dict[str, int]]) -> None:
         self._do = do
@@ -130,4 +137,26 @@ class _Row:
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         cv2.setNumThreads(1)
         # As text: Ray would give each row the keys of all others.
-        return {"done": json.dumps(self._do(int(row["number"])))}
+        return {"answer": json.dumps(self._answer(int(row["number"])))}
+
+    def _answer(self, number: int) -> tuple[str, Any]:
+        try:
+            return DONE, self._do(number)
+        except (RunError, OSError) as error:
+            return FAILED, str(error)
+        except VlmPerceptionError as error:
+            return REFUSED, str(error)
+
+
+def _counts(kind: str, content: Any) -> dict[str, int]:
+    """What a worker counted.
+
+    Raises:
+        RunError: it failed.
+        CurationError: it cannot use what it was given.
+    """
+    if kind == FAILED:
+        raise RunError(content)
+    if kind == REFUSED:
+        raise CurationError(content)
+    return dict(content)

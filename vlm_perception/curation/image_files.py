@@ -28,6 +28,7 @@ READ = frozenset({*SUFFIXES, ".gif"})
 MAGICS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8")
 """What image files begin with whose suffix says something else."""
 MOST_BYTES = 1 << 28
+MOST_DEEP = (1 << 16) - 1
 QUALITY = 95
 """Of the JPEG files that are written where a file cannot be kept as it is."""
 
@@ -37,7 +38,10 @@ _KEPT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 """Formats whose files are kept as they are where nothing has to be changed."""
 _ORIENTATION, _EXIF = 0x0112, 0x8769
 _TAKEN, _TAKEN_OFFSET = 0x9003, 0x9011
-_DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
+_DEEP = ("I", "I;16", "I;16B", "I;16L")
+_REDUCED = "16 bits reduced to 8"
+_PNG_DEPTH = 24
+"""Where a PNG's header has the bits of a value, which Pillow may reduce on its own."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +116,16 @@ def usable_image(file: bytes) -> UsableImage:
 
 
 def encoded(pixels: NDArray[np.uint8], changed: tuple[str, ...]) -> UsableImage:
-    """An image of pixels, uint8 RGB [height, width, 3]."""
+    """An image of pixels, uint8 RGB [height, width, 3].
+
+    Raises:
+        ImageError: a side is longer than JPEG allows.
+    """
     options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
-    _, file = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+    written, file = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
     height, width = pixels.shape[:2]
+    if not written:
+        raise ImageError("bad_size", f"{width}x{height} pixels cannot be written as JPEG; cut it")
     return UsableImage(bytes(file), ".jpg", width, height, changed)
 
 
@@ -152,6 +162,8 @@ def _brought(file: bytes, image: PIL.Image.Image) -> UsableImage:
             changed.append(_told_mode(image.mode))
         elif image.has_transparency_data:
             changed.append("transparency removed")
+        if kind == "PNG" and file[_PNG_DEPTH] == 16 and image.mode not in _DEEP:
+            changed.append(_REDUCED)
         pixels = _rgb(image)
     if orientation in range(2, 9):
         changed.append(f"EXIF orientation {orientation} applied")
@@ -171,11 +183,19 @@ def _taken_ns(image: PIL.Image.Image) -> int | None:
     taken, offset = str(part.get(_TAKEN, "")), str(part.get(_TAKEN_OFFSET, ""))
     for text in (f"{taken}{offset}", f"{taken}+00:00"):
         try:
-            return round(datetime.strptime(text, "%Y:%m:%d %H:%M:%S%z").timestamp()) * 1_000_000_000
+            taken_s = datetime.strptime(text, "%Y:%m:%d %H:%M:%S%z").timestamp()
         # Cameras without a clock write spaces or zeros.
         except (ValueError, OverflowError):
             continue
+        return usable_stamp(round(taken_s) * 1_000_000_000)
     return None
+
+
+def usable_stamp(stamp: object) -> int | None:
+    """A stamp in nanoseconds, if it is an integer of 64 bits; else none is known."""
+    if not isinstance(stamp, int) or isinstance(stamp, bool):
+        return None
+    return stamp if -(1 << 63) <= stamp < 1 << 63 else None
 
 
 def _exif(image: PIL.Image.Image) -> dict[int, Any]:
@@ -188,8 +208,12 @@ def _exif(image: PIL.Image.Image) -> dict[int, Any]:
 
 
 def _rgb(image: PIL.Image.Image) -> NDArray[np.uint8]:
+    if image.mode == "F":
+        raise ImageError("no_image", "it has floating-point values; write it with 8 or 16 bits")
     if image.mode in _DEEP:
         deep = np.asarray(image).astype(np.float64)
+        if deep.min() < 0 or deep.max() > MOST_DEEP:
+            raise ImageError("no_image", "it has values of 32 bits; write it with 8 or 16 bits")
         grey = np.clip(deep / 257.0, 0, 255).round().astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     return np.asarray(image.convert("RGB"))
@@ -197,5 +221,5 @@ def _rgb(image: PIL.Image.Image) -> NDArray[np.uint8]:
 
 def _told_mode(mode: str) -> str:
     if mode in _DEEP:
-        return "16 bits reduced to 8"
+        return _REDUCED
     return "transparency removed" if mode in ("RGBA", "LA", "PA") else f"{mode} converted to RGB"

@@ -13,7 +13,7 @@ from typing import Any
 
 from vlm_perception.common.json_lines import JsonLines
 from vlm_perception.common.ordinary_files import open_ordinary
-from vlm_perception.curation.image_files import MAGICS, READ
+from vlm_perception.curation.image_files import MAGICS, READ, usable_stamp
 from vlm_perception.curation.recipe import (
     CaptionsSource,
     CocoSource,
@@ -130,14 +130,22 @@ def _walk(root: Path, within: Path) -> Iterator[Item]:
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(root, path)
-        elif entry.is_symlink() and (root / path).is_dir():
-            yield {
-                "path": str(path),
-                "reason": "it is a link to a folder, which is not followed; give that folder as a "
-                "source of its own",
-            }
+        elif entry.is_symlink() and (why := _why_not_followed(root / path)):
+            yield {"path": str(path), "reason": why}
         elif path.suffix.lower() in READ or _looks_like_image(root / path):
             yield {"path": str(path), "recording": str(within)}
+
+
+def _why_not_followed(link: Path) -> str:
+    """Why a link is not followed; empty: it leads to no folder."""
+    try:
+        if not link.is_dir():
+            return ""
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    return (
+        "it is a link to a folder, which is not followed; give that folder as a source of its own"
+    )
 
 
 def _looks_like_image(path: Path) -> bool:
@@ -162,8 +170,9 @@ def _harvest(file: Path) -> Iterator[Item]:
             item["captions"] = [
                 {"text": text, "language": "und", "by": str(content.get("bundle_digest", ""))}
             ]
-        if isinstance(content.get("stamp"), int):
-            item["stamp_ns"] = content["stamp"]
+        stamp = usable_stamp(content.get("stamp"))
+        if stamp is not None:
+            item["stamp_ns"] = stamp
         for ours, theirs in (("recording", "recording"), ("camera", "topic")):
             if isinstance(content.get(theirs), str):
                 item[ours] = content[theirs]
@@ -209,7 +218,16 @@ def _coco(file: Path, language: str) -> list[Item]:
 
 def _tars(pattern: Path) -> list[Path]:
     """The tars that a path names, which may have wildcards in its last part."""
-    found = sorted(pattern.parent.glob(pattern.name)) if pattern.parent.is_dir() else []
+    if pattern.is_dir():
+        raise CurationError(f"{pattern} is a folder; name the tars in it: {pattern / '*.tar'}")
+    if pattern.exists():
+        return [pattern]
+    try:
+        found = sorted(each for each in pattern.parent.glob(pattern.name) if not each.is_dir())
+    except ValueError as error:
+        raise CurationError(
+            f"{pattern} is no pattern of names ({error}); * and ? are known, in the last part"
+        ) from error
     if not found:
         raise CurationError(f"no file is named {pattern}; correct the path in the recipe")
     return found

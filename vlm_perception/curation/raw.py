@@ -5,21 +5,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import tarfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from vlm_perception.curation.durable import write_bytes
 from vlm_perception.curation.image_files import (
-    MOST_BYTES,
-    READ,
     UsableImage,
     encoded,
     read_file,
     usable_image,
 )
+from vlm_perception.curation.tar_images import tar_images
 from vlm_perception.curation.tasks import Position, Record
 from vlm_perception.evaluation.folder_images import FolderImagesError, plain_name
 from vlm_perception.media.image_errors import ImageError
@@ -38,9 +36,7 @@ from vlm_perception.replay.recordings.source import (
 
 IMAGES = "images"
 FOREVER = 1 << 62
-"""More than any recording has frames, or any tar samples."""
-MOST_TEXT = 1 << 20
-"""Bytes of a caption's file in a tar."""
+"""More than any recording has frames."""
 
 Found = Iterator[tuple[Record, Position]]
 
@@ -73,25 +69,45 @@ def _files(task: dict[str, Any], stage: Path, position: Position) -> Found:
 def _recording(task: dict[str, Any], stage: Path, position: Position) -> Found:
     """Of each interval of the rate the first frame that can be read."""
     path, rate_hz = Path(task["path"]), task["rate_hz"]
-    first_ns, interval, skip = position or (None, -1, 0)
+    first_ns, interval, skip, told = position or (None, -1, 0, 0)
     try:
-        source = open_source(path, task["topic"])
-        for frame in source.frames(Span(), skip):
+        source = _opened(path, task["topic"])
+        for frame in _frames(source, path, skip):
             first_ns = frame.time_ns if first_ns is None else first_ns
             here = int((frame.time_ns - first_ns) * rate_hz / 1e9 + 1e-6)
-            after = (first_ns, max(here, interval), frame.index + 1)
+            passed = (first_ns, interval, frame.index + 1, 0)
             place = f"{path.name}#{frame.index}"
             if frame.pixels is None:
-                yield _failed(place, frame.fault_text), (first_ns, interval, frame.index + 1)
+                yield _failed(place, frame.fault_text), passed
             elif here > interval:
+                try:
+                    image = _of_frame(frame, source.type_name)
+                except ImageError as error:
+                    yield _failed(place, error), passed
+                    continue
                 interval = here
-                image = _of_frame(frame, source.type_name)
-                yield _kept(stage, image, _of_recording(path, place, frame, source)), after
+                known = _of_recording(path, place, frame, source)
+                yield _kept(stage, image, known), (first_ns, interval, frame.index + 1, 0)
         lost = source.losses
     except ReplayError as error:
         lost = [str(error)]
-    for sentence in lost:
-        yield _failed(path.name, sentence), (first_ns, interval, FOREVER)
+    for count, sentence in enumerate(lost[told:], told + 1):
+        yield _failed(path.name, sentence), (first_ns, interval, FOREVER, count)
+
+
+def _opened(path: Path, topic: str | None) -> Source:
+    try:
+        return open_source(path, topic)
+    except OSError as error:
+        raise ReplayError(f"it cannot be read: {error.strerror or error}") from error
+
+
+def _frames(source: Source, path: Path, skip: int) -> Iterator[CameraFrame]:
+    """The frames; a file that cannot be read is a fault of the recording, not of the set's disk."""
+    try:
+        yield from source.frames(Span(), skip)
+    except OSError as error:
+        raise ReplayError(f"{path.name} cannot be read: {error.strerror or error}") from error
 
 
 def _of_recording(path: Path, place: str, frame: CameraFrame, source: Source) -> Record:
@@ -102,84 +118,34 @@ def _of_recording(path: Path, place: str, frame: CameraFrame, source: Source) ->
 
 
 def _of_frame(frame: CameraFrame, kind: str) -> UsableImage:
-    """A frame's own JPEG file where it has one."""
+    """A frame's own JPEG file where it has one that others can read, too."""
     if kind == COMPRESSED_IMAGE:
         message: Any = message_types().deserialize_cdr(frame.message, COMPRESSED_IMAGE)
         file = bytes(message.data)
         if file.startswith(JPEG_START):
-            return usable_image(file)
+            with suppress(ImageError):
+                return usable_image(file)
     assert frame.pixels is not None
     return encoded(frame.pixels, ("written as JPEG",))
 
 
 def _tar(task: dict[str, Any], stage: Path, position: Position) -> Found:
-    """The samples of a tar: neighbouring files whose names are the same up to the first dot."""
     path, begin = Path(task["path"]), position or 0
-    try:
-        with tarfile.open(path, "r|*") as tar:
-            for place, (key, parts) in enumerate(_samples(tar), 1):
-                if place > begin:
-                    yield _sample(stage, path.name, key, parts, task["language"]), place
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        yield _failed(path.name, f"the tar cannot be read to its end: {error}"), FOREVER
-
-
-Parts = dict[str, bytes | str]
-"""By suffix: what a sample holds, or why it is left out."""
-
-
-def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, Parts]]:
-    current, parts = "", Parts()
-    for member in tar:
-        if not member.isfile():
+    for place, found in enumerate(tar_images(path, task["language"]), 1):
+        if place <= begin:
             continue
-        name = PurePosixPath(member.name)
-        stem, _, suffix = name.name.partition(".")
-        key, suffix = str(name.with_name(stem)) if stem else member.name, f".{suffix.lower()}"
-        if key != current and parts:
-            yield current, parts
-            parts = Parts()
-        current = key
-        most = MOST_BYTES if suffix in READ else MOST_TEXT
-        if suffix in READ or suffix in (".txt", ".json"):
-            stream = tar.extractfile(member)
-            whole = member.size <= most and stream is not None
-            parts[suffix] = stream.read() if whole and stream else f"it has more than {most} bytes"
-    if parts:
-        yield current, parts
-
-
-def _sample(stage: Path, tar: str, key: str, parts: Parts, language: str) -> Record:
-    suffix = next((each for each in parts if each in READ), "")
-    place = f"{tar}/{key}{suffix}"
-    file = parts.get(suffix, "it has no image")
-    try:
-        if isinstance(file, str):
-            raise ImageError("no_image", file)
-        known = {"path": place, "recording": tar, **_told(parts, language)}
-        return _kept(stage, usable_image(file), known)
-    except ImageError as error:
-        return _failed(place, error)
-
-
-def _told(parts: Parts, language: str) -> Record:
-    """Captions and licence of a sample; what is no text or JSON says nothing."""
-    text, told = parts.get(".txt", b""), parts.get(".json", b"{}")
-    known: Record = {}
-    try:
-        content = json.loads(told)
-    except (ValueError, RecursionError):
-        content = {}
-    if not isinstance(content, dict):
-        content = {}
-    caption = text.decode("utf-8", "replace") if isinstance(text, bytes) else ""
-    caption = caption.strip() or str(content.get("caption") or "").strip()
-    if caption:
-        known["captions"] = [{"text": caption, "language": language}]
-    licence = content.get("license") or content.get("licence")
-    if isinstance(licence, str):
-        known["licence"] = licence
-    return known
+        if isinstance(found, str):
+            yield _failed(path.name, found), place
+            continue
+        name = f"{path.name}/{found.name}"
+        try:
+            if isinstance(found.file, str):
+                raise ImageError("no_image", found.file)
+            image = usable_image(found.file)
+        except ImageError as error:
+            yield _failed(name, error), place
+            continue
+        yield _kept(stage, image, {"path": name, "recording": path.name, **found.known}), place
 
 
 def _failed(path: str, reason: object) -> Record:

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vlm_perception.curation.durable import read_lines, write_bytes
 from vlm_perception.curation.image_files import decode
-from vlm_perception.curation.recipe import CurationError
+from vlm_perception.curation.recipe import CurationError, read_recipe
 from vlm_perception.curation.run import read_times, told
 from vlm_perception.curation.stages import (
     FAILED,
@@ -25,7 +25,9 @@ from vlm_perception.curation.stages import (
     RAW,
     STAGES,
     Manifest,
+    before,
     read_manifest,
+    why_stale,
 )
 from vlm_perception.curation.tasks import Record
 
@@ -105,24 +107,45 @@ def write_report(folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made = _made(folder)
     page = environment.get_template("report.html.j2").render(
         name=folder.resolve().name,
         figures=known,
-        groups=list(_groups(folder)),
-        failed=list(_failed(folder)),
+        stale=stale_stages(folder),
+        groups=list(_groups(folder, made)),
+        failed=list(_failed(folder, made)),
         listed=LISTED,
     )
-    write_bytes(folder / REPORT, page.encode())
+    write_bytes(folder / REPORT, page.encode("utf-8", "backslashreplace"))
     return folder / REPORT
 
 
 def summary(folder: Path) -> list[str]:
     """A line for each stage that is complete."""
-    return [f"{each.name}: {told(each)}" for each in _made(folder)]
+    known = [f"{each.name}: {told(each)}" for each in _made(folder)]
+    return [*known, *stale_stages(folder)]
+
+
+def stale_stages(folder: Path) -> list[str]:
+    """A sentence for each stage that is left out, as it or one before it is stale."""
+    recipe, sentences = read_recipe(folder), list[str]()
+    for stage in STAGES:
+        manifest = read_manifest(folder, stage)
+        why = why_stale(folder, stage, manifest, recipe) if manifest else ""
+        if manifest and (why or sentences):
+            why = why or f"{before(stage)} is stale"
+            sentences.append(f"{stage} is left out, it is stale ({why}); --redo {stage} makes it")
+    return sentences
 
 
 def _made(folder: Path) -> list[Manifest]:
-    made = [each for each in (read_manifest(folder, stage) for stage in STAGES) if each is not None]
+    """The stages that are complete and not stale, which are the first ones."""
+    stale = stale_stages(folder)
+    found = [read_manifest(folder, stage) for stage in STAGES]
+    made = [each for each in found if each is not None]
+    made = made[: len(made) - len(stale)]
+    if not made and stale:
+        raise CurationError(stale[0])
     if not made:
         raise CurationError(
             f"{folder} has no complete stage; `vlm-perception curate run {folder}` makes them"
@@ -145,10 +168,10 @@ def _bucket(record: Record) -> str:
     return _bucket_names()[sum(1 for bound in BUCKETS if side >= bound)]
 
 
-def _groups(folder: Path) -> Iterator[tuple[str, int, list[Example]]]:
+def _groups(folder: Path, made: list[Manifest]) -> Iterator[tuple[str, int, list[Example]]]:
     """What was kept, and what was rejected by each rule: heading, count, examples."""
-    manifest = read_manifest(folder, FILTERED)
-    if manifest is None:
+    manifest = made[-1]
+    if manifest.name != FILTERED:
         return
     wanted = {"kept": manifest.kept, **manifest.rules}
     chosen: dict[str, list[Record]] = {rule: [] for rule in wanted}
@@ -187,11 +210,10 @@ def _thumbnail(file: Path) -> str:
     return base64.b64encode(bytes(cv2.imencode(".jpg", small)[1])).decode()
 
 
-def _failed(folder: Path) -> Iterator[tuple[str, str, str]]:
-    for stage in STAGES:
-        if read_manifest(folder, stage) is not None:
-            for record in _lines(folder, stage, FAILED):
-                yield stage, record["path"], record["reason"]
+def _failed(folder: Path, made: list[Manifest]) -> Iterator[tuple[str, str, str]]:
+    for each in made:
+        for record in _lines(folder, each.name, FAILED):
+            yield each.name, record["path"], record["reason"]
 
 
 def _lines(folder: Path, stage: str, file: str) -> Iterator[Any]:

@@ -17,17 +17,20 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+import vlm_perception
 from vlm_perception.curation.durable import PART, read_lines, write_bytes
 from vlm_perception.curation.engine import Engine
 from vlm_perception.curation.filtered import do_filter, filter_tasks, without_near_duplicates
 from vlm_perception.curation.listing import tasks as source_tasks
 from vlm_perception.curation.raw import do_raw
 from vlm_perception.curation.recipe import RECIPE, CurationError, Recipe, example, read_recipe
+from vlm_perception.curation.source_digest import digested, source_digest
 from vlm_perception.curation.stages import (
     FAILED,
     FILTERED,
     RAW,
     STAGES,
+    Inputs,
     Manifest,
     input_digest,
     put_in_place,
@@ -37,11 +40,13 @@ from vlm_perception.curation.stages import (
     write_stage,
 )
 from vlm_perception.curation.tasks import Record, Tasks, Work
+from vlm_perception.evaluation.code_digest import code_digest
 from vlm_perception.outputs import work
 from vlm_perception.outputs.console import say
 
 UNFINISHED = ".unfinished"
-BEGUN, MADE = "begun.json", "made.json"
+BEGUN, MADE, SOURCES = "begun.json", "made.json", "sources.json"
+CHANGED = "sources have changed since it was made"
 TIMES = "times.json"
 WORK: dict[str, Work] = {RAW: do_raw, FILTERED: do_filter}
 
@@ -80,7 +85,7 @@ def run(folder: Path, options: Options, console: Console) -> None:
         OSError: the disk is full, or cannot be written.
     """
     recipe = read_recipe(folder)
-    handle = work.taken(folder)
+    handle = work.taken(folder, "choose another folder")
     try:
         with options.engine:
             for stage in STAGES[: STAGES.index(options.to) + 1]:
@@ -98,6 +103,8 @@ def _make(folder: Path, stage: str, recipe: Recipe, options: Options, console: C
             if (_json(folder / UNFINISHED / BEGUN) or {}).get("stage") == stage:
                 remove_unfinished(folder / UNFINISHED)
             say(console, f"{stage}: complete, {told(old)}")
+            if _sources_changed(folder, stage, old, recipe):
+                say(console, f"{stage}: its {CHANGED}; --redo {stage} takes that in")
             return
         if why and not again:
             raise CurationError(
@@ -107,7 +114,7 @@ def _make(folder: Path, stage: str, recipe: Recipe, options: Options, console: C
     unfinished = _unfinished(folder, stage, recipe)
     tasks = Tasks(unfinished)
     with _Bar(stage, console) as bar:
-        count = tasks.write(_listed(folder, stage, recipe))
+        count = tasks.write(_listed(folder, stage, recipe, unfinished))
         missing = tasks.open_ones()
         bar.begin(count, count - len(missing))
         for counts in options.engine.done(partial(_do, unfinished, stage), missing):
@@ -151,6 +158,8 @@ def _unfinished(folder: Path, stage: str, recipe: Recipe) -> Path:
         "stage": stage,
         "recipe": recipe_part(stage, recipe),
         "input": input_digest(folder, stage),
+        # What another version has begun is not finished by this one.
+        "program": code_digest(vlm_perception),
     }
     if _json(unfinished / BEGUN) != begun or _is_moved(folder, stage, unfinished):
         remove_unfinished(unfinished)
@@ -180,10 +189,24 @@ def _json(file: Path) -> Any:
         return None
 
 
-def _listed(folder: Path, stage: str, recipe: Recipe) -> Iterator[dict[str, Any]]:
+def _listed(folder: Path, stage: str, recipe: Recipe, unfinished: Path) -> Iterator[dict[str, Any]]:
     if stage == RAW:
-        return source_tasks(recipe, folder)
+        return digested(
+            source_tasks(recipe, folder),
+            lambda digest: write_bytes(unfinished / SOURCES, json.dumps(digest).encode()),
+        )
     return filter_tasks(folder, recipe.filter)
+
+
+def _sources_changed(folder: Path, stage: str, manifest: Manifest, recipe: Recipe) -> bool:
+    """Whether the sources of a complete stage hold something else now."""
+    if stage != RAW or not manifest.sources:
+        return False
+    try:
+        return source_digest(source_tasks(recipe, folder)) != manifest.sources
+    # Sources that are gone, or cannot be listed, have nothing that could be taken in.
+    except (CurationError, OSError):
+        return False
 
 
 def _do(unfinished: Path, stage: str, number: int) -> dict[str, int]:
@@ -214,7 +237,9 @@ def _finish(folder: Path, stage: str, recipe: Recipe, tasks: Tasks, bar: _Bar) -
     made = tasks.folder / "stage"
     for cut_off in made.rglob(f"*{PART}"):
         cut_off.unlink()
-    return write_stage(made, stage, recipe, input_digest(folder, stage), received, records)
+    sources = str(_json(tasks.folder / SOURCES)) if stage == RAW else ""
+    inputs = Inputs(input_digest(folder, stage), sources, received)
+    return write_stage(made, stage, recipe, inputs, records)
 
 
 def _keep_time(folder: Path, stage: str, images: int, cpu_s: float) -> None:
@@ -243,6 +268,8 @@ def _state(folder: Path, stage: str, recipe: Recipe) -> str:
     manifest = read_manifest(folder, stage)
     if manifest is not None:
         why = why_stale(folder, stage, manifest, recipe)
+        if not why and _sources_changed(folder.resolve(), stage, manifest, recipe):
+            why = CHANGED
         return f"stale: {why}; --redo {stage} makes it again" if why else told(manifest)
     unfinished = folder / UNFINISHED
     begun = _json(unfinished / BEGUN) or {}

@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from vlm_perception.curation.durable import json_line, sync_folder, whole_file, write_bytes
 from vlm_perception.curation.recipe import CurationError, Recipe, changes
 from vlm_perception.curation.tasks import Record
-from vlm_perception.outputs.swap import exchanged
+from vlm_perception.outputs.swap import swap
 
 RAW, FILTERED = STAGES = ("00_raw", "01_filtered")
 STATUSES = ("kept", "rejected", "failed")
@@ -35,6 +35,8 @@ class Manifest(BaseModel):
     """The part of the recipe that it depends on, as JSON has it."""
     input: str
     """The digest of the stage before; empty for the first."""
+    sources: str = ""
+    """Of the first stage: what the sources held, as `source_digest` has it."""
     received: int
     kept: int
     rejected: int
@@ -89,8 +91,24 @@ def input_digest(folder: Path, stage: str) -> str:
     return earlier.digest if earlier else ""
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What came into a stage."""
+
+    digest: str
+    """Of the stage before; empty for the first."""
+    sources: str
+    """Of the sources; empty for all others."""
+    received: int
+    """Images."""
+
+
 def write_stage(
-    made: Path, stage: str, recipe: Recipe, input_of: str, received: int, records: Iterable[Record]
+    made: Path,
+    stage: str,
+    recipe: Recipe,
+    inputs: Inputs,
+    records: Iterable[Record],
 ) -> Manifest:
     """Write the lists and the manifest of a stage.
 
@@ -98,8 +116,7 @@ def write_stage(
         made: its folder, which is not yet in its place.
         stage: its name.
         recipe: it was made by.
-        input_of: the digest of the stage before.
-        received: images that came in.
+        inputs: what came in.
         records: what became of each.
     """
     counts: Counter[str] = Counter()
@@ -118,13 +135,16 @@ def write_stage(
             if status == "rejected":
                 rules[record["rule"]] += 1
     # A stage that lost an image on its way must not take its place.
-    if sum(counts.values()) != received:
-        raise AssertionError(f"{stage} received {received} images and accounts for {dict(counts)}")
+    if sum(counts.values()) != inputs.received:
+        raise AssertionError(
+            f"{stage} received {inputs.received} images and accounts for {dict(counts)}"
+        )
     manifest = Manifest(
         name=stage,
         recipe=recipe_part(stage, recipe),
-        input=input_of,
-        received=received,
+        input=inputs.digest,
+        sources=inputs.sources,
+        received=inputs.received,
         **{status: counts[status] for status in STATUSES},
         rules=dict(sorted(rules.items())),
         digest=digest.hexdigest(),
@@ -134,11 +154,7 @@ def write_stage(
 
 
 def put_in_place(made: Path, place: Path) -> None:
-    """Move a whole stage to its place; a stale one that is there goes."""
+    """Move a whole stage to its place; a stale one that was there is then in the folder it left."""
     sync_folder(made)
-    if place.exists() and not exchanged(made, place):
-        # Where the file system cannot exchange, there is a moment without either.
-        shutil.rmtree(place)
-    if not place.exists():
-        made.rename(place)
+    swap(made, place)
     sync_folder(place.parent)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from vlm_perception.outputs.mark import MARK, Mark, OutputError, read_mark, write_mark
 
+REMEDY = "choose another --out"
+
 
 class Unfinished(Mark):
     """What a run is writing."""
@@ -62,8 +64,12 @@ def remove(work: Path) -> None:
     work.rmdir()
 
 
-def taken(folder: Path) -> int:
+def taken(folder: Path, remedy: str = REMEDY) -> int:
     """Make a folder and take it for this run, until the returned file handle is closed.
+
+    Args:
+        folder: the folder.
+        remedy: what to do where it cannot be taken, as the end of a sentence.
 
     Raises:
         OutputError: another run has taken it, or it cannot be made.
@@ -72,13 +78,13 @@ def taken(folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise cannot(folder, error) from error
+        raise cannot(folder, error, remedy) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
         raise OutputError(
-            f"another run is writing to {folder}; wait for it to finish or choose another --out"
+            f"another run is writing to {folder}; wait for it to finish or {remedy}"
         ) from error
     except OSError:
         pass  # Some network file systems have no locks.
@@ -96,8 +102,6 @@ def is_bare(folder: Path) -> bool:
     return is_plain(folder) and all(each == folder / f"{MARK}.new" for each in files)
 
 
-def cannot(folder: Path, error: OSError) -> OutputError:
+def cannot(folder: Path, error: OSError, remedy: str = REMEDY) -> OutputError:
     """What to raise where a folder cannot be written."""
-    return OutputError(
-        f"results cannot be written to {folder} ({error.strerror}); choose another --out"
-    )
+    return OutputError(f"results cannot be written to {folder} ({error.strerror}); {remedy}")

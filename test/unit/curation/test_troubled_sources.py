@@ -1,0 +1,300 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is odd in a source costs at most that image, and what became stale is told."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+import yaml
+from support.recordings import jpeg, write
+from typer.testing import CliRunner
+
+from vlm_perception.cli import app
+from vlm_perception.common.disk_space import DiskFullError
+from vlm_perception.common.errors import RunError
+from vlm_perception.curation import durable, raw, stages, tar_images
+from vlm_perception.curation.engine import Engine
+from vlm_perception.curation.image_files import encoded, usable_image
+from vlm_perception.curation.tasks import Tasks
+from vlm_perception.media.image_errors import ImageError
+
+
+def saved(image, kind="PNG", **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def picture(value=0):
+    return saved(PIL.Image.new("RGB", (240, 240), (value, 90, 30)))
+
+
+def curate(*words, code=0):
+    result = CliRunner().invoke(app, ["curate", *map(str, words)])
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+def prepare(folder, *sources, **filters):
+    folder.mkdir(exist_ok=True)
+    text = yaml.safe_dump({"sources": list(sources), "filter": filters})
+    (folder / "recipe.yaml").write_text(text)
+    return folder
+
+
+def lines(folder, status, stage="00_raw"):
+    return [json.loads(line) for line in (folder / stage / f"{status}.jsonl").open()]
+
+
+def tar_of(file, members, mode="w"):
+    with tarfile.open(file, mode) as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("year", ["0001", "2263"])
+def test_a_stamp_that_no_64_bits_hold_is_none(tmp_path, year):
+    exif = PIL.Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = f"{year}:01:01 00:00:00"
+    (tmp_path / "a.png").write_bytes(saved(PIL.Image.new("RGB", (240, 240)), exif=exif))
+    (tmp_path / "b.png").write_bytes(picture())
+    harvest = [
+        {"file_name": "a.png", "text": "", "stamp": 10**30},
+        {"file_name": "b.png", "text": "", "stamp": True},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, harvest)))
+    folder = prepare(tmp_path / "set", {"kind": "harvest", "path": ".."})
+    curate("run", folder)
+    assert [each.get("stamp_ns") for each in lines(folder, "kept")] == [None, None]
+
+
+def test_a_frame_that_pillow_refuses_is_written_anew(tmp_path):
+    file = jpeg(1, 320, 240)
+    odd = file[:2] + b"\xff\xe0\x00\x06JFIF" + file[4 + int.from_bytes(file[4:6], "big") :]
+    write(tmp_path / "drive", [jpeg(0, 320, 240), odd])
+    source = {"kind": "recording", "path": "../drive", "rate_hz": 100.0}
+    folder = prepare(tmp_path / "set", source)
+    curate("run", folder, "--to", "00_raw")
+    assert [each["changed"] for each in lines(folder, "kept")] == [[], ["written as JPEG"]]
+
+
+def test_every_image_of_a_tar_has_a_record(tmp_path):
+    members = [
+        ("frame.0001.jpg", picture(1)),
+        ("frame.0001.txt", b"the first"),
+        ("frame.0002.jpg", picture(2)),
+        ("a.jpg", picture(3)),
+        ("a.png", b"no image"),
+        ("a.png", picture(4)),
+        ("a.json", json.dumps({"caption": ["a bus", "a red bus"]}).encode()),
+        ("b.png", picture(5)),
+        ("b.json", json.dumps({"caption": {"en": 1}}).encode()),
+        ("c.png", picture(6)),
+        ("c.json", b"{"),
+    ]
+    tar_of(tmp_path / "train[1].tar", members)
+    folder = prepare(tmp_path / "set", {"kind": "webdataset", "path": "../train[1].tar"})
+    curate("run", folder, "--to", "00_raw")
+    kept = lines(folder, "kept")
+    told = [
+        (each["path"].split("/")[1], [caption["text"] for caption in each.get("captions", [])])
+        for each in kept
+    ]
+    assert told == [
+        ("frame.0001.jpg", ["the first"]),
+        ("frame.0002.jpg", []),
+        ("a.jpg", ["a bus", "a red bus"]),
+        ("a.png", ["a bus", "a red bus"]),
+        ("b.png", []),
+        ("c.png", []),
+    ]
+    assert ["notes" in each for each in kept] == [False] * 4 + [True] * 2
+    assert [each["path"] for each in lines(folder, "failed")] == ["train[1].tar/a.png"]
+
+
+def test_what_was_read_before_a_tar_ends_is_kept(tmp_path):
+    tar_of(tmp_path / "a.tar", [("a.png", picture()), ("a.json", b" " * 5000)])
+    content = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(content[: content.index(b" " * 99) + 1000])
+    image, fault = tar_images.tar_images(tmp_path / "a.tar", "en")
+    assert image.file == picture()
+    assert "end" in fault
+
+
+def test_a_tar_whose_header_would_take_the_memory_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("x" * (2 << 20)))
+    (found,) = tar_images.tar_images(tmp_path / "a.tar.gz", "en")
+    assert "header" in found
+
+
+def test_a_full_disk_is_no_fault_of_a_tar(tmp_path, monkeypatch):
+    def full(file):
+        raise DiskFullError("full")
+
+    tar_of(tmp_path / "a.tar", [("a.png", picture())])
+    monkeypatch.setattr(durable, "check_room", full)
+    task = {"kind": "tar", "path": str(tmp_path / "a.tar"), "language": "", "source": 0}
+    with pytest.raises(DiskFullError):
+        next(raw.do_raw({**task, "licence": ""}, tmp_path, None))
+
+
+def test_what_jpeg_cannot_hold_is_an_error():
+    with pytest.raises(ImageError, match="65501x1"):
+        encoded(np.zeros((1, 65_501, 3), np.uint8), ())
+
+
+def test_values_of_other_depths_are_told_or_refused():
+    deep = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint16))[1].tobytes()
+    assert usable_image(deep).changed == ("16 bits reduced to 8",)
+    for values in (np.ones((8, 8), np.float32), np.full((8, 8), 1 << 20, np.int32)):
+        with pytest.raises(ImageError, match="8 or 16 bits"):
+            usable_image(saved(PIL.Image.fromarray(values), "TIFF"))
+
+
+def test_losses_at_the_end_of_a_part_are_told_once(tmp_path, monkeypatch):
+    write(tmp_path / "drive", [jpeg(0, 320, 240)])
+    monkeypatch.setattr("vlm_perception.curation.tasks.PART", 2)
+
+    class Lossy:
+        losses = ("one", "two", "three")
+
+        def frames(self, span, skip):
+            return iter(())
+
+    monkeypatch.setattr(raw, "open_source", lambda *_: Lossy())
+    task = {"kind": "recording", "path": "drive", "rate_hz": 1.0, "topic": None}
+    tasks = Tasks(tmp_path)
+    tasks.write([{**task, "source": 0, "licence": ""}])
+    tasks.do(0, raw.do_raw)
+    # Killed after its first part.
+    (tmp_path / "parts" / "00000000-000001.jsonl").unlink()
+    tasks.do(0, raw.do_raw)
+    assert [each["reason"] for each in tasks.records()] == ["one", "two", "three"]
+
+
+def test_an_old_stage_is_whole_until_the_new_one_stands(tmp_path, monkeypatch):
+    monkeypatch.setattr("vlm_perception.outputs.swap.exchanged", lambda *_: False)
+    for name in ("old", "work/stage"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "which").write_text(name)
+    stages.put_in_place(tmp_path / "work/stage", tmp_path / "old")
+    assert (tmp_path / "old/which").read_text() == "work/stage"
+    assert (tmp_path / "work/old/which").read_text() == "old"
+
+
+def test_an_error_of_a_worker_is_that_of_the_run(monkeypatch):
+    class Rows:
+        def from_items(self, rows, **_):
+            self.rows = rows
+            return self
+
+        def map(self, call):
+            self.call = call
+            return self
+
+        def iter_rows(self):
+            try:
+                yield from map(self.call, self.rows)
+            except Exception as error:
+                # As Ray does.
+                raise ValueError from error
+
+    def fail(number):
+        raise DiskFullError("full")
+
+    monkeypatch.setattr(Engine, "_ray_data", lambda self: Rows())
+    with pytest.raises(RunError, match="full"):
+        list(Engine(2).done(fail, [1]))
+
+
+def test_changed_sources_and_stale_stages_are_told(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.png").write_bytes(picture())
+    (images / os.fsdecode(b"\xff.jpg")).write_bytes(b"no image")
+    source = {"kind": "folder", "path": "../images"}
+    folder = prepare(tmp_path / "set", source)
+    curate("run", folder)
+    assert "changed" not in curate("run", folder) + curate("status", folder)
+    curate("report", folder)
+    assert "\\udcff.jpg" in (folder / "report.html").read_text()
+    (images / "b.png").write_bytes(picture(200))
+    assert "sources have changed" in curate("run", folder)
+    assert "stale: sources have changed" in curate("status", folder)
+    curate("run", folder, "--redo", "00_raw", "--to", "00_raw")
+    assert "01_filtered is left out" in curate("report", folder)
+    curate("run", folder, "--redo", "01_filtered")
+    prepare(folder, {**source, "camera": "front"})
+    assert "00_raw is left out" in curate("report", folder, code=2)
+    images.rename(tmp_path / "gone")
+    prepare(folder, source)
+    assert "stale" not in curate("status", folder)
+
+
+def test_what_another_version_has_begun_is_begun_again(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(picture())
+    folder = prepare(tmp_path / "set", {"kind": "folder", "path": "../images"})
+    run = "vlm_perception.curation.run"
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{run}.code_digest", lambda *_: "older")
+        patch.setattr(f"{run}.put_in_place", lambda *_: 1 / 0)
+        assert CliRunner().invoke(app, ["curate", "run", str(folder)]).exit_code == 1
+    (tmp_path / "images" / "b.png").write_bytes(picture(200))
+    curate("run", folder, "--to", "00_raw")
+    assert len(lines(folder, "kept")) == 2
+
+
+@pytest.mark.parametrize("path", ["../**.tar", "/", "../*.gone"])
+def test_a_pattern_that_names_no_tar_is_one_sentence(tmp_path, path):
+    folder = prepare(tmp_path / "set", {"kind": "webdataset", "path": path})
+    assert curate("run", folder, code=2).startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--redo", "01_filtered", "--to", "00_raw"),
+        ("--workers", "8", "--ray-address", "127.0.0.1:1"),
+    ],
+)
+def test_options_that_contradict_are_refused(tmp_path, options):
+    assert options[0] in curate("run", tmp_path, *options, code=2)
+
+
+def test_what_cannot_be_opened_fails_alone(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(picture())
+    (tmp_path / "images" / "locked").symlink_to("/locked")
+    (tmp_path / "drive").mkdir()
+    is_dir, iterdir = Path.is_dir, Path.iterdir
+
+    def locked(method):
+        def called(path, *arguments):
+            if path.name in ("locked", "drive") and (method is iterdir or path.is_symlink()):
+                raise PermissionError(13, "Permission denied")
+            return method(path, *arguments)
+
+        return called
+
+    # The superuser may open anything.
+    monkeypatch.setattr(Path, "is_dir", locked(is_dir))
+    monkeypatch.setattr(Path, "iterdir", locked(iterdir))
+    sources = {"kind": "folder", "path": "../images"}, {"kind": "recording", "path": "../drive"}
+    folder = prepare(tmp_path / "set", *sources)
+    curate("run", folder)
+    failed = {each["path"]: each["reason"] for each in lines(folder, "failed")}
+    assert failed.keys() == {"locked", "drive"}
+    assert all("Permission denied" in reason for reason in failed.values())
