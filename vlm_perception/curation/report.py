@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vlm_perception.curation.durable import read_lines, write_bytes
 from vlm_perception.curation.image_files import decode
@@ -30,6 +29,7 @@ from vlm_perception.curation.stages import (
     why_stale,
 )
 from vlm_perception.curation.tasks import Record
+from vlm_perception.outputs.page import page_template
 
 REPORT = "report.html"
 EXAMPLES = 8
@@ -100,15 +100,9 @@ def write_report(folder: Path) -> Path:
         OSError: it cannot be written.
     """
     known = figures(folder)
-    environment = Environment(
-        loader=PackageLoader("vlm_perception.curation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     made = _made(folder)
-    page = environment.get_template("report.html.j2").render(
+    template = page_template("vlm_perception.curation", "report.html.j2")
+    page = template.render(
         name=folder.resolve().name,
         figures=known,
         stale=stale_stages(folder),

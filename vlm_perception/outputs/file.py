@@ -63,15 +63,21 @@ def result_file(file: Path, verb: str) -> Iterator[Path]:
     """
     require_free(file, verb)
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.stem}.part{file.suffix}")
-    try:
+    with _whole(file) as part:
         yield part
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
     mark = read_mark(file.parent, Mark) or Mark()
     files = {**mark.files, file.name: stamp(file, verb)}
     write_mark(file.parent, mark.model_copy(update={"files": files}))
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file of a folder that is this program's own, which has it whole or as it was.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with _whole(file) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_figures(file: Path, content: Any) -> None:
@@ -82,6 +88,17 @@ def write_figures(file: Path, content: Any) -> None:
         return
     with result_file(file, FIGURES) as part:
         part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[Path]:
+    """A path beside the file, which takes its place when the context ends without an error."""
+    part = file.with_name(f".{file.stem}.part{file.suffix}")
+    try:
+        yield part
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _is_stream(file: Path) -> bool:

@@ -119,6 +119,9 @@ def test_invention_begins_where_more_of_what_is_named_is_not_there() -> None:
     assert figures(same)["begins_at"] is None
     few = [*clear[:18], *(record(f"silent {at}", "ab", "", "") for at in range(60))]
     assert figures(few)["begins_at"] is None, "18 captions that name anything prove nothing"
+    for count in (1, 3, 60):
+        rare = [record(str(at), "ab", "ab", "abx" if at < 3 else "ab") for at in range(count)]
+        assert figures(rare)["begins_at"] is None, "that 3 invent more may be chance"
 
 
 def test_the_towers_see_less_of_the_same_image() -> None:

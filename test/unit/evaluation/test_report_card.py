@@ -27,6 +27,8 @@ from vlm_perception.cli import app
 from vlm_perception.datasets.roadworld.files.images import write_images
 from vlm_perception.evaluation.card import evaluate, plots, scenes
 from vlm_perception.evaluation.card.exams import ExamError, read_exams
+from vlm_perception.evaluation.card.page import STAGES, Examined, write_page
+from vlm_perception.evaluation.comparison.bootstrap import Estimate
 from vlm_perception.evaluation.cost.figures import TIMES
 from vlm_perception.evaluation.hallucination.figures import SCALES
 from vlm_perception.evaluation.machine_load import Load
@@ -199,13 +201,31 @@ def test_other_evaluations_of_the_same_bundle_are_shown(tmp_path: Path, hot: Pat
         "hazards": [{recall: 0.9}, {recall: 0.8}],
         "drives": [{"saved": 80.9}, {}],
     }
+    large = tmp_path / "large.json"
+    large.write_text(json.dumps({"bundle_digest": shipped.digest, "saved": 10**400}))
     for file, bundle, sentence in (
+        (large, shipped, "cannot be read"),
         (drives, other, "has no figures of bundle"),
         (tmp_path / "none.json", shipped, "cannot be read"),
         (tmp_path, shipped, "cannot be read"),
     ):
         with pytest.raises(ExamError, match=sentence):
             read_exams([file], [bundle])
+
+
+def test_what_one_of_two_bundles_lacks_is_shown_of_the_other() -> None:
+    full = {f"{stage}_ms": 4.0 for stage in STAGES}
+    f1 = {f"pope.{each}.f1": Estimate(0.8, 0.7, 0.9) for each in (*SPLITS, "mean")}
+    bundles = [
+        Examined("own", "1", {}, None, None, {**full, "tower_ms": None}),
+        Examined("other", "2", f1, None, None, {**full, "tower_ms": 7.0}),
+    ]
+    page = Page(text := write_page(bundles, {}, {}, [], [], QUIET))
+    (latency,) = (svg for svg in page.svgs if "ms, median" in svg)
+    assert all(stage in latency for stage in STAGES)
+    (row,) = re.findall(r"<tr>(?:(?!</tr>).)*tower.*?</tr>", text, re.DOTALL)
+    assert "not known" in row and ">7<" in row
+    assert any("F1" in svg for svg in page.svgs)
 
 
 def test_labels_are_drawn_as_they_are() -> None:

@@ -17,6 +17,7 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.evaluation.card.exams import read_exams
 from vlm_perception.evaluation.card.page import (
     HEADLINES,
+    UNKNOWN,
     Examined,
     interval,
     number,
@@ -35,6 +36,7 @@ from vlm_perception.evaluation.pope.questions import PUBLISHED
 from vlm_perception.evaluation.report import Report, figure_table, finite
 from vlm_perception.evaluation.tasks.answer_figures import AnswerResults
 from vlm_perception.evaluation.tasks.tag_figures import TagResults
+from vlm_perception.outputs.file import write_whole
 from vlm_perception.outputs.own import own_folder
 
 VERB = "evaluate report"
@@ -94,7 +96,7 @@ def run(
         differences = compare(_pairs(*parts)) if len(parts) == 2 else {}
         sets = _unlike(each for its in parts for part in its for each in part.sets)
         notes = _unlike(each for its in parts for part in its for each in part.notes)
-        _write(folder / PAGE, write_page(bundles, differences, passed, sets, notes, load))
+        write_whole(folder / PAGE, write_page(bundles, differences, passed, sets, notes, load))
         content = {"valid": load.quiet, "load": load.as_json()}
         content |= _content(bundles, parts, sets, differences)
         if passed:
@@ -102,7 +104,7 @@ def run(
                 name: {each.digest: exam for each, exam in zip(models, found, strict=True)}
                 for name, found in passed.items()
             }
-        _write(folder / FIGURES, json.dumps(finite(content), indent=2) + "\n")
+        write_whole(folder / FIGURES, json.dumps(finite(content), indent=2) + "\n")
     written = f"Written to {out / PAGE} and {out / FIGURES}"
     told: list[RenderableType] = [
         _table(bundles, differences),
@@ -195,9 +197,12 @@ def _table(bundles: Sequence[Examined], differences: Mapping[str, Difference]) -
         "Report card", "figure", *(each.name for each in bundles), *last, caption="(95 % interval)"
     )
     for name, title in HEADLINES.items():
-        found = [each.estimates[name] for each in bundles if name in each.estimates]
-        if len(found) == len(bundles):
-            cells = [f"{number(each.value)} ({interval(each)})" for each in found]
+        found = [each.estimates.get(name, UNKNOWN) for each in bundles]
+        if any(name in each.estimates for each in bundles):
+            cells = [
+                f"{number(each.value)} ({interval(each)})" if interval(each) else number(each.value)
+                for each in found
+            ]
             table.add_row(title, *cells, *([verdict(name, differences.get(name))] if last else []))
     return table
 
@@ -219,9 +224,3 @@ def _told(bundles: Sequence[Examined], differences: Mapping[str, Difference]) ->
         )
     rest = len(real) - MOST_TOLD
     return [*told, f"  and {rest} more, see {PAGE}"] if rest > 0 else told
-
-
-def _write(file: Path, text: str) -> None:
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)

@@ -37,7 +37,12 @@ def read_exams(files: Sequence[Path], bundles: Sequence[ModelBundle]) -> dict[st
         if file.stem in exams:
             raise ExamError(f"two files of --exam are called {file.stem}; rename one of them")
         content = _read(file)
-        found: list[Exam] = [dict(_figures(content, each.digest, whole=False)) for each in bundles]
+        try:
+            found: list[Exam] = [
+                dict(_figures(content, each.digest, whole=False)) for each in bundles
+            ]
+        except (OverflowError, RecursionError) as error:
+            raise _unreadable(file, error) from error
         if not any(found):
             names = " or ".join(f"{each.manifest.name} ({each.digest[:12]})" for each in bundles)
             raise ExamError(
@@ -56,9 +61,13 @@ def _read(file: Path) -> object:
             raise ValueError(f"it has more than {LARGEST} bytes")
         return json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise ExamError(
-            f"{file} cannot be read ({error}); give a file that an evaluation wrote with --json"
-        ) from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> ExamError:
+    return ExamError(
+        f"{file} cannot be read ({error}); give a file that an evaluation wrote with --json"
+    )
 
 
 def _figures(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vlm_perception.evaluation.card import plots
@@ -20,6 +19,7 @@ from vlm_perception.evaluation.comparison.compare import LEVEL, Difference
 from vlm_perception.evaluation.machine_load import Load
 from vlm_perception.evaluation.tasks.answer_figures import BINS, AnswerResults
 from vlm_perception.evaluation.tasks.tag_figures import TagResults
+from vlm_perception.outputs.page import page_template
 
 MOST_CURVES = 30
 """Labels, the most frequent ones; the table has all."""
@@ -114,16 +114,9 @@ def write_page(
         notes: sentences on what is left out.
         load: of the machine, while the cost was measured.
     """
-    packages = ("vlm_perception.evaluation.card", "vlm_perception.replay.report")
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader(package) for package in packages]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     real = {name: each for name, each in differences.items() if each.real}
-    return environment.get_template("card.html.j2").render(
+    template = page_template("vlm_perception.evaluation.card", "card.html.j2")
+    return template.render(
         bundles=bundles,
         headlines=[
             (title, _cell(name, bundles, differences))
@@ -245,7 +238,7 @@ def _sections(
 
 def _middles(bundles: Sequence[Examined], start: str) -> list[str]:
     """What stands between a name's start and its last part, each once."""
-    names = (name for name in bundles[0].estimates if name.startswith(start))
+    names = (name for each in bundles for name in each.estimates if name.startswith(start))
     return list(dict.fromkeys(name.removeprefix(start).rpartition(".")[0] for name in names))
 
 
@@ -259,21 +252,27 @@ def _plot(
     joined: bool = False,
 ) -> Markup | None:
     names = [pattern.format(tick) for tick in ticks]
-    if not names or any(name not in each.estimates for each in bundles for name in names):
+    if not any(names and all(name in each.estimates for name in names) for each in bundles):
         return None
-    series = [plots.Series(each.name, [each.estimates[name] for name in names]) for each in bundles]
+    series = [
+        plots.Series(each.name, [each.estimates.get(name, UNKNOWN) for name in names])
+        for each in bundles
+    ]
     return plots.intervals(
         [worded(tick) for tick in ticks], series, label=label, target=target, joined=joined
     )
 
 
 def _reliability(bundles: Sequence[Examined]) -> Markup | None:
-    drawn = [_bins(each.name, each.answers) for each in bundles if each.answers is not None]
-    return plots.reliability(drawn) if len(drawn) == len(bundles) else None
+    if all(each.answers is None for each in bundles):
+        return None
+    return plots.reliability([_bins(each.name, each.answers) for each in bundles])
 
 
-def _bins(name: str, answers: AnswerResults) -> plots.Bins:
-    """All questions together, in bins of equally many answers."""
+def _bins(name: str, answers: AnswerResults | None) -> plots.Bins:
+    """All questions together, in bins of equally many answers; none without answers."""
+    if answers is None:
+        return plots.Bins(name, np.empty(0), np.empty(0))
     questions = answers.questions
     sure = np.concatenate([each.sure[each.known] for each in questions])
     right = np.concatenate([each.right[each.known] for each in questions])
@@ -287,12 +286,16 @@ def _bins(name: str, answers: AnswerResults) -> plots.Bins:
 
 
 def _curves(bundles: Sequence[Examined]) -> Markup | None:
-    tagged = [each.tags for each in bundles if each.tags is not None]
-    if len(tagged) < len(bundles):
-        return None
-    shown = tagged[0].told_labels()[:MOST_CURVES]
-    drawn = {label: [plots.Curve(*each.curve(label)) for each in tagged] for label in shown}
+    known = next((each.tags for each in bundles if each.tags is not None), None)
+    shown = [] if known is None else known.told_labels()[:MOST_CURVES]
+    drawn = {label: [_curve(each.tags, label) for each in bundles] for label in shown}
     return plots.curves(drawn) if drawn else None
+
+
+def _curve(tags: TagResults | None, label: str) -> plots.Curve:
+    """Empty without tags."""
+    recall, precision = (np.empty(0), np.empty(0)) if tags is None else tags.curve(label)
+    return plots.Curve(recall, precision)
 
 
 def _rows(exams: Sequence[Exam]) -> dict[str, list[float | None]]:
@@ -302,19 +305,26 @@ def _rows(exams: Sequence[Exam]) -> dict[str, list[float | None]]:
 
 
 def _costs(bundles: Sequence[Examined]) -> dict[str, list[str]]:
-    """What is known of the cost of each bundle, by what it is."""
+    """The cost of each bundle, by what it is, where it is known of any."""
     found: dict[str, list[str]] = {}
-    for key in bundles[0].cost:
-        values = [each.cost[key] for each in bundles]
-        if all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-            found[key] = [f"{value:.6g}" for value in values]
+    for key in dict.fromkeys(key for each in bundles for key in each.cost):
+        values = [each.cost.get(key) for each in bundles]
+        if any(map(_is_known, values)):
+            found[key] = [f"{x:.6g}" if _is_known(x) else number(math.nan) for x in values]
     return found
 
 
+def _is_known(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def _latency(bundles: Sequence[Examined]) -> Markup:
-    """The medians of what an analysis is made of, where a bundle has the stage."""
-    stages = [
-        stage for stage in STAGES if all((each.cost[f"{stage}_ms"] or 0) > 0 for each in bundles)
-    ]
-    rows = {each.name: [float(each.cost[f"{stage}_ms"]) for stage in stages] for each in bundles}
+    """The medians of what an analysis is made of; a bundle without a stage takes no time for it."""
+
+    def median(bundle: Examined, stage: str) -> float:
+        value = bundle.cost.get(f"{stage}_ms")
+        return float(value) if value is not None and _is_known(value) else 0.0
+
+    stages = [stage for stage in STAGES if any(median(each, stage) > 0 for each in bundles)]
+    rows = {each.name: [median(each, stage) for stage in stages] for each in bundles}
     return plots.stacked(stages, rows, label="ms, median")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -37,10 +38,21 @@ class Estimate:
     high: float
 
 
-def estimate(scored: Scored, replicates: int = REPLICATES) -> dict[str, Estimate]:
-    """Every figure of a model, as its images give it."""
+def estimate(
+    scored: Scored,
+    replicates: int = REPLICATES,
+    scales: Mapping[str, tuple[float, float]] = MappingProxyType({}),
+) -> dict[str, Estimate]:
+    """Every figure of a model, as its images give it.
+
+    Args:
+        scored: what the model did on the images.
+        replicates: how often images are drawn.
+        scales: the least and the most that a figure can be, by its name; of others their replicates
+            tell whether they are shares.
+    """
     whole, spread = resample(scored.figures, len(scored.images), replicates)
-    return {name: _estimate(value, spread[name]) for name, value in whole.items()}
+    return {name: _estimate(value, spread[name], scales.get(name)) for name, value in whole.items()}
 
 
 def resample(
@@ -74,18 +86,18 @@ def resample_few(figures: Resample, images: int) -> dict[str, Array]:
     return dict(figures(weights))
 
 
-def _estimate(value: float, spread: Array) -> Estimate:
+def _estimate(value: float, spread: Array, scale: tuple[float, float] | None) -> Estimate:
     """A figure and the percentiles of its replicates.
 
     These are moved by the mean distance of the replicates from the figure (as above, section 10.2):
     a calibration error is larger in nearly every replicate, where images repeat. What is never
-    below 0 or above 1 stays so.
+    below 0 or above 1 stays so, as does what has a scale on it.
     """
     known = defined(spread)
     if not len(known):
         return Estimate(value, float("nan"), float("nan"))
     bounds = np.percentile(known, (2.5, 97.5)) - (known.mean() - value)
-    low, high = bounds.clip(*span(known))
+    low, high = bounds.clip(*(span(known) if scale is None else scale))
     return Estimate(value, float(low), float(high))
 
 

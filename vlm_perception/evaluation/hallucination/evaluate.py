@@ -16,9 +16,9 @@ from rich.table import Table
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.json_lines import write_lines
 from vlm_perception.datasets.object_mentions import ObjectNames
+from vlm_perception.evaluation.comparison.bootstrap import LEAST_IMAGES
 from vlm_perception.evaluation.hallucination.describer import Describer, Written
 from vlm_perception.evaluation.hallucination.figures import (
-    ENOUGH,
     FIGURES,
     FINAL,
     SCALES,
@@ -173,8 +173,8 @@ def _begins(at: str | None, scales: Sequence[str], images: int) -> str:
     """Where invention begins, as far as anybody can say."""
     if not scales:
         return (
-            f"Where invention begins cannot be told: captions of fewer than {ENOUGH} images name "
-            "anything at full size and at a smaller scale"
+            f"Where invention begins cannot be told: captions of fewer than {LEAST_IMAGES} images "
+            "name anything at full size and at a smaller scale"
         )
     found = (
         f"Invention begins at {at} of the towers' input: more of what whole captions name is not "

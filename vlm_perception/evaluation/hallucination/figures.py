@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from vlm_perception.evaluation.comparison.bootstrap import estimate
+from vlm_perception.evaluation.comparison.bootstrap import LEAST_IMAGES, estimate
+from vlm_perception.evaluation.comparison.compare import compare
 from vlm_perception.evaluation.comparison.scored import Array, Counted, ratio
 
 SCALES = {"1": 1, "1/2": 2, "1/4": 4, "1/8": 8}
@@ -23,9 +24,6 @@ FINAL = "final"
 TEXTS = (FINAL, "partial", "cut")
 """The whole text; what is shown of it while it is written; what is left of it when its time or its
 tokens are over, wherever that is."""
-ENOUGH = 20
-"""Images of which a caption names something, at full size and at a smaller scale, before the two
-are compared: the bootstrap of a few of them has a far too narrow interval."""
 FIGURES = ("chair_s", "chair_i", "recall", "named")
 
 Record = Mapping[str, Any]
@@ -59,8 +57,8 @@ def compared(records: Sequence[Record]) -> list[str]:
     """The smaller scales of which enough captions name something to be compared with full size."""
     named = {scale: _counts(records, scale, FINAL)[:, 2] > 0 for scale in SCALES}
     full, *smaller = SCALES
-    enough = [scale for scale in smaller if named[scale].sum() >= ENOUGH]
-    return enough if named[full].sum() >= ENOUGH else []
+    enough = [scale for scale in smaller if named[scale].sum() >= LEAST_IMAGES]
+    return enough if named[full].sum() >= LEAST_IMAGES else []
 
 
 def scored(records: Sequence[Record], scale: str, text: str) -> Counted:
@@ -93,16 +91,8 @@ def _ratios(sums: Array) -> dict[str, Array]:
 
 
 def _begins_at(records: Sequence[Record]) -> str | None:
-    names = [each["image"] for each in records]
-    whole = _counts(records, "1", FINAL)
+    full = scored(records, "1", FINAL)
     for scale in compared(records):
-        both = np.hstack([whole, _counts(records, scale, FINAL)])
-        if estimate(Counted(names, both, _more_invented))["chair_i"].low > 0:
+        if compare([(full, scored(records, scale, FINAL))])["chair_i"].low > 0:
             return scale
     return None
-
-
-def _more_invented(sums: Array) -> dict[str, Array]:
-    """By how much chair_i of the second half exceeds that of the first."""
-    first, second = np.split(sums, 2, axis=1)
-    return {"chair_i": _ratios(second)["chair_i"] - _ratios(first)["chair_i"]}

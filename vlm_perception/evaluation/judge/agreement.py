@@ -22,9 +22,11 @@ def agreement(ratings: Sequence[Sequence[float]], kind: Kind) -> dict[str, float
     """Cohen's kappa and Krippendorff's alpha; None where they are undefined.
 
     `kappa` (Cohen, 1960) treats all disagreements alike. Of more than two raters it is the mean
-    over their pairs (Light, 1971). `kappa_weighted`, of scores alone, has quadratic weights (Cohen,
-    1968). `alpha` (Krippendorff, Content Analysis, 2004, chapter 11) is ordinal for scores, nominal
-    for pairs. None of them is defined where all ratings are the same.
+    over their pairs (Light, 1971), if all of these have one: the mean of the others would count two
+    raters who agree throughout for nothing. `kappa_weighted`, of scores alone, has quadratic
+    weights (Cohen, 1968). `alpha` (Krippendorff, Content Analysis, 2004, chapter 11) is ordinal for
+    scores, nominal for pairs. None of them is defined where all ratings are the same, nor either
+    kappa where all ratings of any two raters are.
 
     Args:
         ratings: [raters, items], without gaps; at least two raters.
@@ -40,12 +42,11 @@ def agreement(ratings: Sequence[Sequence[float]], kind: Kind) -> dict[str, float
 
 
 def _kappa(codes: Codes, classes: Sequence[int], weights: str | None) -> float | None:
-    known = [
-        float(cohen_kappa_score(one, other, labels=classes, weights=weights))
-        for one, other in combinations(codes, 2)
-        if len(np.unique([one, other])) > 1
-    ]
-    return sum(known) / len(known) if known else None
+    pairs = list(combinations(codes, 2))
+    if any(len(np.unique(pair)) == 1 for pair in pairs):
+        return None
+    found = [cohen_kappa_score(*pair, labels=classes, weights=weights) for pair in pairs]
+    return float(np.mean(found))
 
 
 def _alpha(codes: Codes, level: Literal["ordinal", "nominal"]) -> float | None:

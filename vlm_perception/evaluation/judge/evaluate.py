@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,7 +198,7 @@ def _ask(
 def _asked_about(written: Written) -> list[tuple[str, tuple[str, ...]]]:
     """The names of the questions, and the texts of each in the order in which they stand."""
     texts = written.texts
-    key = json.dumps([written.image, written.question], ensure_ascii=False)
+    key = written.key
     if len(texts) == 1:
         return [(f"{SCORE} {key}", texts)]
     return [] if is_equal(written) else [(f"{AB} {key}", texts), (f"{BA} {key}", texts[::-1])]

@@ -14,6 +14,7 @@ from vlm_perception.evaluation.comparison.bootstrap import estimate
 from vlm_perception.evaluation.comparison.scored import Array, Counted, ratio
 
 SCORES = range(1, 6)
+_SCALES = {"score": (float(SCORES[0]), float(SCORES[-1]))}
 EVEN = 0.5
 """How far the first of two bundles is preferred: from 0 to 1, and this where neither is."""
 
@@ -78,7 +79,7 @@ def _figures(records: Sequence[Record], kind: Kind) -> dict[str, Any]:
     if not count:
         return counts
     found: dict[str, Any] = {}
-    for name, each in estimate(scored(records, kind)).items():
+    for name, each in estimate(scored(records, kind), scales=_SCALES).items():
         if np.isnan(each.value):  # nothing was asked about in both orders
             continue
         found[name] = each.value

@@ -231,7 +231,8 @@ def _agreement_table(people: Mapping[str, Any], kind: Kind) -> Table:
         "Agreement of the raters",
         *("language", *(headings[name] for name in names)),
         caption=("weighted: kappa with quadratic weights; " if kind is Kind.SCORES else "")
-        + f"alpha: Krippendorff's, {level}; a dash where all ratings are the same",
+        + f"alpha: Krippendorff's, {level}; a dash where all ratings, or for kappa all of any two "
+        "raters, are the same",
     )
     for language, part in languages(people):
         cells = (part.get(name) for name in names)

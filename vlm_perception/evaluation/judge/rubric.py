@@ -23,7 +23,7 @@ LENGTH = "length"
 """Why an answer ended that had no more room."""
 FIRST, SECOND, TIE = "first", "second", "tie"
 """Which of two texts is better, by where they stand."""
-_EMPHASIS = r"[\s*_`>#]*"
+_EMPHASIS = re.compile(r"[\s*_`>#]+")
 
 
 class Rubric:
@@ -43,7 +43,8 @@ class Rubric:
             question: that the texts answer; empty: they are captions.
             texts: one or two, in the order in which they stand.
         """
-        enclosed = (text.replace("</text>", "") for text in texts)  # no text may end its frame
+        # No text may end its frame, however it spells the end.
+        enclosed = (text.replace("<", "&lt;") for text in texts)
         asked = self._texts["score" if len(texts) == 1 else "pair"].format(
             *enclosed, criteria=self._texts["criteria"], question=question or self._texts["caption"]
         )
@@ -53,7 +54,7 @@ class Rubric:
 
 def read_score(answer: str) -> int | None:
     """The score that an answer gives; None where it gives none, or several."""
-    found = _last_words(answer, "SCORE", r"([1-5])(?:\s*/\s*5)?")
+    found = _last_words(answer, "SCORE", "([1-5])(?:/5)?")
     return None if found is None else int(found)
 
 
@@ -64,9 +65,7 @@ def read_verdict(answer: str) -> str | None:
 
 def _last_words(answer: str, word: str, values: str) -> str | None:
     """What follows a word on a line of its own, if all such lines agree; emphasis is allowed."""
-    line = re.compile(
-        f"{_EMPHASIS}{word}{_EMPHASIS}:{_EMPHASIS}{values}{_EMPHASIS}\\.?{_EMPHASIS}", re.IGNORECASE
-    )
-    matches = (line.fullmatch(each) for each in answer.splitlines())
+    line = re.compile(f"{word}:{values}\\.?", re.IGNORECASE)
+    matches = (line.fullmatch(_EMPHASIS.sub("", each)) for each in answer.splitlines())
     found = {match[1].lower() for match in matches if match}
     return found.pop() if len(found) == 1 else None

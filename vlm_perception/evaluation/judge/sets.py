@@ -35,7 +35,12 @@ class Asked:
     @property
     def key(self) -> str:
         """What tells it from the others."""
-        return json.dumps([self.image, self.question], ensure_ascii=False)
+        return question_key(self.image, self.question, self.language)
+
+
+def question_key(image: str, question: str, language: str) -> str:
+    """What tells a question about an image from all others of a set."""
+    return json.dumps([image, question, language], ensure_ascii=False)
 
 
 class AskedSet(ImageSet, Protocol):
@@ -63,8 +68,9 @@ class AskedFolder(FolderSet):
         given = folder / QUESTIONS_FILE
         file = given if given.exists() else None
         if file is not None:
-            asked = read_questions(file)
-            asked = [Question(plain_name(each.image), each.text, each.language) for each in asked]
+            read = read_questions(file)
+            plain = (Question(plain_name(each.image), each.text, each.language) for each in read)
+            asked = list(dict.fromkeys(plain))  # names may differ in spelling alone
         else:
             asked = [Question(name, "", UNKNOWN) for name in _every_image(folder)]
         images = FolderImages(folder, (each.image for each in asked), skip_broken=skip_broken)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel
 from rich.progress import track
 
@@ -28,8 +27,9 @@ from vlm_perception.evaluation.judge.texts import (
 )
 from vlm_perception.evaluation.report import Report
 from vlm_perception.evaluation.road_world import EXAM_SEED
-from vlm_perception.outputs.file import require_free, result_file
+from vlm_perception.outputs.file import require_free, result_file, write_whole
 from vlm_perception.outputs.own import own_folder
+from vlm_perception.outputs.page import page_template
 from vlm_perception.perception.language.served.sent_image import data_url
 
 SHEET_VERB = "evaluate judge --export"
@@ -124,10 +124,7 @@ def run(
             items=items,
             equal=[SheetItem(**each.about, swapped=False) for each in written if is_equal(each)],
         )
-        file = key_file(folder, key.sheet)
-        part = file.with_suffix(".part")
-        part.write_text(key.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        part.replace(file)
+        write_whole(key_file(folder, key.sheet), key.model_dump_json(indent=2) + "\n")
         _write_page(page, key, shown)
     return Report([*_notes(key, page, out), *cut_notes(bundles, written), *chosen.notes()])
 
@@ -139,9 +136,7 @@ def _arrange(chosen: AskedSet, written: Sequence[Written]) -> tuple[list[_Shown]
     pairs = len(differing[0].texts) > 1
     swapped = rng.permutation(np.arange(len(differing)) % 2 == 1) & pairs
     images = {
-        (asked.image, asked.question, asked.language): data_url(
-            asked.read(), IMAGE_SIDE, JPEG_QUALITY
-        )
+        asked.key: data_url(asked.read(), IMAGE_SIDE, JPEG_QUALITY)
         for asked, each in zip(
             track(chosen, "Writing the page", total=len(chosen), transient=True),
             written,
@@ -153,8 +148,7 @@ def _arrange(chosen: AskedSet, written: Sequence[Written]) -> tuple[list[_Shown]
     for at in rng.permutation(len(differing)):
         each = differing[at]
         texts = each.texts[::-1] if swapped[at] else each.texts
-        image = images[each.image, each.question, each.language]
-        shown.append(_Shown(image, each.question, each.language, texts))
+        shown.append(_Shown(images[each.key], each.question, each.language, texts))
         items.append(SheetItem(**each.about, swapped=bool(swapped[at])))
     return shown, items
 
@@ -165,14 +159,8 @@ def _digest(shown: Sequence[_Shown]) -> str:
 
 
 def _write_page(file: Path, key: SheetKey, shown: Sequence[_Shown]) -> None:
-    environment = Environment(
-        loader=PackageLoader(__package__),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("sheet.html.j2").render(
+    template = page_template("vlm_perception.evaluation.judge", "sheet.html.j2")
+    page = template.render(
         sheet=key.sheet,
         items=shown,
         choices=[("left", "Left"), ("equal", "Equal"), ("right", "Right")]

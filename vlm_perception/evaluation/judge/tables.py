@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,10 +63,11 @@ def figure_notes(result: Mapping[str, Any], kind: Kind, equal: int) -> list[str]
     if "position_bias" not in result:
         return []
     low, high = result["position_bias_low"], result["position_bias_high"]
+    spread = "95 % interval not known" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
     told = f"{equal} pairs are of equal texts: they count as ties, and were not judged"
     return [
         *([told] if equal else []),
-        f"Position bias: in {result['position_bias']:.3f} of the pairs ({low:.3f} to {high:.3f}) "
+        f"Position bias: in {result['position_bias']:.3f} of the pairs ({spread}) "
         f"the verdict follows the position: in {result['first']:.3f} the text that stands first is "
         f"preferred in both orders, in {result['second']:.3f} the one that stands second",
     ]

@@ -17,7 +17,7 @@ from rich.progress import track
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.evaluation.journal import Journal
-from vlm_perception.evaluation.judge.sets import AskedSet
+from vlm_perception.evaluation.judge.sets import AskedSet, question_key
 from vlm_perception.perception.language.partial_text import UNFINISHED
 from vlm_perception.perception.reasoning.language_service import LanguageService
 from vlm_perception.perception.vision.encoder import VisionEncoder
@@ -37,6 +37,11 @@ class Written:
     language: str
     texts: tuple[str, ...]
     """One of each bundle."""
+
+    @property
+    def key(self) -> str:
+        """What tells it from the others, as of Asked."""
+        return question_key(self.image, self.question, self.language)
 
     @property
     def about(self) -> dict[str, str]:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from vlm_perception.evaluation.tags.site_images import Site
 from vlm_perception.outputs.file import result_file
+from vlm_perception.outputs.page import page_template
 from vlm_perception.perception.vision.tag_thresholds import Cut, Verdict
 
 HIGHEST, NEAREST = 6, 4
@@ -68,14 +68,8 @@ def write_sheet(
         OutputError: it is a file of the user's own.
         OSError: it cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("vlm_perception.evaluation.tags"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("tags.html.j2").render(
+    template = page_template("vlm_perception.evaluation.tags", "tags.html.j2")
+    page = template.render(
         title=title,
         groups=[(kind, [each for each in strips if each.cut.verdict is kind]) for kind in Verdict],
         strips=strips,

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vlm_perception.common.duration_histogram import Durations
+from vlm_perception.outputs.file import write_whole
+from vlm_perception.outputs.page import page_template
 from vlm_perception.replay.report.summary import Keyframe, Summary, summarize
 from vlm_perception.replay.report.timeline_svg import (
     TRIGGER_COLOURS,
@@ -57,14 +58,8 @@ def write_report(out: Path, facts: dict[str, Any]) -> Path:
         ReplayError: the log holds nothing to report on.
     """
     summary = summarize(out / "scene.jsonl")
-    environment = Environment(
-        loader=PackageLoader("vlm_perception.replay.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    template = page_template("vlm_perception.replay.report", "report.html.j2")
+    page = template.render(
         facts=facts,
         summary=summary,
         head=summary.head,
@@ -82,9 +77,7 @@ def write_report(out: Path, facts: dict[str, Any]) -> Path:
         video="overlay.mp4" if (out / "overlay.mp4").exists() else "",
     )
     target = out / "report.html"
-    temporary = out / ".report.html"
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(target)
+    write_whole(target, page)
     return target
 
 
