@@ -33,8 +33,8 @@ from vlm_perception.srv import Ask, SetVocabulary
 ROOT = Path(vlm_perception.__file__).parent
 FILES = {str(file.relative_to(ROOT)): ast.parse(file.read_text()) for file in ROOT.rglob("*.py")}
 BASE = VlmPerceptionError.__name__
-NO_FAILURE = {"EndedError"}
-"""Ends what is being done, and is told to nobody."""
+NO_FAILURE = {"EndedError", "ConnectionMade"}
+"""End what is being done, whoever catches errors on the way."""
 ASKED_FOR = {
     # Validators of pydantic.
     "bundle/manifest.py",

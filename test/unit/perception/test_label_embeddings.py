@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
+from support.edited_bundle import edited
 
 from vlm_perception.bundle.bundle import TEXT_GRAPH, BundleError, ModelBundle
-from vlm_perception.bundle.files import file_sha256
-from vlm_perception.bundle.manifest import manifest_digest
 from vlm_perception.perception.vision.encoder import VisionEncoder
 from vlm_perception.perception.vision.text_process import embed_apart
 from vlm_perception.perception.vision.text_tower import TextTower
@@ -44,17 +42,6 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(ModelBundle, "engine", engine)
     return graphs
-
-
-def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> ModelBundle:
-    content = yaml.safe_load((path / "manifest.yaml").read_text())
-    change(content)
-    for name, entry in content["files"].items():
-        file = path / name
-        entry.update(sha256=file_sha256(file), bytes=file.stat().st_size)
-    content["digest"] = manifest_digest(content)
-    (path / "manifest.yaml").write_text(yaml.safe_dump(content))
-    return ModelBundle.load(path)
 
 
 def frame() -> Frame:
