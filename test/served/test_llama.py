@@ -29,7 +29,7 @@ COUNT = QuestionSpec(
 )
 """With so many letters some are among the likeliest tokens, though the model is a random one."""
 MESSAGES = [{"role": "user", "content": "What is ahead?"}]
-LONG_TEXT = 1500
+LONG_TEXT = 6000
 
 
 @pytest.fixture

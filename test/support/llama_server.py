@@ -19,7 +19,7 @@ import gguf
 import numpy as np
 import xllamacpp
 
-WIDTH, LAYERS, HEADS, INNER, CONTEXT = 64, 2, 4, 128, 2048
+WIDTH, LAYERS, HEADS, INNER, CONTEXT = 64, 2, 4, 128, 8192
 SIDE, PATCH, VISION_WIDTH, VISION_HEADS = 56, 14, 32, 2
 END = 2
 TOKENS = [b"<unk>", b"<s>", b"</s>", *(f"<0x{byte:02X}>".encode() for byte in range(256))]
