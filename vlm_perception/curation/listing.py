@@ -192,8 +192,11 @@ def _coco(file: Path, language: str) -> list[Item]:
     try:
         with open_ordinary(file) as stream:
             text = stream.read(MOST_COCO + 1)
-        if len(text) > MOST_COCO:
-            raise CurationError(f"{file} is larger than {MOST_COCO} bytes; split it")
+    except OSError as error:
+        raise CurationError(f"{file} cannot be read: {error.strerror or error}") from error
+    if len(text) > MOST_COCO:
+        raise CurationError(f"{file} is larger than {MOST_COCO} bytes; split it")
+    try:
         content = json.loads(text)
         licences = {each["id"]: str(each["name"]) for each in content.get("licenses", [])}
         found: dict[Any, Item] = {}
@@ -206,8 +209,6 @@ def _coco(file: Path, language: str) -> list[Item]:
             if str(each["caption"]).strip():
                 caption = {"text": str(each["caption"]), "language": language}
                 found[each["image_id"]]["captions"].append(caption)
-    except OSError as error:
-        raise CurationError(f"{file} cannot be read: {error.strerror or error}") from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CurationError(
             f"{file} does not hold captions as COCO has them ({error!r}): `images` with id and "

@@ -100,7 +100,7 @@ class Journal:
             item: as JSON has it, not longer than a megabyte.
 
         Raises:
-            ValueError: it is longer.
+            JournalError: it is longer.
             OSError: it cannot be written; the file is as it was.
         """
         self._write({"key": key, "item": item})
@@ -138,7 +138,10 @@ class Journal:
     def _write(self, content: Mapping[str, Any]) -> None:
         line = json.dumps(content).encode() + b"\n"
         if len(line) > LONGEST_LINE:
-            raise ValueError(f"an item of {len(line)} bytes is too long for {self.file}")
+            raise JournalError(
+                f"an item of {len(line)} bytes is too long for {self.file}, whose lines have at "
+                f"most {LONGEST_LINE}"
+            )
         end = self._stream.seek(0, os.SEEK_END)
         rest = memoryview(line)
         try:

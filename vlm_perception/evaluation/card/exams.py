@@ -57,16 +57,19 @@ def _read(file: Path) -> object:
     try:
         with open_ordinary(file) as stream:
             text = stream.read(LARGEST + 1)
-        if len(text) > LARGEST:
-            raise ValueError(f"it has more than {LARGEST} bytes")
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    if len(text) > LARGEST:
+        raise _unreadable(file, f"it has more than {LARGEST} bytes")
+    try:
         return json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise _unreadable(file, error) from error
 
 
-def _unreadable(file: Path, error: Exception) -> ExamError:
+def _unreadable(file: Path, why: object) -> ExamError:
     return ExamError(
-        f"{file} cannot be read ({error}); give a file that an evaluation wrote with --json"
+        f"{file} cannot be read ({why}); give a file that an evaluation wrote with --json"
     )
 
 

@@ -101,12 +101,13 @@ def _read(file: Path) -> Ratings:
         raise RatingsError(
             f"{file} cannot be read ({error.strerror or error}); give a file that the page saved"
         ) from error
+    if len(content) > MOST_BYTES:
+        raise RatingsError(
+            f"{file} is not what the page saves (it has more than {MOST_BYTES} bytes); let the "
+            "rater save it again"
+        )
     try:
-        if len(content) > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES} bytes")
         read = Ratings.model_validate_json(content)
-        if not read.rater.strip():
-            raise ValueError("the rater has no name")
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
@@ -114,10 +115,11 @@ def _read(file: Path) -> Ratings:
             f"{file} is not what the page saves ({place}: {first['msg']}); let the rater save it "
             "again"
         ) from error
-    except ValueError as error:
+    if not read.rater.strip():
         raise RatingsError(
-            f"{file} is not what the page saves ({error}); let the rater save it again"
-        ) from error
+            f"{file} is not what the page saves (the rater has no name); let the rater save it "
+            "again"
+        )
     return read
 
 
@@ -130,7 +132,7 @@ def _key(sheet: str, out: Path) -> SheetKey:
             f"{out} has no key to the sheet {sheet[:12]} that was rated; give the folder that "
             "--export used as --out, or export the same sheet again"
         ) from error
-    except ValueError as error:
+    except ValidationError as error:
         raise RatingsError(f"{file} is damaged; export the same sheet again") from error
     if key.sheet != sheet:
         raise RatingsError(f"{file} is the key to another sheet; export the same sheet again")

@@ -18,7 +18,7 @@ from rich.progress import track
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.engines.onnxruntime import ONNXRUNTIME
-from vlm_perception.evaluation.lmms.decoding import read_decoding
+from vlm_perception.evaluation.lmms.decoding import DecodingError, read_decoding
 from vlm_perception.evaluation.lmms.respondent import Answer, Respondent
 
 Asked = tuple[str, str, int, int]
@@ -54,11 +54,13 @@ class BundleModel(lmms):
 
         Raises:
             BundleError: the bundle cannot be used, or has no language model.
-            ValueError: another size of batches is wanted.
+            DecodingError: another size of batches is wanted.
         """
         super().__init__()
         if str(batch_size) not in ("1", "None", "auto"):
-            raise ValueError(f"batch_size={batch_size}: a bundle answers rows one by one; give 1")
+            raise DecodingError(
+                f"batch_size={batch_size}: a bundle answers rows one by one; give 1"
+            )
         model = ModelBundle.load(bundle)
         self.path, self.digest = model.path, model.digest
         """Of the bundle."""
