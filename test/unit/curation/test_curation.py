@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -316,7 +317,9 @@ def test_a_killed_run_goes_on_and_makes_the_same(tmp_path):
     source = {"kind": "folder", "path": "../images"}
     whole, killed = prepare(tmp_path / "whole", source), prepare(tmp_path / "killed", source)
     curate("run", whole)
-    command = [sys.executable, "-m", "vlm_perception.cli", "curate", "run", str(killed)]
+    # As installed: what is found in the working directory may be another version.
+    program = Path(sys.executable).with_name("vlm-perception")
+    command = [str(program), "curate", "run", str(killed)]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
     parts = killed / ".unfinished" / "parts"
     while process.poll() is None and len(list(parts.glob("*.jsonl"))) < 2:
