@@ -39,13 +39,15 @@ from vlm_perception.curation.stages import (
     why_stale,
     write_stage,
 )
-from vlm_perception.curation.tasks import Record, Tasks, Work
+from vlm_perception.curation.tasks import LISTED, Record, Tasks, Work
 from vlm_perception.evaluation.code_digest import code_digest
 from vlm_perception.outputs import work
 from vlm_perception.outputs.console import say
 
 UNFINISHED = ".unfinished"
 BEGUN, MADE, SOURCES = "begun.json", "made.json", "sources.json"
+OWN = {BEGUN, MADE, SOURCES, LISTED, "tasks", "parts", "stage"}
+"""What the folder of an unfinished stage holds."""
 CHANGED = "sources have changed since it was made"
 TIMES = "times.json"
 WORK: dict[str, Work] = {RAW: do_raw, FILTERED: do_filter}
@@ -176,7 +178,18 @@ def _is_moved(folder: Path, stage: str, unfinished: Path) -> bool:
 
 
 def remove_unfinished(unfinished: Path) -> None:
-    """Remove the folder; without its first file, the rest counts for nothing."""
+    """Remove the folder; without its first file, the rest counts for nothing.
+
+    Raises:
+        CurationError: it holds what this program has not made.
+    """
+    found = unfinished.iterdir() if unfinished.is_dir() else ()
+    foreign = sorted(each.name for each in found if each.name not in OWN and each.suffix != PART)
+    if foreign:
+        raise CurationError(
+            f"{unfinished} is removed when a stage is begun, and holds {foreign[0]}, which this "
+            "program has not made; move that away"
+        )
     (unfinished / BEGUN).unlink(missing_ok=True)
     shutil.rmtree(unfinished, ignore_errors=True)
 

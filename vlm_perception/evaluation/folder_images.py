@@ -77,16 +77,16 @@ class FolderImages:
         lines = (f"{sha256} {name}\n" for name, sha256 in self.digests.items())
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-    def described(self, labels: Path | None) -> dict[str, str]:
+    def described(self, *labels: Path) -> dict[str, str]:
         """Name, version and split of the set, for a report.
 
         Args:
-            labels: the file that names the images; the version is a digest of it and of them. None:
-                it is all images of the folder.
+            labels: the files that name the images; the version is a digest of them all. None of
+                them: it is all images of the folder.
         """
-        content = ("" if labels is None else file_sha256(labels)) + self.digest
+        content = "".join(map(file_sha256, labels)) + self.digest
         version = hashlib.sha256(content.encode()).hexdigest()
-        split = EVERY_IMAGE if labels is None else labels.name
+        split = " and ".join(file.name for file in labels) or EVERY_IMAGE
         return {"name": self.folder.resolve().name, "version": version, "split": split}
 
     def read(self, name: str) -> NDArray[np.uint8]:

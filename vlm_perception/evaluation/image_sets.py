@@ -39,16 +39,16 @@ class ImageSet(Protocol):
 
 
 class FolderSet:
-    """Images of a folder that a file beside them names."""
+    """Images of a folder that files beside them name."""
 
-    def __init__(self, images: FolderImages, file: Path | None) -> None:
+    def __init__(self, images: FolderImages, *files: Path) -> None:
         """Keep both.
 
         Args:
             images: all tried already.
-            file: what is known of them; None: nothing, they are all of the folder's.
+            files: what is known of them; none: nothing, they are all of the folder's.
         """
-        self._images, self._file = images, file
+        self._images, self._files = images, files
 
     def __len__(self) -> int:
         """Number of images that can be read."""
@@ -64,8 +64,8 @@ class FolderSet:
         return self.described()
 
     def described(self) -> dict[str, str]:
-        """The folder's name; the version covers the file and the images."""
-        return self._images.described(self._file)
+        """The folder's name; the version covers the files and the images."""
+        return self._images.described(*self._files)
 
     def notes(self) -> list[str]:
         """What is missing or broken."""

@@ -309,6 +309,18 @@ def test_workers_of_ray_make_the_same(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_a_user_has_put_into_the_unfinished_folder_stays(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "0.jpg").write_bytes(saved(picture(0, 240, 240)))
+    own = prepare(tmp_path / "set", {"kind": "folder", "path": "../images"})
+    mine = own / ".unfinished" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    assert "mine.txt, which this program has not made" in curate("run", own, code=2)
+    assert mine.read_text() == "mine"
+
+
 def test_a_killed_run_goes_on_and_makes_the_same(tmp_path):
     images = tmp_path / "images"
     images.mkdir()

@@ -220,7 +220,10 @@ def summarise(
     )
     analyses = [each for phase in busy for each in phase.analyses_ms]
     if not analyses:
-        raise BenchError(f"{NODE} made no full analysis while it was active")
+        raise BenchError(
+            f"{NODE} made no full analysis while it was active: give it more time with --seconds, "
+            "or leave it more of the cores with --encoder-threads or a slower --video"
+        )
     seconds, idle_s = (sum(phase.seconds for phase in phases) for phases in (busy, idle))
     return Interference(
         pairs=pairs,

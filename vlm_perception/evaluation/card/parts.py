@@ -116,7 +116,7 @@ def tags_and_answers(candidate: Candidate, material: Material) -> Part | None:
     if not found:
         return None
     sets = [{**seen.described, "of": " and ".join(found)}]
-    return Part(found, _nested(found.values()), sets, chosen.notes, chosen.broken)
+    return Part(found, _nested(found.values()), sets, chosen.notes(), chosen.broken)
 
 
 def retrieved(candidate: Candidate, material: Material) -> Part | None:

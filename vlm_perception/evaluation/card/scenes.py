@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -162,6 +161,4 @@ def look_at(
                     continue
                 finished.add(image.name, found)
             records[image.name] = found
-    version = hashlib.sha256("".join(each["version"] for each in records.values()).encode())
-    described = {"name": chosen.name, "version": version.hexdigest(), "split": chosen.split}
-    return Seen(records, labels, questions, described)
+    return Seen(records, labels, questions, chosen.described())

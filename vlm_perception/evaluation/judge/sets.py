@@ -74,7 +74,7 @@ class AskedFolder(FolderSet):
         else:
             asked = [Question(name, "", UNKNOWN) for name in _every_image(folder)]
         images = FolderImages(folder, (each.image for each in asked), skip_broken=skip_broken)
-        super().__init__(images, file)
+        super().__init__(images, *([] if file is None else [file]))
         self._all = asked
         self.questions = list(dict.fromkeys(each.text for each in self._asked()))
 

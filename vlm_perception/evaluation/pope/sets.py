@@ -101,7 +101,7 @@ def given_questions(files: Mapping[str, Path], folder: Path, *, skip_broken: boo
         name=", ".join(file.stem for file in files.values()),
         questions=kept,
         pictures=lambda: [(name, partial(images.read, name)) for name in images.names],
-        images=FolderSet(images, None),
+        images=FolderSet(images),
         origin=f"Questions of {', '.join(map(str, files.values()))}; images of {folder}",
     )
 
