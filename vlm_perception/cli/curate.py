@@ -54,7 +54,7 @@ def curate_run(
 
     `vlm-perception curate run out/set`
     """
-    run, stages = _run(), importlib.import_module("vlm_perception.curation.stages").STAGES
+    run, stages = _run(), importlib.import_module("vlm_perception.curation.stage_folder").STAGES
     engine = importlib.import_module("vlm_perception.curation.engine").Engine
     for option, value in (("--to", to), ("--redo", redo)):
         if value:

@@ -17,7 +17,7 @@ from vlm_perception.curation.durable import read_lines, write_bytes
 from vlm_perception.curation.image_files import decode
 from vlm_perception.curation.recipe import CurationError, read_recipe
 from vlm_perception.curation.run import read_times, told
-from vlm_perception.curation.stages import (
+from vlm_perception.curation.stage_folder import (
     FAILED,
     FILTERED,
     KEPT,
@@ -191,9 +191,7 @@ def _spread(count: int) -> set[int]:
 def _example(folder: Path, record: Record, others: dict[int, Record]) -> Example:
     shown = [record, *([others[record["stayed"]]] if "stayed" in record else [])]
     figure = f"{record['figure']:g}" if "figure" in record else ""
-    return Example(
-        [_thumbnail(folder / RAW / each["file"]) for each in shown], record["path"], figure
-    )
+    return Example([_thumbnail(folder / each["file"]) for each in shown], record["path"], figure)
 
 
 def _thumbnail(file: Path) -> str:

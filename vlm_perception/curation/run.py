@@ -20,18 +20,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import vlm_perception
 from vlm_perception.curation.durable import PART, read_lines, write_bytes
 from vlm_perception.curation.engine import Engine
-from vlm_perception.curation.filtered import do_filter, filter_tasks, without_near_duplicates
-from vlm_perception.curation.listing import tasks as source_tasks
-from vlm_perception.curation.raw import do_raw
+from vlm_perception.curation.filtering.filtered import (
+    do_filter,
+    filter_tasks,
+    without_near_duplicates,
+)
 from vlm_perception.curation.recipe import RECIPE, CurationError, Recipe, example, read_recipe
-from vlm_perception.curation.source_digest import digested, source_digest
-from vlm_perception.curation.stages import (
+from vlm_perception.curation.sources.listing import tasks as source_tasks
+from vlm_perception.curation.sources.raw import do_raw
+from vlm_perception.curation.sources.source_digest import digested, source_digest
+from vlm_perception.curation.stage_folder import (
     FAILED,
     FILTERED,
     RAW,
     STAGES,
     Inputs,
     Manifest,
+    before,
     input_digest,
     put_in_place,
     read_manifest,
@@ -39,7 +44,8 @@ from vlm_perception.curation.stages import (
     why_stale,
     write_stage,
 )
-from vlm_perception.curation.tasks import LISTED, Record, Tasks, Work
+from vlm_perception.curation.step import Finish, Step
+from vlm_perception.curation.tasks import LISTED, Record, Tasks
 from vlm_perception.evaluation.code_digest import code_digest
 from vlm_perception.outputs import work
 from vlm_perception.outputs.console import say
@@ -50,7 +56,10 @@ OWN = {BEGUN, MADE, SOURCES, LISTED, "tasks", "parts", "stage"}
 """What the folder of an unfinished stage holds."""
 CHANGED = "sources have changed since it was made"
 TIMES = "times.json"
-WORK: dict[str, Work] = {RAW: do_raw, FILTERED: do_filter}
+STEPS: dict[str, Step] = {
+    RAW: Step(source_tasks, do_raw),
+    FILTERED: Step(filter_tasks, do_filter, without_near_duplicates),
+}
 
 
 @dataclass(frozen=True)
@@ -203,12 +212,12 @@ def _json(file: Path) -> Any:
 
 
 def _listed(folder: Path, stage: str, recipe: Recipe, unfinished: Path) -> Iterator[dict[str, Any]]:
-    if stage == RAW:
-        return digested(
-            source_tasks(recipe, folder),
-            lambda digest: write_bytes(unfinished / SOURCES, json.dumps(digest).encode()),
-        )
-    return filter_tasks(folder, recipe.filter)
+    tasks = STEPS[stage].tasks(folder, recipe)
+    if stage != RAW:
+        return iter(tasks)
+    return digested(
+        tasks, lambda digest: write_bytes(unfinished / SOURCES, json.dumps(digest).encode())
+    )
 
 
 def _sources_changed(folder: Path, stage: str, manifest: Manifest, recipe: Recipe) -> bool:
@@ -216,14 +225,14 @@ def _sources_changed(folder: Path, stage: str, manifest: Manifest, recipe: Recip
     if stage != RAW or not manifest.sources:
         return False
     try:
-        return source_digest(source_tasks(recipe, folder)) != manifest.sources
+        return source_digest(source_tasks(folder, recipe)) != manifest.sources
     # Sources that are gone, or cannot be listed, have nothing that could be taken in.
     except (CurationError, OSError):
         return False
 
 
 def _do(unfinished: Path, stage: str, number: int) -> dict[str, int]:
-    return Tasks(unfinished).do(number, WORK[stage])
+    return Tasks(unfinished).do(number, STEPS[stage].work)
 
 
 @dataclass(frozen=True)
@@ -240,19 +249,16 @@ class _Numbered:
 
 def _finish(folder: Path, stage: str, recipe: Recipe, tasks: Tasks, bar: _Bar) -> Manifest:
     records: Iterable[Record] = _Numbered(tasks, stage == RAW)
-    earlier = read_manifest(folder, RAW) if stage == FILTERED else None
+    earlier = read_manifest(folder, before(stage)) if before(stage) else None
     received = earlier.kept if earlier else tasks.totals()[0]
-    if stage == FILTERED:
-        bar.begin(received, 0, "comparing")
-        records = without_near_duplicates(
-            records, received, recipe.filter.phash_distance, bar.compared
-        )
     made = tasks.folder / "stage"
+    bar.begin(received, 0, "finishing")
+    end = Finish(folder, made, recipe, received, bar.compared)
     for cut_off in made.rglob(f"*{PART}"):
         cut_off.unlink()
     sources = str(_json(tasks.folder / SOURCES)) if stage == RAW else ""
     inputs = Inputs(input_digest(folder, stage), sources, received)
-    return write_stage(made, stage, recipe, inputs, records)
+    return write_stage(made, stage, recipe, inputs, STEPS[stage].finish(records, end))
 
 
 def _keep_time(folder: Path, stage: str, images: int, cpu_s: float) -> None:

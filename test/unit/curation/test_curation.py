@@ -138,7 +138,7 @@ def test_every_image_is_accounted_for(tmp_path):
         "animated.gif": ["first frame of 2", "GIF written as JPEG"],
     }
     as_it_was = (tmp_path / "images" / "truly_png.jpg").read_bytes()
-    assert (folder / "00_raw" / raw["truly_png.jpg"]["file"]).read_bytes() == as_it_was
+    assert (folder / raw["truly_png.jpg"]["file"]).read_bytes() == as_it_was
     assert {each["licence"] for each in raw.values()} == {"CC0-1.0"}
     ids = {each["id"]: each["path"] for each in raw.values()}
     rejected = {
@@ -222,7 +222,7 @@ def test_all_kinds_of_sources(tmp_path):
     assert (by_source[1][0]["stamp_ns"], by_source[1][0]["recording"]) == (7, "drive")
     taken = [(each["stamp_ns"] - START_NS) // STEP_NS for each in by_source[4]]
     assert taken == [0, 5, 10]
-    stored = (folder / "00_raw" / by_source[4][0]["file"]).read_bytes()
+    stored = (folder / by_source[4][0]["file"]).read_bytes()
     assert stored == files[0]
     assert len(by_source[5]) == 3
     assert [each["time_s"] for each in by_source[6]] == pytest.approx(

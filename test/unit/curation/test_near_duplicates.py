@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm_perception.curation.hash_index import NONE, HashIndex
-from vlm_perception.curation.image_figures import image_figures, perceptual_hash
-from vlm_perception.curation.near_duplicates import find_near_duplicates
+from vlm_perception.curation.filtering.hash_index import NONE, HashIndex
+from vlm_perception.curation.filtering.image_figures import image_figures, perceptual_hash
+from vlm_perception.curation.filtering.near_duplicates import find_near_duplicates
 from vlm_perception.datasets.roadworld.streets import Streets
 
 U64 = st.integers(0, 2**64 - 1)
@@ -50,7 +50,7 @@ def by_brute_force(hashes, radius):
 @settings(max_examples=40, deadline=None)
 def test_greedy_choice_equals_brute_force(hashes, radius, block):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vlm_perception.curation.near_duplicates.BLOCK", block)
+        patch.setattr("vlm_perception.curation.filtering.near_duplicates.BLOCK", block)
         stays, distances = find_near_duplicates(hashes, radius)
     pairs = zip(stays.tolist(), distances.tolist(), strict=True)
     assert list(pairs) == by_brute_force(hashes, radius)
@@ -62,7 +62,7 @@ def test_index_finds_the_nearest_at_any_radius(hashes, radius, most):
     half = len(hashes) // 2
     index = HashIndex(radius)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vlm_perception.curation.hash_index.MOST_CANDIDATES", most)
+        patch.setattr("vlm_perception.curation.filtering.hash_index.MOST_CANDIDATES", most)
         index.add(hashes[: half // 2])
         index.add(hashes[half // 2 : half])
         numbers, distances = index.nearest(hashes[half:])

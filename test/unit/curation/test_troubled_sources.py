@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 from vlm_perception.cli import app
 from vlm_perception.common.disk_space import DiskFullError
 from vlm_perception.common.errors import RunError
-from vlm_perception.curation import durable, raw, stages, tar_images
+from vlm_perception.curation import durable, stage_folder
 from vlm_perception.curation.engine import Engine
 from vlm_perception.curation.image_files import encoded, usable_image
+from vlm_perception.curation.sources import raw, tar_images
 from vlm_perception.curation.tasks import Tasks
 from vlm_perception.media.image_errors import ImageError
 
@@ -189,7 +190,7 @@ def test_an_old_stage_is_whole_until_the_new_one_stands(tmp_path, monkeypatch):
     for name in ("old", "work/stage"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "which").write_text(name)
-    stages.put_in_place(tmp_path / "work/stage", tmp_path / "old")
+    stage_folder.put_in_place(tmp_path / "work/stage", tmp_path / "old")
     assert (tmp_path / "old/which").read_text() == "work/stage"
     assert (tmp_path / "work/old/which").read_text() == "old"
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.curation.hash_index import NONE, Hashes, HashIndex, distances
+from vlm_perception.curation.filtering.hash_index import NONE, Hashes, HashIndex, distances
 
 BLOCK = 1024
 

@@ -36,12 +36,12 @@ Item = dict[str, Any]
 """A file within a folder, with what is known of it."""
 
 
-def tasks(recipe: Recipe, folder: Path) -> Iterator[dict[str, Any]]:
+def tasks(folder: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
     """The tasks of all sources, in the order of the recipe; the same for the same files.
 
     Args:
+        folder: what the paths of the sources are relative to.
         recipe: names the sources.
-        folder: what their paths are relative to.
 
     Raises:
         CurationError: a source is missing, or its list is damaged.

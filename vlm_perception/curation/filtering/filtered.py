@@ -11,54 +11,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.curation.durable import read_lines
-from vlm_perception.curation.image_figures import ImageFigures, image_figures
+from vlm_perception.curation.filtering.image_figures import ImageFigures, image_figures
+from vlm_perception.curation.filtering.near_duplicates import find_near_duplicates
 from vlm_perception.curation.image_files import decode, read_file
-from vlm_perception.curation.near_duplicates import Progress, find_near_duplicates
-from vlm_perception.curation.recipe import Filter
-from vlm_perception.curation.stages import KEPT, RAW
+from vlm_perception.curation.recipe import Filter, Recipe
+from vlm_perception.curation.stage_folder import RAW
+from vlm_perception.curation.step import Finish, kept_in
 from vlm_perception.curation.tasks import Position, Record
 from vlm_perception.media.image_errors import ImageError
 
-RECORDS_PER_TASK = 256
 UNKNOWN_AGE = np.iinfo(np.int64).max
 
 
-def filter_tasks(folder: Path, rules: Filter) -> Iterator[dict[str, Any]]:
-    """Pieces of what 00_raw has kept.
-
-    Args:
-        folder: that of the whole set.
-        rules: of the recipe.
-    """
-    records: list[Record] = []
-    for record in read_lines(folder / RAW / KEPT):
-        records.append(record)
-        if len(records) == RECORDS_PER_TASK:
-            yield _task(folder, records, rules)
-            records = []
-    if records:
-        yield _task(folder, records, rules)
-
-
-def _task(folder: Path, records: list[Record], rules: Filter) -> dict[str, Any]:
-    return {"images": str(folder / RAW), "records": records, "rules": rules.model_dump()}
+def filter_tasks(folder: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """Pieces of what 00_raw has kept; see `step.Step`."""
+    rules = recipe.filter.model_dump()
+    for records in kept_in(folder, RAW):
+        yield {"folder": str(folder), "records": records, "rules": rules}
 
 
 def do_filter(task: dict[str, Any], folder: Path, position: Position) -> Iterator[Any]:
     """Judge each image of a task by itself; see `tasks.Work`."""
     rules, begin = Filter.model_validate(task["rules"]), position or 0
     for place, record in enumerate(task["records"][begin:], begin + 1):
-        yield _judged(Path(task["images"]), record, rules), place
+        yield _judged(Path(task["folder"]), record, rules), place
 
 
-def _judged(images: Path, record: Record, rules: Filter) -> Record:
+def _judged(folder: Path, record: Record, rules: Filter) -> Record:
     record = {**record, "status": "kept"}
     side = min(record["width"], record["height"])
     if side < rules.min_side:
         return _rejected(record, "min_side", side)
     try:
-        figures = image_figures(decode(read_file(images / record["file"])))
+        figures = image_figures(decode(read_file(folder / record["file"])))
     except ImageError as error:
         return {**record, "status": "failed", "reason": str(error)}
     record = {
@@ -85,24 +70,21 @@ def _rejected(record: Record, rule: str, figure: float) -> Record:
     return {**record, "status": "rejected", "rule": rule, "figure": figure}
 
 
-def without_near_duplicates(
-    records: Iterable[Record], count: int, distance: int | None, progress: Progress
-) -> Iterator[Record]:
+def without_near_duplicates(records: Iterable[Record], end: Finish) -> Iterable[Record]:
     """The records; near-duplicates among the kept ones become rejected.
 
     The sharpest image stays, of equally sharp ones the oldest, then that with the lowest digest.
 
     Args:
         records: iterated twice.
-        count: how many there are, at most.
-        distance: greatest Hamming distance of near-duplicates; None: all are kept.
-        progress: is called with the number of images that were compared since the last call.
+        end: of the stage.
     """
+    distance = end.recipe.filter.phash_distance
     if distance is None:
         yield from records
         return
-    hashes, order, identities = _in_order(records, count)
-    stays, distances = find_near_duplicates(hashes[order], distance, progress)
+    hashes, order, identities = _in_order(records, end.received)
+    stays, distances = find_near_duplicates(hashes[order], distance, end.progress)
     of_place = np.empty(len(order), np.int64)
     of_place[order] = np.arange(len(order))
     place = 0

@@ -17,7 +17,8 @@ from vlm_perception.curation.image_files import (
     read_file,
     usable_image,
 )
-from vlm_perception.curation.tar_images import tar_images
+from vlm_perception.curation.sources.tar_images import tar_images
+from vlm_perception.curation.stage_folder import RAW
 from vlm_perception.curation.tasks import Position, Record
 from vlm_perception.evaluation.folder_images import FolderImagesError, plain_name
 from vlm_perception.media.image_errors import ImageError
@@ -164,7 +165,7 @@ def _kept(stage: Path, image: UsableImage, known: Record) -> Record:
         "status": "kept",
         **stamp,
         **known,
-        "file": name,
+        "file": f"{RAW}/{name}",
         "sha256": digest,
         "width": image.width,
         "height": image.height,

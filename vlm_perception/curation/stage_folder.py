@@ -19,7 +19,10 @@ from vlm_perception.curation.recipe import CurationError, Recipe, changes
 from vlm_perception.curation.tasks import Record
 from vlm_perception.outputs.swap import swap
 
-RAW, FILTERED = STAGES = ("00_raw", "01_filtered")
+RAW, FILTERED = "00_raw", "01_filtered"
+DEPENDS_ON: dict[str, tuple[str, ...]] = {RAW: ("sources",), FILTERED: ("filter",)}
+"""The stages in their order, and the parts of the recipe that each depends on."""
+STAGES = tuple(DEPENDS_ON)
 STATUSES = ("kept", "rejected", "failed")
 KEPT, FAILED = "kept.jsonl", "failed.jsonl"
 MANIFEST = "stage.json"
@@ -49,9 +52,7 @@ class Manifest(BaseModel):
 
 def recipe_part(stage: str, recipe: Recipe) -> dict[str, Any]:
     """What a stage depends on."""
-    whole = recipe.model_dump(mode="json")
-    key = {RAW: "sources", FILTERED: "filter"}[stage]
-    return {key: whole[key]}
+    return recipe.model_dump(mode="json", include=set(DEPENDS_ON[stage]))
 
 
 def read_manifest(folder: Path, stage: str) -> Manifest | None:
