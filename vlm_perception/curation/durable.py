@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -15,6 +16,8 @@ from typing import IO, Any
 from vlm_perception.common.disk_space import check_room
 
 PART = ".part"
+NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
+"""What file systems without hard links say; there the last of several writers counts."""
 
 
 @contextmanager
@@ -25,15 +28,22 @@ def whole_file(file: Path) -> Iterator[IO[bytes]]:
         DiskFullError: little room is left.
         OSError: it cannot be written.
     """
-    check_room(file)
-    # Two workers may write the same image, on two machines, too.
-    part = file.with_name(f"{file.name}.{secrets.token_hex(8)}{PART}")
-    try:
+    with _beside(file) as part:
         with part.open("wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(file)
+
+
+@contextmanager
+def _beside(file: Path) -> Iterator[Path]:
+    """A name to write a file under."""
+    check_room(file)
+    # Two workers may write the same image, on two machines, too.
+    part = file.with_name(f"{file.name}.{secrets.token_hex(8)}{PART}")
+    try:
+        yield part
     finally:
         part.unlink(missing_ok=True)
 
@@ -42,6 +52,25 @@ def write_bytes(file: Path, content: bytes) -> None:
     """Write a file as a whole; see `whole_file`."""
     with whole_file(file) as stream:
         stream.write(content)
+
+
+def keep_first(file: Path, content: bytes) -> None:
+    """Write a file as a whole, unless it is there; of several writers the first one counts.
+
+    Raises:
+        DiskFullError: little room is left.
+        OSError: it cannot be written.
+    """
+    with _beside(file) as aside:
+        write_bytes(aside, content)
+        try:
+            os.link(aside, file)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            aside.replace(file)
 
 
 def write_lines(file: Path, records: Iterable[Any]) -> None:
