@@ -35,7 +35,10 @@ SETTLE_S = 1.0
 """Of each phase, not measured: the node has just been switched over."""
 PHASE_S = 8.0
 ANALYSES, PATIENCE = 4, 12
-"""Of a phase, at least: a model that takes long gets longer phases; and what is waited for."""
+"""Of a phase, as if the language node were alone: a model that takes long gets longer phases; and
+what is waited for."""
+FEWEST_ANALYSES = 2
+"""Of a busy phase, which is prolonged for them: beside the encoder they take longer than alone."""
 LEAST_FRAMES = 20
 """Of each phase; a percentile of fewer is meaningless."""
 QUESTIONS, QUESTION_EVERY_S = 40, 0.15
@@ -258,16 +261,23 @@ class _Run:
         self._wait(SETTLE_S)
         start_ns, start = time.time_ns(), time.monotonic()
         self._wait(self.seconds)
+        if transition == "activate":
+            self._wait(self.patience_s, lambda: len(self._analyses(start_ns)) >= FEWEST_ANALYSES)
         end_ns, elapsed = time.time_ns(), time.monotonic() - start
-        analyses = [
-            each for each in self.observer.analyses if start_ns < each.received_ns <= end_ns
-        ]
         return Phase(
             seconds=elapsed,
             encoder_ms=self.times.between(start_ns, end_ns),
             reasonings=len(self.observer.meters[REASONING].between(start_ns, end_ns)),
-            analyses_ms=[each.milliseconds for each in analyses if each.is_keyframe],
+            analyses_ms=self._analyses(start_ns, end_ns),
         )
+
+    def _analyses(self, start_ns: int, end_ns: int | None = None) -> list[float]:
+        """Milliseconds of the full analyses that came after the start."""
+        return [
+            each.milliseconds
+            for each in tuple(self.observer.analyses)
+            if each.is_keyframe and start_ns < each.received_ns <= (end_ns or each.received_ns)
+        ]
 
     def ask(self, bundle: ModelBundle) -> list[float]:
         """Milliseconds that typed questions take from a client and back, of those answered."""
@@ -303,9 +313,9 @@ class _Run:
                 raise BenchError(f"{NODE} refused to {transition}")
             self._wait(POLL_S)
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float, is_enough: Callable[[], bool] = lambda: False) -> None:
         end = time.monotonic() + seconds
-        while not self.interrupt and (left := end - time.monotonic()) > 0:
+        while not (self.interrupt or is_enough()) and (left := end - time.monotonic()) > 0:
             check_running(self.processes, self.observer)
             self.interrupt.sleep(min(POLL_S, left))
 
