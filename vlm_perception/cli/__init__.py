@@ -20,13 +20,13 @@ from vlm_perception.cli import (
     curate,
     demo,
     deploy,
-    evaluate,
     locate,
     replay,
     roadworld,
     train,
     view,
 )
+from vlm_perception.cli.evaluate import app as evaluate
 
 app = typer.Typer(
     name="vlm-perception",

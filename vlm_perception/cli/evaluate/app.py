@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""`vlm-perception evaluate`: how good a model is."""
+"""The verbs of `evaluate`; those that take any images are in files of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vlm_perception.cli.evaluate_images import (
+from vlm_perception.cli.evaluate.images import (
     evaluate_cost,
     evaluate_hallucination,
     evaluate_lmms,
@@ -18,7 +18,7 @@ from vlm_perception.cli.evaluate_images import (
     evaluate_report,
     evaluate_retrieval,
 )
-from vlm_perception.cli.evaluate_judge import evaluate_judge
+from vlm_perception.cli.evaluate.judge import evaluate_judge
 from vlm_perception.cli.options.common import (
     BundleOption,
     JsonOption,
