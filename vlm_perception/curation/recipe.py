@@ -85,6 +85,26 @@ Source = Annotated[
 ]
 
 
+class BundleEncoder(_Model):
+    """The towers of a bundle."""
+
+    kind: Literal["bundle"]
+    path: Annotated[str, Field(min_length=1)]
+    """Relative to the recipe's folder, or absolute, or the name of a bundle that is found by it."""
+
+
+class CheckpointEncoder(_Model):
+    """A dual encoder that transformers reads; needs torch."""
+
+    kind: Literal["checkpoint"]
+    path: Annotated[str, Field(min_length=1)]
+    """Relative to the recipe's folder, or absolute, or a model of the hub: ORG/NAME@REVISION."""
+
+
+EncoderSpec = Annotated[BundleEncoder | CheckpointEncoder, Field(discriminator="kind")]
+"""What embeds images and texts, as recipes say it."""
+
+
 class Filter(_Model):
     """What is rejected in 01_filtered."""
 

@@ -73,6 +73,24 @@ def gathered(dual: str, vlm: str | None, scene: Scene) -> Iterator[Path]:
         yield checkpoint
 
 
+def dual_folder(text: str) -> Path:
+    """The folder of a dual encoder; one of the hub is fetched.
+
+    Args:
+        text: a folder, or one that has the encoder in `dual/`, or a model of the hub: `ORG/NAME` or
+            `ORG/NAME@REVISION`.
+
+    Raises:
+        ExportError: it is unavailable, or no dual encoder.
+    """
+    model = _folder_or_model(text, "dual")
+    if isinstance(model, Path):
+        return model / "dual" if (model / "dual").is_dir() else model
+    require_room([model])
+    fetch(model)
+    return model.folder
+
+
 def read_sources(checkpoint: Path) -> dict[str, HubSource]:
     """Which models of the hub the parts of a checkpoint directory are; empty if unknown.
 

@@ -19,21 +19,28 @@ RESAMPLES = ("bilinear", "hamming", "bicubic", "lanczos")
 Processor = Any
 
 
-def load_processor(directory: Path) -> Processor:
+def load_any_processor(directory: Path) -> Processor:
     """The image processor that is saved in a directory, in transformers' Pillow version.
 
     Raises:
-        ExportError: there is none, or it does more than resize, crop and normalise.
+        ExportError: there is none.
     """
     try:
-        processor = AutoImageProcessor.from_pretrained(
-            directory, backend="pil", local_files_only=True
-        )
+        return AutoImageProcessor.from_pretrained(directory, backend="pil", local_files_only=True)
     # transformers raises many kinds here.
     except Exception as error:
         raise ExportError(
             f"the image processor in {directory} cannot be loaded: {error}"
         ) from error
+
+
+def load_processor(directory: Path) -> Processor:
+    """The image processor that is saved in a directory, if it gives images of one size.
+
+    Raises:
+        ExportError: there is none, or it does more than resize, crop and normalise.
+    """
+    processor = load_any_processor(directory)
     if getattr(type(processor), "_preprocess", None) is not PilBackend._preprocess:
         raise ExportError(
             f"{directory} has a {type(processor).__name__}, which does more than resize, crop and "

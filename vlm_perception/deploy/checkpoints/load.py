@@ -132,11 +132,11 @@ def load_checkpoint(
         ExportError: a directory, key or file is missing, foreign or damaged.
     """
     parts = [name for name in ("dual", "vlm") if name == "dual" or (path / name).is_dir()]
-    types = {name: _model_type(path / name) for name in parts}
+    types = {name: _model_type(path / name, name) for name in parts}
     for name in parts:
         require_plain_weights(path / name)
-    family = DUAL_FAMILIES[types["dual"]]
-    dual = family.convert(_load(family.model_class, path / "dual", family.vision.check))
+    family, dual = load_dual(path / "dual")
+    dual = family.convert(dual)
     owner = processor_path = path / "dual"
     vlm, vlm_family, language_tower = None, None, None
     if "vlm" in types:
@@ -194,6 +194,17 @@ def load_checkpoint(
     )
 
 
+def load_dual(directory: Path) -> tuple[DualFamily, Model]:
+    """Load a dual encoder in FP32 as transformers has it, before its family converts it.
+
+    Raises:
+        ExportError: it is none of a known family, or a file is missing or damaged.
+    """
+    family = DUAL_FAMILIES[_model_type(directory, "dual")]
+    require_plain_weights(directory)
+    return family, _load(family.model_class, directory, family.vision.check)
+
+
 def round_to_half(model: Model) -> None:
     """Round every weight to what FP16 can hold, in place; larger numbers stay as they are."""
     with torch.no_grad():
@@ -210,12 +221,12 @@ def _hashes(path: Path) -> dict[str, str]:
     return {str(file.relative_to(path)): file_sha256(file) for file in sorted(files)}
 
 
-def _model_type(directory: Path) -> str:
-    """The class of the model in `dual/` or `vlm/`, which can be exported as that part."""
+def _model_type(directory: Path, part: str) -> str:
+    """The class of a model, which can be exported as `dual` or `vlm`."""
     refuse_adapter(directory, str(directory))
     name = str(read_json(directory / "config.json").get("model_type"))
-    other = "vlm" if directory.name == "dual" else "dual"
-    require_supported(str(directory), directory.name, name, f"its place is {other}/")
+    other = "vlm" if part == "dual" else "dual"
+    require_supported(str(directory), part, name, f"its place is {other}/")
     return name
 
 
