@@ -30,7 +30,7 @@ from vlm_perception.evaluation.judge.figures import Kind, figures
 from vlm_perception.evaluation.judge.rubric import Rubric, read_score, read_verdict
 from vlm_perception.evaluation.judge.sets import AskedFolder
 from vlm_perception.evaluation.judge.tables import figure_notes
-from vlm_perception.evaluation.judge.texts import Written
+from vlm_perception.evaluation.judge.texts import Writer, Written
 from vlm_perception.evaluation.report import finite
 
 ASKED = [
@@ -147,6 +147,15 @@ def test_agreement_is_that_of_the_definitions() -> None:
     assert third is not None and two is not None and third == pytest.approx((2 * two + 1) / 3)
     # Two who agree on one side throughout have no kappa, and the third agrees with neither.
     assert agreement([[1, 1, 1], [1, 1, 1], [1, 1, 0]], Kind.PAIRS)["kappa"] is None
+
+
+def test_each_image_has_a_text_of_its_own() -> None:
+    shipped = ModelBundle.load("roadworld-nano")
+    images = [street(seed).rendered.image for seed in range(2)]
+    writer = Writer(shipped)
+    written = [writer.write(image, "") for image in images]
+    assert written == [Writer(shipped).write(image, "") for image in images]
+    assert written[0] != written[1]
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,7 @@ class Writer:
         """
         self._service = LanguageService(bundle, threads=THREADS, questions=())
         self._encoder = VisionEncoder(bundle, threads=THREADS, temporal=False)
+        self._images = 0
 
     def check(self, questions: Sequence[str]) -> None:
         """Refuse questions that the language model cannot take.
@@ -85,7 +86,9 @@ class Writer:
             FrameError: the array is no such image.
         """
         most = self._service.settings.max_caption_tokens
-        embedding = self._encoder.encode(Frame(image, 0), 0)
+        # The service tells frames apart by their numbers, and keeps what it has read of the last.
+        self._images += 1
+        embedding = self._encoder.encode(Frame(image, 0), self._images)
         description = self._service.asker.describe(embedding, question, max_tokens=most)
         for _ in description:
             pass
