@@ -105,11 +105,19 @@ EncoderSpec = Annotated[BundleEncoder | CheckpointEncoder, Field(discriminator="
 """What embeds images and texts, as recipes say it."""
 
 
+class EmbeddingRule(_Model):
+    """Near-duplicates by the cosine of their embeddings."""
+
+    encoder: EncoderSpec
+    cosine: Annotated[float, Field(gt=0, le=1)] = 0.95
+
+
 class Filter(_Model):
     """What is rejected in 01_filtered."""
 
     min_side: Annotated[int, Field(ge=1)] = 224
     phash_distance: Annotated[int, Field(ge=0, le=16)] | None = 8
+    embedding: EmbeddingRule | None = None
     min_sharpness: Annotated[float, Field(gt=0)] | None = None
     min_brightness: Annotated[float, Field(ge=0, le=255)] | None = None
     max_brightness: Annotated[float, Field(ge=0, le=255)] | None = None

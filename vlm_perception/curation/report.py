@@ -44,6 +44,7 @@ RULES = {
     "kept": "kept",
     "min_side": "shorter side below min_side",
     "phash_distance": "near-duplicate: the one that stayed is on the right",
+    "embedding_cosine": "near-duplicate by embedding: the one that stayed is on the right",
     "min_sharpness": "less sharp than min_sharpness",
     "min_brightness": "darker than min_brightness",
     "max_brightness": "brighter than max_brightness",
@@ -176,7 +177,7 @@ def _groups(folder: Path, made: list[Manifest]) -> Iterator[tuple[str, int, list
             if seen[rule] in _spread(wanted[rule]):
                 chosen[rule].append(record)
             seen[rule] += 1
-    stayed = {each["stayed"] for each in chosen.get("phash_distance", [])}
+    stayed = {each["stayed"] for some in chosen.values() for each in some if "stayed" in each}
     others = {each["id"]: each for each in _lines(folder, FILTERED, KEPT) if each["id"] in stayed}
     for rule, records in chosen.items():
         examples = [_example(folder, record, others) for record in records]

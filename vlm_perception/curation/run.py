@@ -20,11 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import vlm_perception
 from vlm_perception.curation.durable import PART, read_lines, write_bytes
 from vlm_perception.curation.engine import Engine
-from vlm_perception.curation.filtering.filtered import (
-    do_filter,
-    filter_tasks,
-    without_near_duplicates,
-)
+from vlm_perception.curation.filtering.filtered import do_filter, filter_tasks
+from vlm_perception.curation.filtering.kept_once import without_near_duplicates
 from vlm_perception.curation.recipe import RECIPE, CurationError, Recipe, example, read_recipe
 from vlm_perception.curation.sources.listing import tasks as source_tasks
 from vlm_perception.curation.sources.raw import do_raw

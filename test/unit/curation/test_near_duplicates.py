@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlm_perception.curation.filtering.copy_threshold import copy_threshold
+from vlm_perception.curation.filtering.embedding_measure import EmbeddingMeasure
 from vlm_perception.curation.filtering.hash_index import NONE, HashIndex
 from vlm_perception.curation.filtering.image_figures import image_figures, perceptual_hash
-from vlm_perception.curation.filtering.near_duplicates import find_near_duplicates
+from vlm_perception.curation.filtering.near_duplicates import HashMeasure, find_near_duplicates
 from vlm_perception.datasets.roadworld.streets import Streets
 
 U64 = st.integers(0, 2**64 - 1)
@@ -34,26 +36,72 @@ def distance(one, other):
     return bin(int(one) ^ int(other)).count("1")
 
 
-def by_brute_force(hashes, radius):
+def cosine(one, other):
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    return round(float(one @ other / np.linalg.norm(one) / np.linalg.norm(other)), 9)
+
+
+def by_brute_force(hashes, radius, embeddings, least):
+    """For each: the place of the kept one, the gap and the rule."""
     kept, found = [], []
-    for place, each in enumerate(hashes):
-        near = min(((distance(each, hashes[k]), k) for k in kept), default=(65, NONE))
-        if near[0] <= radius:
-            found.append((near[1], near[0]))
+    for place in range(len(hashes)):
+        by_hash = min(((distance(hashes[place], hashes[k]), k) for k in kept), default=(65, 0))
+        by_row = min(((-cosine(embeddings[place], embeddings[k]), k) for k in kept), default=(2, 0))
+        if by_hash[0] <= radius:
+            found.append((by_hash[1], by_hash[0], 0))
+        elif by_row[0] <= -least:
+            found.append((by_row[1], by_row[0], 1))
         else:
             kept.append(place)
-            found.append((NONE, 0))
+            found.append((NONE, 0, 0))
     return found
 
 
-@given(neighbouring_hashes(), st.integers(0, 16), st.sampled_from([1, 7, 1024]))
+@given(
+    neighbouring_hashes(),
+    st.integers(0, 16),
+    st.floats(0.3, 1.0),
+    st.integers(0, 2**32),
+    st.sampled_from([1, 7, 1024]),
+)
 @settings(max_examples=40, deadline=None)
-def test_greedy_choice_equals_brute_force(hashes, radius, block):
+def test_greedy_choice_equals_brute_force(hashes, radius, least, seed, block):
+    rng = np.random.default_rng(seed)
+    stored = rng.normal(size=(len(hashes), 5)).astype(np.float16)
+    stored[rng.integers(len(hashes), size=5)] = stored[0]
+    order = rng.permutation(len(hashes))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vlm_perception.curation.filtering.near_duplicates.BLOCK", block)
-        stays, distances = find_near_duplicates(hashes, radius)
-    pairs = zip(stays.tolist(), distances.tolist(), strict=True)
-    assert list(pairs) == by_brute_force(hashes, radius)
+        package = "vlm_perception.curation.filtering"
+        patch.setattr(f"{package}.near_duplicates.BLOCK", block)
+        patch.setattr(f"{package}.embedding_measure.KEPT_AT_A_TIME", 2 * block)
+        patch.setattr(f"{package}.embedding_measure.PAIRS_AT_A_TIME", 3)
+        measures = HashMeasure(hashes, radius), EmbeddingMeasure(stored, order, least)
+        found = find_near_duplicates(measures, len(hashes))
+    columns = (found.stays, found.gaps, found.measures)
+    assert list(zip(*(column.tolist() for column in columns), strict=True)) == by_brute_force(
+        hashes, radius, stored[order], least
+    )
+
+
+def test_threshold_of_copies_keeps_to_the_rate_of_different_images():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(60, 8))
+    copies = images[:, None] + 0.2 * rng.normal(size=(60, 3, 8))
+    for rate in (0.0, 0.05, 0.5):
+        found = copy_threshold(images, copies, rate)
+        others = [np.delete(images, each, axis=0) for each in range(len(images))]
+        alike = [
+            max(cosine(image, other) for other in rest) >= found.cosine
+            for image, rest in zip(images, others, strict=True)
+        ]
+        assert found.false_accepts == np.mean(alike) <= rate
+        lost = [
+            cosine(c, i) < found.cosine for i, own in zip(images, copies, strict=True) for c in own
+        ]
+        assert found.false_rejects == np.mean(lost)
+    # A lower one would accept more than that.
+    lower = copy_threshold(images, copies, 0.5)
+    assert lower.cosine < copy_threshold(images, copies, 0.0).cosine
 
 
 @given(neighbouring_hashes(), st.sampled_from([0, 5, 8, 11, 16]), st.sampled_from([3, 1 << 22]))

@@ -8,7 +8,9 @@ images are compared with kept ones only, in the order of who should stay, and no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,61 +20,125 @@ from vlm_perception.curation.filtering.hash_index import NONE, Hashes, HashIndex
 BLOCK = 1024
 
 Progress = Callable[[int], None]
+Gaps = NDArray[np.float64]
+"""How far images are apart by a measure: the less, the nearer."""
+
+
+class Measure(Protocol):
+    """How far images are apart, and those of them that are kept."""
+
+    limit: float
+    """The greatest gap of near-duplicates."""
+
+    def nearest(self, begin: int, end: int) -> tuple[NDArray[np.int32], Gaps]:
+        """The nearest kept image to each of begin .. end, of several the one that was kept first.
+
+        Returns:
+            Numbers of kept images, counted as they were kept, and the gaps; NONE and any gap where
+            none is within the limit.
+        """
+        ...
+
+    def among(self, begin: int, end: int) -> Gaps:
+        """The gaps between the images begin .. end, [N, N]."""
+        ...
+
+    def keep(self, places: NDArray[np.int32]) -> None:
+        """Keep images, too."""
+        ...
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """What became of each image."""
+
+    stays: NDArray[np.int32]
+    """The place of the nearest kept image by the first measure by which one is near, of several
+    the first; NONE where the image is kept itself."""
+    gaps: Gaps
+    """To that image."""
+    measures: NDArray[np.int8]
+    """The number of that measure."""
+
+
+class HashMeasure:
+    """The Hamming distance of hashes."""
+
+    def __init__(self, hashes: Hashes, radius: int) -> None:
+        """Take the hashes of all images, uint64 [N], those that should stay first."""
+        self.limit = float(radius)
+        self._hashes, self._index = hashes, HashIndex(radius)
+
+    def nearest(self, begin: int, end: int) -> tuple[NDArray[np.int32], Gaps]:
+        """See `Measure`."""
+        numbers, found = self._index.nearest(self._hashes[begin:end])
+        return numbers, found.astype(np.float64)
+
+    def among(self, begin: int, end: int) -> Gaps:
+        """See `Measure`."""
+        block = self._hashes[begin:end]
+        return distances(block[:, None], block[None, :]).astype(np.float64)
+
+    def keep(self, places: NDArray[np.int32]) -> None:
+        """See `Measure`."""
+        self._index.add(self._hashes[places])
 
 
 def find_near_duplicates(
-    hashes: Hashes, radius: int, progress: Progress = lambda count: None
-) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """For each hash the kept one that it is near to.
+    measures: Sequence[Measure], count: int, progress: Progress = lambda count: None
+) -> NearDuplicates:
+    """For each image the kept one that it is near to.
 
-    A hash is kept where no kept one before it is within the radius. This is exact: the same as if
-    each were compared with all kept ones.
+    An image is kept where no kept one before it is near by any of the measures. This is exact: the
+    same as if each were compared with all kept ones.
 
     Args:
-        hashes: uint64 [N], those that should stay first.
-        radius: greatest Hamming distance of near-duplicates.
-        progress: is called with the number of hashes that were judged since the last call.
-
-    Returns:
-        For each hash the index of the nearest kept one, of several the first; NONE where it is kept
-        itself. And the distance.
+        measures: in the order in which they are asked.
+        count: of the images; those that should stay come first.
+        progress: is called with the number of images that were judged since the last call.
     """
-    index = HashIndex(radius)
     kept_at: NDArray[np.int32] = np.empty(0, np.int32)
-    stays = np.full(len(hashes), NONE, np.int32)
-    found = np.zeros(len(hashes), np.uint8)
-    for begin in range(0, len(hashes), BLOCK):
-        block = hashes[begin : begin + BLOCK]
-        numbers, found[begin : begin + BLOCK] = index.nearest(block)
-        near = numbers != NONE
-        stays[begin : begin + BLOCK][near] = kept_at[numbers[near]]
-        kept = _judge_among(block, begin, near, radius, stays, found)
-        index.add(hashes[kept])
+    stays = np.full(count, NONE, np.int32)
+    found = NearDuplicates(stays, np.zeros(count), np.zeros(count, np.int8))
+    for begin in range(0, count, BLOCK):
+        end = min(begin + BLOCK, count)
+        before = []
+        for measure in measures:
+            numbers, gaps = measure.nearest(begin, end)
+            near = numbers != NONE
+            numbers[near] = kept_at[numbers[near]]
+            before.append((numbers, gaps))
+        kept = _judge_among(begin, end, measures, before, found)
+        for measure in measures:
+            measure.keep(kept)
         kept_at = np.concatenate([kept_at, kept])
-        progress(len(block))
-    return stays, found
+        progress(end - begin)
+    return found
 
 
 def _judge_among(
-    block: Hashes,
     begin: int,
-    near: NDArray[np.bool_],
-    radius: int,
-    stays: NDArray[np.int32],
-    found: NDArray[np.uint8],
+    end: int,
+    measures: Sequence[Measure],
+    before: Sequence[tuple[NDArray[np.int32], Gaps]],
+    found: NearDuplicates,
 ) -> NDArray[np.int32]:
-    """Compare a block with itself; returns the indices that are kept."""
-    apart = distances(block[:, None], block[None, :])
+    """Compare a block with itself, too; returns the places that are kept."""
+    apart = [measure.among(begin, end) for measure in measures]
     kept: list[int] = []
-    for place in range(len(block)):
-        if kept:
-            to_kept = apart[place, kept]
-            closest = int(np.argmin(to_kept))
-            distance = int(to_kept[closest])
-            at = begin + place
-            if distance <= radius and (not near[place] or distance < found[at]):
-                stays[at], found[at] = begin + kept[closest], distance
-                continue
-        if not near[place]:
+    for place in range(end - begin):
+        for number, measure in enumerate(measures):
+            stays, gap = int(before[number][0][place]), float(before[number][1][place])
+            if kept:
+                to_kept = apart[number][place, kept]
+                closest = int(np.argmin(to_kept))
+                closer = stays == NONE or to_kept[closest] < gap
+                if to_kept[closest] <= measure.limit and closer:
+                    stays, gap = begin + kept[closest], float(to_kept[closest])
+            if stays != NONE:
+                at = begin + place
+                found.stays[at], found.gaps[at], found.measures[at] = stays, gap, number
+                break
+        else:
             kept.append(place)
     return np.array(kept, np.int32) + np.int32(begin)

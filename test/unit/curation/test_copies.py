@@ -1,0 +1,71 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Copies are found by the rules that can find them."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from vlm_perception.cli import app
+from vlm_perception.datasets.roadworld.streets import Streets
+
+BUNDLE = {"kind": "bundle", "path": "roadworld-nano"}
+
+
+def curate(*words, code=0):
+    result = CliRunner().invoke(app, ["curate", *map(str, words)])
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+def prepare(folder, source, **filters):
+    folder.mkdir(exist_ok=True)
+    text = yaml.safe_dump({"sources": [source], "filter": filters})
+    (folder / "recipe.yaml").write_text(text)
+    return folder
+
+
+def lines(folder, stage, status):
+    return [json.loads(line) for line in (folder / stage / f"{status}.jsonl").open()]
+
+
+@pytest.fixture(scope="module")
+def streets():
+    return [street.image for street in Streets(range(5_000_000, 5_000_008), (320, 240))]
+
+
+def write_images(folder, images):
+    folder.mkdir()
+    for name, image in images.items():
+        cv2.imwrite(str(folder / name), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+
+
+def test_flipped_images_are_found_by_embedding_only(tmp_path, streets):
+    images = {f"{number}.png": image for number, image in enumerate(streets)}
+    flipped = {f"flip{number}.png": cv2.flip(streets[number], 1) for number in (1, 5)}
+    half = {"half2.png": cv2.resize(streets[2], None, fx=0.95, fy=0.95)}
+    write_images(tmp_path / "images", images | flipped | half)
+    rule = {"encoder": BUNDLE, "cosine": 0.95}
+    folder = prepare(tmp_path / "set", {"kind": "folder", "path": "../images"}, embedding=rule)
+    curate("run", folder)
+    names = {each["id"]: each["path"] for each in lines(folder, "00_raw", "kept")}
+    rejected = {
+        frozenset((each["path"], names[each["stayed"]])): each
+        for each in lines(folder, "01_filtered", "rejected")
+    }
+    assert {pair: each["rule"] for pair, each in rejected.items()} == {
+        frozenset(("1.png", "flip1.png")): "embedding_cosine",
+        frozenset(("5.png", "flip5.png")): "embedding_cosine",
+        frozenset(("2.png", "half2.png")): "phash_distance",
+    }
+    assert all(
+        0.95 <= each["figure"] <= 1 for each in rejected.values() if "cosine" in each["rule"]
+    )
+    assert not any("embedding" in each for each in lines(folder, "01_filtered", "kept"))
+    prepare(folder, {"kind": "folder", "path": "../images"}, embedding=rule | {"cosine": 0.999})
+    assert "filter.embedding.cosine was 0.95" in curate("run", folder, code=2)
