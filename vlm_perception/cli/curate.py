@@ -17,7 +17,8 @@ from vlm_perception.outputs.console import say
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Make a clean set of images and captions, stage by stage: 00_raw, 01_filtered.",
+    help="Make a clean set of images and captions, stage by stage: 00_raw, 01_filtered, "
+    "03_quality_checked.",
 )
 FolderArgument = Annotated[Path, typer.Argument(help="The folder of the set.")]
 

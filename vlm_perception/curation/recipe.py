@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vlm_perception.bundle.manifest import describe_errors
 from vlm_perception.common.errors import VlmPerceptionError
@@ -123,11 +123,79 @@ class Filter(_Model):
     max_brightness: Annotated[float, Field(ge=0, le=255)] | None = None
 
 
+class Translations(_Model):
+    """How captions in languages are checked that the scoring encoder does not know."""
+
+    encoder: EncoderSpec
+    """Embeds texts of all languages."""
+    min_cosine: Annotated[float, Field(ge=-1, le=1)]
+    """Least cosine of the embeddings of a caption and one that was scored."""
+
+
+class Retrieval(_Model):
+    """When a checked set is bad as a whole."""
+
+    pool: Annotated[int, Field(ge=20)] = 1000
+    """Images, and their captions."""
+    most_missed: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """From this share of images on whose caption is not among the first ten, the run stops."""
+
+
+SCALES = {"cosine": 1.0, "clipscore": 2.5, "torchmetrics": 100.0}
+"""What a score is called -> how many times the cosine it is."""
+_THRESHOLDS = (
+    "a threshold needs its scale: `scale: cosine` (0.28 and 0.20 are raw cosines of OpenAI's "
+    "ViT-B/32), `scale: clipscore` (2.5 times the cosine: 0.70 and 0.50) or `scale: torchmetrics` "
+    "(100 times: 28 and 20)"
+)
+
+
+class Quality(_Model):
+    """Which captions 03_quality_checked takes."""
+
+    encoder: EncoderSpec
+    prefix: str = "A photo depicts "
+    """Of each caption, when it is embedded."""
+    languages: Annotated[tuple[str, ...], Field(min_length=1)] = ("en",)
+    """Those that the encoder knows; captions of unknown language (`und`) are scored, too."""
+    scale: Literal["cosine", "clipscore", "torchmetrics"] | None = None
+    accept: float | None = None
+    """Captions above it go on."""
+    reject: float | None = None
+    """Captions below it are rejected at once; others are written again, if there is a captioner."""
+    thresholds: Literal["calibrated"] | None = None
+    """Instead of accept and reject: what `vlm-perception curate calibrate` has found."""
+    false_accept: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of captions of other images above the upper threshold."""
+    false_reject: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of good captions below the lower threshold."""
+    good_pairs: str | None = None
+    """A folder with captions.jsonl whose captions are right; the set's own by default."""
+    reject_contradicted: bool = False
+    """Whether captions that name what the tagger is sure is absent are rejected, or only marked."""
+    translations: Translations | None = None
+    retrieval: Retrieval | None = Retrieval()
+
+    @model_validator(mode="after")
+    def _one_kind_of_thresholds(self) -> Quality:
+        given = (self.accept, self.reject)
+        if self.thresholds is None and None in given:
+            raise ValueError("give `accept` and `reject`, or `thresholds: calibrated`")
+        if self.thresholds is not None and (given != (None, None) or self.scale is not None):
+            raise ValueError("`thresholds: calibrated` takes the place of accept, reject and scale")
+        if self.thresholds is None and self.scale is None:
+            raise ValueError(_THRESHOLDS)
+        if self.accept is not None and self.reject is not None and self.reject > self.accept:
+            raise ValueError("`reject` must not be above `accept`")
+        return self
+
+
 class Recipe(_Model):
     """A whole recipe."""
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     filter: Filter = Filter()
+    quality: Quality | None = None
 
 
 def read_recipe(folder: Path) -> Recipe:

@@ -8,6 +8,7 @@ import base64
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,20 @@ import cv2
 
 from vlm_perception.curation.durable import read_lines, write_bytes
 from vlm_perception.curation.image_files import decode
+from vlm_perception.curation.quality.retrieval_check import read_check
+from vlm_perception.curation.quality.telling import (
+    QUALITY_RULES,
+    caption_lines,
+    mean_score,
+    pairs_by_language,
+)
 from vlm_perception.curation.recipe import CurationError, read_recipe
 from vlm_perception.curation.run import read_times, told
 from vlm_perception.curation.stage_folder import (
     FAILED,
     FILTERED,
     KEPT,
+    QUALITY,
     RAW,
     STAGES,
     Manifest,
@@ -48,6 +57,7 @@ RULES = {
     "min_sharpness": "less sharp than min_sharpness",
     "min_brightness": "darker than min_brightness",
     "max_brightness": "brighter than max_brightness",
+    **QUALITY_RULES,
 }
 
 
@@ -59,6 +69,8 @@ class Example:
     """JPEG files in base64."""
     path: str
     figure: str
+    captions: list[str]
+    """With what was found of each."""
 
 
 def figures(folder: Path) -> dict[str, Any]:
@@ -73,8 +85,7 @@ def figures(folder: Path) -> dict[str, Any]:
         {
             **each.model_dump(include={"name", "received", "kept", "rejected", "failed", "rules"}),
             "rejection_rate": each.rejected / each.received if each.received else 0.0,
-            # These stages judge no quality.
-            "mean_quality": None,
+            "mean_quality": mean_score(_lines(folder, each.name, KEPT)),
             "images_per_second_per_core": _rate(times.get(each.name)),
         }
         for each in made
@@ -90,6 +101,7 @@ def figures(folder: Path) -> dict[str, Any]:
         "stages": stages,
         "images_per_second_per_core": _rate(total),
         "images_per_size_bucket": dict(sizes),
+        **_quality_figures(folder, made),
     }
 
 
@@ -108,6 +120,7 @@ def write_report(folder: Path) -> Path:
         figures=known,
         stale=stale_stages(folder),
         groups=list(_groups(folder, made)),
+        worst=_worst(folder, made),
         failed=list(_failed(folder, made)),
         listed=LISTED,
     )
@@ -164,24 +177,49 @@ def _bucket(record: Record) -> str:
 
 
 def _groups(folder: Path, made: list[Manifest]) -> Iterator[tuple[str, int, list[Example]]]:
-    """What was kept, and what was rejected by each rule: heading, count, examples."""
-    manifest = made[-1]
-    if manifest.name != FILTERED:
-        return
-    wanted = {"kept": manifest.kept, **manifest.rules}
-    chosen: dict[str, list[Record]] = {rule: [] for rule in wanted}
-    seen: Counter[str] = Counter()
-    for file in (KEPT, "rejected.jsonl"):
-        for record in _lines(folder, FILTERED, file):
-            rule = record.get("rule", "kept")
-            if seen[rule] in _spread(wanted[rule]):
-                chosen[rule].append(record)
-            seen[rule] += 1
-    stayed = {each["stayed"] for some in chosen.values() for each in some if "stayed" in each}
-    others = {each["id"]: each for each in _lines(folder, FILTERED, KEPT) if each["id"] in stayed}
-    for rule, records in chosen.items():
-        examples = [_example(folder, record, others) for record in records]
-        yield RULES[rule], wanted[rule], examples
+    """What was kept, and what was rejected by each rule: heading, count, examples.
+
+    Kept are those of the last stage that has rules, and rejected those of each.
+    """
+    judging = [each for each in made if each.name in (FILTERED, QUALITY)]
+    for manifest in judging:
+        wanted = dict(manifest.rules)
+        if manifest is judging[-1]:
+            wanted = {"kept": manifest.kept, **wanted}
+        chosen: dict[str, list[Record]] = {rule: [] for rule in wanted}
+        seen: Counter[str] = Counter()
+        for file in (KEPT, "rejected.jsonl"):
+            for record in _lines(folder, manifest.name, file):
+                rule = record.get("rule", "kept")
+                if rule in wanted and seen[rule] in _spread(wanted[rule]):
+                    chosen[rule].append(record)
+                seen[rule] += 1
+        stayed = {each["stayed"] for some in chosen.values() for each in some if "stayed" in each}
+        kept = _lines(folder, manifest.name, KEPT) if stayed else ()
+        others = {each["id"]: each for each in kept if each["id"] in stayed}
+        for rule, records in chosen.items():
+            examples = [_example(folder, record, others) for record in records]
+            yield RULES[rule], wanted[rule], examples
+
+
+def _worst(folder: Path, made: list[Manifest]) -> tuple[str, list[Example]]:
+    """What the retrieval check has found, and the images whose caption came last."""
+    found = read_check(folder) if QUALITY in [each.name for each in made] else None
+    if found is None:
+        return "", []
+    examples = [_example(folder, {**each, "figure": each["rank"]}, {}) for each in found.worst]
+    return found.told, examples
+
+
+def _quality_figures(folder: Path, made: list[Manifest]) -> dict[str, Any]:
+    if QUALITY not in [each.name for each in made]:
+        return {}
+    check = read_check(folder)
+    records = chain(_lines(folder, QUALITY, KEPT), _lines(folder, QUALITY, "rejected.jsonl"))
+    return {
+        "retrieval_check": check and check.model_dump(exclude={"worst"}),
+        "translations": pairs_by_language(records),
+    }
 
 
 def _spread(count: int) -> set[int]:
@@ -192,7 +230,8 @@ def _spread(count: int) -> set[int]:
 def _example(folder: Path, record: Record, others: dict[int, Record]) -> Example:
     shown = [record, *([others[record["stayed"]]] if "stayed" in record else [])]
     figure = f"{record['figure']:g}" if "figure" in record else ""
-    return Example([_thumbnail(folder / each["file"]) for each in shown], record["path"], figure)
+    images = [_thumbnail(folder / each["file"]) for each in shown]
+    return Example(images, record["path"], figure, caption_lines(record))
 
 
 def _thumbnail(file: Path) -> str:

@@ -22,6 +22,8 @@ from vlm_perception.curation.durable import PART, read_lines, write_bytes
 from vlm_perception.curation.engine import Engine
 from vlm_perception.curation.filtering.filtered import do_filter, filter_tasks
 from vlm_perception.curation.filtering.kept_once import without_near_duplicates
+from vlm_perception.curation.quality.checked import check_retrieval, check_tasks, do_check
+from vlm_perception.curation.quality.retrieval_check import read_check, require_passed
 from vlm_perception.curation.recipe import RECIPE, CurationError, Recipe, example, read_recipe
 from vlm_perception.curation.sources.listing import tasks as source_tasks
 from vlm_perception.curation.sources.raw import do_raw
@@ -29,12 +31,14 @@ from vlm_perception.curation.sources.source_digest import digested, source_diges
 from vlm_perception.curation.stage_folder import (
     FAILED,
     FILTERED,
+    QUALITY,
     RAW,
     STAGES,
     Inputs,
     Manifest,
     before,
     input_digest,
+    missing_part,
     put_in_place,
     read_manifest,
     recipe_part,
@@ -56,6 +60,7 @@ TIMES = "times.json"
 STEPS: dict[str, Step] = {
     RAW: Step(source_tasks, do_raw),
     FILTERED: Step(filter_tasks, do_filter, without_near_duplicates),
+    QUALITY: Step(check_tasks, do_check, check_retrieval),
 }
 
 
@@ -98,8 +103,18 @@ def run(folder: Path, options: Options, console: Console) -> None:
         with options.engine:
             for stage in STAGES[: STAGES.index(options.to) + 1]:
                 _make(folder.resolve(), stage, recipe, options, console)
+                if stage == QUALITY:
+                    _tell_retrieval(folder, console)
     finally:
         os.close(handle)
+
+
+def _tell_retrieval(folder: Path, console: Console) -> None:
+    """Say what the check has found, and go no further where the set has failed it."""
+    require_passed(folder)
+    found = read_check(folder)
+    if found is not None:
+        say(console, found.told)
 
 
 def _make(folder: Path, stage: str, recipe: Recipe, options: Options, console: Console) -> None:
@@ -148,6 +163,8 @@ def _first_fault(made: Path) -> str:
 
 def told(manifest: Manifest) -> str:
     """The counts of a stage in words."""
+    if part := missing_part(manifest):
+        return f"{manifest.kept} passed on as they are: the recipe has no `{part}`"
     rules = ", ".join(f"{count} {rule}" for rule, count in manifest.rules.items())
     why = f" ({rules})" if rules else ""
     return (
@@ -164,7 +181,7 @@ def _unfinished(folder: Path, stage: str, recipe: Recipe) -> Path:
     unfinished = folder / UNFINISHED
     begun = {
         "stage": stage,
-        "recipe": recipe_part(stage, recipe),
+        "recipe": recipe_part(folder, stage, recipe),
         "input": input_digest(folder, stage),
         # What another version has begun is not finished by this one.
         "program": code_digest(vlm_perception),
@@ -255,7 +272,7 @@ def _finish(folder: Path, stage: str, recipe: Recipe, tasks: Tasks, bar: _Bar) -
         cut_off.unlink()
     sources = str(_json(tasks.folder / SOURCES)) if stage == RAW else ""
     inputs = Inputs(input_digest(folder, stage), sources, received)
-    return write_stage(made, stage, recipe, inputs, STEPS[stage].finish(records, end))
+    return write_stage(folder, made, stage, recipe, inputs, STEPS[stage].finish(records, end))
 
 
 def _keep_time(folder: Path, stage: str, images: int, cpu_s: float) -> None:

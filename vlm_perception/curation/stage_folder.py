@@ -14,14 +14,22 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vlm_perception.curation.calibrated import referred_to
 from vlm_perception.curation.durable import json_line, sync_folder, whole_file, write_bytes
 from vlm_perception.curation.recipe import CurationError, Recipe, changes
 from vlm_perception.curation.tasks import Record
 from vlm_perception.outputs.swap import swap
 
 RAW, FILTERED = "00_raw", "01_filtered"
-DEPENDS_ON: dict[str, tuple[str, ...]] = {RAW: ("sources",), FILTERED: ("filter",)}
+QUALITY = "03_quality_checked"
+DEPENDS_ON: dict[str, tuple[str, ...]] = {
+    RAW: ("sources",),
+    FILTERED: ("filter",),
+    QUALITY: ("quality",),
+}
 """The stages in their order, and the parts of the recipe that each depends on."""
+GIVES_ON = {QUALITY: "quality"}
+"""Stages that give on what they receive where the recipe lacks a part, and that."""
 STAGES = tuple(DEPENDS_ON)
 STATUSES = ("kept", "rejected", "failed")
 KEPT, FAILED = "kept.jsonl", "failed.jsonl"
@@ -50,9 +58,21 @@ class Manifest(BaseModel):
     """Of the lists of images; these name the images by digest."""
 
 
-def recipe_part(stage: str, recipe: Recipe) -> dict[str, Any]:
-    """What a stage depends on."""
-    return recipe.model_dump(mode="json", include=set(DEPENDS_ON[stage]))
+def recipe_part(folder: Path, stage: str, recipe: Recipe) -> dict[str, Any]:
+    """What a stage depends on, with the calibrated thresholds that the recipe refers to.
+
+    Raises:
+        CurationError: the file of these is damaged.
+    """
+    part = recipe.model_dump(mode="json", include=set(DEPENDS_ON[stage]))
+    thresholds = referred_to(folder, part)
+    return {**part, "thresholds": thresholds} if thresholds else part
+
+
+def missing_part(manifest: Manifest) -> str:
+    """The part of the recipe without which a stage has given on what it received; empty: none."""
+    part = GIVES_ON.get(manifest.name, "")
+    return part if part and manifest.recipe.get(part) is None else ""
 
 
 def read_manifest(folder: Path, stage: str) -> Manifest | None:
@@ -74,7 +94,7 @@ def read_manifest(folder: Path, stage: str) -> Manifest | None:
 
 def why_stale(folder: Path, stage: str, manifest: Manifest, recipe: Recipe) -> str:
     """What has changed since a stage was made; empty: nothing."""
-    different = changes(manifest.recipe, recipe_part(stage, recipe))
+    different = changes(manifest.recipe, recipe_part(folder, stage, recipe))
     if different:
         return "; ".join(different)
     return "" if input_digest(folder, stage) == manifest.input else f"{before(stage)} has changed"
@@ -105,6 +125,7 @@ class Inputs:
 
 
 def write_stage(
+    folder: Path,
     made: Path,
     stage: str,
     recipe: Recipe,
@@ -114,6 +135,7 @@ def write_stage(
     """Write the lists and the manifest of a stage.
 
     Args:
+        folder: that of the whole set.
         made: its folder, which is not yet in its place.
         stage: its name.
         recipe: it was made by.
@@ -142,7 +164,7 @@ def write_stage(
         )
     manifest = Manifest(
         name=stage,
-        recipe=recipe_part(stage, recipe),
+        recipe=recipe_part(folder, stage, recipe),
         input=inputs.digest,
         sources=inputs.sources,
         received=inputs.received,

@@ -1,0 +1,142 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Captions are taken by how well they fit their image; a set whose captions do not is stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import cv2
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from vlm_perception.cli import app
+from vlm_perception.datasets.roadworld.streets import Streets
+
+SEED, COUNT = 7_000_002, 24
+ENCODER = {"kind": "bundle", "path": "roadworld-nano"}
+BOUNDS = {"encoder": ENCODER, "prefix": "", "scale": "cosine", "accept": 0.12, "reject": 0.1}
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory):
+    """A folder of street scenes, and a true caption of each."""
+    folder = tmp_path_factory.mktemp("streets")
+    captions = []
+    for place, street in enumerate(Streets(range(SEED, SEED + COUNT), (320, 180))):
+        cv2.imwrite(str(folder / f"{place:02d}.jpg"), street.image[..., ::-1])
+        captions.append(street.captions[0].text)
+    return folder, captions
+
+
+def curate(*words, code=0):
+    result = CliRunner().invoke(app, ["curate", *map(str, words)])
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+def prepare(tmp_path, streets, captions, quality):
+    """A set of the streets with other captions; a caption is a text or (text, language)."""
+    source = tmp_path / "captioned"
+    if not source.exists():
+        shutil.copytree(streets, source)
+    rows = []
+    for place, each in enumerate(captions):
+        for caption in each if isinstance(each, list) else [each]:
+            text, language = caption if isinstance(caption, tuple) else (caption, "en")
+            name = f"{place:02d}.jpg"
+            rows.append({"image": name, "captions": [text], "language": language})
+    (source / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    folder = tmp_path / "set"
+    folder.mkdir(exist_ok=True)
+    recipe = {
+        "sources": [{"kind": "captions", "path": "../captioned"}],
+        "filter": {"phash_distance": None, "min_side": 100},
+        "quality": quality,
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+def lines(folder, status, stage="03_quality_checked"):
+    return [json.loads(line) for line in (folder / stage / f"{status}.jsonl").open()]
+
+
+def test_each_pair_is_judged_by_the_scale_of_the_recipe(tmp_path, streets):
+    images, captions = streets
+    mixed = [*captions[:12], *captions[13:], captions[12]]
+    mixed[0] = [captions[0], captions[1], (captions[0], "de"), ("ein Haus", "de-CH")]
+    mixed[1] = (captions[1], "de")
+    translations = {"encoder": ENCODER, "min_cosine": 0.99}
+    quality = {**BOUNDS, "translations": translations, "retrieval": None}
+    folder = prepare(tmp_path, images, mixed, quality)
+    assert "24 received" in curate("run", folder)
+    first = lines(folder, "kept")[0]
+    assert first["id"] == 0
+    assert [each["text"] for each in first["captions"]] == [captions[0], captions[0]]
+    assert first["captions"][1]["translates"] == "en"
+    assert [each["rule"] for each in first["left_out"]] == ["below_reject", "min_cosine"]
+    rejected = {each["id"]: each for each in lines(folder, "rejected")}
+    assert rejected[1]["rule"] == "no_translation"
+    assert sum(place in rejected for place in range(12, COUNT)) >= 10
+    assert sum(place in rejected for place in range(2, 12)) <= 2
+    figures = tmp_path / "figures.json"
+    curate("report", folder, "--json", figures)
+    told = json.loads(figures.read_text())
+    scores = [c["score"] for r in lines(folder, "kept") for c in r["captions"] if "score" in c]
+    assert told["stages"][-1]["mean_quality"] == pytest.approx(sum(scores) / len(scores))
+    assert told["translations"]["de to en"] == {"compared": 1, "passed": 1}
+    page = (folder / "report.html").read_text()
+    assert "score below reject" in page
+    assert captions[2] in page
+    kept = [each["id"] for each in lines(folder, "kept")]
+    for scale, times in (("clipscore", 2.5), ("torchmetrics", 100)):
+        bounds = {key: quality[key] * times for key in ("accept", "reject")}
+        prepare(tmp_path, images, mixed, {**quality, **bounds, "scale": scale})
+        curate("run", folder, "--redo", "03_quality_checked")
+        assert [each["id"] for each in lines(folder, "kept")] == kept
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"scale": None}, "2.5 times the cosine"),
+        ({"accept": None}, "`thresholds: calibrated`"),
+        ({"thresholds": "calibrated"}, "takes the place"),
+        ({"reject": 0.3}, "must not be above"),
+    ],
+)
+def test_thresholds_without_their_meaning_are_refused(tmp_path, streets, changed, said):
+    folder = prepare(tmp_path, streets[0], streets[1], {**BOUNDS, **changed})
+    assert said in curate("run", folder, code=2)
+
+
+def test_a_set_whose_images_do_not_find_their_captions_goes_no_further(tmp_path, streets):
+    images, captions = streets
+    all_pass = {**BOUNDS, "accept": -1, "reject": -1, "retrieval": {"pool": 20}}
+    swapped = [*captions[COUNT // 2 :], *captions[: COUNT // 2]]
+    folder = prepare(tmp_path, images, swapped, all_pass)
+    for _ in range(2):
+        said = curate("run", folder, code=1)
+        assert "re-clean the dataset" in said
+        assert "of 20 images" in said
+    figures = tmp_path / "figures.json"
+    curate("report", folder, "--json", figures)
+    told = json.loads(figures.read_text())["retrieval_check"]
+    assert told["pool"] == 20
+    assert told["miss_at_10"] >= 0.2
+    assert not told["passed"]
+    assert "Captions that images do not find" in (folder / "report.html").read_text()
+    # Captions that are all the same are right for each image.
+    prepare(tmp_path, images, [captions[0]] * COUNT, all_pass)
+    said = curate("run", folder, "--redo", "00_raw")
+    assert "0.0% do not find" in said
+
+
+def test_without_rules_all_pass(tmp_path, streets):
+    folder = prepare(tmp_path, streets[0], streets[1], None)
+    assert "24 passed on as they are: the recipe has no `quality`" in curate("run", folder)
+    assert "24 passed on as they are" in curate("status", folder)
+    assert len(lines(folder, "kept")) == COUNT

@@ -1,0 +1,142 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""03_quality_checked: the captions that fit their image, by the cosine of their embeddings."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vlm_perception.curation.quality.limits import Limits, in_scale, limits
+from vlm_perception.curation.quality.pair_scores import PairScores, pair_scores
+from vlm_perception.curation.quality.retrieval_check import Pool, check, write_check
+from vlm_perception.curation.recipe import Quality, Recipe
+from vlm_perception.curation.stage_folder import QUALITY, before
+from vlm_perception.curation.step import Finish, kept_in
+from vlm_perception.curation.tasks import Position, Record
+from vlm_perception.datasets.captions_file import UNKNOWN
+from vlm_perception.media.image_errors import ImageError
+
+Captions = list[dict[str, Any]]
+BELOW_REJECT, BELOW_ACCEPT, CONTRADICTED = "below_reject", "below_accept", "contradicted"
+NO_CAPTION, LANGUAGE = "no_caption", "language"
+UNTRANSLATED, UNALIGNED = "no_translation", "min_cosine"
+
+
+def check_tasks(folder: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """Pieces of what the stage before has kept; see `step.Step`."""
+    quality = recipe.quality
+    asked: dict[str, Any] = {"folder": str(folder), "quality": None}
+    if quality is not None:
+        found = limits(folder, quality, pair_scores(folder, quality).encoder.digest)
+        known = Limits(**found.model_dump(include=set(Limits.model_fields)))
+        asked |= {"quality": quality.model_dump(mode="json"), "limits": known.model_dump()}
+    for records in kept_in(folder, before(QUALITY)):
+        yield {**asked, "records": records}
+
+
+def do_check(task: dict[str, Any], _: Path, position: Position) -> Iterator[Any]:
+    """Judge the captions of each image of a task; see `tasks.Work`."""
+    begin = position or 0
+    judge = _Judge.of(task) if task["quality"] else None
+    for place, record in enumerate(task["records"][begin:], begin + 1):
+        kept = {**record, "status": "kept"}
+        yield (judge.judged(kept) if judge else kept), place
+
+
+def check_retrieval(records: Iterable[Record], end: Finish) -> Iterable[Record]:
+    """The records; a pool of those kept is tried once all were given."""
+    quality = end.recipe.quality
+    if quality is None or quality.retrieval is None:
+        yield from records
+        return
+    pool = Pool(quality.retrieval.pool)
+    yield from pool.passing(records)
+    chosen = pool.records()
+    if chosen:
+        scores = pair_scores(end.folder, quality)
+        write_check(end.made, check(end.folder, chosen, scores, quality.retrieval))
+
+
+class _Judge:
+    """Judges images by one recipe."""
+
+    def __init__(self, folder: Path, quality: Quality, bounds: Limits) -> None:
+        self._quality, self._limits = quality, bounds
+        self._scores: PairScores = pair_scores(folder, quality)
+
+    @classmethod
+    def of(cls, task: dict[str, Any]) -> _Judge:
+        quality = Quality.model_validate_json(json.dumps(task["quality"]))
+        return cls(Path(task["folder"]), quality, Limits.model_validate(task["limits"]))
+
+    def judged(self, record: Record) -> Record:
+        """The record with the captions that pass; rejected by the rule of the best, if none."""
+        captions = record.get("captions", [])
+        try:
+            checked = self._checked(record, captions)
+        except ImageError as error:
+            return {**record, "status": "failed", "reason": str(error)}
+        passed = [each for each in checked if "rule" not in each]
+        if passed:
+            left_out = [each for each in checked if "rule" in each]
+            rest = {"left_out": left_out} if left_out else {}
+            return {**record, "captions": passed, **rest}
+        best = max(checked, key=lambda each: each.get("score", -math.inf), default=None)
+        rule, figure = (best["rule"], best.get("score", 0)) if best else (NO_CAPTION, 0)
+        return {**record, "captions": checked, "status": "rejected", "rule": rule, "figure": figure}
+
+    def _checked(self, record: Record, captions: Captions) -> Captions:
+        own = [each for each in captions if self._knows(each["language"])]
+        cosines = self._scores.cosines(record, [each["text"] for each in own])
+        tags = self._scores.tags(record) if own else {}
+        scored = [
+            self._scored(each, cosine, tags) for each, cosine in zip(own, cosines, strict=True)
+        ]
+        good = [each for each in scored if "rule" not in each]
+        others = [each for each in captions if not self._knows(each["language"])]
+        return scored + [self._aligned(record, each, good) for each in others]
+
+    def _knows(self, language: str) -> bool:
+        """Whether the scoring encoder knows a language, or its region is all that differs."""
+        tag = language.lower()
+        known = (UNKNOWN, *map(str.lower, self._quality.languages))
+        return any(tag == each or tag.startswith(f"{each}-") for each in known)
+
+    def _aligned(self, record: Record, caption: dict[str, Any], good: Captions) -> dict[str, Any]:
+        """A caption in another language, compared with those that were scored and are good."""
+        if self._quality.translations is None:
+            return {**caption, "rule": LANGUAGE}
+        if not good:
+            return {**caption, "rule": UNTRANSLATED}
+        cosines = self._scores.translation_cosines(
+            record, caption["text"], [each["text"] for each in good]
+        )
+        nearest = max(range(len(good)), key=lambda place: cosines[place])
+        found = {
+            **caption,
+            "translates": good[nearest]["language"],
+            "alignment": cosines[nearest],
+        }
+        enough = cosines[nearest] >= self._quality.translations.min_cosine
+        return found if enough else {**found, "rule": UNALIGNED}
+
+    def _scored(
+        self, caption: dict[str, Any], cosine: float, tags: dict[str, float]
+    ) -> dict[str, Any]:
+        found = {**caption, "score": in_scale(cosine, self._quality)}
+        absent = [
+            label
+            for label in sorted(self._scores.names.named(caption["text"]) if tags else ())
+            if tags.get(label, 0.0) < -self._limits.absent
+        ]
+        if absent:
+            found["contradicts"] = absent
+        if cosine < self._limits.reject:
+            return {**found, "rule": BELOW_REJECT}
+        if absent and self._quality.reject_contradicted:
+            return {**found, "rule": CONTRADICTED}
+        return found if cosine > self._limits.accept else {**found, "rule": BELOW_ACCEPT}

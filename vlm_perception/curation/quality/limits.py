@@ -1,0 +1,82 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a pair must reach to be taken: as the recipe says, or as it was calibrated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vlm_perception.curation.calibrated import read_thresholds
+from vlm_perception.curation.recipe import SCALES, CurationError, Quality
+
+PART = "quality"
+SURELY_ABSENT = 3.0
+"""Natural logarithm of odds, here 20 to 1, by which a label lies below its threshold when the
+tagger is sure of it, unless that was calibrated."""
+
+
+class Limits(BaseModel):
+    """Bounds of a pair's figures."""
+
+    model_config = ConfigDict(frozen=True)
+
+    accept: float
+    """A cosine above it is taken."""
+    reject: float
+    """A cosine below it is rejected at once."""
+    absent: float = SURELY_ABSENT
+    """A label that lies so far below its threshold is surely absent."""
+
+
+class PairThresholds(Limits):
+    """What `curate calibrate` has found, and for whom."""
+
+    encoder: str
+    """Digest."""
+    prefix: str
+    scale: str = "cosine"
+    false_accept: float
+    false_reject: float
+    pairs: int
+    images: int
+    seed: int
+    quantiles: dict[str, dict[str, float]]
+    """Of the cosines of good and of shuffled pairs."""
+
+
+def limits(folder: Path, quality: Quality, encoder: str) -> Limits:
+    """The limits of a set.
+
+    Args:
+        folder: of the set.
+        quality: of its recipe.
+        encoder: its digest.
+
+    Raises:
+        CurationError: they are to be calibrated, and were not, or for another encoder or prefix.
+    """
+    if quality.accept is not None and quality.reject is not None and quality.scale is not None:
+        times = SCALES[quality.scale]
+        return Limits(accept=quality.accept / times, reject=quality.reject / times)
+    remedy = f"`vlm-perception curate calibrate {folder}` finds them"
+    try:
+        found = PairThresholds.model_validate(read_thresholds(folder).get(PART))
+    except ValidationError as error:
+        raise CurationError(f"{folder} has no calibrated thresholds of pairs; {remedy}") from error
+    if found.encoder != encoder:
+        raise CurationError(
+            f"the thresholds of pairs were calibrated for another encoder; {remedy}"
+        )
+    if found.prefix != quality.prefix:
+        raise CurationError(
+            f"the thresholds of pairs were calibrated with the prefix {found.prefix!r}; {remedy}"
+        )
+    return found
+
+
+def in_scale(cosine: float, quality: Quality) -> float:
+    """A cosine as the scale of the recipe writes it."""
+    scale = quality.scale or "cosine"
+    return round((cosine if scale == "cosine" else max(cosine, 0.0)) * SCALES[scale], 4)

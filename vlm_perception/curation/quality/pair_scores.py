@@ -1,0 +1,145 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the encoder of a recipe, and its tags, say of an image and its captions.
+
+All of it goes through the journal: another machine may compute other last digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.curation.encoders import Encoder, open_encoder
+from vlm_perception.curation.image_files import decode, read_file
+from vlm_perception.curation.journal import Journal
+from vlm_perception.curation.recipe import BundleEncoder, Quality
+from vlm_perception.curation.tasks import Record
+from vlm_perception.datasets.object_mentions import ObjectNames
+from vlm_perception.evaluation.hallucination.synonyms import SYNONYMS_FILE, read_names
+from vlm_perception.perception.vision.vocabulary import VocabularyBuilder
+
+DIGITS = 6
+
+
+class PairScores:
+    """Scores the pairs of a set."""
+
+    def __init__(self, folder: Path, quality: Quality) -> None:
+        """Take the folder of the whole set; the encoder is opened when it is needed."""
+        self._folder, self._quality = folder, quality
+        self._journal = Journal(folder)
+        self._image: tuple[str, NDArray[np.float32]] | None = None
+
+    @property
+    def prefix(self) -> str:
+        """Of each caption, when it is embedded."""
+        return self._quality.prefix
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """That of the recipe."""
+        return open_encoder(self._quality.encoder, self._folder)
+
+    def cosines(self, record: Record, texts: Sequence[str]) -> list[float]:
+        """The cosine of an image with each text, behind the prefix of the recipe.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        asked = [self._request("score", text) for text in texts]
+        known = [self._journal.known(record["sha256"], request) for request in asked]
+        if None in known:
+            image, rows = self._embedded(record), self.texts(texts)
+            known = [
+                self._journal.add(record["sha256"], request, round(float(image @ row), DIGITS))
+                if answer is None
+                else answer
+                for answer, request, row in zip(known, asked, rows, strict=True)
+            ]
+        return [float(answer) for answer in known]
+
+    def translation_cosines(self, record: Record, text: str, others: Sequence[str]) -> list[float]:
+        """The cosine of a caption with each of those that it may be a translation of."""
+        spec = self._quality.translations
+        if spec is None:
+            raise AssertionError("translations are compared only where the recipe says how")
+        encoder = open_encoder(spec.encoder, self._folder)
+        sha256, found = record["sha256"], []
+        for other in others:
+            request = {"kind": "translation", "encoder": encoder.digest, "texts": [text, other]}
+            cosine = self._journal.known(sha256, request)
+            if cosine is None:
+                one, two = encoder.texts([text, other])
+                cosine = self._journal.add(sha256, request, round(float(one @ two), DIGITS))
+            found.append(float(cosine))
+        return found
+
+    def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed captions, behind the prefix of the recipe, [N, D]."""
+        return self.encoder.texts([self._quality.prefix + text for text in texts])
+
+    def image(self, record: Record) -> NDArray[np.float32]:
+        """Embed an image, [D].
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        return self._embedded(record)
+
+    def tags(self, record: Record) -> dict[str, float]:
+        """By label how far the image's log-odds lie above the label's threshold.
+
+        Empty where the encoder is no bundle: it has no tags of its own.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        if not isinstance(self._quality.encoder, BundleEncoder):
+            return {}
+        request = {"kind": "tags", "encoder": self.encoder.digest}
+        known = self._journal.known(record["sha256"], request)
+        if known is None:
+            found = self._vocabulary.margins(
+                self._vocabulary.probabilities(self._embedded(record)[np.newaxis])
+            )[0]
+            margins = {
+                label: round(float(value), DIGITS)
+                for label, value in zip(self._vocabulary.labels, found, strict=True)
+                if np.isfinite(value)
+            }
+            known = self._journal.add(record["sha256"], request, margins)
+        return dict(known)
+
+    @cached_property
+    def names(self) -> ObjectNames:
+        """Finds the encoder's labels in texts, with the synonyms beside the recipe."""
+        return read_names(self._folder / SYNONYMS_FILE, self._vocabulary.labels)
+
+    @cached_property
+    def _vocabulary(self) -> Any:
+        path = self._folder / self._quality.encoder.path
+        named = str(path) if path.exists() else self._quality.encoder.path
+        return VocabularyBuilder(ModelBundle.load(named)).build(None, 1)
+
+    def _embedded(self, record: Record) -> NDArray[np.float32]:
+        if self._image is None or self._image[0] != record["sha256"]:
+            pixels = decode(read_file(self._folder / record["file"]))
+            self._image = (record["sha256"], self.encoder.images([pixels])[0])
+        return self._image[1]
+
+    def _request(self, kind: str, text: str) -> dict[str, str]:
+        prefix = self._quality.prefix
+        return {"kind": kind, "encoder": self.encoder.digest, "prefix": prefix, "text": text}
+
+
+@lru_cache(2)
+def pair_scores(folder: Path, quality: Quality) -> PairScores:
+    """The scores of a set; a process opens them once."""
+    return PairScores(folder, quality)

@@ -1,0 +1,180 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whether images find their own captions among those of others: does the set as a whole hold?"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from vlm_perception.common.errors import RunError
+from vlm_perception.curation.durable import write_bytes
+from vlm_perception.curation.journal import Journal
+from vlm_perception.curation.quality.pair_scores import PairScores
+from vlm_perception.curation.recipe import Retrieval
+from vlm_perception.curation.stage_folder import QUALITY
+from vlm_perception.curation.tasks import Record
+from vlm_perception.evaluation.retrieval.ranks import ranks
+
+RETRIEVAL = "retrieval.json"
+DEPTH = 10
+WORST = 50
+"""Images that a report shows."""
+
+
+class RetrievalCheck(BaseModel):
+    """What was found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    asked: int
+    """Images that the recipe asks for."""
+    pool: int
+    """Images that there were."""
+    captions: int
+    """Different ones, in whose order the right one was looked for."""
+    miss_at_10: float
+    """Share of the images whose caption was not among the first ten."""
+    most_missed: float
+    passed: bool
+    worst: tuple[dict[str, Any], ...]
+    """Records of the images whose caption came last, that one first, with its `rank`, from 1."""
+
+    @property
+    def told(self) -> str:
+        """In a sentence."""
+        small = f" (the recipe asks for {self.asked})" if self.pool < self.asked else ""
+        return (
+            f"retrieval check: of {self.pool} images{small} {self.miss_at_10:.1%} do not find "
+            f"their caption among the first {DEPTH} of {self.captions}"
+        )
+
+
+class Pool:
+    """Takes the kept records of a set, and holds those that are in its pool.
+
+    These are chosen by a digest of their image: the same images for the same set.
+    """
+
+    def __init__(self, size: int) -> None:
+        """Begin without any."""
+        self._size = size
+        self._chosen: list[tuple[int, int, Record]] = []
+
+    def passing(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Give all records on, and take note of those that are kept."""
+        for record in records:
+            if record["status"] == "kept" and any("score" in each for each in record["captions"]):
+                self._take(record)
+            yield record
+
+    def _take(self, record: Record) -> None:
+        digest = hashlib.sha256(f"pool {record['sha256']}".encode()).digest()
+        entry = (-int.from_bytes(digest[:8], "big"), -record["id"], record)
+        if len(self._chosen) < self._size:
+            heapq.heappush(self._chosen, entry)
+        else:
+            heapq.heappushpop(self._chosen, entry)
+
+    def records(self) -> list[Record]:
+        """Those that were chosen, by their ids."""
+        return sorted((entry[2] for entry in self._chosen), key=lambda record: record["id"])
+
+
+def check(
+    folder: Path, records: Sequence[Record], scores: PairScores, asked: Retrieval
+) -> RetrievalCheck:
+    """Rank all captions for each image.
+
+    Args:
+        folder: of the set.
+        records: of the pool, at least one; captions with a score are those that count.
+        scores: embed.
+        asked: of the recipe.
+    """
+    captions = [[each["text"] for each in r["captions"] if "score" in each] for r in records]
+    found = _kept_ranks(folder, records, captions, scores)
+    missed = sum(rank >= DEPTH for rank in found) / len(found)
+    order = sorted(range(len(found)), key=lambda place: (-found[place], records[place]["id"]))
+    worst = [
+        {**records[place], "rank": found[place] + 1}
+        for place in order[:WORST]
+        if found[place] >= DEPTH
+    ]
+    return RetrievalCheck(
+        asked=asked.pool,
+        pool=len(records),
+        captions=len({text for each in captions for text in each}),
+        miss_at_10=missed,
+        most_missed=asked.most_missed,
+        passed=missed < asked.most_missed,
+        worst=tuple(worst),
+    )
+
+
+def _kept_ranks(
+    folder: Path,
+    records: Sequence[Record],
+    captions: Sequence[Sequence[str]],
+    scores: PairScores,
+) -> list[int]:
+    """The ranks, from the journal where it has them: last digits may differ elsewhere."""
+    pairs = [[each["sha256"], texts] for each, texts in zip(records, captions, strict=True)]
+    digest = hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+    request = {"kind": "ranks", "encoder": scores.encoder.digest, "prefix": scores.prefix}
+    known = Journal(folder).known(digest, request)
+    if known is None:
+        known = Journal(folder).add(digest, request, _ranks(records, captions, scores))
+    return [int(rank) for rank in known]
+
+
+def _ranks(
+    records: Sequence[Record], captions: Sequence[Sequence[str]], scores: PairScores
+) -> list[int]:
+    """How many different captions stand before the best right one, for each image.
+
+    A text is right for each image that has it, so that identical captions are hits; of the right
+    ones of an image, the best counts.
+    """
+    texts = list(dict.fromkeys(text for each in captions for text in each))
+    place = {text: number for number, text in enumerate(texts)}
+    rows = scores.texts(texts)
+    images = np.stack([scores.image(record) for record in records])
+    best = [
+        max((place[text] for text in each), key=lambda number: float(image @ rows[number]))
+        for image, each in zip(images, captions, strict=True)
+    ]
+    right = np.array(best, np.int64)
+    return [int(rank) for rank in ranks(images, rows, right, np.arange(len(texts)))]
+
+
+def write_check(made: Path, found: RetrievalCheck) -> None:
+    """Write it into the folder of the stage."""
+    write_bytes(made / RETRIEVAL, found.model_dump_json(indent=1).encode() + b"\n")
+
+
+def read_check(folder: Path) -> RetrievalCheck | None:
+    """That of a set; None: there is none."""
+    file = folder / QUALITY / RETRIEVAL
+    return RetrievalCheck.model_validate_json(file.read_bytes()) if file.exists() else None
+
+
+def require_passed(folder: Path) -> None:
+    """Stop where a set has failed the check.
+
+    Raises:
+        RunError: it has.
+    """
+    found = read_check(folder)
+    if found is not None and not found.passed:
+        raise RunError(
+            f"{found.told}, and {found.most_missed:.0%} is the limit: re-clean the dataset; "
+            f"`vlm-perception curate report {folder}` shows the worst"
+        )

@@ -1,0 +1,68 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""What was found of captions, in words and figures for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from vlm_perception.curation.quality.checked import (
+    BELOW_ACCEPT,
+    BELOW_REJECT,
+    CONTRADICTED,
+    LANGUAGE,
+    NO_CAPTION,
+    UNALIGNED,
+    UNTRANSLATED,
+)
+from vlm_perception.curation.tasks import Record
+
+QUALITY_RULES = {
+    BELOW_REJECT: "score below reject",
+    BELOW_ACCEPT: "score not above accept, and no further try of the captioner",
+    CONTRADICTED: "names what the tagger is sure is absent",
+    NO_CAPTION: "without a caption",
+    LANGUAGE: "in a language that nothing in the recipe can check",
+    UNTRANSLATED: "in another language, without a good caption to compare with",
+    UNALIGNED: "no translation of a good caption: cosine below min_cosine",
+}
+
+
+def caption_lines(record: Record) -> list[str]:
+    """Each caption of a record with what was found of it, those that were left out at the end."""
+    captions = [*record.get("captions", ()), *record.get("left_out", ())]
+    return [_line(each) for each in captions]
+
+
+def _line(caption: dict[str, Any]) -> str:
+    found = [f"{caption[key]:g}" for key in ("score", "alignment") if key in caption]
+    if "contradicts" in caption:
+        found.append("names what is absent: " + ", ".join(caption["contradicts"]))
+    if "rule" in caption:
+        found.append(f"left out: {QUALITY_RULES[caption['rule']]}")
+    told = f" ({'; '.join(found)})" if found else ""
+    return f"{caption['language']}: {caption['text']}{told}"
+
+
+def mean_score(records: Iterable[Record]) -> float | None:
+    """Mean score of the captions of records; None: none has one."""
+    count, total = 0, 0.0
+    for record in records:
+        for caption in record.get("captions", ()):
+            if "score" in caption:
+                count, total = count + 1, total + float(caption["score"])
+    return total / count if count else None
+
+
+def pairs_by_language(records: Iterable[Record]) -> dict[str, dict[str, int]]:
+    """By pair of languages, as `de to en`, how many captions were compared and how many passed."""
+    found: dict[str, dict[str, int]] = {}
+    for record in records:
+        for caption in (*record.get("captions", ()), *record.get("left_out", ())):
+            if "alignment" in caption:
+                pair = f"{caption['language']} to {caption['translates']}"
+                counts = found.setdefault(pair, {"compared": 0, "passed": 0})
+                counts["compared"] += 1
+                counts["passed"] += "rule" not in caption
+    return dict(sorted(found.items()))
