@@ -21,6 +21,8 @@ class ScriptedJudge:
     answer: Callable[[str], str | int]
     """Gives the text of the answer to a prompt, or the HTTP status of a refusal."""
     prompts: list[str] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    """The bodies of the requests that were answered or refused."""
     keys: set[str | None] = field(default_factory=set)
     """The authorizations that were given."""
 
@@ -62,6 +64,7 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
             image, text = body["messages"][-1]["content"]
             assert image["image_url"]["url"].startswith("data:image/jpeg;base64,")
             judge.prompts.append(text["text"])
+            judge.asked.append(body)
             answer = judge.answer(text["text"])
             if isinstance(answer, int):
                 self._send(answer, "application/json", "{}")

@@ -18,7 +18,7 @@ from vlm_perception.outputs.console import say
 app = typer.Typer(
     no_args_is_help=True,
     help="Make a clean set of images and captions, stage by stage: 00_raw, 01_filtered, "
-    "03_quality_checked.",
+    "02_captioned, 03_quality_checked.",
 )
 FolderArgument = Annotated[Path, typer.Argument(help="The folder of the set.")]
 

@@ -8,11 +8,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from vlm_perception.bundle.manifest import describe_errors
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.yaml_files import YamlError, read_as_json
+from vlm_perception.datasets.captions_file import UNKNOWN, is_language
 
 RECIPE = "recipe.yaml"
 
@@ -123,6 +131,69 @@ class Filter(_Model):
     max_brightness: Annotated[float, Field(ge=0, le=255)] | None = None
 
 
+class BundleCaptioner(_Model):
+    """The language model of a bundle."""
+
+    kind: Literal["bundle"]
+    path: Annotated[str, Field(min_length=1)]
+    """Relative to the recipe's folder, or absolute, or the name of a bundle that is found by it."""
+
+
+class CheckpointCaptioner(_Model):
+    """A vision-language model that transformers reads; needs torch."""
+
+    kind: Literal["checkpoint"]
+    path: Annotated[str, Field(min_length=1)]
+    """Relative to the recipe's folder, or absolute, or a model of the hub: ORG/NAME@REVISION."""
+
+
+class EndpointCaptioner(_Model):
+    """A model on an OpenAI-compatible server."""
+
+    kind: Literal["endpoint"]
+    url: str
+    model: str
+    key_file: str = ""
+    """Relative to the recipe's folder, or absolute; only its owner may read it."""
+    allow_remote: bool = False
+    allow_plain_http: bool = False
+    slots: Annotated[int, Field(ge=1, le=256)] = 1
+    """Requests at once, of each worker."""
+    image_size: Annotated[int, Field(ge=64, le=4096)] = 768
+    """Longer side in pixels of the images that are sent; larger ones are shrunk."""
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
+    timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 120.0
+    """For a whole answer."""
+
+
+class Captions(_Model):
+    """Which captions 02_captioned has written."""
+
+    captioner: (
+        Annotated[
+            BundleCaptioner | CheckpointCaptioner | EndpointCaptioner, Field(discriminator="kind")
+        ]
+        | None
+    ) = None
+    languages: Annotated[tuple[str, ...], Field(min_length=1)] = ("en",)
+    tries: Annotated[int, Field(ge=1, le=3)] = 3
+    """Requests for a caption of an image, at most; of one run, where no answer came."""
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Of a caption; one that is longer counts as none."""
+    prompts: dict[str, Annotated[str, Field(min_length=1)]] = {}
+    """What asks for a caption, by language."""
+
+    @field_validator("languages")
+    @classmethod
+    def _are_languages(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
+        for tag in languages:
+            if not is_language(tag) or tag.lower() == UNKNOWN:
+                raise ValueError(f"{tag!r} is no language; write tags such as en or pt-BR")
+        if len({tag.lower() for tag in languages}) < len(languages):
+            raise ValueError("a language is named twice")
+        return languages
+
+
 class Translations(_Model):
     """How captions in languages are checked that the scoring encoder does not know."""
 
@@ -195,6 +266,8 @@ class Recipe(_Model):
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     filter: Filter = Filter()
+    captions: Captions | None = None
+    """None: images keep the captions that they came with, and need none."""
     quality: Quality | None = None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 
+from vlm_perception.curation.captioning.telling import failed_examples, written_examples
 from vlm_perception.curation.durable import read_lines, write_bytes
 from vlm_perception.curation.image_files import decode
 from vlm_perception.curation.quality.retrieval_check import read_check
@@ -26,6 +27,7 @@ from vlm_perception.curation.quality.telling import (
 from vlm_perception.curation.recipe import CurationError, read_recipe
 from vlm_perception.curation.run import read_times, told
 from vlm_perception.curation.stage_folder import (
+    CAPTIONED,
     FAILED,
     FILTERED,
     KEPT,
@@ -45,6 +47,7 @@ EXAMPLES = 8
 """Of each rule."""
 LISTED = 50
 """Failed images."""
+COUNTS = {"name", "received", "kept", "rejected", "failed", "rules", "faults", "written"}
 THUMBNAIL = 188
 """Pixels across."""
 BUCKETS = (224, 448, 896, 1792)
@@ -83,7 +86,7 @@ def figures(folder: Path) -> dict[str, Any]:
     times = read_times(folder)
     stages = [
         {
-            **each.model_dump(include={"name", "received", "kept", "rejected", "failed", "rules"}),
+            **each.model_dump(include=COUNTS),
             "rejection_rate": each.rejected / each.received if each.received else 0.0,
             "mean_quality": mean_score(_lines(folder, each.name, KEPT)),
             "images_per_second_per_core": _rate(times.get(each.name)),
@@ -119,7 +122,7 @@ def write_report(folder: Path) -> Path:
         name=folder.resolve().name,
         figures=known,
         stale=stale_stages(folder),
-        groups=list(_groups(folder, made)),
+        groups=[*_groups(folder, made), *_captioned(folder, made)],
         worst=_worst(folder, made),
         failed=list(_failed(folder, made)),
         listed=LISTED,
@@ -200,6 +203,21 @@ def _groups(folder: Path, made: list[Manifest]) -> Iterator[tuple[str, int, list
         for rule, records in chosen.items():
             examples = [_example(folder, record, others) for record in records]
             yield RULES[rule], wanted[rule], examples
+
+
+def _captioned(folder: Path, made: list[Manifest]) -> Iterator[tuple[str, int, list[Example]]]:
+    """New captions by their model, and images without one by the kind of fault."""
+    for manifest in (each for each in made if each.name == CAPTIONED):
+        kept, failed = (_lines(folder, CAPTIONED, file) for file in (KEPT, FAILED))
+        for heading, count, shown in (
+            *written_examples(manifest.written, kept, EXAMPLES),
+            *failed_examples(manifest.faults, failed, EXAMPLES),
+        ):
+            examples = [
+                Example([_thumbnail(folder / record["file"])], record["path"], "", lines)
+                for record, lines in shown
+            ]
+            yield heading, count, examples
 
 
 def _worst(folder: Path, made: list[Manifest]) -> tuple[str, list[Example]]:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import vlm_perception
+from vlm_perception.curation.captioning.captioned import caption_tasks, do_caption
 from vlm_perception.curation.durable import PART, read_lines, write_bytes
 from vlm_perception.curation.engine import Engine
 from vlm_perception.curation.filtering.filtered import do_filter, filter_tasks
@@ -29,6 +30,7 @@ from vlm_perception.curation.sources.listing import tasks as source_tasks
 from vlm_perception.curation.sources.raw import do_raw
 from vlm_perception.curation.sources.source_digest import digested, source_digest
 from vlm_perception.curation.stage_folder import (
+    CAPTIONED,
     FAILED,
     FILTERED,
     QUALITY,
@@ -60,6 +62,7 @@ TIMES = "times.json"
 STEPS: dict[str, Step] = {
     RAW: Step(source_tasks, do_raw),
     FILTERED: Step(filter_tasks, do_filter, without_near_duplicates),
+    CAPTIONED: Step(caption_tasks, do_caption),
     QUALITY: Step(check_tasks, do_check, check_retrieval),
 }
 
@@ -165,12 +168,17 @@ def told(manifest: Manifest) -> str:
     """The counts of a stage in words."""
     if part := missing_part(manifest):
         return f"{manifest.kept} passed on as they are: the recipe has no `{part}`"
-    rules = ", ".join(f"{count} {rule}" for rule, count in manifest.rules.items())
-    why = f" ({rules})" if rules else ""
+    rules, faults = map(_in_brackets, (manifest.rules, manifest.faults))
+    written = "".join(f"; {count} captions by {by}" for by, count in manifest.written.items())
     return (
-        f"{manifest.received} received, {manifest.kept} kept, {manifest.rejected} rejected{why}, "
-        f"{manifest.failed} failed"
+        f"{manifest.received} received, {manifest.kept} kept, {manifest.rejected} rejected{rules}, "
+        f"{manifest.failed} failed{faults}{written}"
     )
+
+
+def _in_brackets(counts: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return f" ({listed})" if listed else ""
 
 
 def _unfinished(folder: Path, stage: str, recipe: Recipe) -> Path:

@@ -20,15 +20,16 @@ from vlm_perception.curation.recipe import CurationError, Recipe, changes
 from vlm_perception.curation.tasks import Record
 from vlm_perception.outputs.swap import swap
 
-RAW, FILTERED = "00_raw", "01_filtered"
+RAW, FILTERED, CAPTIONED = "00_raw", "01_filtered", "02_captioned"
 QUALITY = "03_quality_checked"
 DEPENDS_ON: dict[str, tuple[str, ...]] = {
     RAW: ("sources",),
     FILTERED: ("filter",),
+    CAPTIONED: ("captions",),
     QUALITY: ("quality",),
 }
 """The stages in their order, and the parts of the recipe that each depends on."""
-GIVES_ON = {QUALITY: "quality"}
+GIVES_ON = {CAPTIONED: "captions", QUALITY: "quality"}
 """Stages that give on what they receive where the recipe lacks a part, and that."""
 STAGES = tuple(DEPENDS_ON)
 STATUSES = ("kept", "rejected", "failed")
@@ -54,6 +55,10 @@ class Manifest(BaseModel):
     failed: int
     rules: dict[str, int]
     """Rejected images by rule."""
+    faults: dict[str, int] = {}
+    """Failed images by the kind of their fault, where the stage knows kinds."""
+    written: dict[str, int] = {}
+    """Captions that the stage has had written, by the model."""
     digest: str
     """Of the lists of images; these name the images by digest."""
 
@@ -144,6 +149,8 @@ def write_stage(
     """
     counts: Counter[str] = Counter()
     rules: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
+    written: Counter[str] = Counter()
     digest = hashlib.sha256()
     with ExitStack() as stack:
         streams = {
@@ -157,6 +164,10 @@ def write_stage(
             counts[status] += 1
             if status == "rejected":
                 rules[record["rule"]] += 1
+            if "fault" in record:
+                faults[record["fault"]] += 1
+            if stage == CAPTIONED:
+                written.update(each["by"] for each in new_captions(record))
     # A stage that lost an image on its way must not take its place.
     if sum(counts.values()) != inputs.received:
         raise AssertionError(
@@ -170,10 +181,18 @@ def write_stage(
         received=inputs.received,
         **{status: counts[status] for status in STATUSES},
         rules=dict(sorted(rules.items())),
+        faults=dict(sorted(faults.items())),
+        written=dict(sorted(written.items())),
         digest=digest.hexdigest(),
     )
     write_bytes(made / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
     return manifest
+
+
+def new_captions(record: Record) -> list[dict[str, str]]:
+    """The captions that 02_captioned has had written for an image; they are its last ones."""
+    count = len(record.get("written", ()))
+    return list(record["captions"][-count:]) if count else []
 
 
 def put_in_place(made: Path, place: Path) -> None:

@@ -63,7 +63,7 @@ class Tasks:
         return [number for number in range(self.count or 0) if not self._last(number)[2]]
 
     def do(self, number: int, work: Work) -> Counter[str]:
-        """Do what is left of a task; counts its new records by rule, those without by status."""
+        """Do what is left of a task; counts its new records by rule or fault, else by status."""
         task = json.loads((self._tasks / _name(number)).read_bytes())
         part, begin, done = self._last(number)
         counts: Counter[str] = Counter()
@@ -72,7 +72,7 @@ class Tasks:
         began, records, position = time.process_time(), [], begin
         for record, position in work(task, self.folder, begin):
             records.append(record)
-            counts[str(record.get("rule", record["status"]))] += 1
+            counts[str(record.get("rule") or record.get("fault") or record["status"])] += 1
             if len(records) == PART:
                 self._add(number, part, records, position, began)
                 began, records, part = time.process_time(), [], part + 1

@@ -1,0 +1,223 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Images get the captions that they lack, every failure is explained, and no answer is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from support.faulty_proxy import FaultyProxy
+from support.scripted_judge import MODEL, ScriptedJudge
+from typer.testing import CliRunner
+
+from vlm_perception.cli import app
+from vlm_perception.curation.captioning.captioner import Caption, Failure, open_captioner
+from vlm_perception.curation.recipe import read_recipe
+
+CAPTIONED = "02_captioned"
+
+
+def curate(*words, code=0):
+    result = CliRunner().invoke(app, ["curate", *map(str, words)])
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+def photos(folder, count, captions=()):
+    """Images that are no copies of each other; some with captions, in their order."""
+    folder.mkdir(exist_ok=True)
+    for seed in range(count):
+        coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{seed:03d}.png"), cv2.resize(coarse, (240, 240)))
+    known = [
+        {"image": f"{seed:03d}.png", "captions": [text], "language": language}
+        for seed, language, text in captions
+    ]
+    (folder / "captions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in known))
+
+
+def prepare(root, captioner, kind="folder", **captions):
+    folder = root / "set"
+    folder.mkdir(exist_ok=True)
+    recipe = {
+        "sources": [{"kind": kind, "path": "../photos"}],
+        "filter": {"phash_distance": None},
+        "captions": {"captioner": captioner, **captions},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+def endpoint(server, **more):
+    return {"kind": "endpoint", "url": server.url, "model": MODEL, **more}
+
+
+def lines(folder, status):
+    return [json.loads(line) for line in (folder / CAPTIONED / f"{status}.jsonl").open()]
+
+
+@pytest.fixture
+def server():
+    judge = ScriptedJudge(lambda prompt: "a red  bus\n")
+    yield judge
+    judge.close()
+
+
+def test_only_what_is_missing_is_asked_for_and_only_once(tmp_path, server):
+    there = [(0, "en-GB", "a tram"), (1, "de", "ein Bus"), (2, "und", "x"), (3, "en", "a car")]
+    photos(tmp_path / "photos", 4, there)
+    prompts = {"de": "Beschreibe das Bild."}
+    folder = prepare(
+        tmp_path, endpoint(server), "captions", languages=["en", "de"], prompts=prompts
+    )
+    assert f"5 captions by {MODEL}" in curate("run", folder)
+    asked = Counter(server.prompts)
+    assert asked.pop(prompts["de"]) == 3
+    assert list(asked.values()) == [2]
+    kept = lines(folder, "kept")
+    told = [[(each["language"], each["text"]) for each in record["captions"]] for record in kept]
+    assert told[0] == [("en-GB", "a tram"), ("de", "a red bus")]
+    assert told[2] == [("und", "x"), ("en", "a red bus"), ("de", "a red bus")]
+    assert [record["written"] for record in kept] == [["de"], ["en"], ["en", "de"], ["de"]]
+    first = (folder / CAPTIONED / "kept.jsonl").read_bytes()
+    curate("run", folder, "--redo", CAPTIONED)
+    assert len(server.prompts) == 5
+    assert (folder / CAPTIONED / "kept.jsonl").read_bytes() == first
+
+
+def test_what_fails_is_listed_with_every_answer(tmp_path, server):
+    photos(tmp_path / "photos", 5)
+    script = iter([*(["", " ... ", "a bus"]), *(["!", 500, ""]), *([429, 429, 503]), 400, "a tree"])
+    server.answer = lambda prompt: next(script)
+    folder = prepare(tmp_path, endpoint(server))
+    told = curate("run", folder)
+    assert "5 received, 2 kept, 0 rejected, 3 failed (1 the answer is empty," in told
+    failed = lines(folder, "failed")
+    answers = [[each.get("text", each["fault"]) for each in one["answers"]] for one in failed]
+    rate, ready = "the server is asked too often", "the server is not ready"
+    refused = "the server refuses this one request"
+    assert answers == [["!", "the server fails", ""], [rate, rate, ready], [refused]]
+    # An attempt without an answer is made again, and one with an answer by another sampling.
+    temperatures = [body["temperature"] for body in server.asked]
+    assert temperatures == [0, 0.7, 0.7, 0, 0.7, 0.7, 0, 0, 0, 0, 0]
+    assert server.asked[1]["seed"] != server.asked[2]["seed"]
+    assert [record["captions"][0]["text"] for record in lines(folder, "kept")] == [
+        "a bus",
+        "a tree",
+    ]
+    page = tmp_path / "set" / "report.html"
+    curate("report", folder)
+    for text in ("a bus", "the answer is empty", MODEL):
+        assert text in page.read_text()
+    # Whoever asks for them again is told what was answered, and asks only what was not.
+    server.answer = lambda prompt: "a hill"
+    curate("run", folder, "--redo", CAPTIONED)
+    texts = [record["captions"][0]["text"] for record in lines(folder, "kept")]
+    assert texts == ["a bus", "a hill", "a hill", "a hill", "a tree"]
+    assert len(server.asked) == 14
+
+
+def test_a_captioner_that_is_down_stops_the_run_which_goes_on_later(tmp_path, server):
+    photos(tmp_path / "photos", 110)
+    server.answer = lambda prompt: 500
+    folder = prepare(tmp_path, endpoint(server, slots=50))
+    assert "100 images in a row got no caption" in curate("run", folder, code=1)
+    assert not (folder / CAPTIONED).exists()
+    assert 300 <= len(server.asked) <= 330
+    server.asked.clear()
+    server.answer = lambda prompt: "a bus"
+    curate("run", folder)
+    assert (len(lines(folder, "kept")), len(server.asked)) == (110, 110)
+
+
+def test_no_image_fails_because_the_server_is_gone(tmp_path, server):
+    photos(tmp_path / "photos", 4)
+    proxy = FaultyProxy(server.url)
+    folder = prepare(tmp_path, endpoint(proxy))
+    server.answer = lambda prompt: (len(server.asked) == 2 and proxy.close()) or "a bus"
+    told = curate("run", folder, code=1)
+    assert "2 images got no caption" in told and "no server listens" in told
+    assert not (folder / CAPTIONED).exists()
+    assert "unfinished" in curate("status", folder)
+    # The same model elsewhere: what it has answered counts.
+    folder = prepare(tmp_path, endpoint(server))
+    curate("run", folder)
+    assert (len(lines(folder, "kept")), len(server.asked)) == (4, 4)
+
+
+def test_a_kill_asks_again_at_most_what_was_in_flight(tmp_path, server):
+    photos(tmp_path / "photos", 24)
+    server.answer = lambda prompt: time.sleep(0.05) or "a bus"
+    slots = 3
+    folder = prepare(tmp_path, endpoint(server, slots=slots))
+    program = Path(sys.executable).with_name("vlm-perception")
+    process = subprocess.Popen([program, "curate", "run", folder], stdout=subprocess.DEVNULL)
+    while process.poll() is None and len(server.asked) < 10:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / CAPTIONED).exists()
+    curate("run", folder)
+    images = Counter(
+        body["messages"][-1]["content"][0]["image_url"]["url"] for body in server.asked
+    )
+    assert len(images) == 24
+    assert sum(images.values()) <= 24 + slots
+
+
+def test_further_attempts_are_other_answers_and_are_kept(tmp_path):
+    photos(tmp_path / "photos", 1)
+    folder = prepare(tmp_path, {"kind": "bundle", "path": "roadworld-nano"})
+    curate("run", folder)
+    (record,) = lines(folder, "kept")
+    captioner = open_captioner(read_recipe(folder).captions, folder)
+    assert record["captions"][0]["by"] == captioner.by
+    answers = [captioner.caption(record, "en", attempt) for attempt in (1, 2, 3)]
+    assert answers[0].text == record["captions"][0]["text"]
+    again = open_captioner(read_recipe(folder).captions, folder)
+    assert [again.caption(record, "en", attempt) for attempt in (1, 2, 3)] == answers
+    assert all(isinstance(each, Caption | Failure) for each in answers)
+    assert len(list((folder / "journal").rglob("*.json"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("captions", "sentence"),
+    [
+        ({"languages": ["en", "fr"]}, "captions.prompts: {fr: ...}"),
+        ({"languages": ["english language"]}, "no language"),
+        ({"languages": ["en", "EN"]}, "named twice"),
+        ({"tries": 4}, "tries"),
+        ({"captioner": {"kind": "bundle", "path": "nowhere"}}, "nowhere"),
+        (
+            {"captioner": {"kind": "endpoint", "url": "http://a.example/v1", "model": "m"}},
+            "not on this machine",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_at_the_start(tmp_path, captions, sentence):
+    photos(tmp_path / "photos", 1)
+    captioner = {"kind": "bundle", "path": "roadworld-nano"}
+    folder = prepare(tmp_path, **{"captioner": captioner, **captions})
+    assert sentence in curate("run", folder, code=2)
+
+
+def test_without_a_captioner_images_without_a_caption_fail(tmp_path):
+    photos(tmp_path / "photos", 2, [(0, "en", "a bus"), (1, "de", "ein Bus")])
+    folder = prepare(tmp_path, None, "captions")
+    curate("run", folder)
+    assert len(lines(folder, "kept")) == 1
+    assert (
+        "no caption in en, and the recipe names no captioner"
+        in lines(folder, "failed")[0]["reason"]
+    )
