@@ -98,9 +98,16 @@ def curate_report(folder: FolderArgument, json_file: JsonOption = None) -> None:
         page = report.write_report(folder)
         for line in report.summary(folder):
             say(console, line)
+        figures = report.figures(folder)
+        if figures["dedup"]:
+            console.print(
+                importlib.import_module("vlm_perception.curation.copy_table").shown(
+                    figures["dedup"]
+                )
+            )
         if json_file is not None:
             outputs = importlib.import_module("vlm_perception.outputs.file")
-            outputs.write_figures(json_file, report.figures(folder))
+            outputs.write_figures(json_file, figures)
     say(console, str(page))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 
 from vlm_perception.curation.captioning.telling import failed_examples, written_examples
+from vlm_perception.curation.copy_table import copy_table
 from vlm_perception.curation.durable import read_lines, write_bytes
 from vlm_perception.curation.image_files import decode
 from vlm_perception.curation.quality.retrieval_check import read_check
@@ -100,8 +101,10 @@ def figures(folder: Path) -> dict[str, Any]:
     sizes: Counter[str] = Counter(dict.fromkeys(_bucket_names(), 0))
     for record in _lines(folder, made[-1].name, KEPT):
         sizes[_bucket(record)] += 1
+    filtered = next((each for each in made if each.name == FILTERED), None)
     return {
         "stages": stages,
+        "dedup": copy_table(folder, read_recipe(folder), filtered) if filtered else [],
         "images_per_second_per_core": _rate(total),
         "images_per_size_bucket": dict(sizes),
         **_quality_figures(folder, made),

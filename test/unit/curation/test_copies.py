@@ -7,8 +7,10 @@ from __future__ import annotations
 import json
 
 import cv2
+import numpy as np
 import pytest
 import yaml
+from support.recordings import write
 from typer.testing import CliRunner
 
 from vlm_perception.cli import app
@@ -23,9 +25,9 @@ def curate(*words, code=0):
     return " ".join(result.output.split())
 
 
-def prepare(folder, source, **filters):
+def prepare(folder, *sources, **filters):
     folder.mkdir(exist_ok=True)
-    text = yaml.safe_dump({"sources": [source], "filter": filters})
+    text = yaml.safe_dump({"sources": list(sources), "filter": filters})
     (folder / "recipe.yaml").write_text(text)
     return folder
 
@@ -69,3 +71,33 @@ def test_flipped_images_are_found_by_embedding_only(tmp_path, streets):
     assert not any("embedding" in each for each in lines(folder, "01_filtered", "kept"))
     prepare(folder, {"kind": "folder", "path": "../images"}, embedding=rule | {"cosine": 0.999})
     assert "filter.embedding.cosine was 0.95" in curate("run", folder, code=2)
+
+
+def test_report_says_which_copies_each_rule_finds(tmp_path, streets):
+    frames = [
+        cv2.imencode(".jpg", np.roll(streets[0], step, axis=1))[1].tobytes() for step in (0, 1, 40)
+    ]
+    write(tmp_path / "drive", frames)
+    write_images(tmp_path / "images", {f"{n}.png": image for n, image in enumerate(streets[1:])})
+    folder = prepare(
+        tmp_path / "set",
+        {"kind": "folder", "path": "../images"},
+        {"kind": "recording", "path": "../drive", "rate_hz": 100.0},
+        embedding={"encoder": BUNDLE, "cosine": 0.95},
+    )
+    curate("run", folder)
+    curate("report", folder, "--json", tmp_path / "1.json")
+    kept = (folder / "copies.json").stat().st_mtime_ns
+    curate("report", folder, "--json", tmp_path / "2.json")
+    assert (folder / "copies.json").stat().st_mtime_ns == kept
+    assert (tmp_path / "1.json").read_text() == (tmp_path / "2.json").read_text()
+    rows = json.loads((tmp_path / "1.json").read_text())["dedup"]
+    recall = {(row["kind"], row["rule"]): row["recall"] for row in rows}
+    assert len(recall) == 7 * 3
+    for kind in ("exact", "jpeg_50", "resize"):
+        assert [recall[kind, rule] for rule in ("phash", "embedding", "both")] == [1, 1, 1]
+    assert (recall["flip", "phash"], recall["flip", "embedding"]) == (0, 1)
+    assert recall["rotate_25", "both"] < 0.5
+    assert recall["next_frame", "phash"] == 0.5
+    assert {row["precision"] for row in rows if row["recall"]} == {1}
+    assert "rotate_25" in (folder / "report.html").read_text()
