@@ -193,6 +193,13 @@ class Captions(_Model):
             raise ValueError("a language is named twice")
         return languages
 
+    @model_validator(mode="after")
+    def _prompts_are_used(self) -> Captions:
+        unused = {tag.lower() for tag in self.prompts} - {tag.lower() for tag in self.languages}
+        if unused:
+            raise ValueError(f"prompts has {min(unused)}, which is none of the languages")
+        return self
+
 
 class Translations(_Model):
     """How captions in languages are checked that the scoring encoder does not know."""

@@ -107,9 +107,10 @@ class Captioner:
         return self._writer.slots
 
     def caption(self, record: Record, language: str, attempt: int) -> Caption | Failure:
-        """Ask for a caption, or return what was answered before.
+        """Return the caption of an attempt: what was answered before, or is answered now.
 
         The first attempt is decoded greedily; each further one is sampled, with a seed of its own.
+        Where no answer comes, it is asked again, up to the tries of the recipe.
 
         Args:
             record: of an image.
@@ -118,9 +119,22 @@ class Captioner:
 
         Raises:
             CurationError: none can come before the recipe, the key or the server is corrected.
-            CaptionerDownError: too many images in a row got no answer.
+            CaptionerDownError: no captioner is there, or too many images in a row got no answer.
             OSError: the journal cannot be written.
         """
+        for count in range(1, self._captions.tries + 1):
+            came = self._once(record, language, attempt)
+            if isinstance(came, Caption) or came.answer is not None or not came.again:
+                break
+            if count < self._captions.tries:
+                self._pause(count, came)
+        if isinstance(came, Failure) and came.absent:
+            raise CaptionerDownError(f"{came.reason}; run again when the captioner answers")
+        if isinstance(came, Failure):
+            self._note_failure(came)
+        return came
+
+    def _once(self, record: Record, language: str, attempt: int) -> Caption | Failure:
         request = self._request(language, attempt)
         known = self._journal.known(record["sha256"], request)
         if known is None:
@@ -148,7 +162,7 @@ class Captioner:
         failures: list[Failure] = []
         attempt = 1
         for left in reversed(range(self._captions.tries)):
-            came = self.caption(record, language, attempt)
+            came = self._once(record, language, attempt)
             if isinstance(came, Caption):
                 return came
             failures.append(came)
@@ -157,13 +171,10 @@ class Captioner:
             elif not came.again:
                 break
             elif left:
-                waited = BACKOFF_S * 2 ** (len(failures) - 1)
-                self._stopped.wait(max(waited, min(came.wait_s, LONGEST_PAUSE_S)))
+                self._pause(len(failures), came)
             if self._stopped.is_set():
                 break
-        last = failures[-1]
-        if last.answer is None and (last.again or last.absent) and not self._stopped.is_set():
-            self._note(last.reason)
+        self._note_failure(failures[-1])
         return failures
 
     def begin(self) -> None:
@@ -174,6 +185,15 @@ class Captioner:
         """End what is being asked, and ask no more until `begin`."""
         self._stopped.set()
         self._writer.interrupt()
+
+    def _pause(self, asked: int, failure: Failure) -> None:
+        """Wait before the same is asked again, which was asked so many times."""
+        wait_s = min(failure.wait_s, LONGEST_PAUSE_S)
+        self._stopped.wait(max(BACKOFF_S * 2 ** (asked - 1), wait_s))
+
+    def _note_failure(self, failure: Failure) -> None:
+        if failure.answer is None and (failure.again or failure.absent):
+            self._note("" if self._stopped.is_set() else failure.reason)
 
     def _note(self, failure: str) -> None:
         """Count images in a row without an answer.
@@ -275,6 +295,8 @@ def _fault(text: str, ended: bool) -> str:
     """Why an answer is no caption; only what can be decided exactly."""
     if not text:
         return "the answer is empty"
+    if any(each == "\ufffd" or unicodedata.category(each) in ("Cc", "Cs") for each in text):
+        return "the answer is no plain text"
     if not any(unicodedata.category(each)[0] in "LN" for each in text):
         return "the answer has no letter or digit"
     return "" if ended else "the answer was cut off at max_tokens"

@@ -64,13 +64,15 @@ class Endpoint:
         if checked.is_remote and not allow_remote:
             raise EndpointError(
                 f"{checked.url} is not on this machine, and images would be sent to it; if that is "
-                "intended, allow it with allow_remote:=true (of a command: --allow-remote)"
+                "intended, allow it with allow_remote:=true (of a command: --allow-remote) "
+                "or, in a recipe, `allow_remote: true`"
             )
         if checked.is_remote and checked.url.startswith("http:") and not allow_plain_http:
             raise EndpointError(
                 f"{checked.url} is not on this machine, and images and key would be sent "
                 "unencrypted; use https, or set allow_plain_http:=true (of a command: "
-                "--allow-plain-http) for a network that you trust"
+                "--allow-plain-http) or, in a recipe, `allow_plain_http: true` for a network that "
+                "you trust"
             )
         key = (
             _read_key(key_file)
