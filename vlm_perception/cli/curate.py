@@ -17,8 +17,7 @@ from vlm_perception.outputs.console import say
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Make a clean set of images and captions, stage by stage: 00_raw, 01_filtered, "
-    "02_captioned, 03_quality_checked.",
+    help="Make a clean set of images and captions, stage by stage, 00_raw to 04_final.",
 )
 FolderArgument = Annotated[Path, typer.Argument(help="The folder of the set.")]
 
@@ -94,8 +93,8 @@ def curate_report(folder: FolderArgument, json_file: JsonOption = None) -> None:
     """
     console = Console()
     with plain_errors():
-        report = importlib.import_module("vlm_perception.curation.report")
-        page = report.write_report(folder)
+        report = importlib.import_module("vlm_perception.curation.report.figures")
+        page = importlib.import_module("vlm_perception.curation.report.page").write_report(folder)
         for line in report.summary(folder):
             say(console, line)
         figures = report.figures(folder)

@@ -23,6 +23,7 @@ from vlm_perception.common.yaml_files import YamlError, read_as_json
 from vlm_perception.datasets.captions_file import UNKNOWN, is_language
 
 RECIPE = "recipe.yaml"
+ROUNDING = 1e-6
 
 
 class CurationError(VlmPerceptionError):
@@ -38,6 +39,16 @@ class _Source(_Model):
     """Relative to the recipe's folder, or absolute."""
     licence: str = ""
     """Of the images, where they do not carry one themselves."""
+    place: str = ""
+    """Where it was taken: images of one place are never in two splits."""
+    unrelated: bool = False
+    """Its images have nothing to do with each other, and each may be in any split."""
+
+    @model_validator(mode="after")
+    def _related_by_place(self) -> _Source:
+        if self.place and self.unrelated:
+            raise ValueError("unrelated images have no common place; leave one of the two out")
+        return self
 
 
 class ImageFolderSource(_Source):
@@ -268,6 +279,28 @@ class Quality(_Model):
         return self
 
 
+class Final(_Model):
+    """How 04_final is divided."""
+
+    splits: Annotated[
+        dict[
+            Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")],
+            Annotated[float, Field(gt=0, le=1)],
+        ],
+        Field(min_length=1),
+    ] = {"train": 0.8, "validation": 0.1, "test": 0.1}
+    """Shares of the images."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    shard_mb: Annotated[int, Field(ge=1)] = 256
+    shuffle: bool = True
+
+    @model_validator(mode="after")
+    def _whole(self) -> Final:
+        if abs(sum(self.splits.values()) - 1) > ROUNDING:
+            raise ValueError("the shares of the splits must add up to 1")
+        return self
+
+
 class Recipe(_Model):
     """A whole recipe."""
 
@@ -276,6 +309,7 @@ class Recipe(_Model):
     captions: Captions | None = None
     """None: images keep the captions that they came with, and need none."""
     quality: Quality | None = None
+    final: Final = Final()
 
 
 def read_recipe(folder: Path) -> Recipe:

@@ -23,6 +23,8 @@ from vlm_perception.curation.durable import PART, read_lines, write_bytes
 from vlm_perception.curation.engine import Engine
 from vlm_perception.curation.filtering.filtered import do_filter, filter_tasks
 from vlm_perception.curation.filtering.kept_once import without_near_duplicates
+from vlm_perception.curation.final.final import final_tasks, with_indexes
+from vlm_perception.curation.final.shard import do_shard
 from vlm_perception.curation.quality.checked import check_retrieval, check_tasks, do_check
 from vlm_perception.curation.quality.retrieval_check import read_check, require_passed
 from vlm_perception.curation.recipe import RECIPE, CurationError, Recipe, example, read_recipe
@@ -33,6 +35,7 @@ from vlm_perception.curation.stage_folder import (
     CAPTIONED,
     FAILED,
     FILTERED,
+    FINAL,
     QUALITY,
     RAW,
     STAGES,
@@ -64,6 +67,7 @@ STEPS: dict[str, Step] = {
     FILTERED: Step(filter_tasks, do_filter, without_near_duplicates),
     CAPTIONED: Step(caption_tasks, do_caption),
     QUALITY: Step(check_tasks, do_check, check_retrieval),
+    FINAL: Step(final_tasks, do_shard, with_indexes),
 }
 
 
@@ -165,15 +169,16 @@ def _first_fault(made: Path) -> str:
 
 
 def told(manifest: Manifest) -> str:
-    """The counts of a stage in words."""
+    """The counts of a stage in words, and what people should know of it."""
     if part := missing_part(manifest):
         return f"{manifest.kept} passed on as they are: the recipe has no `{part}`"
     rules, faults = map(_in_brackets, (manifest.rules, manifest.faults))
     written = "".join(f"; {count} captions by {by}" for by, count in manifest.written.items())
-    return (
+    counts = (
         f"{manifest.received} received, {manifest.kept} kept, {manifest.rejected} rejected{rules}, "
         f"{manifest.failed} failed{faults}{written}"
     )
+    return "; ".join([counts, *manifest.notes])
 
 
 def _in_brackets(counts: Mapping[str, int]) -> str:
@@ -280,7 +285,8 @@ def _finish(folder: Path, stage: str, recipe: Recipe, tasks: Tasks, bar: _Bar) -
         cut_off.unlink()
     sources = str(_json(tasks.folder / SOURCES)) if stage == RAW else ""
     inputs = Inputs(input_digest(folder, stage), sources, received)
-    return write_stage(folder, made, stage, recipe, inputs, STEPS[stage].finish(records, end))
+    found = STEPS[stage].finish(records, end)
+    return write_stage(folder, made, stage, recipe, inputs, found, end.notes)
 
 
 def _keep_time(folder: Path, stage: str, images: int, cpu_s: float) -> None:

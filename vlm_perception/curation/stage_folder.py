@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +21,22 @@ from vlm_perception.curation.tasks import Record
 from vlm_perception.outputs.swap import swap
 
 RAW, FILTERED, CAPTIONED = "00_raw", "01_filtered", "02_captioned"
-QUALITY = "03_quality_checked"
+QUALITY, FINAL = "03_quality_checked", "04_final"
 DEPENDS_ON: dict[str, tuple[str, ...]] = {
     RAW: ("sources",),
     FILTERED: ("filter",),
     CAPTIONED: ("captions",),
     QUALITY: ("quality",),
+    FINAL: ("final", "sources"),
 }
 """The stages in their order, and the parts of the recipe that each depends on."""
 GIVES_ON = {CAPTIONED: "captions", QUALITY: "quality"}
 """Stages that give on what they receive where the recipe lacks a part, and that."""
 STAGES = tuple(DEPENDS_ON)
+GROUPING = {"sources": {"__all__": {"place", "unrelated"}}}
+"""Keys that only the splits depend on."""
 STATUSES = ("kept", "rejected", "failed")
-KEPT, FAILED = "kept.jsonl", "failed.jsonl"
+KEPT, REJECTED, FAILED = (f"{status}.jsonl" for status in STATUSES)
 MANIFEST = "stage.json"
 
 
@@ -61,6 +64,8 @@ class Manifest(BaseModel):
     """Captions that the stage has had written, by the model."""
     digest: str
     """Of the lists of images; these name the images by digest."""
+    notes: tuple[str, ...] = ()
+    """What people should know of it, a sentence each."""
 
 
 def recipe_part(folder: Path, stage: str, recipe: Recipe) -> dict[str, Any]:
@@ -69,7 +74,9 @@ def recipe_part(folder: Path, stage: str, recipe: Recipe) -> dict[str, Any]:
     Raises:
         CurationError: the file of these is damaged.
     """
-    part = recipe.model_dump(mode="json", include=set(DEPENDS_ON[stage]))
+    if stage == FINAL:
+        return recipe.model_dump(mode="json", include={"final": True, **GROUPING})
+    part = recipe.model_dump(mode="json", include=set(DEPENDS_ON[stage]), exclude=GROUPING)
     thresholds = referred_to(folder, part)
     return {**part, "thresholds": thresholds} if thresholds else part
 
@@ -136,6 +143,7 @@ def write_stage(
     recipe: Recipe,
     inputs: Inputs,
     records: Iterable[Record],
+    notes: Sequence[str] = (),
 ) -> Manifest:
     """Write the lists and the manifest of a stage.
 
@@ -146,6 +154,7 @@ def write_stage(
         recipe: it was made by.
         inputs: what came in.
         records: what became of each.
+        notes: what people should know of it; read when the records are at their end.
     """
     counts: Counter[str] = Counter()
     rules: Counter[str] = Counter()
@@ -184,6 +193,7 @@ def write_stage(
         faults=dict(sorted(faults.items())),
         written=dict(sorted(written.items())),
         digest=digest.hexdigest(),
+        notes=tuple(notes),
     )
     write_bytes(made / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
     return manifest

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class Finish:
     """Images, which is as many as there are records at most."""
     progress: Callable[[int], None]
     """Is called with the number of records that were looked at since the last call."""
+    notes: list[str] = field(default_factory=list)
+    """What people should know of the stage, a sentence each."""
 
 
 def as_they_are(records: Iterable[Record], _: Finish) -> Iterable[Record]:

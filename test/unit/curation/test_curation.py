@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 from vlm_perception.cli import app
 from vlm_perception.curation.image_files import decode, usable_image
 
-STAGES = ("00_raw", "01_filtered")
+STAGES = ("00_raw", "01_filtered", "04_final")
 
 
 def picture(seed, width=320, height=240):

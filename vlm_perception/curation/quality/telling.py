@@ -45,16 +45,6 @@ def _line(caption: dict[str, Any]) -> str:
     return f"{caption['language']}: {caption['text']}{told}"
 
 
-def mean_score(records: Iterable[Record]) -> float | None:
-    """Mean score of the captions of records; None: none has one."""
-    count, total = 0, 0.0
-    for record in records:
-        for caption in record.get("captions", ()):
-            if "score" in caption:
-                count, total = count + 1, total + float(caption["score"])
-    return total / count if count else None
-
-
 def pairs_by_language(records: Iterable[Record]) -> dict[str, dict[str, int]]:
     """By pair of languages, as `de to en`, how many captions were compared and how many passed."""
     found: dict[str, dict[str, int]] = {}

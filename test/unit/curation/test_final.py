@@ -1,0 +1,235 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""04_final: what belongs together stays together, the shards are whole, and reading goes on."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from collections import Counter
+
+import cv2
+import numpy as np
+import PIL.Image
+import pyarrow.parquet
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from vlm_perception.cli import app
+from vlm_perception.curation.final.groups import Sorter
+from vlm_perception.curation.final.splits import assigned
+from vlm_perception.curation.recipe import Recipe
+from vlm_perception.datasets.final_set import FinalSetError, FinalSplit, find_final
+from vlm_perception.datasets.shuffled import Shuffled, places
+from vlm_perception.media.image_errors import ImageError
+
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+DRIVES = {"a": 12, "b": 6, "c": 4, "d": 4, "e": 4}
+
+
+def curate(*words, code=0):
+    result = CliRunner().invoke(app, ["curate", *map(str, words)])
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+def picture(seed):
+    rng = np.random.default_rng(seed)
+    return cv2.resize(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8), (320, 240))
+
+
+def prepare(folder, shard_mb=1, **source):
+    folder.mkdir()
+    recipe = {
+        "sources": [{"kind": "captions", "path": "../images", **source}],
+        "final": {"splits": SHARES, "shard_mb": shard_mb},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A set of five drives."""
+    root = tmp_path_factory.mktemp("curated")
+    seed, lines = 0, []
+    for drive, frames in DRIVES.items():
+        (root / "images" / drive).mkdir(parents=True)
+        for frame in range(frames):
+            name, seed = f"{drive}/{frame}.png", seed + 1
+            stream = io.BytesIO()
+            PIL.Image.fromarray(picture(seed)).save(stream, "PNG")
+            (root / "images" / name).write_bytes(stream.getvalue())
+            lines.append({"image": name, "captions": [f"frame {seed}"], "language": "en"})
+    (root / "images" / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    folder = prepare(root / "set")
+    told = curate("run", folder)
+    return folder, told
+
+
+def test_a_recording_is_in_one_split(made):
+    folder, told = made
+    final = folder / "04_final"
+    manifest = json.loads((final / "stage.json").read_text())
+    assert manifest["received"] == manifest["kept"] == sum(DRIVES.values())
+    kept = [json.loads(line) for line in (final / "kept.jsonl").open()]
+    pairs = {(each["path"].partition("/")[0], each["split"]) for each in kept}
+    assert len(pairs) == len(DRIVES)
+    assert {split for _, split in pairs} == set(SHARES)
+    assert "add recordings" in told
+    assert "add recordings" in curate("status", folder)
+
+
+def test_shards_and_indexes_hold_every_image_with_its_provenance(made):
+    folder, _ = made
+    final = folder / "04_final"
+    kept = {json.loads(line)["id"]: json.loads(line) for line in (final / "kept.jsonl").open()}
+    seen = 0
+    for split in SHARES:
+        rows = pyarrow.parquet.read_table(final / f"{split}.parquet").to_pylist()
+        assert len(FinalSplit(final, split)) == len(rows)
+        for row, image in zip(rows, FinalSplit(final, split), strict=True):
+            record = kept[row["id"]]
+            assert image.record == json.loads(row["record"])
+            assert image.file == (folder / record["file"]).read_bytes()
+            assert row["sha256"] == record["sha256"]
+            assert (row["path"], row["shard"]) == (record["path"], record["shard"])
+            assert row["captions"] == [{**record["captions"][0], "by": None}]
+            assert image.sample().captions[0].text == record["captions"][0]["text"]
+            assert image.sample().image.shape == (240, 320, 3)
+            with tarfile.open(final / row["shard"]) as tar:
+                assert tar.extractfile(row["image"]).read() == image.file
+            seen += 1
+    assert seen == len(kept)
+    assert len({each["shard"] for each in kept.values()}) > len(SHARES)
+
+
+def test_unrelated_images_are_divided_as_asked_for(made):
+    folder, _ = made
+    own = prepare(folder.parent / "unrelated", unrelated=True)
+    shutil.copytree(folder / "00_raw", own / "00_raw")
+    told = curate("run", own)
+    # Only the splits depend on it.
+    assert "00_raw: complete" in told
+    assert "add recordings" not in told
+    found = Counter(json.loads(line)["split"] for line in (own / "04_final" / "kept.jsonl").open())
+    assert found == {"train": 24, "validation": 3, "test": 3}
+
+
+def test_what_was_altered_is_refused_with_its_name(made, tmp_path):
+    final = shutil.copytree(made[0] / "04_final", tmp_path / "04_final")
+    shard = final / "train" / "000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-20_000])
+    with pytest.raises(FinalSetError, match=r"000000\.tar"):
+        list(FinalSplit(final, "train"))
+    image = next(iter(FinalSplit(final, "test")))
+    broken = type(image)(image.key, image.where, image.file[:200], image.record)
+    with pytest.raises(ImageError, match=rf"test/000000.tar/{image.key}.png"):
+        broken.pixels()
+    (final / "set.json").write_text((final / "set.json").read_text().replace('"test"', '"exam"'))
+    with pytest.raises(FinalSetError, match="digest"):
+        FinalSplit(final, "exam")
+
+
+def test_a_path_leads_to_a_split(made, tmp_path):
+    folder, _ = made
+    final = folder / "04_final"
+    assert find_final(folder) == find_final(final) == (final, "test")
+    assert find_final(final / "train") == (final, "train")
+    assert find_final(tmp_path) is None
+    with pytest.raises(FinalSetError, match="it has test, train, validation"):
+        FinalSplit(*find_final(final / "exam"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 3),
+    st.integers(1, 40),
+    st.integers(1, 3),
+    st.lists(st.integers(0, 30), max_size=3),
+)
+def test_an_order_goes_on_after_any_interruptions(made, seed, buffer, workers, cuts):
+    split = FinalSplit(made[0] / "04_final", "train")
+    for worker in range(workers):
+        options = {"seed": seed, "buffer": buffer, "worker": worker, "workers": workers}
+        whole = [each.key for each in Shuffled(split, epochs=3, **options)]
+        found, state = [], None
+        for cut in cuts:
+            some = Shuffled(split, epochs=3, state=state, **options)
+            found += [each.key for _, each in zip(range(cut), some, strict=False)]
+            state = json.loads(json.dumps(some.state()))
+        found += [each.key for each in Shuffled(split, epochs=3, state=state, **options)]
+        assert found == whole
+    with pytest.raises(FinalSetError, match="another seed"):
+        Shuffled(split, seed=9, state=Shuffled(split).state())
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    st.integers(1, 20),
+    st.integers(1, 3),
+    st.text(max_size=3),
+)
+def test_an_epoch_has_every_image_once_however_many_workers(images, buffer, workers, seed):
+    order = list(places(images, seed, buffer))
+    every = [(shard, place) for shard, count in enumerate(images) for place in range(count)]
+    assert sorted(order) == every
+    shares = [order[worker::workers] for worker in range(workers)]
+    assert sorted(each for share in shares for each in share) == every
+
+
+@given(st.lists(st.integers(1, 50), min_size=3, max_size=40), st.integers(0, 9))
+def test_no_split_is_empty_and_none_is_far_off(sizes, seed):
+    splits = assigned(sizes, SHARES, seed)
+    assert splits == assigned(sizes, dict(reversed(SHARES.items())), seed)
+    given_ = {
+        name: sum(s for s, at in zip(sizes, splits, strict=True) if at == name) for name in SHARES
+    }
+    assert all(given_.values())
+    for name, share in SHARES.items():
+        assert given_[name] <= share * sum(sizes) + max(sizes)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from("abc"), st.integers(0, 12)),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_groups_are_recordings_places_and_equal_files(images):
+    sources = [
+        {"kind": "recording", "path": "x", "place": "lisbon"},
+        {"kind": "recording", "path": "y"},
+        {"kind": "folder", "path": "z", "place": "lisbon"},
+        {"kind": "folder", "path": "w", "unrelated": True},
+    ]
+    recipe = Recipe.model_validate_json(json.dumps({"sources": sources}))
+    sorter, keys = Sorter(recipe.sources), []
+    for number, (source, recording, content) in enumerate(images):
+        sha256 = f"{content:016x}" + "0" * 48
+        sorter.add({"source": source, "recording": recording, "sha256": sha256, "path": "p.jpg"})
+        drive = ("drive", recording) if source < 2 else (source, recording)
+        place = {"lisbon"} if source in (0, 2) else set()
+        keys.append({sha256, *place, drive if source < 3 else number})
+    # The same by brute force.
+    merged = list(keys)
+    for _ in images:
+        merged = [set().union(*(other for other in merged if other & mine)) for mine in merged]
+    wanted = [next(i for i, other in enumerate(merged) if other == mine) for mine in merged]
+    groups = sorter.groups()
+    found = [int(np.argmax(groups.of_images == each)) for each in groups.of_images]
+    assert found == wanted
+    assert groups.sizes.sum() == len(images)
+
+
+def test_shares_that_are_no_whole_are_refused(tmp_path):
+    folder = prepare(tmp_path / "set")
+    recipe = (folder / "recipe.yaml").read_text().replace("0.8", "0.7")
+    (folder / "recipe.yaml").write_text(recipe)
+    assert "add up to 1" in curate("status", folder, code=2)
