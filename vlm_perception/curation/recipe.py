@@ -73,7 +73,7 @@ class HarvestSource(_Source):
 
 
 class CaptionsSource(_Source):
-    """A folder with captions.jsonl."""
+    """A folder with captions.jsonl, and perhaps objects.jsonl."""
 
     kind: Literal["captions"]
 

@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from vlm_perception.bundle.files import file_sha256
 from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.evaluation.image_data import ImageData
 from vlm_perception.media.image_errors import ImageError
-from vlm_perception.media.image_folder import decode_file, read_bytes
+from vlm_perception.media.image_folder import decode_file
 from vlm_perception.perception.tokenizer import TextError, require_text
 
-EVERY_IMAGE = "every image"
 NAMED = 5
 """How many images a sentence names; it counts the others."""
 
@@ -34,11 +33,11 @@ class FolderImages:
     A name cannot lead out of the folder; a symbolic link in it, which labels cannot make, can.
     """
 
-    def __init__(self, folder: Path, names: Iterable[str], *, skip_broken: bool = False) -> None:
+    def __init__(self, data: ImageData, names: Iterable[str], *, skip_broken: bool = False) -> None:
         """Read every image once, with a progress bar.
 
         Args:
-            folder: where they are.
+            data: where they are.
             names: as labels give them; those that differ in spelling alone are one image.
             skip_broken: leave out the images that are missing or broken, unless all are.
 
@@ -46,9 +45,9 @@ class FolderImages:
             FolderImagesError: there is no folder, a name leads out of it, or images are missing or
                 broken and not to be left out.
         """
-        if not folder.is_dir():
-            raise FolderImagesError(f"{folder} is no folder; give one with images")
-        self.folder = folder
+        if not data.path.is_dir():
+            raise FolderImagesError(f"{data.path} is no folder; give one with images")
+        self.data = data
         self._skip_broken = skip_broken
         self.broken: dict[str, str] = {}
         """Images that cannot be used, and why."""
@@ -57,13 +56,15 @@ class FolderImages:
         wanted = list(dict.fromkeys(map(plain_name, names)))
         for name in track(wanted, "Reading images", transient=True):
             try:
-                file = read_bytes(folder / name)
-                decode_file(folder / name, file)
+                file = data.read(name)
+                decode_file(data.place(name), file)
                 self.digests[name] = hashlib.sha256(file).hexdigest()
             except ImageError as error:
                 self.broken[name] = str(error)
         if not wanted:
-            raise FolderImagesError(f"no image of {folder} has a label; give labels of its images")
+            raise FolderImagesError(
+                f"no image of {data.path} has a label; give labels of its images"
+            )
         self._require_enough()
 
     @property
@@ -84,10 +85,7 @@ class FolderImages:
             labels: the files that name the images; the version is a digest of them all. None of
                 them: it is all images of the folder.
         """
-        content = "".join(map(file_sha256, labels)) + self.digest
-        version = hashlib.sha256(content.encode()).hexdigest()
-        split = " and ".join(file.name for file in labels) or EVERY_IMAGE
-        return {"name": self.folder.resolve().name, "version": version, "split": split}
+        return self.data.described(self.digest, labels)
 
     def read(self, name: str) -> NDArray[np.uint8]:
         """An image upright, uint8 RGB [height, width, 3].
@@ -95,8 +93,7 @@ class FolderImages:
         Raises:
             ImageError: it was altered since it was tried.
         """
-        path = self.folder / name
-        file = read_bytes(path)
+        path, file = self.data.place(name), self.data.read(name)
         if hashlib.sha256(file).hexdigest() != self.digests[name]:
             raise ImageError(
                 "altered",

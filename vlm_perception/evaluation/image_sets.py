@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from vlm_perception.common.errors import VlmPerceptionError
@@ -41,14 +40,16 @@ class ImageSet(Protocol):
 class FolderSet:
     """Images of a folder that files beside them name."""
 
-    def __init__(self, images: FolderImages, *files: Path) -> None:
+    def __init__(self, images: FolderImages, *files: str) -> None:
         """Keep both.
 
         Args:
             images: all tried already.
-            files: what is known of them; none: nothing, they are all of the folder's.
+            files: names of those that say what is known of them; none: nothing, they are all of
+                the folder's.
         """
-        self._images, self._files = images, files
+        self._images = images
+        self._files = [images.data.path / file for file in files]
 
     def __len__(self) -> int:
         """Number of images that can be read."""

@@ -13,9 +13,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.datasets.labelled_objects import OBJECTS_FILE, read_objects
+from vlm_perception.datasets.labelled_objects import OBJECTS_FILE
 from vlm_perception.datasets.roadworld.world import OBJECT_LABELS
 from vlm_perception.evaluation.folder_images import FolderImages, plain_name
+from vlm_perception.evaluation.image_data import open_data
 from vlm_perception.evaluation.image_sets import FolderSet, ImageSet, StreetSet
 
 
@@ -50,9 +51,9 @@ class LabelledFolder(FolderSet):
             ObjectsError: the labels are missing or damaged, or there is none.
             FolderImagesError: images are missing or broken and not to be left out.
         """
-        file = folder / OBJECTS_FILE
-        self._objects = {plain_name(name): seen for name, seen in read_objects(file)}
-        super().__init__(FolderImages(folder, self._objects, skip_broken=skip_broken), file)
+        data = open_data(folder)
+        self._objects = {plain_name(name): seen for name, seen in data.objects()}
+        super().__init__(FolderImages(data, self._objects, skip_broken=skip_broken), OBJECTS_FILE)
         self.labels = tuple(
             dict.fromkeys(label for seen in self._objects.values() for label in seen)
         )

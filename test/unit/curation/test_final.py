@@ -26,6 +26,9 @@ from vlm_perception.curation.final.splits import assigned
 from vlm_perception.curation.recipe import Recipe
 from vlm_perception.datasets.final_set import FinalSetError, FinalSplit, find_final
 from vlm_perception.datasets.shuffled import Shuffled, places
+from vlm_perception.evaluation.image_data import open_data
+from vlm_perception.evaluation.labelled_images import LabelledFolder
+from vlm_perception.evaluation.retrieval.sets import CaptionedFolder
 from vlm_perception.media.image_errors import ImageError
 
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -67,6 +70,8 @@ def made(tmp_path_factory):
             (root / "images" / name).write_bytes(stream.getvalue())
             lines.append({"image": name, "captions": [f"frame {seed}"], "language": "en"})
     (root / "images" / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    seen = [{"image": each["image"], "objects": ["bus", each["image"][0]]} for each in lines]
+    (root / "images" / "objects.jsonl").write_text("\n".join(map(json.dumps, seen)))
     folder = prepare(root / "set")
     told = curate("run", folder)
     return folder, told
@@ -233,3 +238,34 @@ def test_shares_that_are_no_whole_are_refused(tmp_path):
     recipe = (folder / "recipe.yaml").read_text().replace("0.8", "0.7")
     (folder / "recipe.yaml").write_text(recipe)
     assert "add up to 1" in curate("status", folder, code=2)
+
+
+def test_evaluations_read_a_split_as_they_read_a_folder(made, tmp_path):
+    folder, _ = made
+    split = tmp_path / "split"
+    split.mkdir()
+    captions, objects = [], []
+    for image in FinalSplit(folder / "04_final", "train"):
+        (split / image.where.name).write_bytes(image.file)
+        texts = [each.text for each in image.captions]
+        line = {"image": image.where.name, "captions": texts, "language": "en"}
+        captions.append(json.dumps(line))
+        objects.append(json.dumps({"image": image.where.name, "objects": image.record["objects"]}))
+    (split / "captions.jsonl").write_text("\n".join(captions))
+    (split / "objects.jsonl").write_text("\n".join(objects))
+
+    def known(path):
+        captioned = CaptionedFolder(path, skip_broken=False)
+        labelled = LabelledFolder(path, skip_broken=False)
+        pairs = [(each.name, each.digest, each.captions) for each in captioned]
+        seen = [(each.name, each.objects, each.read().sum()) for each in labelled]
+        return pairs, seen, captioned.notes()
+
+    assert known(folder / "04_final" / "train") == known(split)
+    described = CaptionedFolder(folder, skip_broken=False).described()
+    assert (described["name"], described["split"]) == ("set", "test")
+    assert open_data(folder).has("captions.jsonl")
+    assert not open_data(folder).has("answers.jsonl")
+    (tmp_path / "recipe.yaml").touch()
+    with pytest.raises(FinalSetError, match="curate run"):
+        open_data(tmp_path)

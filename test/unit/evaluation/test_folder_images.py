@@ -14,6 +14,7 @@ from PIL import Image
 from vlm_perception.common.json_lines import LONGEST_LINE, JsonLines
 from vlm_perception.datasets.answered_images import AnswersError
 from vlm_perception.evaluation.folder_images import FolderImages, FolderImagesError
+from vlm_perception.evaluation.image_data import PlainFolder
 from vlm_perception.media.image_errors import ImageError
 
 
@@ -28,7 +29,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_each_image_is_there_once_however_it_is_spelt(folder: Path) -> None:
-    images = FolderImages(folder, ["deep/b.png", "a.png", "./a.png", "deep/../deep//b.png"])
+    images = FolderImages(
+        PlainFolder(folder), ["deep/b.png", "a.png", "./a.png", "deep/../deep//b.png"]
+    )
     assert list(images.names) == ["deep/b.png", "a.png"]
     assert np.all(images.read("deep/b.png") == (0, 200, 0))
     assert images.told() == ""
@@ -36,17 +39,17 @@ def test_each_image_is_there_once_however_it_is_spelt(folder: Path) -> None:
     labels.write_text("a")
     first = images.described(labels)
     assert (first["name"], first["split"]) == (folder.name, "labels")
-    assert FolderImages(folder, images.names).described(labels) == first
-    fewer = FolderImages(folder, ["deep/b.png"]).described(labels)
+    assert FolderImages(PlainFolder(folder), images.names).described(labels) == first
+    fewer = FolderImages(PlainFolder(folder), ["deep/b.png"]).described(labels)
     Image.new("RGB", (8, 6), (200, 1, 0)).save(folder / "a.png")
-    altered = FolderImages(folder, images.names).described(labels)
+    altered = FolderImages(PlainFolder(folder), images.names).described(labels)
     labels.write_text("b")
     told = images.described(labels)
     assert len({each["version"] for each in (first, fewer, altered, told)}) == 4
 
 
 def test_an_image_that_was_replaced_since_it_was_tried_is_not_read(folder: Path) -> None:
-    images = FolderImages(folder, ["a.png", "deep/b.png"])
+    images = FolderImages(PlainFolder(folder), ["a.png", "deep/b.png"])
     (folder / "deep" / "b.png").replace(folder / "a.png")
     with pytest.raises(ImageError, match=r"a\.png was altered"):
         images.read("a.png")
@@ -55,8 +58,8 @@ def test_an_image_that_was_replaced_since_it_was_tried_is_not_read(folder: Path)
 def test_images_that_are_missing_or_broken_are_named_and_counted(folder: Path) -> None:
     names = ["a.png", "gone.png", "cut.png", "deep", "pipe.png", "nul\0.png", "more.png"]
     with pytest.raises(FolderImagesError, match="--skip-broken") as refused:
-        FolderImages(folder, names)
-    images = FolderImages(folder, names, skip_broken=True)
+        FolderImages(PlainFolder(folder), names)
+    images = FolderImages(PlainFolder(folder), names, skip_broken=True)
     assert list(images.names) == ["a.png"]
     assert list(images.broken) == names[1:]
     assert images.told().startswith("6 of 7 images are missing or broken: ")
@@ -76,9 +79,9 @@ def test_images_that_are_missing_or_broken_are_named_and_counted(folder: Path) -
 )
 def test_without_an_image_nothing_begins(folder: Path, names: list[str], sentence: str) -> None:
     with pytest.raises(FolderImagesError, match=sentence):
-        FolderImages(folder, names, skip_broken=True)
+        FolderImages(PlainFolder(folder), names, skip_broken=True)
     with pytest.raises(FolderImagesError, match="is no folder"):
-        FolderImages(folder / "a.png", names, skip_broken=True)
+        FolderImages(PlainFolder(folder / "a.png"), names, skip_broken=True)
 
 
 def lines_of(folder: Path, content: bytes | None) -> JsonLines:

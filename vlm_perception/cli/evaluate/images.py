@@ -49,7 +49,9 @@ def evaluate_hallucination(
     bundle: BundleOption = "roadworld-nano",
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of images with objects.jsonl. [default: the road world]"),
+        typer.Option(
+            help="Folder of images with objects.jsonl, or a curated set. [default: the road world]"
+        ),
     ] = None,
     scenes: Annotated[
         int | None,
@@ -81,7 +83,9 @@ def evaluate_retrieval(
     bundle: BundleOption = "roadworld-nano",
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of images with captions.jsonl. [default: the road world]"),
+        typer.Option(
+            help="Folder of images with captions.jsonl, or a curated set. [default: the road world]"
+        ),
     ] = None,
     scenes: Annotated[
         int | None,
@@ -145,8 +149,8 @@ def evaluate_pope(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of images whose `objects.jsonl` lists what can be seen in each, to build "
-            "questions from."
+            help="Folder of images whose `objects.jsonl` lists what can be seen in each, or a "
+            "curated set, to build questions from."
         ),
     ] = None,
     wording: WordingOption = None,
@@ -257,8 +261,8 @@ def evaluate_report(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of images with captions.jsonl, objects.jsonl or answers.jsonl. [default: "
-            "the road world]"
+            help="Folder of images with captions.jsonl, objects.jsonl or answers.jsonl, or a "
+            "curated set. [default: the road world]"
         ),
     ] = None,
     scenes: Annotated[

@@ -38,8 +38,8 @@ def evaluate_judge(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of images, and questions.jsonl if they are to be asked about. "
-            "[default: the road world]"
+            help="Folder of images, and questions.jsonl if they are to be asked about, or a "
+            "curated set. [default: the road world]"
         ),
     ] = None,
     scenes: Annotated[

@@ -94,6 +94,7 @@ def _schema(arrow: Any) -> Any:
             *((name, text) for name in TEXTS),
             *((name, arrow.float64()) for name in SHARES),
             ("changed", arrow.list_(text)),
+            ("objects", arrow.list_(text)),
             ("captions", arrow.list_(arrow.struct([(name, text) for name in CAPTION]))),
             ("record", text),
         ]

@@ -26,6 +26,7 @@ from vlm_perception.curation.recipe import (
     WebDatasetSource,
 )
 from vlm_perception.datasets.captions_file import CAPTIONS_FILE, read_captions
+from vlm_perception.datasets.labelled_objects import OBJECTS_FILE, read_objects
 from vlm_perception.replay.harvest import METADATA
 
 FILES_PER_TASK = 256
@@ -87,7 +88,7 @@ def _files(source: Source, path: Path, folder: Path) -> tuple[Path, Iterable[Ite
         case HarvestSource():
             return _folder(path), _harvest(path / METADATA)
         case CaptionsSource():
-            return _folder(path), _captioned(path / CAPTIONS_FILE)
+            return _folder(path), _captioned(path)
         case CocoSource():
             return _folder(_normal(folder / source.images)), _coco(_existing(path), source.language)
         case _:
@@ -179,12 +180,19 @@ def _harvest(file: Path) -> Iterator[Item]:
         yield item
 
 
-def _captioned(file: Path) -> list[Item]:
-    """The images of a captions.jsonl; several lines about one image are joined."""
+def _captioned(folder: Path) -> list[Item]:
+    """The images of a captions.jsonl, with their objects where objects.jsonl names them.
+
+    Several lines about one image are joined.
+    """
     found: dict[str, Item] = {}
-    for name, captions in read_captions(file):
+    for name, captions in read_captions(folder / CAPTIONS_FILE):
         item = found.setdefault(name, {"path": name, "captions": []})
         item["captions"] += [{"text": each.text, "language": each.language} for each in captions]
+    if (folder / OBJECTS_FILE).exists():
+        for name, objects in read_objects(folder / OBJECTS_FILE):
+            if name in found:
+                found[name]["objects"] = list(objects)
     return list(found.values())
 
 

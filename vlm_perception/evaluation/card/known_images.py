@@ -14,13 +14,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.bundle.files import file_sha256
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.datasets.answered_images import ANSWERS_FILE, read_answers
-from vlm_perception.datasets.labelled_objects import OBJECTS_FILE, read_objects
+from vlm_perception.datasets.labelled_objects import OBJECTS_FILE
 from vlm_perception.datasets.roadworld.streets import TYPED_QUESTIONS
 from vlm_perception.datasets.roadworld.world import LABELS
 from vlm_perception.evaluation.folder_images import FolderImages, plain_name
+from vlm_perception.evaluation.image_data import open_data
 from vlm_perception.evaluation.image_sets import FolderSet, ImageSet, StreetSet
 
 
@@ -74,21 +74,21 @@ class KnownFolder(FolderSet):
         """
         self._labels: dict[str, Sequence[str]] = {}
         self._answers: dict[str, dict[str, str]] = {}
-        objects, answers = folder / OBJECTS_FILE, folder / ANSWERS_FILE
-        if answers.exists():
-            for _, name, given in read_answers(answers, questions):
+        data = open_data(folder)
+        if data.has(ANSWERS_FILE):
+            for _, name, given in read_answers(data.path / ANSWERS_FILE, questions):
                 self._answers.setdefault(plain_name(name), {}).update(given)
-        if objects.exists() or not answers.exists():
-            self._labels = {plain_name(name): labels for name, labels in read_objects(objects)}
-        images = FolderImages(folder, [*self._labels, *self._answers], skip_broken=skip_broken)
-        super().__init__(images, *(file for file in (objects, answers) if file.exists()))
+        if data.has(OBJECTS_FILE) or not data.has(ANSWERS_FILE):
+            self._labels = {plain_name(name): labels for name, labels in data.objects()}
+        images = FolderImages(data, [*self._labels, *self._answers], skip_broken=skip_broken)
+        super().__init__(images, *filter(data.has, (OBJECTS_FILE, ANSWERS_FILE)))
         known = {name for given in self._answers.values() for name in given}
         self.questions = tuple(each for each in questions if each.name in known)
         self.labels = tuple(sorted({label for each in self._labels.values() for label in each}))
 
     def __iter__(self) -> Iterator[KnownImage]:
         """The images that can be read, in the order of the files."""
-        told = " ".join(map(file_sha256, self._files))
+        told = self._images.data.described("", self._files)["version"]
         for name, digest in list(self._images.digests.items()):
             yield KnownImage(
                 name,

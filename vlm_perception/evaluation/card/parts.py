@@ -22,6 +22,7 @@ from vlm_perception.evaluation.hallucination import evaluate as hallucination
 from vlm_perception.evaluation.hallucination import figures as invention
 from vlm_perception.evaluation.hallucination.describer import Describer
 from vlm_perception.evaluation.hallucination.looked_for import LookedFor
+from vlm_perception.evaluation.image_data import open_data
 from vlm_perception.evaluation.journal import Journal
 from vlm_perception.evaluation.labelled_images import LabelledFolder, LabelledSet, LabelledStreets
 from vlm_perception.evaluation.pope import metrics as polling
@@ -56,7 +57,7 @@ class Material:
 
     def has(self, *files: str) -> bool:
         """Whether one of these files is in the folder; the road world has all."""
-        return self.folder is None or any((self.folder / name).exists() for name in files)
+        return self.folder is None or any(map(open_data(self.folder).has, files))
 
     @property
     def seeds(self) -> range:

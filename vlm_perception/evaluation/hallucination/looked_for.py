@@ -13,6 +13,7 @@ from typing import Any
 from vlm_perception.datasets.object_mentions import ObjectNames
 from vlm_perception.datasets.roadworld.world import SCENE_LABELS
 from vlm_perception.evaluation.hallucination.synonyms import SYNONYMS_FILE, read_names
+from vlm_perception.evaluation.image_data import home
 from vlm_perception.evaluation.labelled_images import LabelledSet
 
 SHOWN = 10
@@ -45,7 +46,7 @@ class LookedFor:
         if data is None:
             return cls(ObjectNames(chosen.labels), ())
         things = [label for label in vocabulary if label not in SCENE_LABELS]
-        names = read_names(data / SYNONYMS_FILE, chosen.labels, things)
+        names = read_names(home(data) / SYNONYMS_FILE, chosen.labels, things)
         return cls(names, tuple(sorted(names.labels - set(map(names.label, chosen.labels)))))
 
     @property

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from vlm_perception.datasets.captions_file import UNKNOWN
 from vlm_perception.datasets.questions_file import QUESTIONS_FILE, Question, read_questions
 from vlm_perception.evaluation.folder_images import FolderImages, FolderImagesError, plain_name
+from vlm_perception.evaluation.image_data import ImageData, open_data
 from vlm_perception.evaluation.image_sets import FolderSet, ImageSet, StreetSet
-from vlm_perception.media.image_folder import list_images
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,16 @@ class AskedFolder(FolderSet):
             MediaError: the folder cannot be listed.
             FolderImagesError: images are missing or broken and not to be left out.
         """
-        given = folder / QUESTIONS_FILE
-        file = given if given.exists() else None
-        if file is not None:
-            read = read_questions(file)
+        data = open_data(folder)
+        given = [QUESTIONS_FILE] if data.has(QUESTIONS_FILE) else []
+        if given:
+            read = read_questions(data.path / QUESTIONS_FILE)
             plain = (Question(plain_name(each.image), each.text, each.language) for each in read)
             asked = list(dict.fromkeys(plain))  # names may differ in spelling alone
         else:
-            asked = [Question(name, "", UNKNOWN) for name in _every_image(folder)]
-        images = FolderImages(folder, (each.image for each in asked), skip_broken=skip_broken)
-        super().__init__(images, *([] if file is None else [file]))
+            asked = [Question(name, "", UNKNOWN) for name in _every_image(data)]
+        images = FolderImages(data, (each.image for each in asked), skip_broken=skip_broken)
+        super().__init__(images, *given)
         self._all = asked
         self.questions = list(dict.fromkeys(each.text for each in self._asked()))
 
@@ -92,12 +92,10 @@ class AskedFolder(FolderSet):
         return [each for each in self._all if each.image in self._images.names]
 
 
-def _every_image(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    names = [str(path.relative_to(folder)) for path in list_images(folder, deep=True)]
-    if not names:
-        raise FolderImagesError(f"{folder} contains no images; give a folder with some")
+def _every_image(data: ImageData) -> list[str]:
+    names = data.all_images()
+    if not names and data.path.is_dir():
+        raise FolderImagesError(f"{data.path} contains no images; give a folder with some")
     return names
 
 

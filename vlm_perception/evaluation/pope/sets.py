@@ -19,6 +19,7 @@ from rich.progress import track
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.roadworld.truth import presence_question
 from vlm_perception.evaluation.folder_images import FolderImages, plain_name
+from vlm_perception.evaluation.image_data import open_data
 from vlm_perception.evaluation.image_sets import FolderSet, ImageSet
 from vlm_perception.evaluation.labelled_images import LabelledFolder, LabelledSet, LabelledStreets
 from vlm_perception.evaluation.pope.questions import (
@@ -85,7 +86,7 @@ def given_questions(files: Mapping[str, Path], folder: Path, *, skip_broken: boo
     """
     read = {split: read_questions(file) for split, file in files.items()}
     names = (question.image for questions in read.values() for question in questions)
-    images = FolderImages(folder, names, skip_broken=skip_broken)
+    images = FolderImages(open_data(folder), names, skip_broken=skip_broken)
     kept = {
         split: [
             replace(question, image=plain_name(question.image))

@@ -14,11 +14,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.datasets.captions_file import CAPTIONS_FILE, read_captions
+from vlm_perception.datasets.captions_file import CAPTIONS_FILE
 from vlm_perception.datasets.sample import Caption
 from vlm_perception.evaluation.folder_images import FolderImages, plain_name
+from vlm_perception.evaluation.image_data import open_data
 from vlm_perception.evaluation.image_sets import FolderSet, ImageSet, StreetSet
-from vlm_perception.media.image_folder import list_images
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class CaptionedFolder(FolderSet):
             CaptionsError: the captions are missing or damaged.
             FolderImagesError: images are missing or broken and not to be left out.
         """
-        file = folder / CAPTIONS_FILE
+        data = open_data(folder)
         self._captions: dict[str, list[Caption]] = {}
-        for name, captions in read_captions(file):
+        for name, captions in data.captions():
             self._captions.setdefault(plain_name(name), []).extend(captions)
-        super().__init__(FolderImages(folder, self._captions, skip_broken=skip_broken), file)
+        super().__init__(FolderImages(data, self._captions, skip_broken=skip_broken), CAPTIONS_FILE)
 
     def __iter__(self) -> Iterator[CaptionedImage]:
         """The images that can be read, in the order of the captions."""
@@ -64,10 +64,9 @@ class CaptionedFolder(FolderSet):
 
     def notes(self) -> list[str]:
         """What is missing or broken, and how many images have no captions."""
-        folder = self._images.folder
-        there = {str(path.relative_to(folder)) for path in list_images(folder, deep=True)}
-        rest = len(there - self._captions.keys())
-        told = f"{rest} images of {folder} have no captions and are not in the pool"
+        data = self._images.data
+        rest = len(set(data.all_images()) - self._captions.keys())
+        told = f"{rest} images of {data.path} have no captions and are not in the pool"
         return [*super().notes(), *([told] if rest else [])]
 
 
