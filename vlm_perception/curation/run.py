@@ -18,7 +18,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import vlm_perception
-from vlm_perception.curation.captioning.captioned import caption_tasks, do_caption
+from vlm_perception.curation.captioning.captioned import (
+    caption_tasks,
+    do_caption,
+    is_asked_again,
+    require_captioner,
+)
 from vlm_perception.curation.durable import PART, read_lines, write_bytes
 from vlm_perception.curation.engine import Engine
 from vlm_perception.curation.filtering.filtered import do_filter, filter_tasks
@@ -65,7 +70,7 @@ TIMES = "times.json"
 STEPS: dict[str, Step] = {
     RAW: Step(source_tasks, do_raw),
     FILTERED: Step(filter_tasks, do_filter, without_near_duplicates),
-    CAPTIONED: Step(caption_tasks, do_caption),
+    CAPTIONED: Step(caption_tasks, do_caption, require_captioner, is_asked_again),
     QUALITY: Step(check_tasks, do_check, check_retrieval),
     FINAL: Step(final_tasks, do_shard, with_indexes),
 }
@@ -145,6 +150,8 @@ def _make(folder: Path, stage: str, recipe: Recipe, options: Options, console: C
     tasks = Tasks(unfinished)
     with _Bar(stage, console) as bar:
         count = tasks.write(_listed(folder, stage, recipe, unfinished))
+        if (is_open := STEPS[stage].again) is not None:
+            tasks.open_again(is_open)
         missing = tasks.open_ones()
         bar.begin(count, count - len(missing))
         for counts in options.engine.done(partial(_do, unfinished, stage), missing):

@@ -50,6 +50,9 @@ class Step:
     finish: Callable[[Iterable[Record], Finish], Iterable[Record]] = as_they_are
     """Decides what can be decided only when all records are there; these can be iterated more than
     once."""
+    again: Callable[[Record], bool] | None = None
+    """Whether a later run does the task of a record again, as long as the stage is unfinished: an
+    answer that did not come may come then. None: no task is ever done again."""
 
 
 def kept_in(folder: Path, stage: str) -> Iterator[list[Record]]:

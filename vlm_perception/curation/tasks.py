@@ -62,6 +62,15 @@ class Tasks:
         """The numbers of those that are not done."""
         return [number for number in range(self.count or 0) if not self._last(number)[2]]
 
+    def open_again(self, again: Callable[[Record], bool]) -> None:
+        """Open the tasks that have found a record for which this is true."""
+        for number in range(self.count or 0):
+            parts = list(self._of_task(number))
+            found = (line for part in parts for line in read_lines(part))
+            if any("position" not in line and again(line) for line in found):
+                for part in reversed(parts):
+                    part.unlink()
+
     def do(self, number: int, work: Work) -> Counter[str]:
         """Do what is left of a task; counts its new records by rule or fault, else by status."""
         task = json.loads((self._tasks / _name(number)).read_bytes())

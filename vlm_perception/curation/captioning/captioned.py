@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,46 +19,69 @@ from vlm_perception.curation.captioning.captioner import (
 )
 from vlm_perception.curation.recipe import Captions, CurationError, Recipe
 from vlm_perception.curation.stage_folder import CAPTIONED, before
-from vlm_perception.curation.step import kept_in
+from vlm_perception.curation.step import RECORDS_PER_TASK, Finish, kept_in
 from vlm_perception.curation.tasks import Position, Record
 
-IMAGES_PER_TASK = 128
-"""More than `captioner.FAILURES`: a captioner that is down from the beginning ends no task."""
+IMAGES_PER_TASK, IMAGES_PER_SLOT = 16, 8
+"""At least. A task's last images leave slots idle, so it has several for each."""
 NO_CAPTIONER = "the recipe names no captioner"
 
 
 def caption_tasks(folder: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
     """Pieces of what the stage before has kept; see `step.Step`."""
-    captions, by = recipe.captions, ""
-    if captions is not None:
-        captioner = open_captioner(captions, folder)
-        by = captioner.by if captioner else ""
+    captions, by, size = recipe.captions, "", RECORDS_PER_TASK
+    captioner = open_captioner(captions, folder) if captions else None
+    if captioner is not None:
+        by, size = captioner.by, max(IMAGES_PER_TASK, IMAGES_PER_SLOT * captioner.slots)
     known = captions.model_dump(mode="json") if captions else None
     for records in kept_in(folder, before(CAPTIONED)):
-        for begin in range(0, len(records), IMAGES_PER_TASK):
-            some = records[begin : begin + IMAGES_PER_TASK]
+        for begin in range(0, len(records), size):
+            some = records[begin : begin + size]
             yield {"folder": str(folder), "records": some, "captions": known, "by": by}
 
 
 def do_caption(task: dict[str, Any], folder: Path, position: Position) -> Iterator[Any]:
-    """Caption the images of a task that need it; see `tasks.Work`.
-
-    What was answered is in the journal, so nothing of a task is given before all of it is known.
-    """
-    records, begin = task["records"], position or 0
-    if task["captions"] is None:
-        done = [{**record, "status": "kept"} for record in records]
-    else:
+    """Caption the images of a task that need it; see `tasks.Work`."""
+    begin = position or 0
+    rest = task["records"][begin:]
+    captions, captioner = None, None
+    if task["captions"] is not None:
         captions = Captions.model_validate_json(json.dumps(task["captions"]))
         captioner = open_captioner(captions, Path(task["folder"]))
-        if captioner is not None and captioner.by != task["by"]:
-            raise CurationError(
-                f"the captioner is another model than when {CAPTIONED} was begun ({task['by']} "
-                f"then, {captioner.by} now): take that one again, or remove {folder} to begin anew"
-            )
-        done = _captioned(records, captions, captioner)
-    for place, record in enumerate(done[begin:], begin + 1):
+    if captioner is not None and captioner.by != task["by"]:
+        raise CurationError(
+            f"the captioner is another model than when {CAPTIONED} was begun ({task['by']} "
+            f"then, {captioner.by} now): take that one again, or remove {folder} to begin anew"
+        )
+    done: Iterable[Record]
+    if captions is None:
+        done = ({**record, "status": "kept"} for record in rest)
+    elif captioner is None:
+        done = (_without_captioner(record, captions) for record in rest)
+    else:
+        done = _captioned(rest, captions, captioner)
+    for place, record in enumerate(done, begin + 1):
         yield record, place
+
+
+def is_asked_again(record: Record) -> bool:
+    """Whether a later run asks for an image again, until the stage is complete."""
+    return bool(record.get("again"))
+
+
+def require_captioner(records: Iterable[Record], _: Finish) -> Iterable[Record]:
+    """The records, unless there are images for whom no captioner was there.
+
+    Raises:
+        CaptionerDownError: there are some.
+    """
+    absent = [record["reason"] for record in records if record.get("absent")]
+    if absent:
+        raise CaptionerDownError(
+            f"{len(absent)} images got no answer ({absent[-1]}); run again when the captioner "
+            "answers: what it has answered is kept"
+        )
+    return records
 
 
 def missing_languages(record: Record, languages: tuple[str, ...]) -> list[str]:
@@ -71,79 +94,62 @@ def missing_languages(record: Record, languages: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _captioned(
-    records: list[Record], captions: Captions, captioner: Captioner | None
-) -> list[Record]:
-    done: dict[int, Record] = {}
-    open_ones: list[int] = []
-    for place, record in enumerate(records):
-        missing = missing_languages(record, captions.languages)
-        if not missing:
-            done[place] = {**record, "status": "kept"}
-        elif captioner is None:
-            reason = f"it has no caption in {', '.join(missing)}, and {NO_CAPTIONER}"
-            fault = {"reason": reason, "fault": NO_CAPTIONER, "answers": []}
-            done[place] = {**record, "status": "failed", **fault}
-        else:
-            open_ones.append(place)
-    if captioner is not None:
-        done |= _asked(records, open_ones, captions, captioner)
-    return [done[place] for place in range(len(records))]
-
-
-def _asked(
-    records: list[Record], places: list[int], captions: Captions, captioner: Captioner
-) -> dict[int, Record]:
-    """Ask for what is missing; those for whom no captioner was there a second time."""
-
-    def ask(place: int) -> Record | str:
-        return _one(records[place], captions, captioner)
-
-    done: dict[int, Record] = {}
-    absent: list[str] = []
+def _captioned(records: list[Record], captions: Captions, captioner: Captioner) -> Iterator[Record]:
+    """The records in their order, several being asked for at a time."""
     captioner.begin()
     with ThreadPoolExecutor(captioner.slots) as pool:
         try:
-            for _ in range(2):
-                came = dict(zip(places, pool.map(ask, places), strict=True))
-                done |= {place: each for place, each in came.items() if isinstance(each, dict)}
-                absent = [each for each in came.values() if isinstance(each, str)]
-                places = [place for place in places if place not in done]
+            yield from pool.map(lambda record: _one(record, captions, captioner), records)
         except BaseException:
             captioner.interrupt()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    if places:
-        raise CaptionerDownError(
-            f"{len(places)} images got no caption ({absent[-1]}); run again when the captioner "
-            "answers: what it has answered is kept"
-        )
-    return done
 
 
-def _one(record: Record, captions: Captions, captioner: Captioner) -> Record | str:
-    """What becomes of an image; a text: no captioner was there, and why."""
-    texts, failures = list(record.get("captions", [])), list[Failure]()
-    written: list[str] = []
-    for language in missing_languages(record, captions.languages):
+def _one(record: Record, captions: Captions, captioner: Captioner) -> Record:
+    texts, failures, written = list(record.get("captions", [])), list[Failure](), list[str]()
+    missing = missing_languages(record, captions.languages)
+    if not missing:
+        return {**record, "status": "kept"}
+    for language in missing:
         came = captioner.try_caption(record, language)
         if isinstance(came, Caption):
             texts.append(came.record())
             written.append(language)
-        elif came[-1].absent:
-            return came[-1].reason
-        else:
-            failures += came
+            continue
+        failures += came
+        if came[-1].absent:
+            break
     record = {**record, "captions": texts, "written": written}
-    if not failures:
+    return _failed(record, failures) if failures else {**record, "status": "kept"}
+
+
+def _without_captioner(record: Record, captions: Captions) -> Record:
+    missing = missing_languages(record, captions.languages)
+    if not missing:
         return {**record, "status": "kept"}
+    reason = f"it has no caption in {', '.join(missing)}, and {NO_CAPTIONER}"
+    fault = {"reason": reason, "fault": NO_CAPTIONER, "answers": []}
+    return {**record, "status": "failed", **fault}
+
+
+def _failed(record: Record, failures: list[Failure]) -> Record:
     last = failures[-1]
-    return {
+    asked = f"{len([each for each in failures if each.language == last.language])} tries"
+    failed = {
         **record,
         "status": "failed",
-        "reason": f"no caption in {last.language} after {last.attempt} answers: {last.reason}"
-        if last.answer is not None
-        else f"no caption in {last.language}: {last.reason}",
+        "reason": f"no caption in {last.language} after {asked}: {last.reason}",
         "fault": last.kind,
         "answers": [each.record() for each in failures],
     }
+    if any(each.answer is None and (each.again or each.absent) for each in _ends(failures)):
+        failed["again"] = True
+    if last.absent:
+        failed["absent"] = True
+    return failed
+
+
+def _ends(failures: list[Failure]) -> Iterable[Failure]:
+    """The last failure of each language."""
+    return {each.language: each for each in failures}.values()

@@ -208,7 +208,7 @@ class Captioner:
             # Of the next run in this process.
             self._in_a_row = 0
         raise CaptionerDownError(
-            f"{FAILURES} images in a row got no caption ({failure}); run again when the captioner "
+            f"{FAILURES} images in a row got no answer ({failure}); run again when the captioner "
             "answers: what it has answered is kept"
         )
 
