@@ -26,7 +26,7 @@ DEPENDS_ON: dict[str, tuple[str, ...]] = {
     RAW: ("sources",),
     FILTERED: ("filter",),
     CAPTIONED: ("captions",),
-    QUALITY: ("quality",),
+    QUALITY: ("quality", "captions"),
     FINAL: ("final", "sources"),
 }
 """The stages in their order, and the parts of the recipe that each depends on."""

@@ -37,13 +37,13 @@ def curate(*words, code=0):
     return " ".join(result.output.split())
 
 
-def prepare(tmp_path, streets, captions, quality):
+def prepare(tmp_path, streets, texts, quality, **more):
     """A set of the streets with other captions; a caption is a text or (text, language)."""
     source = tmp_path / "captioned"
     if not source.exists():
         shutil.copytree(streets, source)
     rows = []
-    for place, each in enumerate(captions):
+    for place, each in enumerate(texts):
         for caption in each if isinstance(each, list) else [each]:
             text, language = caption if isinstance(caption, tuple) else (caption, "en")
             name = f"{place:02d}.jpg"
@@ -55,6 +55,7 @@ def prepare(tmp_path, streets, captions, quality):
         "sources": [{"kind": "captions", "path": "../captioned"}],
         "filter": {"phash_distance": None, "min_side": 100},
         "quality": quality,
+        **more,
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return folder
@@ -140,3 +141,23 @@ def test_without_rules_all_pass(tmp_path, streets):
     assert "24 passed on as they are: the recipe has no `quality`" in curate("run", folder)
     assert "24 passed on as they are" in curate("status", folder)
     assert len(lines(folder, "kept")) == COUNT
+
+
+def test_doubtful_captions_are_written_again_while_there_are_tries(tmp_path, streets):
+    images, captions = streets
+    doubtful = [f"a street with {caption.split(' with ')[-1]}" for caption in captions]
+    captioner = {"captioner": ENCODER, "languages": ["en"]}
+    quality = {**BOUNDS, "accept": 0.19, "reject": -1, "retrieval": None}
+    folder = prepare(tmp_path, images, doubtful, quality, captions=captioner)
+    curate("run", folder)
+    kept = lines(folder, "kept")
+    again = [each for each in kept if "by" in each["captions"][0]]
+    assert len(again) >= 3
+    for record in again:
+        assert record["captions"][-1]["score"] > 0.19
+        assert record["left_out"][0]["text"] == doubtful[record["id"]]
+        assert {each["rule"] for each in record["left_out"]} == {"below_accept"}
+    # The source's caption, and what three tries gave, without what was said before.
+    rejected = lines(folder, "rejected")
+    assert {each["rule"] for each in rejected} <= {"below_accept"}
+    assert all(1 <= len(each["captions"]) <= 4 for each in rejected)

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vlm_perception.curation.quality.further_tries import FurtherTries
 from vlm_perception.curation.quality.limits import Limits, in_scale, limits
 from vlm_perception.curation.quality.pair_scores import PairScores, pair_scores
 from vlm_perception.curation.quality.retrieval_check import Pool, check, write_check
-from vlm_perception.curation.recipe import Quality, Recipe
+from vlm_perception.curation.recipe import Captions as CaptionSettings
+from vlm_perception.curation.recipe import CurationError, Quality, Recipe
 from vlm_perception.curation.stage_folder import QUALITY, before
 from vlm_perception.curation.step import Finish, kept_in
 from vlm_perception.curation.tasks import Position, Record
@@ -33,15 +35,17 @@ def check_tasks(folder: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
     if quality is not None:
         found = limits(folder, quality, pair_scores(folder, quality).encoder.digest)
         known = Limits(**found.model_dump(include=set(Limits.model_fields)))
-        asked |= {"quality": quality.model_dump(mode="json"), "limits": known.model_dump()}
+        asked |= recipe.model_dump(mode="json", include={"quality", "captions"})
+        tries = FurtherTries(folder, recipe.captions)
+        asked |= {"limits": known.model_dump(), "by": tries.by}
     for records in kept_in(folder, before(QUALITY)):
         yield {**asked, "records": records}
 
 
-def do_check(task: dict[str, Any], _: Path, position: Position) -> Iterator[Any]:
+def do_check(task: dict[str, Any], unfinished: Path, position: Position) -> Iterator[Any]:
     """Judge the captions of each image of a task; see `tasks.Work`."""
     begin = position or 0
-    judge = _Judge.of(task) if task["quality"] else None
+    judge = _Judge.of(task, unfinished) if task["quality"] else None
     for place, record in enumerate(task["records"][begin:], begin + 1):
         kept = {**record, "status": "kept"}
         yield (judge.judged(kept) if judge else kept), place
@@ -64,14 +68,32 @@ def check_retrieval(records: Iterable[Record], end: Finish) -> Iterable[Record]:
 class _Judge:
     """Judges images by one recipe."""
 
-    def __init__(self, folder: Path, quality: Quality, bounds: Limits) -> None:
+    def __init__(
+        self, scores: PairScores, quality: Quality, bounds: Limits, tries: FurtherTries
+    ) -> None:
         self._quality, self._limits = quality, bounds
-        self._scores: PairScores = pair_scores(folder, quality)
+        self._scores, self._tries = scores, tries
 
     @classmethod
-    def of(cls, task: dict[str, Any]) -> _Judge:
+    def of(cls, task: dict[str, Any], unfinished: Path) -> _Judge:
+        """As a task has it.
+
+        Raises:
+            CurationError: the captioner is another than when the stage was begun.
+        """
+        folder = Path(task["folder"])
         quality = Quality.model_validate_json(json.dumps(task["quality"]))
-        return cls(Path(task["folder"]), quality, Limits.model_validate(task["limits"]))
+        captions = task["captions"] and CaptionSettings.model_validate_json(
+            json.dumps(task["captions"])
+        )
+        tries = FurtherTries(folder, captions)
+        if tries.by != task["by"]:
+            raise CurationError(
+                f"the captioner is another model than when {QUALITY} was begun ({task['by']} then, "
+                f"{tries.by} now): take that one again, or remove {unfinished} to begin anew"
+            )
+        bounds = Limits.model_validate(task["limits"])
+        return cls(pair_scores(folder, quality), quality, bounds, tries)
 
     def judged(self, record: Record) -> Record:
         """The record with the captions that pass; rejected by the rule of the best, if none."""
@@ -91,14 +113,30 @@ class _Judge:
 
     def _checked(self, record: Record, captions: Captions) -> Captions:
         own = [each for each in captions if self._knows(each["language"])]
-        cosines = self._scores.cosines(record, [each["text"] for each in own])
-        tags = self._scores.tags(record) if own else {}
-        scored = [
-            self._scored(each, cosine, tags) for each, cosine in zip(own, cosines, strict=True)
-        ]
+        scored = self._all_scored(record, own)
+        for language in dict.fromkeys(each["language"] for each in own):
+            of_it = [each for each in scored if each["language"] == language]
+            rules = {each.get("rule") for each in of_it}
+            if None not in rules and BELOW_ACCEPT in rules:
+                scored += self._tried_again(record, language)
         good = [each for each in scored if "rule" not in each]
         others = [each for each in captions if not self._knows(each["language"])]
         return scored + [self._aligned(record, each, good) for each in others]
+
+    def _all_scored(self, record: Record, captions: Captions) -> Captions:
+        cosines = self._scores.cosines(record, [each["text"] for each in captions])
+        tags = self._scores.tags(record) if captions else {}
+        pairs = zip(captions, cosines, strict=True)
+        return [self._scored(each, cosine, tags) for each, cosine in pairs]
+
+    def _tried_again(self, record: Record, language: str) -> Captions:
+        """New captions, of which at most the last one is good."""
+        found: Captions = []
+        for caption in self._tries.captions(record, language):
+            found += self._all_scored(record, [caption])
+            if "rule" not in found[-1]:
+                break
+        return found
 
     def _knows(self, language: str) -> bool:
         """Whether the scoring encoder knows a language, or its region is all that differs."""
