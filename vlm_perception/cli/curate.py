@@ -73,6 +73,27 @@ def curate_run(
             raise typer.Exit(INTERRUPTED) from None
 
 
+@app.command("calibrate")
+def curate_calibrate(
+    folder: FolderArgument,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+) -> None:
+    """Set the thresholds for the encoders of the recipe, from the images and captions of the set.
+
+    Writes thresholds.json into the folder, which `thresholds: calibrated` and `cosine: calibrated`
+    in the recipe refer to.
+
+    `vlm-perception curate run out/set --to 02_captioned`
+
+    `vlm-perception curate calibrate out/set`
+    """
+    console = Console()
+    with plain_errors():
+        calibrate = importlib.import_module("vlm_perception.curation.calibrate")
+        for table in calibrate.calibrate(folder, seed):
+            console.print(table)
+
+
 @app.command("status")
 def curate_status(folder: FolderArgument) -> None:
     """Show which stages are complete, stale or unfinished.

@@ -20,6 +20,7 @@ from rich.table import Table
 from vlm_perception import curation
 from vlm_perception.curation.durable import read_lines, write_bytes
 from vlm_perception.curation.encoders import Encoder, open_encoder
+from vlm_perception.curation.filtering.calibrate_copies import copy_cosine
 from vlm_perception.curation.filtering.embedding_measure import cosines, unit
 from vlm_perception.curation.filtering.hash_index import distances
 from vlm_perception.curation.filtering.image_figures import image_figures
@@ -132,7 +133,7 @@ class _Marks:
         if self.encoder is not None:
             self.rows.append(self.encoder.images([pixels])[0].astype(np.float16))
 
-    def near(self, images: _Marks, rules: Filter) -> dict[str, Flags]:
+    def near(self, images: _Marks, rules: Filter, folder: Path) -> dict[str, Flags]:
         """By rule: which of these are near to which of the images."""
         found: dict[str, Flags] = {}
         if rules.phash_distance is not None:
@@ -140,7 +141,7 @@ class _Marks:
             found["phash"] = distances(mine[:, None], theirs[None, :]) <= rules.phash_distance
         if rules.embedding is not None:
             one, other = (unit(np.stack(each.rows)) for each in (self, images))
-            found["embedding"] = cosines(one, other) >= rules.embedding.cosine
+            found["embedding"] = cosines(one, other) >= copy_cosine(folder, rules.embedding)
         if len(found) == 2:
             found["both"] = found["phash"] | found["embedding"]
         return found
@@ -159,7 +160,7 @@ def _of_copies(folder: Path, recipe: Recipe, manifest: Manifest) -> Iterator[dic
     drives = _drives(records, recipe)
     neighbours = (drives[:, None] == drives) & (np.abs(ids[:, None] - ids) == 1)
     for kind, marks in copies.items():
-        yield from _rows(kind, marks.near(images, recipe.filter), neighbours)
+        yield from _rows(kind, marks.near(images, recipe.filter, folder), neighbours)
 
 
 def _of_frames(folder: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
@@ -184,7 +185,9 @@ def _of_frames(folder: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
         for marks, record in zip((images, later), pair, strict=True):
             marks.add(decode(read_file(folder / record["file"])))
     drives = _drives([one for one, _ in chosen], recipe)
-    yield from _rows(NEXT_FRAME, later.near(images, recipe.filter), drives[:, None] == drives)
+    yield from _rows(
+        NEXT_FRAME, later.near(images, recipe.filter, folder), drives[:, None] == drives
+    )
 
 
 def _rows(kind: str, near: dict[str, Flags], no_error: Flags) -> Iterator[dict[str, Any]]:

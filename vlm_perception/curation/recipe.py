@@ -128,7 +128,10 @@ class EmbeddingRule(_Model):
     """Near-duplicates by the cosine of their embeddings."""
 
     encoder: EncoderSpec
-    cosine: Annotated[float, Field(gt=0, le=1)] = 0.95
+    cosine: Annotated[float, Field(gt=0, le=1)] | Literal["calibrated"] = 0.95
+    """The least of near-duplicates, or what `vlm-perception curate calibrate` has found."""
+    false_accept: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Share of different images that the calibrated one may take for copies."""
 
 
 class Filter(_Model):
@@ -262,6 +265,8 @@ class Quality(_Model):
     """A folder with captions.jsonl whose captions are right; the set's own by default."""
     reject_contradicted: bool = False
     """Whether captions that name what the tagger is sure is absent are rejected, or only marked."""
+    reject_incomplete: bool = False
+    """The same of captions that do not name what it is sure is there."""
     translations: Translations | None = None
     retrieval: Retrieval | None = Retrieval()
 

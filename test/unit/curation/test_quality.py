@@ -8,11 +8,20 @@ import json
 import shutil
 
 import cv2
+import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from vlm_perception.cli import app
+from vlm_perception.curation.quality.pair_thresholds import (
+    joint_limits,
+    rejected,
+    shuffled_partners,
+    upper_limit,
+)
 from vlm_perception.datasets.roadworld.streets import Streets
 
 SEED, COUNT = 7_000_002, 24
@@ -134,6 +143,59 @@ def test_a_set_whose_images_do_not_find_their_captions_goes_no_further(tmp_path,
     prepare(tmp_path, images, [captions[0]] * COUNT, all_pass)
     said = curate("run", folder, "--redo", "00_raw")
     assert "0.0% do not find" in said
+
+
+def test_thresholds_are_calibrated_for_an_encoder_and_prefix(tmp_path, streets):
+    asked = {"encoder": ENCODER, "prefix": "", "thresholds": "calibrated", "false_reject": 0.1}
+    copies = {"embedding": {"encoder": ENCODER, "cosine": "calibrated"}, "min_side": 100}
+    folder = prepare(tmp_path, *streets, asked, filter=copies)
+    assert "no calibrated threshold of copies" in curate("run", folder, code=2)
+    assert "--to 02_captioned" in curate("calibrate", folder, code=2)
+    assert "no calibrated thresholds of pairs" in curate("run", folder, code=2)
+    assert "good pairs │ 24" in curate("calibrate", folder)
+    curate("run", folder)
+    # At most a tenth lies below the limit, and no shuffled pair above it.
+    assert len(lines(folder, "kept")) >= 22
+    prepare(tmp_path, *streets, asked | {"prefix": "a photo of "}, filter=copies)
+    assert "with the prefix ''" in curate("run", folder, "--redo", "03_quality_checked", code=2)
+    prepare(tmp_path, *streets, asked | {"reject_contradicted": True}, filter=copies)
+    assert "for other rules" in curate("run", folder, "--redo", "03_quality_checked", code=2)
+    curate("calibrate", folder)
+    assert "quality.thresholds" not in curate("status", folder)
+    curate("run", folder, "--redo", "03_quality_checked")
+    known = json.loads((folder / "thresholds.json").read_text())
+    known["quality"]["absent"] += 1
+    (folder / "thresholds.json").write_text(json.dumps(known))
+    assert "thresholds.quality.absent was" in curate("status", folder)
+
+
+SCORES = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=60)
+
+
+@given(st.lists(st.tuples(*[st.floats(-1, 1, width=32)] * 3), min_size=1), st.floats(0.01, 0.99))
+def test_limits_reject_no_more_good_pairs_than_asked(rows, share):
+    figures = dict(zip("abc", np.array(rows).T, strict=True))
+    limits = joint_limits(figures, share)
+    assert rejected(figures, limits).mean() <= share
+    for name, values in figures.items():
+        alone = joint_limits({name: values}, share)
+        assert limits[name] <= alone[name]
+
+
+@given(SCORES, SCORES, st.floats(0.01, 0.99))
+def test_what_equals_both_limits_is_taken(good, shuffled, share):
+    lower = joint_limits({"cosine": np.array(good)}, share)["cosine"]
+    upper = upper_limit(np.array(shuffled), share, lower)
+    taken = np.array(shuffled) > upper
+    assert (taken & (np.array(shuffled) >= lower)).mean() <= share
+    assert upper >= np.nextafter(lower, -np.inf)
+
+
+@given(st.lists(st.frozensets(st.sampled_from("abcd"), min_size=1), min_size=1), st.integers(0, 9))
+def test_captions_of_others_are_none_of_an_images_own(texts, seed):
+    for image, partner in enumerate(shuffled_partners(texts, seed)):
+        others = [place for place, each in enumerate(texts) if not each & texts[image]]
+        assert partner in others if others else partner == image
 
 
 def test_without_rules_all_pass(tmp_path, streets):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_perception.curation.encoders import Encoder, open_encoder
+from vlm_perception.curation.filtering.calibrate_copies import copy_cosine
 from vlm_perception.curation.filtering.image_figures import ImageFigures, image_figures
 from vlm_perception.curation.filtering.kept_once import ROW, packed
 from vlm_perception.curation.image_files import decode, read_file
@@ -25,6 +26,7 @@ def filter_tasks(folder: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
     known = {"folder": str(folder), "rules": rules.model_dump(mode="json")}
     if rules.embedding is not None:
         known["encoder"] = open_encoder(rules.embedding.encoder, folder).digest
+        copy_cosine(folder, rules.embedding)
     for records in kept_in(folder, RAW):
         yield {**known, "records": records}
 

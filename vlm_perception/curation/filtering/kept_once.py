@@ -13,6 +13,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_perception.curation.filtering.calibrate_copies import copy_cosine
 from vlm_perception.curation.filtering.embedding_measure import EmbeddingMeasure, Rows
 from vlm_perception.curation.filtering.near_duplicates import (
     HashMeasure,
@@ -52,7 +53,8 @@ def without_near_duplicates(records: Iterable[Record], end: Finish) -> Iterable[
             measures[PHASH] = HashMeasure(known.hashes[known.order], rules.phash_distance)
         if rules.embedding is not None and len(known.order):
             stored = _mapped(rows, len(known.order))
-            measures[EMBEDDING] = EmbeddingMeasure(stored, known.order, rules.embedding.cosine)
+            cosine = copy_cosine(end.folder, rules.embedding)
+            measures[EMBEDDING] = EmbeddingMeasure(stored, known.order, cosine)
         found = find_near_duplicates([*measures.values()], len(known.order), end.progress)
     yield from _judged(records, known, found, [*measures])
 

@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from vlm_perception.curation.quality.further_tries import FurtherTries
+from vlm_perception.curation.quality.languages import knows
 from vlm_perception.curation.quality.limits import Limits, in_scale, limits
-from vlm_perception.curation.quality.pair_scores import PairScores, pair_scores
+from vlm_perception.curation.quality.pair_scores import Evidence, PairScores, pair_scores
 from vlm_perception.curation.quality.retrieval_check import Pool, check, write_check
 from vlm_perception.curation.recipe import Captions as CaptionSettings
 from vlm_perception.curation.recipe import CurationError, Quality, Recipe
 from vlm_perception.curation.stage_folder import QUALITY, before
 from vlm_perception.curation.step import Finish, kept_in
 from vlm_perception.curation.tasks import Position, Record
-from vlm_perception.datasets.captions_file import UNKNOWN
 from vlm_perception.media.image_errors import ImageError
 
 Captions = list[dict[str, Any]]
-BELOW_REJECT, BELOW_ACCEPT, CONTRADICTED = "below_reject", "below_accept", "contradicted"
+BELOW_REJECT, BELOW_ACCEPT = "below_reject", "below_accept"
+CONTRADICTED, INCOMPLETE = "contradicted", "incomplete"
 NO_CAPTION, LANGUAGE = "no_caption", "language"
 UNTRANSLATED, UNALIGNED = "no_translation", "min_cosine"
 
@@ -112,7 +113,7 @@ class _Judge:
         return {**record, "captions": checked, "status": "rejected", "rule": rule, "figure": figure}
 
     def _checked(self, record: Record, captions: Captions) -> Captions:
-        own = [each for each in captions if self._knows(each["language"])]
+        own = [each for each in captions if knows(self._quality, each["language"])]
         scored = self._all_scored(record, own)
         for language in dict.fromkeys(each["language"] for each in own):
             of_it = [each for each in scored if each["language"] == language]
@@ -120,14 +121,12 @@ class _Judge:
             if None not in rules and BELOW_ACCEPT in rules:
                 scored += self._tried_again(record, language)
         good = [each for each in scored if "rule" not in each]
-        others = [each for each in captions if not self._knows(each["language"])]
+        others = [each for each in captions if not knows(self._quality, each["language"])]
         return scored + [self._aligned(record, each, good) for each in others]
 
     def _all_scored(self, record: Record, captions: Captions) -> Captions:
-        cosines = self._scores.cosines(record, [each["text"] for each in captions])
-        tags = self._scores.tags(record) if captions else {}
-        pairs = zip(captions, cosines, strict=True)
-        return [self._scored(each, cosine, tags) for each, cosine in pairs]
+        found = self._scores.evidence(record, [each["text"] for each in captions])
+        return [self._scored(each, known) for each, known in zip(captions, found, strict=True)]
 
     def _tried_again(self, record: Record, language: str) -> Captions:
         """New captions, of which at most the last one is good."""
@@ -137,12 +136,6 @@ class _Judge:
             if "rule" not in found[-1]:
                 break
         return found
-
-    def _knows(self, language: str) -> bool:
-        """Whether the scoring encoder knows a language, or its region is all that differs."""
-        tag = language.lower()
-        known = (UNKNOWN, *map(str.lower, self._quality.languages))
-        return any(tag == each or tag.startswith(f"{each}-") for each in known)
 
     def _aligned(self, record: Record, caption: dict[str, Any], good: Captions) -> dict[str, Any]:
         """A caption in another language, compared with those that were scored and are good."""
@@ -162,19 +155,20 @@ class _Judge:
         enough = cosines[nearest] >= self._quality.translations.min_cosine
         return found if enough else {**found, "rule": UNALIGNED}
 
-    def _scored(
-        self, caption: dict[str, Any], cosine: float, tags: dict[str, float]
-    ) -> dict[str, Any]:
-        found = {**caption, "score": in_scale(cosine, self._quality)}
-        absent = [
-            label
-            for label in sorted(self._scores.names.named(caption["text"]) if tags else ())
-            if tags.get(label, 0.0) < -self._limits.absent
-        ]
-        if absent:
-            found["contradicts"] = absent
+    def _scored(self, caption: dict[str, Any], known: Evidence) -> dict[str, Any]:
+        found = {**caption, "score": in_scale(known.cosine, self._quality)}
+        absent = [label for label, margin in known.named.items() if margin < -self._limits.absent]
+        there = [label for label, margin in known.unnamed.items() if margin > self._limits.there]
+        found |= {"contradicts": absent} if absent else {}
+        found |= {"omits": there} if there else {}
+        rule = self._rule(known.cosine, absent, there)
+        return {**found, "rule": rule} if rule else found
+
+    def _rule(self, cosine: float, absent: list[str], there: list[str]) -> str:
         if cosine < self._limits.reject:
-            return {**found, "rule": BELOW_REJECT}
+            return BELOW_REJECT
         if absent and self._quality.reject_contradicted:
-            return {**found, "rule": CONTRADICTED}
-        return found if cosine > self._limits.accept else {**found, "rule": BELOW_ACCEPT}
+            return CONTRADICTED
+        if there and self._quality.reject_incomplete:
+            return INCOMPLETE
+        return "" if cosine > self._limits.accept else BELOW_ACCEPT

@@ -12,9 +12,9 @@ from vlm_perception.curation.calibrated import read_thresholds
 from vlm_perception.curation.recipe import SCALES, CurationError, Quality
 
 PART = "quality"
-SURELY_ABSENT = 3.0
-"""Natural logarithm of odds, here 20 to 1, by which a label lies below its threshold when the
-tagger is sure of it, unless that was calibrated."""
+SURE = 3.0
+"""Natural logarithm of odds, here 20 to 1, by which a label lies below or above its threshold when
+the tagger is sure of it, unless that was calibrated."""
 
 
 class Limits(BaseModel):
@@ -26,8 +26,10 @@ class Limits(BaseModel):
     """A cosine above it is taken."""
     reject: float
     """A cosine below it is rejected at once."""
-    absent: float = SURELY_ABSENT
-    """A label that lies so far below its threshold is surely absent."""
+    absent: float = SURE
+    """A label that lies farther below its threshold is surely absent."""
+    there: float = SURE
+    """A label that lies farther above it is surely there."""
 
 
 class PairThresholds(Limits):
@@ -39,9 +41,15 @@ class PairThresholds(Limits):
     scale: str = "cosine"
     false_accept: float
     false_reject: float
+    rules: tuple[str, ...]
+    """Those that reject, which together reject as many good pairs as was asked."""
     pairs: int
-    images: int
+    """Good ones; there are as many shuffled ones."""
     seed: int
+    accepted: float
+    """Share of the shuffled pairs that are taken."""
+    rejected: float
+    """Share of the good pairs that are rejected."""
     quantiles: dict[str, dict[str, float]]
     """Of the cosines of good and of shuffled pairs."""
 
@@ -73,7 +81,19 @@ def limits(folder: Path, quality: Quality, encoder: str) -> Limits:
         raise CurationError(
             f"the thresholds of pairs were calibrated with the prefix {found.prefix!r}; {remedy}"
         )
+    if found.rules != rules(quality):
+        raise CurationError(f"the thresholds of pairs were calibrated for other rules; {remedy}")
     return found
+
+
+def rules(quality: Quality) -> tuple[str, ...]:
+    """The limits below which a recipe rejects."""
+    asked = {
+        "reject": True,
+        "absent": quality.reject_contradicted,
+        "there": quality.reject_incomplete,
+    }
+    return tuple(name for name, holds in asked.items() if holds)
 
 
 def in_scale(cosine: float, quality: Quality) -> float:

@@ -7,7 +7,8 @@ All of it goes through the journal: another machine may compute other last digit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,22 @@ from vlm_perception.curation.journal import Journal
 from vlm_perception.curation.recipe import BundleEncoder, Quality
 from vlm_perception.curation.tasks import Record
 from vlm_perception.datasets.object_mentions import ObjectNames
+from vlm_perception.datasets.roadworld.world import SCENE_LABELS
 from vlm_perception.evaluation.hallucination.synonyms import SYNONYMS_FILE, read_names
 from vlm_perception.perception.vision.vocabulary import VocabularyBuilder
 
 DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of an image and a caption."""
+
+    cosine: float
+    named: Mapping[str, float]
+    """By label that the caption names, how far the image's log-odds lie above its threshold."""
+    unnamed: Mapping[str, float]
+    """The same of the labels that it does not name."""
 
 
 class PairScores:
@@ -117,10 +130,39 @@ class PairScores:
             known = self._journal.add(record["sha256"], request, margins)
         return dict(known)
 
+    def evidence(self, record: Record, texts: Sequence[str]) -> list[Evidence]:
+        """What speaks for and against each caption of an image.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        margins = self.tags(record) if texts else {}
+        cosines = self.cosines(record, texts)
+        return [
+            Evidence(cosine, *self._named(text, margins))
+            for cosine, text in zip(cosines, texts, strict=True)
+        ]
+
+    def _named(
+        self, text: str, margins: Mapping[str, float]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        named = self.names.named(text) if margins else frozenset()
+        known = {label: margins[label] for label in sorted(self.names.labels & margins.keys())}
+        return (
+            {label: margin for label, margin in known.items() if label in named},
+            {label: margin for label, margin in known.items() if label not in named},
+        )
+
     @cached_property
     def names(self) -> ObjectNames:
-        """Finds the encoder's labels in texts, with the synonyms beside the recipe."""
-        return read_names(self._folder / SYNONYMS_FILE, self._vocabulary.labels)
+        """Finds the encoder's labels of objects in texts, with the synonyms beside the recipe.
+
+        Weather and daylight, as the road world calls them, are no objects.
+        """
+        if not isinstance(self._quality.encoder, BundleEncoder):
+            return ObjectNames(())
+        things = [label for label in self._vocabulary.labels if label not in SCENE_LABELS]
+        return read_names(self._folder / SYNONYMS_FILE, things)
 
     @cached_property
     def _vocabulary(self) -> Any:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,44 +12,48 @@ from numpy.typing import NDArray
 Scores = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """Two thresholds, and what they cost where they were found."""
+def joint_limits(good: Mapping[str, Scores], share: float) -> dict[str, float]:
+    """Limits of several figures below which, in any of them, at most a share of pairs lies.
 
-    reject: float
-    """Below it a pair is rejected."""
-    accept: float
-    """Above it a pair is taken."""
-    false_accepts: float
-    """Share of the shuffled pairs above `accept`."""
-    false_rejects: float
-    """Share of the good pairs below `reject`."""
-
-
-def bounds(good: Scores, shuffled: Scores, false_accept: float, false_reject: float) -> Bounds:
-    """The bounds between which it is not certain whether a pair is good.
-
-    Where good and shuffled pairs are so far apart that no score is uncertain, both are the lower
-    one: as many good pairs are rejected as was asked, and fewer shuffled ones are accepted.
+    Each limit is the same quantile of its figure, the highest that the share allows: without
+    knowing bad pairs, no figure is trusted more than another.
 
     Args:
-        good: scores of good pairs, [N], at least one.
-        shuffled: scores of images with captions of others, [M], at least one.
-        false_accept: greatest share of the shuffled ones above `accept`.
-        false_reject: greatest share of the good ones below `reject`.
+        good: figures of good pairs, by name, [N] each, at least one pair; low ones are bad.
+        share: of the pairs, 0 to 1.
     """
-    # Bounds are scores that were seen, so that no more than the share lies beyond them.
-    reject = float(np.quantile(good, false_reject, method="lower"))
-    accept = float(np.quantile(shuffled, 1.0 - false_accept, method="higher"))
-    if reject > accept:
-        # What equals the bound is neither above nor below it.
-        accept = float(np.nextafter(reject, -np.inf))
-    return Bounds(
-        reject=reject,
-        accept=accept,
-        false_accepts=float((shuffled > accept).mean()),
-        false_rejects=float((good < reject).mean()),
-    )
+    ordered = {name: np.sort(values) for name, values in good.items()}
+    count = len(next(iter(good.values())))
+    for below in range(int(share * count), -1, -1):
+        limits = {name: float(values[min(below, count - 1)]) for name, values in ordered.items()}
+        if rejected(good, limits).mean() <= share:
+            break
+    return limits
+
+
+def rejected(figures: Mapping[str, Scores], limits: Mapping[str, float]) -> NDArray[np.bool_]:
+    """Which pairs lie below a limit, [N].
+
+    Args:
+        figures: of the pairs, by name, [N] each.
+        limits: by name.
+    """
+    return np.asarray(np.any([figures[name] < limit for name, limit in limits.items()], axis=0))
+
+
+def upper_limit(shuffled: Scores, share: float, lower: float) -> float:
+    """The limit above which at most a share of shuffled pairs lies, but not below another limit.
+
+    Where good and shuffled pairs are so far apart that no score is uncertain, it is that: what
+    equals it is taken.
+
+    Args:
+        shuffled: scores of images with captions of others, [N], at least one.
+        share: of them.
+        lower: limit.
+    """
+    upper = float(np.quantile(shuffled, 1.0 - share, method="higher"))
+    return upper if upper >= lower else float(np.nextafter(lower, -np.inf))
 
 
 def shuffled_partners(texts: list[frozenset[str]], seed: int) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ from vlm_perception.curation.quality.checked import (
     BELOW_ACCEPT,
     BELOW_REJECT,
     CONTRADICTED,
+    INCOMPLETE,
     LANGUAGE,
     NO_CAPTION,
     UNALIGNED,
@@ -22,6 +23,7 @@ QUALITY_RULES = {
     BELOW_REJECT: "score below reject",
     BELOW_ACCEPT: "score not above accept, and no further try of the captioner",
     CONTRADICTED: "names what the tagger is sure is absent",
+    INCOMPLETE: "does not name what the tagger is sure is there",
     NO_CAPTION: "without a caption",
     LANGUAGE: "in a language that nothing in the recipe can check",
     UNTRANSLATED: "in another language, without a good caption to compare with",
@@ -39,6 +41,8 @@ def _line(caption: dict[str, Any]) -> str:
     found = [f"{caption[key]:g}" for key in ("score", "alignment") if key in caption]
     if "contradicts" in caption:
         found.append("names what is absent: " + ", ".join(caption["contradicts"]))
+    if "omits" in caption:
+        found.append("does not name what is there: " + ", ".join(caption["omits"]))
     if "rule" in caption:
         found.append(f"left out: {QUALITY_RULES[caption['rule']]}")
     told = f" ({'; '.join(found)})" if found else ""

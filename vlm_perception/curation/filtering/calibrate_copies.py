@@ -1,0 +1,162 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the cosine from which on an encoder takes images for copies, from images of the set."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vlm_perception.curation.calibrated import read_thresholds
+from vlm_perception.curation.encoders import open_encoder
+from vlm_perception.curation.filtering.copy_threshold import copy_threshold
+from vlm_perception.curation.filtering.hash_index import Hashes, distances
+from vlm_perception.curation.filtering.image_figures import image_figures
+from vlm_perception.curation.image_files import decode, read_file
+from vlm_perception.curation.recipe import CurationError, EmbeddingRule, Filter
+from vlm_perception.curation.stage_folder import RAW, read_manifest
+from vlm_perception.curation.step import kept_in
+from vlm_perception.curation.tasks import Record
+from vlm_perception.media.image_errors import ImageError
+
+PART = "filter"
+MOST, LEAST = 500, 20
+"""Images."""
+CLOSE = 8
+"""Bits of the perceptual hash by which images that count as different differ at least, less one."""
+Image = NDArray[np.uint8]
+
+
+class CopyThresholds(BaseModel):
+    """What was found, and for whom."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cosine: float
+    encoder: str
+    """Digest."""
+    false_accept: float
+    """Share of the images that was asked for."""
+    accepted: float
+    """Share of the images that would be taken for a copy of another."""
+    rejected: float
+    """Share of the copies that would not be taken for one."""
+    images: int
+    seed: int
+
+
+def copy_thresholds(folder: Path, rules: Filter, seed: int) -> CopyThresholds:
+    """The threshold for the encoder of a recipe.
+
+    Copies are compressed, made smaller, cropped by a tenth, and flipped.
+
+    Args:
+        folder: of the set, whose 00_raw is complete.
+        rules: of its recipe, with an encoder.
+        seed: of the choice of images.
+
+    Raises:
+        CurationError: there are too few images.
+    """
+    spec = rules.embedding
+    assert spec is not None
+    images = _different(folder, seed)
+    if len(images) < LEAST:
+        raise CurationError(
+            f"{folder} has {len(images)} images that differ, and a threshold of copies takes "
+            f"{LEAST}; some hundred are better"
+        )
+    encoder = open_encoder(spec.encoder, folder)
+    rows = encoder.images(images)
+    copies = np.stack([encoder.images(_copies(image)) for image in images])
+    found = copy_threshold(rows, copies, spec.false_accept)
+    return CopyThresholds(
+        cosine=found.cosine,
+        encoder=encoder.digest,
+        false_accept=spec.false_accept,
+        accepted=found.false_accepts,
+        rejected=found.false_rejects,
+        images=len(images),
+        seed=seed,
+    )
+
+
+def copy_cosine(folder: Path, rule: EmbeddingRule) -> float:
+    """The least cosine of near-duplicates: the recipe's, or what was calibrated.
+
+    Raises:
+        CurationError: it is to be calibrated, and was not, or for another encoder.
+    """
+    if not isinstance(rule.cosine, str):
+        return rule.cosine
+    remedy = f"`vlm-perception curate calibrate {folder}` finds it"
+    try:
+        found = CopyThresholds.model_validate(read_thresholds(folder).get(PART))
+    except ValidationError as error:
+        raise CurationError(f"{folder} has no calibrated threshold of copies; {remedy}") from error
+    if found.encoder != open_encoder(rule.encoder, folder).digest:
+        raise CurationError(f"the threshold of copies was calibrated for another encoder; {remedy}")
+    return found.cosine
+
+
+def told(thresholds: CopyThresholds) -> Mapping[str, str]:
+    """What a table shows, by what it is."""
+    taken = f"{thresholds.accepted:.1%} (asked: {thresholds.false_accept:.1%})"
+    return {
+        "images": f"{thresholds.images}",
+        "cosine: copies reach it": f"{thresholds.cosine:.4f}",
+        "images taken for a copy of another": taken,
+        "copies not taken for one": f"{thresholds.rejected:.1%}",
+    }
+
+
+def _different(folder: Path, seed: int) -> list[Image]:
+    """Images of the set of which none is a near-duplicate of another by its hash."""
+    if read_manifest(folder, RAW) is None:
+        raise CurationError(
+            f"{folder} has no {RAW}, whose images this takes: `vlm-perception curate run {folder} "
+            f"--to {RAW}` first"
+        )
+
+    def draw(record: Record) -> str:
+        return hashlib.sha256(f"{seed} {record['sha256']}".encode()).hexdigest()
+
+    chosen = heapq.nsmallest(MOST, _records(folder), key=draw)
+    images: list[Image] = []
+    hashes: Hashes = np.empty(0, np.uint64)
+    for record in chosen:
+        try:
+            image = decode(read_file(folder / record["file"]))
+        except ImageError:
+            # 01_filtered lists it.
+            continue
+        own = np.array([image_figures(image).phash], np.uint64)
+        if (distances(own, hashes) > CLOSE).all():
+            images.append(image)
+            hashes = np.concatenate([hashes, own])
+    return images
+
+
+def _records(folder: Path) -> Iterator[Record]:
+    for records in kept_in(folder, RAW):
+        yield from records
+
+
+def _copies(image: Image) -> list[Image]:
+    height, width = image.shape[:2]
+    top, left = height // 20, width // 20
+    small = (max(1, width * 3 // 4), max(1, height * 3 // 4))
+    compressed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 50])[1]
+    return [
+        np.asarray(cv2.imdecode(compressed, cv2.IMREAD_COLOR), np.uint8),
+        np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA), np.uint8),
+        np.ascontiguousarray(image[top : height - top or None, left : width - left or None]),
+        np.ascontiguousarray(image[:, ::-1]),
+    ]

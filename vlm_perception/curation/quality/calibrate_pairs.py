@@ -1,0 +1,200 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the thresholds of pairs for the encoder of a recipe: from good pairs, and shuffled ones."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vlm_perception.curation.image_files import read_file
+from vlm_perception.curation.quality.languages import knows
+from vlm_perception.curation.quality.limits import PairThresholds, rules
+from vlm_perception.curation.quality.pair_scores import Evidence, PairScores, pair_scores
+from vlm_perception.curation.quality.pair_thresholds import (
+    Scores,
+    joint_limits,
+    rejected,
+    shuffled_partners,
+    upper_limit,
+)
+from vlm_perception.curation.recipe import CurationError, Quality
+from vlm_perception.curation.stage_folder import QUALITY, before, read_manifest
+from vlm_perception.curation.step import kept_in
+from vlm_perception.curation.tasks import Record
+from vlm_perception.datasets.captions_file import CAPTIONS_FILE, read_captions
+from vlm_perception.evaluation.folder_images import FolderImagesError, plain_name
+from vlm_perception.media.image_errors import ImageError
+
+MOST = 2000
+"""Images whose captions are looked at."""
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+FIGURES = ("reject", "absent", "there")
+
+
+def pair_thresholds(folder: Path, quality: Quality, seed: int) -> PairThresholds:
+    """The thresholds for what a recipe asks.
+
+    Args:
+        folder: of the set.
+        quality: of its recipe.
+        seed: of the choice of images, and of whose captions they are shuffled with.
+
+    Raises:
+        CurationError: there are no pairs, or too few.
+        CaptionsError: the captions of the folder of good pairs are missing or damaged.
+    """
+    records = _chosen(_good_pairs(folder, quality), seed)
+    least = round(1 / min(quality.false_accept, quality.false_reject))
+    if len(records) < least:
+        raise CurationError(
+            f"{len(records)} images with a caption in {', '.join(quality.languages)} are too few "
+            f"for these rates: it takes {least}, and some hundred are better"
+        )
+    scores = pair_scores(folder, quality)
+    good, shuffled = _evidence(records, quality, scores, seed)
+    return found(good, shuffled, quality, scores.encoder.digest, seed)
+
+
+def found(
+    good: Sequence[Evidence],
+    shuffled: Sequence[Evidence],
+    quality: Quality,
+    encoder: str,
+    seed: int,
+) -> PairThresholds:
+    """The thresholds for pairs that were looked at.
+
+    Args:
+        good: pairs, at least one.
+        shuffled: images with captions of others, at least one.
+        quality: says which rates are asked for, and what rejects.
+        encoder: digest of what has looked.
+        seed: for the record.
+    """
+    of_good, of_shuffled = figures(good), figures(shuffled)
+    asked = rules(quality)
+    limits = joint_limits({name: of_good[name] for name in asked}, quality.false_reject)
+    for name in set(FIGURES) - set(asked):
+        limits |= joint_limits({name: of_good[name]}, quality.false_reject)
+    # No label is surely absent that reaches its threshold, nor there if it does not.
+    limits = {
+        name: limit if name == "reject" else min(limit, 0.0) for name, limit in limits.items()
+    }
+    lower = limits["reject"]
+    accept = upper_limit(of_shuffled["reject"], quality.false_accept, lower)
+    used = {name: limits[name] if name == "reject" else min(limits[name], 0.0) for name in asked}
+    taken = ~rejected(of_shuffled, used) & (of_shuffled["reject"] > accept)
+    return PairThresholds(
+        accept=accept,
+        reject=lower,
+        # No label is surely absent that reaches its threshold, nor there if it does not.
+        absent=max(0.0, -limits["absent"]),
+        there=max(0.0, -limits["there"]),
+        encoder=encoder,
+        prefix=quality.prefix,
+        false_accept=quality.false_accept,
+        false_reject=quality.false_reject,
+        rules=asked,
+        pairs=len(good),
+        seed=seed,
+        accepted=float(taken.mean()),
+        rejected=float(rejected(of_good, used).mean()),
+        quantiles={
+            "good": _quantiles(of_good["reject"]),
+            "shuffled": _quantiles(of_shuffled["reject"]),
+        },
+    )
+
+
+def figures(pairs: Sequence[Evidence]) -> dict[str, Scores]:
+    """By limit the figure of each pair that must not lie below it, [N]."""
+    return {
+        "reject": np.array([each.cosine for each in pairs]),
+        "absent": np.array([min(each.named.values(), default=np.inf) for each in pairs]),
+        "there": np.array([-max(each.unnamed.values(), default=-np.inf) for each in pairs]),
+    }
+
+
+def _quantiles(scores: Scores) -> dict[str, float]:
+    return {f"{share:g}": round(float(np.quantile(scores, share)), 4) for share in QUANTILES}
+
+
+def _good_pairs(folder: Path, quality: Quality) -> Iterator[Record]:
+    """Images that have captions in a language which the encoder knows, with those alone."""
+    for record in _sources(folder, quality):
+        known = [each for each in record.get("captions", ()) if knows(quality, each["language"])]
+        if known:
+            yield {**record, "captions": known}
+
+
+def _sources(folder: Path, quality: Quality) -> Iterator[Record]:
+    if quality.good_pairs is not None:
+        yield from _of_folder(folder / quality.good_pairs)
+        return
+    stage = before(QUALITY)
+    if read_manifest(folder, stage) is None:
+        raise CurationError(
+            f"{folder} has no {stage}, whose captions this takes for good ones: `vlm-perception "
+            f"curate run {folder} --to {stage}` first, or name a folder of them in "
+            "quality.good_pairs"
+        )
+    for records in kept_in(folder, stage):
+        yield from records
+
+
+def _of_folder(folder: Path) -> Iterator[Record]:
+    for name, captions in read_captions(folder / CAPTIONS_FILE):
+        try:
+            file = (folder / plain_name(name)).resolve()
+            digest = hashlib.sha256(read_file(file, folder)).hexdigest()
+        except (ImageError, FolderImagesError) as error:
+            raise CurationError(f"{folder / name} cannot be used: {error}") from error
+        texts = [{"text": each.text, "language": each.language} for each in captions]
+        yield {"file": str(file), "sha256": digest, "captions": texts}
+
+
+def _chosen(records: Iterator[Record], seed: int) -> list[Record]:
+    """As many as are looked at, the same for the same images and seed."""
+
+    def draw(record: Record) -> str:
+        return hashlib.sha256(f"{seed} {record['sha256']}".encode()).hexdigest()
+
+    return heapq.nsmallest(MOST, records, key=draw)
+
+
+def _evidence(
+    records: Sequence[Record], quality: Quality, scores: PairScores, seed: int
+) -> tuple[list[Evidence], list[Evidence]]:
+    """Of the good pairs, one an image, and of the shuffled ones."""
+    texts = [[each["text"] for each in record["captions"]] for record in records]
+    partners = shuffled_partners([frozenset(each) for each in texts], seed)
+    good: list[Evidence] = []
+    shuffled: list[Evidence] = []
+    for place, record in enumerate(records):
+        other = texts[partners[place]][0]
+        both = scores.evidence(record, [texts[place][0], other])
+        good.append(both[0])
+        if partners[place] != place:
+            shuffled.append(both[1])
+    if not shuffled:
+        raise CurationError("all images have the same caption: there is nothing to shuffle")
+    return good, shuffled
+
+
+def told(thresholds: PairThresholds) -> Mapping[str, str]:
+    """What a table shows, by what it is."""
+    return {
+        "good pairs": f"{thresholds.pairs}",
+        "accept: cosines above it": f"{thresholds.accept:.4f}",
+        "reject: cosines below it": f"{thresholds.reject:.4f}",
+        "absent: log-odds below a label's threshold": f"{thresholds.absent:.2f}",
+        "there: log-odds above it": f"{thresholds.there:.2f}",
+        "rules that reject": ", ".join(thresholds.rules),
+        "good pairs rejected": f"{thresholds.rejected:.1%} (asked: {thresholds.false_reject:.1%})",
+        "shuffled pairs taken": f"{thresholds.accepted:.1%} (asked: {thresholds.false_accept:.1%})",
+    }
