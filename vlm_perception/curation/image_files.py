@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
 from collections.abc import Iterator
@@ -20,10 +21,13 @@ import PIL.ImageOps
 from numpy.typing import NDArray
 
 from vlm_perception.common.ordinary_files import open_ordinary
+from vlm_perception.curation.durable import write_bytes
 from vlm_perception.media.image_errors import MAX_PIXELS, ImageError, check_size
 from vlm_perception.media.image_folder import SUFFIXES
 from vlm_perception.media.jpeg import decode_jpeg
 
+IMAGES = "images"
+"""The folder of images in a stage."""
 READ = frozenset({*SUFFIXES, ".gif"})
 MAGICS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8")
 """What image files begin with whose suffix says something else."""
@@ -127,6 +131,31 @@ def encoded(pixels: NDArray[np.uint8], changed: tuple[str, ...]) -> UsableImage:
     if not written:
         raise ImageError("bad_size", f"{width}x{height} pixels cannot be written as JPEG; cut it")
     return UsableImage(bytes(file), ".jpg", width, height, changed)
+
+
+def stored_image(made: Path, stage: str, image: UsableImage) -> dict[str, Any]:
+    """Store an image in a stage under its digest: the same image is stored once.
+
+    Args:
+        made: the folder of the stage, which is not yet in its place.
+        stage: its name.
+        image: what is stored.
+
+    Returns:
+        What a record says of a stored image.
+    """
+    digest = hashlib.sha256(image.file).hexdigest()
+    name = f"{IMAGES}/{digest[:2]}/{digest}{image.suffix}"
+    if not (made / name).exists():
+        (made / name).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(made / name, image.file)
+    return {
+        "file": f"{stage}/{name}",
+        "sha256": digest,
+        "width": image.width,
+        "height": image.height,
+        "changed": list(image.changed),
+    }
 
 
 @contextmanager

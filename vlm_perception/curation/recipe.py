@@ -140,6 +140,7 @@ class Filter(_Model):
     min_side: Annotated[int, Field(ge=1)] = 224
     phash_distance: Annotated[int, Field(ge=0, le=16)] | None = 8
     embedding: EmbeddingRule | None = None
+    blur: tuple[Literal["faces", "plates"], ...] = ()
     min_sharpness: Annotated[float, Field(gt=0)] | None = None
     min_brightness: Annotated[float, Field(ge=0, le=255)] | None = None
     max_brightness: Annotated[float, Field(ge=0, le=255)] | None = None

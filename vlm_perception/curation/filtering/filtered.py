@@ -5,16 +5,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vlm_perception.curation.encoders import Encoder, open_encoder
+from vlm_perception.curation.filtering.blurring import blur_regions
 from vlm_perception.curation.filtering.calibrate_copies import copy_cosine
 from vlm_perception.curation.filtering.image_figures import ImageFigures, image_figures
 from vlm_perception.curation.filtering.kept_once import ROW, packed
-from vlm_perception.curation.image_files import decode, read_file
+from vlm_perception.curation.filtering.private_regions import require_detectors
+from vlm_perception.curation.image_files import decode, read_file, stored_image
 from vlm_perception.curation.recipe import CurationError, Filter, Recipe
-from vlm_perception.curation.stage_folder import RAW
+from vlm_perception.curation.stage_folder import FILTERED, RAW
 from vlm_perception.curation.step import kept_in
 from vlm_perception.curation.tasks import Position, Record
 from vlm_perception.media.image_errors import ImageError
@@ -23,6 +29,7 @@ from vlm_perception.media.image_errors import ImageError
 def filter_tasks(folder: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
     """Pieces of what 00_raw has kept; see `step.Step`."""
     rules = recipe.filter
+    require_detectors(rules.blur)
     known = {"folder": str(folder), "rules": rules.model_dump(mode="json")}
     if rules.embedding is not None:
         known["encoder"] = open_encoder(rules.embedding.encoder, folder).digest
@@ -42,30 +49,57 @@ def do_filter(task: dict[str, Any], folder: Path, position: Position) -> Iterato
                 f"the encoder {rules.embedding.encoder.path} changed since the stage was begun; "
                 f"put the old one back, or remove {folder} to begin the stage again"
             )
+    judge = _Judge(home, folder / "stage", rules, encoder)
     for place, record in enumerate(task["records"][begin:], begin + 1):
-        yield _judged(home, record, rules, encoder), place
+        yield judge.judged(record), place
 
 
-def _judged(folder: Path, record: Record, rules: Filter, encoder: Encoder | None) -> Record:
-    record = {**record, "status": "kept"}
-    side = min(record["width"], record["height"])
-    if side < rules.min_side:
-        return _rejected(record, "min_side", side)
-    try:
-        pixels = decode(read_file(folder / record["file"]))
-    except ImageError as error:
-        return {**record, "status": "failed", "reason": str(error)}
-    figures = image_figures(pixels)
-    record = {
-        **record,
-        "phash": f"{figures.phash:016x}",
-        "sharpness": round(figures.sharpness, 3),
-        "brightness": round(figures.brightness, 3),
-    }
-    rule = _broken_rule(figures, rules)
-    if rule:
-        return _rejected(record, rule, record[rule.split("_")[1]])
-    return {**record, ROW: packed(encoder.images([pixels])[0])} if encoder else record
+@dataclass(frozen=True)
+class _Judge:
+    """Judges an image by itself."""
+
+    home: Path
+    """The folder of the whole set."""
+    stage: Path
+    """Where files of the stage itself are written."""
+    rules: Filter
+    encoder: Encoder | None
+
+    def judged(self, record: Record) -> Record:
+        record = {**record, "status": "kept"}
+        side = min(record["width"], record["height"])
+        if side < self.rules.min_side:
+            return _rejected(record, "min_side", side)
+        try:
+            pixels = decode(read_file(self.home / record["file"]))
+            if self.rules.blur:
+                record, pixels = self._blurred(record, pixels)
+        except ImageError as error:
+            return {**record, "status": "failed", "reason": str(error)}
+        figures = image_figures(pixels)
+        record = {
+            **record,
+            "phash": f"{figures.phash:016x}",
+            "sharpness": round(figures.sharpness, 3),
+            "brightness": round(figures.brightness, 3),
+        }
+        rule = _broken_rule(figures, self.rules)
+        if rule:
+            return _rejected(record, rule, record[rule.split("_")[1]])
+        encoder = self.encoder
+        return {**record, ROW: packed(encoder.images([pixels])[0])} if encoder else record
+
+    def _blurred(
+        self, record: Record, pixels: NDArray[np.uint8]
+    ) -> tuple[Record, NDArray[np.uint8]]:
+        """The record, and the image as all later stages see it."""
+        image, counts = blur_regions(pixels, self.rules.blur)
+        record = {**record, "blurred": counts}
+        if image is None:
+            return record, pixels
+        stored = stored_image(self.stage, FILTERED, image)
+        stored["changed"] = [*record["changed"], *stored["changed"]]
+        return {**record, "unblurred": record["sha256"], **stored}, decode(image.file)
 
 
 def _broken_rule(figures: ImageFigures, rules: Filter) -> str:

@@ -4,17 +4,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vlm_perception.curation.durable import write_bytes
 from vlm_perception.curation.image_files import (
     UsableImage,
     encoded,
     read_file,
+    stored_image,
     usable_image,
 )
 from vlm_perception.curation.sources.tar_images import tar_images
@@ -35,7 +34,6 @@ from vlm_perception.replay.recordings.source import (
     open_source,
 )
 
-IMAGES = "images"
 FOREVER = 1 << 62
 """More than any recording has frames."""
 
@@ -154,20 +152,10 @@ def _failed(path: str, reason: object) -> Record:
 
 
 def _kept(stage: Path, image: UsableImage, known: Record) -> Record:
-    """Store an image under its digest: the same image is stored once."""
-    digest = hashlib.sha256(image.file).hexdigest()
-    name = f"{IMAGES}/{digest[:2]}/{digest}{image.suffix}"
-    if not (stage / name).exists():
-        (stage / name).parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(stage / name, image.file)
     stamp = {} if image.stamp_ns is None else {"stamp_ns": image.stamp_ns}
     return {
         "status": "kept",
         **stamp,
         **known,
-        "file": f"{RAW}/{name}",
-        "sha256": digest,
-        "width": image.width,
-        "height": image.height,
-        "changed": list(image.changed),
+        **stored_image(stage, RAW, image),
     }
