@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.qwen_vl import make_qwen
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from vlm_perception.common.export_error import ExportError
@@ -37,6 +38,14 @@ def test_a_checkpoint_writes_what_transformers_writes(siglip_checkpoint):
     # Sampled texts depend on the seed alone.
     drawn = [writer.write(image, PROMPT, Sampling(0.7, 0.9, seed)).text for seed in (1, 2, 1)]
     assert drawn[0] == drawn[2] and len({answer.text, *drawn}) == 3
+
+
+def test_a_chat_model_sees_image_and_prompt(tmp_path):
+    writer = CheckpointWriter(str(make_qwen(tmp_path, "qwen3_vl")), 4)
+    one, other = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    asked = [(one, PROMPT), (other, PROMPT), (one, "What is it?"), (one, PROMPT)]
+    texts = [writer.write(image, prompt, Sampling(1.0, 1.0, 5)).text for image, prompt in asked]
+    assert len(set(texts)) == 3 and texts[0] == texts[3]
 
 
 def test_what_is_no_such_checkpoint_is_refused(tmp_path, siglip_checkpoint):

@@ -16,13 +16,21 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.faulty_proxy import FaultyProxy
 from support.scripted_judge import MODEL, ScriptedJudge
 from typer.testing import CliRunner
 
 from vlm_perception.cli import app
-from vlm_perception.curation.captioning.captioner import Caption, Failure, open_captioner
-from vlm_perception.curation.recipe import read_recipe
+from vlm_perception.curation.captioning.captioner import (
+    Caption,
+    Captioner,
+    Failure,
+    open_captioner,
+)
+from vlm_perception.curation.captioning.writer import Answer, NoAnswerError
+from vlm_perception.curation.recipe import Captions, read_recipe
 
 CAPTIONED = "02_captioned"
 
@@ -38,7 +46,7 @@ def photos(folder, count, captions=()):
     folder.mkdir(exist_ok=True)
     for seed in range(count):
         coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        cv2.imwrite(str(folder / f"{seed:03d}.png"), cv2.resize(coarse, (240, 240)))
+        cv2.imwrite(str(folder / f"{seed:03d}.png"), cv2.resize(coarse, (64, 48)))
     known = [
         {"image": f"{seed:03d}.png", "captions": [text], "language": language}
         for seed, language, text in captions
@@ -51,7 +59,7 @@ def prepare(root, captioner, kind="folder", **captions):
     folder.mkdir(exist_ok=True)
     recipe = {
         "sources": [{"kind": kind, "path": "../photos"}],
-        "filter": {"phash_distance": None},
+        "filter": {"phash_distance": None, "min_side": 1},
         "captions": {"captioner": captioner, **captions},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -220,3 +228,57 @@ def test_without_a_captioner_images_without_a_caption_fail(tmp_path):
         "no caption in en, and the recipe names no captioner"
         in lines(folder, "failed")[0]["reason"]
     )
+
+
+class Scripted:
+    """Gives answers, and errors, in their order."""
+
+    by, english, slots, settings = "scripted", "?", 1, {}
+
+    def __init__(self, script):
+        self.script, self.prompts = iter(script), []
+
+    def check(self, prompt):
+        """Any will do."""
+
+    def interrupt(self):
+        """Nothing is asked at the moment."""
+
+    def write(self, image, prompt, sampling):
+        self.prompts.append((prompt, sampling.temperature))
+        come = next(self.script)
+        if come is None:
+            raise NoAnswerError("none", "none came", again=True, absent=False)
+        return come
+
+
+ANSWERS = st.sampled_from(
+    [None, Answer("", True), Answer("a b", False), Answer("\x07", True), Answer("a bus", True)]
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(script=st.lists(ANSWERS, min_size=6, max_size=6), tries=st.integers(1, 3))
+def test_tries_end_with_the_first_caption_and_answers_are_asked_for_once(
+    tmp_path_factory, script, tries
+):
+    folder = tmp_path_factory.mktemp("set")
+    cv2.imwrite(str(folder / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    record = {"file": "a.png", "sha256": "ab" * 32}
+    writer = Scripted(script)
+    captioner = Captioner(writer, Captions(tries=tries), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vlm_perception.curation.captioning.captioner.BACKOFF_S", 0.0)
+        came = captioner.try_caption(record, "en")
+        told = script[: len(writer.prompts)]
+        good = Answer("a bus", True)
+        assert len(told) <= tries and good not in told[:-1]
+        assert isinstance(came, Caption) == (told[-1] == good)
+        if isinstance(came, list):
+            assert [each.answer for each in came] == [each and each.text for each in told]
+            assert len(told) == tries
+        # Only what got no answer is asked for again.
+        known = sum(each is not None for each in told)
+        again = captioner.try_caption(record, "en")
+        assert again == came or None in told
+        assert len(writer.prompts) - len(told) <= tries - known

@@ -14,7 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+)
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from vlm_perception.bundle.files import file_sha256
@@ -131,14 +137,14 @@ def _loaded(folder: Path, device: torch.device) -> tuple[Module, Module]:
     transformers_logging.disable_progress_bar()
     dtype = torch.float32 if device.type == "cpu" else "auto"
     try:
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        processor = _processor(folder)
         model = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=dtype, local_files_only=True
         )
     # transformers and safetensors raise many kinds for damaged files, and for other models.
     except Exception as error:
         raise ExportError(
-            f"{folder} cannot be loaded as a vision-language model: {error}"
+            f"{folder} cannot be loaded as a vision-language model: {' '.join(str(error).split())}"
         ) from error
     if not callable(getattr(processor, "apply_chat_template", None)):
         raise ExportError(
@@ -146,6 +152,23 @@ def _loaded(folder: Path, device: torch.device) -> tuple[Module, Module]:
             "processor_config.json"
         )
     return processor, model.eval().to(device)
+
+
+def _processor(folder: Path) -> Module:
+    """The checkpoint's own processor, without what reads videos, which needs torchvision."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    whole: Module = PROCESSOR_MAPPING[type(config)]
+    accepts = {"check_argument_for_proper_class": lambda _self, _name, argument: type(argument)}
+    images_only: Module = type(whole.__name__, (whole,), accepts)
+    parts = {
+        "image_processor": AutoImageProcessor.from_pretrained(
+            folder, backend="pil", local_files_only=True
+        ),
+        "tokenizer": AutoTokenizer.from_pretrained(folder, local_files_only=True),
+    }
+    settings, _ = whole.get_processor_dict(folder, local_files_only=True)
+    given = [parts.get(name) for name in whole.get_attributes()]
+    return images_only.from_args_and_dict(given, settings)
 
 
 def _digest(folder: Path) -> str:
