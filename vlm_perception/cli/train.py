@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vlm_perception.cli.options.common import BundleOption, plain_errors, with_torch
+from vlm_perception.cli.options.common import BundleOption, finite, plain_errors, with_torch
 
 app = typer.Typer(no_args_is_help=True, help="Train a model (needs torch).")
 
@@ -59,6 +59,43 @@ def train_roadworld_nano(
     console.print(f"checkpoint: {checkpoint}", soft_wrap=True, markup=False)
     console.print(
         f"next: vlm-perception export {shlex.quote(str(checkpoint))} --out models/roadworld-nano",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+@app.command("captions")
+def train_captions(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(help="A dual encoder: a folder, or a model of the hub, ORG/NAME@REVISION."),
+    ],
+    data: Annotated[Path, typer.Option(help="A curated set; its split `train` is learned from.")],
+    out: Annotated[Path, typer.Option(help="Folder for logs, states and the trained checkpoint.")],
+    steps: Annotated[int, typer.Option(min=1, help="Batches to learn from.")] = 1000,
+    batch: Annotated[
+        int, typer.Option(min=2, help="Images of a batch; with fewer than 256 contrast is weak.")
+    ] = 256,
+    rate: Annotated[
+        float, typer.Option(callback=finite, min=1e-6, max=1, help="Highest learning rate.")
+    ] = 1e-5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of images.")] = 0,
+) -> None:
+    """Go on training a dual encoder on a curated set, or continue an earlier run.
+
+    Uses the loss that the checkpoint was trained with, CLIP's or SigLIP's, a warm-up and a cosine
+    down to 1e-6, on a CUDA GPU if there is one. log.jsonl has the parts of the loss.
+
+    `vlm-perception train captions checkpoints/roadworld-nano --data out/set --out out/street`
+    """
+    with plain_errors():
+        module = with_torch("vlm_perception.training.captions")
+        schedule = module.Schedule(steps=steps, batch=batch, peak_rate=rate)
+        trained = module.train(checkpoint, data, out, module.Recipe(seed, schedule))
+    console = Console()
+    console.print(f"checkpoint: {trained}", soft_wrap=True, markup=False)
+    console.print(
+        f"next: vlm-perception export --dual {shlex.quote(str(trained))} --out models/NAME",
         soft_wrap=True,
         markup=False,
     )
