@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -32,6 +33,16 @@ class CurationError(VlmPerceptionError):
 
 class _Model(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+def _language(tag: str) -> str:
+    if not is_language(tag):
+        raise ValueError(f"{tag!r} is no language; write tags such as en or pt-BR")
+    return tag
+
+
+Language = Annotated[str, AfterValidator(_language)]
+"""A tag of BCP 47."""
 
 
 class _Source(_Model):
@@ -83,14 +94,14 @@ class CocoSource(_Source):
 
     kind: Literal["coco"]
     images: Annotated[str, Field(min_length=1)]
-    language: str = "en"
+    language: Language = "en"
 
 
 class WebDatasetSource(_Source):
     """Tars of WebDataset; the path may contain * and ?."""
 
     kind: Literal["webdataset"]
-    language: str = "und"
+    language: Language = UNKNOWN
 
 
 Source = Annotated[
@@ -190,7 +201,7 @@ class Captions(_Model):
         ]
         | None
     ) = None
-    languages: Annotated[tuple[str, ...], Field(min_length=1)] = ("en",)
+    languages: Annotated[tuple[Language, ...], Field(min_length=1)] = ("en",)
     tries: Annotated[int, Field(ge=1, le=3)] = 3
     """Requests for a caption of an image, at most; of one run, where no answer came."""
     max_tokens: Annotated[int, Field(ge=1, le=4096)] = 128
@@ -200,10 +211,9 @@ class Captions(_Model):
 
     @field_validator("languages")
     @classmethod
-    def _are_languages(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
-        for tag in languages:
-            if not is_language(tag) or tag.lower() == UNKNOWN:
-                raise ValueError(f"{tag!r} is no language; write tags such as en or pt-BR")
+    def _can_be_asked_for(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
+        if UNKNOWN in map(str.lower, languages):
+            raise ValueError(f"{UNKNOWN} is no language to write in")
         if len({tag.lower() for tag in languages}) < len(languages):
             raise ValueError("a language is named twice")
         return languages

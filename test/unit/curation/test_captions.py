@@ -110,6 +110,7 @@ def test_what_fails_is_listed_with_every_answer(tmp_path, server):
     folder = prepare(tmp_path, endpoint(server))
     told = curate("run", folder)
     assert "5 received, 2 kept, 0 rejected, 3 failed (1 the answer is empty," in told
+    assert f"1 images got no answer in the end; --redo {CAPTIONED}" in told
     failed = lines(folder, "failed")
     answers = [[each.get("text", each["fault"]) for each in one["answers"]] for one in failed]
     rate, ready = "the server is asked too often", "the server is not ready"
@@ -203,6 +204,7 @@ def test_further_attempts_are_other_answers_and_are_kept(tmp_path):
         ({"languages": ["en", "fr"]}, "captions.prompts: {fr: ...}"),
         ({"languages": ["english language"]}, "no language"),
         ({"languages": ["en", "EN"]}, "named twice"),
+        ({"languages": ["und"]}, "no language to write in"),
         ({"tries": 4}, "tries"),
         ({"prompts": {"de": "Was ist das?"}}, "none of the languages"),
         ({"captioner": {"kind": "bundle", "path": "nowhere"}}, "nowhere"),

@@ -69,17 +69,25 @@ def is_asked_again(record: Record) -> bool:
     return bool(record.get("again"))
 
 
-def require_captioner(records: Iterable[Record], _: Finish) -> Iterable[Record]:
+def require_captioner(records: Iterable[Record], end: Finish) -> Iterable[Record]:
     """The records, unless there are images for whom no captioner was there.
 
     Raises:
         CaptionerDownError: there are some.
     """
-    absent = [record["reason"] for record in records if record.get("absent")]
+    silent, absent, why = 0, 0, ""
+    for record in records:
+        silent += bool(record.get("again"))
+        if record.get("absent"):
+            absent, why = absent + 1, record["reason"]
     if absent:
         raise CaptionerDownError(
-            f"{len(absent)} images got no answer ({absent[-1]}); run again when the captioner "
-            "answers: what it has answered is kept"
+            f"{absent} images got no answer ({why}); run again when the captioner answers: what it "
+            "has answered is kept"
+        )
+    if silent:
+        end.notes.append(
+            f"{silent} images got no answer in the end; --redo {CAPTIONED} asks for them once more"
         )
     return records
 
