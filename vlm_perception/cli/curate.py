@@ -115,10 +115,11 @@ def curate_report(folder: FolderArgument, json_file: JsonOption = None) -> None:
     console = Console()
     with plain_errors():
         report = importlib.import_module("vlm_perception.curation.report.figures")
-        page = importlib.import_module("vlm_perception.curation.report.page").write_report(folder)
+        page = importlib.import_module("vlm_perception.curation.report.page")
+        figures = report.figures(folder)
+        written = page.write_report(folder, figures)
         for line in report.summary(folder):
             say(console, line)
-        figures = report.figures(folder)
         if figures["dedup"]:
             console.print(
                 importlib.import_module("vlm_perception.curation.copy_table").shown(
@@ -128,7 +129,7 @@ def curate_report(folder: FolderArgument, json_file: JsonOption = None) -> None:
         if json_file is not None:
             outputs = importlib.import_module("vlm_perception.outputs.file")
             outputs.write_figures(json_file, figures)
-    say(console, str(page))
+    say(console, str(written))
 
 
 def _run() -> Any:

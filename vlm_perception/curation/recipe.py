@@ -317,6 +317,16 @@ class Final(_Model):
         return self
 
 
+class Health(_Model):
+    """What the report says of the images; no stage depends on it."""
+
+    bundle: Annotated[str, Field(min_length=1)] | None = None
+    """Gives tags, and answers its typed questions; None: a bundle that the recipe names elsewhere.
+    Relative to the recipe's folder, or absolute, or the name of a bundle that is found by it."""
+    images: Annotated[int, Field(ge=0)] = 500
+    """How many it looks at in each stage."""
+
+
 class Recipe(_Model):
     """A whole recipe."""
 
@@ -326,6 +336,7 @@ class Recipe(_Model):
     """None: images keep the captions that they came with, and need none."""
     quality: Quality | None = None
     final: Final = Final()
+    health: Health = Health()
 
 
 def read_recipe(folder: Path) -> Recipe:

@@ -269,3 +269,24 @@ def test_evaluations_read_a_split_as_they_read_a_folder(made, tmp_path):
     (tmp_path / "recipe.yaml").touch()
     with pytest.raises(FinalSetError, match="curate run"):
         open_data(tmp_path)
+
+
+def test_the_report_has_the_health_of_each_stage(made, tmp_path):
+    folder, _ = made
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["health"] = {"bundle": "roadworld-nano", "images": 2}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    curate("report", folder, "--json", tmp_path / "figures.json")
+    stages = json.loads((tmp_path / "figures.json").read_text())["stages"]
+    last = stages[-1]["health"]
+    assert last["images_per_size_bucket"]["224-447"] == last["images_with_captions"] == 30
+    assert last["caption_words"] == {"p5": 2.0, "median": 2.0, "p95": 2.0}
+    assert last["captions_per_language"] == {"en": 30}
+    assert last["recordings"] == len(DRIVES)
+    assert last["images_per_recording"][0]["recording"] == "a"
+    assert last["images_per_recording"][0]["share"] == pytest.approx(0.4)
+    assert sum(last["images_per_split"].values()) == 30
+    assert last["seen"] == stages[0]["health"]["seen"]
+    assert last["seen"]["images"] == 2
+    assert {sum(each.values()) for each in last["seen"]["answers"].values()} == {1.0}
+    assert len(list((folder / "journal").rglob("*.json"))) == 2

@@ -11,6 +11,7 @@ from typing import Any
 
 from vlm_perception.bundle.files import file_sha256
 from vlm_perception.curation.durable import whole_file, write_bytes
+from vlm_perception.curation.final.groups import recording
 from vlm_perception.curation.final.index import Index, require_parquet
 from vlm_perception.curation.final.plan import Plan, planned
 from vlm_perception.curation.recipe import Recipe
@@ -84,7 +85,7 @@ def _notes(plan: Plan, recipe: Recipe) -> Iterator[str]:
     )
     yield (
         f"{told}: images of one recording or place stay together, and the largest of "
-        f"{len(plan.groups.sizes)} groups (that of {largest.get('recording') or largest['path']}, "
+        f"{len(plan.groups.sizes)} groups (that of {recording(largest)}, "
         f"source {largest['source']}) has {max(plan.groups.sizes)} images; add recordings, or set "
         "`unrelated: true` at a source whose images have nothing to do with each other"
     )

@@ -50,7 +50,7 @@ class Sorter:
         if source.unrelated:
             self._images.append(self._new())
             return
-        here = self._node(_recording(record, source))
+        here = self._node(_origin(record, source))
         self._images.append(here)
         if source.place:
             self._join(here, self._node(("place", source.place)))
@@ -90,10 +90,14 @@ class Sorter:
         self._parents[max(one, other)] = min(one, other)
 
 
-def _recording(record: Record, source: Source) -> Key:
+def _origin(record: Record, source: Source) -> Key:
     """What an image was taken from: a recording, a tar, or a folder of its source."""
-    named = record.get("recording")
     # The recording that was harvested may be a source itself.
-    if named is not None and isinstance(source, RecordingSource | HarvestSource):
-        return "recording", named
-    return record["source"], named or str(PurePosixPath(record["path"]).parent)
+    if "recording" in record and isinstance(source, RecordingSource | HarvestSource):
+        return "recording", record["recording"]
+    return record["source"], recording(record)
+
+
+def recording(record: Record) -> str:
+    """The name of what an image was taken from, within its source."""
+    return str(record.get("recording") or PurePosixPath(record["path"]).parent)

@@ -15,6 +15,7 @@ from vlm_perception.curation.quality.retrieval_check import read_check
 from vlm_perception.curation.quality.telling import pairs_by_language
 from vlm_perception.curation.recipe import CurationError, read_recipe
 from vlm_perception.curation.report.health import health
+from vlm_perception.curation.report.seen import Observer, observer
 from vlm_perception.curation.run import read_times, told
 from vlm_perception.curation.stage_folder import (
     FILTERED,
@@ -37,10 +38,13 @@ def figures(folder: Path) -> dict[str, Any]:
 
     Raises:
         CurationError: no stage is complete.
+        BundleError: the bundle that looks at the images cannot be used.
     """
     times = read_times(folder)
     made = made_stages(folder)
-    stages = [_stage(folder, each, times.get(each.name)) for each in made]
+    recipe = read_recipe(folder)
+    looks = observer(folder, recipe)
+    stages = [_stage(folder, each, times.get(each.name), looks) for each in made]
     filtered = next((each for each in made if each.name == FILTERED), None)
     total = {
         "images": times.get(RAW, {}).get("images", 0),
@@ -48,14 +52,18 @@ def figures(folder: Path) -> dict[str, Any]:
     }
     return {
         "stages": stages,
-        "dedup": copy_table(folder, read_recipe(folder), filtered) if filtered else [],
+        "dedup": copy_table(folder, recipe, filtered) if filtered else [],
         "images_per_second_per_core": _rate(total),
         **_quality(folder, [each["name"] for each in stages]),
     }
 
 
-def _stage(folder: Path, manifest: Manifest, time: dict[str, float] | None) -> dict[str, Any]:
-    known = health(read_lines(folder / manifest.name / KEPT))
+def _stage(
+    folder: Path, manifest: Manifest, time: dict[str, float] | None, looks: Observer | None
+) -> dict[str, Any]:
+    kept = folder / manifest.name / KEPT
+    known = health(read_lines(kept))
+    known["seen"] = looks and looks.seen(read_lines(kept), manifest.name)
     return {
         **manifest.model_dump(mode="json", include=COUNTS),
         "rejection_rate": manifest.rejected / manifest.received if manifest.received else 0.0,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from vlm_perception.curation.final.groups import recording
 from vlm_perception.curation.tasks import Record
 
 BUCKETS = (224, 448, 896, 1792)
@@ -34,7 +35,7 @@ def health(records: Iterable[Record]) -> dict[str, Any]:
     for record in records:
         images += 1
         sizes[_bucket(record)] += 1
-        recordings[record["source"], record.get("recording", "")] += 1
+        recordings[record["source"], recording(record)] += 1
         captions = record.get("captions", ())
         captioned += bool(captions)
         for caption in captions:

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from vlm_perception.curation.durable import write_bytes
 from vlm_perception.curation.report.examples import captioned, failed, groups, worst
-from vlm_perception.curation.report.figures import figures, made_stages, stale_stages
+from vlm_perception.curation.report.figures import made_stages, stale_stages
 from vlm_perception.outputs.page import page_template
 
 REPORT = "report.html"
@@ -16,8 +17,12 @@ LISTED = 50
 """Failed images."""
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, known: dict[str, Any]) -> Path:
     """Write report.html.
+
+    Args:
+        folder: of the whole set.
+        known: its figures.
 
     Raises:
         CurationError: no stage is complete.
@@ -27,7 +32,7 @@ def write_report(folder: Path) -> Path:
     template = page_template("vlm_perception.curation", "report.html.j2")
     page = template.render(
         name=folder.resolve().name,
-        figures=figures(folder),
+        figures=known,
         stale=stale_stages(folder),
         groups=[*groups(folder, made), *captioned(folder, made)],
         worst=worst(folder, made),
