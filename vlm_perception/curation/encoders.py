@@ -18,7 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.bundle.bundle import VISION_GRAPH, ModelBundle
-from vlm_perception.curation.recipe import BundleEncoder, CheckpointEncoder, CurationError
+from vlm_perception.curation.recipe import (
+    BundleEncoder,
+    CheckpointEncoder,
+    CurationError,
+    path_or_name,
+)
 from vlm_perception.perception.embedding_checks import require_finite
 from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.perception.vision.text_tower import TextTower
@@ -83,8 +88,7 @@ def open_encoder(spec: BundleEncoder | CheckpointEncoder, folder: Path) -> Encod
 
 @lru_cache(_OPEN)
 def _opened(spec: BundleEncoder | CheckpointEncoder, folder: Path) -> Encoder:
-    path = folder / spec.path
-    named = str(path) if path.exists() else spec.path
+    named = path_or_name(folder, spec.path)
     if isinstance(spec, BundleEncoder):
         return _OfBundle(ModelBundle.load(named))
     encoder: Encoder = _with_torch().CheckpointEncoder(named)

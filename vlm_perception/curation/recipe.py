@@ -70,11 +70,19 @@ class ImageFolderSource(_Source):
 
 
 class RecordingSource(_Source):
-    """A video, or a bag of any kind that `replay` reads, at a rate."""
+    """A video, or a bag of any kind that `replay` reads, at a rate or by its key frames."""
 
     kind: Literal["recording"]
     rate_hz: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
+    key_frames: Annotated[str, Field(min_length=1)] | None = None
+    """The bundle whose gate chooses the frames in place of the rate: a path, or its name."""
     topic: str | None = None
+
+    @model_validator(mode="after")
+    def _either(self) -> RecordingSource:
+        if self.key_frames is not None and "rate_hz" in self.model_fields_set:
+            raise ValueError("rate_hz and key_frames both choose the frames; leave one of them out")
+        return self
 
 
 class HarvestSource(_Source):
@@ -337,6 +345,12 @@ class Recipe(_Model):
     quality: Quality | None = None
     final: Final = Final()
     health: Health = Health()
+
+
+def path_or_name(folder: Path, text: str) -> str:
+    """What a recipe names: a path, relative to its folder, if something is there, else a name."""
+    path = folder / text
+    return str(path) if path.exists() else text
 
 
 def read_recipe(folder: Path) -> Recipe:

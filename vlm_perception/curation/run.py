@@ -33,6 +33,7 @@ from vlm_perception.curation.final.shard import do_shard
 from vlm_perception.curation.quality.checked import check_retrieval, check_tasks, do_check
 from vlm_perception.curation.quality.retrieval_check import read_check, require_passed
 from vlm_perception.curation.recipe import RECIPE, CurationError, Recipe, example, read_recipe
+from vlm_perception.curation.sources.key_frames import PLACES
 from vlm_perception.curation.sources.listing import tasks as source_tasks
 from vlm_perception.curation.sources.raw import do_raw
 from vlm_perception.curation.sources.source_digest import digested, source_digest
@@ -63,7 +64,7 @@ from vlm_perception.outputs.console import say
 
 UNFINISHED = ".unfinished"
 BEGUN, MADE, SOURCES = "begun.json", "made.json", "sources.json"
-OWN = {BEGUN, MADE, SOURCES, LISTED, "tasks", "parts", "stage"}
+OWN = {BEGUN, MADE, SOURCES, LISTED, "tasks", "parts", "stage", PLACES}
 """What the folder of an unfinished stage holds."""
 CHANGED = "sources have changed since it was made"
 TIMES = "times.json"

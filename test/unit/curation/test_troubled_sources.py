@@ -175,7 +175,7 @@ def test_losses_at_the_end_of_a_part_are_told_once(tmp_path, monkeypatch):
             return iter(())
 
     monkeypatch.setattr(raw, "open_source", lambda *_: Lossy())
-    task = {"kind": "recording", "path": "drive", "rate_hz": 1.0, "topic": None}
+    task = {"kind": "recording", "path": "drive", "rate_hz": 1.0, "topic": None, "key_frames": None}
     tasks = Tasks(tmp_path)
     tasks.write([{**task, "source": 0, "licence": ""}])
     tasks.do(0, raw.do_raw)

@@ -24,7 +24,9 @@ from vlm_perception.curation.recipe import (
     RecordingSource,
     Source,
     WebDatasetSource,
+    path_or_name,
 )
+from vlm_perception.curation.sources.key_frames import bundle_digest
 from vlm_perception.datasets.captions_file import CAPTIONS_FILE, read_captions
 from vlm_perception.datasets.labelled_objects import OBJECTS_FILE, read_objects
 from vlm_perception.replay.harvest import METADATA
@@ -60,12 +62,15 @@ def tasks(folder: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
                         "language": source.language,
                     }
             case RecordingSource():
+                gate = source.key_frames and path_or_name(folder, source.key_frames)
                 yield {
                     **known,
                     "kind": "recording",
                     "path": str(_existing(path)),
                     "rate_hz": source.rate_hz,
                     "topic": source.topic,
+                    "key_frames": gate,
+                    "bundle": bundle_digest(gate) if gate else "",
                 }
             case _:
                 root, items = _files(source, path, folder)

@@ -16,6 +16,7 @@ from vlm_perception.curation.image_files import (
     stored_image,
     usable_image,
 )
+from vlm_perception.curation.sources.key_frames import Triggers, key_frames
 from vlm_perception.curation.sources.tar_images import tar_images
 from vlm_perception.curation.stage_folder import RAW
 from vlm_perception.curation.tasks import Position, Record
@@ -66,11 +67,12 @@ def _files(task: dict[str, Any], stage: Path, position: Position) -> Found:
 
 
 def _recording(task: dict[str, Any], stage: Path, position: Position) -> Found:
-    """Of each interval of the rate the first frame that can be read."""
+    """Of each interval of the rate the first frame that can be read, or the key frames."""
     path, rate_hz = Path(task["path"]), task["rate_hz"]
     first_ns, interval, skip, told = position or (None, -1, 0, 0)
     try:
         source = _opened(path, task["topic"])
+        triggers = _triggers(task, source, stage.parent)
         for frame in _frames(source, path, skip):
             first_ns = frame.time_ns if first_ns is None else first_ns
             here = int((frame.time_ns - first_ns) * rate_hz / 1e9 + 1e-6)
@@ -78,7 +80,7 @@ def _recording(task: dict[str, Any], stage: Path, position: Position) -> Found:
             place = f"{path.name}#{frame.index}"
             if frame.pixels is None:
                 yield _failed(place, frame.fault_text), passed
-            elif here > interval:
+            elif here > interval if triggers is None else frame.index in triggers:
                 try:
                     image = _of_frame(frame, source.type_name)
                 except ImageError as error:
@@ -86,12 +88,23 @@ def _recording(task: dict[str, Any], stage: Path, position: Position) -> Found:
                     continue
                 interval = here
                 known = _of_recording(path, place, frame, source)
+                if triggers is not None:
+                    known["trigger"] = triggers[frame.index]
                 yield _kept(stage, image, known), (first_ns, interval, frame.index + 1, 0)
         lost = source.losses
     except ReplayError as error:
         lost = [str(error)]
     for count, sentence in enumerate(lost[told:], told + 1):
         yield _failed(path.name, sentence), (first_ns, interval, FOREVER, count)
+
+
+def _triggers(task: dict[str, Any], source: Source, unfinished: Path) -> Triggers | None:
+    """The key frames, where they are wanted."""
+    if task["key_frames"] is None:
+        return None
+    path = Path(task["path"])
+    about, frames = [task["path"], task["topic"]], _frames(source, path, 0)
+    return key_frames(frames, task["key_frames"], task["bundle"], about, unfinished)
 
 
 def _opened(path: Path, topic: str | None) -> Source:
