@@ -32,6 +32,7 @@ from vlm_perception.curation.final.final import final_tasks, with_indexes
 from vlm_perception.curation.final.shard import do_shard
 from vlm_perception.curation.quality.checked import check_retrieval, check_tasks, do_check
 from vlm_perception.curation.quality.retrieval_check import read_check, require_passed
+from vlm_perception.curation.quality.telling import alignment
 from vlm_perception.curation.recipe import RECIPE, CurationError, Recipe, example, read_recipe
 from vlm_perception.curation.sources.key_frames import PLACES
 from vlm_perception.curation.sources.listing import tasks as source_tasks
@@ -117,13 +118,15 @@ def run(folder: Path, options: Options, console: Console) -> None:
             for stage in STAGES[: STAGES.index(options.to) + 1]:
                 _make(folder.resolve(), stage, recipe, options, console)
                 if stage == QUALITY:
-                    _tell_retrieval(folder, console)
+                    _tell_quality(folder, console)
     finally:
         os.close(handle)
 
 
-def _tell_retrieval(folder: Path, console: Console) -> None:
-    """Say what the check has found, and go no further where the set has failed it."""
+def _tell_quality(folder: Path, console: Console) -> None:
+    """Say what the checks have found, and go no further where the set has failed that of all."""
+    for line in alignment(folder / QUALITY):
+        say(console, line)
     require_passed(folder)
     found = read_check(folder)
     if found is not None:

@@ -11,20 +11,22 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from vlm_perception.cli import app
+from vlm_perception.curation.quality.limits import in_scale, limits
 from vlm_perception.curation.quality.pair_thresholds import (
     joint_limits,
     rejected,
     shuffled_partners,
     upper_limit,
 )
+from vlm_perception.curation.recipe import Quality
 from vlm_perception.datasets.roadworld.streets import Streets
 
-SEED, COUNT = 7_000_002, 24
+SEED, COUNT = 7_000_002, 20
 ENCODER = {"kind": "bundle", "path": "roadworld-nano"}
 BOUNDS = {"encoder": ENCODER, "prefix": "", "scale": "cosine", "accept": 0.12, "reject": 0.1}
 
@@ -41,6 +43,8 @@ def streets(tmp_path_factory):
 
 
 def curate(*words, code=0):
+    if words[0] == "run":
+        words = (*words, "--to", "03_quality_checked")
     result = CliRunner().invoke(app, ["curate", *map(str, words)])
     assert result.exit_code == code, result.output
     return " ".join(result.output.split())
@@ -82,7 +86,9 @@ def test_each_pair_is_judged_by_the_scale_of_the_recipe(tmp_path, streets):
     translations = {"encoder": ENCODER, "min_cosine": 0.99}
     quality = {**BOUNDS, "translations": translations, "retrieval": None}
     folder = prepare(tmp_path, images, mixed, quality)
-    assert "24 received" in curate("run", folder)
+    said = curate("run", folder)
+    assert "20 received" in said
+    assert "captions in de to en: 1 of 1 are translations" in said
     first = lines(folder, "kept")[0]
     assert first["id"] == 0
     assert [each["text"] for each in first["captions"]] == [captions[0], captions[0]]
@@ -90,10 +96,10 @@ def test_each_pair_is_judged_by_the_scale_of_the_recipe(tmp_path, streets):
     assert [each["rule"] for each in first["left_out"]] == ["below_reject", "min_cosine"]
     rejected = {each["id"]: each for each in lines(folder, "rejected")}
     assert rejected[1]["rule"] == "no_translation"
-    assert sum(place in rejected for place in range(12, COUNT)) >= 10
+    assert sum(place in rejected for place in range(12, COUNT)) >= 7
     assert sum(place in rejected for place in range(2, 12)) <= 2
     figures = tmp_path / "figures.json"
-    curate("report", folder, "--json", figures)
+    assert "de to en: 1 of 1" in curate("report", folder, "--json", figures)
     told = json.loads(figures.read_text())
     scores = [c["score"] for r in lines(folder, "kept") for c in r["captions"] if "score" in c]
     assert told["stages"][-1]["mean_quality"] == pytest.approx(sum(scores) / len(scores))
@@ -101,12 +107,17 @@ def test_each_pair_is_judged_by_the_scale_of_the_recipe(tmp_path, streets):
     page = (folder / "report.html").read_text()
     assert "score below reject" in page
     assert captions[2] in page
-    kept = [each["id"] for each in lines(folder, "kept")]
-    for scale, times in (("clipscore", 2.5), ("torchmetrics", 100)):
-        bounds = {key: quality[key] * times for key in ("accept", "reject")}
-        prepare(tmp_path, images, mixed, {**quality, **bounds, "scale": scale})
-        curate("run", folder, "--redo", "03_quality_checked")
-        assert [each["id"] for each in lines(folder, "kept")] == kept
+
+
+@pytest.mark.parametrize(
+    ("scale", "times"), [("cosine", 1), ("clipscore", 2.5), ("torchmetrics", 100)]
+)
+def test_the_same_limits_on_each_scale(tmp_path, scale, times):
+    asked = {"encoder": ENCODER, "scale": scale, "accept": 0.28 * times, "reject": 0.2 * times}
+    quality = Quality.model_validate(asked)
+    known = limits(tmp_path, quality, "any")
+    assert (known.accept, known.reject) == pytest.approx((0.28, 0.2))
+    assert in_scale(0.3, quality) == pytest.approx(0.3 * times)
 
 
 @pytest.mark.parametrize(
@@ -152,26 +163,25 @@ def test_thresholds_are_calibrated_for_an_encoder_and_prefix(tmp_path, streets):
     assert "no calibrated threshold of copies" in curate("run", folder, code=2)
     assert "--to 02_captioned" in curate("calibrate", folder, code=2)
     assert "no calibrated thresholds of pairs" in curate("run", folder, code=2)
-    assert "good pairs │ 24" in curate("calibrate", folder)
+    assert "good pairs │ 20" in curate("calibrate", folder)
     curate("run", folder)
     # At most a tenth lies below the limit, and no shuffled pair above it.
-    assert len(lines(folder, "kept")) >= 22
+    assert len(lines(folder, "kept")) >= 18
     prepare(tmp_path, *streets, asked | {"prefix": "a photo of "}, filter=copies)
     assert "with the prefix ''" in curate("run", folder, "--redo", "03_quality_checked", code=2)
     prepare(tmp_path, *streets, asked | {"reject_contradicted": True}, filter=copies)
     assert "for other rules" in curate("run", folder, "--redo", "03_quality_checked", code=2)
-    curate("calibrate", folder)
-    assert "quality.thresholds" not in curate("status", folder)
-    curate("run", folder, "--redo", "03_quality_checked")
     known = json.loads((folder / "thresholds.json").read_text())
     known["quality"]["absent"] += 1
     (folder / "thresholds.json").write_text(json.dumps(known))
     assert "thresholds.quality.absent was" in curate("status", folder)
 
 
+FEW = settings(deadline=None, max_examples=40)
 SCORES = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=60)
 
 
+@FEW
 @given(st.lists(st.tuples(*[st.floats(-1, 1, width=32)] * 3), min_size=1), st.floats(0.01, 0.99))
 def test_limits_reject_no_more_good_pairs_than_asked(rows, share):
     figures = dict(zip("abc", np.array(rows).T, strict=True))
@@ -182,6 +192,7 @@ def test_limits_reject_no_more_good_pairs_than_asked(rows, share):
         assert limits[name] <= alone[name]
 
 
+@FEW
 @given(SCORES, SCORES, st.floats(0.01, 0.99))
 def test_what_equals_both_limits_is_taken(good, shuffled, share):
     lower = joint_limits({"cosine": np.array(good)}, share)["cosine"]
@@ -191,6 +202,7 @@ def test_what_equals_both_limits_is_taken(good, shuffled, share):
     assert upper >= np.nextafter(lower, -np.inf)
 
 
+@FEW
 @given(st.lists(st.frozensets(st.sampled_from("abcd"), min_size=1), min_size=1), st.integers(0, 9))
 def test_captions_of_others_are_none_of_an_images_own(texts, seed):
     for image, partner in enumerate(shuffled_partners(texts, seed)):
@@ -198,23 +210,37 @@ def test_captions_of_others_are_none_of_an_images_own(texts, seed):
         assert partner in others if others else partner == image
 
 
+def test_the_exam_tells_wrong_captions_from_right_ones(tmp_path):
+    figures = tmp_path / "curation.json"
+    words = ["evaluate", "curation", "--scenes", "20", "--json", str(figures)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    known = json.loads(figures.read_text())
+    for rules in known["hard_captions"].values():
+        assert rules["right_kept"] >= 0.7
+        assert rules["auc"]["weather"] > 0.9
+        assert rules["auc"]["swapped"] > 0.8
+        assert rules["pairs"]["right"] == 20
+    assert known["retrieval_miss_at_10"]["shuffled"]["kept"] <= 18
+
+
 def test_without_rules_all_pass(tmp_path, streets):
     folder = prepare(tmp_path, streets[0], streets[1], None)
-    assert "24 passed on as they are: the recipe has no `quality`" in curate("run", folder)
-    assert "24 passed on as they are" in curate("status", folder)
+    assert "20 passed on as they are: the recipe has no `quality`" in curate("run", folder)
+    assert "20 passed on as they are" in curate("status", folder)
     assert len(lines(folder, "kept")) == COUNT
 
 
 def test_doubtful_captions_are_written_again_while_there_are_tries(tmp_path, streets):
     images, captions = streets
-    doubtful = [f"a street with {caption.split(' with ')[-1]}" for caption in captions]
+    doubtful = [f"a street with {caption.split(' with ')[-1]}" for caption in captions[:8]]
     captioner = {"captioner": ENCODER, "languages": ["en"]}
     quality = {**BOUNDS, "accept": 0.19, "reject": -1, "retrieval": None}
     folder = prepare(tmp_path, images, doubtful, quality, captions=captioner)
     curate("run", folder)
     kept = lines(folder, "kept")
     again = [each for each in kept if "by" in each["captions"][0]]
-    assert len(again) >= 3
+    assert again
     for record in again:
         assert record["captions"][-1]["score"] > 0.19
         assert record["left_out"][0]["text"] == doubtful[record["id"]]

@@ -12,6 +12,7 @@ import typer
 
 from vlm_perception.cli.evaluate.images import (
     evaluate_cost,
+    evaluate_curation,
     evaluate_hallucination,
     evaluate_lmms,
     evaluate_pope,
@@ -234,6 +235,7 @@ def evaluate_following(
 
 
 app.command("hallucination")(evaluate_hallucination)
+app.command("curation")(evaluate_curation)
 app.command("retrieval")(evaluate_retrieval)
 app.command("cost")(evaluate_cost)
 app.command("pope")(evaluate_pope)

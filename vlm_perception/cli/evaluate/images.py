@@ -111,6 +111,28 @@ def evaluate_retrieval(
     report(evaluation, json_file, bundle, data, scenes or 1000, out, skip_broken=skip_broken)
 
 
+def evaluate_curation(
+    bundle: BundleOption = "roadworld-nano",
+    scenes: Annotated[
+        int,
+        typer.Option(min=20, help="Number of scenes of the road world, for each of two halves."),
+    ] = 500,
+    false_reject: Annotated[
+        float, typer.Option(min=0.01, max=0.5, help="Share of right captions that may be left out.")
+    ] = 0.1,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure how well `curate` tells captions with one fault from right ones.
+
+    The faults: an object added, removed or swapped, a wrong count, wrong weather. Thresholds are
+    calibrated on other scenes. Prints for the score alone, and with the rules of the tagger, the
+    area under the curve of each fault, which share is removed, and which of the right ones stay.
+
+    `vlm-perception evaluate curation --scenes 500 --json curation.json`
+    """
+    report("vlm_perception.curation.quality.exam", json_file, bundle, scenes, false_reject)
+
+
 def evaluate_cost(
     bundle: BundleOption = "roadworld-nano",
     scenes: Annotated[

@@ -7,11 +7,10 @@ All of it goes through the journal: another machine may compute other last digit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +19,9 @@ from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.curation.encoders import Encoder, open_encoder
 from vlm_perception.curation.image_files import decode, read_file
 from vlm_perception.curation.journal import Journal
+from vlm_perception.curation.quality.tags import Margins, Tags
 from vlm_perception.curation.recipe import BundleEncoder, Quality
 from vlm_perception.curation.tasks import Record
-from vlm_perception.datasets.object_mentions import ObjectNames
-from vlm_perception.datasets.roadworld.world import SCENE_LABELS
-from vlm_perception.evaluation.hallucination.synonyms import SYNONYMS_FILE, read_names
-from vlm_perception.perception.vision.vocabulary import VocabularyBuilder
 
 DIGITS = 6
 
@@ -35,10 +31,10 @@ class Evidence:
     """What is known of an image and a caption."""
 
     cosine: float
-    named: Mapping[str, float]
-    """By label that the caption names, how far the image's log-odds lie above its threshold."""
-    unnamed: Mapping[str, float]
-    """The same of the labels that it does not name."""
+    named: Margins
+    """Of the labels that the caption names."""
+    unnamed: Margins
+    """Of those that it does not name."""
 
 
 class PairScores:
@@ -106,69 +102,37 @@ class PairScores:
         """
         return self._embedded(record)
 
-    def tags(self, record: Record) -> dict[str, float]:
-        """By label how far the image's log-odds lie above the label's threshold.
-
-        Empty where the encoder is no bundle: it has no tags of its own.
-
-        Raises:
-            ImageError: the image cannot be read.
-        """
-        if not isinstance(self._quality.encoder, BundleEncoder):
-            return {}
-        request = {"kind": "tags", "encoder": self.encoder.digest}
-        known = self._journal.known(record["sha256"], request)
-        if known is None:
-            found = self._vocabulary.margins(
-                self._vocabulary.probabilities(self._embedded(record)[np.newaxis])
-            )[0]
-            margins = {
-                label: round(float(value), DIGITS)
-                for label, value in zip(self._vocabulary.labels, found, strict=True)
-                if np.isfinite(value)
-            }
-            known = self._journal.add(record["sha256"], request, margins)
-        return dict(known)
-
     def evidence(self, record: Record, texts: Sequence[str]) -> list[Evidence]:
         """What speaks for and against each caption of an image.
 
         Raises:
             ImageError: the image cannot be read.
         """
-        margins = self.tags(record) if texts else {}
-        cosines = self.cosines(record, texts)
-        return [
-            Evidence(cosine, *self._named(text, margins))
-            for cosine, text in zip(cosines, texts, strict=True)
-        ]
+        if not texts:
+            return []
+        margins, cosines = self._margins(record), self.cosines(record, texts)
+        parted = [self._tags.parted(text, margins) if self._tags else ({}, {}) for text in texts]
+        return [Evidence(each, *parts) for each, parts in zip(cosines, parted, strict=True)]
 
-    def _named(
-        self, text: str, margins: Mapping[str, float]
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        named = self.names.named(text) if margins else frozenset()
-        known = {label: margins[label] for label in sorted(self.names.labels & margins.keys())}
-        return (
-            {label: margin for label, margin in known.items() if label in named},
-            {label: margin for label, margin in known.items() if label not in named},
-        )
-
-    @cached_property
-    def names(self) -> ObjectNames:
-        """Finds the encoder's labels of objects in texts, with the synonyms beside the recipe.
-
-        Weather and daylight, as the road world calls them, are no objects.
-        """
-        if not isinstance(self._quality.encoder, BundleEncoder):
-            return ObjectNames(())
-        things = [label for label in self._vocabulary.labels if label not in SCENE_LABELS]
-        return read_names(self._folder / SYNONYMS_FILE, things)
+    def _margins(self, record: Record) -> dict[str, float]:
+        if self._tags is None:
+            return {}
+        request = {"kind": "tags", "encoder": self.encoder.digest}
+        known = self._journal.known(record["sha256"], request)
+        if known is None:
+            margins = self._tags.margins(self._embedded(record))
+            shown = {label: round(margin, DIGITS) for label, margin in margins.items()}
+            known = self._journal.add(record["sha256"], request, shown)
+        return dict(known)
 
     @cached_property
-    def _vocabulary(self) -> Any:
-        path = self._folder / self._quality.encoder.path
-        named = str(path) if path.exists() else self._quality.encoder.path
-        return VocabularyBuilder(ModelBundle.load(named)).build(None, 1)
+    def _tags(self) -> Tags | None:
+        """Those of the encoder; None: it is no bundle, and has none."""
+        spec = self._quality.encoder
+        if not isinstance(spec, BundleEncoder):
+            return None
+        path = self._folder / spec.path
+        return Tags(ModelBundle.load(str(path) if path.exists() else spec.path), self._folder)
 
     def _embedded(self, record: Record) -> NDArray[np.float32]:
         if self._image is None or self._image[0] != record["sha256"]:

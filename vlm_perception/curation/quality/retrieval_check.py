@@ -7,11 +7,12 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from vlm_perception.common.errors import RunError
@@ -138,15 +139,28 @@ def _kept_ranks(
 def _ranks(
     records: Sequence[Record], captions: Sequence[Sequence[str]], scores: PairScores
 ) -> list[int]:
+    images = np.stack([scores.image(record) for record in records])
+    return caption_ranks(images, captions, scores.texts)
+
+
+def caption_ranks(
+    images: NDArray[np.float32],
+    captions: Sequence[Sequence[str]],
+    embed: Callable[[Sequence[str]], NDArray[np.float32]],
+) -> list[int]:
     """How many different captions stand before the best right one, for each image.
 
     A text is right for each image that has it, so that identical captions are hits; of the right
     ones of an image, the best counts.
+
+    Args:
+        images: embeddings, [N, D].
+        captions: of each, one or more.
+        embed: embeds captions, [M, D].
     """
     texts = list(dict.fromkeys(text for each in captions for text in each))
     place = {text: number for number, text in enumerate(texts)}
-    rows = scores.texts(texts)
-    images = np.stack([scores.image(record) for record in records])
+    rows = embed(texts)
     best = [
         max((place[text] for text in each), key=lambda number: float(image @ rows[number]))
         for image, each in zip(images, captions, strict=True)

@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
+from vlm_perception.curation.durable import read_lines
 from vlm_perception.curation.quality.checked import (
     BELOW_ACCEPT,
     BELOW_REJECT,
@@ -17,6 +20,7 @@ from vlm_perception.curation.quality.checked import (
     UNALIGNED,
     UNTRANSLATED,
 )
+from vlm_perception.curation.stage_folder import KEPT, REJECTED
 from vlm_perception.curation.tasks import Record
 
 QUALITY_RULES = {
@@ -60,3 +64,16 @@ def pairs_by_language(records: Iterable[Record]) -> dict[str, dict[str, int]]:
                 counts["compared"] += 1
                 counts["passed"] += "rule" not in caption
     return dict(sorted(found.items()))
+
+
+def alignment(stage: Path) -> list[str]:
+    """A sentence for each pair of languages that 03_quality_checked has compared.
+
+    Args:
+        stage: its folder.
+    """
+    records = chain.from_iterable(read_lines(stage / file) for file in (KEPT, REJECTED))
+    return [
+        f"captions in {pair}: {counts['passed']} of {counts['compared']} are translations"
+        for pair, counts in pairs_by_language(records).items()
+    ]

@@ -12,7 +12,7 @@ from typing import Any
 from vlm_perception.curation.copy_table import copy_table
 from vlm_perception.curation.durable import read_lines
 from vlm_perception.curation.quality.retrieval_check import read_check
-from vlm_perception.curation.quality.telling import pairs_by_language
+from vlm_perception.curation.quality.telling import alignment, pairs_by_language
 from vlm_perception.curation.recipe import CurationError, read_recipe
 from vlm_perception.curation.report.health import health
 from vlm_perception.curation.report.seen import Observer, observer
@@ -85,9 +85,18 @@ def _quality(folder: Path, stages: Sequence[str]) -> dict[str, Any]:
 
 
 def summary(folder: Path) -> list[str]:
-    """A line for each stage that is complete."""
-    known = [f"{each.name}: {told(each)}" for each in made_stages(folder)]
-    return [*known, *stale_stages(folder)]
+    """A line for each stage that is complete, and for what was found of captions."""
+    made = made_stages(folder)
+    known = [f"{each.name}: {told(each)}" for each in made]
+    return [*known, *caption_findings(folder, [each.name for each in made]), *stale_stages(folder)]
+
+
+def caption_findings(folder: Path, stages: Sequence[str]) -> list[str]:
+    """Sentences on what 03_quality_checked has found of all captions; none if it is not there."""
+    if QUALITY not in stages:
+        return []
+    check = read_check(folder)
+    return [*alignment(folder / QUALITY), *([check.told] if check else [])]
 
 
 def stale_stages(folder: Path) -> list[str]:
