@@ -38,6 +38,7 @@ NO_FAILURE = {"EndedError", "ConnectionMade"}
 ASKED_FOR = {
     # Validators of pydantic.
     "bundle/manifest.py",
+    "curation/recipe.py",
     "deploy/compression/precision_config.py",
     "deploy/checkpoints/bundle_yaml.py",
     "deploy/tables/models.py",
@@ -51,6 +52,7 @@ ASKED_FOR = {
 """Where a library wants ValueError and nothing else."""
 READS_DAMAGED = {
     ("common/yaml_files.py", "parse_yaml"),
+    ("datasets/final_set.py", "image"),
     ("perception/served/record.py", "read"),
     ("replay/resume.py", "read_checkpoint"),
     ("replay/resume.py", "restore"),

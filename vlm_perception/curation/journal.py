@@ -33,8 +33,9 @@ class Journal:
             sha256: of the image's file.
             request: what was asked, and of whom; the order of its keys does not matter.
         """
+        file = self._file(sha256, request)
         try:
-            entry = json.loads(self._file(sha256, request).read_bytes())
+            entry = json.loads(file.read_bytes())
         except FileNotFoundError:
             return None
         # A disk may lose what it said it had written.
