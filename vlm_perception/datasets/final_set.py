@@ -272,5 +272,5 @@ def _part(stream: Any, part: tuple[int, int]) -> bytes:
     stream.seek(offset)
     content: bytes = stream.read(size)
     if len(content) != size:
-        raise ValueError("it ends early")
+        raise OSError("it ends early")
     return content
