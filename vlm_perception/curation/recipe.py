@@ -300,6 +300,12 @@ class Quality(_Model):
             raise ValueError(_THRESHOLDS)
         if self.accept is not None and self.reject is not None and self.reject > self.accept:
             raise ValueError("`reject` must not be above `accept`")
+        tagged = self.reject_contradicted or self.reject_incomplete
+        if tagged and not isinstance(self.encoder, BundleEncoder):
+            raise ValueError(
+                "`reject_contradicted` and `reject_incomplete` need the tags of a bundle; take an "
+                "encoder of kind bundle, or leave them out"
+            )
         return self
 
 

@@ -127,6 +127,10 @@ def test_the_same_limits_on_each_scale(tmp_path, scale, times):
         ({"accept": None}, "`thresholds: calibrated`"),
         ({"thresholds": "calibrated"}, "takes the place"),
         ({"reject": 0.3}, "must not be above"),
+        (
+            {"encoder": {"kind": "checkpoint", "path": "x"}, "reject_incomplete": True},
+            "need the tags of a bundle",
+        ),
     ],
 )
 def test_thresholds_without_their_meaning_are_refused(tmp_path, streets, changed, said):

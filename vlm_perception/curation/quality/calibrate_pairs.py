@@ -100,6 +100,7 @@ def found(
         false_accept=quality.false_accept,
         false_reject=quality.false_reject,
         rules=asked,
+        tagged=any(each.named or each.unnamed for each in good),
         pairs=len(good),
         seed=seed,
         accepted=float(taken.mean()),
@@ -188,12 +189,15 @@ def _evidence(
 
 def told(thresholds: PairThresholds) -> Mapping[str, str]:
     """What a table shows, by what it is."""
+    tags = {
+        "absent: log-odds below a label's threshold": f"{thresholds.absent:.2f}",
+        "there: log-odds above it": f"{thresholds.there:.2f}",
+    }
     return {
         "good pairs": f"{thresholds.pairs}",
         "accept: cosines above it": f"{thresholds.accept:.4f}",
         "reject: cosines below it": f"{thresholds.reject:.4f}",
-        "absent: log-odds below a label's threshold": f"{thresholds.absent:.2f}",
-        "there: log-odds above it": f"{thresholds.there:.2f}",
+        **(tags if thresholds.tagged else {}),
         "rules that reject": ", ".join(thresholds.rules),
         "good pairs rejected": f"{thresholds.rejected:.1%} (asked: {thresholds.false_reject:.1%})",
         "shuffled pairs taken": f"{thresholds.accepted:.1%} (asked: {thresholds.false_accept:.1%})",

@@ -43,6 +43,8 @@ class PairThresholds(Limits):
     false_reject: float
     rules: tuple[str, ...]
     """Those that reject, which together reject as many good pairs as was asked."""
+    tagged: bool
+    """Whether the encoder has tags: else `absent` and `there` say nothing."""
     pairs: int
     """Good ones; there are as many shuffled ones."""
     seed: int
