@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vlm_perception.curation.bundles import BUNDLES, bundle_digests, changed_bundles
 from vlm_perception.curation.calibrated import referred_to
 from vlm_perception.curation.durable import json_line, sync_folder, whole_file, write_bytes
 from vlm_perception.curation.recipe import CurationError, Recipe, changes
@@ -69,7 +70,7 @@ class Manifest(BaseModel):
 
 
 def recipe_part(folder: Path, stage: str, recipe: Recipe) -> dict[str, Any]:
-    """What a stage depends on, with the calibrated thresholds that the recipe refers to.
+    """What a stage depends on, with the calibrated thresholds and the bundles that it refers to.
 
     Raises:
         CurationError: the file of these is damaged.
@@ -77,8 +78,8 @@ def recipe_part(folder: Path, stage: str, recipe: Recipe) -> dict[str, Any]:
     if stage == FINAL:
         return recipe.model_dump(mode="json", include={"final": True, **GROUPING})
     part = recipe.model_dump(mode="json", include=set(DEPENDS_ON[stage]), exclude=GROUPING)
-    thresholds = referred_to(folder, part)
-    return {**part, "thresholds": thresholds} if thresholds else part
+    known = {"thresholds": referred_to(folder, part), BUNDLES: bundle_digests(folder, part)}
+    return {**part, **{name: content for name, content in known.items() if content}}
 
 
 def missing_part(manifest: Manifest) -> str:
@@ -106,7 +107,9 @@ def read_manifest(folder: Path, stage: str) -> Manifest | None:
 
 def why_stale(folder: Path, stage: str, manifest: Manifest, recipe: Recipe) -> str:
     """What has changed since a stage was made; empty: nothing."""
-    different = changes(manifest.recipe, recipe_part(folder, stage, recipe))
+    old, new = dict(manifest.recipe), recipe_part(folder, stage, recipe)
+    bundles = changed_bundles(old.pop(BUNDLES, {}), new.pop(BUNDLES, {}))
+    different = [*changes(old, new), *bundles]
     if different:
         return "; ".join(different)
     return "" if input_digest(folder, stage) == manifest.input else f"{before(stage)} has changed"

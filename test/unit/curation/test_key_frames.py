@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import cv2
 import pytest
 import yaml
+from support.edited_bundle import edited
 from support.recordings import START_NS, STEP_NS, write
 from typer.testing import CliRunner
 
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.cli import app
 from vlm_perception.curation.recipe import read_recipe
 from vlm_perception.curation.sources import key_frames
@@ -44,9 +47,13 @@ def taken(folder):
     return lambda position: do_raw(task, folder / ".unfinished", position)
 
 
+def run(folder):
+    result = CliRunner().invoke(app, ["curate", "run", str(folder), "--to", "00_raw"])
+    return result.exit_code, " ".join(result.output.split())
+
+
 def test_key_frames_are_the_first_the_changed_and_the_oldest(folder):
-    run = CliRunner().invoke(app, ["curate", "run", str(folder), "--to", "00_raw"])
-    assert run.exit_code == 0, run.output
+    assert run(folder)[0] == 0
     kept = [json.loads(line) for line in (folder / "00_raw" / "kept.jsonl").open()]
     at = {(each["stamp_ns"] - START_NS) // STEP_NS: each["trigger"] for each in kept}
     assert next(iter(at.items())) == (0, "first")
@@ -70,14 +77,27 @@ def test_an_interrupted_task_goes_on_without_looking_again(folder, monkeypatch):
         assert [record for record, _ in rest] == [record for record, _ in whole[done + 1 :]]
 
 
-def test_another_bundle_is_another_source(folder):
-    (folder / "recipe.yaml").write_text(
-        (folder / "recipe.yaml").read_text().replace("roadworld-nano", "nowhere")
-    )
-    run = CliRunner().invoke(app, ["curate", "run", str(folder)])
-    assert run.exit_code == 2
-    assert "nowhere" in run.output
-    source = {"kind": "recording", "path": "../drive", "key_frames": "x", "rate_hz": 2.0}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({"sources": [source]}))
-    run = CliRunner().invoke(app, ["curate", "run", str(folder)])
-    assert (run.exit_code, "leave one of them out" in " ".join(run.output.split())) == (2, True)
+def test_a_bundle_that_was_replaced_makes_stages_stale(folder):
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("roadworld-nano", "../bundle"))
+    bundle, own = folder.parent / "bundle", ModelBundle.load("roadworld-nano").path
+    bundle.symlink_to(own)
+    assert run(folder)[0] == 0
+    bundle.unlink()
+    # What is not here has not changed.
+    assert run(folder)[0] == 0
+    shutil.copytree(own, bundle)
+    edited(bundle, lambda content: content.update(name="another"))
+    code, output = run(folder)
+    assert (code, "the bundle ../bundle is another one now" in output) == (2, True)
+
+
+def test_key_frames_need_a_bundle_and_no_rate(folder):
+    recipe = folder / "recipe.yaml"
+    text = recipe.read_text()
+    recipe.write_text(text.replace("roadworld-nano", "nowhere"))
+    code, output = run(folder)
+    assert (code, "nowhere" in output) == (2, True)
+    recipe.write_text(text.replace("path:", "rate_hz: 2.0\n  path:"))
+    code, output = run(folder)
+    assert (code, "leave one of them out" in output) == (2, True)

@@ -84,8 +84,8 @@ class _Gate:
         bundle = ModelBundle.load(name_or_path)
         if bundle.digest != digest:
             raise CurationError(
-                f"the bundle {name_or_path} changed since the stage was begun; put the old one "
-                "back, or begin the stage again with --redo 00_raw"
+                f"the bundle {name_or_path} was replaced while the stage was made; run again, and "
+                "the stage is begun again"
             )
         self._encoder = VisionEncoder(bundle)
         width = bundle.manifest.vision.embedding_width

@@ -42,8 +42,6 @@ def _lines(task: dict[str, Any]) -> Iterator[Any]:
             yield item, _state(Path(task["root"]) / item["path"])
         return
     path = Path(task["path"])
-    if task.get("bundle"):
-        yield task["bundle"]
     yield path.name, _state(path)
     # A recording may be a folder.
     for folder, below, names in os.walk(path):
