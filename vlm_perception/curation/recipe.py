@@ -355,7 +355,7 @@ class Recipe(_Model):
 
 def path_or_name(folder: Path, text: str) -> str:
     """What a recipe names: a path, relative to its folder, if something is there, else a name."""
-    path = folder / text
+    path = folder / Path(text).expanduser()
     return str(path) if path.exists() else text
 
 

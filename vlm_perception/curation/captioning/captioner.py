@@ -24,6 +24,7 @@ from vlm_perception.curation.recipe import (
     Captions,
     CurationError,
     EndpointCaptioner,
+    path_or_name,
 )
 from vlm_perception.curation.tasks import Record
 from vlm_perception.media.image_errors import ImageError
@@ -267,8 +268,7 @@ def _opened(captions_json: str, folder: Path) -> Captioner:
     assert spec is not None
     if isinstance(spec, EndpointCaptioner):
         return Captioner(EndpointWriter(spec, folder, captions.max_tokens), captions, folder)
-    path = folder / Path(spec.path).expanduser()
-    name = str(path) if path.exists() else spec.path
+    name = path_or_name(folder, spec.path)
     if isinstance(spec, BundleCaptioner):
         return Captioner(BundleWriter(name, captions.max_tokens), captions, folder)
     try:

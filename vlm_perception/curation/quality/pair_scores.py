@@ -20,7 +20,7 @@ from vlm_perception.curation.encoders import Encoder, open_encoder
 from vlm_perception.curation.image_files import decode, read_file
 from vlm_perception.curation.journal import Journal
 from vlm_perception.curation.quality.tags import Margins, Tags
-from vlm_perception.curation.recipe import BundleEncoder, Quality
+from vlm_perception.curation.recipe import BundleEncoder, Quality, path_or_name
 from vlm_perception.curation.tasks import Record
 
 DIGITS = 6
@@ -131,8 +131,7 @@ class PairScores:
         spec = self._quality.encoder
         if not isinstance(spec, BundleEncoder):
             return None
-        path = self._folder / spec.path
-        return Tags(ModelBundle.load(str(path) if path.exists() else spec.path), self._folder)
+        return Tags(ModelBundle.load(path_or_name(self._folder, spec.path)), self._folder)
 
     def _embedded(self, record: Record) -> NDArray[np.float32]:
         if self._image is None or self._image[0] != record["sha256"]:

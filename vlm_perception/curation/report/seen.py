@@ -16,7 +16,7 @@ from rich.progress import track
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.curation.image_files import decode, read_file
 from vlm_perception.curation.journal import Journal
-from vlm_perception.curation.recipe import BundleCaptioner, BundleEncoder, Recipe
+from vlm_perception.curation.recipe import BundleCaptioner, BundleEncoder, Recipe, path_or_name
 from vlm_perception.curation.tasks import Record
 from vlm_perception.media.image_errors import ImageError
 from vlm_perception.perception.language.model import LanguageModel
@@ -123,8 +123,7 @@ def observer(folder: Path, recipe: Recipe) -> Observer | None:
     named = recipe.health.bundle or next(_bundles(recipe), None)
     if named is None or not recipe.health.images:
         return None
-    path = folder / named
-    bundle = ModelBundle.load(str(path) if path.exists() else named)
+    bundle = ModelBundle.load(path_or_name(folder, named))
     return Observer(folder, bundle, recipe.health.images)
 
 
