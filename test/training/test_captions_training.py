@@ -21,7 +21,7 @@ from torch.nn import functional
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.curation import run as curation
 from vlm_perception.datasets.final_set import FinalSetError
-from vlm_perception.deploy.checkpoints.load import load_dual
+from vlm_perception.deploy.checkpoints.load import load_checkpoint, load_dual
 from vlm_perception.training import captions, loop
 from vlm_perception.training.captions import Recipe, sigmoid_losses, softmax_losses, train
 from vlm_perception.training.loop import Schedule
@@ -78,8 +78,9 @@ def test_the_loss_falls_and_a_broken_run_is_an_unbroken_one(
         train(checkpoint, coloured, tmp_path / "broken", FEW)
     monkeypatch.setattr(objective, "losses", losses)
     again = train(checkpoint, coloured, tmp_path / "broken", FEW)
-    _, one = load_dual(trained)
-    _, other = load_dual(again)
+    _, one = load_dual(trained / "dual")
+    _, other = load_dual(again / "dual")
+    assert load_checkpoint(trained, "auto").language_tower is not None
     for name, weight in one.state_dict().items():
         assert torch.equal(weight, other.state_dict()[name]), name
     with pytest.raises(FinalSetError, match="another seed"):

@@ -23,14 +23,24 @@ FolderArgument = Annotated[Path, typer.Argument(help="The folder of the set.")]
 
 
 @app.command("init")
-def curate_init(folder: FolderArgument) -> None:
+def curate_init(
+    folder: FolderArgument,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Images to begin with: a bag, a video, a harvest, a folder of images, with "
+            "captions.jsonl or without, or a tar of WebDataset; repeatable."
+        ),
+    ] = None,
+) -> None:
     """Write a recipe to start from: recipe.yaml, whose comments explain each key.
 
-    `vlm-perception curate init out/set`
+    `vlm-perception curate init out/set --source out/harvest`
     """
     with plain_errors():
-        file = _run().init(folder)
-    say(Console(), f"{file}: name your sources in it, then `vlm-perception curate run {folder}`")
+        file = _run().init(folder, source or ())
+    what = "look at it" if source else "name your sources in it"
+    say(Console(), f"{file}: {what}, then `vlm-perception curate run {folder}`")
 
 
 @app.command("run")

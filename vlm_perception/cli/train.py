@@ -94,8 +94,10 @@ def train_captions(
         trained = module.train(checkpoint, data, out, module.Recipe(seed, schedule))
     console = Console()
     console.print(f"checkpoint: {trained}", soft_wrap=True, markup=False)
+    whole = (trained / "bundle.yaml").exists()
+    shown = shlex.quote(str(trained if whole else trained / "dual"))
     console.print(
-        f"next: vlm-perception export --dual {shlex.quote(str(trained))} --out models/NAME",
+        f"next: vlm-perception export {'' if whole else '--dual '}{shown} --out models/NAME",
         soft_wrap=True,
         markup=False,
     )

@@ -25,6 +25,8 @@ from vlm_perception.datasets.captions_file import UNKNOWN, is_language
 
 RECIPE = "recipe.yaml"
 ROUNDING = 1e-6
+_FIRST_SOURCE = "  # All image files of a folder"
+"""What the example's source begins with; an empty line ends it."""
 
 
 class CurationError(VlmPerceptionError):
@@ -378,9 +380,16 @@ def read_recipe(folder: Path) -> Recipe:
         raise CurationError(f"{file} cannot be read: {error}") from error
 
 
-def example() -> str:
-    """The recipe that `init` writes."""
-    return (files(__package__) / "templates" / RECIPE).read_text(encoding="utf-8")
+def example(sources: str = "") -> str:
+    """The recipe that `init` writes.
+
+    Args:
+        sources: entries that take the place of the example's source.
+    """
+    text = (files(__package__) / "templates" / RECIPE).read_text(encoding="utf-8")
+    before, begin, rest = text.partition(_FIRST_SOURCE)
+    _, end, after = rest.partition("\n\n")
+    return f"{before}{sources}{end}{after}" if sources else f"{before}{begin}{rest}"
 
 
 def changes(old: Any, new: Any, place: str = "") -> list[str]:

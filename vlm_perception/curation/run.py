@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from vlm_perception.curation.quality.checked import check_retrieval, check_tasks
 from vlm_perception.curation.quality.retrieval_check import read_check, require_passed
 from vlm_perception.curation.quality.telling import alignment
 from vlm_perception.curation.recipe import RECIPE, CurationError, Recipe, example, read_recipe
+from vlm_perception.curation.sources.guess import source_lines
 from vlm_perception.curation.sources.key_frames import PLACES
 from vlm_perception.curation.sources.listing import tasks as source_tasks
 from vlm_perception.curation.sources.raw import do_raw
@@ -87,18 +88,23 @@ class Options:
     engine: Engine = field(default_factory=Engine)
 
 
-def init(folder: Path) -> Path:
+def init(folder: Path, sources: Sequence[str] = ()) -> Path:
     """Write a recipe to start from.
 
+    Args:
+        folder: for the set.
+        sources: paths of images, of any kind; none of them: the recipe has an example.
+
     Raises:
-        CurationError: there is one.
+        CurationError: there is one, or it is not plain what a source is.
         OSError: it cannot be written.
     """
     file = folder / RECIPE
     if os.path.lexists(file):
         raise CurationError(f"{file} exists; edit it, or choose another folder")
+    text = example(source_lines(folder, sources))
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, example().encode())
+    write_bytes(file, text.encode())
     return file
 
 

@@ -39,7 +39,10 @@ from vlm_perception.training.loop import Schedule, fit
 
 VERB = "train captions"
 CHECKPOINT, WORK, DUAL = "checkpoint", "work", "dual"
-RESULTS = (f"{CHECKPOINT}/*/*",)
+RESULTS = (f"{CHECKPOINT}/*", f"{CHECKPOINT}/*/*")
+BESIDE = ("bundle.yaml", "MODEL_CARD.md", "vlm")
+"""What is carried along from the checkpoint directory that the dual encoder is part of. The
+language model keeps the vision tower that it was trained with; a temporal module would not fit."""
 TRAIN = "train"
 LARGEST_SCALE = 100.0
 """Of the cosines, as in CLIP's training."""
@@ -72,7 +75,8 @@ def train(checkpoint: str, data: Path, out: Path, recipe: Recipe) -> Path:
         recipe: what is done.
 
     Returns:
-        The trained checkpoint, `out`/checkpoint/dual.
+        `out`/checkpoint, which has `dual/`, and what else is needed to export it, where the
+        encoder came from a whole checkpoint directory.
 
     Raises:
         ExportError: the checkpoint cannot be used.
@@ -90,8 +94,9 @@ def train(checkpoint: str, data: Path, out: Path, recipe: Recipe) -> Path:
         weights = LOSS_WEIGHTS[objective.family.text.score]
         fit(objective, objective.losses, weights, recipe.schedule, work, "dual encoder")
         _save(objective.model, folder, results.work / CHECKPOINT / DUAL)
+        _carry_along(folder, results.work / CHECKPOINT)
         results.publish()
-    return out / CHECKPOINT / DUAL
+    return out / CHECKPOINT
 
 
 def _split(data: Path) -> FinalSplit:
@@ -219,6 +224,17 @@ def softmax_losses(logits: Tensor, same: Tensor) -> dict[str, Tensor]:
 def _digest(folder: Path) -> str:
     lines = [f"{file.name} {file_sha256(file)}\n" for file in sorted(weight_files(folder))]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _carry_along(source: Path, place: Path) -> None:
+    """Copy what is beside a dual encoder in a checkpoint directory."""
+    if source.name != DUAL:
+        return
+    for name in BESIDE:
+        if (source.parent / name).is_dir():
+            shutil.copytree(source.parent / name, place / name)
+        elif (source.parent / name).is_file():
+            shutil.copy(source.parent / name, place)
 
 
 def _save(model: Model, source: Path, place: Path) -> None:

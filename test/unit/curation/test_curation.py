@@ -297,6 +297,29 @@ def test_init_writes_a_recipe_once(tmp_path):
     assert len(lines(tmp_path / "set", "01_filtered", "kept")) == 1
 
 
+def test_init_tells_sources_apart(tmp_path):
+    write(tmp_path / "drive", [jpeg(0)])
+    for name, file in {
+        "photos": "a.jpg",
+        "said": "captions.jsonl",
+        "found": "metadata.jsonl",
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).touch()
+    (tmp_path / "clip: 1.mp4").touch()
+    names = ("drive", "photos", "said", "found", "clip: 1.mp4", "*.tar")
+    paths = [str(tmp_path / name) for name in names]
+    curate("init", tmp_path / "set", *(word for path in paths for word in ("--source", path)))
+    made = yaml.safe_load((tmp_path / "set" / "recipe.yaml").read_text())["sources"]
+    kinds = ("recording", "folder", "captions", "harvest", "recording", "webdataset")
+    assert made == [
+        {"kind": kind, "path": f"../{name}"} for kind, name in zip(kinds, names, strict=True)
+    ]
+    for gone in ("gone", "photos/a.jpg"):
+        assert "error" in curate("init", tmp_path / "2", "--source", tmp_path / gone, code=2)
+    assert not (tmp_path / "2").exists()
+
+
 @pytest.mark.slow
 def test_workers_of_ray_make_the_same(tmp_path):
     pytest.importorskip("ray")

@@ -111,10 +111,7 @@ def open_source(path: Path, topic: str | None = None) -> Source:
             "only files are replayed, not addresses: download the video, or record a camera's "
             "stream with `vlm-perception demo ADDRESS`"
         )
-    holds_bag = path.is_dir() and (
-        (path / METADATA).exists() or any(map(_is_part_of_bag, path.iterdir()))
-    )
-    if holds_bag or is_recording(path):
+    if is_bag(path):
         return BagSource(Bag(path), topic)
     if path.is_file():
         _refuse_misnamed(path)
@@ -140,6 +137,14 @@ def _refuse_misnamed(path: Path) -> None:
             f"{path} is compressed, and its name does not tell what it contains; unpack it, or "
             f"rename a recording to *.mcap{path.suffix}, *.db3{path.suffix} or *.bag{path.suffix}"
         )
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a file, or a folder by the files in it, is a bag, judging by names."""
+    holds_bag = path.is_dir() and (
+        (path / METADATA).exists() or any(map(_is_part_of_bag, path.iterdir()))
+    )
+    return holds_bag or is_recording(path)
 
 
 def _is_part_of_bag(file: Path) -> bool:
