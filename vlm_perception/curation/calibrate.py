@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from vlm_perception.curation.filtering.calibrate_copies import copy_thresholds
 from vlm_perception.curation.filtering.calibrate_copies import told as told_copies
 from vlm_perception.curation.quality.calibrate_pairs import pair_thresholds
 from vlm_perception.curation.quality.calibrate_pairs import told as told_pairs
-from vlm_perception.curation.recipe import CurationError, read_recipe
+from vlm_perception.curation.recipe import CurationError, Recipe, read_recipe
+from vlm_perception.outputs import work
 
 
 def calibrate(folder: Path, seed: int) -> Iterator[Table]:
@@ -32,9 +34,18 @@ def calibrate(folder: Path, seed: int) -> Iterator[Table]:
 
     Raises:
         CurationError: the recipe has no encoder, or the images are missing.
+        OutputError: a run is at work in the folder.
     """
     folder = folder.resolve()
     recipe = read_recipe(folder)
+    handle = work.taken(folder, "choose another folder")
+    try:
+        yield from _calibrated(folder, recipe, seed)
+    finally:
+        os.close(handle)
+
+
+def _calibrated(folder: Path, recipe: Recipe, seed: int) -> Iterator[Table]:
     found: dict[str, Any] = {}
     if recipe.filter.embedding is not None:
         copies = copy_thresholds(folder, recipe.filter, seed)

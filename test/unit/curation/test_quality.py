@@ -83,6 +83,7 @@ def test_each_pair_is_judged_by_the_scale_of_the_recipe(tmp_path, streets):
     mixed = [*captions[:12], *captions[13:], captions[12]]
     mixed[0] = [captions[0], captions[1], (captions[0], "de"), ("ein Haus", "de-CH")]
     mixed[1] = (captions[1], "de")
+    mixed[2] += " and a car" * 40
     translations = {"encoder": ENCODER, "min_cosine": 0.99}
     quality = {**BOUNDS, "translations": translations, "retrieval": None}
     folder = prepare(tmp_path, images, mixed, quality)
@@ -95,9 +96,12 @@ def test_each_pair_is_judged_by_the_scale_of_the_recipe(tmp_path, streets):
     assert first["captions"][1]["translates"] == "en"
     assert [each["rule"] for each in first["left_out"]] == ["below_reject", "min_cosine"]
     rejected = {each["id"]: each for each in lines(folder, "rejected")}
+    every = {each["id"]: each for each in (*rejected.values(), *lines(folder, "kept"))}
+    assert every[2]["captions"][0]["cut"]
+    assert not any("cut" in each["captions"][0] for place, each in every.items() if place != 2)
     assert rejected[1]["rule"] == "no_translation"
     assert sum(place in rejected for place in range(12, COUNT)) >= 7
-    assert sum(place in rejected for place in range(2, 12)) <= 2
+    assert sum(place in rejected for place in range(3, 12)) <= 2
     figures = tmp_path / "figures.json"
     assert "de to en: 1 of 1" in curate("report", folder, "--json", figures)
     told = json.loads(figures.read_text())
@@ -106,7 +110,7 @@ def test_each_pair_is_judged_by_the_scale_of_the_recipe(tmp_path, streets):
     assert told["translations"]["de to en"] == {"compared": 1, "passed": 1}
     page = (folder / "report.html").read_text()
     assert "score below reject" in page
-    assert captions[2] in page
+    assert captions[3] in page
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from vlm_perception.curation.stage_folder import QUALITY, before
 from vlm_perception.curation.step import Finish, kept_in
 from vlm_perception.curation.tasks import Position, Record
 from vlm_perception.media.image_errors import ImageError
+from vlm_perception.perception.preprocess import FrameError
+from vlm_perception.perception.tokenizer import TextError
 
 Captions = list[dict[str, Any]]
 BELOW_REJECT, BELOW_ACCEPT = "below_reject", "below_accept"
@@ -101,7 +103,7 @@ class _Judge:
         captions = record.get("captions", [])
         try:
             checked = self._checked(record, captions)
-        except ImageError as error:
+        except (ImageError, FrameError, TextError) as error:
             return {**record, "status": "failed", "reason": str(error)}
         passed = [each for each in checked if "rule" not in each]
         if passed:
@@ -159,6 +161,7 @@ class _Judge:
         found = {**caption, "score": in_scale(known.cosine, self._quality)}
         absent = [label for label, margin in known.named.items() if margin < -self._limits.absent]
         there = [label for label, margin in known.unnamed.items() if margin > self._limits.there]
+        found |= {} if self._scores.reads_whole(caption["text"]) else {"cut": True}
         found |= {"contradicts": absent} if absent else {}
         found |= {"omits": there} if there else {}
         rule = self._rule(known.cosine, absent, there)

@@ -94,6 +94,10 @@ class PairScores:
         """Embed captions, behind the prefix of the recipe, [N, D]."""
         return self.encoder.texts([self._quality.prefix + text for text in texts])
 
+    def reads_whole(self, text: str) -> bool:
+        """Whether a caption, with its prefix, is not longer than the encoder reads."""
+        return self.encoder.reads_whole(self._quality.prefix + text)
+
     def image(self, record: Record) -> NDArray[np.float32]:
         """Embed an image, [D].
 

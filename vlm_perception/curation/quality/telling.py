@@ -43,6 +43,8 @@ def caption_lines(record: Record) -> list[str]:
 
 def _line(caption: dict[str, Any]) -> str:
     found = [f"{caption[key]:g}" for key in ("score", "alignment") if key in caption]
+    if caption.get("cut"):
+        found.append("longer than the encoder reads: cut")
     if "contradicts" in caption:
         found.append("names what is absent: " + ", ".join(caption["contradicts"]))
     if "omits" in caption:
