@@ -64,7 +64,12 @@ def _calibrated(folder: Path, recipe: Recipe, seed: int) -> Iterator[Table]:
 
 
 def _write(folder: Path, found: dict[str, Any]) -> None:
-    content = json.dumps({**read_thresholds(folder), **found}, indent=1)
+    try:
+        known = read_thresholds(folder)
+    except CurationError:
+        # A damaged file is made anew.
+        known = {}
+    content = json.dumps({**known, **found}, indent=1)
     write_bytes(folder / THRESHOLDS, content.encode() + b"\n")
 
 

@@ -171,6 +171,8 @@ def test_thresholds_are_calibrated_for_an_encoder_and_prefix(tmp_path, streets):
     assert "no calibrated threshold of copies" in curate("run", folder, code=2)
     assert "--to 02_captioned" in curate("calibrate", folder, code=2)
     assert "no calibrated thresholds of pairs" in curate("run", folder, code=2)
+    (folder / "thresholds.json").write_text("{")
+    assert "`vlm-perception curate calibrate" in curate("run", folder, code=2)
     assert "good pairs │ 20" in curate("calibrate", folder)
     curate("run", folder)
     # At most a tenth lies below the limit, and no shuffled pair above it.
