@@ -81,6 +81,9 @@ def test_plates_are_blurred_in_a_file_of_their_own(tmp_path, monkeypatch):
     away[180:290, 130:350] = False
     assert np.abs(pixels[away].astype(int) - car()[..., ::-1][away]).mean() < 1
     curate("report", folder)
+    page = (folder / "report.html").read_text()
+    assert "faces or number plates blurred" in page
+    assert "plates: 1" in page
 
 
 @pytest.mark.parametrize("box", [(0, 0, 9, 5), (470, 350, 30, 30), (100, 120, 1, 1)])

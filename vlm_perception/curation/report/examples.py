@@ -20,6 +20,7 @@ from vlm_perception.curation.quality.telling import QUALITY_RULES, caption_lines
 from vlm_perception.curation.stage_folder import (
     CAPTIONED,
     FAILED,
+    FILTERED,
     FINAL,
     KEPT,
     QUALITY,
@@ -77,6 +78,31 @@ def groups(folder: Path, made: Sequence[Manifest]) -> Iterator[Group]:
         for rule, records in chosen.items():
             examples = [_example(folder, record, others) for record in records]
             yield Group(RULES.get(rule, rule), manifest.rules[rule], examples)
+        if manifest.name == FILTERED:
+            yield from _blurred(folder)
+
+
+def _blurred(folder: Path) -> Iterator[Group]:
+    """Images whose faces or plates were blurred, as later stages see them."""
+
+    def changed() -> Iterator[Record]:
+        return (each for each in read_lines(folder / FILTERED / KEPT) if "unblurred" in each)
+
+    count = sum(1 for _ in changed())
+    if not count:
+        return
+    places = _places(count)
+    chosen = [record for place, record in enumerate(changed()) if place in places]
+    examples = [
+        Example(
+            [_thumbnail(folder / record["file"])],
+            record["path"],
+            ", ".join(f"{kind}: {regions}" for kind, regions in record["blurred"].items()),
+            [],
+        )
+        for record in chosen
+    ]
+    yield Group("faces or number plates blurred", count, examples)
 
 
 def captioned(folder: Path, made: Sequence[Manifest]) -> Iterator[Group]:
@@ -114,15 +140,18 @@ def _spread_out(file: Path, counts: dict[str, int]) -> dict[str, list[Record]]:
     """Some records of each rule, from all over the list; those of no rule count as kept."""
     chosen: dict[str, list[Record]] = {rule: [] for rule in counts}
     seen: Counter[str] = Counter()
-    places = {
-        rule: {n * count // EXAMPLES for n in range(EXAMPLES)} for rule, count in counts.items()
-    }
+    places = {rule: _places(count) for rule, count in counts.items()}
     for record in read_lines(file):
         rule = record.get("rule", "kept")
         if seen[rule] in places[rule]:
             chosen[rule].append(record)
         seen[rule] += 1
     return chosen
+
+
+def _places(count: int) -> set[int]:
+    """Of the examples among so many."""
+    return {n * count // EXAMPLES for n in range(EXAMPLES)}
 
 
 def _by_id(file: Path, wanted: set[int]) -> dict[int, Record]:
