@@ -183,6 +183,18 @@ def test_the_outline_follows_the_colours_of_the_image(
     assert abs(box.y + box.height - y - height) <= 2.0
 
 
+@given(gap=st.integers(4, 24), place=st.sampled_from((Place.LEFTMOST, Place.RIGHTMOST)))
+def test_of_two_things_in_one_peak_words_of_place_choose(
+    locator: PatchLocator, gap: int, place: Place
+) -> None:
+    fitted = np.full((ROWS * PATCH, COLUMNS * PATCH, 3), 90, np.uint8)
+    left, right = 80 - 16 - gap // 2, 80 + gap - gap // 2
+    fitted[80:100, left : left + 16] = fitted[80:100, right : right + 16] = (200, 40, 45)
+    (box,), _ = find(locator, f"{place.value} car", [(4, 3), (4, 4)], (320, 180), fitted)
+    true = left if place is Place.LEFTMOST else right
+    assert true < box.x + box.width / 2 < true + 16
+
+
 def test_a_colour_chooses_by_the_pixels_where_there_are_some(locator: PatchLocator) -> None:
     fitted = np.full((ROWS * PATCH, COLUMNS * PATCH, 3), 90, np.uint8)
     fitted[80:100, 40:60], fitted[80:100, 240:260] = (200, 40, 45), (40, 80, 170)

@@ -4,10 +4,13 @@
 
 Colours that are frequent where the thing is likely and rare around it are the thing's: histograms
 of both weigh each pixel, as the region terms of GrabCut do (Rother, Kolmogorov and Blake, 2004),
-here without the graph cut.
+here without the graph cut. Around it is also the rest of the image: a road or a wall that fills the
+patches of a thing is seen elsewhere, too.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -25,28 +28,49 @@ AROUND = 0.35
 """The core grows to what the first round gave this share or more, ..."""
 GROWS = 0.5
 """... on each side by no more than this share of its size: weak weights may leak."""
+ELSEWHERE = 0.07
+"""How much a pixel anywhere in the image counts, relative to one beside the thing."""
 
 
-def outline(likely: NDArray[np.float32], bins: NDArray[np.intp]) -> tuple[Box, NDArray[np.bool_]]:
+@dataclass(frozen=True)
+class Outline:
+    """A thing in a part of an image, in pixels of the part."""
+
+    box: Box
+    core: NDArray[np.bool_]
+    """[height, width]."""
+    weights: NDArray[np.float32]
+    """[height, width], how likely each pixel is the thing's by place and colour, up to 1."""
+
+    @property
+    def at_centre(self) -> float:
+        """How likely the centre of the box is on the thing, up to 1."""
+        x, y, width, height = self.box
+        rows, columns = self.weights.shape
+        row, column = min(y + height // 2, rows - 1), min(x + width // 2, columns - 1)
+        return float(self.weights[row, column])
+
+
+def outline(
+    likely: NDArray[np.float32], bins: NDArray[np.intp], elsewhere: NDArray[np.float64]
+) -> Outline:
     """Find the thing in a part of an image.
 
     Args:
         likely: [height, width], how likely each pixel is the thing's, up to 1, with a peak on it.
         bins: [height, width], number of each pixel's colour.
-
-    Returns:
-        Its box and its core [height, width], in pixels of the part.
+        elsewhere: [colours], pixels of each colour in the whole image that are no such thing's.
     """
     flat, weights, first = bins.ravel(), likely, likely
     for number in range(ROUNDS):
-        inside = np.bincount(flat, weights.ravel())
-        outside = np.bincount(flat, (1.0 - weights).ravel())
-        share = inside / np.maximum(inside + outside, 1e-6)
+        inside = np.bincount(flat, weights.ravel(), len(elsewhere))
+        around = np.bincount(flat, (1.0 - weights).ravel(), len(elsewhere)) + ELSEWHERE * elsewhere
+        share = inside / np.maximum(inside + around, 1e-6)
         weights = cv2.GaussianBlur((likely * share[bins]).astype(np.float32), (0, 0), BLUR)
         weights = weights / max(float(weights.max()), 1e-6)
         first = weights if number == 0 else first
     core, mask = heaviest(weights, CORE)
-    return _grown(core, mask, first), mask
+    return Outline(_grown(core, mask, first), mask, weights)
 
 
 def heaviest(weights: NDArray[np.float32], level: float) -> tuple[Box, NDArray[np.bool_]]:

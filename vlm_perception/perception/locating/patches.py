@@ -156,12 +156,13 @@ class PatchLocator:
         scores = self._scores(query.vocabulary, row, patches, token_index)
         threshold = float(query.vocabulary.region_log_odds[row])
         colour = query.phrase.colour if by_pixels else ""
-        things = find_things(scores, -ASKED, self._image.patch, fitted, colour)
+        place = query.phrase.place
+        chosen = bool(query.phrase.colour or place)
+        things = find_things(scores, -ASKED, self._image.patch, fitted, colour, chosen=chosen)
         if by_pixels and things:
             best = max(thing.fit for thing in things)
             things = [thing for thing in things if thing.fit >= FITS * best]
             things.sort(key=lambda thing: -thing.fit * _probability(thing.log_odds + threshold))
-        place = query.phrase.place
         if place in SUPERLATIVES:
             things = [thing for thing in things if thing.log_odds >= SURE] or things[:1]
         located = [
