@@ -27,7 +27,7 @@ from vlm_perception.training.captions import Recipe, sigmoid_losses, softmax_los
 from vlm_perception.training.loop import Schedule
 
 COLOURS = {"red": (200, 0, 0), "green": (0, 160, 0), "yellow": (220, 200, 0), "night": (9, 9, 20)}
-FEW = Recipe(3, Schedule(steps=24, batch=8, peak_rate=1e-3))
+FEW = Recipe(3, Schedule(steps=15, batch=6, peak_rate=2e-3))
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,8 @@ def test_the_loss_falls_and_a_broken_run_is_an_unbroken_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     checkpoint = str(request.getfixturevalue(f"{family}_checkpoint"))
-    monkeypatch.setattr(loop, "SAVE_EVERY", 6)
-    monkeypatch.setattr(loop, "LOG_EVERY", 6)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 5)
+    monkeypatch.setattr(loop, "LOG_EVERY", 3)
     trained = train(checkpoint, coloured, tmp_path / "whole", FEW)
     log = [json.loads(line) for line in (tmp_path / "whole/work/log.jsonl").open()]
     parts = captions.LOSS_WEIGHTS["sigmoid" if family == "siglip" else "softmax"]
@@ -72,7 +72,7 @@ def test_the_loss_falls_and_a_broken_run_is_an_unbroken_one(
     objective = captions.CaptionObjective
     losses = objective.losses
     monkeypatch.setattr(
-        objective, "losses", lambda self, step: losses(self, step) if step < 15 else 1 / 0
+        objective, "losses", lambda self, step: losses(self, step) if step < 8 else 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
         train(checkpoint, coloured, tmp_path / "broken", FEW)
