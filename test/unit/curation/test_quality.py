@@ -151,6 +151,9 @@ def test_a_set_whose_images_do_not_find_their_captions_goes_no_further(tmp_path,
         said = curate("run", folder, code=1)
         assert "re-clean the dataset" in said
         assert "of 20 images" in said
+    whole = CliRunner().invoke(app, ["curate", "run", str(folder)])
+    assert whole.exit_code == 1
+    assert not (folder / "04_final").exists()
     figures = tmp_path / "figures.json"
     curate("report", folder, "--json", figures)
     told = json.loads(figures.read_text())["retrieval_check"]
