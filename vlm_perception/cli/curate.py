@@ -99,7 +99,7 @@ def curate_calibrate(
     """
     console = Console()
     with plain_errors():
-        calibrate = importlib.import_module("vlm_perception.curation.calibrate")
+        calibrate = importlib.import_module("vlm_perception.curation.calibration.calibrate")
         for table in calibrate.calibrate(folder, seed):
             console.print(table)
 
@@ -132,7 +132,7 @@ def curate_report(folder: FolderArgument, json_file: JsonOption = None) -> None:
             say(console, line)
         if figures["dedup"]:
             console.print(
-                importlib.import_module("vlm_perception.curation.copy_table").shown(
+                importlib.import_module("vlm_perception.curation.report.copy_table").shown(
                     figures["dedup"]
                 )
             )

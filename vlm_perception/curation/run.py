@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -51,15 +51,16 @@ from vlm_perception.curation.stage_folder import (
     Manifest,
     before,
     input_digest,
-    missing_part,
     put_in_place,
     read_manifest,
     recipe_part,
     why_stale,
     write_stage,
 )
+from vlm_perception.curation.stage_summary import stage_summary
 from vlm_perception.curation.step import Finish, Step
 from vlm_perception.curation.tasks import LISTED, Record, Tasks
+from vlm_perception.curation.times import keep_time
 from vlm_perception.evaluation.code_digest import code_digest
 from vlm_perception.outputs import work
 from vlm_perception.outputs.console import say
@@ -69,7 +70,6 @@ BEGUN, MADE, SOURCES = "begun.json", "made.json", "sources.json"
 OWN = {BEGUN, MADE, SOURCES, LISTED, "tasks", "parts", "stage", PLACES}
 """What the folder of an unfinished stage holds."""
 CHANGED = "sources have changed since it was made"
-TIMES = "times.json"
 STEPS: dict[str, Step] = {
     RAW: Step(source_tasks, do_raw),
     FILTERED: Step(filter_tasks, do_filter, without_near_duplicates),
@@ -147,7 +147,7 @@ def _make(folder: Path, stage: str, recipe: Recipe, options: Options, console: C
         if not why and not again:
             if (_json(folder / UNFINISHED / BEGUN) or {}).get("stage") == stage:
                 remove_unfinished(folder / UNFINISHED)
-            say(console, f"{stage}: complete, {told(old)}")
+            say(console, f"{stage}: complete, {stage_summary(old)}")
             if _sources_changed(folder, stage, old, recipe):
                 say(console, f"{stage}: its {CHANGED}; --redo {stage} takes that in")
             return
@@ -171,11 +171,11 @@ def _make(folder: Path, stage: str, recipe: Recipe, options: Options, console: C
         why = _first_fault(unfinished / "stage")
         remove_unfinished(unfinished)
         raise CurationError(f"no image of the sources can be used{why}; correct {folder / RECIPE}")
-    _keep_time(folder, stage, manifest.received, tasks.totals()[1])
+    keep_time(folder, stage, manifest.received, tasks.totals()[1])
     write_bytes(unfinished / MADE, json.dumps(manifest.digest).encode())
     put_in_place(unfinished / "stage", folder / stage)
     remove_unfinished(unfinished)
-    say(console, f"{stage}: {told(manifest)}")
+    say(console, f"{stage}: {stage_summary(manifest)}")
     if manifest.failed:
         say(console, f"why images failed: {folder / stage / 'failed.jsonl'}")
 
@@ -183,24 +183,6 @@ def _make(folder: Path, stage: str, recipe: Recipe, options: Options, console: C
 def _first_fault(made: Path) -> str:
     first = next(iter(read_lines(made / FAILED)), None)
     return f": {first['path']}: {first['reason']}" if first else ""
-
-
-def told(manifest: Manifest) -> str:
-    """The counts of a stage in words, and what people should know of it."""
-    if part := missing_part(manifest):
-        return f"{manifest.kept} passed on as they are: the recipe has no `{part}`"
-    rules, faults = map(_in_brackets, (manifest.rules, manifest.faults))
-    written = "".join(f"; {count} captions by {by}" for by, count in manifest.written.items())
-    counts = (
-        f"{manifest.received} received, {manifest.kept} kept, {manifest.rejected} rejected{rules}, "
-        f"{manifest.failed} failed{faults}{written}"
-    )
-    return "; ".join([counts, *manifest.notes])
-
-
-def _in_brackets(counts: Mapping[str, int]) -> str:
-    listed = ", ".join(f"{count} {name}" for name, count in counts.items())
-    return f" ({listed})" if listed else ""
 
 
 def _unfinished(folder: Path, stage: str, recipe: Recipe) -> Path:
@@ -306,18 +288,6 @@ def _finish(folder: Path, stage: str, recipe: Recipe, tasks: Tasks, bar: _Bar) -
     return write_stage(folder, made, stage, recipe, inputs, found, end.notes)
 
 
-def _keep_time(folder: Path, stage: str, images: int, cpu_s: float) -> None:
-    """Keep what a stage took, apart from it: the stage itself is the same in each run."""
-    times = read_times(folder)
-    times[stage] = {"images": images, "cpu_s": round(cpu_s, 3)}
-    write_bytes(folder / TIMES, json.dumps(times, indent=1).encode() + b"\n")
-
-
-def read_times(folder: Path) -> dict[str, dict[str, float]]:
-    """Images and processor time of each stage when it was made."""
-    return dict(_json(folder / TIMES) or {})
-
-
 def status(folder: Path) -> list[tuple[str, str]]:
     """Each stage with its state in words.
 
@@ -334,7 +304,7 @@ def _state(folder: Path, stage: str, recipe: Recipe) -> str:
         why = why_stale(folder, stage, manifest, recipe)
         if not why and _sources_changed(folder.resolve(), stage, manifest, recipe):
             why = CHANGED
-        return f"stale: {why}; --redo {stage} makes it again" if why else told(manifest)
+        return f"stale: {why}; --redo {stage} makes it again" if why else stage_summary(manifest)
     unfinished = folder / UNFINISHED
     begun = _json(unfinished / BEGUN) or {}
     tasks = Tasks(unfinished)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm_perception.curation.filtering.copy_threshold import copy_threshold
+from vlm_perception.curation.calibration.copy_threshold import copy_threshold
 from vlm_perception.curation.filtering.embedding_measure import EmbeddingMeasure
 from vlm_perception.curation.filtering.hash_index import NONE, HashIndex
 from vlm_perception.curation.filtering.image_figures import image_figures, perceptual_hash

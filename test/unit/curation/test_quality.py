@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from vlm_perception.cli import app
-from vlm_perception.curation.quality.limits import in_scale, limits
-from vlm_perception.curation.quality.pair_thresholds import (
+from vlm_perception.curation.calibration.pair_thresholds import (
     joint_limits,
     rejected,
     shuffled_partners,
     upper_limit,
 )
 from vlm_perception.curation.recipe import Quality
+from vlm_perception.curation.thresholds.pair_limits import in_scale, limits
 from vlm_perception.datasets.roadworld.streets import Streets
 
 SEED, COUNT = 7_000_002, 20

@@ -130,7 +130,7 @@ def evaluate_curation(
 
     `vlm-perception evaluate curation --scenes 500 --json curation.json`
     """
-    report("vlm_perception.curation.quality.exam", json_file, bundle, scenes, false_reject)
+    report("vlm_perception.curation.exam.wrong_captions", json_file, bundle, scenes, false_reject)
 
 
 def evaluate_cost(

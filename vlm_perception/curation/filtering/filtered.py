@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from vlm_perception.curation.encoders import Encoder, open_encoder
 from vlm_perception.curation.filtering.blurring import blur_regions
-from vlm_perception.curation.filtering.calibrate_copies import copy_cosine
 from vlm_perception.curation.filtering.image_figures import ImageFigures, image_figures
 from vlm_perception.curation.filtering.kept_once import ROW, packed
 from vlm_perception.curation.filtering.private_regions import require_detectors
@@ -23,6 +22,7 @@ from vlm_perception.curation.recipe import CurationError, Filter, Recipe
 from vlm_perception.curation.stage_folder import FILTERED, RAW
 from vlm_perception.curation.step import kept_in
 from vlm_perception.curation.tasks import Position, Record
+from vlm_perception.curation.thresholds.copy_cosine import copy_cosine
 from vlm_perception.media.image_errors import ImageError
 
 

@@ -13,7 +13,6 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.curation.filtering.calibrate_copies import copy_cosine
 from vlm_perception.curation.filtering.embedding_measure import EmbeddingMeasure, Rows
 from vlm_perception.curation.filtering.near_duplicates import (
     HashMeasure,
@@ -23,6 +22,7 @@ from vlm_perception.curation.filtering.near_duplicates import (
 )
 from vlm_perception.curation.step import Finish
 from vlm_perception.curation.tasks import Record
+from vlm_perception.curation.thresholds.copy_cosine import copy_cosine
 
 UNKNOWN_AGE = np.iinfo(np.int64).max
 PHASH, EMBEDDING = "phash_distance", "embedding_cosine"

@@ -12,7 +12,6 @@ from typing import Any
 
 from vlm_perception.curation.quality.further_tries import FurtherTries
 from vlm_perception.curation.quality.languages import knows
-from vlm_perception.curation.quality.limits import Limits, in_scale, limits
 from vlm_perception.curation.quality.pair_scores import Evidence, PairScores, pair_scores
 from vlm_perception.curation.quality.retrieval_check import Pool, check, write_check
 from vlm_perception.curation.recipe import Captions as CaptionSettings
@@ -20,6 +19,7 @@ from vlm_perception.curation.recipe import CurationError, Quality, Recipe
 from vlm_perception.curation.stage_folder import QUALITY, before
 from vlm_perception.curation.step import Finish, kept_in
 from vlm_perception.curation.tasks import Position, Record
+from vlm_perception.curation.thresholds.pair_limits import Limits, in_scale, limits
 from vlm_perception.media.image_errors import ImageError
 from vlm_perception.perception.preprocess import FrameError
 from vlm_perception.perception.tokenizer import TextError

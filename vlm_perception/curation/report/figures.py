@@ -9,14 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from vlm_perception.curation.copy_table import copy_table
 from vlm_perception.curation.durable import read_lines
 from vlm_perception.curation.quality.retrieval_check import read_check
 from vlm_perception.curation.quality.telling import alignment, pairs_by_language
 from vlm_perception.curation.recipe import CurationError, read_recipe
+from vlm_perception.curation.report.copy_table import copy_table
 from vlm_perception.curation.report.health import health
 from vlm_perception.curation.report.seen import Observer, observer
-from vlm_perception.curation.run import read_times, told
 from vlm_perception.curation.stage_folder import (
     FILTERED,
     KEPT,
@@ -29,6 +28,8 @@ from vlm_perception.curation.stage_folder import (
     read_manifest,
     why_stale,
 )
+from vlm_perception.curation.stage_summary import stage_summary
+from vlm_perception.curation.times import read_times
 
 COUNTS = {"name", "received", "kept", "rejected", "failed", "rules", "faults", "written", "notes"}
 
@@ -87,7 +88,7 @@ def _quality(folder: Path, stages: Sequence[str]) -> dict[str, Any]:
 def summary(folder: Path) -> list[str]:
     """A line for each stage that is complete, and for what was found of captions."""
     made = made_stages(folder)
-    known = [f"{each.name}: {told(each)}" for each in made]
+    known = [f"{each.name}: {stage_summary(each)}" for each in made]
     return [*known, *caption_findings(folder, [each.name for each in made]), *stale_stages(folder)]
 
 

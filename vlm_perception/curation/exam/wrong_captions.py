@@ -19,14 +19,14 @@ from rich.progress import track
 from rich.table import Table
 
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.curation.calibration.calibrate_pairs import figures, found
+from vlm_perception.curation.calibration.pair_thresholds import Scores, rejected, shuffled_partners
 from vlm_perception.curation.encoders import Encoder, open_encoder
-from vlm_perception.curation.quality.calibrate_pairs import figures, found
-from vlm_perception.curation.quality.limits import rules
 from vlm_perception.curation.quality.pair_scores import Evidence
-from vlm_perception.curation.quality.pair_thresholds import Scores, rejected, shuffled_partners
 from vlm_perception.curation.quality.retrieval_check import DEPTH, caption_ranks
 from vlm_perception.curation.quality.tags import Tags
 from vlm_perception.curation.recipe import BundleEncoder, Quality
+from vlm_perception.curation.thresholds.pair_limits import rules
 from vlm_perception.datasets.roadworld.streets import Street, Streets
 from vlm_perception.datasets.roadworld.truth import captions
 from vlm_perception.datasets.roadworld.wrong_truth import FAULTS, with_fault

@@ -12,44 +12,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vlm_perception.curation.calibrated import read_thresholds
+from vlm_perception.curation.calibration.copy_threshold import copy_threshold
 from vlm_perception.curation.encoders import open_encoder
-from vlm_perception.curation.filtering.copy_threshold import copy_threshold
 from vlm_perception.curation.filtering.hash_index import Hashes, distances
 from vlm_perception.curation.filtering.image_figures import image_figures
 from vlm_perception.curation.image_files import decode, read_file
-from vlm_perception.curation.recipe import CurationError, EmbeddingRule, Filter
+from vlm_perception.curation.recipe import CurationError, Filter
 from vlm_perception.curation.stage_folder import RAW, read_manifest
 from vlm_perception.curation.step import kept_in
 from vlm_perception.curation.tasks import Record
+from vlm_perception.curation.thresholds.copy_cosine import CopyThresholds
 from vlm_perception.media.image_errors import ImageError
 
-PART = "filter"
 MOST, LEAST = 500, 20
 """Images."""
 CLOSE = 8
 """Bits of the perceptual hash by which images that count as different differ at least, less one."""
 Image = NDArray[np.uint8]
-
-
-class CopyThresholds(BaseModel):
-    """What was found, and for whom."""
-
-    model_config = ConfigDict(frozen=True)
-
-    cosine: float
-    encoder: str
-    """Digest."""
-    false_accept: float
-    """Share of the images that was asked for."""
-    accepted: float
-    """Share of the images that would be taken for a copy of another."""
-    rejected: float
-    """Share of the copies that would not be taken for one."""
-    images: int
-    seed: int
 
 
 def copy_thresholds(folder: Path, rules: Filter, seed: int) -> CopyThresholds:
@@ -86,24 +66,6 @@ def copy_thresholds(folder: Path, rules: Filter, seed: int) -> CopyThresholds:
         images=len(images),
         seed=seed,
     )
-
-
-def copy_cosine(folder: Path, rule: EmbeddingRule) -> float:
-    """The least cosine of near-duplicates: the recipe's, or what was calibrated.
-
-    Raises:
-        CurationError: it is to be calibrated, and was not, or for another encoder.
-    """
-    if not isinstance(rule.cosine, str):
-        return rule.cosine
-    remedy = f"`vlm-perception curate calibrate {folder}` finds it"
-    try:
-        found = CopyThresholds.model_validate(read_thresholds(folder).get(PART))
-    except ValidationError as error:
-        raise CurationError(f"{folder} has no calibrated threshold of copies; {remedy}") from error
-    if found.encoder != open_encoder(rule.encoder, folder).digest:
-        raise CurationError(f"the threshold of copies was calibrated for another encoder; {remedy}")
-    return found.cosine
 
 
 def told(thresholds: CopyThresholds) -> Mapping[str, str]:

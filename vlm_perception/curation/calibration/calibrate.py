@@ -12,13 +12,13 @@ from typing import Any
 
 from rich.table import Table
 
-from vlm_perception.curation.calibrated import THRESHOLDS, read_thresholds
+from vlm_perception.curation.calibration.calibrate_copies import copy_thresholds
+from vlm_perception.curation.calibration.calibrate_copies import told as told_copies
+from vlm_perception.curation.calibration.calibrate_pairs import pair_thresholds
+from vlm_perception.curation.calibration.calibrate_pairs import told as told_pairs
 from vlm_perception.curation.durable import write_bytes
-from vlm_perception.curation.filtering.calibrate_copies import copy_thresholds
-from vlm_perception.curation.filtering.calibrate_copies import told as told_copies
-from vlm_perception.curation.quality.calibrate_pairs import pair_thresholds
-from vlm_perception.curation.quality.calibrate_pairs import told as told_pairs
 from vlm_perception.curation.recipe import CurationError, Recipe, read_recipe
+from vlm_perception.curation.thresholds.stored import THRESHOLDS, read_thresholds
 from vlm_perception.outputs import work
 
 

@@ -11,21 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
-from vlm_perception.curation.image_files import read_file
-from vlm_perception.curation.quality.languages import knows
-from vlm_perception.curation.quality.limits import PairThresholds, rules
-from vlm_perception.curation.quality.pair_scores import Evidence, PairScores, pair_scores
-from vlm_perception.curation.quality.pair_thresholds import (
+from vlm_perception.curation.calibration.pair_thresholds import (
     Scores,
     joint_limits,
     rejected,
     shuffled_partners,
     upper_limit,
 )
+from vlm_perception.curation.image_files import read_file
+from vlm_perception.curation.quality.languages import knows
+from vlm_perception.curation.quality.pair_scores import Evidence, PairScores, pair_scores
 from vlm_perception.curation.recipe import CurationError, Quality
 from vlm_perception.curation.stage_folder import QUALITY, before, read_manifest
 from vlm_perception.curation.step import kept_in
 from vlm_perception.curation.tasks import Record
+from vlm_perception.curation.thresholds.pair_limits import PairThresholds, rules
 from vlm_perception.datasets.captions_file import CAPTIONS_FILE, read_captions
 from vlm_perception.evaluation.folder_images import FolderImagesError, plain_name
 from vlm_perception.media.image_errors import ImageError

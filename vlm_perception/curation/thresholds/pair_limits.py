@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vlm_perception.curation.calibrated import read_thresholds
 from vlm_perception.curation.recipe import SCALES, CurationError, Quality
+from vlm_perception.curation.thresholds.stored import read_thresholds
 
 PART = "quality"
 SURE = 3.0
