@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,20 @@ from torch.nn import functional
 
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.curation import run as curation
-from vlm_perception.datasets.final_set import FinalSetError
+from vlm_perception.datasets.final_set import FinalSetError, FinalSplit, find_final
 from vlm_perception.deploy.checkpoints.load import load_checkpoint, load_dual
 from vlm_perception.training import captions, loop
-from vlm_perception.training.captions import Recipe, sigmoid_losses, softmax_losses, train
+from vlm_perception.training.captions import (
+    CaptionObjective,
+    Recipe,
+    matches,
+    sigmoid_losses,
+    softmax_losses,
+    train,
+)
 from vlm_perception.training.loop import Schedule
 
+GERMAN = {"red": "rot", "green": "grün", "yellow": "gelb", "night": "Nacht"}
 COLOURS = {"red": (200, 0, 0), "green": (0, 160, 0), "yellow": (220, 200, 0), "night": (9, 9, 20)}
 FEW = Recipe(3, Schedule(steps=15, batch=6, peak_rate=2e-3))
 
@@ -41,7 +50,9 @@ def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
         noise = rng.integers(-8, 8, (48, 48, 3))
         pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
         PIL.Image.fromarray(pixels).save(root / "images" / f"{number}.png")
-        lines.append(json.dumps({"image": f"{number}.png", "captions": [name], "language": "en"}))
+        for language, text in {"en": name, "de": GERMAN[name]}.items():
+            line = {"image": f"{number}.png", "captions": [text], "language": language}
+            lines.append(json.dumps(line))
     (root / "images" / "captions.jsonl").write_text("\n".join(lines))
     recipe = {
         "sources": [{"kind": "captions", "path": "images", "unrelated": True}],
@@ -87,9 +98,45 @@ def test_the_loss_falls_and_a_broken_run_is_an_unbroken_one(
         train(checkpoint, coloured, tmp_path / "broken", Recipe(4, FEW.schedule))
 
 
-def test_what_cannot_be_learned_from_is_refused(siglip_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["siglip", "clip"])
+def test_the_scale_is_that_of_the_family_and_the_texts_those_of_the_languages(
+    family: str, coloured: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = FinalSplit(*find_final(coloured, "train"))
+    checkpoint = request.getfixturevalue(f"{family}_checkpoint") / "dual"
+    objective = CaptionObjective(checkpoint, split, FEW)
+    drawn: list[str] = []
+
+    def watched(own: list[list[str]], texts: list[str]) -> torch.Tensor:
+        drawn.extend(texts)
+        return matches(own, texts)
+
+    monkeypatch.setattr(captions, "matches", watched)
+    scale = objective.model.logit_scale
+    torch.nn.init.constant_(scale, np.log(117))
+    sum(objective.losses(0).values()).backward()
+    # What training sees is what is saved, and is moved by it.
+    assert scale.exp().item() == pytest.approx(117 if family == "siglip" else 100, rel=1e-4)
+    assert scale.grad != 0
+    assert set(drawn) <= set(COLOURS)
+
+
+def test_what_cannot_be_learned_from_is_refused(
+    siglip_checkpoint: Path, coloured: Path, tmp_path: Path
+) -> None:
     with pytest.raises(VlmPerceptionError, match="no curated set"):
         train(str(siglip_checkpoint), tmp_path, tmp_path / "out", FEW)
+    with pytest.raises(FinalSetError, match="no captions in fr"):
+        train(str(siglip_checkpoint), coloured, tmp_path / "2", replace(FEW, languages=("fr",)))
+
+
+def test_a_text_matches_every_image_that_has_it() -> None:
+    same = matches([["bus", "car"], ["car"], ["tree"]], ["bus", "car", "tree"])
+    assert same.tolist() == [[True, True, False], [False, True, False], [False, False, True]]
+    # Without any difference in the logits the loss is that of equal chances, both ways.
+    assert [float(each) for each in softmax_losses(torch.zeros(3, 3), same).values()] == [
+        pytest.approx(np.log(3))
+    ] * 2
 
 
 def test_losses_are_the_published_ones_where_all_texts_differ() -> None:

@@ -80,6 +80,13 @@ def train_captions(
         float, typer.Option(callback=finite, min=1e-6, max=1, help="Highest learning rate.")
     ] = 1e-5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the order of images.")] = 0,
+    language: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of captions to learn from; may be given again. Without it `en`, and `und`, which "
+            "is that of captions that name none."
+        ),
+    ] = None,
 ) -> None:
     """Go on training a dual encoder on a curated set, or continue an earlier run.
 
@@ -91,7 +98,10 @@ def train_captions(
     with plain_errors():
         module = with_torch("vlm_perception.training.captions")
         schedule = module.Schedule(steps=steps, batch=batch, peak_rate=rate)
-        trained = module.train(checkpoint, data, out, module.Recipe(seed, schedule))
+        recipe = module.Recipe(seed, schedule)
+        if language:
+            recipe = replace(recipe, languages=tuple(language))
+        trained = module.train(checkpoint, data, out, recipe)
     console = Console()
     console.print(f"checkpoint: {trained}", soft_wrap=True, markup=False)
     whole = (trained / "bundle.yaml").exists()

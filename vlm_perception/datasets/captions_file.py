@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,17 @@ class CaptionsError(VlmPerceptionError):
 def is_language(text: str) -> bool:
     """Whether a text looks like a tag of BCP 47, in any spelling with capitals."""
     return _TAG.fullmatch(text.lower()) is not None
+
+
+def is_in(tag: str, languages: Iterable[str]) -> bool:
+    """Whether a tag is one of some languages, or its region is all that differs from one.
+
+    Args:
+        tag: of BCP 47, in any spelling with capitals.
+        languages: tags.
+    """
+    low = tag.lower()
+    return any(low == each or low.startswith(f"{each}-") for each in map(str.lower, languages))
 
 
 class Languages:

@@ -4,13 +4,14 @@
 
 The loss is the one that the checkpoint was trained with: of each pair by a sigmoid (Zhai et al.,
 Sigmoid Loss for Language Image Pre-Training, 2023) or of all pairs of a batch by a softmax (Radford
-et al., Learning Transferable Visual Models From Natural Language Supervision, 2021). Pairs with the
-same text match each other, too: a set has many of them, and none is wrong.
+et al., Learning Transferable Visual Models From Natural Language Supervision, 2021). A text matches
+each image of a batch that has it among its captions: a set has many such texts, and none is wrong.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import shutil
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 
 from vlm_perception.bundle.files import file_sha256
 from vlm_perception.common.errors import VlmPerceptionError
-from vlm_perception.datasets.final_set import FinalSetError, FinalSplit, find_final
+from vlm_perception.datasets.captions_file import UNKNOWN, is_in
+from vlm_perception.datasets.final_set import FinalImage, FinalSetError, FinalSplit, find_final
 from vlm_perception.datasets.shuffled import Shuffled
 from vlm_perception.deploy.checkpoints.families import DualFamily
 from vlm_perception.deploy.checkpoints.files import weight_files
@@ -45,7 +47,8 @@ BESIDE = ("bundle.yaml", "MODEL_CARD.md", "vlm")
 language model keeps the vision tower that it was trained with; a temporal module would not fit."""
 TRAIN = "train"
 LARGEST_SCALE = 100.0
-"""Of the cosines, as in CLIP's training."""
+"""Of the cosines in CLIP's training (section 2.5); SigLIP's has no bound, and published ones are
+larger."""
 LOSS_WEIGHTS = {
     "sigmoid": {"matching": 1.0, "others": 1.0},
     "softmax": {"image_to_text": 0.5, "text_to_image": 0.5},
@@ -57,12 +60,14 @@ Model = Any
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long, how fast, and in what order."""
+    """How long, how fast, in what order, and from which captions."""
 
     seed: int = 0
     schedule: Schedule = field(
         default_factory=lambda: Schedule(steps=1000, batch=256, peak_rate=1e-5)
     )
+    languages: tuple[str, ...] = ("en", UNKNOWN)
+    """What the encoder reads, as BCP 47 writes it; captions in others are left out."""
 
 
 def train(checkpoint: str, data: Path, out: Path, recipe: Recipe) -> Path:
@@ -80,12 +85,12 @@ def train(checkpoint: str, data: Path, out: Path, recipe: Recipe) -> Path:
 
     Raises:
         ExportError: the checkpoint cannot be used.
-        FinalSetError: the set cannot be used, or has no captions.
+        FinalSetError: the set cannot be used, or has no captions in the languages.
         VlmPerceptionError: an interrupted run in `out` has begun from something else.
         OutputError: `out` is another's, or contains what is read.
     """
     folder = dual_folder(checkpoint)
-    split = _split(data)
+    split = _split(data, recipe.languages)
     results = ResultsFolder(out, VERB, RESULTS, [folder, split.folder])
     with results, own_folder(out / WORK, VERB) as work:
         if results.left_over:
@@ -93,13 +98,14 @@ def train(checkpoint: str, data: Path, out: Path, recipe: Recipe) -> Path:
         objective = CaptionObjective(folder, split, recipe)
         weights = LOSS_WEIGHTS[objective.family.text.score]
         fit(objective, objective.losses, weights, recipe.schedule, work, "dual encoder")
+        objective.bound_scale()
         _save(objective.model, folder, results.work / CHECKPOINT / DUAL)
         _carry_along(folder, results.work / CHECKPOINT)
         results.publish()
     return out / CHECKPOINT
 
 
-def _split(data: Path) -> FinalSplit:
+def _split(data: Path, languages: Sequence[str]) -> FinalSplit:
     found = find_final(data, TRAIN)
     if found is None:
         raise FinalSetError(f"{data} is no curated set; `vlm-perception curate init` begins one")
@@ -109,7 +115,17 @@ def _split(data: Path) -> FinalSplit:
             f"the split {split.split} of {split.folder} has no captions; name a captioner in the "
             "set's recipe, or sources with captions"
         )
+    if not any(_texts(image, languages) for image in split):
+        raise FinalSetError(
+            f"the split {split.split} of {split.folder} has no captions in "
+            f"{' or '.join(languages)}; `--language` names others"
+        )
     return split
+
+
+def _texts(image: FinalImage, languages: Sequence[str]) -> list[str]:
+    """The captions of an image that are learned from."""
+    return [each.text for each in image.captions if is_in(each.language, languages)]
 
 
 class CaptionObjective(nn.Module):
@@ -136,24 +152,40 @@ class CaptionObjective(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What training began from, and where it is in the set."""
-        return {"start": self._start, "images": self._images.state()}
+        return {
+            "start": self._start,
+            "languages": list(self._recipe.languages),
+            "images": self._images.state(),
+        }
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         """Go on at a place.
 
         Raises:
-            VlmPerceptionError: the run began from another checkpoint, or is on another set.
+            VlmPerceptionError: the run began from another checkpoint, or is on another set or other
+                languages.
         """
         if state["start"] != self._start:
             raise VlmPerceptionError(
                 "the interrupted run has begun from another checkpoint; give another --out"
             )
+        if state.get("languages") != list(self._recipe.languages):
+            raise VlmPerceptionError(
+                "the interrupted run learns from other languages; give another --out"
+            )
         self._images = Shuffled(self._split, seed=self._recipe.seed, state=state["images"])
+
+    def bound_scale(self) -> None:
+        """Keep the scale within what the family's training allows; call it after each step."""
+        if self.family.text.score == "softmax":
+            with torch.no_grad():
+                self.model.logit_scale.clamp_(max=math.log(LARGEST_SCALE))
 
     def losses(self, step: int) -> dict[str, Tensor]:
         """The losses of the next batch by name, each a scalar in FP32."""
         torch.manual_seed(self._recipe.seed * 1_000_003 + step)
-        pixels, texts = self._batch()
+        self.bound_scale()
+        pixels, texts, same = self._batch()
         device = self.model.logit_scale.device
         ids = self._ids(texts).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -162,26 +194,28 @@ class CaptionObjective(nn.Module):
         images, captions = (
             F.normalize(found.pooler_output.float(), dim=-1) for found in (seen, read)
         )
-        same = torch.tensor([[a == b for b in texts] for a in texts], device=device)
-        cosines = images @ captions.T
-        scale = self.model.logit_scale.exp().clamp(max=LARGEST_SCALE)
+        same = same.to(device)
+        logits = images @ captions.T * self.model.logit_scale.exp()
         if self.family.text.score == "softmax":
-            return softmax_losses(cosines * scale, same)
-        return sigmoid_losses(cosines * scale + self.model.logit_bias, same)
+            return softmax_losses(logits, same)
+        return sigmoid_losses(logits + self.model.logit_bias, same)
 
-    def _batch(self) -> tuple[Mapping[str, Tensor], list[str]]:
-        """As the checkpoint's processor gives them, images, and a caption of each by chance."""
+    def _batch(self) -> tuple[Mapping[str, Tensor], list[str], Tensor]:
+        """Images, as the checkpoint's processor gives them, a caption of each, and `matches`."""
         images: list[Image.Image] = []
         texts: list[str] = []
+        own: list[list[str]] = []
         while len(images) < self._recipe.schedule.batch:
             image = next(self._images)
-            if image.captions:
+            known = _texts(image, self._recipe.languages)
+            if known:
                 place = self._images.state()
                 chance = random.Random(f"{self._recipe.seed} {place['epoch']} {image.key}")
-                texts.append(chance.choice(image.captions).text)
+                texts.append(chance.choice(known))
                 images.append(Image.fromarray(image.pixels()))
+                own.append(known)
         pixels: Mapping[str, Tensor] = self._processor(images=images, return_tensors="pt")
-        return pixels, texts
+        return pixels, texts, matches(own, texts)
 
     def _ids(self, texts: Sequence[str]) -> Tensor:
         ids: Tensor = self._tokenizer(
@@ -193,6 +227,16 @@ class CaptionObjective(nn.Module):
             return_tensors="pt",
         )["input_ids"]
         return ids
+
+
+def matches(own: Sequence[Sequence[str]], texts: Sequence[str]) -> Tensor:
+    """Which texts are a caption of which images, bool [images, texts].
+
+    Args:
+        own: all captions of each image.
+        texts: of the batch.
+    """
+    return torch.tensor([[text in known for text in texts] for known in map(set, own)])
 
 
 def sigmoid_losses(logits: Tensor, same: Tensor) -> dict[str, Tensor]:
@@ -214,10 +258,10 @@ def softmax_losses(logits: Tensor, same: Tensor) -> dict[str, Tensor]:
         logits: [images, captions].
         same: bool [images, captions], which pairs match; each image and caption has one.
     """
-    target = same.float() / same.sum(dim=1, keepdim=True)
+    of_images, of_texts = (each.float() / each.sum(1, keepdim=True) for each in (same, same.T))
     return {
-        "image_to_text": F.cross_entropy(logits, target),
-        "text_to_image": F.cross_entropy(logits.T, target),
+        "image_to_text": F.cross_entropy(logits, of_images),
+        "text_to_image": F.cross_entropy(logits.T, of_texts),
     }
 
 

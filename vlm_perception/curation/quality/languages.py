@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from vlm_perception.curation.recipe import Quality
-from vlm_perception.datasets.captions_file import UNKNOWN
+from vlm_perception.datasets.captions_file import UNKNOWN, is_in
 
 
 def knows(quality: Quality, language: str) -> bool:
@@ -15,6 +15,4 @@ def knows(quality: Quality, language: str) -> bool:
         quality: of the recipe.
         language: a tag of BCP 47; `und` is taken for a known one.
     """
-    tag = language.lower()
-    known = (UNKNOWN, *map(str.lower, quality.languages))
-    return any(tag == each or tag.startswith(f"{each}-") for each in known)
+    return is_in(language, (UNKNOWN, *quality.languages))
