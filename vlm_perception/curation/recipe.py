@@ -213,7 +213,7 @@ class Captions(_Model):
     ) = None
     languages: Annotated[tuple[Language, ...], Field(min_length=1)] = ("en",)
     tries: Annotated[int, Field(ge=1, le=3)] = 3
-    """Requests for a caption of an image, at most; of one run, where no answer came."""
+    """Answers about an image in a language, at most, and in each run as many requests without."""
     max_tokens: Annotated[int, Field(ge=1, le=4096)] = 128
     """Of a caption; one that is longer counts as none."""
     prompts: dict[str, Annotated[str, Field(min_length=1)]] = {}

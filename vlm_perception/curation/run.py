@@ -74,7 +74,7 @@ STEPS: dict[str, Step] = {
     RAW: Step(source_tasks, do_raw),
     FILTERED: Step(filter_tasks, do_filter, without_near_duplicates),
     CAPTIONED: Step(caption_tasks, do_caption, require_captioner, is_asked_again),
-    QUALITY: Step(check_tasks, do_check, check_retrieval),
+    QUALITY: Step(check_tasks, do_check, check_retrieval, is_asked_again),
     FINAL: Step(final_tasks, do_shard, with_indexes),
 }
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.scripted_judge import MODEL, ScriptedJudge
 from typer.testing import CliRunner
 
 from vlm_perception.cli import app
@@ -262,3 +263,24 @@ def test_doubtful_captions_are_written_again_while_there_are_tries(tmp_path, str
     rejected = lines(folder, "rejected")
     assert {each["rule"] for each in rejected} <= {"below_accept"}
     assert all(1 <= len(each["captions"]) <= 4 for each in rejected)
+
+
+def test_a_try_that_got_no_answer_is_told_and_made_again(tmp_path, streets):
+    images, captions = streets
+    server = ScriptedJudge(lambda prompt: 400)
+    endpoint = {"kind": "endpoint", "url": server.url, "model": MODEL}
+    quality = {**BOUNDS, "accept": 0.99, "reject": -1, "retrieval": None}
+    asked = {"captioner": endpoint, "tries": 2}
+    folder = prepare(tmp_path, images, captions[:2], quality, captions=asked)
+    said = curate("run", folder)
+    assert "2 images got no answer when captions were to be written again" in said
+    told = lines(folder, "rejected")
+    assert [[each["fault"] for each in one["answers"]] for one in told] == [
+        ["the server refuses this one request"]
+    ] * 2
+    server.answer = lambda prompt: "a bus"
+    assert "got no answer" not in curate("run", folder, "--redo", "03_quality_checked")
+    server.close()
+    # One request each in the first run, and two answers in the second.
+    assert len(server.asked) == 2 + 2 * 2
+    assert [len(each["captions"]) for each in lines(folder, "rejected")] == [2, 2]

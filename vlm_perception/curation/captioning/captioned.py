@@ -151,13 +151,13 @@ def _failed(record: Record, failures: list[Failure]) -> Record:
         "fault": last.kind,
         "answers": [each.record() for each in failures],
     }
-    if any(each.answer is None and (each.again or each.absent) for each in _ends(failures)):
+    if any(each.unanswered for each in last_of_each(failures)):
         failed["again"] = True
     if last.absent:
         failed["absent"] = True
     return failed
 
 
-def _ends(failures: list[Failure]) -> Iterable[Failure]:
+def last_of_each(failures: list[Failure]) -> Iterable[Failure]:
     """The last failure of each language."""
     return {each.language: each for each in failures}.values()

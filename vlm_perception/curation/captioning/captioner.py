@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import threading
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -36,6 +37,8 @@ BACKOFF_S, LONGEST_PAUSE_S = 0.25, 60.0
 """Before the same is asked again, doubled each time; and however long a server asks for."""
 FAILURES = 100
 """Images in a row without an answer, after which the captioner is taken to be down."""
+
+UNREADABLE = "the image cannot be read"
 
 
 class CaptionerDownError(RunError):
@@ -73,6 +76,11 @@ class Failure:
     """Whether no captioner was there: this says nothing about the image."""
     wait_s: float = 0.0
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether a captioner that works may answer: it could be asked, and no answer came."""
+        return self.answer is None and self.kind != UNREADABLE
+
     def record(self) -> Record:
         """As the lists of a stage have it."""
         came = {"error": self.reason} if self.answer is None else {"text": self.answer}
@@ -107,33 +115,53 @@ class Captioner:
         """Images at once."""
         return self._writer.slots
 
-    def caption(self, record: Record, language: str, attempt: int) -> Caption | Failure:
-        """Return the caption of an attempt: what was answered before, or is answered now.
+    def attempts(
+        self, record: Record, language: str, first: int = 1
+    ) -> Iterator[Caption | Failure]:
+        """Ask for captions until the tries are used up: what was answered before, or is now.
 
         The first attempt is decoded greedily; each further one is sampled, with a seed of its own.
-        Where no answer comes, it is asked again, up to the tries of the recipe.
+        An attempt is over with its answer, so that neither errors nor interruptions change what is
+        asked. One without is made again after a while, up to as many times for all attempts as
+        there are tries.
 
         Args:
             record: of an image.
             language: one of the recipe's.
-            attempt: from 1.
+            first: attempt, from 1.
 
         Raises:
             CurationError: none can come before the recipe, the key or the server is corrected.
-            CaptionerDownError: no captioner is there, or too many images in a row got no answer.
+            CaptionerDownError: too many images in a row got no answer.
             OSError: the journal cannot be written.
         """
-        for count in range(1, self._captions.tries + 1):
+        attempt, unanswered = first, 0
+        while attempt <= self._captions.tries:
             came = self._once(record, language, attempt)
-            if isinstance(came, Caption) or came.answer is not None or not came.again:
-                break
-            if count < self._captions.tries:
-                self._pause(count, came)
-        if isinstance(came, Failure) and came.absent:
-            raise CaptionerDownError(f"{came.reason}; run again when the captioner answers")
-        if isinstance(came, Failure):
-            self._note_failure(came)
-        return came
+            yield came
+            if isinstance(came, Caption) or came.answer is not None:
+                attempt += 1
+                continue
+            unanswered += 1
+            if not came.again or unanswered == self._captions.tries:
+                self._note_failure(came)
+                return
+            self._pause(unanswered, came)
+            if self._stopped.is_set():
+                return
+
+    def try_caption(self, record: Record, language: str) -> Caption | list[Failure]:
+        """Ask until there is a caption that can be used, or `attempts` ends.
+
+        Raises:
+            CurationError, CaptionerDownError, OSError: as `attempts`.
+        """
+        failures: list[Failure] = []
+        for came in self.attempts(record, language):
+            if isinstance(came, Caption):
+                return came
+            failures.append(came)
+        return failures
 
     def _once(self, record: Record, language: str, attempt: int) -> Caption | Failure:
         request = self._request(language, attempt)
@@ -151,33 +179,6 @@ class Captioner:
             self._note("")
         return self._judged(Answer(known["text"], known["ended"]), language, attempt)
 
-    def try_caption(self, record: Record, language: str) -> Caption | list[Failure]:
-        """Ask until there is a caption that can be used, or the tries are used up.
-
-        An attempt that got no answer is made again after a while, one with an answer that cannot be
-        used is followed by another attempt.
-
-        Raises:
-            CurationError, CaptionerDownError, OSError: as `caption`.
-        """
-        failures: list[Failure] = []
-        attempt = 1
-        for left in reversed(range(self._captions.tries)):
-            came = self._once(record, language, attempt)
-            if isinstance(came, Caption):
-                return came
-            failures.append(came)
-            if came.answer is not None:
-                attempt += 1
-            elif not came.again:
-                break
-            elif left:
-                self._pause(len(failures), came)
-            if self._stopped.is_set():
-                break
-        self._note_failure(failures[-1])
-        return failures
-
     def begin(self) -> None:
         """Ask again after `interrupt`."""
         self._stopped.clear()
@@ -186,6 +187,8 @@ class Captioner:
         """End what is being asked, and ask no more until `begin`."""
         self._stopped.set()
         self._writer.interrupt()
+        with self._lock:
+            self._in_a_row = 0
 
     def _pause(self, asked: int, failure: Failure) -> None:
         """Wait before the same is asked again, which was asked so many times."""
@@ -193,8 +196,8 @@ class Captioner:
         self._stopped.wait(max(BACKOFF_S * 2 ** (asked - 1), wait_s))
 
     def _note_failure(self, failure: Failure) -> None:
-        if failure.answer is None and (failure.again or failure.absent):
-            self._note("" if self._stopped.is_set() else failure.reason)
+        if failure.unanswered and not self._stopped.is_set():
+            self._note(failure.reason)
 
     def _note(self, failure: str) -> None:
         """Count images in a row without an answer.
@@ -304,7 +307,7 @@ def _fault(text: str, ended: bool) -> str:
 
 def _failure(error: NoAnswerError | ImageError, language: str, attempt: int) -> Failure:
     if isinstance(error, ImageError):
-        return Failure(language, attempt, "the image cannot be read", str(error))
+        return Failure(language, attempt, UNREADABLE, str(error))
     return Failure(
         language,
         attempt,

@@ -86,6 +86,10 @@ class CheckpointWriter:
                 ids = self._model.generate(
                     **inputs, max_new_tokens=self._max_tokens, num_beams=1, **drawn
                 )[0].tolist()
+        except torch.OutOfMemoryError as error:
+            raise NoAnswerError(
+                "the GPU has no memory left", str(error), again=True, absent=False
+            ) from error
         # transformers raises many kinds for what a model does not take.
         except Exception as error:
             raise NoAnswerError(

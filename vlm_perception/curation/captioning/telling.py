@@ -40,12 +40,13 @@ def failed_examples(
     found: dict[str, Shown] = {fault: [] for fault in counts}
     for record in failed:
         if len(found[record["fault"]]) < most:
-            lines = [_answer(each) for each in record["answers"]]
+            lines = [answer_line(each) for each in record["answers"]]
             found[record["fault"]].append((record, lines))
     for fault, count in counts.items():
         yield f"no caption: {fault}", count, found[fault]
 
 
-def _answer(answer: Record) -> str:
+def answer_line(answer: Record) -> str:
+    """An attempt that gave no caption."""
     said = repr(answer["text"]) if "text" in answer else "no answer"
     return f"{answer['language']}, attempt {answer['attempt']}: {said} ({answer['fault']})"

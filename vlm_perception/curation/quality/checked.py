@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vlm_perception.curation.captioning.captioned import is_asked_again, last_of_each
+from vlm_perception.curation.captioning.captioner import Failure
 from vlm_perception.curation.quality.further_tries import FurtherTries
 from vlm_perception.curation.quality.languages import knows
 from vlm_perception.curation.quality.pair_scores import Evidence, PairScores, pair_scores
@@ -58,14 +60,27 @@ def check_retrieval(records: Iterable[Record], end: Finish) -> Iterable[Record]:
     """The records; a pool of those kept is tried once all were given."""
     quality = end.recipe.quality
     if quality is None or quality.retrieval is None:
-        yield from records
+        yield from _with_silent(records, end)
         return
     pool = Pool(quality.retrieval.pool)
-    yield from pool.passing(records)
+    yield from pool.passing(_with_silent(records, end))
     chosen = pool.records()
     if chosen:
         scores = pair_scores(end.folder, quality)
         write_check(end.made, check(end.folder, chosen, scores, quality.retrieval))
+
+
+def _with_silent(records: Iterable[Record], end: Finish) -> Iterator[Record]:
+    """The records; says how many of them got no answer when a caption was to be written again."""
+    silent = 0
+    for record in records:
+        silent += is_asked_again(record)
+        yield record
+    if silent:
+        end.notes.append(
+            f"{silent} images got no answer when captions were to be written again; --redo "
+            f"{QUALITY} asks once more"
+        )
 
 
 class _Judge:
@@ -100,11 +115,15 @@ class _Judge:
 
     def judged(self, record: Record) -> Record:
         """The record with the captions that pass; rejected by the rule of the best, if none."""
-        captions = record.get("captions", [])
+        failures: list[Failure] = []
         try:
-            checked = self._checked(record, captions)
+            checked = self._checked(record, record.get("captions", []), failures)
         except (ImageError, FrameError, TextError) as error:
             return {**record, "status": "failed", "reason": str(error)}
+        if failures:
+            record = {**record, "answers": [each.record() for each in failures]}
+        if any(each.unanswered for each in last_of_each(failures)):
+            record["again"] = True
         passed = [each for each in checked if "rule" not in each]
         if passed:
             left_out = [each for each in checked if "rule" in each]
@@ -114,14 +133,14 @@ class _Judge:
         rule, figure = (best["rule"], best.get("score", 0)) if best else (NO_CAPTION, 0)
         return {**record, "captions": checked, "status": "rejected", "rule": rule, "figure": figure}
 
-    def _checked(self, record: Record, captions: Captions) -> Captions:
+    def _checked(self, record: Record, captions: Captions, failures: list[Failure]) -> Captions:
         own = [each for each in captions if knows(self._quality, each["language"])]
         scored = self._all_scored(record, own)
         for language in dict.fromkeys(each["language"] for each in own):
             of_it = [each for each in scored if each["language"] == language]
             rules = {each.get("rule") for each in of_it}
             if None not in rules and BELOW_ACCEPT in rules:
-                scored += self._tried_again(record, language)
+                scored += self._tried_again(record, language, failures)
         good = [each for each in scored if "rule" not in each]
         others = [each for each in captions if not knows(self._quality, each["language"])]
         return scored + [self._aligned(record, each, good) for each in others]
@@ -130,10 +149,13 @@ class _Judge:
         found = self._scores.evidence(record, [each["text"] for each in captions])
         return [self._scored(each, known) for each, known in zip(captions, found, strict=True)]
 
-    def _tried_again(self, record: Record, language: str) -> Captions:
-        """New captions, of which at most the last one is good."""
+    def _tried_again(self, record: Record, language: str, failures: list[Failure]) -> Captions:
+        """New captions, of which at most the last one is good; adds the attempts that gave none."""
         found: Captions = []
         for caption in self._tries.captions(record, language):
+            if isinstance(caption, Failure):
+                failures.append(caption)
+                continue
             found += self._all_scored(record, [caption])
             if "rule" not in found[-1]:
                 break

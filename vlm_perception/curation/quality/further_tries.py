@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm_perception.curation.captioning.captioner import Caption, open_captioner
+from vlm_perception.curation.captioning.captioner import (
+    Caption,
+    CaptionerDownError,
+    Failure,
+    open_captioner,
+)
 from vlm_perception.curation.recipe import Captions
 from vlm_perception.curation.tasks import Record
 
@@ -26,15 +31,16 @@ class FurtherTries:
         """The model's name; empty where there is none."""
         return self._captioner.by if self._captioner else ""
 
-    def captions(self, record: Record, language: str) -> Iterator[dict[str, Any]]:
-        """New captions of an image, each when it is asked for.
+    def captions(self, record: Record, language: str) -> Iterator[dict[str, Any] | Failure]:
+        """New captions of an image, each when it is asked for, and attempts that gave none.
 
         Args:
             record: of the image.
             language: of a caption that it has.
 
         Raises:
-            CurationError, CaptionerDownError, OSError: as those of the captioner.
+            CurationError, OSError: as those of the captioner.
+            CaptionerDownError: likewise, and where no captioner is there.
         """
         if self._captioner is None or self._captions is None:
             return
@@ -43,11 +49,15 @@ class FurtherTries:
             return
         known = {each["text"] for each in record.get("captions", ())}
         first = 2 if tag in record.get("written", ()) else 1
-        for attempt in range(first, self._captions.tries + 1):
-            came = self._captioner.caption(record, tag, attempt)
-            if isinstance(came, Caption) and came.text not in known:
-                known.add(came.text)
-                yield came.record()
+        last: Caption | Failure | None = None
+        for last in self._captioner.attempts(record, tag, first):
+            if isinstance(last, Failure):
+                yield last
+            elif last.text not in known:
+                known.add(last.text)
+                yield last.record()
+        if isinstance(last, Failure) and last.absent:
+            raise CaptionerDownError(f"{last.reason}; run again when the captioner answers")
 
     def _recipe_tag(self, language: str) -> str | None:
         """As the recipe writes it; None: it does not ask for it."""

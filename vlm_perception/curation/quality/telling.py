@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from vlm_perception.curation.captioning.telling import answer_line
 from vlm_perception.curation.durable import read_lines
 from vlm_perception.curation.quality.checked import (
     BELOW_ACCEPT,
@@ -36,9 +37,13 @@ QUALITY_RULES = {
 
 
 def caption_lines(record: Record) -> list[str]:
-    """Each caption of a record with what was found of it, those that were left out at the end."""
+    """Each caption of a record with what was found of it, then those that were left out.
+
+    At the end stand the attempts to write one that gave none.
+    """
     captions = [*record.get("captions", ()), *record.get("left_out", ())]
-    return [_line(each) for each in captions]
+    answers = record.get("answers", ())
+    return [*map(_line, captions), *map(answer_line, answers)]
 
 
 def _line(caption: dict[str, Any]) -> str:
