@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -38,7 +38,7 @@ def curate_init(
     `vlm-perception curate init out/set --source out/harvest`
     """
     with plain_errors():
-        file = _run().init(folder, source or ())
+        file = importlib.import_module("vlm_perception.curation.init").init(folder, source or ())
     what = "look at it" if source else "name your sources in it"
     say(Console(), f"{file}: {what}, then `vlm-perception curate run {folder}`")
 
@@ -64,7 +64,8 @@ def curate_run(
 
     `vlm-perception curate run out/set`
     """
-    run, stages = _run(), importlib.import_module("vlm_perception.curation.stage_folder").STAGES
+    run = importlib.import_module("vlm_perception.curation.run")
+    stages = importlib.import_module("vlm_perception.curation.stage_folder").STAGES
     engine = importlib.import_module("vlm_perception.curation.engine").Engine
     for option, value in (("--to", to), ("--redo", redo)):
         if value:
@@ -112,7 +113,9 @@ def curate_status(folder: FolderArgument) -> None:
     """
     console = Console()
     with plain_errors():
-        for stage, state in _run().status(folder):
+        for stage, state in importlib.import_module("vlm_perception.curation.status").status(
+            folder
+        ):
             say(console, f"{stage}: {state}")
 
 
@@ -140,7 +143,3 @@ def curate_report(folder: FolderArgument, json_file: JsonOption = None) -> None:
             outputs = importlib.import_module("vlm_perception.outputs.file")
             outputs.write_figures(json_file, figures)
     say(console, str(written))
-
-
-def _run() -> Any:
-    return importlib.import_module("vlm_perception.curation.run")

@@ -4,9 +4,8 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -25,8 +24,6 @@ from vlm_perception.datasets.captions_file import UNKNOWN, is_language
 
 RECIPE = "recipe.yaml"
 ROUNDING = 1e-6
-_FIRST_SOURCE = "  # All image files of a folder"
-"""What the example's source begins with; an empty line ends it."""
 
 
 class CurationError(VlmPerceptionError):
@@ -378,37 +375,3 @@ def read_recipe(folder: Path) -> Recipe:
         ) from error
     except (OSError, YamlError) as error:
         raise CurationError(f"{file} cannot be read: {error}") from error
-
-
-def example(sources: str = "") -> str:
-    """The recipe that `init` writes.
-
-    Args:
-        sources: entries that take the place of the example's source.
-    """
-    text = (files(__package__) / "templates" / RECIPE).read_text(encoding="utf-8")
-    before, begin, rest = text.partition(_FIRST_SOURCE)
-    _, end, after = rest.partition("\n\n")
-    return f"{before}{sources}{end}{after}" if sources else f"{before}{begin}{rest}"
-
-
-def changes(old: Any, new: Any, place: str = "") -> list[str]:
-    """What differs between two parts of recipes, as JSON has them, in words."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            change
-            for key in dict.fromkeys((*old, *new))
-            for change in changes(old.get(key), new.get(key), f"{place}.{key}" if place else key)
-        ]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = enumerate(zip(old, new, strict=True))
-        return [each for n, (a, b) in pairs for each in changes(a, b, f"{place}[{n}]")]
-    if old == new:
-        return []
-    if isinstance(old, list) and isinstance(new, list):
-        return [f"{place} had {len(old)} entries and has {len(new)} now"]
-    return [f"{place} was {_shown(old)} and is {_shown(new)} now"]
-
-
-def _shown(value: Any) -> str:
-    return "not given" if value is None else repr(value)

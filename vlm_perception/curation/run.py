@@ -6,18 +6,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-import vlm_perception
 from vlm_perception.curation.captioning.captioned import (
     caption_tasks,
     do_caption,
@@ -30,15 +26,14 @@ from vlm_perception.curation.filtering.filtered import do_filter, filter_tasks
 from vlm_perception.curation.filtering.kept_once import without_near_duplicates
 from vlm_perception.curation.final.final import final_tasks, with_indexes
 from vlm_perception.curation.final.shard import do_shard
+from vlm_perception.curation.progress import StageProgress
 from vlm_perception.curation.quality.checked import check_retrieval, check_tasks, do_check
 from vlm_perception.curation.quality.retrieval_check import read_check, require_passed
 from vlm_perception.curation.quality.telling import alignment
-from vlm_perception.curation.recipe import RECIPE, CurationError, Recipe, example, read_recipe
-from vlm_perception.curation.sources.guess import source_lines
-from vlm_perception.curation.sources.key_frames import PLACES
+from vlm_perception.curation.recipe import RECIPE, CurationError, Recipe, read_recipe
 from vlm_perception.curation.sources.listing import tasks as source_tasks
 from vlm_perception.curation.sources.raw import do_raw
-from vlm_perception.curation.sources.source_digest import digested, source_digest
+from vlm_perception.curation.sources.source_digest import digested
 from vlm_perception.curation.stage_folder import (
     CAPTIONED,
     FAILED,
@@ -53,23 +48,26 @@ from vlm_perception.curation.stage_folder import (
     input_digest,
     put_in_place,
     read_manifest,
-    recipe_part,
     why_stale,
     write_stage,
 )
 from vlm_perception.curation.stage_summary import stage_summary
+from vlm_perception.curation.status import CHANGED, sources_changed
 from vlm_perception.curation.step import Finish, Step
-from vlm_perception.curation.tasks import LISTED, Record, Tasks
+from vlm_perception.curation.tasks import Record, Tasks
 from vlm_perception.curation.times import keep_time
-from vlm_perception.evaluation.code_digest import code_digest
+from vlm_perception.curation.unfinished import (
+    BEGUN,
+    MADE,
+    SOURCES,
+    UNFINISHED,
+    begun_folder,
+    read_json,
+    remove_unfinished,
+)
 from vlm_perception.outputs import work
 from vlm_perception.outputs.console import say
 
-UNFINISHED = ".unfinished"
-BEGUN, MADE, SOURCES = "begun.json", "made.json", "sources.json"
-OWN = {BEGUN, MADE, SOURCES, LISTED, "tasks", "parts", "stage", PLACES}
-"""What the folder of an unfinished stage holds."""
-CHANGED = "sources have changed since it was made"
 STEPS: dict[str, Step] = {
     RAW: Step(source_tasks, do_raw),
     FILTERED: Step(filter_tasks, do_filter, without_near_duplicates),
@@ -86,26 +84,6 @@ class Options:
     to: str = STAGES[-1]
     redo: str | None = None
     engine: Engine = field(default_factory=Engine)
-
-
-def init(folder: Path, sources: Sequence[str] = ()) -> Path:
-    """Write a recipe to start from.
-
-    Args:
-        folder: for the set.
-        sources: paths of images, of any kind; none of them: the recipe has an example.
-
-    Raises:
-        CurationError: there is one, or it is not plain what a source is.
-        OSError: it cannot be written.
-    """
-    file = folder / RECIPE
-    if os.path.lexists(file):
-        raise CurationError(f"{file} exists; edit it, or choose another folder")
-    text = example(source_lines(folder, sources))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, text.encode())
-    return file
 
 
 def run(folder: Path, options: Options, console: Console) -> None:
@@ -145,10 +123,10 @@ def _make(folder: Path, stage: str, recipe: Recipe, options: Options, console: C
     if old is not None:
         why = why_stale(folder, stage, old, recipe)
         if not why and not again:
-            if (_json(folder / UNFINISHED / BEGUN) or {}).get("stage") == stage:
+            if (read_json(folder / UNFINISHED / BEGUN) or {}).get("stage") == stage:
                 remove_unfinished(folder / UNFINISHED)
             say(console, f"{stage}: complete, {stage_summary(old)}")
-            if _sources_changed(folder, stage, old, recipe):
+            if sources_changed(folder, stage, old, recipe):
                 say(console, f"{stage}: its {CHANGED}; --redo {stage} takes that in")
             return
         if why and not again:
@@ -156,9 +134,9 @@ def _make(folder: Path, stage: str, recipe: Recipe, options: Options, console: C
                 f"{stage} was made by another recipe ({why}): undo the change, or make it again "
                 f"with --redo {stage}"
             )
-    unfinished = _unfinished(folder, stage, recipe)
+    unfinished = begun_folder(folder, stage, recipe)
     tasks = Tasks(unfinished)
-    with _Bar(stage, console) as bar:
+    with StageProgress(stage, console) as bar:
         count = tasks.write(_listed(folder, stage, recipe, unfinished))
         if (is_open := STEPS[stage].again) is not None:
             tasks.open_again(is_open)
@@ -185,58 +163,6 @@ def _first_fault(made: Path) -> str:
     return f": {first['path']}: {first['reason']}" if first else ""
 
 
-def _unfinished(folder: Path, stage: str, recipe: Recipe) -> Path:
-    """The folder of what an interrupted run of this stage, by this recipe, has left, or a new one.
-
-    There is one such folder: a stage is made only when those before it are complete.
-    """
-    unfinished = folder / UNFINISHED
-    begun = {
-        "stage": stage,
-        "recipe": recipe_part(folder, stage, recipe),
-        "input": input_digest(folder, stage),
-        # What another version has begun is not finished by this one.
-        "program": code_digest(vlm_perception),
-    }
-    if _json(unfinished / BEGUN) != begun or _is_moved(folder, stage, unfinished):
-        remove_unfinished(unfinished)
-        unfinished.mkdir()
-        write_bytes(unfinished / BEGUN, json.dumps(begun).encode())
-    (unfinished / "stage").mkdir(exist_ok=True)
-    return unfinished
-
-
-def _is_moved(folder: Path, stage: str, unfinished: Path) -> bool:
-    """Whether what an interrupted run has made is in its place: only the rest was left."""
-    made, there = _json(unfinished / MADE), read_manifest(folder, stage)
-    return made is not None and there is not None and made == there.digest
-
-
-def remove_unfinished(unfinished: Path) -> None:
-    """Remove the folder; without its first file, the rest counts for nothing.
-
-    Raises:
-        CurationError: it holds what this program has not made.
-    """
-    found = unfinished.iterdir() if unfinished.is_dir() else ()
-    foreign = sorted(each.name for each in found if each.name not in OWN and each.suffix != PART)
-    if foreign:
-        raise CurationError(
-            f"{unfinished} is removed when a stage is begun, and holds {foreign[0]}, which this "
-            "program has not made; move that away"
-        )
-    (unfinished / BEGUN).unlink(missing_ok=True)
-    shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _json(file: Path) -> Any:
-    """The content of one of our small files; None: it is not there."""
-    try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
 def _listed(folder: Path, stage: str, recipe: Recipe, unfinished: Path) -> Iterator[dict[str, Any]]:
     tasks = STEPS[stage].tasks(folder, recipe)
     if stage != RAW:
@@ -244,17 +170,6 @@ def _listed(folder: Path, stage: str, recipe: Recipe, unfinished: Path) -> Itera
     return digested(
         tasks, lambda digest: write_bytes(unfinished / SOURCES, json.dumps(digest).encode())
     )
-
-
-def _sources_changed(folder: Path, stage: str, manifest: Manifest, recipe: Recipe) -> bool:
-    """Whether the sources of a complete stage hold something else now."""
-    if stage != RAW or not manifest.sources:
-        return False
-    try:
-        return source_digest(source_tasks(folder, recipe)) != manifest.sources
-    # Sources that are gone, or cannot be listed, have nothing that could be taken in.
-    except (CurationError, OSError):
-        return False
 
 
 def _do(unfinished: Path, stage: str, number: int) -> dict[str, int]:
@@ -273,7 +188,7 @@ class _Numbered:
             yield {"id": identity, **record} if self.number else record
 
 
-def _finish(folder: Path, stage: str, recipe: Recipe, tasks: Tasks, bar: _Bar) -> Manifest:
+def _finish(folder: Path, stage: str, recipe: Recipe, tasks: Tasks, bar: StageProgress) -> Manifest:
     records: Iterable[Record] = _Numbered(tasks, stage == RAW)
     earlier = read_manifest(folder, before(stage)) if before(stage) else None
     received = earlier.kept if earlier else tasks.totals()[0]
@@ -282,70 +197,7 @@ def _finish(folder: Path, stage: str, recipe: Recipe, tasks: Tasks, bar: _Bar) -
     end = Finish(folder, made, recipe, received, bar.compared)
     for cut_off in made.rglob(f"*{PART}"):
         cut_off.unlink()
-    sources = str(_json(tasks.folder / SOURCES)) if stage == RAW else ""
+    sources = str(read_json(tasks.folder / SOURCES)) if stage == RAW else ""
     inputs = Inputs(input_digest(folder, stage), sources, received)
     found = STEPS[stage].finish(records, end)
     return write_stage(folder, made, stage, recipe, inputs, found, end.notes)
-
-
-def status(folder: Path) -> list[tuple[str, str]]:
-    """Each stage with its state in words.
-
-    Raises:
-        CurationError: the recipe is wrong, or a stage damaged.
-    """
-    recipe = read_recipe(folder)
-    return [(stage, _state(folder, stage, recipe)) for stage in STAGES]
-
-
-def _state(folder: Path, stage: str, recipe: Recipe) -> str:
-    manifest = read_manifest(folder, stage)
-    if manifest is not None:
-        why = why_stale(folder, stage, manifest, recipe)
-        if not why and _sources_changed(folder.resolve(), stage, manifest, recipe):
-            why = CHANGED
-        return f"stale: {why}; --redo {stage} makes it again" if why else stage_summary(manifest)
-    unfinished = folder / UNFINISHED
-    begun = _json(unfinished / BEGUN) or {}
-    tasks = Tasks(unfinished)
-    if begun.get("stage") != stage or tasks.count is None:
-        return "absent"
-    return f"unfinished: {tasks.count - len(tasks.open_ones())} of {tasks.count} tasks are done"
-
-
-class _Bar:
-    """Progress, with what was rejected and why so far."""
-
-    def __init__(self, stage: str, console: Console) -> None:
-        self._stage, self._counts = stage, Counter[str]()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[counts]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task(f"{stage}: listing", total=None, counts="")
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def begin(self, total: int, done: int, what: str = "tasks") -> None:
-        self._bar.update(
-            self._task, description=f"{self._stage}: {what}", total=total, completed=done
-        )
-
-    def advance(self, counts: dict[str, int]) -> None:
-        self._counts.update(counts)
-        shown = ", ".join(f"{count} {name}" for name, count in sorted(self._counts.items()) if name)
-        self._bar.update(self._task, advance=1, counts=shown)
-
-    def compared(self, count: int) -> None:
-        self._bar.update(self._task, advance=count)

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlm_perception.curation.bundles import BUNDLES, bundle_digests, changed_bundles
 from vlm_perception.curation.durable import json_line, sync_folder, whole_file, write_bytes
-from vlm_perception.curation.recipe import CurationError, Recipe, changes
+from vlm_perception.curation.recipe import CurationError, Recipe
+from vlm_perception.curation.recipe_changes import changes
 from vlm_perception.curation.tasks import Record
 from vlm_perception.curation.thresholds.stored import referred_to
 from vlm_perception.outputs.swap import swap

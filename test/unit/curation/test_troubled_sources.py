@@ -248,10 +248,10 @@ def test_what_another_version_has_begun_is_begun_again(tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(picture())
     folder = prepare(tmp_path / "set", {"kind": "folder", "path": "../images"})
-    run = "vlm_perception.curation.run"
+    curation = "vlm_perception.curation"
     with monkeypatch.context() as patch:
-        patch.setattr(f"{run}.code_digest", lambda *_: "older")
-        patch.setattr(f"{run}.put_in_place", lambda *_: 1 / 0)
+        patch.setattr(f"{curation}.unfinished.code_digest", lambda *_: "older")
+        patch.setattr(f"{curation}.run.put_in_place", lambda *_: 1 / 0)
         assert CliRunner().invoke(app, ["curate", "run", str(folder)]).exit_code == 1
     (tmp_path / "images" / "b.png").write_bytes(picture(200))
     curate("run", folder, "--to", "00_raw")
