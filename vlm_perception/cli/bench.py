@@ -278,6 +278,27 @@ def bench_replay(
     report("vlm_perception.evaluation.bench.replay", json_file, recording, threads, latency)
 
 
+@app.command("curation")
+def bench_curation(
+    images: Annotated[
+        int, typer.Option(min=64, help="Images that are taken in and filtered.")
+    ] = 2000,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure how fast a set is filtered, and how the search for near-duplicates grows.
+
+    First 00_raw and 01_filtered of 640x480 JPEG files of the road world: images per second of a
+    core, how many times faster two workers are where Ray is installed, and what 10^6 images would
+    cost, as a projection. Then the search among 10^4, 3x10^4 and 10^5 drawn hashes, and among 10^4
+    and 2x10^4 embeddings, each in a process of its own: time, memory, the exponent of the growth,
+    and what follows for 10^6. Close other programs first: exit code 1 when they took so much of
+    the machine that the figures are not valid.
+
+    `vlm-perception bench curation --json curation.json`
+    """
+    report("vlm_perception.curation.bench.bench", json_file, images)
+
+
 @app.command("gpu")
 def bench_gpu(
     engine: Annotated[
