@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ from vlm_perception.curation.stage_folder import (
     input_digest,
     put_in_place,
     read_manifest,
+    require_own_files,
     why_stale,
     write_stage,
 )
@@ -57,11 +58,16 @@ from vlm_perception.curation.step import Finish, Step
 from vlm_perception.curation.tasks import Record, Tasks
 from vlm_perception.curation.times import keep_time
 from vlm_perception.curation.unfinished import (
-    BEGUN,
     MADE,
     SOURCES,
+    STAGE,
     UNFINISHED,
     begun_folder,
+    begun_stage,
+    end,
+    end_stage,
+    interrupted_again,
+    put_back,
     read_json,
     remove_unfinished,
 )
@@ -98,11 +104,14 @@ def run(folder: Path, options: Options, console: Console) -> None:
     recipe = read_recipe(folder)
     handle = work.taken(folder, "choose another folder")
     try:
+        put_back(folder)
+        again = _made_again(folder.resolve(), recipe, options.redo)
         with options.engine:
             for stage in STAGES[: STAGES.index(options.to) + 1]:
-                _make(folder.resolve(), stage, recipe, options, console)
+                _make(folder.resolve(), stage, recipe, stage in again, options.engine, console)
                 if stage == QUALITY:
                     _tell_quality(folder, console)
+        end(folder)
     finally:
         os.close(handle)
 
@@ -117,13 +126,20 @@ def _tell_quality(folder: Path, console: Console) -> None:
         say(console, found.told)
 
 
-def _make(folder: Path, stage: str, recipe: Recipe, options: Options, console: Console) -> None:
+def _made_again(folder: Path, recipe: Recipe, redo: str | None) -> Sequence[str]:
+    """The stages that are made again though they are complete: as asked for now, or before."""
+    asked = [each for each in (redo, interrupted_again(folder, recipe)) if each is not None]
+    return STAGES[min(map(STAGES.index, asked), default=len(STAGES)) :]
+
+
+def _make(
+    folder: Path, stage: str, recipe: Recipe, again: bool, engine: Engine, console: Console
+) -> None:
     old = read_manifest(folder, stage)
-    again = options.redo is not None and STAGES.index(stage) >= STAGES.index(options.redo)
     if old is not None:
         why = why_stale(folder, stage, old, recipe)
         if not why and not again:
-            if (read_json(folder / UNFINISHED / BEGUN) or {}).get("stage") == stage:
+            if begun_stage(folder) == stage:
                 remove_unfinished(folder / UNFINISHED)
             say(console, f"{stage}: complete, {stage_summary(old)}")
             if sources_changed(folder, stage, old, recipe):
@@ -134,7 +150,8 @@ def _make(folder: Path, stage: str, recipe: Recipe, options: Options, console: C
                 f"{stage} was made by another recipe ({why}): undo the change, or make it again "
                 f"with --redo {stage}"
             )
-    unfinished = begun_folder(folder, stage, recipe)
+        require_own_files(folder, old)
+    unfinished = begun_folder(folder, stage, recipe, again=old is not None)
     tasks = Tasks(unfinished)
     with StageProgress(stage, console) as bar:
         count = tasks.write(_listed(folder, stage, recipe, unfinished))
@@ -142,17 +159,20 @@ def _make(folder: Path, stage: str, recipe: Recipe, options: Options, console: C
             tasks.open_again(is_open)
         missing = tasks.open_ones()
         bar.begin(count, count - len(missing))
-        for counts in options.engine.done(partial(_do, unfinished, stage), missing):
+        for counts in engine.done(partial(_do, unfinished, stage), missing):
             bar.advance(counts)
         manifest = _finish(folder, stage, recipe, tasks, bar)
     if stage == RAW and not manifest.kept:
-        why = _first_fault(unfinished / "stage")
+        why = _first_fault(unfinished / STAGE)
         remove_unfinished(unfinished)
         raise CurationError(f"no image of the sources can be used{why}; correct {folder / RECIPE}")
     keep_time(folder, stage, manifest.received, tasks.totals()[1])
+    if old is not None:
+        # It may have got some while this one was made.
+        require_own_files(folder, old)
     write_bytes(unfinished / MADE, json.dumps(manifest.digest).encode())
-    put_in_place(unfinished / "stage", folder / stage)
-    remove_unfinished(unfinished)
+    put_in_place(unfinished / STAGE, folder / stage)
+    end_stage(folder)
     say(console, f"{stage}: {stage_summary(manifest)}")
     if manifest.failed:
         say(console, f"why images failed: {folder / stage / 'failed.jsonl'}")
@@ -192,12 +212,12 @@ def _finish(folder: Path, stage: str, recipe: Recipe, tasks: Tasks, bar: StagePr
     records: Iterable[Record] = _Numbered(tasks, stage == RAW)
     earlier = read_manifest(folder, before(stage)) if before(stage) else None
     received = earlier.kept if earlier else tasks.totals()[0]
-    made = tasks.folder / "stage"
+    made = tasks.folder / STAGE
     bar.begin(received, 0, "finishing")
-    end = Finish(folder, made, recipe, received, bar.compared)
+    ending = Finish(folder, made, recipe, received, bar.compared)
     for cut_off in made.rglob(f"*{PART}"):
         cut_off.unlink()
     sources = str(read_json(tasks.folder / SOURCES)) if stage == RAW else ""
     inputs = Inputs(input_digest(folder, stage), sources, received)
-    found = STEPS[stage].finish(records, end)
-    return write_stage(folder, made, stage, recipe, inputs, found, end.notes)
+    found = STEPS[stage].finish(records, ending)
+    return write_stage(folder, made, stage, recipe, inputs, found, ending.notes)

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -37,9 +39,22 @@ GIVES_ON = {CAPTIONED: "captions", QUALITY: "quality"}
 STAGES = tuple(DEPENDS_ON)
 GROUPING = {"sources": {"__all__": {"place", "unrelated"}}}
 """Keys that only the splits depend on."""
+ACCESS = {
+    "captions": {
+        "captioner": {"key_file", "allow_remote", "allow_plain_http", "slots", "timeout_s"}
+    }
+}
+"""Keys that say how an answer is got, and not which."""
 STATUSES = ("kept", "rejected", "failed")
 KEPT, REJECTED, FAILED = (f"{status}.jsonl" for status in STATUSES)
 MANIFEST = "stage.json"
+_OWN_FILES = (
+    r"(kept|rejected|failed)\.jsonl",
+    r"(stage|retrieval|set)\.json",
+    r"images/[0-9a-f]{2}/[0-9a-f]{64}\.(jpg|png|webp)",
+)
+_OWN_OF_SPLIT = r"{split}(\.parquet|/\d{{6,}}\.tar)"
+"""Patterns of what stages hold."""
 
 
 class Manifest(BaseModel):
@@ -78,7 +93,7 @@ def recipe_part(folder: Path, stage: str, recipe: Recipe) -> dict[str, Any]:
     """
     if stage == FINAL:
         return recipe.model_dump(mode="json", include={"final": True, **GROUPING})
-    part = recipe.model_dump(mode="json", include=set(DEPENDS_ON[stage]), exclude=GROUPING)
+    part = recipe.model_dump(mode="json", include=set(DEPENDS_ON[stage]), exclude=GROUPING | ACCESS)
     known = {"thresholds": referred_to(folder, part), BUNDLES: bundle_digests(folder, part)}
     return {**part, **{name: content for name, content in known.items() if content}}
 
@@ -120,6 +135,12 @@ def before(stage: str) -> str:
     """The stage before; empty for the first."""
     place = STAGES.index(stage)
     return STAGES[place - 1] if place else ""
+
+
+def after(stage: str) -> str | None:
+    """The stage after; None for the last."""
+    place = STAGES.index(stage) + 1
+    return STAGES[place] if place < len(STAGES) else None
 
 
 def input_digest(folder: Path, stage: str) -> str:
@@ -207,6 +228,26 @@ def new_captions(record: Record) -> list[dict[str, str]]:
     """The captions that 02_captioned has had written for an image; they are its last ones."""
     count = len(record.get("written", ()))
     return list(record["captions"][-count:]) if count else []
+
+
+def require_own_files(folder: Path, manifest: Manifest) -> None:
+    """Refuse to let a stage go that holds what this program has not written.
+
+    Raises:
+        CurationError: it does; the message names a file.
+    """
+    place = folder / manifest.name
+    splits = manifest.recipe.get("final", {}).get("splits", ())
+    of_splits = (_OWN_OF_SPLIT.format(split=re.escape(split)) for split in splits)
+    own = re.compile("|".join((*_OWN_FILES, *of_splits)))
+    for parent, _, names in os.walk(place):
+        for name in names:
+            file = Path(parent, name).relative_to(place)
+            if not own.fullmatch(file.as_posix()):
+                raise CurationError(
+                    f"{place} is removed when it is made again, and holds {file}, which this "
+                    "program has not made; move that away"
+                )
 
 
 def put_in_place(made: Path, place: Path) -> None:

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlm_perception.curation.recipe import CurationError, Recipe, read_recipe
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.curation.recipe import Recipe, read_recipe
 from vlm_perception.curation.sources.listing import tasks as source_tasks
 from vlm_perception.curation.sources.source_digest import source_digest
 from vlm_perception.curation.stage_folder import RAW, STAGES, Manifest, read_manifest, why_stale
 from vlm_perception.curation.stage_summary import stage_summary
 from vlm_perception.curation.tasks import Tasks
-from vlm_perception.curation.unfinished import BEGUN, UNFINISHED, read_json
+from vlm_perception.curation.unfinished import UNFINISHED, begun_stage
 
 CHANGED = "sources have changed since it was made"
 
@@ -35,9 +36,8 @@ def _state(folder: Path, stage: str, recipe: Recipe) -> str:
             why = CHANGED
         return f"stale: {why}; --redo {stage} makes it again" if why else stage_summary(manifest)
     unfinished = folder / UNFINISHED
-    begun = read_json(unfinished / BEGUN) or {}
     tasks = Tasks(unfinished)
-    if begun.get("stage") != stage or tasks.count is None:
+    if begun_stage(folder) != stage or tasks.count is None:
         return "absent"
     return f"unfinished: {tasks.count - len(tasks.open_ones())} of {tasks.count} tasks are done"
 
@@ -49,5 +49,5 @@ def sources_changed(folder: Path, stage: str, manifest: Manifest, recipe: Recipe
     try:
         return source_digest(source_tasks(folder, recipe)) != manifest.sources
     # Sources that are gone, or cannot be listed, have nothing that could be taken in.
-    except (CurationError, OSError):
+    except (VlmPerceptionError, OSError):
         return False

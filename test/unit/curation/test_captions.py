@@ -101,6 +101,12 @@ def test_only_what_is_missing_is_asked_for_and_only_once(tmp_path, server):
     curate("run", folder, "--redo", CAPTIONED)
     assert len(server.prompts) == 5
     assert (folder / CAPTIONED / "kept.jsonl").read_bytes() == first
+    # How answers are got makes no difference to them.
+    asked = {"slots": 3, "timeout_s": 9.0, "key_file": "key", "allow_plain_http": True}
+    prepare(
+        tmp_path, endpoint(server, **asked), "captions", languages=["en", "de"], prompts=prompts
+    )
+    assert "stale" not in curate("status", folder)
 
 
 def test_what_fails_is_listed_with_every_answer(tmp_path, server):

@@ -26,7 +26,10 @@ from support.videos import make_video
 from typer.testing import CliRunner
 
 from vlm_perception.cli import app
+from vlm_perception.curation import run
 from vlm_perception.curation.image_files import decode, usable_image
+from vlm_perception.curation.tasks import Tasks
+from vlm_perception.outputs import swap
 
 STAGES = ("00_raw", "01_filtered", "04_final")
 
@@ -249,6 +252,50 @@ def test_stale_stages_are_named_and_made_again_only_when_asked_for(tmp_path):
     assert lines(folder, "01_filtered", "rejected") == []
     assert (folder / "00_raw" / "stage.json").stat().st_mtime_ns == first
     assert not (folder / ".unfinished").exists()
+
+
+@pytest.mark.parametrize("ended", ["at_work", "between_two_names", "in_its_place"])
+def test_making_again_goes_on_from_where_it_was_ended(tmp_path, monkeypatch, ended):
+    """On a file system that cannot exchange names, and moves the old stage aside."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(saved(picture(0)))
+    folder = prepare(tmp_path / "set", {"kind": "folder", "path": "../images"})
+    curate("run", folder, "--to", "01_filtered")
+    monkeypatch.setattr(swap, "exchanged", lambda *_: False)
+    (tmp_path / "images" / "b.jpg").write_bytes(saved(picture(1)))
+    rename = Path.rename
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    def aside_alone(path, to):
+        return interrupted() if path.name == "stage" else rename(path, to)
+
+    moment = {
+        "at_work": (Tasks, "do", interrupted),
+        "between_two_names": (Path, "rename", aside_alone),
+        "in_its_place": (run, "end_stage", interrupted),
+    }
+    with monkeypatch.context() as at:
+        at.setattr(*moment[ended])
+        curate("run", folder, "--redo", "00_raw", "--to", "01_filtered", code=130)
+    curate("run", folder, "--to", "01_filtered")
+    assert len(lines(folder, "01_filtered", "kept")) == 2
+    assert not (folder / ".unfinished").exists()
+
+
+def test_no_file_of_a_user_goes_with_an_old_stage(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(saved(picture(0)))
+    folder = prepare(tmp_path / "set", {"kind": "folder", "path": "../images"})
+    curate("run", folder)
+    for name in ("01_filtered/notes.txt", "00_raw/images/mine.jpg", "04_final/train/notes.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+        assert name.partition("/")[2] in curate("run", folder, "--redo", "00_raw", code=2)
+        assert (folder / name).read_text() == "mine"
+        (folder / name).unlink()
+        curate("run", folder)
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,19 @@ def test_changed_sources_and_stale_stages_are_told(tmp_path):
     assert "stale" not in curate("status", folder)
 
 
+def test_a_list_of_captions_that_is_gone_does_not_stop_what_is_complete(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(picture())
+    listed = tmp_path / "images" / "captions.jsonl"
+    listed.write_text(json.dumps({"image": "a.png", "captions": ["a wall"]}))
+    folder = prepare(tmp_path / "set", {"kind": "captions", "path": "../images"})
+    curate("run", folder)
+    listed.write_text("{")
+    assert "04_final: complete" in curate("run", folder)
+    listed.unlink()
+    assert "stale" not in curate("status", folder)
+
+
 def test_what_another_version_has_begun_is_begun_again(tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(picture())
