@@ -15,6 +15,7 @@ from vlm_perception.common.export_error import ExportError
 from vlm_perception.curation.captioning.captioner import open_captioner
 from vlm_perception.curation.captioning.of_checkpoint import CheckpointWriter
 from vlm_perception.curation.recipe import Captions, CheckpointCaptioner
+from vlm_perception.deploy.checkpoints.files import checkpoint_digest
 from vlm_perception.perception.language.token_sampling import GREEDY, Sampling
 
 PROMPT = "describe the scene"
@@ -53,3 +54,16 @@ def test_what_is_no_such_checkpoint_is_refused(tmp_path, siglip_checkpoint):
         captions = Captions(captioner=CheckpointCaptioner(kind="checkpoint", path=str(folder)))
         with pytest.raises(ExportError, match=folder.name):
             open_captioner(captions, tmp_path)
+
+
+def test_a_checkpoint_is_another_one_with_other_settings(tmp_path):
+    files = ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja")
+    for name in (*files, "README.md"):
+        (tmp_path / name).write_text("{}")
+    digests = [checkpoint_digest(tmp_path)]
+    for name in files:
+        (tmp_path / name).write_text("{ }")
+        digests.append(checkpoint_digest(tmp_path))
+    assert len(set(digests)) == len(digests)
+    (tmp_path / "README.md").write_text("read me")
+    assert checkpoint_digest(tmp_path) == digests[-1]

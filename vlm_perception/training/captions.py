@@ -10,7 +10,6 @@ each image of a batch that has it among its captions: a set has many such texts,
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 import shutil
@@ -24,17 +23,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from vlm_perception.bundle.files import file_sha256
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.captions_file import UNKNOWN, is_in
 from vlm_perception.datasets.final_set import FinalImage, FinalSetError, FinalSplit, find_final
 from vlm_perception.datasets.shuffled import Shuffled
-from vlm_perception.deploy.checkpoints.families import DualFamily
+from vlm_perception.deploy.checkpoints.dual_reader import DualReader
 from vlm_perception.deploy.checkpoints.files import weight_files
 from vlm_perception.deploy.checkpoints.gather import dual_folder
-from vlm_perception.deploy.checkpoints.image_processor import load_any_processor
-from vlm_perception.deploy.checkpoints.load import load_dual
-from vlm_perception.deploy.checkpoints.tokenizers.load import load_tokenizer, name_end_token
 from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.outputs.own import own_folder
 from vlm_perception.training.loop import Schedule, fit
@@ -138,14 +133,9 @@ class CaptionObjective(nn.Module):
             ExportError: the checkpoint cannot be used.
         """
         super().__init__()
-        self.family: DualFamily
-        self.family, self.model = load_dual(folder)
-        self._processor = load_any_processor(folder)
-        self._tokenizer = load_tokenizer(folder, self.model)
-        name_end_token(self.model, self._tokenizer)
-        self._length = int(self.model.config.text_config.max_position_embeddings)
+        self._reader = DualReader(folder)
+        self.family, self.model = self._reader.family, self._reader.model
         self._split, self._recipe = split, recipe
-        self._start = _digest(folder)
         self._images = Shuffled(split, seed=recipe.seed)
         self.model.requires_grad_(True).train()
         self.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -153,7 +143,7 @@ class CaptionObjective(nn.Module):
     def get_extra_state(self) -> dict[str, Any]:
         """What training began from, and where it is in the set."""
         return {
-            "start": self._start,
+            "start": self._reader.digest,
             "languages": list(self._recipe.languages),
             "images": self._images.state(),
         }
@@ -165,7 +155,7 @@ class CaptionObjective(nn.Module):
             VlmPerceptionError: the run began from another checkpoint, or is on another set or other
                 languages.
         """
-        if state["start"] != self._start:
+        if state["start"] != self._reader.digest:
             raise VlmPerceptionError(
                 "the interrupted run has begun from another checkpoint; give another --out"
             )
@@ -187,7 +177,7 @@ class CaptionObjective(nn.Module):
         self.bound_scale()
         pixels, texts, same = self._batch()
         device = self.model.logit_scale.device
-        ids = self._ids(texts).to(device)
+        ids = self._reader.ids(texts).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             seen = self.model.get_image_features(**{k: v.to(device) for k, v in pixels.items()})
             read = self.model.get_text_features(input_ids=ids)
@@ -214,19 +204,7 @@ class CaptionObjective(nn.Module):
                 texts.append(chance.choice(known))
                 images.append(Image.fromarray(image.pixels()))
                 own.append(known)
-        pixels: Mapping[str, Tensor] = self._processor(images=images, return_tensors="pt")
-        return pixels, texts, matches(own, texts)
-
-    def _ids(self, texts: Sequence[str]) -> Tensor:
-        ids: Tensor = self._tokenizer(
-            list(texts),
-            padding="max_length",
-            truncation=True,
-            max_length=self._length,
-            split_special_tokens=True,
-            return_tensors="pt",
-        )["input_ids"]
-        return ids
+        return self._reader.pixels(images), texts, matches(own, texts)
 
 
 def matches(own: Sequence[Sequence[str]], texts: Sequence[str]) -> Tensor:
@@ -263,11 +241,6 @@ def softmax_losses(logits: Tensor, same: Tensor) -> dict[str, Tensor]:
         "image_to_text": F.cross_entropy(logits, of_images),
         "text_to_image": F.cross_entropy(logits.T, of_texts),
     }
-
-
-def _digest(folder: Path) -> str:
-    lines = [f"{file.name} {file_sha256(file)}\n" for file in sorted(weight_files(folder))]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _carry_along(source: Path, place: Path) -> None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,10 +22,9 @@ from transformers import (
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from vlm_perception.bundle.files import file_sha256
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.curation.captioning.writer import ENGLISH, Answer, NoAnswerError
-from vlm_perception.deploy.checkpoints.files import require_plain_weights, weight_files
+from vlm_perception.deploy.checkpoints.files import checkpoint_digest, require_plain_weights
 from vlm_perception.deploy.checkpoints.hub import fetch, find, require_room
 from vlm_perception.perception.language.token_sampling import Sampling
 
@@ -55,7 +53,7 @@ class CheckpointWriter:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._processor, self._model = _loaded(folder, self._device)
         self._max_tokens, self._turn = max_tokens, threading.Lock()
-        self.by = name or _digest(folder)
+        self.by = name or checkpoint_digest(folder)
         self.settings: Mapping[str, Any] = {"kind": "checkpoint"}
 
     def check(self, prompt: str) -> None:
@@ -173,8 +171,3 @@ def _processor(folder: Path) -> Module:
     settings, _ = whole.get_processor_dict(folder, local_files_only=True)
     given = [parts.get(name) for name in whole.get_attributes()]
     return images_only.from_args_and_dict(given, settings)
-
-
-def _digest(folder: Path) -> str:
-    hashes = [f"{file.name} {file_sha256(file)}\n" for file in weight_files(folder)]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()

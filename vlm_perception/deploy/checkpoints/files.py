@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vlm_perception.bundle.files import file_sha256
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.modeling.pixel_scaling import read_json
 
@@ -15,6 +17,8 @@ WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 CONFIG_NAME = "config.json"
 ADAPTER_NAME = "adapter_config.json"
+_SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")
+"""What is read beside the weights: settings, chat templates, and what tokenizers are made of."""
 # The first bytes of what `git clone` leaves of a large file where Git LFS is not installed.
 _POINTER = b"version https://git-lfs"
 _CLASSES = {"dual": "AutoModel", "vlm": "AutoModelForImageTextToText"}
@@ -60,6 +64,22 @@ def weight_files(directory: Path) -> list[Path]:
     if not isinstance(shards, dict) or not shards:
         raise ExportError(f"{index} names no files; download it again")
     return [directory / name for name in sorted(set(map(str, shards.values())))]
+
+
+def checkpoint_digest(directory: Path) -> str:
+    """The SHA-256 of all that a model's answers depend on: weights, settings and tokenizer.
+
+    Args:
+        directory: with the weights in safetensors.
+
+    Raises:
+        ExportError: it has no weights.
+        OSError: a file cannot be read.
+    """
+    settings = (file for pattern in _SETTINGS for file in directory.glob(pattern))
+    files = {*filter(Path.is_file, settings), *weight_files(directory)}
+    lines = [f"{file.name} {file_sha256(file)}\n" for file in sorted(files)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def refuse_adapter(directory: Path, name: str) -> None:
