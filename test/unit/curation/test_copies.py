@@ -73,6 +73,31 @@ def test_flipped_images_are_found_by_embedding_only(tmp_path, streets):
     assert "filter.embedding.cosine was 0.95" in curate("run", folder, code=2)
 
 
+def test_what_is_known_of_exact_copies_stays_with_the_one_that_stays(tmp_path, streets):
+    said = {"first": ("en", "a street"), "second": ("de", "eine Straße")}
+    for name, (language, text) in said.items():
+        write_images(tmp_path / name, {"0.png": streets[0]})
+        line = {"image": "0.png", "captions": [text], "language": language}
+        (tmp_path / name / "captions.jsonl").write_text(json.dumps(line))
+    seen = {"image": "0.png", "objects": ["car"]}
+    (tmp_path / "second" / "objects.jsonl").write_text(json.dumps(seen))
+    # The same pixels in another file, without captions.
+    (tmp_path / "plain").mkdir()
+    pixels = cv2.cvtColor(streets[0], cv2.COLOR_RGB2BGR)
+    for level in (1, 9):
+        name = str(tmp_path / "plain" / f"{level}.png")
+        cv2.imwrite(name, pixels, [cv2.IMWRITE_PNG_COMPRESSION, level])
+    plain = {"kind": "folder", "path": "../plain"}
+    sources = [{"kind": "captions", "path": f"../{name}"} for name in said]
+    folder = prepare(tmp_path / "set", plain, sources[0], sources[1] | {"licence": "CC0"})
+    curate("run", folder, "--to", "01_filtered")
+    kept = lines(folder, "01_filtered", "kept")
+    assert [each["source"] for each in kept] == [1]
+    found = [(each["language"], each["text"]) for each in kept[0]["captions"]]
+    assert (found, kept[0]["objects"], kept[0]["licence"]) == ([*said.values()], ["car"], "CC0")
+    assert {each["stayed"] for each in lines(folder, "01_filtered", "rejected")} == {kept[0]["id"]}
+
+
 def test_report_says_which_copies_each_rule_finds(tmp_path, streets):
     frames = [
         cv2.imencode(".jpg", np.roll(streets[0], step, axis=1))[1].tobytes() for step in (0, 1, 40)
