@@ -10,10 +10,8 @@ import json
 import cv2
 import numpy as np
 import pytest
-import yaml
-from typer.testing import CliRunner
+from support.curation import curate, prepare
 
-from vlm_perception.cli import app
 from vlm_perception.curation.filtering import blurring
 from vlm_perception.curation.image_files import decode
 
@@ -40,20 +38,12 @@ def strokes(pixels, kind):
     return [PLATE] if cv2.Laplacian(part, cv2.CV_16S).std() > 3 else []
 
 
-def curate(*words, code=0):
-    result = CliRunner().invoke(app, ["curate", *map(str, words)])
-    assert result.exit_code == code, result.output
-    return " ".join(result.output.split())
-
-
 def test_plates_are_blurred_in_a_file_of_their_own(tmp_path, monkeypatch):
     images, folder = tmp_path / "images", tmp_path / "set"
     images.mkdir()
-    folder.mkdir()
     for name, plate in (("plate", True), ("plain", False)):
         cv2.imwrite(str(images / f"{name}.png"), car(plate))
-    recipe = {"sources": [{"kind": "folder", "path": "../images"}], "filter": {"blur": ["plates"]}}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    prepare(folder, {"kind": "folder", "path": "../images"}, blur=["plates"])
     if not hasattr(cv2, "CascadeClassifier"):
         assert "opencv-python<5" in curate("run", folder, code=2)
         monkeypatch.setattr(blurring, "find_regions", strokes)

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,30 +17,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.curation import curate, lines, write_recipe
 from support.faulty_proxy import FaultyProxy
 from support.scripted_judge import MODEL, ScriptedJudge
-from typer.testing import CliRunner
 
-from vlm_perception.cli import app
+from vlm_perception.curation.captioning import captioner as captioning
+from vlm_perception.curation.captioning.captioned import IMAGES_PER_TASK
 from vlm_perception.curation.captioning.captioner import (
     Caption,
     Captioner,
-    Failure,
     open_captioner,
 )
 from vlm_perception.curation.captioning.writer import Answer, NoAnswerError
 from vlm_perception.curation.recipe import Captions, read_recipe
 
 CAPTIONED = "02_captioned"
-
-
-def curate(*words, code=0):
-    result = CliRunner().invoke(app, ["curate", *map(str, words)])
-    assert result.exit_code == code, result.output
-    return " ".join(result.output.split())
 
 
 def photos(folder, count, captions=()):
@@ -55,23 +50,16 @@ def photos(folder, count, captions=()):
 
 
 def prepare(root, captioner, kind="folder", **captions):
-    folder = root / "set"
-    folder.mkdir(exist_ok=True)
-    recipe = {
-        "sources": [{"kind": kind, "path": "../photos"}],
-        "filter": {"phash_distance": None, "min_side": 1},
-        "captions": {"captioner": captioner, **captions},
-    }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    return folder
+    return write_recipe(
+        root / "set",
+        sources=[{"kind": kind, "path": "../photos"}],
+        filter={"phash_distance": None, "min_side": 1},
+        captions={"captioner": captioner, **captions},
+    )
 
 
 def endpoint(server, **more):
     return {"kind": "endpoint", "url": server.url, "model": MODEL, **more}
-
-
-def lines(folder, status):
-    return [json.loads(line) for line in (folder / CAPTIONED / f"{status}.jsonl").open()]
 
 
 @pytest.fixture
@@ -92,7 +80,7 @@ def test_only_what_is_missing_is_asked_for_and_only_once(tmp_path, server):
     asked = Counter(server.prompts)
     assert asked.pop(prompts["de"]) == 3
     assert list(asked.values()) == [2]
-    kept = lines(folder, "kept")
+    kept = lines(folder, CAPTIONED, "kept")
     told = [[(each["language"], each["text"]) for each in record["captions"]] for record in kept]
     assert told[0] == [("en-GB", "a tram"), ("de", "a red bus")]
     assert told[2] == [("und", "x"), ("en", "a red bus"), ("de", "a red bus")]
@@ -109,7 +97,8 @@ def test_only_what_is_missing_is_asked_for_and_only_once(tmp_path, server):
     assert "stale" not in curate("status", folder)
 
 
-def test_what_fails_is_listed_with_every_answer(tmp_path, server):
+def test_what_fails_is_listed_with_every_answer(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(captioning, "BACKOFF_S", 0.0)
     photos(tmp_path / "photos", 5)
     script = iter(
         [*(["", " ... ", "a bus"]), *(["!", 500, "", "?"]), *([429, 429, 503]), 400, "a tree"]
@@ -119,7 +108,7 @@ def test_what_fails_is_listed_with_every_answer(tmp_path, server):
     told = curate("run", folder)
     assert "5 received, 2 kept, 0 rejected, 3 failed (1 the answer has no letter or digit," in told
     assert f"2 images got no answer in the end; --redo {CAPTIONED}" in told
-    failed = lines(folder, "failed")
+    failed = lines(folder, CAPTIONED, "failed")
     answers = [[each.get("text", each["fault"]) for each in one["answers"]] for one in failed]
     rate, ready = "the server is asked too often", "the server is not ready"
     refused = "the server refuses this one request"
@@ -128,7 +117,7 @@ def test_what_fails_is_listed_with_every_answer(tmp_path, server):
     temperatures = [body["temperature"] for body in server.asked]
     assert temperatures == [0, 0.7, 0.7, 0, 0.7, 0.7, 0.7, 0, 0, 0, 0, 0]
     assert server.asked[1]["seed"] != server.asked[2]["seed"]
-    assert [record["captions"][0]["text"] for record in lines(folder, "kept")] == [
+    assert [record["captions"][0]["text"] for record in lines(folder, CAPTIONED, "kept")] == [
         "a bus",
         "a tree",
     ]
@@ -139,24 +128,28 @@ def test_what_fails_is_listed_with_every_answer(tmp_path, server):
     # Whoever asks for them again is told what was answered, and asks only what was not.
     server.answer = lambda prompt: "a hill"
     curate("run", folder, "--redo", CAPTIONED)
-    texts = [record["captions"][0]["text"] for record in lines(folder, "kept")]
+    texts = [record["captions"][0]["text"] for record in lines(folder, CAPTIONED, "kept")]
     assert texts == ["a bus", "a hill", "a hill", "a tree"]
     assert len(server.asked) == 14
 
 
 @pytest.mark.parametrize("status", [500, 400])
-def test_a_captioner_that_is_down_stops_the_run_which_goes_on_later(tmp_path, server, status):
-    photos(tmp_path / "photos", 120)
+def test_a_captioner_that_is_down_stops_the_run_which_goes_on_later(
+    tmp_path, server, monkeypatch, status
+):
+    monkeypatch.setattr(captioning, "FAILURES", 10)
+    photos(tmp_path / "photos", IMAGES_PER_TASK + 4)
     server.answer = lambda prompt: status
-    folder = prepare(tmp_path, endpoint(server, slots=4), tries=1)
-    assert "100 images in a row got no answer" in curate("run", folder, code=1)
+    folder = prepare(tmp_path, endpoint(server, slots=2), tries=1)
+    assert "10 images in a row got no answer" in curate("run", folder, code=1)
     assert "unfinished" in curate("status", folder)
-    assert 100 <= len(server.asked) <= 104
+    # The images of the next task are not asked for.
+    assert 10 <= len(server.asked) <= IMAGES_PER_TASK
     # Those that failed so far are asked for again.
     server.asked.clear()
     server.answer = lambda prompt: "a bus"
-    curate("run", folder)
-    assert (len(lines(folder, "kept")), len(server.asked)) == (120, 120)
+    curate("run", folder, "--to", CAPTIONED)
+    assert len(lines(folder, CAPTIONED, "kept")) == len(server.asked) == IMAGES_PER_TASK + 4
 
 
 def test_no_image_fails_because_the_server_is_gone(tmp_path, server):
@@ -168,35 +161,38 @@ def test_no_image_fails_because_the_server_is_gone(tmp_path, server):
     # The same model elsewhere: what it has answered counts.
     folder = prepare(tmp_path, endpoint(server))
     curate("run", folder)
-    assert (len(lines(folder, "kept")), len(server.asked)) == (20, 20)
+    assert (len(lines(folder, CAPTIONED, "kept")), len(server.asked)) == (20, 20)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_what_ends_a_run_makes_ask_again_only_what_was_in_flight(tmp_path, server, sent):
     photos(tmp_path / "photos", 16)
-    server.answer = lambda prompt: time.sleep(0.1) or "a bus"
-    slots = 3
+    numbers, on, slots = itertools.count(), threading.Event(), 3
+    server.answer = lambda prompt: (next(numbers) < 8 or on.wait(60)) and "a bus"
     folder = prepare(tmp_path, endpoint(server, slots=slots))
-    program = Path(sys.executable).with_name("vlm-perception")
-    process = subprocess.Popen([program, "curate", "run", folder], stdout=subprocess.DEVNULL)
-    while process.poll() is None and len(server.asked) < 8:
+    # Shells let what they start in the background ignore Ctrl-C.
+    program = ["env", "--default-signal=INT", Path(sys.executable).with_name("vlm-perception")]
+    process = subprocess.Popen([*program, "curate", "run", folder], stdout=subprocess.DEVNULL)
+    # Each slot asks for its next image when it has kept what was answered.
+    while process.poll() is None and len(server.asked) < 8 + slots:
         time.sleep(0.01)
     process.send_signal(sent)
     assert process.wait() == (130 if sent == signal.SIGINT else -sent)
+    on.set()
     assert not (folder / CAPTIONED).exists()
-    curate("run", folder)
+    curate("run", folder, "--to", CAPTIONED)
     images = Counter(
         body["messages"][-1]["content"][0]["image_url"]["url"] for body in server.asked
     )
     assert len(images) == 16
-    assert sum(images.values()) <= 16 + slots
+    assert sum(images.values()) == 16 + slots
 
 
 def test_further_attempts_are_other_answers_and_are_kept(tmp_path):
     photos(tmp_path / "photos", 1)
     folder = prepare(tmp_path, {"kind": "bundle", "path": "roadworld-nano"})
     curate("run", folder)
-    (record,) = lines(folder, "kept")
+    (record,) = lines(folder, CAPTIONED, "kept")
     captioner = open_captioner(read_recipe(folder).captions, folder)
     assert record["captions"][0]["by"] == captioner.by
     answers = list(captioner.attempts(record, "en"))
@@ -204,7 +200,8 @@ def test_further_attempts_are_other_answers_and_are_kept(tmp_path):
     assert answers[0].text == record["captions"][0]["text"]
     again = open_captioner(read_recipe(folder).captions, folder)
     assert list(again.attempts(record, "en")) == answers
-    assert all(isinstance(each, Caption | Failure) for each in answers)
+    texts = {each.text if isinstance(each, Caption) else each.answer for each in answers}
+    assert len(texts) > 1
     assert len(list((folder / "journal").rglob("*.json"))) == 3
 
 
@@ -235,10 +232,10 @@ def test_without_a_captioner_images_without_a_caption_fail(tmp_path):
     photos(tmp_path / "photos", 2, [(0, "en", "a bus"), (1, "de", "ein Bus")])
     folder = prepare(tmp_path, None, "captions")
     curate("run", folder)
-    assert len(lines(folder, "kept")) == 1
+    assert len(lines(folder, CAPTIONED, "kept")) == 1
     assert (
         "no caption in en, and the recipe names no captioner"
-        in lines(folder, "failed")[0]["reason"]
+        in lines(folder, CAPTIONED, "failed")[0]["reason"]
     )
 
 
@@ -280,7 +277,7 @@ def test_tries_end_with_the_first_caption_and_answers_are_asked_for_once(
     writer = Scripted(script)
     captioner = Captioner(writer, Captions(tries=tries), folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vlm_perception.curation.captioning.captioner.BACKOFF_S", 0.0)
+        patch.setattr(captioning, "BACKOFF_S", 0.0)
         came = captioner.try_caption(record, "en")
         told = script[: len(writer.prompts)]
         good = Answer("a bus", True)

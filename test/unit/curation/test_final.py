@@ -4,23 +4,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import tarfile
 from collections import Counter
 
-import cv2
 import numpy as np
-import PIL.Image
 import pyarrow.parquet
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
+from support.curation import curate, picture, saved, write_recipe
 
-from vlm_perception.cli import app
 from vlm_perception.curation.final.groups import Sorter
 from vlm_perception.curation.final.splits import assigned
 from vlm_perception.curation.recipe import Recipe
@@ -35,25 +31,12 @@ SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 DRIVES = {"a": 12, "b": 6, "c": 4, "d": 4, "e": 4}
 
 
-def curate(*words, code=0):
-    result = CliRunner().invoke(app, ["curate", *map(str, words)])
-    assert result.exit_code == code, result.output
-    return " ".join(result.output.split())
-
-
-def picture(seed):
-    rng = np.random.default_rng(seed)
-    return cv2.resize(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8), (320, 240))
-
-
 def prepare(folder, shard_mb=1, **source):
-    folder.mkdir()
-    recipe = {
-        "sources": [{"kind": "captions", "path": "../images", **source}],
-        "final": {"splits": SHARES, "shard_mb": shard_mb},
-    }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    return folder
+    return write_recipe(
+        folder,
+        sources=[{"kind": "captions", "path": "../images", **source}],
+        final={"splits": SHARES, "shard_mb": shard_mb},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +48,7 @@ def made(tmp_path_factory):
         (root / "images" / drive).mkdir(parents=True)
         for frame in range(frames):
             name, seed = f"{drive}/{frame}.png", seed + 1
-            stream = io.BytesIO()
-            PIL.Image.fromarray(picture(seed)).save(stream, "PNG")
-            (root / "images" / name).write_bytes(stream.getvalue())
+            (root / "images" / name).write_bytes(saved(picture(seed), "PNG"))
             lines.append({"image": name, "captions": [f"frame {seed}"], "language": "en"})
     (root / "images" / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
     seen = [{"image": each["image"], "objects": ["bus", each["image"][0]]} for each in lines]
@@ -174,6 +155,7 @@ def test_an_order_goes_on_after_any_interruptions(made, seed, buffer, workers, c
         Shuffled(split, seed=9, state=Shuffled(split).state())
 
 
+@settings(max_examples=25)
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=6),
     st.integers(1, 20),
@@ -188,6 +170,7 @@ def test_an_epoch_has_every_image_once_however_many_workers(images, buffer, work
     assert sorted(each for share in shares for each in share) == every
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=3, max_size=20), st.integers(0, 9))
 def test_no_split_is_empty_and_none_is_far_off(sizes, seed):
     splits = assigned(sizes, SHARES, seed)
@@ -200,6 +183,7 @@ def test_no_split_is_empty_and_none_is_far_off(sizes, seed):
         assert given_[name] <= share * sum(sizes) + max(sizes)
 
 
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.integers(0, 3), st.sampled_from("abc"), st.integers(0, 12)),

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import tarfile
@@ -14,11 +13,9 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
-import yaml
+from support.curation import curate, lines, prepare, saved, tar_of
 from support.recordings import jpeg, write
-from typer.testing import CliRunner
 
-from vlm_perception.cli import app
 from vlm_perception.common.disk_space import DiskFullError
 from vlm_perception.common.errors import RunError
 from vlm_perception.curation import durable, stage_folder
@@ -29,47 +26,16 @@ from vlm_perception.curation.tasks import Tasks
 from vlm_perception.media.image_errors import ImageError
 
 
-def saved(image, kind="PNG", **options):
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def picture(value=0):
-    return saved(PIL.Image.new("RGB", (240, 240), (value, 90, 30)))
-
-
-def curate(*words, code=0):
-    result = CliRunner().invoke(app, ["curate", *map(str, words)])
-    assert result.exit_code == code, result.output
-    return " ".join(result.output.split())
-
-
-def prepare(folder, *sources, **filters):
-    folder.mkdir(exist_ok=True)
-    text = yaml.safe_dump({"sources": list(sources), "filter": filters})
-    (folder / "recipe.yaml").write_text(text)
-    return folder
-
-
-def lines(folder, status, stage="00_raw"):
-    return [json.loads(line) for line in (folder / stage / f"{status}.jsonl").open()]
-
-
-def tar_of(file, members, mode="w"):
-    with tarfile.open(file, mode) as tar:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
+def plain(value=0):
+    return saved(PIL.Image.new("RGB", (240, 240), (value, 90, 30)), "PNG")
 
 
 @pytest.mark.parametrize("year", ["0001", "2263"])
 def test_a_stamp_that_no_64_bits_hold_is_none(tmp_path, year):
     exif = PIL.Image.Exif()
     exif.get_ifd(0x8769)[0x9003] = f"{year}:01:01 00:00:00"
-    (tmp_path / "a.png").write_bytes(saved(PIL.Image.new("RGB", (240, 240)), exif=exif))
-    (tmp_path / "b.png").write_bytes(picture())
+    (tmp_path / "a.png").write_bytes(saved(PIL.Image.new("RGB", (240, 240)), "PNG", exif=exif))
+    (tmp_path / "b.png").write_bytes(plain())
     harvest = [
         {"file_name": "a.png", "text": "", "stamp": 10**30},
         {"file_name": "b.png", "text": "", "stamp": True},
@@ -77,7 +43,7 @@ def test_a_stamp_that_no_64_bits_hold_is_none(tmp_path, year):
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, harvest)))
     folder = prepare(tmp_path / "set", {"kind": "harvest", "path": ".."})
     curate("run", folder)
-    assert [each.get("stamp_ns") for each in lines(folder, "kept")] == [None, None]
+    assert [each.get("stamp_ns") for each in lines(folder, "00_raw", "kept")] == [None, None]
 
 
 def test_a_frame_that_pillow_refuses_is_written_anew(tmp_path):
@@ -87,27 +53,30 @@ def test_a_frame_that_pillow_refuses_is_written_anew(tmp_path):
     source = {"kind": "recording", "path": "../drive", "rate_hz": 100.0}
     folder = prepare(tmp_path / "set", source)
     curate("run", folder, "--to", "00_raw")
-    assert [each["changed"] for each in lines(folder, "kept")] == [[], ["written as JPEG"]]
+    assert [each["changed"] for each in lines(folder, "00_raw", "kept")] == [
+        [],
+        ["written as JPEG"],
+    ]
 
 
 def test_every_image_of_a_tar_has_a_record(tmp_path):
     members = [
-        ("frame.0001.jpg", picture(1)),
+        ("frame.0001.jpg", plain(1)),
         ("frame.0001.txt", b"the first"),
-        ("frame.0002.jpg", picture(2)),
-        ("a.jpg", picture(3)),
+        ("frame.0002.jpg", plain(2)),
+        ("a.jpg", plain(3)),
         ("a.png", b"no image"),
-        ("a.png", picture(4)),
+        ("a.png", plain(4)),
         ("a.json", json.dumps({"caption": ["a bus", "a red bus"]}).encode()),
-        ("b.png", picture(5)),
+        ("b.png", plain(5)),
         ("b.json", json.dumps({"caption": {"en": 1}}).encode()),
-        ("c.png", picture(6)),
+        ("c.png", plain(6)),
         ("c.json", b"{"),
     ]
     tar_of(tmp_path / "train[1].tar", members)
     folder = prepare(tmp_path / "set", {"kind": "webdataset", "path": "../train[1].tar"})
     curate("run", folder, "--to", "00_raw")
-    kept = lines(folder, "kept")
+    kept = lines(folder, "00_raw", "kept")
     told = [
         (each["path"].split("/")[1], [caption["text"] for caption in each.get("captions", [])])
         for each in kept
@@ -121,15 +90,15 @@ def test_every_image_of_a_tar_has_a_record(tmp_path):
         ("c.png", []),
     ]
     assert ["notes" in each for each in kept] == [False] * 4 + [True] * 2
-    assert [each["path"] for each in lines(folder, "failed")] == ["train[1].tar/a.png"]
+    assert [each["path"] for each in lines(folder, "00_raw", "failed")] == ["train[1].tar/a.png"]
 
 
 def test_what_was_read_before_a_tar_ends_is_kept(tmp_path):
-    tar_of(tmp_path / "a.tar", [("a.png", picture()), ("a.json", b" " * 5000)])
+    tar_of(tmp_path / "a.tar", [("a.png", plain()), ("a.json", b" " * 5000)])
     content = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "a.tar").write_bytes(content[: content.index(b" " * 99) + 1000])
     image, fault = tar_images.tar_images(tmp_path / "a.tar", "en")
-    assert image.file == picture()
+    assert image.file == plain()
     assert "end" in fault
 
 
@@ -144,7 +113,7 @@ def test_a_full_disk_is_no_fault_of_a_tar(tmp_path, monkeypatch):
     def full(file):
         raise DiskFullError("full")
 
-    tar_of(tmp_path / "a.tar", [("a.png", picture())])
+    tar_of(tmp_path / "a.tar", [("a.png", plain())])
     monkeypatch.setattr(durable, "check_room", full)
     task = {"kind": "tar", "path": str(tmp_path / "a.tar"), "language": "", "source": 0}
     with pytest.raises(DiskFullError):
@@ -223,7 +192,7 @@ def test_an_error_of_a_worker_is_that_of_the_run(monkeypatch):
 def test_changed_sources_and_stale_stages_are_told(tmp_path):
     images = tmp_path / "images"
     images.mkdir()
-    (images / "a.png").write_bytes(picture())
+    (images / "a.png").write_bytes(plain())
     (images / os.fsdecode(b"\xff.jpg")).write_bytes(b"no image")
     source = {"kind": "folder", "path": "../images"}
     folder = prepare(tmp_path / "set", source)
@@ -231,7 +200,7 @@ def test_changed_sources_and_stale_stages_are_told(tmp_path):
     assert "changed" not in curate("run", folder) + curate("status", folder)
     curate("report", folder)
     assert "\\udcff.jpg" in (folder / "report.html").read_text()
-    (images / "b.png").write_bytes(picture(200))
+    (images / "b.png").write_bytes(plain(200))
     assert "sources have changed" in curate("run", folder)
     assert "stale: sources have changed" in curate("status", folder)
     curate("run", folder, "--redo", "00_raw", "--to", "00_raw")
@@ -246,7 +215,7 @@ def test_changed_sources_and_stale_stages_are_told(tmp_path):
 
 def test_a_list_of_captions_that_is_gone_does_not_stop_what_is_complete(tmp_path):
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(picture())
+    (tmp_path / "images" / "a.png").write_bytes(plain())
     listed = tmp_path / "images" / "captions.jsonl"
     listed.write_text(json.dumps({"image": "a.png", "captions": ["a wall"]}))
     folder = prepare(tmp_path / "set", {"kind": "captions", "path": "../images"})
@@ -259,16 +228,16 @@ def test_a_list_of_captions_that_is_gone_does_not_stop_what_is_complete(tmp_path
 
 def test_what_another_version_has_begun_is_begun_again(tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(picture())
+    (tmp_path / "images" / "a.png").write_bytes(plain())
     folder = prepare(tmp_path / "set", {"kind": "folder", "path": "../images"})
     curation = "vlm_perception.curation"
     with monkeypatch.context() as patch:
         patch.setattr(f"{curation}.unfinished.code_digest", lambda *_: "older")
         patch.setattr(f"{curation}.run.put_in_place", lambda *_: 1 / 0)
-        assert CliRunner().invoke(app, ["curate", "run", str(folder)]).exit_code == 1
-    (tmp_path / "images" / "b.png").write_bytes(picture(200))
+        curate("run", folder, code=1)
+    (tmp_path / "images" / "b.png").write_bytes(plain(200))
     curate("run", folder, "--to", "00_raw")
-    assert len(lines(folder, "kept")) == 2
+    assert len(lines(folder, "00_raw", "kept")) == 2
 
 
 @pytest.mark.parametrize("path", ["../**.tar", "/", "../*.gone"])
@@ -290,7 +259,7 @@ def test_options_that_contradict_are_refused(tmp_path, options):
 
 def test_what_cannot_be_opened_fails_alone(tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(picture())
+    (tmp_path / "images" / "a.png").write_bytes(plain())
     (tmp_path / "images" / "locked").symlink_to("/locked")
     (tmp_path / "drive").mkdir()
     is_dir, iterdir = Path.is_dir, Path.iterdir
@@ -309,6 +278,6 @@ def test_what_cannot_be_opened_fails_alone(tmp_path, monkeypatch):
     sources = {"kind": "folder", "path": "../images"}, {"kind": "recording", "path": "../drive"}
     folder = prepare(tmp_path / "set", *sources)
     curate("run", folder)
-    failed = {each["path"]: each["reason"] for each in lines(folder, "failed")}
+    failed = {each["path"]: each["reason"] for each in lines(folder, "00_raw", "failed")}
     assert failed.keys() == {"locked", "drive"}
     assert all("Permission denied" in reason for reason in failed.values())
