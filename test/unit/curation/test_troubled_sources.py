@@ -93,6 +93,34 @@ def test_every_image_of_a_tar_has_a_record(tmp_path):
     assert [each["path"] for each in lines(folder, "00_raw", "failed")] == ["train[1].tar/a.png"]
 
 
+def test_what_is_no_text_is_left_out_of_captions_and_escaped_elsewhere(tmp_path):
+    odd, name = "\udcff", os.fsdecode(b"\xff.png")
+    described = {"caption": [f"a {odd}", "a bus"], "license": odd}
+    members = [(name, picture(1)), (f"{name[:-4]}.json", json.dumps(described).encode())]
+    members += [("b.png", picture(60)), ("b.txt", b"a \xff")]
+    tar_of(tmp_path / os.fsdecode(b"\xfe.tar"), members)
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "c.png").write_bytes(picture(200))
+    coco = {
+        "images": [{"id": 1, "file_name": "c.png"}],
+        "annotations": [{"image_id": 1, "caption": text} for text in (odd, "a car")],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    sources = [
+        {"kind": "webdataset", "path": "../*.tar", "language": "en"},
+        {"kind": "coco", "path": "../coco.json", "images": "../images"},
+    ]
+    folder = prepare(tmp_path / "set", *sources, phash_distance=None)
+    curate("run", folder)
+    kept = {each["id"]: each for each in lines(folder, "kept", "04_final")}
+    told = [[each["text"] for each in kept[n].get("captions", ())] for n in sorted(kept)]
+    assert told == [["a bus"], [], ["a car"]]
+    assert [len(kept[n].get("notes", ())) for n in sorted(kept)] == [1, 1, 1]
+    assert kept[0]["path"] == "\\udcfe.tar/\\udcff.png"
+    assert kept[0]["licence"] == "\\udcff"
+
+
 def test_what_was_read_before_a_tar_ends_is_kept(tmp_path):
     tar_of(tmp_path / "a.tar", [("a.png", plain()), ("a.json", b" " * 5000)])
     content = (tmp_path / "a.tar").read_bytes()

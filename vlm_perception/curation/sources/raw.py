@@ -17,6 +17,7 @@ from vlm_perception.curation.image_files import (
     usable_image,
 )
 from vlm_perception.curation.sources.key_frames import Triggers, key_frames
+from vlm_perception.curation.sources.plain_text import in_plain_text
 from vlm_perception.curation.sources.tar_images import tar_images
 from vlm_perception.curation.stage_folder import RAW
 from vlm_perception.curation.tasks import Position, Record
@@ -45,7 +46,7 @@ def do_raw(task: dict[str, Any], folder: Path, position: Position) -> Found:
     """Do a task of the stage; see `tasks.Work`."""
     kind = {"files": _files, "tar": _tar, "recording": _recording}[task["kind"]]
     for record, after in kind(task, folder / "stage", position):
-        known = {"source": task["source"], **record}
+        known = in_plain_text({"source": task["source"], **record})
         if record["status"] == "kept" and task["licence"]:
             known.setdefault("licence", task["licence"])
         yield known, after
