@@ -92,7 +92,8 @@ def curate_calibrate(
     """Set the thresholds for the encoders of the recipe, from the images and captions of the set.
 
     Writes thresholds.json into the folder, which `thresholds: calibrated` and `cosine: calibrated`
-    in the recipe refer to.
+    in the recipe refer to, and says what still lacks the stage that it is found from: pairs take
+    captions of 02_captioned, copies images of 00_raw.
 
     `vlm-perception curate run out/set --to 02_captioned`
 
@@ -101,8 +102,8 @@ def curate_calibrate(
     console = Console()
     with plain_errors():
         calibrate = importlib.import_module("vlm_perception.curation.calibration.calibrate")
-        for table in calibrate.calibrate(folder, seed):
-            console.print(table)
+        for told in calibrate.calibrate(folder, seed):
+            say(console, told) if isinstance(told, str) else console.print(told)
 
 
 @app.command("status")

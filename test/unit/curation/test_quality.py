@@ -9,6 +9,7 @@ import shutil
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,12 +18,14 @@ from support.scripted_judge import MODEL, ScriptedJudge
 from typer.testing import CliRunner
 
 from vlm_perception.cli import app
+from vlm_perception.curation.calibration.calibrate_pairs import pair_thresholds
 from vlm_perception.curation.calibration.pair_thresholds import (
     joint_limits,
     rejected,
     shuffled_partners,
     upper_limit,
 )
+from vlm_perception.curation.quality.pair_scores import pair_scores
 from vlm_perception.curation.recipe import Quality
 from vlm_perception.curation.thresholds.pair_limits import in_scale, limits
 from vlm_perception.datasets.roadworld.streets import Streets
@@ -112,7 +115,7 @@ def test_the_same_limits_on_each_scale(tmp_path, scale, times):
     asked = {"encoder": ENCODER, "scale": scale, "accept": 0.28 * times, "reject": 0.2 * times}
     quality = Quality.model_validate(asked)
     known = limits(tmp_path, quality, "any")
-    assert (known.accept, known.reject) == pytest.approx((0.28, 0.2))
+    assert (known.accept, known.reject) == (0.28, 0.2)
     assert in_scale(0.3, quality) == pytest.approx(0.3 * times)
 
 
@@ -158,27 +161,84 @@ def test_a_set_whose_images_do_not_find_their_captions_goes_no_further(tmp_path,
     assert "0.0% do not find" in said
 
 
-def test_thresholds_are_calibrated_for_an_encoder_and_prefix(tmp_path, streets):
+class Blind:
+    """An encoder to which all images are the same."""
+
+    digest = "blind"
+
+    def images(self, images):
+        return np.ones((len(images), 4), np.float32) / 2
+
+
+def test_thresholds_are_calibrated_for_an_encoder_and_prefix(tmp_path, streets, monkeypatch):
     asked = {"encoder": ENCODER, "prefix": "", "thresholds": "calibrated", "false_reject": 0.1}
     copies = {"embedding": {"encoder": ENCODER, "cosine": "calibrated"}, "min_side": 100}
     folder = prepare(tmp_path, *streets, asked, filter=copies)
     assert "no calibrated threshold of copies" in check(folder, code=2)
-    assert "--to 02_captioned" in curate("calibrate", folder, code=2)
+    said = curate("calibrate", folder)
+    assert "images │ 20" in said and "--to 02_captioned" in said
+    copies_found = json.loads((folder / "thresholds.json").read_text())["filter"]
     assert "no calibrated thresholds of pairs" in check(folder, code=2)
     (folder / "thresholds.json").write_text("{")
     assert "`vlm-perception curate calibrate" in check(folder, code=2)
-    assert "good pairs │ 20" in curate("calibrate", folder)
+    (folder / "thresholds.json").write_text(json.dumps({"filter": copies_found}))
+    # Copies by which a stage was made stay.
+    said = curate("calibrate", folder, "--seed", 1)
+    assert "good pairs │ 20" in said and "stays" in said
+    assert json.loads((folder / "thresholds.json").read_text())["filter"] == copies_found
     check(folder)
     # At most a tenth lies below the limit, and no shuffled pair above it.
     assert len(lines(folder, CHECKED, "kept")) >= 18
     prepare(tmp_path, *streets, asked | {"prefix": "a photo of "}, filter=copies)
-    assert "with the prefix ''" in check(folder, "--redo", "03_quality_checked", code=2)
+    assert "with prefix ''" in check(folder, "--redo", "03_quality_checked", code=2)
     prepare(tmp_path, *streets, asked | {"reject_contradicted": True}, filter=copies)
     assert "for other rules" in check(folder, "--redo", "03_quality_checked", code=2)
+    prepare(tmp_path, *streets, asked | {"false_reject": 0.2}, filter=copies)
+    assert "with false_reject 0.1" in check(folder, "--redo", "03_quality_checked", code=2)
+    rarer = {"embedding": {**copies["embedding"], "false_accept": 0.1}, "min_side": 100}
+    prepare(tmp_path, *streets, asked, filter=rarer)
+    assert "with false_accept 0.01" in check(folder, "--redo", "01_filtered", code=2)
+    prepare(tmp_path, *streets, asked, filter=copies)
     known = json.loads((folder / "thresholds.json").read_text())
     known["quality"]["absent"] += 1
     (folder / "thresholds.json").write_text(json.dumps(known))
     assert "thresholds.quality.absent was" in curate("status", folder)
+    (folder / "thresholds.json").unlink()
+    calibration = "vlm_perception.curation.calibration.calibrate_copies"
+    monkeypatch.setattr(f"{calibration}.open_encoder", lambda *_: Blind())
+    assert "that differ by their hash are the same" in curate("calibrate", folder, code=2)
+
+
+def test_nothing_is_calibrated_that_the_recipe_does_not_ask_for(tmp_path, streets):
+    folder = prepare(tmp_path, *streets, BOUNDS, filter={"embedding": {"encoder": ENCODER}})
+    assert "nothing to calibrate" in curate("calibrate", folder, code=2)
+    assert not (folder / "thresholds.json").exists()
+
+
+def test_an_image_of_good_pairs_is_turned_and_counts_once(tmp_path, streets):
+    folder, captions = tmp_path, streets[1]
+    image = PIL.Image.open(streets[0] / "00.jpg")
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    image.transpose(PIL.Image.Transpose.ROTATE_90).save(folder / "a.jpg", exif=exif, quality=95)
+    shutil.copy(streets[0] / "01.jpg", folder / "b.jpg")
+    shutil.copy(streets[0] / "01.jpg", folder / "c.jpg")
+    names = ("a", "a", "b", "c")
+    texts = (captions[0], "right, too", captions[1], "as right")
+    rows = [{"image": f"{n}.jpg", "captions": [t]} for n, t in zip(names, texts, strict=True)]
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = {"encoder": ENCODER, "prefix": "", "thresholds": "calibrated", "good_pairs": "."}
+    rates = {"false_accept": 0.5, "false_reject": 0.5}
+    found = pair_thresholds(folder, Quality.model_validate_json(json.dumps(asked | rates)), 0)
+    assert found.pairs == 2
+    upright = pair_scores(folder, Quality.model_validate_json(json.dumps(BOUNDS))).cosines(
+        {"file": str(streets[0] / "00.jpg"), "sha256": "0" * 64}, [captions[0]]
+    )[0]
+    other = 2 * found.quantiles["good"]["0.5"] - upright
+    alone = pair_scores(folder, Quality.model_validate_json(json.dumps(BOUNDS))).cosines(
+        {"file": str(streets[0] / "01.jpg"), "sha256": "1" * 64}, [captions[1]]
+    )[0]
+    assert other == pytest.approx(alone, abs=0.02)
 
 
 FEW = settings(deadline=None, max_examples=40)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,38 @@ from vlm_perception.curation.calibration.calibrate_copies import copy_thresholds
 from vlm_perception.curation.calibration.calibrate_copies import told as told_copies
 from vlm_perception.curation.calibration.calibrate_pairs import pair_thresholds
 from vlm_perception.curation.calibration.calibrate_pairs import told as told_pairs
+from vlm_perception.curation.calibration.too_early import TooEarlyError
 from vlm_perception.curation.durable import write_bytes
-from vlm_perception.curation.recipe import CurationError, Recipe, read_recipe
-from vlm_perception.curation.thresholds.stored import THRESHOLDS, read_thresholds
+from vlm_perception.curation.recipe import (
+    CurationError,
+    EmbeddingRule,
+    Filter,
+    Quality,
+    Recipe,
+    read_recipe,
+)
+from vlm_perception.curation.stage_folder import FILTERED, read_manifest
+from vlm_perception.curation.thresholds.copy_cosine import PART as COPIES
+from vlm_perception.curation.thresholds.copy_cosine import copy_cosine
+from vlm_perception.curation.thresholds.pair_limits import PART as PAIRS
+from vlm_perception.curation.thresholds.stored import CALIBRATED, THRESHOLDS, read_thresholds
 from vlm_perception.outputs import work
 
 
-def calibrate(folder: Path, seed: int) -> Iterator[Table]:
-    """Find what the recipe has encoders for, and write it into the set's thresholds.json.
+def calibrate(folder: Path, seed: int) -> Iterator[Table | str]:
+    """Find what the recipe wants calibrated, and write it into the set's thresholds.json.
+
+    A threshold of copies by which 01_filtered was made stays.
 
     Args:
         folder: of the set.
         seed: of what is drawn.
 
     Yields:
-        A table for each part of the recipe, once it is written.
+        A table for each part of the recipe, once it is written, or a sentence why it is not.
 
     Raises:
-        CurationError: the recipe has no encoder, or the images are missing.
+        CurationError: the recipe wants nothing calibrated, or all of it lacks its stage.
         OutputError: a run is at work in the folder.
     """
     folder = folder.resolve()
@@ -45,22 +60,59 @@ def calibrate(folder: Path, seed: int) -> Iterator[Table]:
         os.close(handle)
 
 
-def _calibrated(folder: Path, recipe: Recipe, seed: int) -> Iterator[Table]:
-    found: dict[str, Any] = {}
-    if recipe.filter.embedding is not None:
-        copies = copy_thresholds(folder, recipe.filter, seed)
-        found["filter"] = copies.model_dump()
-        _write(folder, found)
-        yield _table("Copies by embedding", told_copies(copies))
-    if recipe.quality is not None:
-        pairs = pair_thresholds(folder, recipe.quality, seed)
-        found["quality"] = pairs.model_dump()
-        _write(folder, found)
-        yield _table("Pairs of image and caption", told_pairs(pairs))
-    if not found:
+def _calibrated(folder: Path, recipe: Recipe, seed: int) -> Iterator[Table | str]:
+    parts = [*_asked(folder, recipe, seed)]
+    early: list[str] = []
+    for part in parts:
+        try:
+            yield part()
+        except TooEarlyError as error:
+            early.append(str(error))
+    if not parts:
         raise CurationError(
-            "the recipe has nothing to calibrate: no `quality` and no `filter.embedding`"
+            "the recipe has nothing to calibrate: neither `quality` with `thresholds: calibrated` "
+            "nor `filter.embedding` with `cosine: calibrated`"
         )
+    if len(early) == len(parts):
+        raise TooEarlyError("; ".join(early))
+    yield from early
+
+
+def _asked(folder: Path, recipe: Recipe, seed: int) -> Iterator[Callable[[], Table | str]]:
+    """What finds each part that the recipe wants calibrated."""
+    embedding, quality = recipe.filter.embedding, recipe.quality
+    if embedding is not None and embedding.cosine == CALIBRATED:
+        yield partial(_copies, folder, recipe.filter, embedding, seed)
+    if quality is not None and quality.thresholds == CALIBRATED:
+        yield partial(_pairs, folder, quality, seed)
+
+
+def _copies(folder: Path, rules: Filter, embedding: EmbeddingRule, seed: int) -> Table | str:
+    if _in_use(folder, embedding):
+        return (
+            f"the threshold of copies stays, as {FILTERED} was made by it; move {THRESHOLDS} away "
+            "to find it anew"
+        )
+    found = copy_thresholds(folder, rules, seed)
+    _write(folder, {COPIES: found.model_dump()})
+    return _table("Copies by embedding", told_copies(found))
+
+
+def _in_use(folder: Path, embedding: EmbeddingRule) -> bool:
+    """Whether 01_filtered was made by the threshold of copies, and the recipe asks for no other."""
+    manifest = read_manifest(folder, FILTERED)
+    try:
+        copy_cosine(folder, embedding)
+        known = read_thresholds(folder).get(COPIES)
+    except CurationError:
+        return False
+    return manifest is not None and manifest.recipe.get("thresholds", {}).get(COPIES) == known
+
+
+def _pairs(folder: Path, quality: Quality, seed: int) -> Table:
+    found = pair_thresholds(folder, quality, seed)
+    _write(folder, {PAIRS: found.model_dump()})
+    return _table("Pairs of image and caption", told_pairs(found))
 
 
 def _write(folder: Path, found: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.curation.calibration.copy_threshold import copy_threshold
+from vlm_perception.curation.calibration.too_early import TooEarlyError
 from vlm_perception.curation.encoders import open_encoder
 from vlm_perception.curation.filtering.hash_index import Hashes, distances
 from vlm_perception.curation.filtering.image_figures import image_figures
@@ -38,32 +39,42 @@ def copy_thresholds(folder: Path, rules: Filter, seed: int) -> CopyThresholds:
     Copies are compressed, made smaller, cropped by a tenth, and flipped.
 
     Args:
-        folder: of the set, whose 00_raw is complete.
+        folder: of the set.
         rules: of its recipe, with an encoder.
         seed: of the choice of images.
 
     Raises:
-        CurationError: there are too few images.
+        CurationError: there are too few images, or the encoder does not tell them apart.
+        TooEarlyError: 00_raw is missing.
     """
     spec = rules.embedding
     assert spec is not None
-    images = _different(folder, seed)
-    if len(images) < LEAST:
+    encoder = open_encoder(spec.encoder, folder)
+    rows: list[NDArray[np.float32]] = []
+    copies: list[NDArray[np.float32]] = []
+    for image in _different(folder, seed):
+        embedded = encoder.images([image, *_copies(image)])
+        rows.append(embedded[0])
+        copies.append(embedded[1:])
+    if len(rows) < LEAST:
         raise CurationError(
-            f"{folder} has {len(images)} images that differ, and a threshold of copies takes "
+            f"{folder} has {len(rows)} images that differ, and a threshold of copies takes "
             f"{LEAST}; some hundred are better"
         )
-    encoder = open_encoder(spec.encoder, folder)
-    rows = encoder.images(images)
-    copies = np.stack([encoder.images(_copies(image)) for image in images])
-    found = copy_threshold(rows, copies, spec.false_accept)
+    found = copy_threshold(np.stack(rows), np.stack(copies), spec.false_accept)
+    if found.cosine > 1.0:
+        raise CurationError(
+            f"to the encoder {spec.encoder.path} more than {spec.false_accept:.1%} of the images "
+            "that differ by their hash are the same, so that no cosine finds copies alone; name "
+            "another encoder, or raise filter.embedding.false_accept"
+        )
     return CopyThresholds(
         cosine=found.cosine,
         encoder=encoder.digest,
         false_accept=spec.false_accept,
         accepted=found.false_accepts,
         rejected=found.false_rejects,
-        images=len(images),
+        images=len(rows),
         seed=seed,
     )
 
@@ -79,19 +90,18 @@ def told(thresholds: CopyThresholds) -> Mapping[str, str]:
     }
 
 
-def _different(folder: Path, seed: int) -> list[Image]:
+def _different(folder: Path, seed: int) -> Iterator[Image]:
     """Images of the set of which none is a near-duplicate of another by its hash."""
     if read_manifest(folder, RAW) is None:
-        raise CurationError(
-            f"{folder} has no {RAW}, whose images this takes: `vlm-perception curate run {folder} "
-            f"--to {RAW}` first"
+        raise TooEarlyError(
+            f"copies need the images of {RAW}: `vlm-perception curate run {folder} --to {RAW}`, "
+            "then calibrate again"
         )
 
     def draw(record: Record) -> str:
         return hashlib.sha256(f"{seed} {record['sha256']}".encode()).hexdigest()
 
     chosen = heapq.nsmallest(MOST, _records(folder), key=draw)
-    images: list[Image] = []
     hashes: Hashes = np.empty(0, np.uint64)
     for record in chosen:
         try:
@@ -101,9 +111,8 @@ def _different(folder: Path, seed: int) -> list[Image]:
             continue
         own = np.array([image_figures(image).phash], np.uint64)
         if (distances(own, hashes) > CLOSE).all():
-            images.append(image)
             hashes = np.concatenate([hashes, own])
-    return images
+            yield image
 
 
 def _records(folder: Path) -> Iterator[Record]:

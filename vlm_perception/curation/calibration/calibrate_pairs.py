@@ -18,9 +18,15 @@ from vlm_perception.curation.calibration.pair_thresholds import (
     shuffled_partners,
     upper_limit,
 )
-from vlm_perception.curation.image_files import read_file
+from vlm_perception.curation.calibration.too_early import TooEarlyError
+from vlm_perception.curation.image_files import read_file, usable_image
 from vlm_perception.curation.quality.languages import knows
-from vlm_perception.curation.quality.pair_scores import Evidence, PairScores, pair_scores
+from vlm_perception.curation.quality.pair_scores import (
+    AS_IT_CAME,
+    Evidence,
+    PairScores,
+    pair_scores,
+)
 from vlm_perception.curation.recipe import CurationError, Quality
 from vlm_perception.curation.stage_folder import QUALITY, before, read_manifest
 from vlm_perception.curation.step import kept_in
@@ -46,6 +52,7 @@ def pair_thresholds(folder: Path, quality: Quality, seed: int) -> PairThresholds
 
     Raises:
         CurationError: there are no pairs, or too few.
+        TooEarlyError: the stage of the captions is missing.
         CaptionsError: the captions of the folder of good pairs are missing or damaged.
     """
     records = _chosen(_good_pairs(folder, quality), seed)
@@ -100,6 +107,8 @@ def found(
         false_accept=quality.false_accept,
         false_reject=quality.false_reject,
         rules=asked,
+        languages=quality.languages,
+        good_pairs=quality.good_pairs,
         tagged=any(each.named or each.unnamed for each in good),
         pairs=len(good),
         seed=seed,
@@ -139,10 +148,10 @@ def _sources(folder: Path, quality: Quality) -> Iterator[Record]:
         return
     stage = before(QUALITY)
     if read_manifest(folder, stage) is None:
-        raise CurationError(
-            f"{folder} has no {stage}, whose captions this takes for good ones: `vlm-perception "
-            f"curate run {folder} --to {stage}` first, or name a folder of them in "
-            "quality.good_pairs"
+        raise TooEarlyError(
+            f"pairs need the captions of {stage}, which this takes for good ones: `vlm-perception "
+            f"curate run {folder} --to {stage}`, then calibrate again, or name a folder of good "
+            "captions in quality.good_pairs"
         )
     for records in kept_in(folder, stage):
         yield from records
@@ -152,20 +161,29 @@ def _of_folder(folder: Path) -> Iterator[Record]:
     for name, captions in read_captions(folder / CAPTIONS_FILE):
         try:
             file = (folder / plain_name(name)).resolve()
-            digest = hashlib.sha256(read_file(file, folder)).hexdigest()
+            content = usable_image(read_file(file, folder)).file
         except (ImageError, FolderImagesError) as error:
             raise CurationError(f"{folder / name} cannot be used: {error}") from error
         texts = [{"text": each.text, "language": each.language} for each in captions]
-        yield {"file": str(file), "sha256": digest, "captions": texts}
+        digest = hashlib.sha256(content).hexdigest()
+        yield {"file": str(file), AS_IT_CAME: True, "sha256": digest, "captions": texts}
 
 
 def _chosen(records: Iterator[Record], seed: int) -> list[Record]:
-    """As many as are looked at, the same for the same images and seed."""
+    """As many as are looked at, the same for the same images and seed; each image once.
+
+    An image that is there more than once has all its captions, or one of them would be taken for
+    that of another image.
+    """
 
     def draw(record: Record) -> str:
         return hashlib.sha256(f"{seed} {record['sha256']}".encode()).hexdigest()
 
-    return heapq.nsmallest(MOST, records, key=draw)
+    joined: dict[str, Record] = {}
+    for record in heapq.nsmallest(MOST, records, key=draw):
+        same = joined.setdefault(record["sha256"], {**record, "captions": []})
+        same["captions"] += record["captions"]
+    return list(joined.values())
 
 
 def _evidence(

@@ -21,7 +21,7 @@ from vlm_perception.curation.recipe import CurationError, Quality, Recipe
 from vlm_perception.curation.stage_folder import QUALITY, before
 from vlm_perception.curation.step import Finish, kept_in
 from vlm_perception.curation.tasks import Position, Record
-from vlm_perception.curation.thresholds.pair_limits import Limits, in_scale, limits
+from vlm_perception.curation.thresholds.pair_limits import Limits, compared, in_scale, limits
 from vlm_perception.media.image_errors import ImageError
 from vlm_perception.perception.preprocess import FrameError
 from vlm_perception.perception.tokenizer import TextError
@@ -190,6 +190,7 @@ class _Judge:
         return {**found, "rule": rule} if rule else found
 
     def _rule(self, cosine: float, absent: list[str], there: list[str]) -> str:
+        cosine = compared(cosine, self._quality)
         if cosine < self._limits.reject:
             return BELOW_REJECT
         if absent and self._quality.reject_contradicted:

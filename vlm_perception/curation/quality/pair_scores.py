@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.curation.encoders import Encoder, open_encoder
-from vlm_perception.curation.image_files import decode, read_file
+from vlm_perception.curation.image_files import decode, read_file, usable_image
 from vlm_perception.curation.journal import Journal
 from vlm_perception.curation.quality.tags import Margins, Tags
 from vlm_perception.curation.recipe import BundleEncoder, Quality, path_or_name
 from vlm_perception.curation.tasks import Record
+from vlm_perception.curation.thresholds.pair_limits import DIGITS
 
-DIGITS = 6
+AS_IT_CAME = "as_it_came"
+"""In a record whose file is not of the set, and may need what 00_raw does: to be turned, say."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,10 @@ class PairScores:
 
     def _embedded(self, record: Record) -> NDArray[np.float32]:
         if self._image is None or self._image[0] != record["sha256"]:
-            pixels = decode(read_file(self._folder / record["file"]))
+            content = read_file(self._folder / record["file"])
+            if record.get(AS_IT_CAME):
+                content = usable_image(content).file
+            pixels = decode(content)
             self._image = (record["sha256"], self.encoder.images([pixels])[0])
         return self._image[1]
 

@@ -37,7 +37,7 @@ def copy_cosine(folder: Path, rule: EmbeddingRule) -> float:
     """The least cosine of near-duplicates: the recipe's, or what was calibrated.
 
     Raises:
-        CurationError: it is to be calibrated, and was not, or for another encoder.
+        CurationError: it is to be calibrated, and was not, or for another encoder or rate.
     """
     if not isinstance(rule.cosine, str):
         return rule.cosine
@@ -48,4 +48,9 @@ def copy_cosine(folder: Path, rule: EmbeddingRule) -> float:
         raise CurationError(f"{folder} has no calibrated threshold of copies; {remedy}") from error
     if found.encoder != open_encoder(rule.encoder, folder).digest:
         raise CurationError(f"the threshold of copies was calibrated for another encoder; {remedy}")
+    if found.false_accept != rule.false_accept:
+        raise CurationError(
+            f"the threshold of copies was calibrated with false_accept {found.false_accept}; "
+            f"{remedy}"
+        )
     return found.cosine

@@ -12,6 +12,8 @@ from vlm_perception.curation.recipe import SCALES, CurationError, Quality
 from vlm_perception.curation.thresholds.stored import read_thresholds
 
 PART = "quality"
+DIGITS = 6
+"""Of the cosines that are compared with limits."""
 SURE = 3.0
 """Natural logarithm of odds, here 20 to 1, by which a label lies below or above its threshold when
 the tagger is sure of it, unless that was calibrated."""
@@ -43,6 +45,10 @@ class PairThresholds(Limits):
     false_reject: float
     rules: tuple[str, ...]
     """Those that reject, which together reject as many good pairs as was asked."""
+    languages: tuple[str, ...]
+    """Those that the encoder was taken to know."""
+    good_pairs: str | None
+    """The folder of good captions; None: the set's own."""
     tagged: bool
     """Whether the encoder has tags: else `absent` and `there` say nothing."""
     pairs: int
@@ -65,11 +71,14 @@ def limits(folder: Path, quality: Quality, encoder: str) -> Limits:
         encoder: its digest.
 
     Raises:
-        CurationError: they are to be calibrated, and were not, or for another encoder or prefix.
+        CurationError: they are to be calibrated, and were not, or for something else.
     """
     if quality.accept is not None and quality.reject is not None and quality.scale is not None:
         times = SCALES[quality.scale]
-        return Limits(accept=quality.accept / times, reject=quality.reject / times)
+        return Limits(
+            accept=round(quality.accept / times, DIGITS),
+            reject=round(quality.reject / times, DIGITS),
+        )
     remedy = f"`vlm-perception curate calibrate {folder}` finds them"
     try:
         found = PairThresholds.model_validate(read_thresholds(folder).get(PART))
@@ -79,10 +88,12 @@ def limits(folder: Path, quality: Quality, encoder: str) -> Limits:
         raise CurationError(
             f"the thresholds of pairs were calibrated for another encoder; {remedy}"
         )
-    if found.prefix != quality.prefix:
-        raise CurationError(
-            f"the thresholds of pairs were calibrated with the prefix {found.prefix!r}; {remedy}"
-        )
+    for name in ("prefix", "false_accept", "false_reject", "languages", "good_pairs"):
+        known = getattr(found, name)
+        if known != getattr(quality, name):
+            raise CurationError(
+                f"the thresholds of pairs were calibrated with {name} {known!r}; {remedy}"
+            )
     if found.rules != rules(quality):
         raise CurationError(f"the thresholds of pairs were calibrated for other rules; {remedy}")
     return found
@@ -100,5 +111,9 @@ def rules(quality: Quality) -> tuple[str, ...]:
 
 def in_scale(cosine: float, quality: Quality) -> float:
     """A cosine as the scale of the recipe writes it."""
-    scale = quality.scale or "cosine"
-    return round((cosine if scale == "cosine" else max(cosine, 0.0)) * SCALES[scale], 4)
+    return round(compared(cosine, quality) * SCALES[quality.scale or "cosine"], 4)
+
+
+def compared(cosine: float, quality: Quality) -> float:
+    """What of a cosine is compared with the limits: two of the scales know none below 0."""
+    return cosine if quality.scale in (None, "cosine") else max(cosine, 0.0)
