@@ -8,11 +8,10 @@ number of processes: each goes through its tower alone, in one thread.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +20,9 @@ from vlm_perception.bundle.bundle import VISION_GRAPH, ModelBundle
 from vlm_perception.curation.recipe import (
     BundleEncoder,
     CheckpointEncoder,
-    CurationError,
     path_or_name,
 )
+from vlm_perception.curation.with_torch import import_with_torch
 from vlm_perception.perception.embedding_checks import require_finite
 from vlm_perception.perception.preprocess import Preprocessor
 from vlm_perception.perception.vision.text_tower import TextTower
@@ -91,21 +90,13 @@ def _opened(spec: BundleEncoder | CheckpointEncoder, folder: Path) -> Encoder:
     named = path_or_name(folder, spec.path)
     if isinstance(spec, BundleEncoder):
         return _OfBundle(ModelBundle.load(named))
-    encoder: Encoder = _with_torch().CheckpointEncoder(named)
+    with_torch = import_with_torch(
+        "vlm_perception.curation.checkpoint_encoder",
+        "an encoder of kind checkpoint",
+        "take an encoder of kind bundle",
+    )
+    encoder: Encoder = with_torch.CheckpointEncoder(named)
     return encoder
-
-
-def _with_torch() -> Any:
-    try:
-        return importlib.import_module("vlm_perception.curation.checkpoint_encoder")
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] == "vlm_perception":
-            raise
-        raise CurationError(
-            f"an encoder of kind checkpoint needs {error.name}, which is not installed: `python3 "
-            "scripts/setup_venv.py --train` in the repository installs it, and so does `pip "
-            "install '.[train]'` there; or take an encoder of kind bundle"
-        ) from error
 
 
 class _OfBundle:

@@ -11,8 +11,9 @@ from pathlib import Path
 from string import Template
 
 from vlm_perception.curation.durable import write_bytes
-from vlm_perception.curation.recipe import RECIPE, CurationError
+from vlm_perception.curation.recipe import CurationError
 from vlm_perception.curation.sources.guess import source_lines
+from vlm_perception.datasets.final_set import RECIPE
 
 EXAMPLE = "  - {kind: folder, path: ../photos}\n"
 """What stands for sources where none is named."""

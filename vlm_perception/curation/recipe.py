@@ -21,8 +21,8 @@ from vlm_perception.bundle.manifest import describe_errors
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.yaml_files import YamlError, read_as_json
 from vlm_perception.datasets.captions_file import UNKNOWN, is_language
+from vlm_perception.datasets.final_set import RECIPE
 
-RECIPE = "recipe.yaml"
 ROUNDING = 1e-6
 
 

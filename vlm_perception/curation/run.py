@@ -30,7 +30,7 @@ from vlm_perception.curation.progress import StageProgress
 from vlm_perception.curation.quality.checked import check_retrieval, check_tasks, do_check
 from vlm_perception.curation.quality.retrieval_check import read_check, require_passed
 from vlm_perception.curation.quality.telling import alignment
-from vlm_perception.curation.recipe import RECIPE, CurationError, Recipe, read_recipe
+from vlm_perception.curation.recipe import CurationError, Recipe, read_recipe
 from vlm_perception.curation.sources.listing import tasks as source_tasks
 from vlm_perception.curation.sources.raw import do_raw
 from vlm_perception.curation.sources.source_digest import digested
@@ -71,6 +71,7 @@ from vlm_perception.curation.unfinished import (
     read_json,
     remove_unfinished,
 )
+from vlm_perception.datasets.final_set import RECIPE
 from vlm_perception.outputs import work
 from vlm_perception.outputs.console import say
 

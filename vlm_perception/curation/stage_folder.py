@@ -22,10 +22,11 @@ from vlm_perception.curation.recipe import CurationError, Recipe
 from vlm_perception.curation.recipe_changes import changes
 from vlm_perception.curation.tasks import Record
 from vlm_perception.curation.thresholds.stored import referred_to
+from vlm_perception.datasets.final_set import STAGE
 from vlm_perception.outputs.swap import swap
 
 RAW, FILTERED, CAPTIONED = "00_raw", "01_filtered", "02_captioned"
-QUALITY, FINAL = "03_quality_checked", "04_final"
+QUALITY, FINAL = "03_quality_checked", STAGE
 DEPENDS_ON: dict[str, tuple[str, ...]] = {
     RAW: ("sources",),
     FILTERED: ("filter",),

@@ -4,22 +4,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.curation.calibration.copy_threshold import copy_threshold
 from vlm_perception.curation.calibration.too_early import TooEarlyError
 from vlm_perception.curation.encoders import open_encoder
+from vlm_perception.curation.filtering.copies import Image, cropped, flipped, jpeg_50, smaller
 from vlm_perception.curation.filtering.hash_index import Hashes, distances
 from vlm_perception.curation.filtering.image_figures import image_figures
 from vlm_perception.curation.image_files import decode, read_file
 from vlm_perception.curation.recipe import CurationError, Filter
+from vlm_perception.curation.sample import drawn
 from vlm_perception.curation.stage_folder import RAW, read_manifest
 from vlm_perception.curation.step import kept_in
 from vlm_perception.curation.tasks import Record
@@ -28,9 +27,9 @@ from vlm_perception.media.image_errors import ImageError
 
 MOST, LEAST = 500, 20
 """Images."""
+COPIES = (jpeg_50, lambda image: smaller(image, 0.75), cropped, flipped)
 CLOSE = 8
 """Bits of the perceptual hash by which images that count as different differ at least, less one."""
-Image = NDArray[np.uint8]
 
 
 def copy_thresholds(folder: Path, rules: Filter, seed: int) -> CopyThresholds:
@@ -53,7 +52,7 @@ def copy_thresholds(folder: Path, rules: Filter, seed: int) -> CopyThresholds:
     rows: list[NDArray[np.float32]] = []
     copies: list[NDArray[np.float32]] = []
     for image in _different(folder, seed):
-        embedded = encoder.images([image, *_copies(image)])
+        embedded = encoder.images([image, *(copied(image) for copied in COPIES)])
         rows.append(embedded[0])
         copies.append(embedded[1:])
     if len(rows) < LEAST:
@@ -98,10 +97,7 @@ def _different(folder: Path, seed: int) -> Iterator[Image]:
             "then calibrate again"
         )
 
-    def draw(record: Record) -> str:
-        return hashlib.sha256(f"{seed} {record['sha256']}".encode()).hexdigest()
-
-    chosen = heapq.nsmallest(MOST, _records(folder), key=draw)
+    chosen = drawn(_records(folder), MOST, seed)
     hashes: Hashes = np.empty(0, np.uint64)
     for record in chosen:
         try:
@@ -118,16 +114,3 @@ def _different(folder: Path, seed: int) -> Iterator[Image]:
 def _records(folder: Path) -> Iterator[Record]:
     for records in kept_in(folder, RAW):
         yield from records
-
-
-def _copies(image: Image) -> list[Image]:
-    height, width = image.shape[:2]
-    top, left = height // 20, width // 20
-    small = (max(1, width * 3 // 4), max(1, height * 3 // 4))
-    compressed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 50])[1]
-    return [
-        np.asarray(cv2.imdecode(compressed, cv2.IMREAD_COLOR), np.uint8),
-        np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA), np.uint8),
-        np.ascontiguousarray(image[top : height - top or None, left : width - left or None]),
-        np.ascontiguousarray(image[:, ::-1]),
-    ]

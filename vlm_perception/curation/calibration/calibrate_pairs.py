@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from vlm_perception.curation.quality.pair_scores import (
     pair_scores,
 )
 from vlm_perception.curation.recipe import CurationError, Quality
+from vlm_perception.curation.sample import drawn
 from vlm_perception.curation.stage_folder import QUALITY, before, read_manifest
 from vlm_perception.curation.step import kept_in
 from vlm_perception.curation.tasks import Record
@@ -175,12 +175,8 @@ def _chosen(records: Iterator[Record], seed: int) -> list[Record]:
     An image that is there more than once has all its captions, or one of them would be taken for
     that of another image.
     """
-
-    def draw(record: Record) -> str:
-        return hashlib.sha256(f"{seed} {record['sha256']}".encode()).hexdigest()
-
     joined: dict[str, Record] = {}
-    for record in heapq.nsmallest(MOST, records, key=draw):
+    for record in drawn(records, MOST, seed):
         same = joined.setdefault(record["sha256"], {**record, "captions": []})
         same["captions"] += record["captions"]
     return list(joined.values())

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import threading
 import unicodedata
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from vlm_perception.curation.recipe import (
     path_or_name,
 )
 from vlm_perception.curation.tasks import Record
+from vlm_perception.curation.with_torch import import_with_torch
 from vlm_perception.media.image_errors import ImageError
 from vlm_perception.perception.language.token_sampling import GREEDY, Sampling
 
@@ -274,16 +274,11 @@ def _opened(captions_json: str, folder: Path) -> Captioner:
     name = path_or_name(folder, spec.path)
     if isinstance(spec, BundleCaptioner):
         return Captioner(BundleWriter(name, captions.max_tokens), captions, folder)
-    try:
-        module = importlib.import_module("vlm_perception.curation.captioning.of_checkpoint")
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("vlm_perception"):
-            raise
-        raise CurationError(
-            f"a captioner of kind checkpoint needs {error.name}, which is not installed: `python3 "
-            "scripts/setup_venv.py --train` in the repository installs it, and so does `pip "
-            "install '.[train]'` there; or name a bundle or an endpoint"
-        ) from error
+    module = import_with_torch(
+        "vlm_perception.curation.captioning.of_checkpoint",
+        "a captioner of kind checkpoint",
+        "name a bundle or an endpoint",
+    )
     return Captioner(module.CheckpointWriter(name, captions.max_tokens), captions, folder)
 
 

@@ -20,6 +20,7 @@ from vlm_perception.curation.durable import write_bytes
 from vlm_perception.curation.journal import Journal
 from vlm_perception.curation.quality.pair_scores import PairScores
 from vlm_perception.curation.recipe import Retrieval
+from vlm_perception.curation.sample import lot
 from vlm_perception.curation.stage_folder import QUALITY
 from vlm_perception.curation.tasks import Record
 from vlm_perception.evaluation.retrieval.ranks import ranks
@@ -77,8 +78,7 @@ class Pool:
             yield record
 
     def _take(self, record: Record) -> None:
-        digest = hashlib.sha256(f"pool {record['sha256']}".encode()).digest()
-        entry = (-int.from_bytes(digest[:8], "big"), -record["id"], record)
+        entry = (-lot(record, "pool"), -record["id"], record)
         if len(self._chosen) < self._size:
             heapq.heappush(self._chosen, entry)
         else:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
@@ -20,6 +19,14 @@ from rich.table import Table
 from vlm_perception import curation
 from vlm_perception.curation.durable import read_lines, write_bytes
 from vlm_perception.curation.encoders import Encoder, open_encoder
+from vlm_perception.curation.filtering.copies import (
+    Image,
+    cropped,
+    flipped,
+    jpeg_50,
+    rotated_25,
+    smaller,
+)
 from vlm_perception.curation.filtering.embedding_measure import cosines, unit
 from vlm_perception.curation.filtering.hash_index import distances
 from vlm_perception.curation.filtering.image_figures import image_figures
@@ -39,40 +46,16 @@ SEED = 0
 NEXT_FRAME = "next_frame"
 
 T = TypeVar("T")
-Image = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
-
-
-def _jpeg_50(image: Image) -> Image:
-    _, file = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 50])
-    return np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8)
-
-
-def _half_size(image: Image) -> Image:
-    half = (max(1, image.shape[1] // 2), max(1, image.shape[0] // 2))
-    return np.asarray(cv2.resize(image, half, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _cropped(image: Image) -> Image:
-    """Without a tenth of the width and of the height, a twentieth at each edge."""
-    down, across = image.shape[0] // 20, image.shape[1] // 20
-    return image[down : image.shape[0] - down, across : image.shape[1] - across]
-
-
-def _rotated(image: Image) -> Image:
-    """About the centre, in its own size; the corners are black."""
-    height, width = image.shape[:2]
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), 25.0, 1.0)
-    return np.asarray(cv2.warpAffine(image, turn, (width, height)), np.uint8)
 
 
 COPIES: dict[str, Callable[[Image], Image]] = {
     "exact": lambda image: image,
-    "jpeg_50": _jpeg_50,
-    "resize": _half_size,
-    "crop_10_percent": _cropped,
-    "flip": lambda image: np.asarray(cv2.flip(image, 1), np.uint8),
-    "rotate_25": _rotated,
+    "jpeg_50": jpeg_50,
+    "resize": lambda image: smaller(image, 0.5),
+    "crop_10_percent": cropped,
+    "flip": flipped,
+    "rotate_25": rotated_25,
 }
 
 
