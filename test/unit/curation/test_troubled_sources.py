@@ -96,12 +96,12 @@ def test_every_image_of_a_tar_has_a_record(tmp_path):
 def test_what_is_no_text_is_left_out_of_captions_and_escaped_elsewhere(tmp_path):
     odd, name = "\udcff", os.fsdecode(b"\xff.png")
     described = {"caption": [f"a {odd}", "a bus"], "license": odd}
-    members = [(name, picture(1)), (f"{name[:-4]}.json", json.dumps(described).encode())]
-    members += [("b.png", picture(60)), ("b.txt", b"a \xff")]
+    members = [(name, plain(1)), (f"{name[:-4]}.json", json.dumps(described).encode())]
+    members += [("b.png", plain(60)), ("b.txt", b"a \xff")]
     tar_of(tmp_path / os.fsdecode(b"\xfe.tar"), members)
     images = tmp_path / "images"
     images.mkdir()
-    (images / "c.png").write_bytes(picture(200))
+    (images / "c.png").write_bytes(plain(200))
     coco = {
         "images": [{"id": 1, "file_name": "c.png"}],
         "annotations": [{"image_id": 1, "caption": text} for text in (odd, "a car")],
@@ -113,7 +113,7 @@ def test_what_is_no_text_is_left_out_of_captions_and_escaped_elsewhere(tmp_path)
     ]
     folder = prepare(tmp_path / "set", *sources, phash_distance=None)
     curate("run", folder)
-    kept = {each["id"]: each for each in lines(folder, "kept", "04_final")}
+    kept = {each["id"]: each for each in lines(folder, "04_final", "kept")}
     told = [[each["text"] for each in kept[n].get("captions", ())] for n in sorted(kept)]
     assert told == [["a bus"], [], ["a car"]]
     assert [len(kept[n].get("notes", ())) for n in sorted(kept)] == [1, 1, 1]
