@@ -46,6 +46,8 @@ ACCESS = {
     }
 }
 """Keys that say how an answer is got, and not which."""
+PHASH, EMBEDDING = "phash_distance", "embedding_cosine"
+"""The rules by which 01_filtered leaves out near-duplicates."""
 STATUSES = ("kept", "rejected", "failed")
 KEPT, REJECTED, FAILED = (f"{status}.jsonl" for status in STATUSES)
 MANIFEST = "stage.json"

@@ -183,29 +183,45 @@ def test_no_split_is_empty_and_none_is_far_off(sizes, seed):
         assert given_[name] <= share * sum(sizes) + max(sizes)
 
 
+SOURCES = [
+    {"kind": "recording", "path": "x", "place": "lisbon"},
+    {"kind": "recording", "path": "y"},
+    {"kind": "folder", "path": "z", "place": "lisbon"},
+    {"kind": "folder", "path": "w", "unrelated": True},
+    {"kind": "harvest", "path": "h"},
+    {"kind": "captions", "path": "z/a"},
+]
+
+
+def sorter_of(folder, sources):
+    recipe = Recipe.model_validate_json(json.dumps({"sources": sources}))
+    return Sorter(folder, recipe.sources)
+
+
 @settings(max_examples=40)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 3), st.sampled_from("abc"), st.integers(0, 12)),
+        st.tuples(st.integers(0, 5), st.sampled_from("xyc"), st.integers(0, 12)),
         min_size=1,
         max_size=30,
     )
 )
-def test_groups_are_recordings_places_and_equal_files(images):
-    sources = [
-        {"kind": "recording", "path": "x", "place": "lisbon"},
-        {"kind": "recording", "path": "y"},
-        {"kind": "folder", "path": "z", "place": "lisbon"},
-        {"kind": "folder", "path": "w", "unrelated": True},
-    ]
-    recipe = Recipe.model_validate_json(json.dumps({"sources": sources}))
-    sorter, keys = Sorter(recipe.sources), []
-    for number, (source, recording, content) in enumerate(images):
+def test_groups_are_recordings_places_folders_and_equal_files(tmp_path_factory, images):
+    sorter, keys = sorter_of(tmp_path_factory.getbasetemp() / "none", SOURCES), []
+    for number, (source, name, content) in enumerate(images):
         sha256 = f"{content:016x}" + "0" * 48
-        sorter.add({"source": source, "recording": recording, "sha256": sha256, "path": "p.jpg"})
-        drive = ("drive", recording) if source < 2 else (source, recording)
-        place = {"lisbon"} if source in (0, 2) else set()
-        keys.append({sha256, *place, drive if source < 3 else number})
+        path = "p.jpg" if source == 5 else f"{'a' if name == 'x' else name}/p.jpg"
+        known = {"id": number, "source": source, "recording": name, "path": path, "sha256": sha256}
+        sorter.add(known)
+        own = {
+            0: "x",
+            1: "y",
+            2: ("z", path[0]),
+            3: number,
+            4: name if name in "xy" else ("harvested", name),
+            5: ("z", "a"),
+        }
+        keys.append({sha256, own[source], *(["lisbon"] if source in (0, 2) else [])})
     # The same by brute force.
     merged = list(keys)
     for _ in images:
@@ -215,6 +231,42 @@ def test_groups_are_recordings_places_and_equal_files(images):
     found = [int(np.argmax(groups.of_images == each)) for each in groups.of_images]
     assert found == wanted
     assert groups.sizes.sum() == len(images)
+
+
+def test_parts_of_a_bag_and_copies_that_were_left_out_join_what_they_are_from(tmp_path):
+    (tmp_path / "drive").mkdir()
+    for name in ("metadata.yaml", "drive_0.db3"):
+        (tmp_path / "drive" / name).touch()
+    (tmp_path / "link").symlink_to("drive")
+    sources = [
+        {"kind": "recording", "path": "link"},
+        {"kind": "recording", "path": "drive/drive_0.db3"},
+        {"kind": "harvest", "path": "h"},
+        {"kind": "folder", "path": "a"},
+        {"kind": "folder", "path": "b"},
+        {"kind": "folder", "path": "c", "unrelated": True},
+    ]
+    records = [
+        {
+            "id": i,
+            "source": i,
+            "path": "0.jpg",
+            "recording": "drive_0.db3",
+            "sha256": f"{i}" + "0" * 63,
+        }
+        for i in range(len(sources))
+    ]
+    copies = {"phash_distance": [0, 0, 0, 1, 1, 2], "embedding_cosine": [0, 0, 0, 1, 2, 3]}
+    for rule, groups in copies.items():
+        sorter = sorter_of(tmp_path, sources)
+        # Of `b`, a copy of the only image of `a`.
+        left_out = {"id": 9, "rule": rule, "stayed": 3, "sha256": "f" * 64}
+        sorter.add_left_out(records[4] | left_out)
+        for each in records:
+            sorter.add_stayed(each)
+        for each in records:
+            sorter.add(each)
+        assert sorter.groups().of_images.tolist() == groups
 
 
 def test_shares_that_are_no_whole_are_refused(tmp_path):

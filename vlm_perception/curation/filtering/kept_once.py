@@ -21,12 +21,12 @@ from vlm_perception.curation.filtering.near_duplicates import (
     NearDuplicates,
     find_near_duplicates,
 )
+from vlm_perception.curation.stage_folder import EMBEDDING, PHASH
 from vlm_perception.curation.step import Finish
 from vlm_perception.curation.tasks import Record
 from vlm_perception.curation.thresholds.copy_cosine import copy_cosine
 
 UNKNOWN_AGE = np.iinfo(np.int64).max
-PHASH, EMBEDDING = "phash_distance", "embedding_cosine"
 ROW = "embedding"
 """In a record until the stage ends: the embedding, as `packed` gives it."""
 SHOWN_DIGITS = 6

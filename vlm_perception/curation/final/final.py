@@ -15,7 +15,6 @@ from vlm_perception.curation.final.groups import recording
 from vlm_perception.curation.final.index import Index, require_parquet
 from vlm_perception.curation.final.plan import Plan, planned
 from vlm_perception.curation.recipe import Recipe
-from vlm_perception.curation.stage_folder import FINAL, KEPT, before
 from vlm_perception.curation.step import Finish
 from vlm_perception.curation.tasks import Record
 from vlm_perception.datasets.final_set import SET, Contents, Shard
@@ -31,7 +30,7 @@ def final_tasks(folder: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
         CurationError: Parquet cannot be written.
     """
     require_parquet()
-    for shard in _plan(folder, recipe).shards(folder, recipe):
+    for shard in planned(folder, recipe).shards(folder, recipe):
         yield {"folder": str(folder), "shard": shard.name, "records": shard.records}
 
 
@@ -52,11 +51,7 @@ def with_indexes(records: Iterable[Record], end: Finish) -> Iterator[Record]:
             yield record
             end.progress(1)
     write_bytes(end.made / SET, Contents.of(shards).as_json())
-    end.notes.extend(_notes(_plan(end.folder, end.recipe), end.recipe))
-
-
-def _plan(folder: Path, recipe: Recipe) -> Plan:
-    return planned(folder / before(FINAL) / KEPT, recipe)
+    end.notes.extend(_notes(planned(end.folder, end.recipe), end.recipe))
 
 
 def _count(shards: list[Shard], record: Record, made: Path) -> None:

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_perception.curation.durable import read_lines
 from vlm_perception.curation.final.groups import Groups, Sorter
 from vlm_perception.curation.final.shard import described, room
 from vlm_perception.curation.final.splits import assigned, chances
 from vlm_perception.curation.recipe import Recipe
+from vlm_perception.curation.stage_folder import FILTERED, FINAL, KEPT, REJECTED, before
 from vlm_perception.curation.tasks import Record
 
 MOST_IMAGES = 10_000
@@ -88,9 +90,20 @@ class Plan:
         return record
 
 
-def planned(lines: Path, recipe: Recipe) -> Plan:
-    """The plan for a list of images."""
-    offsets, sorter = array("q"), Sorter(recipe.sources)
+def planned(folder: Path, recipe: Recipe) -> Plan:
+    """The plan for what the stage before has kept.
+
+    Args:
+        folder: that of the whole set.
+        recipe: of the set.
+    """
+    offsets, sorter = array("q"), Sorter(folder, recipe.sources)
+    lines, filtered = folder / before(FINAL) / KEPT, folder / FILTERED
+    for record in read_lines(filtered / REJECTED):
+        if "stayed" in record:
+            sorter.add_left_out(record)
+    for record in read_lines(filtered / KEPT):
+        sorter.add_stayed(record)
     with lines.open("rb") as stream:
         at = 0
         for line in stream:
