@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import sys
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import typer.testing
 
 # Modules that several tests share lie here; importlib mode does not look for them.
 sys.path.insert(0, str(Path(__file__).parent))
+# CliRunner makes all commands anew for each call, which takes longer than most of the calls.
+typer.testing._get_command = functools.cache(typer.main.get_command)
 
 # torch and rclpy are imported only by the tests that need them.
 # ruff: noqa: PLC0415

@@ -197,7 +197,10 @@ def test_all_kinds_of_sources(tmp_path):
 
 
 def test_stale_stages_are_named_and_made_again_only_when_asked_for(tmp_path):
-    troubled(tmp_path / "images")
+    (tmp_path / "images").mkdir()
+    for name, quality in (("a", 90), ("copy", 50)):
+        (tmp_path / "images" / f"{name}.jpg").write_bytes(saved(picture(0), quality=quality))
+    (tmp_path / "images" / "small.jpg").write_bytes(saved(picture(1, 223, 224)))
     source = {"kind": "folder", "path": "../images"}
     folder = prepare(tmp_path / "set", source)
     curate("run", folder, "--to", "00_raw")
@@ -207,6 +210,7 @@ def test_stale_stages_are_named_and_made_again_only_when_asked_for(tmp_path):
     prepare(folder, source, min_side=1, phash_distance=None)
     assert "filter.min_side was 224 and is 1 now" in curate("status", folder)
     assert "--redo 01_filtered" in curate("run", folder, code=2)
+    assert len(lines(folder, "01_filtered", "rejected")) == 2
     curate("run", folder, "--redo", "01_filtered")
     assert lines(folder, "01_filtered", "rejected") == []
     assert (folder / "00_raw" / "stage.json").stat().st_mtime_ns == first
