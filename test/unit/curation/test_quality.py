@@ -161,7 +161,6 @@ def test_a_set_whose_images_do_not_find_their_captions_goes_no_further(tmp_path,
     assert "0.0% do not find" in said
 
 
-<<<<<<< Updated upstream
 class Blind:
     """An encoder to which all images are the same."""
 
@@ -171,11 +170,8 @@ class Blind:
         return np.ones((len(images), 4), np.float32) / 2
 
 
-def test_thresholds_are_calibrated_for_an_encoder_and_prefix(tmp_path, streets, monkeypatch):
-=======
 @pytest.mark.slow
-def test_thresholds_are_calibrated_for_an_encoder_and_prefix(tmp_path, streets):
->>>>>>> Stashed changes
+def test_thresholds_are_calibrated_for_an_encoder_and_prefix(tmp_path, streets, monkeypatch):
     asked = {"encoder": ENCODER, "prefix": "", "thresholds": "calibrated", "false_reject": 0.1}
     copies = {"embedding": {"encoder": ENCODER, "cosine": "calibrated"}, "min_side": 100}
     folder = prepare(tmp_path, *streets, asked, filter=copies)
