@@ -42,10 +42,17 @@ class StageProgress:
 
     def advance(self, counts: dict[str, int]) -> None:
         """Note that a task is done, with how many images were kept, or left out and why."""
-        self._counts.update(counts)
-        shown = ", ".join(f"{count} {name}" for name, count in sorted(self._counts.items()) if name)
-        self._bar.update(self._task, advance=1, counts=shown)
+        self._show(1, counts)
 
-    def compared(self, count: int) -> None:
-        """Note that so many more images were looked at."""
-        self._bar.update(self._task, advance=count)
+    def _show(self, done: int, counts: dict[str, int]) -> None:
+        self._counts.update(counts)
+        known = sorted((name, count) for name, count in self._counts.items() if name and count)
+        shown = ", ".join(f"{count} {name}" for name, count in known)
+        self._bar.update(self._task, advance=done, counts=shown)
+
+    def compared(self, count: int, duplicates: int) -> None:
+        """Note that so many more images were looked at, and how many are near-duplicates."""
+        if duplicates:
+            # Of those that the tasks kept, and it is not known yet how many stay.
+            self._counts.pop("kept", None)
+        self._show(count, {"near-duplicates": duplicates})

@@ -7,10 +7,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.curation.quality.retrieval_check import read_check
 from vlm_perception.curation.recipe import Recipe, read_recipe
 from vlm_perception.curation.sources.listing import tasks as source_tasks
 from vlm_perception.curation.sources.source_digest import source_digest
-from vlm_perception.curation.stage_folder import RAW, STAGES, Manifest, read_manifest, why_stale
+from vlm_perception.curation.stage_folder import (
+    QUALITY,
+    RAW,
+    STAGES,
+    Manifest,
+    read_manifest,
+    why_stale,
+)
 from vlm_perception.curation.stage_summary import stage_summary
 from vlm_perception.curation.tasks import Tasks
 from vlm_perception.curation.unfinished import UNFINISHED, begun_stage
@@ -34,12 +42,22 @@ def _state(folder: Path, stage: str, recipe: Recipe) -> str:
         why = why_stale(folder, stage, manifest, recipe)
         if not why and sources_changed(folder.resolve(), stage, manifest, recipe):
             why = CHANGED
-        return f"stale: {why}; --redo {stage} makes it again" if why else stage_summary(manifest)
+        if why:
+            return f"stale: {why}; --redo {stage} makes it again"
+        return stage_summary(manifest) + (_checked(folder) if stage == QUALITY else "")
     unfinished = folder / UNFINISHED
     tasks = Tasks(unfinished)
     if begun_stage(folder) != stage or tasks.count is None:
         return "absent"
     return f"unfinished: {tasks.count - len(tasks.open_ones())} of {tasks.count} tasks are done"
+
+
+def _checked(folder: Path) -> str:
+    """What the retrieval check says of a set; empty where there was none."""
+    found = read_check(folder)
+    if found is None:
+        return ""
+    return f"; {found.told}" + ("; failed: re-clean the dataset" if found.passed is False else "")
 
 
 def sources_changed(folder: Path, stage: str, manifest: Manifest, recipe: Recipe) -> bool:

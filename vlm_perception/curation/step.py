@@ -28,8 +28,8 @@ class Finish:
     recipe: Recipe
     received: int
     """Images, which is as many as there are records at most."""
-    progress: Callable[[int], None]
-    """Is called with the number of records that were looked at since the last call."""
+    progress: Callable[[int, int], None]
+    """Is told how many more records were looked at, and how many of them are near-duplicates."""
     notes: list[str] = field(default_factory=list)
     """What people should know of the stage, a sentence each."""
 

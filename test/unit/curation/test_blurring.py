@@ -14,6 +14,7 @@ from support.curation import curate, prepare
 
 from vlm_perception.curation.filtering import blurring
 from vlm_perception.curation.image_files import decode
+from vlm_perception.media.image_errors import ImageError
 
 PLATE = (165, 220, 150, 36)
 
@@ -74,6 +75,20 @@ def test_plates_are_blurred_in_a_file_of_their_own(tmp_path, monkeypatch):
     page = (folder / "report.html").read_text()
     assert "faces or number plates blurred" in page
     assert "plates: 1" in page
+
+
+def test_what_is_found_again_gets_one_colour_or_fails(monkeypatch):
+    later = (10, 10, 60, 40)
+    script = iter([[PLATE], [PLATE, later], [PLATE], [PLATE], []])
+    monkeypatch.setattr(blurring, "find_regions", lambda *_: next(script))
+    image, counts = blurring.blur_regions(car()[..., ::-1], ["plates"])
+    assert counts == {"plates": 2}
+    left, top, width, height = PLATE
+    plate = decode(image.file)[top : top + height, left : left + width]
+    assert plate.std(axis=(0, 1)).max() <= 1
+    monkeypatch.setattr(blurring, "find_regions", lambda *_: [PLATE])
+    with pytest.raises(ImageError, match="even where it was made one colour"):
+        blurring.blur_regions(car()[..., ::-1], ["plates"])
 
 
 @pytest.mark.parametrize("box", [(0, 0, 9, 5), (470, 350, 30, 30), (100, 120, 1, 1)])

@@ -4,17 +4,21 @@
 
 from __future__ import annotations
 
+from io import StringIO
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from vlm_perception.curation.calibration.copy_threshold import copy_threshold
 from vlm_perception.curation.filtering.embedding_measure import EmbeddingMeasure
 from vlm_perception.curation.filtering.hash_index import NONE, HashIndex
 from vlm_perception.curation.filtering.image_figures import image_figures, perceptual_hash
 from vlm_perception.curation.filtering.near_duplicates import HashMeasure, find_near_duplicates
+from vlm_perception.curation.progress import StageProgress
 from vlm_perception.datasets.roadworld.streets import Streets
 
 U64 = st.integers(0, 2**64 - 1)
@@ -76,11 +80,25 @@ def test_greedy_choice_equals_brute_force(hashes, radius, least, seed, block):
         patch.setattr(f"{package}.embedding_measure.KEPT_AT_A_TIME", 2 * block)
         patch.setattr(f"{package}.embedding_measure.PAIRS_AT_A_TIME", 3)
         measures = HashMeasure(hashes, radius), EmbeddingMeasure(stored, order, least)
-        found = find_near_duplicates(measures, len(hashes))
+        told = []
+        found = find_near_duplicates(measures, len(hashes), lambda *each: told.append(each))
+    near = int((found.stays != NONE).sum())
+    assert [sum(each) for each in zip(*told, strict=True)] == [len(hashes), near]
     columns = (found.stays, found.gaps, found.measures)
     assert list(zip(*(column.tolist() for column in columns), strict=True)) == by_brute_force(
         hashes, radius, stored[order], least
     )
+
+
+def test_progress_counts_near_duplicates_that_are_found_at_the_end():
+    shown = StringIO()
+    console = Console(file=shown, force_terminal=True, width=160)
+    with StageProgress("01_filtered", console) as bar:
+        bar.begin(2, 0)
+        bar.advance({"kept": 8, "min_side": 2})
+        bar.begin(8, 0, "finishing")
+        bar.compared(8, 3)
+    assert "2 min_side, 3 near-duplicates" in shown.getvalue()
 
 
 def test_threshold_of_copies_keeps_to_the_rate_of_different_images():

@@ -148,6 +148,7 @@ def test_a_set_whose_images_do_not_find_their_captions_goes_no_further(tmp_path,
         assert "of 20 images" in said
     curate("run", folder, code=1)
     assert not (folder / "04_final").exists()
+    assert "failed: re-clean the dataset" in curate("status", folder)
     figures = tmp_path / "figures.json"
     curate("report", folder, "--json", figures)
     told = json.loads(figures.read_text())["retrieval_check"]
@@ -158,7 +159,10 @@ def test_a_set_whose_images_do_not_find_their_captions_goes_no_further(tmp_path,
     # Captions that are all the same are right for each image.
     prepare(tmp_path, images, [captions[0]] * COUNT, all_pass)
     said = check(folder, "--redo", "00_raw")
-    assert "0.0% do not find" in said
+    assert "1 different captions are too few to tell" in said
+    curate("report", folder, "--json", figures)
+    told = json.loads(figures.read_text())["retrieval_check"]
+    assert (told["miss_at_10"], told["passed"]) == (None, None)
 
 
 class Blind:

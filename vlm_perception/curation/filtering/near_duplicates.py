@@ -19,7 +19,8 @@ from vlm_perception.curation.filtering.hash_index import NONE, Hashes, HashIndex
 
 BLOCK = 1024
 
-Progress = Callable[[int], None]
+Progress = Callable[[int, int], None]
+"""Is told how many more images were judged, and how many of them are near-duplicates."""
 Gaps = NDArray[np.float64]
 """How far images are apart by a measure: the less, the nearer."""
 
@@ -85,7 +86,7 @@ class HashMeasure:
 
 
 def find_near_duplicates(
-    measures: Sequence[Measure], count: int, progress: Progress = lambda count: None
+    measures: Sequence[Measure], count: int, progress: Progress = lambda *_: None
 ) -> NearDuplicates:
     """For each image the kept one that it is near to.
 
@@ -95,7 +96,7 @@ def find_near_duplicates(
     Args:
         measures: in the order in which they are asked.
         count: of the images; those that should stay come first.
-        progress: is called with the number of images that were judged since the last call.
+        progress: is called now and then.
     """
     kept_at: NDArray[np.int32] = np.empty(0, np.int32)
     stays = np.full(count, NONE, np.int32)
@@ -112,7 +113,7 @@ def find_near_duplicates(
         for measure in measures:
             measure.keep(kept)
         kept_at = np.concatenate([kept_at, kept])
-        progress(end - begin)
+        progress(end - begin, end - begin - len(kept))
     return found
 
 

@@ -49,7 +49,7 @@ def with_indexes(records: Iterable[Record], end: Finish) -> Iterator[Record]:
                 _count(shards[record["split"]], record, end.made)
                 indexes[record["split"]].add(record)
             yield record
-            end.progress(1)
+            end.progress(1, 0)
     write_bytes(end.made / SET, Contents.of(shards).as_json())
     end.notes.extend(_notes(planned(end.folder, end.recipe), end.recipe))
 

@@ -42,16 +42,23 @@ class RetrievalCheck(BaseModel):
     """Images that there were."""
     captions: int
     """Different ones, in whose order the right one was looked for."""
-    miss_at_10: float
-    """Share of the images whose caption was not among the first ten."""
+    miss_at_10: float | None
+    """Share of the images whose caption was not among the first ten; None: there are no more than
+    ten, of which none can be missed."""
     most_missed: float
-    passed: bool
+    passed: bool | None
+    """None: that cannot be told."""
     worst: tuple[dict[str, Any], ...]
     """Records of the images whose caption came last, that one first, with its `rank`, from 1."""
 
     @property
     def told(self) -> str:
         """In a sentence."""
+        if self.miss_at_10 is None:
+            return (
+                f"retrieval check: {self.captions} different captions are too few to tell; from "
+                f"{DEPTH + 1} on, one can be missed among the first {DEPTH}"
+            )
         small = f" (the recipe asks for {self.asked})" if self.pool < self.asked else ""
         return (
             f"retrieval check: of {self.pool} images{small} {self.miss_at_10:.1%} do not find "
@@ -102,7 +109,8 @@ def check(
     """
     captions = [[each["text"] for each in r["captions"] if "score" in each] for r in records]
     found = _kept_ranks(folder, records, captions, scores)
-    missed = sum(rank >= DEPTH for rank in found) / len(found)
+    different = len({text for each in captions for text in each})
+    missed = sum(rank >= DEPTH for rank in found) / len(found) if different > DEPTH else None
     order = sorted(range(len(found)), key=lambda place: (-found[place], records[place]["id"]))
     worst = [
         {**records[place], "rank": found[place] + 1}
@@ -112,10 +120,10 @@ def check(
     return RetrievalCheck(
         asked=asked.pool,
         pool=len(records),
-        captions=len({text for each in captions for text in each}),
+        captions=different,
         miss_at_10=missed,
         most_missed=asked.most_missed,
-        passed=missed < asked.most_missed,
+        passed=None if missed is None else missed < asked.most_missed,
         worst=tuple(worst),
     )
 
@@ -187,7 +195,7 @@ def require_passed(folder: Path) -> None:
         RunError: it has.
     """
     found = read_check(folder)
-    if found is not None and not found.passed:
+    if found is not None and found.passed is False:
         raise RunError(
             f"{found.told}, and {found.most_missed:.0%} is the limit: re-clean the dataset; "
             f"`vlm-perception curate report {folder}` shows the worst"
