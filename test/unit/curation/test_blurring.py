@@ -13,6 +13,7 @@ import pytest
 from support.curation import curate, prepare
 
 from vlm_perception.curation.filtering import blurring
+from vlm_perception.curation.filtering.image_figures import image_figures
 from vlm_perception.curation.image_files import decode
 from vlm_perception.media.image_errors import ImageError
 
@@ -60,6 +61,12 @@ def test_plates_are_blurred_in_a_file_of_their_own(tmp_path, monkeypatch):
     assert found["plain.png"]["blurred"] == {"plates": 0}
     record, before = found["plate.png"], raw["plate.png"]
     assert (record["blurred"], record["changed"]) == ({"plates": 1}, ["plates blurred: 1"])
+    # Copies are known by the original, whatever is found on them.
+    original = image_figures(decode((folder / before["file"]).read_bytes()))
+    assert (record["phash"], record["sharpness"]) == (
+        f"{original.phash:016x}",
+        round(original.sharpness, 3),
+    )
     stored = (folder / record["file"]).read_bytes()
     assert record["file"].startswith("01_filtered/images/")
     assert hashlib.sha256(stored).hexdigest() == record["sha256"] != record["unblurred"]

@@ -328,6 +328,19 @@ def test_init_tells_sources_apart(tmp_path):
     for gone in ("gone", "photos/a.jpg"):
         assert "error" in curate("init", tmp_path / "2", "--source", tmp_path / gone, code=2)
     assert not (tmp_path / "2").exists()
+    assert "no UTF-8" in curate("init", tmp_path / "2", "--source", tmp_path / "\udcff.tar", code=2)
+
+
+def test_init_writes_what_run_finds(tmp_path):
+    photos = tmp_path / "Fotos \N{AUTOMOBILE}"
+    photos.mkdir()
+    (photos / "a.jpg").write_bytes(saved(picture(0)))
+    # From where the folder itself is, the photos are somewhere else.
+    (tmp_path / "disk" / "set").mkdir(parents=True)
+    (tmp_path / "set").symlink_to("disk/set")
+    curate("init", tmp_path / "set", "--source", photos)
+    curate("run", tmp_path / "set", "--to", "00_raw")
+    assert [each["path"] for each in lines(tmp_path / "set", "00_raw", "kept")] == ["a.jpg"]
 
 
 @pytest.mark.slow

@@ -31,10 +31,24 @@ def source_lines(folder: Path, paths: Sequence[str]) -> str:
     """
     lines = []
     for path in paths:
-        known = {"kind": _kind(Path(path)), "path": os.path.relpath(path, folder)}
-        inner = ", ".join(f"{key}: {json.dumps(value)}" for key, value in known.items())
+        known = {"kind": _kind(Path(path)), "path": _relative(Path(path), folder)}
+        inner = ", ".join(
+            f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in known.items()
+        )
         lines.append(f"  - {{{inner}}}\n")
     return "".join(lines)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """A path from a folder that may be a link, as whoever opens it there goes."""
+    try:
+        written = os.path.relpath(path.parent.resolve() / path.name, folder.resolve())
+        written.encode()
+    except UnicodeEncodeError as error:
+        raise CurationError(
+            f"{str(path)!r} is no UTF-8 and cannot stand in a recipe; rename it"
+        ) from error
+    return written
 
 
 def _kind(path: Path) -> str:
