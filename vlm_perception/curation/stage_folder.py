@@ -16,13 +16,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vlm_perception.curation.bundles import BUNDLES, bundle_digests, changed_bundles
 from vlm_perception.curation.durable import json_line, sync_folder, whole_file, write_bytes
+from vlm_perception.curation.models import MODELS, changed_models, model_digests
 from vlm_perception.curation.recipe import CurationError, Recipe
 from vlm_perception.curation.recipe_changes import changes
 from vlm_perception.curation.tasks import Record
 from vlm_perception.curation.thresholds.stored import referred_to
 from vlm_perception.datasets.final_set import STAGE
+from vlm_perception.evaluation.hallucination.synonyms import SYNONYMS_FILE, synonyms_digest
 from vlm_perception.outputs.swap import swap
 
 RAW, FILTERED, CAPTIONED = "00_raw", "01_filtered", "02_captioned"
@@ -89,7 +90,7 @@ class Manifest(BaseModel):
 
 
 def recipe_part(folder: Path, stage: str, recipe: Recipe) -> dict[str, Any]:
-    """What a stage depends on, with the calibrated thresholds and the bundles that it refers to.
+    """What a stage depends on, with the thresholds, models and synonyms that it refers to.
 
     Raises:
         CurationError: the file of these is damaged.
@@ -97,8 +98,17 @@ def recipe_part(folder: Path, stage: str, recipe: Recipe) -> dict[str, Any]:
     if stage == FINAL:
         return recipe.model_dump(mode="json", include={"final": True, **GROUPING})
     part = recipe.model_dump(mode="json", include=set(DEPENDS_ON[stage]), exclude=GROUPING | ACCESS)
-    known = {"thresholds": referred_to(folder, part), BUNDLES: bundle_digests(folder, part)}
+    known = {
+        "thresholds": referred_to(folder, part),
+        MODELS: model_digests(folder, part),
+        SYNONYMS_FILE: synonyms_digest(folder) if _has_tags(part.get("quality")) else "",
+    }
     return {**part, **{name: content for name, content in known.items() if content}}
+
+
+def _has_tags(quality: dict[str, Any] | None) -> bool:
+    """Whether captions are read for names of objects."""
+    return quality is not None and quality["encoder"]["kind"] == "bundle"
 
 
 def missing_part(manifest: Manifest) -> str:
@@ -127,8 +137,10 @@ def read_manifest(folder: Path, stage: str) -> Manifest | None:
 def why_stale(folder: Path, stage: str, manifest: Manifest, recipe: Recipe) -> str:
     """What has changed since a stage was made; empty: nothing."""
     old, new = dict(manifest.recipe), recipe_part(folder, stage, recipe)
-    bundles = changed_bundles(old.pop(BUNDLES, {}), new.pop(BUNDLES, {}))
-    different = [*changes(old, new), *bundles]
+    different = changed_models(old.pop(MODELS, {}), new.pop(MODELS, {}))
+    if old.pop(SYNONYMS_FILE, "") != new.pop(SYNONYMS_FILE, ""):
+        different.append(f"{SYNONYMS_FILE} has changed")
+    different = [*changes(old, new), *different]
     if different:
         return "; ".join(different)
     return "" if input_digest(folder, stage) == manifest.input else f"{before(stage)} has changed"

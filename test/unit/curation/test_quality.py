@@ -14,10 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.curation import curate, lines, write_recipe
+from support.edited_bundle import edited
 from support.scripted_judge import MODEL, ScriptedJudge
 from typer.testing import CliRunner
 
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.cli import app
+from vlm_perception.curation import encoders
 from vlm_perception.curation.calibration.calibrate_pairs import pair_thresholds
 from vlm_perception.curation.calibration.pair_thresholds import (
     joint_limits,
@@ -25,8 +28,10 @@ from vlm_perception.curation.calibration.pair_thresholds import (
     shuffled_partners,
     upper_limit,
 )
+from vlm_perception.curation.models import changed_models, model_digests
+from vlm_perception.curation.quality.checked import check_tasks, do_check
 from vlm_perception.curation.quality.pair_scores import pair_scores
-from vlm_perception.curation.recipe import Quality
+from vlm_perception.curation.recipe import CurationError, Quality, read_recipe
 from vlm_perception.curation.thresholds.pair_limits import in_scale, limits
 from vlm_perception.datasets.roadworld.streets import Streets
 
@@ -204,6 +209,10 @@ def test_thresholds_are_calibrated_for_an_encoder_and_prefix(tmp_path, streets, 
     prepare(tmp_path, *streets, asked, filter=rarer)
     assert "with false_accept 0.01" in check(folder, "--redo", "01_filtered", code=2)
     prepare(tmp_path, *streets, asked, filter=copies)
+    (folder / "synonyms.yaml").write_text("synonyms: {car: [jalopy]}")
+    assert "synonyms.yaml has changed" in curate("status", folder)
+    assert "another synonyms.yaml" in check(folder, "--redo", "03_quality_checked", code=2)
+    (folder / "synonyms.yaml").unlink()
     known = json.loads((folder / "thresholds.json").read_text())
     known["quality"]["absent"] += 1
     (folder / "thresholds.json").write_text(json.dumps(known))
@@ -212,6 +221,35 @@ def test_thresholds_are_calibrated_for_an_encoder_and_prefix(tmp_path, streets, 
     calibration = "vlm_perception.curation.calibration.calibrate_copies"
     monkeypatch.setattr(f"{calibration}.open_encoder", lambda *_: Blind())
     assert "that differ by their hash are the same" in curate("calibrate", folder, code=2)
+
+
+def test_what_an_encoder_is_counts_until_the_stage_is_complete(tmp_path, streets):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(ModelBundle.load("roadworld-nano").path, bundle)
+    encoder = {"kind": "bundle", "path": "../bundle"}
+    folder = prepare(tmp_path, streets[0], streets[1][:1], {**BOUNDS, "encoder": encoder})
+    curate("run", folder, "--to", "02_captioned")
+    recipe = read_recipe(folder)
+    (task,) = check_tasks(folder, recipe)
+    edited(bundle, lambda content: content.update(name="another"))
+    # As in another process, of another machine.
+    for known in (encoders._opened, pair_scores):
+        known.cache_clear()
+    with pytest.raises(CurationError, match="an encoder of 03_quality_checked changed"):
+        next(do_check(task, folder / ".unfinished", None))
+
+
+def test_a_checkpoint_whose_files_were_replaced_is_another_one(tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    part = {"quality": {"encoder": {"kind": "checkpoint", "path": "checkpoint"}}}
+    assert model_digests(tmp_path, part) == {}
+    (checkpoint / "model.safetensors").write_bytes(b"one")
+    one = model_digests(tmp_path, part)
+    (checkpoint / "model.safetensors").write_bytes(b"other")
+    other = model_digests(tmp_path, part)
+    assert changed_models(one, other) == ["the checkpoint checkpoint is another one now"]
+    assert changed_models(one, one) == changed_models(one, {}) == []
 
 
 def test_nothing_is_calibrated_that_the_recipe_does_not_ask_for(tmp_path, streets):

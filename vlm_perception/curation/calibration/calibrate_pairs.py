@@ -34,6 +34,7 @@ from vlm_perception.curation.tasks import Record
 from vlm_perception.curation.thresholds.pair_limits import PairThresholds, rules
 from vlm_perception.datasets.captions_file import CAPTIONS_FILE, read_captions
 from vlm_perception.evaluation.folder_images import FolderImagesError, plain_name
+from vlm_perception.evaluation.hallucination.synonyms import synonyms_digest
 from vlm_perception.media.image_errors import ImageError
 
 MOST = 2000
@@ -64,7 +65,8 @@ def pair_thresholds(folder: Path, quality: Quality, seed: int) -> PairThresholds
         )
     scores = pair_scores(folder, quality)
     good, shuffled = _evidence(records, quality, scores, seed)
-    return found(good, shuffled, quality, scores.encoder.digest, seed)
+    limits = found(good, shuffled, quality, scores.encoder.digest, seed)
+    return limits.model_copy(update={"synonyms": synonyms_digest(folder)})
 
 
 def found(

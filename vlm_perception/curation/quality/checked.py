@@ -38,11 +38,12 @@ def check_tasks(folder: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
     quality = recipe.quality
     asked: dict[str, Any] = {"folder": str(folder), "quality": None}
     if quality is not None:
-        found = limits(folder, quality, pair_scores(folder, quality).encoder.digest)
+        scores = pair_scores(folder, quality)
+        found = limits(folder, quality, scores.encoder.digest)
         known = Limits(**found.model_dump(include=set(Limits.model_fields)))
         asked |= recipe.model_dump(mode="json", include={"quality", "captions"})
         tries = FurtherTries(folder, recipe.captions)
-        asked |= {"limits": known.model_dump(), "by": tries.by}
+        asked |= {"limits": known.model_dump(), "by": tries.by, "encoders": scores.digests}
     for records in kept_in(folder, before(QUALITY)):
         yield {**asked, "records": records}
 
@@ -97,7 +98,7 @@ class _Judge:
         """As a task has it.
 
         Raises:
-            CurationError: the captioner is another than when the stage was begun.
+            CurationError: the captioner or an encoder is another than when the stage was begun.
         """
         folder = Path(task["folder"])
         quality = Quality.model_validate_json(json.dumps(task["quality"]))
@@ -110,8 +111,13 @@ class _Judge:
                 f"the captioner is another model than when {QUALITY} was begun ({task['by']} then, "
                 f"{tries.by} now): take that one again, or remove {unfinished} to begin anew"
             )
-        bounds = Limits.model_validate(task["limits"])
-        return cls(pair_scores(folder, quality), quality, bounds, tries)
+        scores = pair_scores(folder, quality)
+        if scores.digests != task["encoders"]:
+            raise CurationError(
+                f"an encoder of {QUALITY} changed since that was begun; put the old one back, or "
+                f"remove {unfinished} to begin anew"
+            )
+        return cls(scores, quality, Limits.model_validate(task["limits"]), tries)
 
     def judged(self, record: Record) -> Record:
         """The record with the captions that pass; rejected by the rule of the best, if none."""

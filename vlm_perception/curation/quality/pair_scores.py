@@ -58,6 +58,16 @@ class PairScores:
         """That of the recipe."""
         return open_encoder(self._quality.encoder, self._folder)
 
+    @property
+    def digests(self) -> list[str]:
+        """Of all encoders that it may ask."""
+        return [each.digest for each in (self.encoder, self._translator) if each is not None]
+
+    @cached_property
+    def _translator(self) -> Encoder | None:
+        spec = self._quality.translations
+        return None if spec is None else open_encoder(spec.encoder, self._folder)
+
     def cosines(self, record: Record, texts: Sequence[str]) -> list[float]:
         """The cosine of an image with each text, behind the prefix of the recipe.
 
@@ -78,10 +88,9 @@ class PairScores:
 
     def translation_cosines(self, record: Record, text: str, others: Sequence[str]) -> list[float]:
         """The cosine of a caption with each of those that it may be a translation of."""
-        spec = self._quality.translations
-        if spec is None:
+        encoder = self._translator
+        if encoder is None:
             raise AssertionError("translations are compared only where the recipe says how")
-        encoder = open_encoder(spec.encoder, self._folder)
         sha256, found = record["sha256"], []
         for other in others:
             request = {"kind": "translation", "encoder": encoder.digest, "texts": [text, other]}

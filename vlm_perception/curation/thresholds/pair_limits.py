@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlm_perception.curation.recipe import SCALES, CurationError, Quality
 from vlm_perception.curation.thresholds.stored import read_thresholds
+from vlm_perception.evaluation.hallucination.synonyms import SYNONYMS_FILE, synonyms_digest
 
 PART = "quality"
 DIGITS = 6
@@ -49,6 +50,8 @@ class PairThresholds(Limits):
     """Those that the encoder was taken to know."""
     good_pairs: str | None
     """The folder of good captions; None: the set's own."""
+    synonyms: str = ""
+    """Digest of what the labels of its tags are called besides; empty: there was no such file."""
     tagged: bool
     """Whether the encoder has tags: else `absent` and `there` say nothing."""
     pairs: int
@@ -94,6 +97,10 @@ def limits(folder: Path, quality: Quality, encoder: str) -> Limits:
             raise CurationError(
                 f"the thresholds of pairs were calibrated with {name} {known!r}; {remedy}"
             )
+    if found.tagged and found.synonyms != synonyms_digest(folder):
+        raise CurationError(
+            f"the thresholds of pairs were calibrated with another {SYNONYMS_FILE}; {remedy}"
+        )
     if found.rules != rules(quality):
         raise CurationError(f"the thresholds of pairs were calibrated for other rules; {remedy}")
     return found

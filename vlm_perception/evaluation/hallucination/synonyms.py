@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
 
+from vlm_perception.bundle.files import file_sha256
 from vlm_perception.bundle.manifest import describe_errors
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.yaml_files import YamlError, read_yaml
@@ -26,6 +27,12 @@ class _Synonyms(BaseModel):
 
     synonyms: dict[StrictStr, list[StrictStr]] = {}
     others: list[StrictStr] = []
+
+
+def synonyms_digest(folder: Path) -> str:
+    """The SHA-256 of a folder's file of synonyms; empty: it has none."""
+    file = folder / SYNONYMS_FILE
+    return file_sha256(file) if file.is_file() else ""
 
 
 def read_names(file: Path, labels: Iterable[str], vocabulary: Iterable[str] = ()) -> ObjectNames:
