@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vlm_perception.bundle.files import file_sha256
 from vlm_perception.bundle.manifest import describe_errors
 from vlm_perception.common.errors import VlmPerceptionError
-from vlm_perception.datasets.sample import Caption, Sample
+from vlm_perception.datasets.sample import Caption
 from vlm_perception.media.image_folder import decode_file
 
 STAGE = "04_final"
@@ -113,15 +113,6 @@ class FinalImage:
             ImageError: it is damaged; the text names shard and key.
         """
         return decode_file(self.where, self.file)
-
-    def sample(self) -> Sample:
-        """The image as every data set gives it.
-
-        Raises:
-            ImageError: it is damaged.
-        """
-        labels = tuple(self.record.get("objects", ()))
-        return Sample(self.pixels(), str(self.where), {}, labels, self.captions)
 
 
 @dataclass(frozen=True)

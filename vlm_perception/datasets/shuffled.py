@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""A curated set in an order by chance that can be broken off and gone on with anywhere."""
+"""A curated set in a random order that can be broken off and gone on with anywhere."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BUFFER = 4096
 class Shuffled:
     """The images of a split, epoch after epoch: an iterator with a position.
 
-    Each epoch takes the shards in an order of its own, and gives what comes next of them in an
-    order by chance within a buffer, so that few shards are read from at a time. The buffer has
-    places alone, no images. Several workers share one order: each takes every so many-th image.
+    Each epoch takes the shards in an order of its own, and gives what comes next of them in a
+    random order within a buffer, so that few shards are read from at a time. The buffer has
+    places alone, no images.
     """
 
     def __init__(
@@ -27,43 +27,28 @@ class Shuffled:
         split: FinalSplit,
         *,
         seed: int = 0,
-        epochs: int | None = None,
-        buffer: int = BUFFER,
-        worker: int = 0,
-        workers: int = 1,
         state: Mapping[str, Any] | None = None,
     ) -> None:
         """Begin, or go on where an earlier one was.
 
         Args:
-            split: gives the images.
+            split: gives the images, at least one.
             seed: of the order.
-            epochs: how many; None: without end.
-            buffer: images within which neighbours change places.
-            worker: which of the workers this is, from 0 on.
-            workers: how many there are.
-            state: of an earlier one, with the same split and options.
+            state: of an earlier one, with the same split and seed.
 
         Raises:
-            FinalSetError: the split has too few images, or the state is another's.
+            FinalSetError: the split has no images, or the state is another's.
         """
-        if len(split) < workers:
-            raise FinalSetError(
-                f"{split.folder / split.split} has {len(split)} images for {workers} workers; add "
-                "images or take fewer workers"
-            )
-        self._split = split
-        self._seed, self._buffer, self._worker, self._workers = seed, buffer, worker, workers
+        if not len(split):
+            raise FinalSetError(f"{split.folder / split.split} has no images; add some")
+        self._split, self._seed = split, seed
         self._options: dict[str, Any] = {
             "set": split.contents.digest,
             "split": split.split,
             "seed": seed,
-            "buffer": buffer,
-            "worker": worker,
-            "workers": workers,
         }
         self._epoch, self._given = self._position(state)
-        self._places = self._from(self._epoch, self._given, epochs)
+        self._places = self._from(self._epoch, self._given)
 
     def __iter__(self) -> Shuffled:
         """It is an iterator."""
@@ -95,20 +80,17 @@ class Shuffled:
                 )
         return int(state["epoch"]), int(state["given"])
 
-    def _from(
-        self, first: int, given: int, epochs: int | None
-    ) -> Iterator[tuple[int, int, tuple[int, int]]]:
+    def _from(self, first: int, given: int) -> Iterator[tuple[int, int, tuple[int, int]]]:
         images = [shard.images for shard in self._split.shards]
-        for epoch in count(first) if epochs is None else range(first, epochs):
-            order = places(images, f"{self._seed} {epoch}", self._buffer)
-            mine = islice(order, self._worker, None, self._workers)
-            for number, place in enumerate(islice(mine, given, None), given + 1):
+        for epoch in count(first):
+            order = places(images, f"{self._seed} {epoch}")
+            for number, place in enumerate(islice(order, given, None), given + 1):
                 yield epoch, number, place
             given = 0
 
 
-def places(images: Sequence[int], seed: str, buffer: int) -> Iterator[tuple[int, int]]:
-    """Each image once, in an order by chance: the number of its shard and its place there.
+def places(images: Sequence[int], seed: str, buffer: int = BUFFER) -> Iterator[tuple[int, int]]:
+    """Each image once, in a random order: the number of its shard and its place there.
 
     Args:
         images: how many each shard has.

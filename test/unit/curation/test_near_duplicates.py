@@ -112,11 +112,11 @@ def test_threshold_of_copies_keeps_to_the_rate_of_different_images():
             max(cosine(image, other) for other in rest) >= found.cosine
             for image, rest in zip(images, others, strict=True)
         ]
-        assert found.false_accepts == np.mean(alike) <= rate
+        assert found.accepted == np.mean(alike) <= rate
         lost = [
             cosine(c, i) < found.cosine for i, own in zip(images, copies, strict=True) for c in own
         ]
-        assert found.false_rejects == np.mean(lost)
+        assert found.rejected == np.mean(lost)
     # A lower one would accept more than that.
     lower = copy_threshold(images, copies, 0.5)
     assert lower.cosine < copy_threshold(images, copies, 0.0).cosine

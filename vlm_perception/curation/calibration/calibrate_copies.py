@@ -22,7 +22,7 @@ from vlm_perception.curation.sample import drawn
 from vlm_perception.curation.stage_folder import RAW, read_manifest
 from vlm_perception.curation.step import kept_in
 from vlm_perception.curation.tasks import Record
-from vlm_perception.curation.thresholds.copy_cosine import CopyThresholds
+from vlm_perception.curation.thresholds.copy_cosine import CalibratedCopies
 from vlm_perception.media.image_errors import ImageError
 
 MOST, LEAST = 500, 20
@@ -32,7 +32,7 @@ CLOSE = 8
 """Bits of the perceptual hash by which images that count as different differ at least, less one."""
 
 
-def copy_thresholds(folder: Path, rules: Filter, seed: int) -> CopyThresholds:
+def copy_thresholds(folder: Path, rules: Filter, seed: int) -> CalibratedCopies:
     """The threshold for the encoder of a recipe.
 
     Copies are compressed, made smaller, cropped by a tenth, and flipped.
@@ -67,18 +67,16 @@ def copy_thresholds(folder: Path, rules: Filter, seed: int) -> CopyThresholds:
             "that differ by their hash are the same, so that no cosine finds copies alone; name "
             "another encoder, or raise filter.embedding.false_accept"
         )
-    return CopyThresholds(
-        cosine=found.cosine,
+    return CalibratedCopies(
+        **found.model_dump(),
         encoder=encoder.digest,
         false_accept=spec.false_accept,
-        accepted=found.false_accepts,
-        rejected=found.false_rejects,
         images=len(rows),
         seed=seed,
     )
 
 
-def told(thresholds: CopyThresholds) -> Mapping[str, str]:
+def told(thresholds: CalibratedCopies) -> Mapping[str, str]:
     """What a table shows, by what it is."""
     taken = f"{thresholds.accepted:.1%} (asked: {thresholds.false_accept:.1%})"
     return {

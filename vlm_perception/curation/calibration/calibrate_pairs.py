@@ -96,14 +96,13 @@ def found(
     }
     lower = limits["reject"]
     accept = upper_limit(of_shuffled["reject"], quality.false_accept, lower)
-    used = {name: limits[name] if name == "reject" else min(limits[name], 0.0) for name in asked}
+    used = {name: limits[name] for name in asked}
     taken = ~rejected(of_shuffled, used) & (of_shuffled["reject"] > accept)
     return PairThresholds(
         accept=accept,
         reject=lower,
-        # No label is surely absent that reaches its threshold, nor there if it does not.
-        absent=max(0.0, -limits["absent"]),
-        there=max(0.0, -limits["there"]),
+        absent=abs(limits["absent"]),
+        there=abs(limits["there"]),
         encoder=encoder,
         prefix=quality.prefix,
         false_accept=quality.false_accept,

@@ -5,24 +5,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.curation.filtering.embedding_measure import cosines, unit
-
-
-@dataclass(frozen=True)
-class CopyThreshold:
-    """A threshold, and what it costs."""
-
-    cosine: float
-    """The least of near-duplicates."""
-    false_accepts: float
-    """Share of the images that would be taken for a copy of another one of them."""
-    false_rejects: float
-    """Share of the copies that would not be taken for one of their image."""
+from vlm_perception.curation.thresholds.copy_cosine import CopyThreshold
 
 
 def copy_threshold(
@@ -47,6 +35,6 @@ def copy_threshold(
     own = [cosines(unit(each), one[None]) for each, one in zip(copies, units, strict=True)]
     return CopyThreshold(
         cosine=cosine,
-        false_accepts=float((closest >= cosine).mean()),
-        false_rejects=float((np.concatenate(own) < cosine).mean()),
+        accepted=float((closest >= cosine).mean()),
+        rejected=float((np.concatenate(own) < cosine).mean()),
     )

@@ -15,20 +15,26 @@ from vlm_perception.curation.thresholds.stored import read_thresholds
 PART = "filter"
 
 
-class CopyThresholds(BaseModel):
-    """What was found, and for whom."""
+class CopyThreshold(BaseModel):
+    """A threshold, and what it costs."""
 
     model_config = ConfigDict(frozen=True)
 
     cosine: float
+    """The least of near-duplicates."""
+    accepted: float
+    """Share of the images that would be taken for a copy of another one of them."""
+    rejected: float
+    """Share of the copies that would not be taken for one of their image."""
+
+
+class CalibratedCopies(CopyThreshold):
+    """What `curate calibrate` has found, and for whom."""
+
     encoder: str
     """Digest."""
     false_accept: float
     """Share of the images that was asked for."""
-    accepted: float
-    """Share of the images that would be taken for a copy of another."""
-    rejected: float
-    """Share of the copies that would not be taken for one."""
     images: int
     seed: int
 
@@ -43,7 +49,7 @@ def copy_cosine(folder: Path, rule: EmbeddingRule) -> float:
         return rule.cosine
     remedy = f"`vlm-perception curate calibrate {folder}` finds it"
     try:
-        found = CopyThresholds.model_validate(read_thresholds(folder).get(PART))
+        found = CalibratedCopies.model_validate(read_thresholds(folder).get(PART))
     except ValidationError as error:
         raise CurationError(f"{folder} has no calibrated threshold of copies; {remedy}") from error
     if found.encoder != open_encoder(rule.encoder, folder).digest:

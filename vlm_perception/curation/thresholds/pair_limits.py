@@ -41,7 +41,6 @@ class PairThresholds(Limits):
     encoder: str
     """Digest."""
     prefix: str
-    scale: str = "cosine"
     false_accept: float
     false_reject: float
     rules: tuple[str, ...]
