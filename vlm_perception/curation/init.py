@@ -15,7 +15,7 @@ from vlm_perception.curation.recipe import CurationError
 from vlm_perception.curation.sources.guess import source_lines
 from vlm_perception.datasets.final_set import RECIPE
 
-EXAMPLE = "  - {kind: folder, path: ../photos}\n"
+EXAMPLE = "  - {kind: folder, path: ../photos}"
 """What stands for sources where none is named."""
 
 

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from support.videos import make_video
 
 from vlm_perception.curation import run, tasks
 from vlm_perception.curation.image_files import decode, usable_image
+from vlm_perception.curation.recipe import Recipe
 from vlm_perception.curation.tasks import Tasks
 from vlm_perception.outputs import swap
 
@@ -305,6 +307,16 @@ def test_init_writes_a_recipe_once(tmp_path):
     (tmp_path / "photos" / "a.jpg").write_bytes(saved(picture(0)))
     curate("run", tmp_path / "set")
     assert len(lines(tmp_path / "set", "01_filtered", "kept")) == 1
+
+
+def test_every_key_of_a_recipe_is_in_the_example(tmp_path):
+    curate("init", tmp_path)
+    example = (tmp_path / "recipe.yaml").read_text()
+    schema = Recipe.model_json_schema()
+    models = [schema, *schema["$defs"].values()]
+    keys = {key for model in models for key in model["properties"]}
+    assert {"min_side", "timeout_s", "good_pairs"} <= keys
+    assert [key for key in sorted(keys) if not re.search(rf"\b{key}\b", example)] == []
 
 
 def test_init_tells_sources_apart(tmp_path):

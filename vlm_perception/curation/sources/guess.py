@@ -35,8 +35,8 @@ def source_lines(folder: Path, paths: Sequence[str]) -> str:
         inner = ", ".join(
             f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in known.items()
         )
-        lines.append(f"  - {{{inner}}}\n")
-    return "".join(lines)
+        lines.append(f"  - {{{inner}}}")
+    return "\n".join(lines)
 
 
 def _relative(path: Path, folder: Path) -> str:
