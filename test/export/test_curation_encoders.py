@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from transformers import AutoImageProcessor, AutoTokenizer, Siglip2Tokenizer
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.curation.encoders import Encoder, open_encoder
-from vlm_perception.curation.recipe import EncoderSpec
+from vlm_perception.curation.image_files import encoded
+from vlm_perception.curation.quality.pair_scores import PairScores
+from vlm_perception.curation.recipe import EncoderSpec, Quality
+from vlm_perception.datasets.roadworld.streets import Streets
 from vlm_perception.deploy.checkpoints.families import DUAL_FAMILIES
 from vlm_perception.modeling.pixel_scaling import read_json
 from vlm_perception.perception.vision.encoder import VisionEncoder
@@ -90,6 +94,29 @@ def test_bundles_embed_as_on_the_robot(tmp_path: Path, images: list[Any]) -> Non
     assert np.array_equal(ours[1:], encoder.images(images[1:]))
     assert np.abs(encoder.texts(TEXTS) - tower.embed_each(TEXTS)).max() < 1e-6
     assert np.array_equal(encoder.texts(TEXTS)[1:2], encoder.texts(TEXTS[1:2]))
+
+
+def test_a_bundle_tags_for_an_encoder_that_has_none(clip_checkpoint: Path, tmp_path: Path) -> None:
+    street = next(iter(Streets(range(7_000_002, 7_000_003), (320, 180)))).image
+    content = encoded(street, ()).file
+    record = {"file": "a.jpg", "sha256": hashlib.sha256(content).hexdigest()}
+    bundle = {"kind": "bundle", "path": "roadworld-nano"}
+    seen = []
+    for encoder, tagger in (
+        (bundle, None),
+        ({"kind": "checkpoint", "path": str(clip_checkpoint)}, "roadworld-nano"),
+    ):
+        quality = Quality.model_validate(
+            {"encoder": encoder, "tagger": tagger, "thresholds": "calibrated", "prefix": ""}
+            | {"reject_contradicted": True}
+        )
+        folder = tmp_path / str(len(seen))
+        folder.mkdir()
+        (folder / "a.jpg").write_bytes(content)
+        (found,) = PairScores(folder, quality).evidence(record, ["a car"])
+        seen.append((found.named, found.unnamed))
+    assert seen[0] == seen[1]
+    assert "car" in seen[0][0] and seen[0][1]
 
 
 def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:

@@ -66,8 +66,9 @@ def _named(part: Any) -> Iterator[tuple[str, str]]:
     if isinstance(part, dict):
         if part.get("kind") in (_BUNDLE, _CHECKPOINT):
             yield part["kind"], part["path"]
-        if part.get("key_frames"):
-            yield _BUNDLE, part["key_frames"]
+        for key in ("key_frames", "tagger"):
+            if part.get(key):
+                yield _BUNDLE, part[key]
         part = list(part.values())
     if isinstance(part, list):
         for each in part:

@@ -281,6 +281,9 @@ class Quality(_Model):
     """Share of good captions below the lower threshold."""
     good_pairs: str | None = None
     """A folder with captions.jsonl whose captions are right; the set's own by default."""
+    tagger: Annotated[str, Field(min_length=1)] | None = None
+    """The bundle whose tags mark captions; None: the encoder, if it is a bundle.
+    Relative to the recipe's folder, or absolute, or the name of a bundle that is found by it."""
     reject_contradicted: bool = False
     """Whether captions that name what the tagger is sure is absent are rejected, or only marked."""
     reject_incomplete: bool = False
@@ -300,12 +303,19 @@ class Quality(_Model):
         if self.accept is not None and self.reject is not None and self.reject > self.accept:
             raise ValueError("`reject` must not be above `accept`")
         tagged = self.reject_contradicted or self.reject_incomplete
-        if tagged and not isinstance(self.encoder, BundleEncoder):
+        if tagged and self.tagging_bundle is None:
             raise ValueError(
-                "`reject_contradicted` and `reject_incomplete` need the tags of a bundle; take an "
-                "encoder of kind bundle, or leave them out"
+                "`reject_contradicted` and `reject_incomplete` need the tags of a bundle; name one "
+                "in `tagger`, or leave them out"
             )
         return self
+
+    @property
+    def tagging_bundle(self) -> BundleEncoder | None:
+        """The bundle whose tags mark captions; None: there is none."""
+        if self.tagger is not None:
+            return BundleEncoder(kind="bundle", path=self.tagger)
+        return self.encoder if isinstance(self.encoder, BundleEncoder) else None
 
 
 class Final(_Model):

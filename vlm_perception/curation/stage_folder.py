@@ -108,7 +108,9 @@ def recipe_part(folder: Path, stage: str, recipe: Recipe) -> dict[str, Any]:
 
 def _has_tags(quality: dict[str, Any] | None) -> bool:
     """Whether captions are read for names of objects."""
-    return quality is not None and quality["encoder"]["kind"] == "bundle"
+    if quality is None:
+        return False
+    return quality["tagger"] is not None or quality["encoder"]["kind"] == "bundle"
 
 
 def missing_part(manifest: Manifest) -> str:

@@ -119,7 +119,7 @@ def test_each_pair_is_judged_by_the_scale_of_the_recipe(tmp_path, streets):
 def test_the_same_limits_on_each_scale(tmp_path, scale, times):
     asked = {"encoder": ENCODER, "scale": scale, "accept": 0.28 * times, "reject": 0.2 * times}
     quality = Quality.model_validate(asked)
-    known = limits(tmp_path, quality, "any")
+    known = limits(tmp_path, quality, "any", "")
     assert (known.accept, known.reject) == (0.28, 0.2)
     assert in_scale(0.3, quality) == pytest.approx(0.3 * times)
 
@@ -133,7 +133,7 @@ def test_the_same_limits_on_each_scale(tmp_path, scale, times):
         ({"reject": 0.3}, "must not be above"),
         (
             {"encoder": {"kind": "checkpoint", "path": "x"}, "reject_incomplete": True},
-            "need the tags of a bundle",
+            "name one in `tagger`",
         ),
     ],
 )

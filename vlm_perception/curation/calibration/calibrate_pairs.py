@@ -65,7 +65,8 @@ def pair_thresholds(folder: Path, quality: Quality, seed: int) -> PairThresholds
         )
     scores = pair_scores(folder, quality)
     good, shuffled = _evidence(records, quality, scores, seed)
-    limits = found(good, shuffled, quality, scores.encoder.digest, seed)
+    digests = scores.encoder.digest, scores.tagger_digest
+    limits = found(good, shuffled, quality, *digests, seed)
     return limits.model_copy(update={"synonyms": synonyms_digest(folder)})
 
 
@@ -74,6 +75,7 @@ def found(
     shuffled: Sequence[Evidence],
     quality: Quality,
     encoder: str,
+    tagger: str,
     seed: int,
 ) -> PairThresholds:
     """The thresholds for pairs that were looked at.
@@ -83,6 +85,7 @@ def found(
         shuffled: images with captions of others, at least one.
         quality: says which rates are asked for, and what rejects.
         encoder: digest of what has looked.
+        tagger: that of the bundle whose tags were looked at; empty: there were none.
         seed: for the record.
     """
     of_good, of_shuffled = figures(good), figures(shuffled)
@@ -104,13 +107,13 @@ def found(
         absent=abs(limits["absent"]),
         there=abs(limits["there"]),
         encoder=encoder,
+        tagger=tagger,
         prefix=quality.prefix,
         false_accept=quality.false_accept,
         false_reject=quality.false_reject,
         rules=asked,
         languages=quality.languages,
         good_pairs=quality.good_pairs,
-        tagged=any(each.named or each.unnamed for each in good),
         pairs=len(good),
         seed=seed,
         accepted=float(taken.mean()),
@@ -212,7 +215,7 @@ def told(thresholds: PairThresholds) -> Mapping[str, str]:
         "good pairs": f"{thresholds.pairs}",
         "accept: cosines above it": f"{thresholds.accept:.4f}",
         "reject: cosines below it": f"{thresholds.reject:.4f}",
-        **(tags if thresholds.tagged else {}),
+        **(tags if thresholds.tagger else {}),
         "rules that reject": ", ".join(thresholds.rules),
         "good pairs rejected": f"{thresholds.rejected:.1%} (asked: {thresholds.false_reject:.1%})",
         "shuffled pairs taken": f"{thresholds.accepted:.1%} (asked: {thresholds.false_accept:.1%})",

@@ -90,7 +90,7 @@ def run(bundle: str, scenes: int, false_reject: float) -> Report:
             reject_contradicted=contradicted,
             reject_incomplete=incomplete,
         )
-        bounds = found(good, shuffled, quality, encoder.digest, 0)
+        bounds = found(good, shuffled, quality, encoder.digest, model.digest, 0)
         limits = {"reject": bounds.reject, "absent": -bounds.absent, "there": -bounds.there}
         used = {each: limits[each] for each in rules(quality)}
         results[name] = _result(judged, figures(good), used)

@@ -39,7 +39,7 @@ def check_tasks(folder: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
     asked: dict[str, Any] = {"folder": str(folder), "quality": None}
     if quality is not None:
         scores = pair_scores(folder, quality)
-        found = limits(folder, quality, scores.encoder.digest)
+        found = limits(folder, quality, scores.encoder.digest, scores.tagger_digest)
         known = Limits(**found.model_dump(include=set(Limits.model_fields)))
         asked |= recipe.model_dump(mode="json", include={"quality", "captions"})
         tries = FurtherTries(folder, recipe.captions)

@@ -20,7 +20,7 @@ from vlm_perception.curation.encoders import Encoder, open_encoder
 from vlm_perception.curation.image_files import decode, read_file, usable_image
 from vlm_perception.curation.journal import Journal
 from vlm_perception.curation.quality.tags import Margins, Tags
-from vlm_perception.curation.recipe import BundleEncoder, Quality, path_or_name
+from vlm_perception.curation.recipe import Quality, path_or_name
 from vlm_perception.curation.tasks import Record
 from vlm_perception.curation.thresholds.pair_limits import DIGITS
 
@@ -61,12 +61,27 @@ class PairScores:
     @property
     def digests(self) -> list[str]:
         """Of all encoders that it may ask."""
-        return [each.digest for each in (self.encoder, self._translator) if each is not None]
+        return [
+            each.digest
+            for each in (self.encoder, self._translator, self.tagger)
+            if each is not None
+        ]
 
     @cached_property
     def _translator(self) -> Encoder | None:
         spec = self._quality.translations
         return None if spec is None else open_encoder(spec.encoder, self._folder)
+
+    @cached_property
+    def tagger(self) -> Encoder | None:
+        """The bundle whose tags mark captions; None: there is none."""
+        spec = self._quality.tagging_bundle
+        return open_encoder(spec, self._folder) if spec is not None else None
+
+    @property
+    def tagger_digest(self) -> str:
+        """That of the bundle whose tags mark captions; empty: there is none."""
+        return self.tagger.digest if self.tagger is not None else ""
 
     def cosines(self, record: Record, texts: Sequence[str]) -> list[float]:
         """The cosine of an image with each text, behind the prefix of the recipe.
@@ -130,32 +145,36 @@ class PairScores:
         return [Evidence(each, *parts) for each, parts in zip(cosines, parted, strict=True)]
 
     def _margins(self, record: Record) -> dict[str, float]:
-        if self._tags is None:
+        if self._tags is None or self.tagger is None:
             return {}
-        request = {"kind": "tags", "encoder": self.encoder.digest}
+        request = {"kind": "tags", "encoder": self.tagger.digest}
         known = self._journal.known(record["sha256"], request)
         if known is None:
-            margins = self._tags.margins(self._embedded(record))
+            same = self.tagger.digest == self.encoder.digest
+            embedded = self._embedded(record) if same else self._seen_by(self.tagger, record)
+            margins = self._tags.margins(embedded)
             shown = {label: round(margin, DIGITS) for label, margin in margins.items()}
             known = self._journal.add(record["sha256"], request, shown)
         return dict(known)
 
     @cached_property
     def _tags(self) -> Tags | None:
-        """Those of the encoder; None: it is no bundle, and has none."""
-        spec = self._quality.encoder
-        if not isinstance(spec, BundleEncoder):
+        spec = self._quality.tagging_bundle
+        if spec is None:
             return None
         return Tags(ModelBundle.load(path_or_name(self._folder, spec.path)), self._folder)
 
     def _embedded(self, record: Record) -> NDArray[np.float32]:
         if self._image is None or self._image[0] != record["sha256"]:
-            content = read_file(self._folder / record["file"])
-            if record.get(AS_IT_CAME):
-                content = usable_image(content).file
-            pixels = decode(content)
-            self._image = (record["sha256"], self.encoder.images([pixels])[0])
+            self._image = (record["sha256"], self._seen_by(self.encoder, record))
         return self._image[1]
+
+    def _seen_by(self, encoder: Encoder, record: Record) -> NDArray[np.float32]:
+        content = read_file(self._folder / record["file"])
+        if record.get(AS_IT_CAME):
+            content = usable_image(content).file
+        row: NDArray[np.float32] = encoder.images([decode(content)])[0]
+        return row
 
     def _request(self, kind: str, text: str) -> dict[str, str]:
         prefix = self._quality.prefix

@@ -129,7 +129,7 @@ def observer(folder: Path, recipe: Recipe) -> Observer | None:
 
 def _bundles(recipe: Recipe) -> Iterator[str]:
     models = (
-        recipe.quality and recipe.quality.encoder,
+        recipe.quality and recipe.quality.tagging_bundle,
         recipe.captions and recipe.captions.captioner,
         recipe.filter.embedding and recipe.filter.embedding.encoder,
     )

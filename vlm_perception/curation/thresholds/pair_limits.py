@@ -40,6 +40,8 @@ class PairThresholds(Limits):
 
     encoder: str
     """Digest."""
+    tagger: str
+    """Digest; empty: there are no tags, and `absent` and `there` say nothing."""
     prefix: str
     false_accept: float
     false_reject: float
@@ -51,8 +53,6 @@ class PairThresholds(Limits):
     """The folder of good captions; None: the set's own."""
     synonyms: str = ""
     """Digest of what the labels of its tags are called besides; empty: there was no such file."""
-    tagged: bool
-    """Whether the encoder has tags: else `absent` and `there` say nothing."""
     pairs: int
     """Good ones; there are as many shuffled ones."""
     seed: int
@@ -64,13 +64,14 @@ class PairThresholds(Limits):
     """Of the cosines of good and of shuffled pairs."""
 
 
-def limits(folder: Path, quality: Quality, encoder: str) -> Limits:
+def limits(folder: Path, quality: Quality, encoder: str, tagger: str) -> Limits:
     """The limits of a set.
 
     Args:
         folder: of the set.
         quality: of its recipe.
         encoder: its digest.
+        tagger: that of the bundle whose tags mark captions; empty: there is none.
 
     Raises:
         CurationError: they are to be calibrated, and were not, or for something else.
@@ -90,13 +91,15 @@ def limits(folder: Path, quality: Quality, encoder: str) -> Limits:
         raise CurationError(
             f"the thresholds of pairs were calibrated for another encoder; {remedy}"
         )
+    if found.tagger != tagger:
+        raise CurationError(f"the thresholds of pairs were calibrated with other tags; {remedy}")
     for name in ("prefix", "false_accept", "false_reject", "languages", "good_pairs"):
         known = getattr(found, name)
         if known != getattr(quality, name):
             raise CurationError(
                 f"the thresholds of pairs were calibrated with {name} {known!r}; {remedy}"
             )
-    if found.tagged and found.synonyms != synonyms_digest(folder):
+    if found.tagger and found.synonyms != synonyms_digest(folder):
         raise CurationError(
             f"the thresholds of pairs were calibrated with another {SYNONYMS_FILE}; {remedy}"
         )
