@@ -52,7 +52,7 @@ def curate_run(
         str, typer.Option(help="Make this stage, and those after it, again.", metavar="STAGE")
     ] = "",
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes at work; more than one are Ray's.")
+        int, typer.Option(min=1, help="Processes at work; more than one need Ray.")
     ] = 1,
     ray_address: Annotated[
         str, typer.Option(help="Address of a Ray cluster that is running, to work there instead.")
@@ -87,7 +87,7 @@ def curate_run(
 @app.command("calibrate")
 def curate_calibrate(
     folder: FolderArgument,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn at random.")] = 0,
 ) -> None:
     """Set the thresholds for the encoders of the recipe, from the images and captions of the set.
 

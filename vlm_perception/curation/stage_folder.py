@@ -36,8 +36,8 @@ DEPENDS_ON: dict[str, tuple[str, ...]] = {
     FINAL: ("final", "sources"),
 }
 """The stages in their order, and the parts of the recipe that each depends on."""
-GIVES_ON = {CAPTIONED: "captions", QUALITY: "quality"}
-"""Stages that give on what they receive where the recipe lacks a part, and that."""
+PASSES_ON = {CAPTIONED: "captions", QUALITY: "quality"}
+"""Stages that pass on what they receive where the recipe lacks a part, and that."""
 STAGES = tuple(DEPENDS_ON)
 GROUPING = {"sources": {"__all__": {"place", "unrelated"}}}
 """Keys that only the splits depend on."""
@@ -115,7 +115,7 @@ def _has_tags(quality: dict[str, Any] | None) -> bool:
 
 def missing_part(manifest: Manifest) -> str:
     """The part of the recipe without which a stage has given on what it received; empty: none."""
-    part = GIVES_ON.get(manifest.name, "")
+    part = PASSES_ON.get(manifest.name, "")
     return part if part and manifest.recipe.get(part) is None else ""
 
 

@@ -70,7 +70,7 @@ def is_asked_again(record: Record) -> bool:
 
 
 def require_captioner(records: Iterable[Record], end: Finish) -> Iterable[Record]:
-    """The records, unless there are images for whom no captioner was there.
+    """The records, unless there are images that found no captioner.
 
     Raises:
         CaptionerDownError: there are some.

@@ -88,7 +88,7 @@ class Failure:
 
 
 class Captioner:
-    """A writer of captions with its journal; for any thread."""
+    """A writer of captions with its journal; thread-safe."""
 
     def __init__(self, writer: Writer, captions: Captions, folder: Path) -> None:
         """Take a writer.

@@ -46,7 +46,7 @@ class NoAnswerError(VlmPerceptionError):
 
 
 class Writer(Protocol):
-    """Writes one text about one image at a time; for any thread."""
+    """Writes one text about one image at a time; thread-safe."""
 
     @property
     def by(self) -> str:

@@ -20,7 +20,7 @@ def assigned(
 ) -> list[str]:
     """The split of each group.
 
-    Groups are taken in an order by chance, each for the split that lacks most images. (Largest
+    Groups are taken in an order at random, each for the split that lacks most images. (Largest
     first would come nearer to the shares at once, but would test on the shortest recordings alone.)
     Of several such orders the one counts that leaves no split empty and is nearest to the shares.
 
@@ -61,6 +61,6 @@ def _filled(
 
 
 def chances(count: int, seed: str) -> NDArray[np.uint64]:
-    """Numbers by chance, the same for the same seed with any version of any library."""
+    """Numbers at random, the same for the same seed with any version of any library."""
     stream = hashlib.shake_128(seed.encode()).digest(8 * count)
     return np.frombuffer(stream, "<u8").astype(np.uint64)
