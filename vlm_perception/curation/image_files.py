@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -104,6 +104,22 @@ def decode(file: bytes) -> NDArray[np.uint8]:
         with PIL.Image.open(io.BytesIO(file), formats=_FORMATS) as image:
             check_size(*image.size)
             return np.asarray(image.convert("RGB"))
+
+
+def stored_pixels(folder: Path, record: Mapping[str, Any]) -> NDArray[np.uint8] | None:
+    """The pixels of an image of a set, uint8 RGB [height, width, 3].
+
+    Args:
+        folder: of the whole set.
+        record: of the image.
+
+    Returns:
+        None: it went missing, or was damaged, after it was stored.
+    """
+    try:
+        return decode(read_file(folder / record["file"]))
+    except ImageError:
+        return None
 
 
 def usable_image(file: bytes) -> UsableImage:

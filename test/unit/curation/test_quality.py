@@ -239,6 +239,30 @@ def test_what_an_encoder_is_counts_until_the_stage_is_complete(tmp_path, streets
         next(do_check(task, folder / ".unfinished", None))
 
 
+def test_images_that_went_missing_are_left_out_of_what_looks_at_all(tmp_path, streets):
+    count = 7
+    asked = {**BOUNDS, "accept": -1, "reject": -1, "retrieval": None}
+    filters = {"filter": {"min_side": 100}}
+    folder = prepare(tmp_path, streets[0], streets[1][:count], asked, **filters)
+    check(folder)
+    gone, cut = (folder / each["file"] for each in lines(folder, CHECKED, "kept")[:2])
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:999])
+    curate("report", folder, "--json", tmp_path / "figures.json")
+    told = json.loads((tmp_path / "figures.json").read_text())
+    assert {each["images"] for each in told["dedup"]} == {count - 2}
+    assert "its picture is missing or damaged" in (folder / "report.html").read_text()
+    prepare(
+        tmp_path, streets[0], streets[1][:count], {**asked, "retrieval": {"pool": 20}}, **filters
+    )
+    check(folder, "--redo", CHECKED)
+    assert json.loads((folder / CHECKED / "retrieval.json").read_text())["pool"] == count - 2
+    asked = {"encoder": ENCODER, "prefix": "", "thresholds": "calibrated"}
+    rates = {"false_reject": 0.2, "false_accept": 0.2}
+    prepare(tmp_path, streets[0], streets[1][:count], {**asked, **rates}, **filters)
+    assert f"good pairs │ {count - 2}" in curate("calibrate", folder)
+
+
 def test_a_checkpoint_whose_files_were_replaced_is_another_one(tmp_path):
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()

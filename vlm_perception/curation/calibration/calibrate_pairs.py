@@ -57,14 +57,10 @@ def pair_thresholds(folder: Path, quality: Quality, seed: int) -> PairThresholds
         CaptionsError: the captions of the folder of good pairs are missing or damaged.
     """
     records = _chosen(_good_pairs(folder, quality), seed)
-    least = round(1 / min(quality.false_accept, quality.false_reject))
-    if len(records) < least:
-        raise CurationError(
-            f"{len(records)} images with a caption in {', '.join(quality.languages)} are too few "
-            f"for these rates: it takes {least}, and some hundred are better"
-        )
+    _require_enough(len(records), quality)
     scores = pair_scores(folder, quality)
     good, shuffled = _evidence(records, quality, scores, seed)
+    _require_enough(len(good), quality)
     digests = scores.encoder.digest, scores.tagger_digest
     limits = found(good, shuffled, quality, *digests, seed)
     return limits.model_copy(update={"synonyms": synonyms_digest(folder)})
@@ -123,6 +119,15 @@ def found(
             "shuffled": _quantiles(of_shuffled["reject"]),
         },
     )
+
+
+def _require_enough(images: int, quality: Quality) -> None:
+    least = round(1 / min(quality.false_accept, quality.false_reject))
+    if images < least:
+        raise CurationError(
+            f"{images} images with a caption in {', '.join(quality.languages)} are too few for "
+            f"these rates: it takes {least}, and some hundred are better"
+        )
 
 
 def figures(pairs: Sequence[Evidence]) -> dict[str, Scores]:
@@ -196,7 +201,11 @@ def _evidence(
     shuffled: list[Evidence] = []
     for place, record in enumerate(records):
         other = texts[partners[place]][0]
-        both = scores.evidence(record, [texts[place][0], other])
+        try:
+            both = scores.evidence(record, [texts[place][0], other])
+        except ImageError:
+            # It went missing, or was damaged, after it was stored.
+            continue
         good.append(both[0])
         if partners[place] != place:
             shuffled.append(both[1])

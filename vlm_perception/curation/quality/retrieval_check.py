@@ -24,6 +24,7 @@ from vlm_perception.curation.sample import lot
 from vlm_perception.curation.stage_folder import QUALITY
 from vlm_perception.curation.tasks import Record
 from vlm_perception.evaluation.retrieval.ranks import ranks
+from vlm_perception.media.image_errors import ImageError
 
 RETRIEVAL = "retrieval.json"
 DEPTH = 10
@@ -103,12 +104,13 @@ def check(
 
     Args:
         folder: of the set.
-        records: of the pool, at least one; captions with a score are those that count.
+        records: of the pool, at least one; captions with a score are those that count, and images
+            that went missing or were damaged are left out.
         scores: embed.
         asked: of the recipe.
     """
-    captions = [[each["text"] for each in r["captions"] if "score" in each] for r in records]
-    found = _kept_ranks(folder, records, captions, scores)
+    records, found = _ranked(folder, records, scores)
+    captions = _captions(records)
     different = len({text for each in captions for text in each})
     missed = sum(rank >= DEPTH for rank in found) / len(found) if different > DEPTH else None
     order = sorted(range(len(found)), key=lambda place: (-found[place], records[place]["id"]))
@@ -128,27 +130,39 @@ def check(
     )
 
 
-def _kept_ranks(
-    folder: Path,
-    records: Sequence[Record],
-    captions: Sequence[Sequence[str]],
-    scores: PairScores,
-) -> list[int]:
-    """The ranks, from the journal where it has them: last digits may differ elsewhere."""
-    pairs = [[each["sha256"], texts] for each, texts in zip(records, captions, strict=True)]
-    digest = hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+def _captions(records: Sequence[Record]) -> list[list[str]]:
+    return [[each["text"] for each in r["captions"] if "score" in each] for r in records]
+
+
+def _ranked(
+    folder: Path, records: Sequence[Record], scores: PairScores
+) -> tuple[Sequence[Record], list[int]]:
+    """The images that can be read, and their ranks.
+
+    These are from the journal where it has them: last digits may differ elsewhere.
+    """
     request = {"kind": "ranks", "encoder": scores.encoder.digest, "prefix": scores.prefix}
-    known = Journal(folder).known(digest, request)
+    journal = Journal(folder)
+    known = journal.known(_pool_digest(records), request)
     if known is None:
-        known = Journal(folder).add(digest, request, _ranks(records, captions, scores))
-    return [int(rank) for rank in known]
+        read = [(record, row) for record in records if (row := _row(record, scores)) is not None]
+        records = [record for record, _ in read]
+        rows = [row for _, row in read]
+        found = caption_ranks(np.stack(rows), _captions(records), scores.texts) if read else []
+        known = journal.add(_pool_digest(records), request, found)
+    return records, [int(rank) for rank in known]
 
 
-def _ranks(
-    records: Sequence[Record], captions: Sequence[Sequence[str]], scores: PairScores
-) -> list[int]:
-    images = np.stack([scores.image(record) for record in records])
-    return caption_ranks(images, captions, scores.texts)
+def _pool_digest(records: Sequence[Record]) -> str:
+    pairs = [[r["sha256"], texts] for r, texts in zip(records, _captions(records), strict=True)]
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+
+def _row(record: Record, scores: PairScores) -> NDArray[np.float32] | None:
+    try:
+        return scores.image(record)
+    except ImageError:
+        return None
 
 
 def caption_ranks(

@@ -30,7 +30,7 @@ from vlm_perception.curation.filtering.copies import (
 from vlm_perception.curation.filtering.embedding_measure import cosines, unit
 from vlm_perception.curation.filtering.hash_index import distances
 from vlm_perception.curation.filtering.image_figures import image_figures
-from vlm_perception.curation.image_files import decode, read_file
+from vlm_perception.curation.image_files import stored_pixels
 from vlm_perception.curation.recipe import Filter, HarvestSource, Recipe, RecordingSource
 from vlm_perception.curation.stage_folder import FILTERED, KEPT, RAW, Manifest
 from vlm_perception.curation.tasks import Record
@@ -64,15 +64,13 @@ def copy_table(folder: Path, recipe: Recipe, manifest: Manifest) -> list[dict[st
 
     A copy should be found near its own image and near no other. Recall is the share of the copies
     that are near theirs; precision the share of those pairs among all that are near, None where
-    none is. Neighbouring frames of a recording are no error.
+    none is. Neighbouring frames of a recording are no error. Images that went missing or were
+    damaged are left out.
 
     Args:
         folder: that of the whole set.
         recipe: whose rules are measured.
         manifest: of 01_filtered.
-
-    Raises:
-        ImageError: an image of the set was altered.
     """
     rules = recipe.filter
     if not manifest.kept or (rules.phash_distance is None and rules.embedding is None):
@@ -132,13 +130,19 @@ class _Marks:
 
 def _of_copies(folder: Path, recipe: Recipe, manifest: Manifest) -> Iterator[dict[str, Any]]:
     encoder = _encoder(folder, recipe)
-    records = list(_chosen(read_lines(folder / FILTERED / KEPT), manifest.kept))
+    chosen = list(_chosen(read_lines(folder / FILTERED / KEPT), manifest.kept))
+    records: list[Record] = []
     images, copies = _Marks(encoder), {kind: _Marks(encoder) for kind in COPIES}
-    for record in track(records, "Finding copies", transient=True):
-        pixels = decode(read_file(folder / record["file"]))
+    for record in track(chosen, "Finding copies", transient=True):
+        pixels = stored_pixels(folder, record)
+        if pixels is None:
+            continue
+        records.append(record)
         images.add(pixels)
         for kind, copied in COPIES.items():
             copies[kind].add(copied(pixels))
+    if not records:
+        return
     ids = np.array([record["id"] for record in records])
     drives = _drives(records, recipe)
     neighbours = (drives[:, None] == drives) & (np.abs(ids[:, None] - ids) == 1)
@@ -163,11 +167,17 @@ def _of_frames(folder: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
         return
     encoder = _encoder(folder, recipe)
     images, later = _Marks(encoder), _Marks(encoder)
-    chosen = list(_chosen(pairs(), count))
-    for pair in track(chosen, "Finding next frames", transient=True):
-        for marks, record in zip((images, later), pair, strict=True):
-            marks.add(decode(read_file(folder / record["file"])))
-    drives = _drives([one for one, _ in chosen], recipe)
+    records: list[Record] = []
+    for pair in track(list(_chosen(pairs(), count)), "Finding next frames", transient=True):
+        one, other = (stored_pixels(folder, record) for record in pair)
+        if one is None or other is None:
+            continue
+        records.append(pair[0])
+        images.add(one)
+        later.add(other)
+    if not records:
+        return
+    drives = _drives(records, recipe)
     yield from _rows(
         NEXT_FRAME, later.near(images, recipe.filter, folder), drives[:, None] == drives
     )

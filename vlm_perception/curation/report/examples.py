@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from vlm_perception.curation.captioning.telling import failed_examples, written_examples
 from vlm_perception.curation.durable import read_lines
-from vlm_perception.curation.image_files import decode
+from vlm_perception.curation.image_files import stored_pixels
 from vlm_perception.curation.quality.retrieval_check import read_check
 from vlm_perception.curation.quality.telling import QUALITY_RULES, caption_lines
 from vlm_perception.curation.stage_folder import (
@@ -49,7 +51,7 @@ class Example:
     """An image of the report, and of a near-duplicate the one that stayed."""
 
     images: list[str]
-    """JPEG files in base64."""
+    """JPEG files in base64, of those that can still be read."""
     path: str
     figure: str
     captions: list[str]
@@ -95,7 +97,7 @@ def _blurred(folder: Path) -> Iterator[Group]:
     chosen = [record for place, record in enumerate(changed()) if place in places]
     examples = [
         Example(
-            [_thumbnail(folder / record["file"])],
+            _thumbnails(folder, [record]),
             record["path"],
             ", ".join(f"{kind}: {regions}" for kind, regions in record["blurred"].items()),
             [],
@@ -114,7 +116,7 @@ def captioned(folder: Path, made: Sequence[Manifest]) -> Iterator[Group]:
             *failed_examples(manifest.faults, without, EXAMPLES),
         ):
             examples = [
-                Example([_thumbnail(folder / record["file"])], record["path"], "", lines)
+                Example(_thumbnails(folder, [record]), record["path"], "", lines)
                 for record, lines in shown
             ]
             yield Group(heading, count, examples)
@@ -163,12 +165,16 @@ def _by_id(file: Path, wanted: set[int]) -> dict[int, Record]:
 def _example(folder: Path, record: Record, others: dict[int, Record]) -> Example:
     shown = [record, *([others[record["stayed"]]] if "stayed" in record else [])]
     figure = f"{record['figure']:g}" if "figure" in record else ""
-    pictures = [_thumbnail(folder / each["file"]) for each in shown]
-    return Example(pictures, record["path"], figure, caption_lines(record))
+    return Example(_thumbnails(folder, shown), record["path"], figure, caption_lines(record))
 
 
-def _thumbnail(file: Path) -> str:
-    pixels = cv2.cvtColor(decode(file.read_bytes()), cv2.COLOR_RGB2BGR)
+def _thumbnails(folder: Path, records: Sequence[Record]) -> list[str]:
+    found = (stored_pixels(folder, record) for record in records)
+    return [_thumbnail(pixels) for pixels in found if pixels is not None]
+
+
+def _thumbnail(pixels: NDArray[np.uint8]) -> str:
+    pixels = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), np.uint8)
     height, width = pixels.shape[:2]
     size = (THUMBNAIL, max(1, min(2 * THUMBNAIL, round(height * THUMBNAIL / width))))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
