@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,11 @@ class Languages:
 
 
 def read_captions(file: Path) -> list[tuple[str, tuple[Caption, ...]]]:
+    """All that `each_captioned` gives."""
+    return list(each_captioned(file))
+
+
+def each_captioned(file: Path) -> Iterator[tuple[str, tuple[Caption, ...]]]:
     """The captions of each line, after the name of their image.
 
     A line has captions of one language, `und` where it names none. An image may have several lines:
@@ -67,11 +72,12 @@ def read_captions(file: Path) -> list[tuple[str, tuple[Caption, ...]]]:
         '{"image": "0001.jpg", "captions": ["a red bus"], "language": "en"}',
         CaptionsError,
     )
-    languages = Languages()
-    found = [_captioned(lines, where, content, languages) for where, content in lines]
+    languages, found = Languages(), False
+    for where, content in lines:
+        found = True
+        yield _captioned(lines, where, content, languages)
     if not found:
         raise CaptionsError(f"{file} names no image; write lines such as {lines.example}")
-    return found
 
 
 def _captioned(

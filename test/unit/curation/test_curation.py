@@ -95,7 +95,7 @@ def test_orientation_is_applied_as_pillow_does(orientation):
     assert (made.file == file) == (orientation == 1)
 
 
-def test_every_image_is_accounted_for(tmp_path):
+def test_every_image_is_accounted_for(tmp_path, monkeypatch):
     wrong = troubled(tmp_path / "images")
     source = {"kind": "folder", "path": "../images", "licence": "CC0-1.0", "camera": "front"}
     folder = prepare(tmp_path / "set", source)
@@ -124,11 +124,13 @@ def test_every_image_is_accounted_for(tmp_path):
     assert len(copies) == 2
     pairs = {frozenset((name, stayed)) for name, (_, _, stayed) in copies.items()}
     assert pairs == {frozenset(("0.jpg", "q50.jpg")), frozenset(("1.jpg", "half.png"))}
+    monkeypatch.setattr("vlm_perception.curation.report.page.LISTED", len(wrong) - 2)
     curate("report", folder, "--json", tmp_path / "figures.json")
     for stage in json.loads((tmp_path / "figures.json").read_text())["stages"]:
         assert stage["received"] == stage["kept"] + stage["rejected"] + stage["failed"]
     page = (folder / "report.html").read_text()
-    assert "outside.jpg" in page
+    assert sum(f"<td>{name}</td>" in page for name in wrong) == len(wrong) - 2
+    assert "and 2 more" in page
     assert page.count("data:image/jpeg") >= 8
 
 
@@ -139,16 +141,22 @@ def test_all_kinds_of_sources(tmp_path):
         (images / f"{name}.jpg").write_bytes(saved(picture(ord(name))))
     captions = [
         {"image": "a.jpg", "captions": ["a red bus"], "language": "en"},
-        {"image": "a.jpg", "captions": ["ein roter Bus"], "language": "de"},
+        {"image": "./a.jpg", "captions": ["ein roter Bus"], "language": "de"},
         {"image": "../a.jpg", "captions": ["out"]},
     ]
     (images / "captions.jsonl").write_text("\n".join(map(json.dumps, captions)))
+    (images / "objects.jsonl").write_text('{"image": "x/../a.jpg", "objects": ["bus"]}')
     harvest = {"file_name": "b.jpg", "text": "a road", "stamp": 7, "recording": "drive"}
     (images / "metadata.jsonl").write_text(json.dumps(harvest))
     coco = {
         "licenses": [{"id": 4, "name": "Attribution"}],
-        "images": [{"id": 1, "file_name": "c.jpg", "license": 4}],
-        "annotations": [{"image_id": 1, "caption": "a car"}],
+        "images": [
+            {"id": 1, "file_name": "c.jpg", "license": 4},
+            {"id": 2, "file_name": "./c.jpg"},
+        ],
+        "annotations": [
+            {"image_id": n, "caption": text} for n, text in ((1, "a car"), (2, "a van"))
+        ],
     }
     (tmp_path / "coco.json").write_text(json.dumps(coco))
     sample = {"caption": "a tram", "license": "CC0"}
@@ -181,7 +189,9 @@ def test_all_kinds_of_sources(tmp_path):
     kept = lines(folder, "00_raw", "kept")
     by_source = {n: [each for each in kept if each["source"] == n] for n in range(7)}
     texts = [[c["text"] for c in each.get("captions", [])] for each in kept if each["source"] < 4]
-    assert texts == [["a red bus", "ein roter Bus"], ["a road"], ["a car"], ["a tram"], ["a bike"]]
+    of_lists = [["a red bus", "ein roter Bus"], ["a road"], ["a car", "a van"]]
+    assert texts == [*of_lists, ["a tram"], ["a bike"]]
+    assert kept[0]["objects"] == ["bus"]
     assert [each.get("licence") for each in kept[2:5]] == ["Attribution", "CC0", None]
     assert (by_source[1][0]["stamp_ns"], by_source[1][0]["recording"]) == (7, "drive")
     taken = [(each["stamp_ns"] - START_NS) // STEP_NS for each in by_source[4]]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ def write_report(folder: Path, known: dict[str, Any]) -> Path:
         stale=stale_stages(folder),
         groups=[*groups(folder, made), *captioned(folder, made)],
         worst=worst(folder, made),
-        failed=list(failed(folder, made)),
-        listed=LISTED,
+        failed=list(islice(failed(folder, made), LISTED)),
+        failures=sum(each.failed for each in made),
     )
     write_bytes(folder / REPORT, page.encode("utf-8", "backslashreplace"))
     return folder / REPORT

@@ -27,8 +27,9 @@ from vlm_perception.curation.recipe import (
     path_or_name,
 )
 from vlm_perception.curation.sources.key_frames import bundle_digest
-from vlm_perception.datasets.captions_file import CAPTIONS_FILE, read_captions
+from vlm_perception.datasets.captions_file import CAPTIONS_FILE, each_captioned
 from vlm_perception.datasets.labelled_objects import OBJECTS_FILE, read_objects
+from vlm_perception.evaluation.folder_images import FolderImagesError, plain_name
 from vlm_perception.replay.harvest import METADATA
 
 FILES_PER_TASK = 256
@@ -185,23 +186,38 @@ def _harvest(file: Path) -> Iterator[Item]:
         yield item
 
 
-def _captioned(folder: Path) -> list[Item]:
+def _captioned(folder: Path) -> Iterable[Item]:
     """The images of a captions.jsonl, with their objects where objects.jsonl names them.
 
     Several lines about one image are joined.
     """
     found: dict[str, Item] = {}
-    for name, captions in read_captions(folder / CAPTIONS_FILE):
-        item = found.setdefault(name, {"path": name, "captions": []})
+    for name, captions in each_captioned(folder / CAPTIONS_FILE):
+        item = _item(found, name)
         item["captions"] += [{"text": each.text, "language": each.language} for each in captions]
     if (folder / OBJECTS_FILE).exists():
         for name, objects in read_objects(folder / OBJECTS_FILE):
-            if name in found:
-                found[name]["objects"] = list(objects)
-    return list(found.values())
+            known = found.get(_plain(name))
+            if known is not None:
+                known["objects"] = list(objects)
+    return found.values()
 
 
-def _coco(file: Path, language: str) -> list[Item]:
+def _item(found: dict[str, Item], name: str) -> Item:
+    """The item of an image, however its name is spelt."""
+    plain = _plain(name)
+    return found.setdefault(plain, {"path": plain, "captions": []})
+
+
+def _plain(name: str) -> str:
+    try:
+        return plain_name(name)
+    # It fails when it is to be read.
+    except FolderImagesError:
+        return name
+
+
+def _coco(file: Path, language: str) -> Iterable[Item]:
     try:
         with open_ordinary(file) as stream:
             text = stream.read(MOST_COCO + 1)
@@ -212,22 +228,22 @@ def _coco(file: Path, language: str) -> list[Item]:
     try:
         content = json.loads(text)
         licences = {each["id"]: str(each["name"]) for each in content.get("licenses", [])}
-        found: dict[Any, Item] = {}
+        found: dict[str, Item] = {}
+        numbered: dict[Any, Item] = {}
         for image in content["images"]:
-            item: Item = {"path": str(image["file_name"]), "captions": []}
+            item = numbered[image["id"]] = _item(found, str(image["file_name"]))
             if image.get("license") in licences:
                 item["licence"] = licences[image["license"]]
-            found[image["id"]] = item
         for each in content["annotations"]:
             if str(each["caption"]).strip():
                 caption = {"text": str(each["caption"]), "language": language}
-                found[each["image_id"]]["captions"].append(caption)
+                numbered[each["image_id"]]["captions"].append(caption)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CurationError(
             f"{file} does not hold captions as COCO has them ({error!r}): `images` with id and "
             "file_name, `annotations` with image_id and caption"
         ) from error
-    return list(found.values())
+    return found.values()
 
 
 def _tars(pattern: Path) -> list[Path]:
