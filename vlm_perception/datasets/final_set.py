@@ -13,9 +13,10 @@ import json
 import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +25,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vlm_perception.bundle.files import file_sha256
 from vlm_perception.bundle.manifest import describe_errors
 from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.common.yaml_files import YamlError, read_yaml
 from vlm_perception.datasets.sample import Caption
 from vlm_perception.media.image_folder import decode_file
 
 STAGE = "04_final"
 """Name of the folder within that of the whole set."""
 RECIPE = "recipe.yaml"
-"""What every folder of a whole set has."""
-SET = "set.json"
+"""What every folder of a whole set has; it names `sources`."""
+SET, MANIFEST = "set.json", "stage.json"
 TEST = "test"
 DESCRIPTION = ".json"
 MOST_OPEN = 8
@@ -88,6 +90,25 @@ def _digest(splits: Mapping[str, Sequence[Shard]]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def captions_of(record: Mapping[str, Any]) -> tuple[Caption, ...]:
+    """The captions of an image in the order of its record."""
+    found = record.get("captions", ())
+    return tuple(Caption(each["text"], each["language"]) for each in found)
+
+
+@dataclass(frozen=True)
+class FinalRecord:
+    """What is known of an image, without the image."""
+
+    shard: int
+    place: int
+    """See `FinalSplit.image`."""
+    name: str
+    """Of its file within the shard."""
+    record: Mapping[str, Any]
+    """As `FinalImage` has it."""
+
+
 @dataclass(frozen=True)
 class FinalImage:
     """An image of the set."""
@@ -103,8 +124,7 @@ class FinalImage:
     @property
     def captions(self) -> tuple[Caption, ...]:
         """Its captions in the order of the record."""
-        found = self.record.get("captions", ())
-        return tuple(Caption(each["text"], each["language"]) for each in found)
+        return captions_of(self.record)
 
     def pixels(self) -> NDArray[np.uint8]:
         """Its pixels, RGB [height, width, 3].
@@ -167,16 +187,24 @@ class FinalSplit:
         Raises:
             FinalSetError: the shard is missing, damaged or was altered.
         """
-        entries = self._of_shard(self.shards[shard])
+        entry = self._of_shard(self.shards[shard])[place]
         file = self.folder / self.shards[shard].name
-        entry = entries[place]
-        try:
-            with file.open("rb") as stream:
-                image, record = (_part(stream, part) for part in (entry.image, entry.record))
-            known = json.loads(record)
-        except (OSError, ValueError) as error:
-            raise _bad(file, f"{entry.name}: {error}") from error
-        return FinalImage(entry.name.partition(".")[0], file / entry.name, image, known)
+        with _opened(file) as stream:
+            image, record = _part(stream, entry.image), json.loads(_part(stream, entry.record))
+        return FinalImage(entry.name.partition(".")[0], file / entry.name, image, record)
+
+    def records(self) -> Iterator[FinalRecord]:
+        """What is known of the images, in the order of the shards.
+
+        Raises:
+            FinalSetError: a shard is missing, damaged or was altered.
+        """
+        for number, shard in enumerate(self.shards):
+            entries = self._of_shard(shard)
+            with _opened(self.folder / shard.name) as stream:
+                for place, entry in enumerate(entries):
+                    record = json.loads(_part(stream, entry.record))
+                    yield FinalRecord(number, place, entry.name, record)
 
     def _of_shard(self, shard: Shard) -> list[_Entry]:
         if shard.name in self._entries:
@@ -206,19 +234,40 @@ def find_final(path: Path, split: str = TEST) -> tuple[Path, str] | None:
         split: that is meant where the path names none.
 
     Returns:
-        None: it is no curated set.
+        None: it is no curated set; other folders may hold files of the same names.
 
     Raises:
         FinalSetError: it is one whose final stage was not made.
     """
     for folder in (path, path / STAGE):
-        if (folder / SET).is_file():
+        if _is_final(folder):
             return folder, split
-    if (path.parent / SET).is_file():
+    if _is_final(path.parent):
         return path.parent, path.name
-    if (path / RECIPE).is_file():
+    if _is_recipe(path / RECIPE):
         raise FinalSetError(f"{path} has no {STAGE}; `vlm-perception curate run {path}` makes it")
     return None
+
+
+def _is_final(folder: Path) -> bool:
+    """Whether a folder is a final stage, by what is beside set.json or in it, even damaged."""
+    if not (folder / SET).is_file():
+        return False
+    if folder.name == STAGE or (folder / MANIFEST).is_file():
+        return True
+    try:
+        content = json.loads((folder / SET).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and set(Contents.model_fields) <= set(content)
+
+
+def _is_recipe(file: Path) -> bool:
+    try:
+        content = read_yaml(file)
+    except (OSError, YamlError):
+        return False
+    return isinstance(content, dict) and "sources" in content
 
 
 def _contents(folder: Path) -> Contents:
@@ -258,10 +307,20 @@ def _entries(file: Path) -> Iterator[_Entry]:
                 image = None
 
 
-def _part(stream: Any, part: tuple[int, int]) -> bytes:
+@contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
+    """A shard; what cannot be read of it is an error of the set."""
+    try:
+        with file.open("rb") as stream:
+            yield stream
+    except (OSError, ValueError) as error:
+        raise _bad(file, error) from error
+
+
+def _part(stream: BinaryIO, part: tuple[int, int]) -> bytes:
     offset, size = part
     stream.seek(offset)
-    content: bytes = stream.read(size)
+    content = stream.read(size)
     if len(content) != size:
         raise OSError("it ends early")
     return content

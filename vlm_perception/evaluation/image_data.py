@@ -11,7 +11,7 @@ from typing import Protocol
 
 from vlm_perception.bundle.files import file_sha256
 from vlm_perception.datasets.captions_file import CAPTIONS_FILE, CaptionsError, read_captions
-from vlm_perception.datasets.final_set import FinalSetError, FinalSplit, find_final
+from vlm_perception.datasets.final_set import FinalSetError, FinalSplit, captions_of, find_final
 from vlm_perception.datasets.labelled_objects import OBJECTS_FILE, ObjectsError, read_objects
 from vlm_perception.datasets.sample import Caption
 from vlm_perception.media.image_errors import ImageError
@@ -125,16 +125,14 @@ class CuratedSplit:
         self._captions: dict[str, tuple[Caption, ...]] = {}
         self._objects: dict[str, tuple[str, ...]] = {}
         spellings: dict[str, str] = {}
-        for number, shard in enumerate(self._split.shards):
-            for place in range(shard.images):
-                image = self._split.image(number, place)
-                name = image.where.name
-                self._places[name] = number, place
-                if image.captions:
-                    self._captions[name] = image.captions
-                if "objects" in image.record:
-                    named = (spellings.setdefault(e.casefold(), e) for e in image.record["objects"])
-                    self._objects[name] = tuple(dict.fromkeys(named))
+        for known in self._split.records():
+            self._places[known.name] = known.shard, known.place
+            captions = captions_of(known.record)
+            if captions:
+                self._captions[known.name] = captions
+            if "objects" in known.record:
+                named = (spellings.setdefault(e.casefold(), e) for e in known.record["objects"])
+                self._objects[known.name] = tuple(dict.fromkeys(named))
 
     def has(self, file: str) -> bool:
         """Captions and objects, where any image has some."""

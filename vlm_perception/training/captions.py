@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.captions_file import UNKNOWN, is_in
-from vlm_perception.datasets.final_set import FinalImage, FinalSetError, FinalSplit, find_final
+from vlm_perception.datasets.final_set import FinalSetError, FinalSplit, captions_of, find_final
+from vlm_perception.datasets.sample import Caption
 from vlm_perception.datasets.shuffled import Shuffled
 from vlm_perception.deploy.checkpoints.dual_reader import DualReader
 from vlm_perception.deploy.checkpoints.files import weight_files
@@ -110,7 +111,7 @@ def _split(data: Path, languages: Sequence[str]) -> FinalSplit:
             f"the split {split.split} of {split.folder} has no captions; name a captioner in the "
             "set's recipe, or sources with captions"
         )
-    if not any(_texts(image, languages) for image in split):
+    if not any(_texts(captions_of(known.record), languages) for known in split.records()):
         raise FinalSetError(
             f"the split {split.split} of {split.folder} has no captions in "
             f"{' or '.join(languages)}; `--language` names others"
@@ -118,9 +119,9 @@ def _split(data: Path, languages: Sequence[str]) -> FinalSplit:
     return split
 
 
-def _texts(image: FinalImage, languages: Sequence[str]) -> list[str]:
+def _texts(captions: Iterable[Caption], languages: Sequence[str]) -> list[str]:
     """The captions of an image that are learned from."""
-    return [each.text for each in image.captions if is_in(each.language, languages)]
+    return [each.text for each in captions if is_in(each.language, languages)]
 
 
 class CaptionObjective(nn.Module):
@@ -197,7 +198,7 @@ class CaptionObjective(nn.Module):
         own: list[list[str]] = []
         while len(images) < self._recipe.schedule.batch:
             image = next(self._images)
-            known = _texts(image, self._recipe.languages)
+            known = _texts(image.captions, self._recipe.languages)
             if known:
                 place = self._images.state()
                 chance = random.Random(f"{self._recipe.seed} {place['epoch']} {image.key}")

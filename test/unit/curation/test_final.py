@@ -18,9 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.curation import curate, picture, saved, write_recipe
 
+from vlm_perception.curation.durable import read_lines
 from vlm_perception.curation.final.groups import Sorter
 from vlm_perception.curation.final.splits import assigned
-from vlm_perception.curation.recipe import Recipe
+from vlm_perception.curation.recipe import Recipe, read_recipe
+from vlm_perception.curation.report.seen import observer
 from vlm_perception.datasets.final_set import FinalSetError, FinalSplit, find_final
 from vlm_perception.datasets.shuffled import Shuffled, places
 from vlm_perception.evaluation.image_data import open_data
@@ -291,7 +293,12 @@ def test_evaluations_read_a_split_as_they_read_a_folder(made, tmp_path):
     assert (described["name"], described["split"]) == ("set", "test")
     assert open_data(folder).has("captions.jsonl")
     assert not open_data(folder).has("answers.jsonl")
-    (tmp_path / "recipe.yaml").touch()
+    # Other people have files of these names, too.
+    for name, text in {"recipe.yaml": "soup: [leek]", "set.json": '{"splits": 3}'}.items():
+        (split / name).write_text(text)
+    assert known(split) == known(folder / "04_final" / "train")
+    assert find_final(split / "below") is None
+    (tmp_path / "recipe.yaml").write_text("sources: []")
     with pytest.raises(FinalSetError, match="curate run"):
         open_data(tmp_path)
 
@@ -315,3 +322,11 @@ def test_the_report_has_the_health_of_each_stage(made, tmp_path):
     assert last["seen"]["images"] == 2
     assert {sum(each.values()) for each in last["seen"]["answers"].values()} == {1.0}
     assert len(list((folder / "journal").rglob("*.json"))) == 2
+    # What could not be read is looked at again when it is there.
+    copied = shutil.copytree(folder, tmp_path / "set", ignore=shutil.ignore_patterns("journal"))
+    away = (copied / "00_raw" / "images").rename(tmp_path / "away")
+    run = observer(copied, read_recipe(copied))
+    records = list(read_lines(copied / "00_raw" / "kept.jsonl"))
+    assert run.seen(records, "00_raw")["images"] == 0
+    away.rename(copied / "00_raw" / "images")
+    assert run.seen(records, "00_raw")["images"] == 2

@@ -75,8 +75,10 @@ class Observer:
     def _look(self, record: Record) -> Answer:
         known: Answer | None = self._journal.known(record["sha256"], self._request)
         if known is None:
-            answer = self._answer(self._folder / record["file"])
-            known = self._journal.add(record["sha256"], self._request, answer)
+            known = self._answer(self._folder / record["file"])
+            # What cannot be read now may be there again the next time.
+            if known:
+                known = self._journal.add(record["sha256"], self._request, known)
         return known or {}
 
     def _answer(self, file: Path) -> Answer:
