@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from vlm_perception.common.disk_space import check_room
 
-PART = ".part"
+PART_SUFFIX = ".part"
 NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
 """What file systems without hard links say; there the last of several writers counts."""
 
@@ -41,7 +41,7 @@ def _beside(file: Path) -> Iterator[Path]:
     """A name to write a file under."""
     check_room(file)
     # Two workers may write the same image, on two machines, too.
-    part = file.with_name(f"{file.name}.{secrets.token_hex(8)}{PART}")
+    part = file.with_name(f"{file.name}.{secrets.token_hex(8)}{PART_SUFFIX}")
     try:
         yield part
     finally:

@@ -33,7 +33,7 @@ MAGICS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8")
 """What image files begin with whose suffix says something else."""
 MOST_BYTES = 1 << 28
 MOST_DEEP = (1 << 16) - 1
-QUALITY = 95
+JPEG_QUALITY = 95
 """Of the JPEG files that are written where a file cannot be kept as it is."""
 
 # Pillow's JPEG opens MPO, too: the photograph of a telephone, with others after it.
@@ -141,7 +141,7 @@ def encoded(pixels: NDArray[np.uint8], changed: tuple[str, ...]) -> UsableImage:
     Raises:
         ImageError: a side is longer than JPEG allows.
     """
-    options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     written, file = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
     height, width = pixels.shape[:2]
     if not written:

@@ -20,7 +20,7 @@ from vlm_perception.curation.captioning.captioned import (
     is_asked_again,
     require_captioner,
 )
-from vlm_perception.curation.durable import PART, read_lines, write_bytes
+from vlm_perception.curation.durable import PART_SUFFIX, read_lines, write_bytes
 from vlm_perception.curation.engine import Engine
 from vlm_perception.curation.filtering.filtered import do_filter, filter_tasks
 from vlm_perception.curation.filtering.kept_once import without_near_duplicates
@@ -28,8 +28,8 @@ from vlm_perception.curation.final.final import final_tasks, with_indexes
 from vlm_perception.curation.final.shard import do_shard
 from vlm_perception.curation.progress import StageProgress
 from vlm_perception.curation.quality.checked import check_retrieval, check_tasks, do_check
+from vlm_perception.curation.quality.findings import alignment
 from vlm_perception.curation.quality.retrieval_check import read_check, require_passed
-from vlm_perception.curation.quality.telling import alignment
 from vlm_perception.curation.recipe import CurationError, Recipe, read_recipe
 from vlm_perception.curation.sources.listing import tasks as source_tasks
 from vlm_perception.curation.sources.raw import do_raw
@@ -216,7 +216,7 @@ def _finish(folder: Path, stage: str, recipe: Recipe, tasks: Tasks, bar: StagePr
     made = tasks.folder / STAGE
     bar.begin(received, 0, "finishing")
     ending = Finish(folder, made, recipe, received, bar.compared)
-    for cut_off in made.rglob(f"*{PART}"):
+    for cut_off in made.rglob(f"*{PART_SUFFIX}"):
         cut_off.unlink()
     sources = str(read_json(tasks.folder / SOURCES)) if stage == RAW else ""
     inputs = Inputs(input_digest(folder, stage), sources, received)

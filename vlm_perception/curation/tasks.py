@@ -3,9 +3,9 @@
 """The tasks of a stage: pieces of its work, each of which any process can do, once.
 
 A stage is first cut into tasks, files that say what to do. What a task has found is added in parts
-of up to PART records, so that a task that was interrupted goes on after its last part. A task that
-is done is never done again, and what it finds depends on the task alone: in the end the parts, read
-in the order of the tasks, are the same for any number of workers and any interruptions.
+of up to RECORDS_A_PART records, so that a task that was interrupted goes on after its last part. A
+task that is done is never done again, and what it finds depends on the task alone: in the end the
+parts, read in the order of the tasks, are the same for any number of workers and any interruptions.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from typing import Any
 
 from vlm_perception.curation.durable import read_lines, write_bytes, write_lines
 
-PART = 64
-"""Records."""
+RECORDS_A_PART = 64
 LISTED = "listed.json"
 
 Record = dict[str, Any]
@@ -82,7 +81,7 @@ class Tasks:
         for record, position in work(task, self.folder, begin):
             records.append(record)
             counts[str(record.get("rule") or record.get("fault") or record["status"])] += 1
-            if len(records) == PART:
+            if len(records) == RECORDS_A_PART:
                 self._add(number, part, records, position, began)
                 began, records, part = time.process_time(), [], part + 1
         self._add(number, part, records, position, began, end=True)

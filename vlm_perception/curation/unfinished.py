@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import vlm_perception
-from vlm_perception.curation.durable import PART, write_bytes
+from vlm_perception.curation.durable import PART_SUFFIX, write_bytes
 from vlm_perception.curation.recipe import CurationError, Recipe
 from vlm_perception.curation.sources.key_frames import PLACES
 from vlm_perception.curation.stage_folder import (
@@ -117,7 +117,9 @@ def remove_unfinished(unfinished: Path) -> None:
         CurationError: it holds what this program has not made.
     """
     found = unfinished.iterdir() if unfinished.is_dir() else ()
-    foreign = sorted(each.name for each in found if each.name not in _OWN and each.suffix != PART)
+    foreign = sorted(
+        each.name for each in found if each.name not in _OWN and each.suffix != PART_SUFFIX
+    )
     if foreign:
         raise CurationError(
             f"{unfinished} is removed when a stage is begun, and holds {foreign[0]}, which this "

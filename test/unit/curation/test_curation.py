@@ -392,7 +392,7 @@ def test_what_a_user_has_put_into_the_unfinished_folder_stays(tmp_path):
 KILLED = """
 import os, signal, sys
 from vlm_perception.curation import run, tasks
-tasks.PART, write_lines = 4, tasks.write_lines
+tasks.RECORDS_A_PART, write_lines = 4, tasks.write_lines
 
 def write(file, records):
     write_lines(file, records)
@@ -413,7 +413,7 @@ def test_a_killed_run_goes_on_and_makes_the_same(tmp_path, monkeypatch):
         (images / f"{seed}.jpg").write_bytes(saved(picture(seed, 240, 240)))
     source = {"kind": "folder", "path": "../images"}
     whole, killed = prepare(tmp_path / "whole", source), prepare(tmp_path / "killed", source)
-    monkeypatch.setattr(tasks, "PART", 4)
+    monkeypatch.setattr(tasks, "RECORDS_A_PART", 4)
     curate("run", whole)
     process = subprocess.run([sys.executable, "-P", "-c", KILLED, killed], check=False)
     assert process.returncode == -signal.SIGKILL

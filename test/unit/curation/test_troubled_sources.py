@@ -163,7 +163,7 @@ def test_values_of_other_depths_are_told_or_refused():
 
 def test_losses_at_the_end_of_a_part_are_told_once(tmp_path, monkeypatch):
     write(tmp_path / "drive", [jpeg(0, 320, 240)])
-    monkeypatch.setattr("vlm_perception.curation.tasks.PART", 2)
+    monkeypatch.setattr("vlm_perception.curation.tasks.RECORDS_A_PART", 2)
 
     class Lossy:
         losses = ("one", "two", "three")

@@ -13,10 +13,8 @@ from typing import Any
 
 from rich.table import Table
 
-from vlm_perception.curation.calibration.calibrate_copies import copy_thresholds
-from vlm_perception.curation.calibration.calibrate_copies import told as told_copies
-from vlm_perception.curation.calibration.calibrate_pairs import pair_thresholds
-from vlm_perception.curation.calibration.calibrate_pairs import told as told_pairs
+from vlm_perception.curation.calibration.calibrate_copies import copy_rows, copy_thresholds
+from vlm_perception.curation.calibration.calibrate_pairs import pair_rows, pair_thresholds
 from vlm_perception.curation.calibration.too_early import TooEarlyError
 from vlm_perception.curation.durable import write_bytes
 from vlm_perception.curation.recipe import (
@@ -28,9 +26,8 @@ from vlm_perception.curation.recipe import (
     read_recipe,
 )
 from vlm_perception.curation.stage_folder import FILTERED, read_manifest
-from vlm_perception.curation.thresholds.copy_cosine import PART as COPIES
-from vlm_perception.curation.thresholds.copy_cosine import copy_cosine
-from vlm_perception.curation.thresholds.pair_limits import PART as PAIRS
+from vlm_perception.curation.thresholds.copy_cosine import COPY_SECTION, copy_cosine
+from vlm_perception.curation.thresholds.pair_limits import PAIR_SECTION
 from vlm_perception.curation.thresholds.stored import CALIBRATED, THRESHOLDS, read_thresholds
 from vlm_perception.outputs import work
 
@@ -94,8 +91,8 @@ def _copies(folder: Path, rules: Filter, embedding: EmbeddingRule, seed: int) ->
             "to find it anew"
         )
     found = copy_thresholds(folder, rules, seed)
-    _write(folder, {COPIES: found.model_dump()})
-    return _table("Copies by embedding", told_copies(found))
+    _write(folder, {COPY_SECTION: found.model_dump()})
+    return _table("Copies by embedding", copy_rows(found))
 
 
 def _in_use(folder: Path, embedding: EmbeddingRule) -> bool:
@@ -103,16 +100,16 @@ def _in_use(folder: Path, embedding: EmbeddingRule) -> bool:
     manifest = read_manifest(folder, FILTERED)
     try:
         copy_cosine(folder, embedding)
-        known = read_thresholds(folder).get(COPIES)
+        known = read_thresholds(folder).get(COPY_SECTION)
     except CurationError:
         return False
-    return manifest is not None and manifest.recipe.get("thresholds", {}).get(COPIES) == known
+    return manifest is not None and manifest.recipe.get("thresholds", {}).get(COPY_SECTION) == known
 
 
 def _pairs(folder: Path, quality: Quality, seed: int) -> Table:
     found = pair_thresholds(folder, quality, seed)
-    _write(folder, {PAIRS: found.model_dump()})
-    return _table("Pairs of image and caption", told_pairs(found))
+    _write(folder, {PAIR_SECTION: found.model_dump()})
+    return _table("Pairs of image and caption", pair_rows(found))
 
 
 def _write(folder: Path, found: dict[str, Any]) -> None:

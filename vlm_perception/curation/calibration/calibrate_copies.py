@@ -76,7 +76,7 @@ def copy_thresholds(folder: Path, rules: Filter, seed: int) -> CalibratedCopies:
     )
 
 
-def told(thresholds: CalibratedCopies) -> Mapping[str, str]:
+def copy_rows(thresholds: CalibratedCopies) -> Mapping[str, str]:
     """What a table shows, by what it is."""
     taken = f"{thresholds.accepted:.1%} (asked: {thresholds.false_accept:.1%})"
     return {

@@ -62,11 +62,11 @@ def pair_thresholds(folder: Path, quality: Quality, seed: int) -> PairThresholds
     good, shuffled = _evidence(records, quality, scores, seed)
     _require_enough(len(good), quality)
     digests = scores.encoder.digest, scores.tagger_digest
-    limits = found(good, shuffled, quality, *digests, seed)
+    limits = calibrated_pairs(good, shuffled, quality, *digests, seed)
     return limits.model_copy(update={"synonyms": synonyms_digest(folder)})
 
 
-def found(
+def calibrated_pairs(
     good: Sequence[Evidence],
     shuffled: Sequence[Evidence],
     quality: Quality,
@@ -84,7 +84,7 @@ def found(
         tagger: that of the bundle whose tags were looked at; empty: there were none.
         seed: for the record.
     """
-    of_good, of_shuffled = figures(good), figures(shuffled)
+    of_good, of_shuffled = by_limit(good), by_limit(shuffled)
     asked = rules(quality)
     limits = joint_limits({name: of_good[name] for name in asked}, quality.false_reject)
     for name in set(FIGURES) - set(asked):
@@ -130,7 +130,7 @@ def _require_enough(images: int, quality: Quality) -> None:
         )
 
 
-def figures(pairs: Sequence[Evidence]) -> dict[str, Scores]:
+def by_limit(pairs: Sequence[Evidence]) -> dict[str, Scores]:
     """By limit the figure of each pair that must not lie below it, [N]."""
     return {
         "reject": np.array([each.cosine for each in pairs]),
@@ -214,7 +214,7 @@ def _evidence(
     return good, shuffled
 
 
-def told(thresholds: PairThresholds) -> Mapping[str, str]:
+def pair_rows(thresholds: PairThresholds) -> Mapping[str, str]:
     """What a table shows, by what it is."""
     tags = {
         "absent: log-odds below a label's threshold": f"{thresholds.absent:.2f}",

@@ -19,7 +19,7 @@ from rich.progress import track
 from rich.table import Table
 
 from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.curation.calibration.calibrate_pairs import figures, found
+from vlm_perception.curation.calibration.calibrate_pairs import by_limit, calibrated_pairs
 from vlm_perception.curation.calibration.pair_thresholds import Scores, rejected, shuffled_partners
 from vlm_perception.curation.encoders import Encoder, open_encoder
 from vlm_perception.curation.quality.pair_scores import Evidence
@@ -38,7 +38,7 @@ CALIBRATION_SEED = 9_000_000
 WORDINGS = 4
 WRONG_SHARE = 0.3
 """Of the captions of a set, for the share of wrong ones that is left in it."""
-RULES = {
+VARIANTS = {
     "score": (False, False),
     "score+contradicted": (True, False),
     "score+contradicted+incomplete": (True, True),
@@ -79,9 +79,9 @@ def run(bundle: str, scenes: int, false_reject: float) -> Report:
     good = _seen(encoder, tags, known.images, right)
     shuffled = _seen(encoder, tags, known.images, [right[partner] for partner in partners])
     exam = _scenes(encoder, range(EXAM_SEED, EXAM_SEED + scenes), "Examining")
-    judged = {kind: figures(_of_kind(encoder, tags, exam, kind)) for kind in (RIGHT, *FAULTS)}
+    judged = {kind: by_limit(_of_kind(encoder, tags, exam, kind)) for kind in (RIGHT, *FAULTS)}
     results: dict[str, Any] = {}
-    for name, (contradicted, incomplete) in RULES.items():
+    for name, (contradicted, incomplete) in VARIANTS.items():
         quality = Quality(
             encoder=spec,
             prefix="",
@@ -90,11 +90,11 @@ def run(bundle: str, scenes: int, false_reject: float) -> Report:
             reject_contradicted=contradicted,
             reject_incomplete=incomplete,
         )
-        bounds = found(good, shuffled, quality, encoder.digest, model.digest, 0)
+        bounds = calibrated_pairs(good, shuffled, quality, encoder.digest, model.digest, 0)
         limits = {"reject": bounds.reject, "absent": -bounds.absent, "there": -bounds.there}
         used = {each: limits[each] for each in rules(quality)}
-        results[name] = _result(judged, figures(good), used)
-    lowest = results[next(iter(RULES))]["limits"]["reject"]
+        results[name] = _result(judged, by_limit(good), used)
+    lowest = results[next(iter(VARIANTS))]["limits"]["reject"]
     missed = _missed(encoder, exam, lowest)
     return Report(
         [

@@ -49,13 +49,13 @@ def do_filter(task: dict[str, Any], folder: Path, position: Position) -> Iterato
                 f"the encoder {rules.embedding.encoder.path} changed since the stage was begun; "
                 f"put the old one back, or remove {folder} to begin the stage again"
             )
-    judge = _Judge(home, folder / "stage", rules, encoder)
+    judge = _ImageJudge(home, folder / "stage", rules, encoder)
     for place, record in enumerate(task["records"][begin:], begin + 1):
         yield judge.judged(record), place
 
 
 @dataclass(frozen=True)
-class _Judge:
+class _ImageJudge:
     """Judges an image by itself."""
 
     home: Path

@@ -16,8 +16,7 @@ from vlm_perception.curation.quality.further_tries import FurtherTries
 from vlm_perception.curation.quality.languages import knows
 from vlm_perception.curation.quality.pair_scores import Evidence, PairScores, pair_scores
 from vlm_perception.curation.quality.retrieval_check import Pool, check, write_check
-from vlm_perception.curation.recipe import Captions as CaptionSettings
-from vlm_perception.curation.recipe import CurationError, Quality, Recipe
+from vlm_perception.curation.recipe import Captions, CurationError, Quality, Recipe
 from vlm_perception.curation.stage_folder import QUALITY, before
 from vlm_perception.curation.step import Finish, kept_in
 from vlm_perception.curation.tasks import Position, Record
@@ -26,7 +25,7 @@ from vlm_perception.media.image_errors import ImageError
 from vlm_perception.perception.preprocess import FrameError
 from vlm_perception.perception.tokenizer import TextError
 
-Captions = list[dict[str, Any]]
+CaptionRecords = list[dict[str, Any]]
 BELOW_REJECT, BELOW_ACCEPT = "below_reject", "below_accept"
 CONTRADICTED, INCOMPLETE = "contradicted", "incomplete"
 NO_CAPTION, LANGUAGE = "no_caption", "language"
@@ -51,7 +50,7 @@ def check_tasks(folder: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
 def do_check(task: dict[str, Any], unfinished: Path, position: Position) -> Iterator[Any]:
     """Judge the captions of each image of a task; see `tasks.Work`."""
     begin = position or 0
-    judge = _Judge.of(task, unfinished) if task["quality"] else None
+    judge = _CaptionJudge.of(task, unfinished) if task["quality"] else None
     for place, record in enumerate(task["records"][begin:], begin + 1):
         kept = {**record, "status": "kept"}
         yield (judge.judged(kept) if judge else kept), place
@@ -84,7 +83,7 @@ def _with_silent(records: Iterable[Record], end: Finish) -> Iterator[Record]:
         )
 
 
-class _Judge:
+class _CaptionJudge:
     """Judges images by one recipe."""
 
     def __init__(
@@ -94,7 +93,7 @@ class _Judge:
         self._scores, self._tries = scores, tries
 
     @classmethod
-    def of(cls, task: dict[str, Any], unfinished: Path) -> _Judge:
+    def of(cls, task: dict[str, Any], unfinished: Path) -> _CaptionJudge:
         """As a task has it.
 
         Raises:
@@ -102,9 +101,7 @@ class _Judge:
         """
         folder = Path(task["folder"])
         quality = Quality.model_validate_json(json.dumps(task["quality"]))
-        captions = task["captions"] and CaptionSettings.model_validate_json(
-            json.dumps(task["captions"])
-        )
+        captions = task["captions"] and Captions.model_validate_json(json.dumps(task["captions"]))
         tries = FurtherTries(folder, captions)
         if tries.by != task["by"]:
             raise CurationError(
@@ -139,7 +136,9 @@ class _Judge:
         rule, figure = (best["rule"], best.get("score", 0)) if best else (NO_CAPTION, 0)
         return {**record, "captions": checked, "status": "rejected", "rule": rule, "figure": figure}
 
-    def _checked(self, record: Record, captions: Captions, failures: list[Failure]) -> Captions:
+    def _checked(
+        self, record: Record, captions: CaptionRecords, failures: list[Failure]
+    ) -> CaptionRecords:
         own = [each for each in captions if knows(self._quality, each["language"])]
         scored = self._all_scored(record, own)
         for language in dict.fromkeys(each["language"] for each in own):
@@ -151,13 +150,15 @@ class _Judge:
         others = [each for each in captions if not knows(self._quality, each["language"])]
         return scored + [self._aligned(record, each, good) for each in others]
 
-    def _all_scored(self, record: Record, captions: Captions) -> Captions:
+    def _all_scored(self, record: Record, captions: CaptionRecords) -> CaptionRecords:
         found = self._scores.evidence(record, [each["text"] for each in captions])
         return [self._scored(each, known) for each, known in zip(captions, found, strict=True)]
 
-    def _tried_again(self, record: Record, language: str, failures: list[Failure]) -> Captions:
+    def _tried_again(
+        self, record: Record, language: str, failures: list[Failure]
+    ) -> CaptionRecords:
         """New captions, of which at most the last one is good; adds the attempts that gave none."""
-        found: Captions = []
+        found: CaptionRecords = []
         for caption in self._tries.captions(record, language):
             if isinstance(caption, Failure):
                 failures.append(caption)
@@ -167,7 +168,9 @@ class _Judge:
                 break
         return found
 
-    def _aligned(self, record: Record, caption: dict[str, Any], good: Captions) -> dict[str, Any]:
+    def _aligned(
+        self, record: Record, caption: dict[str, Any], good: CaptionRecords
+    ) -> dict[str, Any]:
         """A caption in another language, compared with those that were scored and are good."""
         if self._quality.translations is None:
             return {**caption, "rule": LANGUAGE}

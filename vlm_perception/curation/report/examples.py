@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.curation.captioning.telling import failed_examples, written_examples
+from vlm_perception.curation.captioning.caption_examples import failed_examples, written_examples
 from vlm_perception.curation.durable import read_lines
 from vlm_perception.curation.image_files import stored_pixels
+from vlm_perception.curation.quality.findings import QUALITY_RULES, caption_lines
 from vlm_perception.curation.quality.retrieval_check import read_check
-from vlm_perception.curation.quality.telling import QUALITY_RULES, caption_lines
 from vlm_perception.curation.stage_folder import (
     CAPTIONED,
     FAILED,
@@ -35,7 +35,7 @@ EXAMPLES = 8
 """Of each rule."""
 THUMBNAIL = 188
 """Pixels across."""
-RULES = {
+RULE_TEXTS = {
     "min_side": "shorter side below min_side",
     "phash_distance": "near-duplicate: the one that stayed is on the right",
     "embedding_cosine": "near-duplicate by embedding: the one that stayed is on the right",
@@ -79,7 +79,7 @@ def groups(folder: Path, made: Sequence[Manifest]) -> Iterator[Group]:
         others = _by_id(folder / manifest.name / KEPT, stayed)
         for rule, records in chosen.items():
             examples = [_example(folder, record, others) for record in records]
-            yield Group(RULES.get(rule, rule), manifest.rules[rule], examples)
+            yield Group(RULE_TEXTS.get(rule, rule), manifest.rules[rule], examples)
         if manifest.name == FILTERED:
             yield from _blurred(folder)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vlm_perception.curation.durable import read_lines
+from vlm_perception.curation.quality.findings import alignment, pairs_by_language
 from vlm_perception.curation.quality.retrieval_check import read_check
-from vlm_perception.curation.quality.telling import alignment, pairs_by_language
 from vlm_perception.curation.recipe import CurationError, read_recipe
 from vlm_perception.curation.report.copy_table import copy_table
 from vlm_perception.curation.report.health import health

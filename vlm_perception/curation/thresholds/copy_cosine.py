@@ -12,7 +12,8 @@ from vlm_perception.curation.encoders import open_encoder
 from vlm_perception.curation.recipe import CurationError, EmbeddingRule
 from vlm_perception.curation.thresholds.stored import read_thresholds
 
-PART = "filter"
+COPY_SECTION = "filter"
+"""The part of the recipe that the threshold belongs to."""
 
 
 class CopyThreshold(BaseModel):
@@ -49,7 +50,7 @@ def copy_cosine(folder: Path, rule: EmbeddingRule) -> float:
         return rule.cosine
     remedy = f"`vlm-perception curate calibrate {folder}` finds it"
     try:
-        found = CalibratedCopies.model_validate(read_thresholds(folder).get(PART))
+        found = CalibratedCopies.model_validate(read_thresholds(folder).get(COPY_SECTION))
     except ValidationError as error:
         raise CurationError(f"{folder} has no calibrated threshold of copies; {remedy}") from error
     if found.encoder != open_encoder(rule.encoder, folder).digest:

@@ -12,7 +12,8 @@ from vlm_perception.curation.recipe import SCALES, CurationError, Quality
 from vlm_perception.curation.thresholds.stored import read_thresholds
 from vlm_perception.evaluation.hallucination.synonyms import SYNONYMS_FILE, synonyms_digest
 
-PART = "quality"
+PAIR_SECTION = "quality"
+"""The part of the recipe that the thresholds belong to."""
 DIGITS = 6
 """Of the cosines that are compared with limits."""
 SURE = 3.0
@@ -84,7 +85,7 @@ def limits(folder: Path, quality: Quality, encoder: str, tagger: str) -> Limits:
         )
     remedy = f"`vlm-perception curate calibrate {folder}` finds them"
     try:
-        found = PairThresholds.model_validate(read_thresholds(folder).get(PART))
+        found = PairThresholds.model_validate(read_thresholds(folder).get(PAIR_SECTION))
     except ValidationError as error:
         raise CurationError(f"{folder} has no calibrated thresholds of pairs; {remedy}") from error
     if found.encoder != encoder:
