@@ -31,7 +31,7 @@ class CurationError(VlmPerceptionError):
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _language(tag: str) -> str:
@@ -72,7 +72,7 @@ class RecordingSource(_Source):
     """A video, or a bag of any kind that `replay` reads, at a rate or by its key frames."""
 
     kind: Literal["recording"]
-    rate_hz: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
+    rate_hz: Annotated[float, Field(gt=0, le=1000)] = 1.0
     key_frames: Annotated[str, Field(min_length=1)] | None = None
     """The bundle whose gate chooses the frames in place of the rate: a path, or its name."""
     topic: str | None = None
@@ -195,7 +195,7 @@ class EndpointCaptioner(_Model):
     image_size: Annotated[int, Field(ge=64, le=4096)] = 768
     """Longer side in pixels of the images that are sent; larger ones are shrunk."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
-    timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 120.0
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     """For a whole answer."""
 
 
@@ -302,6 +302,13 @@ class Quality(_Model):
             raise ValueError(_THRESHOLDS)
         if self.accept is not None and self.reject is not None and self.reject > self.accept:
             raise ValueError("`reject` must not be above `accept`")
+        if self.scale is not None:
+            least, most = (-1.0 if self.scale == "cosine" else 0.0), SCALES[self.scale]
+            if any(each is not None and not least <= each <= most for each in given):
+                raise ValueError(
+                    f"scores on the scale {self.scale} lie between {least:g} and {most:g}, and "
+                    "`accept` and `reject` with them; see `scale`"
+                )
         tagged = self.reject_contradicted or self.reject_incomplete
         if tagged and self.tagging_bundle is None:
             raise ValueError(

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from vlm_perception.common.errors import RunError
 from vlm_perception.curation.captioning.captioned import (
     caption_tasks,
     do_caption,
@@ -145,6 +146,7 @@ def _make(
             say(console, f"{stage}: complete, {stage_summary(old)}")
             if sources_changed(folder, stage, old, recipe):
                 say(console, f"{stage}: its {CHANGED}; --redo {stage} takes that in")
+            _require_kept(folder, old)
             return
         if why and not again:
             raise CurationError(
@@ -177,6 +179,21 @@ def _make(
     say(console, f"{stage}: {stage_summary(manifest)}")
     if manifest.failed:
         say(console, f"why images failed: {folder / stage / 'failed.jsonl'}")
+    _require_kept(folder, manifest)
+
+
+def _require_kept(folder: Path, manifest: Manifest) -> None:
+    """Stop after a stage that has left nothing.
+
+    Raises:
+        RunError: it has.
+    """
+    if not manifest.kept:
+        raise RunError(
+            f"{manifest.name} has left nothing of {manifest.received} images: correct "
+            f"{folder / RECIPE} and make it again with --redo {manifest.name}; "
+            f"`vlm-perception curate report {folder}` shows why"
+        )
 
 
 def _first_fault(made: Path) -> str:

@@ -297,7 +297,7 @@ def test_sources_without_a_usable_image_are_refused_with_the_first_reason(tmp_pa
     folder = prepare(tmp_path / "set", {"kind": "recording", "path": "../drive"})
     assert "has 2 cameras" in curate("run", folder, code=2)
     prepare(folder, {"kind": "recording", "path": "../drive", "topic": "/left/compressed"})
-    curate("run", folder)
+    curate("run", folder, "--to", "00_raw")
     assert lines(folder, "00_raw", "kept")[0]["camera"] == "/left/compressed"
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import cv2
@@ -131,6 +132,9 @@ def test_the_same_limits_on_each_scale(tmp_path, scale, times):
         ({"accept": None}, "`thresholds: calibrated`"),
         ({"thresholds": "calibrated"}, "takes the place"),
         ({"reject": 0.3}, "must not be above"),
+        ({"accept": 28}, "scores on the scale cosine lie between -1 and 1"),
+        ({"scale": "clipscore", "reject": -0.1}, "lie between 0 and 2.5"),
+        ({"accept": math.nan}, "finite number"),
         (
             {"encoder": {"kind": "checkpoint", "path": "x"}, "reject_incomplete": True},
             "name one in `tagger`",
@@ -392,14 +396,16 @@ def test_a_try_that_got_no_answer_is_told_and_made_again(tmp_path, streets):
     quality = {**BOUNDS, "accept": 0.99, "reject": -1, "retrieval": None}
     asked = {"captioner": endpoint, "tries": 2}
     folder = prepare(tmp_path, images, captions[:2], quality, captions=asked)
-    said = check(folder)
+    said = check(folder, code=1)
     assert "2 images got no answer when captions were to be written again" in said
+    assert "has left nothing of 2 images" in said
+    assert "has left nothing of 2 images" in check(folder, code=1)
     told = lines(folder, CHECKED, "rejected")
     assert [[each["fault"] for each in one["answers"]] for one in told] == [
         ["the server refuses this one request"]
     ] * 2
     server.answer = lambda prompt: "a bus"
-    assert "got no answer" not in check(folder, "--redo", "03_quality_checked")
+    assert "got no answer" not in check(folder, "--redo", "03_quality_checked", code=1)
     server.close()
     # One request each in the first run, and two answers in the second.
     assert len(server.asked) == 2 + 2 * 2
