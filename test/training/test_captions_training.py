@@ -64,6 +64,7 @@ def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["siglip", "clip"])
 def test_the_loss_falls_and_a_broken_run_is_an_unbroken_one(
     family: str,

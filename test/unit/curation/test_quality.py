@@ -146,6 +146,7 @@ def test_thresholds_without_their_meaning_are_refused(tmp_path, streets, changed
     assert said in check(folder, code=2)
 
 
+@pytest.mark.slow
 def test_a_set_whose_images_do_not_find_their_captions_goes_no_further(tmp_path, streets):
     images, captions = streets
     all_pass = {**BOUNDS, "accept": -1, "reject": -1, "retrieval": {"pool": 20}}
