@@ -52,7 +52,6 @@ ASKED_FOR = {
 """Where a library wants ValueError and nothing else."""
 READS_DAMAGED = {
     ("common/yaml_files.py", "parse_yaml"),
-    ("datasets/final_set.py", "image"),
     ("perception/served/record.py", "read"),
     ("replay/resume.py", "read_checkpoint"),
     ("replay/resume.py", "restore"),

@@ -228,22 +228,26 @@ def _coco(file: Path, language: str) -> Iterable[Item]:
     try:
         content = json.loads(text)
         licences = {each["id"]: str(each["name"]) for each in content.get("licenses", [])}
-        found: dict[str, Item] = {}
-        numbered: dict[Any, Item] = {}
+        found: dict[Any, Item] = {}
         for image in content["images"]:
-            item = numbered[image["id"]] = _item(found, str(image["file_name"]))
+            item: Item = {"path": str(image["file_name"]), "captions": []}
             if image.get("license") in licences:
                 item["licence"] = licences[image["license"]]
+            found[image["id"]] = item
         for each in content["annotations"]:
             if str(each["caption"]).strip():
                 caption = {"text": str(each["caption"]), "language": language}
-                numbered[each["image_id"]]["captions"].append(caption)
+                found[each["image_id"]]["captions"].append(caption)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CurationError(
             f"{file} does not hold captions as COCO has them ({error!r}): `images` with id and "
             "file_name, `annotations` with image_id and caption"
         ) from error
-    return found.values()
+    joined: dict[str, Item] = {}
+    for item in found.values():
+        known = _item(joined, item["path"])
+        joined[known["path"]] = {**item, **known, "captions": known["captions"] + item["captions"]}
+    return joined.values()
 
 
 def _tars(pattern: Path) -> list[Path]:
