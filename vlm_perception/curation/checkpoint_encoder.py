@@ -48,6 +48,7 @@ class CheckpointEncoder:
         return self._reader.reads_whole(text)
 
     def _image(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The embedding of an image, [D], as the tower gives it."""
         check_image(image)
         inputs = self._reader.pixels([Image.fromarray(image)])
         with _one_thread():
@@ -55,6 +56,7 @@ class CheckpointEncoder:
         return np.asarray(found.numpy(), np.float32)
 
     def _text(self, text: str) -> NDArray[np.float32]:
+        """The embedding of a text, [D], as the tower gives it."""
         require_text(text)
         ids = self._reader.ids([text])
         with _one_thread():

@@ -127,6 +127,7 @@ class _OfBundle:
         return TextTower.load(self._bundle)
 
     def _pooled(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The embedding of an image, [D], as the tower gives it."""
         fitted, _ = self._preprocessor.run(image)
         return np.asarray(self._engine.run({"image": fitted})["pooled"][0], np.float32)
 

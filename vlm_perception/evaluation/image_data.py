@@ -34,10 +34,18 @@ class ImageData(Protocol):
         """Whether there is what such a file says: captions.jsonl, objects.jsonl and others."""
 
     def captions(self) -> Captions:
-        """Raises CaptionsError: there are none, or they are damaged."""
+        """The captions of images.
+
+        Raises:
+            CaptionsError: there are none, or they are damaged.
+        """
 
     def objects(self) -> Objects:
-        """Raises ObjectsError: there are none, or they are damaged."""
+        """What can be seen in images.
+
+        Raises:
+            ObjectsError: it is not known, or damaged.
+        """
 
     def all_images(self) -> list[str]:
         """The names of all images.
@@ -177,7 +185,12 @@ class CuratedSplit:
             raise ImageError("unreadable", str(error)) from error
 
     def described(self, digest: str, labels: Sequence[Path]) -> dict[str, str]:
-        """The set's name; the version covers the set and the images that are used."""
+        """The set's name; the version covers the set, labels included, and the images used.
+
+        Args:
+            digest: of these.
+            labels: have no effect: there are no files of labels.
+        """
         content = self._split.contents.digest + digest
         return {
             "name": home(self.path).resolve().name,

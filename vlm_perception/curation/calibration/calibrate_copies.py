@@ -28,8 +28,9 @@ from vlm_perception.media.image_errors import ImageError
 MOST, LEAST = 500, 20
 """Images."""
 COPIES = (jpeg_50, lambda image: smaller(image, 0.75), cropped, flipped)
-CLOSE = 8
-"""Bits of the perceptual hash by which images that count as different differ at least, less one."""
+SAME = 8
+"""Images whose perceptual hashes differ in no more bits than these are copies: one of them is
+taken. The recipe's `phash_distance` has no say in it, as it may be null."""
 
 
 def copy_thresholds(folder: Path, rules: Filter, seed: int) -> CalibratedCopies:
@@ -104,7 +105,7 @@ def _different(folder: Path, seed: int) -> Iterator[Image]:
             # 01_filtered lists it.
             continue
         own = np.array([image_figures(image).phash], np.uint64)
-        if (distances(own, hashes) > CLOSE).all():
+        if (distances(own, hashes) > SAME).all():
             hashes = np.concatenate([hashes, own])
             yield image
 

@@ -77,7 +77,12 @@ class Writer(Protocol):
         ...
 
     def write(self, image: NDArray[np.uint8], prompt: str, sampling: Sampling) -> Answer:
-        """Answer a prompt about an image, uint8 RGB [height, width, 3].
+        """Answer a prompt about an image.
+
+        Args:
+            image: uint8 RGB, [height, width, 3].
+            prompt: in any language that `check` lets pass.
+            sampling: how tokens are drawn.
 
         Raises:
             NoAnswerError: no answer came.
