@@ -13,7 +13,7 @@ BIN := .venv/bin
 # Two processes that run tests, with a core each: torch's threads would only wait for one another.
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-.PHONY: help setup demo test lint pytest quick check-tensorrt check-lmms golden pictures card clean
+.PHONY: help setup demo test lint pytest quick check-tensorrt check-lmms check-curation golden pictures card clean
 
 help:
 	@echo "make demo               run the four nodes on the procedural road world, with a live panel"
@@ -24,6 +24,7 @@ help:
 	@echo "make quick              the tests that need neither nodes nor torch, in less than a minute"
 	@echo "make check-tensorrt     hold the TensorRT code against the real APIs of three versions"
 	@echo "make check-lmms         run the tests with the real lmms-eval, in an environment of its own"
+	@echo "make check-curation     run curation with Ray and with detectors of faces, in an environment of its own"
 	@echo "make golden             replay the tests' drive, and keep what is said as its golden log"
 	@echo "make pictures           make the pictures in docs/img anew, of the shipped bundle"
 	@echo "make card               make the report card of the shipped bundle in docs anew"
@@ -67,6 +68,10 @@ check-tensorrt:
 check-lmms:
 	@$(PYTHON) scripts/setup_venv.py --dev --train
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/check_lmms.py
+
+check-curation:
+	@$(PYTHON) scripts/setup_venv.py --dev --train
+	OMP_NUM_THREADS=1 $(BIN)/python -P scripts/check_curation.py
 
 # After a change that is meant to change what is said, as of the shipped bundle.
 golden: setup
