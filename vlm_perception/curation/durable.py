@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from vlm_perception.common.disk_space import check_room
+from vlm_perception.common.errors import VlmPerceptionError
 
 PART_SUFFIX = ".part"
 NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
 """What file systems without hard links say; there the last of several writers counts."""
+
+
+class DamagedError(VlmPerceptionError):
+    """A file of this program is not as it was written; the text says what makes it again."""
 
 
 @contextmanager
@@ -85,11 +90,34 @@ def json_line(record: Any) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
-def read_lines(file: Path) -> Iterator[Any]:
-    """The values of a file that `write_lines` has written."""
-    with file.open("rb") as stream:
-        for line in stream:
-            yield json.loads(line)
+def read_lines(file: Path, remedy: str = "") -> Iterator[dict[str, Any]]:
+    """The objects of a file that was written a line each.
+
+    Args:
+        file: that of a stage, or another one.
+        remedy: what makes another one again.
+
+    Raises:
+        DamagedError: it is missing, or was altered or cut off since.
+    """
+    remedy = remedy or f"make it again with --redo {file.parent.name}"
+    try:
+        with file.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                found = _object(line)
+                if found is None:
+                    raise DamagedError(f"{file} is damaged in line {number}; {remedy}")
+                yield found
+    except FileNotFoundError as error:
+        raise DamagedError(f"{file} is missing; {remedy}") from error
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def sync_folder(folder: Path) -> None:

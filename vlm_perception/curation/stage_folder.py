@@ -16,7 +16,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vlm_perception.curation.durable import json_line, sync_folder, whole_file, write_bytes
+from vlm_perception.bundle.files import file_sha256
+from vlm_perception.curation.durable import (
+    DamagedError,
+    json_line,
+    sync_folder,
+    whole_file,
+    write_bytes,
+)
 from vlm_perception.curation.models import MODELS, changed_models, model_digests
 from vlm_perception.curation.recipe import CurationError, Recipe
 from vlm_perception.curation.recipe_changes import changes
@@ -85,6 +92,8 @@ class Manifest(BaseModel):
     """Captions that the stage has had written, by the model."""
     digest: str
     """Of the lists of images; these name the images by digest."""
+    lists: dict[str, str]
+    """By status the digest of its list, as it was written."""
     notes: tuple[str, ...] = ()
     """What people should know of it, a sentence each."""
 
@@ -202,7 +211,7 @@ def write_stage(
     rules: Counter[str] = Counter()
     faults: Counter[str] = Counter()
     written: Counter[str] = Counter()
-    digest = hashlib.sha256()
+    digest, lists = hashlib.sha256(), {status: hashlib.sha256() for status in STATUSES}
     with ExitStack() as stack:
         streams = {
             status: stack.enter_context(whole_file(made / f"{status}.jsonl")) for status in STATUSES
@@ -212,6 +221,7 @@ def write_stage(
             line = json_line(record)
             streams[status].write(line)
             digest.update(status.encode() + line)
+            lists[status].update(line)
             counts[status] += 1
             if status == "rejected":
                 rules[record["rule"]] += 1
@@ -235,6 +245,7 @@ def write_stage(
         faults=dict(sorted(faults.items())),
         written=dict(sorted(written.items())),
         digest=digest.hexdigest(),
+        lists={status: each.hexdigest() for status, each in lists.items()},
         notes=tuple(notes),
     )
     write_bytes(made / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
@@ -245,6 +256,21 @@ def new_captions(record: Record) -> list[dict[str, str]]:
     """The captions that 02_captioned has had written for an image; they are its last ones."""
     count = len(record.get("written", ()))
     return list(record["captions"][-count:]) if count else []
+
+
+def require_whole(folder: Path, stage: str) -> None:
+    """Refuse a stage whose lists are not those that were written: what follows would be wrong.
+
+    Raises:
+        DamagedError: one is missing, or was altered; the message says how it is made again.
+    """
+    manifest = read_manifest(folder, stage)
+    for status, digest in manifest.lists.items() if manifest else ():
+        file = folder / stage / f"{status}.jsonl"
+        if not file.is_file() or file_sha256(file) != digest:
+            raise DamagedError(
+                f"{file} is not as it was written; make it again with --redo {stage}"
+            )
 
 
 def require_own_files(folder: Path, manifest: Manifest) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from vlm_perception.curation.durable import read_lines
 from vlm_perception.curation.recipe import Recipe
-from vlm_perception.curation.stage_folder import KEPT
+from vlm_perception.curation.stage_folder import KEPT, require_whole
 from vlm_perception.curation.tasks import Record, Work
 
 RECORDS_PER_TASK = 256
@@ -61,7 +61,11 @@ def kept_in(folder: Path, stage: str) -> Iterator[list[Record]]:
     Args:
         folder: that of the whole set.
         stage: its name.
+
+    Raises:
+        DamagedError: its lists are not as they were written.
     """
+    require_whole(folder, stage)
     records: list[Record] = []
     for record in read_lines(folder / stage / KEPT):
         records.append(record)

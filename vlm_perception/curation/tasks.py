@@ -17,7 +17,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm_perception.curation.durable import read_lines, write_bytes, write_lines
+from vlm_perception.curation.durable import (
+    DamagedError,
+    json_line,
+    read_lines,
+    write_bytes,
+    write_lines,
+)
 
 RECORDS_A_PART = 64
 LISTED = "listed.json"
@@ -43,7 +49,8 @@ class Tasks:
         """How many there are; None: they are not all listed."""
         try:
             return int(json.loads((self.folder / LISTED).read_bytes()))
-        except FileNotFoundError:
+        # Where it is damaged, they are listed again, which are the same.
+        except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def write(self, tasks: Iterable[dict[str, Any]]) -> int:
@@ -53,7 +60,7 @@ class Tasks:
             self._parts.mkdir(exist_ok=True)
             count = 0
             for count, task in enumerate(tasks, 1):
-                write_bytes(self._tasks / _name(count - 1), json.dumps(task).encode())
+                write_bytes(self._tasks / _name(count - 1), json_line(task))
             write_bytes(self.folder / LISTED, json.dumps(count).encode())
         return self.count or 0
 
@@ -65,14 +72,14 @@ class Tasks:
         """Open the tasks that have found a record for which this is true."""
         for number in range(self.count or 0):
             parts = list(self._of_task(number))
-            found = (line for part in parts for line in read_lines(part))
+            found = (line for part in parts for line in self._lines(part))
             if any("position" not in line and again(line) for line in found):
                 for part in reversed(parts):
                     part.unlink()
 
     def do(self, number: int, work: Work) -> Counter[str]:
         """Do what is left of a task; counts its new records by rule or fault, else by status."""
-        task = json.loads((self._tasks / _name(number)).read_bytes())
+        task = self._task(number)
         part, begin, done = self._last(number)
         counts: Counter[str] = Counter()
         if done:
@@ -91,14 +98,21 @@ class Tasks:
         """What all tasks have found, in their order."""
         for number in range(self.count or 0):
             for part in self._of_task(number):
-                for line in read_lines(part):
+                for line in self._lines(part):
                     if "position" not in line:
                         yield line
 
     def totals(self) -> tuple[int, float]:
         """How many records the tasks gave when they were done, and the processor time they took."""
-        ends = [_end(part) for n in range(self.count or 0) for part in self._of_task(n)]
+        ends = [self._end(part) for n in range(self.count or 0) for part in self._of_task(n)]
         return sum(end["given"] for end in ends), sum(float(end["cpu_s"]) for end in ends)
+
+    def _task(self, number: int) -> dict[str, Any]:
+        file = self._tasks / _name(number)
+        match [*self._lines(file)]:
+            case [task]:
+                return task
+        raise DamagedError(f"{file} is damaged; {self._remedy}")
 
     def _add(
         self,
@@ -118,7 +132,7 @@ class Tasks:
         parts = list(self._of_task(number))
         if not parts:
             return 0, None, False
-        end = _end(parts[-1])
+        end = self._end(parts[-1])
         return len(parts), end["position"], end["end"]
 
     def _of_task(self, number: int) -> Iterator[Path]:
@@ -127,13 +141,21 @@ class Tasks:
             yield file
             part += 1
 
+    def _end(self, part: Path) -> dict[str, Any]:
+        last: dict[str, Any] = {}
+        for last in self._lines(part):  # noqa: B007 - the last is wanted
+            pass
+        if "position" not in last:
+            raise DamagedError(f"{part} is cut off; {self._remedy}")
+        return last
+
+    def _lines(self, file: Path) -> Iterator[dict[str, Any]]:
+        return read_lines(file, self._remedy)
+
+    @property
+    def _remedy(self) -> str:
+        return f"remove {self.folder} to begin the stage anew"
+
 
 def _name(number: int, part: int | None = None) -> str:
     return f"{number:08d}.json" if part is None else f"{number:08d}-{part:06d}.jsonl"
-
-
-def _end(part: Path) -> dict[str, Any]:
-    last: dict[str, Any] = {}
-    for last in read_lines(part):  # noqa: B007 - the last is wanted
-        pass
-    return last

@@ -4,24 +4,38 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from vlm_perception.curation.durable import write_bytes
 
 TIMES = "times.json"
 
 
+class StageTime(BaseModel):
+    """What a stage took."""
+
+    model_config = ConfigDict(frozen=True)
+
+    images: int
+    cpu_s: float
+    """Of processors."""
+
+
+_TIMES = TypeAdapter(dict[str, StageTime])
+
+
 def keep_time(folder: Path, stage: str, images: int, cpu_s: float) -> None:
     """Keep what a stage took, apart from it: the stage itself is the same in each run."""
     times = read_times(folder)
-    times[stage] = {"images": images, "cpu_s": round(cpu_s, 3)}
-    write_bytes(folder / TIMES, json.dumps(times, indent=1).encode() + b"\n")
+    times[stage] = StageTime(images=images, cpu_s=round(cpu_s, 3))
+    write_bytes(folder / TIMES, _TIMES.dump_json(times, indent=1) + b"\n")
 
 
-def read_times(folder: Path) -> dict[str, dict[str, float]]:
-    """Images and processor time of each stage when it was made."""
+def read_times(folder: Path) -> dict[str, StageTime]:
+    """What each stage took when it was made; of a damaged file, nothing."""
     try:
-        return dict(json.loads((folder / TIMES).read_bytes()) or {})
-    except (OSError, ValueError):
+        return _TIMES.validate_json((folder / TIMES).read_bytes())
+    except (OSError, ValidationError):
         return {}

@@ -13,17 +13,23 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
+from rich.console import Console
 from support.curation import curate, lines, prepare, saved, tar_of
 from support.recordings import jpeg, write
 
 from vlm_perception.common.disk_space import DiskFullError
 from vlm_perception.common.errors import RunError
-from vlm_perception.curation import durable, stage_folder
+from vlm_perception.curation import durable, run, stage_folder
+from vlm_perception.curation.durable import DamagedError
 from vlm_perception.curation.engine import Engine
 from vlm_perception.curation.image_files import encoded, usable_image
+from vlm_perception.curation.quality.retrieval_check import read_check
 from vlm_perception.curation.sources import raw, tar_images
 from vlm_perception.curation.tasks import Tasks
 from vlm_perception.media.image_errors import ImageError
+
+CURATION = "vlm_perception.curation"
+PART_NAME = "parts/00000000-000000.jsonl"
 
 
 def plain(value=0):
@@ -254,14 +260,53 @@ def test_a_list_of_captions_that_is_gone_does_not_stop_what_is_complete(tmp_path
     assert "stale" not in curate("status", folder)
 
 
+def test_damage_to_what_the_program_wrote_is_one_sentence_with_the_remedy(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    for value in (0, 60, 120):
+        (tmp_path / "images" / f"{value}.png").write_bytes(plain(value))
+    folder = prepare(tmp_path / "set", {"kind": "folder", "path": "../images"}, phash_distance=None)
+    command = ("run", folder, "--to", "01_filtered")
+    curate(*command)
+    kept = folder / "00_raw" / "kept.jsonl"
+    whole = kept.read_bytes()
+    (folder / "times.json").write_text("[1]")
+    curate("report", folder)
+    for damaged in (whole[: whole.index(b"\n") + 1], whole[:-20], b""):
+        kept.write_bytes(damaged)
+        for words in ((*command, "--redo", "01_filtered"), ("report", folder)):
+            assert "make it again with --redo 00_raw" in curate(*words, code=2)
+    curate(*command, "--redo", "00_raw")
+    assert kept.read_bytes() == whole
+    unfinished = folder / ".unfinished"
+    with monkeypatch.context() as at:
+        at.setattr(f"{CURATION}.run._finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run.run(folder, run.Options("01_filtered", "00_raw"), Console())
+    part, task = (unfinished / name for name in (PART_NAME, "tasks/00000000.json"))
+    was = part.read_bytes()
+    for damaged in (b"[1]", was[:9], was[: was.rindex(b"\n", 0, -1) + 1]):
+        part.write_bytes(damaged)
+        assert f"remove {unfinished}" in curate(*command, code=2)
+    part.unlink()
+    was = task.read_bytes()
+    for damaged in (b"", was[:9], was + was):
+        task.write_bytes(damaged)
+        assert f"remove {unfinished}" in curate(*command, code=2)
+    (unfinished / "listed.json").write_text("[")
+    curate(*command)
+    (folder / "03_quality_checked").mkdir()
+    (folder / "03_quality_checked" / "retrieval.json").write_text("[")
+    with pytest.raises(DamagedError, match="with --redo 03_quality_checked"):
+        read_check(folder)
+
+
 def test_what_another_version_has_begun_is_begun_again(tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(plain())
     folder = prepare(tmp_path / "set", {"kind": "folder", "path": "../images"})
-    curation = "vlm_perception.curation"
     with monkeypatch.context() as patch:
-        patch.setattr(f"{curation}.unfinished.code_digest", lambda *_: "older")
-        patch.setattr(f"{curation}.run.put_in_place", lambda *_: 1 / 0)
+        patch.setattr(f"{CURATION}.unfinished.code_digest", lambda *_: "older")
+        patch.setattr(f"{CURATION}.run.put_in_place", lambda *_: 1 / 0)
         curate("run", folder, code=1)
     (tmp_path / "images" / "b.png").write_bytes(plain(200))
     curate("run", folder, "--to", "00_raw")

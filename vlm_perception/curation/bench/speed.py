@@ -76,8 +76,8 @@ def alone(images: Path, folder: Path) -> Speed:
         made = _made(images, folder, Engine())
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
     times = read_times(made)
-    count = int(times[RAW]["images"])
-    by_stage = {stage: times[stage]["images"] / times[stage]["cpu_s"] for stage in times}
+    count = times[RAW].images
+    by_stage = {stage: times[stage].images / times[stage].cpu_s for stage in times}
     size = sum(file.stat().st_size for file in made.rglob("*") if file.is_file())
     return Speed(count, by_stage, count / cpu_seconds, seconds, size)
 

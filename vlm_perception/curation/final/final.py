@@ -15,6 +15,7 @@ from vlm_perception.curation.final.groups import recording
 from vlm_perception.curation.final.index import Index, require_parquet
 from vlm_perception.curation.final.plan import Plan, planned
 from vlm_perception.curation.recipe import Recipe
+from vlm_perception.curation.stage_folder import FINAL, before, require_whole
 from vlm_perception.curation.step import Finish
 from vlm_perception.curation.tasks import Record
 from vlm_perception.datasets.final_set import SET, Contents, Shard
@@ -28,8 +29,10 @@ def final_tasks(folder: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
 
     Raises:
         CurationError: Parquet cannot be written.
+        DamagedError: what is to be written is not as it was left.
     """
     require_parquet()
+    require_whole(folder, before(FINAL))
     for shard in planned(folder, recipe).shards(folder, recipe):
         yield {"folder": str(folder), "shard": shard.name, "records": shard.records}
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlm_perception.common.errors import RunError
-from vlm_perception.curation.durable import write_bytes
+from vlm_perception.curation.durable import DamagedError, write_bytes
 from vlm_perception.curation.journal import Journal
 from vlm_perception.curation.quality.pair_scores import PairScores
 from vlm_perception.curation.recipe import Retrieval
@@ -197,9 +197,18 @@ def write_check(made: Path, found: RetrievalCheck) -> None:
 
 
 def read_check(folder: Path) -> RetrievalCheck | None:
-    """That of a set; None: there is none."""
+    """That of a set; None: there is none.
+
+    Raises:
+        DamagedError: it was altered since.
+    """
     file = folder / QUALITY / RETRIEVAL
-    return RetrievalCheck.model_validate_json(file.read_bytes()) if file.exists() else None
+    if not file.exists():
+        return None
+    try:
+        return RetrievalCheck.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise DamagedError(f"{file} is damaged; make it again with --redo {QUALITY}") from error
 
 
 def require_passed(folder: Path) -> None:

@@ -26,10 +26,11 @@ from vlm_perception.curation.stage_folder import (
     Manifest,
     before,
     read_manifest,
+    require_whole,
     why_stale,
 )
 from vlm_perception.curation.stage_summary import stage_summary
-from vlm_perception.curation.times import read_times
+from vlm_perception.curation.times import StageTime, read_times
 
 COUNTS = {"name", "received", "kept", "rejected", "failed", "rules", "faults", "written", "notes"}
 
@@ -39,18 +40,19 @@ def figures(folder: Path) -> dict[str, Any]:
 
     Raises:
         CurationError: no stage is complete.
+        DamagedError: the lists of one are not as they were written.
         BundleError: the bundle that looks at the images cannot be used.
     """
     times = read_times(folder)
     made = made_stages(folder)
+    for each in made:
+        require_whole(folder, each.name)
     recipe = read_recipe(folder)
     looks = observer(folder, recipe)
     stages = [_stage(folder, each, times.get(each.name), looks) for each in made]
     filtered = next((each for each in made if each.name == FILTERED), None)
-    total = {
-        "images": times.get(RAW, {}).get("images", 0),
-        "cpu_s": sum(each["cpu_s"] for each in times.values()),
-    }
+    images = times[RAW].images if RAW in times else 0
+    total = StageTime(images=images, cpu_s=sum(each.cpu_s for each in times.values()))
     return {
         "stages": stages,
         "dedup": copy_table(folder, recipe, filtered) if filtered else [],
@@ -60,7 +62,7 @@ def figures(folder: Path) -> dict[str, Any]:
 
 
 def _stage(
-    folder: Path, manifest: Manifest, time: dict[str, float] | None, looks: Observer | None
+    folder: Path, manifest: Manifest, time: StageTime | None, looks: Observer | None
 ) -> dict[str, Any]:
     kept = folder / manifest.name / KEPT
     known = health(read_lines(kept))
@@ -131,5 +133,5 @@ def made_stages(folder: Path) -> list[Manifest]:
     return made
 
 
-def _rate(time: dict[str, float] | None) -> float | None:
-    return round(time["images"] / time["cpu_s"], 1) if time and time["cpu_s"] else None
+def _rate(time: StageTime | None) -> float | None:
+    return round(time.images / time.cpu_s, 1) if time and time.cpu_s else None
