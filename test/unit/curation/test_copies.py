@@ -12,6 +12,8 @@ import pytest
 from support.curation import curate, lines, prepare
 from support.recordings import write
 
+from vlm_perception.curation.encoders import open_encoder
+from vlm_perception.curation.recipe import BundleEncoder
 from vlm_perception.datasets.roadworld.streets import Streets
 
 BUNDLE = {"kind": "bundle", "path": "roadworld-nano"}
@@ -28,7 +30,7 @@ def write_images(folder, images):
         cv2.imwrite(str(folder / name), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
 
-def test_flipped_images_are_found_by_embedding_only(tmp_path, streets):
+def test_flipped_images_are_found_by_embedding_only(tmp_path, streets, monkeypatch):
     images = {f"{number}.png": image for number, image in enumerate(streets)}
     flipped = {f"flip{number}.png": cv2.flip(streets[number], 1) for number in (1, 5)}
     half = {"half2.png": cv2.resize(streets[2], None, fx=0.95, fy=0.95)}
@@ -50,6 +52,12 @@ def test_flipped_images_are_found_by_embedding_only(tmp_path, streets):
         0.95 <= each["figure"] <= 1 for each in rejected.values() if "cosine" in each["rule"]
     )
     assert not any("embedding" in each for each in lines(folder, "01_filtered", "kept"))
+    # What was embedded once is not embedded again: the last digits may be others elsewhere.
+    monkeypatch.setattr(open_encoder(BundleEncoder(**BUNDLE), folder), "images", None)
+    curate("run", folder, "--redo", "01_filtered", "--to", "01_filtered")
+    assert {each["path"] for each in lines(folder, "01_filtered", "rejected")} == {
+        each["path"] for each in rejected.values()
+    }
     prepare(folder, {"kind": "folder", "path": "../images"}, embedding=rule | {"cosine": 0.999})
     assert "filter.embedding.cosine was 0.95" in curate("run", folder, code=2)
 

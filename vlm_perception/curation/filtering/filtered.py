@@ -18,6 +18,7 @@ from vlm_perception.curation.filtering.image_figures import ImageFigures, image_
 from vlm_perception.curation.filtering.kept_once import ROW, packed
 from vlm_perception.curation.filtering.private_regions import require_detectors
 from vlm_perception.curation.image_files import decode, read_file, stored_image
+from vlm_perception.curation.journal import Journal
 from vlm_perception.curation.recipe import CurationError, Filter, Recipe
 from vlm_perception.curation.stage_folder import FILTERED, RAW
 from vlm_perception.curation.step import kept_in
@@ -87,8 +88,17 @@ class _ImageJudge:
         rule = _broken_rule(figures, self.rules)
         if rule:
             return _rejected(record, rule, record[rule.split("_")[1]])
-        encoder = self.encoder
-        return {**record, ROW: packed(encoder.images([pixels])[0])} if encoder else record
+        return {**record, ROW: self._row(record, pixels)} if self.encoder else record
+
+    def _row(self, record: Record, pixels: NDArray[np.uint8]) -> str:
+        """The embedding, from the journal where it has it: last digits may differ elsewhere."""
+        assert self.encoder is not None
+        journal, request = Journal(self.home), {"kind": ROW, "encoder": self.encoder.digest}
+        known = journal.known(record["sha256"], request)
+        if known is None:
+            row = packed(self.encoder.images([pixels])[0])
+            known = journal.add(record["sha256"], request, row)
+        return str(known)
 
     def _blurred(
         self, record: Record, pixels: NDArray[np.uint8]
