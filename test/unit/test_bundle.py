@@ -216,6 +216,7 @@ def test_a_file_that_changes_after_the_check_is_not_used(copy: Path) -> None:
         (("text", "length"), 31, r"input_ids of text\.onnx is .* manifest says \[texts, 31\]"),
         (("vision", "embedding_width"), 7, r"of vision\.onnx is .* manifest says"),
         (("language", "layers"), 10_000, r"past of decoder\.onnx is .* manifest says \[10000,"),
+        (("language", "width"), 1, r"token_embeddings\.npy of .* manifest says \[vocabulary, 1\]"),
     ],
 )
 def test_a_manifest_that_describes_other_graphs_is_refused(

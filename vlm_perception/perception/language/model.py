@@ -118,7 +118,7 @@ class LanguageModel:
         self._bundle, self._spec, self._clock = bundle, spec, clock
         self._prompts = Prompts(bundle, spec)
         # Of a large vocabulary few rows are ever looked at.
-        self._table = read_array(bundle.file(spec.embeddings), mapped=True)
+        self._table = _token_embeddings(bundle, spec)
         self._before = self._embed(self._prompts.before)
         self._stops = frozenset(spec.stop_token_ids)
         self._stop = spec.stop_token_ids[0]
@@ -507,3 +507,19 @@ class LanguageModel:
         blank = np.zeros((length, self._spec.read_width), np.float32)
         step = causal_inputs(blank[:1], self._past(length), rows=[0])
         return [causal_inputs(blank, self._past(0), rows=[]), *[step] * TYPICAL_STEPS]
+
+
+def _token_embeddings(bundle: ModelBundle, spec: LanguageSpec) -> NDArray[Any]:
+    """A row for each token, [vocabulary, width], left on the disk.
+
+    Raises:
+        BundleError: the file holds no such rows.
+    """
+    table = read_array(bundle.file(spec.embeddings), mapped=True)
+    if table.ndim != 2 or table.shape[1] != spec.width or table.dtype.kind != "f":
+        raise BundleError(
+            f"{spec.embeddings} of bundle {bundle.manifest.name} is {table.dtype} "
+            f"{list(table.shape)}, and the manifest says [vocabulary, {spec.width}] of "
+            "floating-point numbers. Copy or export the bundle again"
+        )
+    return table
