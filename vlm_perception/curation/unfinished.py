@@ -88,7 +88,7 @@ def interrupted_again(folder: Path, recipe: Recipe) -> str | None:
 def end_stage(folder: Path) -> None:
     """Remove what a stage was made from; that it was begun is kept until the next one is."""
     for each in (folder / UNFINISHED).iterdir():
-        if each.is_dir():
+        if each.is_dir() and each.name in _OWN:
             shutil.rmtree(each)
 
 

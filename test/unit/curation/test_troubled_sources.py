@@ -26,6 +26,7 @@ from vlm_perception.curation.image_files import encoded, usable_image
 from vlm_perception.curation.quality.retrieval_check import read_check
 from vlm_perception.curation.sources import raw, tar_images
 from vlm_perception.curation.tasks import Tasks
+from vlm_perception.curation.unfinished import UNFINISHED, end_stage
 from vlm_perception.media.image_errors import ImageError
 
 CURATION = "vlm_perception.curation"
@@ -354,3 +355,10 @@ def test_what_cannot_be_opened_fails_alone(tmp_path, monkeypatch):
     failed = {each["path"]: each["reason"] for each in lines(folder, "00_raw", "failed")}
     assert failed.keys() == {"locked", "drive"}
     assert all("Permission denied" in reason for reason in failed.values())
+
+
+def test_the_end_of_a_stage_leaves_folders_of_a_user_alone(tmp_path):
+    for name in ("tasks", "parts", "mine"):
+        (tmp_path / UNFINISHED / name).mkdir(parents=True)
+    end_stage(tmp_path)
+    assert [each.name for each in (tmp_path / UNFINISHED).iterdir()] == ["mine"]

@@ -126,7 +126,8 @@ def _require_enough(images: int, quality: Quality) -> None:
     if images < least:
         raise CurationError(
             f"{images} images with a caption in {', '.join(quality.languages)} are too few for "
-            f"these rates: it takes {least}, and some hundred are better"
+            f"these rates: it takes {least}, and some hundred are better; add images, or name a "
+            "folder of good captions in quality.good_pairs"
         )
 
 
@@ -210,7 +211,10 @@ def _evidence(
         if partners[place] != place:
             shuffled.append(both[1])
     if not shuffled:
-        raise CurationError("all images have the same caption: there is nothing to shuffle")
+        raise CurationError(
+            "all images have the same caption, so that none can be shuffled: add images, name a "
+            "folder of good captions in quality.good_pairs, or set scale, accept and reject"
+        )
     return good, shuffled
 
 
