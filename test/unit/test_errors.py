@@ -43,6 +43,7 @@ ASKED_FOR = {
     "deploy/checkpoints/bundle_yaml.py",
     "deploy/tables/models.py",
     "outputs/mark.py",
+    "training/distillation/recipe.py",
     "media/image_message.py",
     "perception/reasoning/questions.py",
     # The parser's hook for constants.

@@ -20,6 +20,7 @@ from vlm_perception.cli import (
     curate,
     demo,
     deploy,
+    distil,
     locate,
     replay,
     roadworld,
@@ -45,6 +46,7 @@ app.add_typer(deploy.app)
 app.add_typer(bench.app, name="bench")
 app.add_typer(chaos.app)
 app.add_typer(train.app, name="train")
+app.add_typer(distil.app)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(calibrate.app, name="calibrate")
 app.add_typer(bundle.app, name="bundle")

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlm_perception.bundle.files import file_sha256
+from vlm_perception.common.recipe_changes import changes
 from vlm_perception.curation.durable import (
     DamagedError,
     json_line,
@@ -26,7 +27,6 @@ from vlm_perception.curation.durable import (
 )
 from vlm_perception.curation.models import MODELS, changed_models, model_digests
 from vlm_perception.curation.recipe import CurationError, Recipe
-from vlm_perception.curation.recipe_changes import changes
 from vlm_perception.curation.tasks import Record
 from vlm_perception.curation.thresholds.stored import referred_to
 from vlm_perception.datasets.final_set import STAGE

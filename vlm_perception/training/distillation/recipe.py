@@ -1,0 +1,229 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe of a run of `vlm-perception distil`; one YAML file, a section for each part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vlm_perception.bundle.manifest import QuestionSpec, describe_errors
+from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.common.yaml_files import YamlError, read_as_json
+from vlm_perception.training.loop import Schedule
+
+
+class DistillationError(VlmPerceptionError):
+    """A run cannot be made as it was asked for; the text says why and what to do."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+PathText = Annotated[str, Field(min_length=1)]
+"""Relative to the recipe's folder, or absolute; or, of a model, its name on the hub:
+ORG/NAME@REVISION."""
+
+
+class RoadWorldImages(_Model):
+    """Scenes of the road world, with all that is true of them."""
+
+    kind: Literal["road-world"]
+    first_seed: Annotated[int, Field(ge=0)] = 0
+    count: Annotated[int, Field(ge=1)] = 26_000
+    small: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Share of small objects that is asked for."""
+
+
+class FinalSetImages(_Model):
+    """A split of a curated set."""
+
+    kind: Literal["final-set"]
+    path: PathText
+    split: str = "train"
+
+
+class FolderImages(_Model):
+    """All images of a folder, its subfolders included, with captions.jsonl where it has one."""
+
+    kind: Literal["folder"]
+    path: PathText
+
+
+class Views(_Model):
+    """The views of each image that teacher and student see."""
+
+    count: Annotated[int, Field(ge=1, le=64)] = 1
+    least_scale: Annotated[float, Field(ge=0.5, le=1)] = 1.0
+    """Least share of the image's area that a view shows; its aspect ratio is the image's."""
+    mirror: bool = False
+    """Whether half of the views are mirrored, with left and right swapped in all texts. A mirrored
+    street drives on the other side."""
+    gain: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    """Most that brightness differs, as a share."""
+
+
+class CheckpointLanguage(_Model):
+    """A vision-language model that transformers reads."""
+
+    kind: Literal["checkpoint"]
+    path: PathText
+
+
+class EndpointLanguage(_Model):
+    """A model on an OpenAI-compatible server; it gives texts alone."""
+
+    kind: Literal["endpoint"]
+    url: str
+    model: str
+    key_file: str = ""
+    allow_remote: bool = False
+    allow_plain_http: bool = False
+
+
+class Teacher(_Model):
+    """What is learned from, and what it is asked."""
+
+    encoder: PathText | None = None
+    """A dual encoder."""
+    language: (
+        Annotated[CheckpointLanguage | EndpointLanguage, Field(discriminator="kind")] | None
+    ) = None
+    labels: tuple[str, ...] = ()
+    templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("{label}", "a photo of a {label}")
+    questions: tuple[QuestionSpec, ...] = ()
+    top_labels: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Labels of which the probabilities are stored, the likeliest ones of each view."""
+    patches: bool = True
+    """Whether the embeddings of patches are stored."""
+    store: PathText | None = None
+    """Where the outputs are kept, for several recipes; by default in the run's own folder."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Teacher:
+        if self.encoder is None and self.language is None:
+            raise ValueError("a teacher is an `encoder`, a `language` model, or both; name one")
+        return self
+
+
+class ConfigStudent(_Model):
+    """A dual encoder with random weights, by the configurations of its towers."""
+
+    kind: Literal["config"]
+    vision: dict[str, Any]
+    """As transformers writes it, with `model_type: siglip_vision_model` or `clip_vision_model`."""
+    text: dict[str, Any]
+    tokenizer: PathText | Literal["teacher", "road-world"] = "teacher"
+
+
+class CutStudent(_Model):
+    """The teacher's dual encoder, with the least important parts left out (TinyCLIP)."""
+
+    kind: Literal["cut"]
+    vision_layers: Annotated[int, Field(ge=1)]
+    text_layers: Annotated[int, Field(ge=1)]
+    heads: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of attention heads that stay."""
+    neurons: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the feed-forward layers' neurons that stay."""
+
+
+class CheckpointStudent(_Model):
+    """A dual encoder that goes on learning."""
+
+    kind: Literal["checkpoint"]
+    path: PathText
+
+
+class Training(_Model):
+    """How long, how fast, and in which batches."""
+
+    steps: Annotated[int, Field(ge=1)]
+    batch: Annotated[int, Field(ge=2)] = 256
+    """Images whose losses are computed together, over all devices."""
+    micro_batch: Annotated[int, Field(ge=1)] = 64
+    """Images that a device takes at once; gradient caching makes the batch of them."""
+    rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    final_rate: Annotated[float, Field(gt=0, le=1)] = 1e-6
+    warm_up: Annotated[float, Field(ge=0.05, le=0.1)] = 0.06
+    """Share of the steps."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
+
+    @property
+    def schedule(self) -> Schedule:
+        """As the loop takes it."""
+        return Schedule(
+            self.steps, self.batch, self.rate, self.final_rate, self.warm_up, self.weight_decay
+        )
+
+
+class Student(_Model):
+    """The dual encoder that learns."""
+
+    start: Annotated[ConfigStudent | CutStudent | CheckpointStudent, Field(discriminator="kind")]
+    size: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]]
+    """Width and height of its images in pixels."""
+    keep: str = ""
+    """Token pruning that it learns to live with, as `export --keep` takes it."""
+    losses: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    """Name -> weight."""
+    training: Training
+
+
+class Bridge(_Model):
+    """What leads from the tower's tokens to the decoder."""
+
+    kind: Literal["mlp", "q-former", "pixel-shuffle", "average"] = "mlp"
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    """That an image has for the decoder; None: as many as the tower gives."""
+
+
+class Language(_Model):
+    """The language model that learns to read the finished tower."""
+
+    decoder: dict[str, Any]
+    """As transformers writes it, with `model_type: llama` or `qwen2`."""
+    bridge: Bridge = Bridge()
+    losses: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    training: Training
+
+
+class Quantization(_Model):
+    """Quantization-aware training at the points of a precision plan."""
+
+    plan: PathText
+    """A precision.yaml, as `export --precision-config` takes it."""
+    ranges: Literal["learned", "moving"] = "learned"
+    training: Training
+
+
+class Recipe(_Model):
+    """A whole recipe."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    seed: Annotated[int, Field(ge=0)] = 0
+    images: Annotated[RoadWorldImages | FinalSetImages | FolderImages, Field(discriminator="kind")]
+    languages: Annotated[tuple[str, ...], Field(min_length=1)] = ("en", "und")
+    """Of captions to learn from."""
+    views: Views = Views()
+    teacher: Teacher | None = None
+    student: Student | None = None
+    language: Language | None = None
+    quantization: Quantization | None = None
+
+
+def read_recipe(file: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        DistillationError: it cannot be read, or is wrong; the message lists the faults.
+    """
+    try:
+        return Recipe.model_validate_json(read_as_json(file))
+    except ValidationError as error:
+        raise DistillationError(f"{file} is not a recipe: {describe_errors(error)}") from error
+    except (OSError, YamlError) as error:
+        raise DistillationError(f"{file} cannot be read: {error}") from error

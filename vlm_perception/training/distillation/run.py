@@ -1,0 +1,102 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""A run of `vlm-perception distil`: its folder, and its parts one after the other.
+
+Each part is a folder within that of the run which is complete or absent, and is not made twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlm_perception.common.recipe_changes import changes
+from vlm_perception.outputs.own import own_folder
+from vlm_perception.training.distillation.recipe import DistillationError, Recipe, read_recipe
+
+VERB = "distil"
+BEGUN = "recipe.json"
+"""The recipe that a run has begun with."""
+_UNFINISHED = ".unfinished"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe and the folder of its results."""
+
+    recipe: Recipe
+    home: Path
+    """Folder of the recipe, which the paths in it are relative to."""
+    out: Path
+
+    def done(self, part: str) -> Path | None:
+        """The folder of a part, if it is complete."""
+        folder = self.out / part
+        return folder if folder.is_dir() else None
+
+    def place(self, text: str) -> Path:
+        """A path of the recipe."""
+        return self.home / Path(text).expanduser()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a run."""
+
+    name: str
+    """Of the section of the recipe, and of the folder."""
+    make: Callable[[Run, Path], None]
+    """Makes it in a folder, or goes on with what an interrupted run has left there."""
+
+
+PARTS: tuple[Part, ...] = ()
+
+
+def distil(file: Path, out: Path, only: str | None = None) -> list[Path]:
+    """Make the parts that a recipe asks for and that are missing.
+
+    Args:
+        file: the recipe.
+        out: takes the results.
+        only: one part, where not all are wanted.
+
+    Returns:
+        The folders of the parts.
+
+    Raises:
+        DistillationError: the recipe is wrong, or another one than the run has begun with.
+        OutputError: `out` is another's, or in use.
+    """
+    recipe = read_recipe(file)
+    asked = [part for part in PARTS if getattr(recipe, part.name) is not None]
+    chosen = [part for part in asked if only in (None, part.name)]
+    if not chosen:
+        has = ", ".join(part.name for part in asked) or "none of the parts"
+        raise DistillationError(f"{file} has no section {only}; it has {has}")
+    with own_folder(out, VERB, [file]) as folder:
+        run = Run(recipe, file.parent, folder)
+        _begin(run, file)
+        for part in chosen:
+            if run.done(part.name) is None:
+                work = folder / f"{part.name}{_UNFINISHED}"
+                work.mkdir(exist_ok=True)
+                part.make(run, work)
+                work.rename(folder / part.name)
+        return [folder / part.name for part in chosen]
+
+
+def _begin(run: Run, file: Path) -> None:
+    """Note the recipe of a new run; of one that goes on, compare it."""
+    begun = run.out / BEGUN
+    now = run.recipe.model_dump_json(indent=1)
+    if not begun.exists():
+        begun.write_text(now)
+        return
+    before = Recipe.model_validate_json(begun.read_bytes())
+    found = changes(before.model_dump(mode="json"), run.recipe.model_dump(mode="json"))
+    if found:
+        raise DistillationError(
+            f"{file} is not the recipe that {run.out} was begun with: {'; '.join(found)}; give "
+            "another --out, or undo the change"
+        )
