@@ -130,6 +130,34 @@ def evaluate_compression(
     )
 
 
+@app.command("distillation")
+def evaluate_distillation(
+    runs: Annotated[
+        Path, typer.Argument(help="Folder of runs, as `distil --seeds 5 --out RUNS` leaves it.")
+    ],
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="The teacher's checkpoint directory, where it is no run of the folder."),
+    ] = None,
+    scenes: Annotated[int, typer.Option(min=20, help="Number of scenes.")] = 1000,
+    out: Annotated[
+        Path, typer.Option(help="Folder for bundles and scores; a second run is fast.")
+    ] = Path("out/evaluate-distillation"),
+    json_file: JsonOption = None,
+) -> None:
+    """Judge what students have kept of their teacher, by runs of `distil` on the road world.
+
+    Exports every finished run, lets the bundles tag scenes that no training has seen, and prints
+    macro average precision of the arms teacher, distilled, image-labels, dense-truth and
+    images-only, what is kept of it beyond chance, and whether the distilled student is better than
+    one trained on image labels. Intervals are over seeds and images; what is missing is listed.
+
+    `vlm-perception evaluate distillation out/distillation --json distillation.json`
+    """
+    evaluation = "vlm_perception.evaluation.distillation.evaluate"
+    report(evaluation, json_file, runs, teacher=teacher, scenes=scenes, out=out)
+
+
 @app.command("drift", hidden=True)
 @wraps(evaluate_compression)
 def evaluate_drift(**options: Any) -> None:

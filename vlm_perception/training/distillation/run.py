@@ -53,13 +53,14 @@ class Part:
 PARTS: tuple[Part, ...] = ()
 
 
-def distil(file: Path, out: Path, only: str | None = None) -> list[Path]:
+def distil(file: Path, out: Path, only: str | None = None, seed: int | None = None) -> list[Path]:
     """Make the parts that a recipe asks for and that are missing.
 
     Args:
         file: the recipe.
         out: takes the results.
         only: one part, where not all are wanted.
+        seed: in place of the recipe's.
 
     Returns:
         The folders of the parts.
@@ -69,11 +70,16 @@ def distil(file: Path, out: Path, only: str | None = None) -> list[Path]:
         OutputError: `out` is another's, or in use.
     """
     recipe = read_recipe(file)
+    if seed is not None:
+        recipe = recipe.model_copy(update={"seed": seed})
     asked = [part for part in PARTS if getattr(recipe, part.name) is not None]
     chosen = [part for part in asked if only in (None, part.name)]
     if not chosen:
-        has = ", ".join(part.name for part in asked) or "none of the parts"
-        raise DistillationError(f"{file} has no section {only}; it has {has}")
+        has = ", ".join(part.name for part in asked) or "none"
+        known = ", ".join(part.name for part in PARTS)
+        raise DistillationError(
+            f"{file} has no section {only or 'that is a part'}: of {known} it has {has}"
+        )
     with own_folder(out, VERB, [file]) as folder:
         run = Run(recipe, file.parent, folder)
         _begin(run, file)

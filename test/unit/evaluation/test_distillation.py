@@ -1,0 +1,150 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""A student's gain is told from chance, over the seeds of its training and over images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support.places import CONFIG
+
+pytest.importorskip("sklearn")
+pytest.importorskip("torch")
+
+from sklearn.metrics import average_precision_score
+
+from vlm_perception.evaluation.distillation.arms import ARMS, Arm, compare, unlike
+from vlm_perception.evaluation.distillation.seeds import BOTH, IMAGES, BySeed, interval
+from vlm_perception.evaluation.distillation.study import SeededRun, StudyError, read_runs
+from vlm_perception.evaluation.distillation.tags import CHANCE, macro_ap
+from vlm_perception.training.distillation.recipe import read_recipe
+
+SEEDS, SCENES, DRAWS = 5, 200, 200
+BY_SEED, BY_SCENE = 0.02, 0.25
+"""How far models differ by seed alone, and scenes alone."""
+
+
+def judged(rng: np.random.Generator, seeds: int, gain: float) -> tuple[BySeed, BySeed]:
+    """Two arms as they are judged on drawn scenes, of which the second is better by `gain`."""
+    hard = rng.normal(scale=BY_SCENE, size=SCENES)
+    weights = rng.multinomial(SCENES, np.full(SCENES, 1 / SCENES), size=DRAWS) / SCENES
+
+    def arm(mean: float) -> BySeed:
+        seed = rng.normal(scale=BY_SEED, size=(seeds, 1))
+        scores = mean + seed + hard + rng.normal(scale=BY_SCENE, size=(seeds, SCENES))
+        return BySeed(scores.mean(axis=1), scores @ weights.T)
+
+    return arm(0.8), arm(0.8 + gain)
+
+
+@pytest.mark.parametrize("by_seed", [True, False])
+def test_an_interval_holds_the_truth_as_often_as_it_says(by_seed: bool) -> None:
+    """Of a difference seed by seed, and of a mean that is known to be 0.8."""
+    rng = np.random.default_rng(1)
+    held = []
+    for _ in range(400):
+        first, second = judged(rng, SEEDS, 0.03)
+        figure = second.with_(first, np.subtract) if by_seed else first
+        found = interval(figure)
+        assert found.over == BOTH
+        held.append(found.low <= (0.03 if by_seed else 0.8) <= found.high)
+    assert 0.92 <= np.mean(held) <= 0.99
+
+
+def test_few_seeds_are_marked_and_their_interval_is_over_images_alone() -> None:
+    first, second = judged(np.random.default_rng(2), 2, 0.0)
+    found = interval(second.with_(first, np.subtract))
+    assert (found.over, found.seeds) == (IMAGES, 2)
+    spread = (second.drawn - first.drawn).mean(axis=0).std(ddof=1)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=1e-3)
+
+
+def tagged(
+    rng: np.random.Generator, skill: float, present: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    return skill * present + rng.normal(size=present.shape)
+
+
+@pytest.mark.parametrize(("gain", "told"), [(0.0, False), (0.4, True)])
+def test_a_gain_over_image_labels_is_told_where_there_is_one(gain: float, told: bool) -> None:
+    rng = np.random.default_rng(3)
+    present = rng.random((SCENES, 6)) < 0.3
+    names = {"teacher": 2.0, "student": 1.5 + gain, "image_labels": 1.5}
+    scores = {
+        f"{name}-{seed}": tagged(rng, skill, present)
+        for name, skill in names.items()
+        for seed in range(1 if name == "teacher" else SEEDS)
+    }
+    found = macro_ap(scores, present, DRAWS)
+    right = np.mean(
+        [average_precision_score(present[:, i], scores["teacher-0"][:, i]) for i in range(6)]
+    )
+    assert found["teacher-0"].whole[0] == pytest.approx(right)
+    assert found[CHANCE].whole[0] == pytest.approx(present.mean())
+
+    def arm(name: str, seeds: int) -> Arm:
+        each = [found[f"{name}-{seed}"] for seed in range(seeds)]
+        return Arm(
+            tuple(range(seeds)),
+            BySeed(
+                np.concatenate([of.whole for of in each]), np.concatenate([of.drawn for of in each])
+            ),
+        )
+
+    arms = {name: arm(name, 1 if name == "teacher" else SEEDS) for name in names}
+    results = {each.comparison.key: each for each in compare(arms, found[CHANCE], [])}
+    assert results.keys() == {"student_of_teacher", "student_over_image_labels"}
+    assert results["student_over_image_labels"].reached is told
+    kept = results["student_of_teacher"].interval
+    student, chance = np.mean(arms["student"].macro_ap.whole), present.mean()
+    assert kept.value == pytest.approx((student - chance) / (right - chance))
+    assert kept.low < kept.value < kept.high
+    unfair = compare(arms, found[CHANCE], ["image_labels"])
+    assert [each.reached for each in unfair if each.comparison.second == "image_labels"] == [None]
+
+
+def begun(folder: Path, name: str, seed: int, steps: int = 100) -> None:
+    folder.mkdir(parents=True)
+    training = {"steps": steps, "batch": 256}
+    start = {"kind": "cut", "vision_layers": 6, "text_layers": 2}
+    recipe = {
+        "name": name,
+        "seed": seed,
+        "images": {"kind": "road-world"},
+        "student": {
+            "start": start,
+            "size": [320, 180],
+            "losses": {"affinity": 1.0},
+            "training": training,
+        },
+    }
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+
+
+def test_runs_are_found_by_their_recipes_and_unlike_ones_are_named(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="has no runs"):
+        read_runs(tmp_path)
+    begun(tmp_path / "distilled" / "seed-1", "distilled", 1)
+    begun(tmp_path / "distilled" / "seed-0", "distilled", 0)
+    begun(tmp_path / "labels", "image-labels", 0, steps=50)
+    runs = read_runs(tmp_path)
+    assert [run.recipe.seed for run in runs["distilled"]] == [0, 1]
+    assert unlike({"student": runs["distilled"], "image_labels": runs["image-labels"]}) == {
+        "image_labels": ["student.training.steps was 100 and is 50 now"]
+    }
+    begun(tmp_path / "distilled" / "seed-2", "distilled", 2, steps=50)
+    with pytest.raises(StudyError, match=r"student\.training\.steps was 100 and is 50 now"):
+        read_runs(tmp_path)
+
+
+def test_the_recipes_that_ship_are_recipes_and_their_arms_are_alike() -> None:
+    files = sorted((CONFIG / "distillation").glob("*.yaml"))
+    recipes = {file.stem: read_recipe(file) for file in files}
+    assert all(recipe.name == stem for stem, recipe in recipes.items())
+    assert recipes.keys() >= {*ARMS.values(), "street"}
+    runs = {key: [SeededRun(recipes[name], CONFIG)] for key, name in ARMS.items()}
+    assert unlike(runs) == {}
