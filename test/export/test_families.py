@@ -348,7 +348,7 @@ def test_idefics3_joins_squares_of_any_grid() -> None:
 def test_tokens_that_are_joined_cannot_be_pruned(tmp_path: Path, images: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", language="idefics3")
     options = ExportOptions(keep="0.5@1", calibration=images)
-    with pytest.raises(ExportError, match=r"merges squares of tokens .* without --keep"):
+    with pytest.raises(ExportError, match=r"merges neighbouring tokens .* without --keep"):
         export_bundle(checkpoint, tmp_path / "out", options)
 
 

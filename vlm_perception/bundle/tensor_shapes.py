@@ -33,6 +33,12 @@ def tensor_shapes(manifest: Manifest, graph: str) -> dict[str, tuple[int | str, 
             "event": (1, temporal.event_width),
             "evidence": (1, sum(len(readout.choices) for readout in temporal.readouts)),
         }
+    if graph == "projector.onnx" and manifest.language is not None and not manifest.language.tower:
+        return {
+            "tokens": (1, vision.tokens, vision.token_width),
+            "token_index": (1, vision.tokens),
+            "embeds": (1, manifest.language.image_tokens, manifest.language.read_width),
+        }
     return _language_shapes(manifest.language, graph) if manifest.language is not None else {}
 
 

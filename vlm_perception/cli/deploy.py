@@ -31,7 +31,8 @@ def export(
     checkpoint: Annotated[
         Path | None,
         typer.Argument(
-            help="Directory with `dual/` (CLIP or SigLIP), optionally `vlm/` (LLaVA), bundle.yaml."
+            help="Directory with `dual/` (CLIP or SigLIP), optionally `vlm/` (LLaVA; with the "
+            "`bridge` of a distilled one), bundle.yaml."
         ),
     ] = None,
     dual: Annotated[

@@ -37,7 +37,7 @@ class ProjectorGraph(nn.Module):
 
 
 class ShuffleProjectorGraph(nn.Module):
-    """Squares of S x S tokens joined: tokens [N, rows * columns, V] -> embeds [N, K / S^2, W].
+    """Oblongs of S x R tokens joined: tokens [N, rows * columns, V] -> embeds [N, K / (S R), W].
 
     The pixel shuffle of InternVL and Idefics3 (https://arxiv.org/abs/2408.12637, section 2.2) after
     the last layer norm of the tower, and the merger of Qwen-VL. It reads the tokens as a grid, so
@@ -45,35 +45,40 @@ class ShuffleProjectorGraph(nn.Module):
     """
 
     def __init__(
-        self, projection: nn.Module, side: int, norm: nn.Module, grid: tuple[int, int]
+        self,
+        projection: nn.Module,
+        side: int | tuple[int, int],
+        norm: nn.Module,
+        grid: tuple[int, int],
     ) -> None:
         """Take over a projection.
 
         Args:
             projection: of the joined tokens.
-            side: patches along each side of the squares, S.
+            side: patches along each side of the squares, or across and down.
             norm: the tower's last.
             grid: columns and rows of patches.
 
         Raises:
-            ExportError: the grid cannot be divided into such squares.
+            ExportError: the grid cannot be divided into them.
         """
         super().__init__()
-        (self.columns, self.rows), self.side = grid, side
-        if self.columns % self.side or self.rows % self.side:
+        self.columns, self.rows = grid
+        self.across, self.down = (side, side) if isinstance(side, int) else side
+        if self.columns % self.across or self.rows % self.down:
             raise ExportError(
-                f"the connector of vlm/ merges squares of {self.side}x{self.side} patches, but "
+                f"the connector of vlm/ merges squares of {self.across}x{self.down} patches, but "
                 f"{self.columns}x{self.rows} patches cannot be divided into them; choose another "
                 "geometry"
             )
         self.norm, self.projection = norm, projection
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Normalise, join and project."""
-        side, count, width = self.side, tokens.shape[0], tokens.shape[-1]
-        shape = (count, self.rows // side, side, self.columns // side, side, width)
-        squares = self.norm(tokens).reshape(shape).transpose(2, 3)
-        return self.projection(squares.reshape(count, -1, side * side * width))  # type: ignore[no-any-return]
+    def forward(self, tokens: Tensor, token_index: Tensor | None = None) -> Tensor:
+        """Normalise, join and project; each token stands at its place."""
+        across, down, count, width = self.across, self.down, tokens.shape[0], tokens.shape[-1]
+        shape = (count, self.rows // down, down, self.columns // across, across, width)
+        oblongs = self.norm(tokens).reshape(shape).transpose(2, 3)
+        return self.projection(oblongs.reshape(count, -1, across * down * width))  # type: ignore[no-any-return]
 
 
 class StackedGraph(nn.Module):
@@ -131,9 +136,9 @@ class UnscaledProjector(nn.Module):
         super().__init__()
         self.projector, self.scale = projector, scale
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Project."""
-        embeds: Tensor = self.projector(tokens)
+        embeds: Tensor = self.projector(*inputs)
         return embeds / self.scale
 
 

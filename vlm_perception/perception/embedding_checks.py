@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
-from vlm_perception.types import Embedding
+from vlm_perception.types import FUSED_TOKEN, Embedding
 
 
 class BundleMismatchError(VlmPerceptionError):
@@ -41,6 +41,26 @@ def require_readable(embedding: Embedding, bundle: ModelBundle) -> None:
             f"[{width}]; the encoder or the message is broken"
         )
     require_finite(embedding.pooled, "the embedding")
+
+
+def places_of(token_index: NDArray[np.uint16], tokens: int, cells: int) -> NDArray[np.int64]:
+    """Places of an image's tokens as a projector reads them, [1, K]; -1 for a fused one.
+
+    Args:
+        token_index: [K], as the encoder gives it.
+        tokens: of the image.
+        cells: of the grid.
+
+    Raises:
+        EmbeddingError: there is not one for each token, or one is outside the grid.
+    """
+    fused = token_index == FUSED_TOKEN
+    if token_index.shape != (tokens,) or not (token_index[~fused] < cells).all():
+        raise EmbeddingError(
+            f"the {tokens} patch tokens have {token_index.size} places, or one outside the "
+            f"{cells} patches of this bundle; the encoder or the message is broken"
+        )
+    return np.where(fused, -1, token_index.astype(np.int64))[np.newaxis]
 
 
 def require_finite(values: NDArray[Any], what: str) -> None:

@@ -19,6 +19,7 @@ from vlm_perception.bundle.manifest import (
 )
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.common.yaml_files import YamlError, read_as_json
+from vlm_perception.modeling.bridge_spec import StoredBridge
 
 SPEC_NAME = "bundle.yaml"
 
@@ -79,6 +80,8 @@ class BundleSpec(_Strict):
     questions: tuple[QuestionSpec, ...] = ()
     locate: BoxFormatName | None = None
     """How the language model writes boxes; that of its family when absent."""
+    bridge: StoredBridge | None = None
+    """What gives the decoder fewer tokens than the tower has; LLaVA's own projector when absent."""
 
 
 def parse_aspect(text: str) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from vlm_perception.bundle.files import file_sha256
 from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.checkpoints.bridge import BRIDGE_WEIGHTS, install_bridge
 from vlm_perception.deploy.checkpoints.families import (
     DUAL_FAMILIES,
     LANGUAGE_FAMILIES,
@@ -33,6 +34,7 @@ from vlm_perception.deploy.checkpoints.shared_tower import difference, share_tow
 from vlm_perception.deploy.checkpoints.tokenizers.load import load_tokenizer, name_end_token
 from vlm_perception.deploy.checkpoints.unsupported import require_supported
 from vlm_perception.deploy.checkpoints.views import AUTO, WHOLE, TilesWish, View
+from vlm_perception.modeling.bridge_spec import StoredBridge
 from vlm_perception.modeling.pixel_scaling import Normalisation, read_json, read_normalisation
 from vlm_perception.modeling.temporal_attention import TemporalAttention, load_temporal
 from vlm_perception.modeling.towers.trunk import KnownTower, TowerParts
@@ -65,6 +67,8 @@ class Checkpoint:
     """Of the pixels for the tower that the language model reads."""
     view: View | None
     """How the language model's processor shows an image to its own tower."""
+    bridge: StoredBridge | None
+    """What stands in the place of the language model's projector; None: its own."""
     temporal: TemporalAttention | None
     weights: dict[str, str]
     """Hash of each weight file, by its path in the directory."""
@@ -113,13 +117,16 @@ class Checkpoint:
     def projector_needs_grid(self) -> bool:
         """Whether the projector fails when tokens of the exported tower are missing."""
         family = self.vlm_family
-        return family is not None and self.language_tower is None and family.needs_grid
+        if family is None or self.language_tower is not None:
+            return False
+        return family.needs_grid or (self.bridge is not None and self.bridge.needs_grid)
 
 
 def load_checkpoint(
     path: Path,
     vision_tower: str,
     tiles: TilesWish = TilesWish(),  # noqa: B008 - frozen
+    bridge: StoredBridge | None = None,
 ) -> Checkpoint:
     """Load `dual/` and, where they are there, `vlm/` and `temporal/`.
 
@@ -127,6 +134,7 @@ def load_checkpoint(
         path: the directory that holds them.
         vision_tower: which tower the language model reads, as bundle.yaml says it.
         tiles: what a tower of its own sees of an image.
+        bridge: what bundle.yaml says of it.
 
     Raises:
         ExportError: a directory, key or file is missing, foreign or damaged.
@@ -162,6 +170,8 @@ def load_checkpoint(
     if vision_tower == "vlm" and vlm_family is not None:
         owner = path / "vlm"
         processor_path = processor_path if vlm_family.tiles else owner
+    own_tower = language_tower is not None
+    install_bridge(bridge, vlm, dual.vision_model, path / "vlm", own=own_tower)
     dual_tokenizer = load_tokenizer(path / "dual", dual)
     name_end_token(dual, dual_tokenizer)
     normalisation = read_normalisation(owner)
@@ -189,6 +199,7 @@ def load_checkpoint(
         language_tower=language_tower,
         language_normalisation=read_normalisation(read),
         view=view,
+        bridge=bridge,
         temporal=load_temporal(path / "temporal", family.vision.embedding_width(dual.config)),
         weights=_hashes(path),
     )
@@ -218,6 +229,7 @@ def _hashes(path: Path) -> dict[str, str]:
     models = [path / name for name in ("dual", "vlm") if (path / name).is_dir()]
     files = [file for model in models for file in weight_files(model)]
     files += path.glob("temporal/*.safetensors")
+    files += path.glob(f"vlm/{BRIDGE_WEIGHTS}")
     return {str(file.relative_to(path)): file_sha256(file) for file in sorted(files)}
 
 

@@ -64,7 +64,7 @@ def export_bundle(
     require_bundle(place)
     card = _read_card(checkpoint, spec)
     images = None if options.calibration is None else split_images(options.calibration)
-    source = load_checkpoint(checkpoint, spec.vision_tower, tiles_wish(spec, options))
+    source = load_checkpoint(checkpoint, spec.vision_tower, tiles_wish(spec, options), spec.bridge)
     if source.vlm is not None:
         caption = choose_prompt(spec.caption, source)
         spec = spec.model_copy(update={"caption": caption})
@@ -76,8 +76,9 @@ def export_bundle(
         )
     if options.keep is not None and source.projector_needs_grid:
         raise ExportError(
-            f"{checkpoint / 'vlm'} merges squares of tokens (pixel shuffle), so tokens cannot be "
-            "pruned before it; export it without --keep, or set vision_tower: own in bundle.yaml"
+            f"{checkpoint / 'vlm'} merges neighbouring tokens (pixel shuffle or averages), so none "
+            "can be pruned before it; export it without --keep, or with a bridge that reads single "
+            "tokens (mlp, q-former), or set vision_tower: own in bundle.yaml"
         )
     try:
         with made_beside(place, "export") as scratch:
@@ -86,7 +87,8 @@ def export_bundle(
             if images is not None and options.validate:
                 # The first was used up: two at a time may not fit into memory.
                 chosen = "own" if source.language_tower is not None else spec.vision_tower
-                again = partial(load_checkpoint, checkpoint, chosen, tiles_wish(spec, options))
+                wish = tiles_wish(spec, options)
+                again = partial(load_checkpoint, checkpoint, chosen, wish, spec.bridge)
                 _validate(made, again, export, options, images, own_size=own_size)
             made.path.chmod(0o755)
             require_bundle(place)

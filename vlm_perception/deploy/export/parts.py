@@ -23,14 +23,16 @@ from vlm_perception.bundle.bundle import (
     TEXT_GRAPH,
     VISION_GRAPH,
 )
+from vlm_perception.bundle.golden import TOKEN_INDEX
 from vlm_perception.bundle.manifest import ImageSpec
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.common.machine import return_memory
 from vlm_perception.deploy.checkpoints.load import Checkpoint
 from vlm_perception.deploy.export.language_vision import LanguageVision
 from vlm_perception.engines.onnxruntime import OnnxRuntimeEngine
+from vlm_perception.modeling.bridge_spec import StoredBridge
 from vlm_perception.modeling.decoder import DecoderGraph
-from vlm_perception.modeling.projectors import ArrangedGraph
+from vlm_perception.modeling.projectors import ArrangedGraph, as_embeddings
 from vlm_perception.modeling.temporal_attention import TemporalAttention
 from vlm_perception.modeling.towers.vision_tower import VisionTower
 from vlm_perception.perception.vision.temporal_state import EMPTY
@@ -80,12 +82,12 @@ def parts_of(
     seeing = vision_part(vision, image)
     parts = [text_part(source), seeing]
     if source.vlm is not None:
-        tokens = seeing.results["tokens"]
+        tokens, index = seeing.results["tokens"], seeing.results.get(TOKEN_INDEX)
         if own is not None:
             looking, image = language_vision_part(own), own.image
             tokens = looking.results["tokens"].expand(own.views, -1, -1).clone()
             parts.append(looking)
-        projector = projector_part(source, tokens, image)
+        projector = projector_part(source, tokens, image, index)
         embeds = projector.results["embeds"]
         _require_room(source, embeds.shape[1])
         assert source.vlm_family is not None
@@ -145,17 +147,25 @@ def text_part(source: Checkpoint) -> Part:
     )
 
 
-def projector_part(source: Checkpoint, tokens: Tensor, image: ImageSpec) -> Part:
+def projector_part(
+    source: Checkpoint, tokens: Tensor, image: ImageSpec, index: Tensor | None
+) -> Part:
     """The projector from image tokens to the decoder.
 
     Args:
         source: the checkpoint.
         tokens: an example.
         image: what they are of.
+        index: places of the tokens [K], where some are missing.
+
+    Raises:
+        ExportError: the tokens are not those that the bridge was trained on.
     """
     assert source.vlm is not None
     assert source.vlm_family is not None
     grid, fixed = (image.columns, image.rows), source.language_tower is not None
+    if source.bridge is not None:
+        return bridge_part(source, source.bridge, tokens, grid, index)
     read = source.language_vision_parts if fixed else source.vision_parts
     module = source.vlm_family.projector(source.vlm.model, read.last_norm, grid)
     fixed = fixed or source.projector_needs_grid
@@ -169,6 +179,33 @@ def projector_part(source: Checkpoint, tokens: Tensor, image: ImageSpec) -> Part
             module = ArrangedGraph(module, table[list(found.between)], found.order)
     dynamic = {} if fixed else {"tokens": {1: "tokens"}}
     return Part(PROJECTOR_GRAPH, module, {"tokens": tokens}, ("embeds",), dynamic)
+
+
+def bridge_part(
+    source: Checkpoint,
+    spec: StoredBridge,
+    tokens: Tensor,
+    grid: tuple[int, int],
+    index: Tensor | None,
+) -> Part:
+    """A bridge in the place of the projector, for as many tokens as the tower gives.
+
+    The arguments are those of `projector_part`; `grid`: columns and rows of the tower's patches.
+
+    Raises:
+        ExportError: the tokens are not those that the bridge was trained on.
+    """
+    assert source.vlm is not None
+    if grid != spec.grid:
+        raise ExportError(
+            f"the bridge of vlm/ was trained on {spec.grid[0]}x{spec.grid[1]} patches, but this "
+            f"geometry has {grid[0]}x{grid[1]}; choose the one that it was trained with"
+        )
+    module = as_embeddings(source.vlm.model.multi_modal_projector, source.decoder)
+    inputs = {"tokens": tokens}
+    if index is not None and spec.reads_places:
+        inputs[TOKEN_INDEX] = index.unsqueeze(0)
+    return Part(PROJECTOR_GRAPH, module, inputs, ("embeds",), {})
 
 
 def decoder_part(source: Checkpoint, places: Tensor | None, stacked: int) -> Part:

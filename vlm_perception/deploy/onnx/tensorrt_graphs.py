@@ -131,12 +131,17 @@ def _tower(
 
 def _projector(bundle: ModelBundle) -> TensorRtGraph:
     spec, language = bundle.manifest.vision, bundle.manifest.language
-    shapes = {"tokens": (1, spec.tokens, spec.token_width)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "tokens": (1, spec.tokens, spec.token_width),
+        "token_index": (1, spec.tokens),
+    }
     if language is not None and (tower := language.tower) is not None:
         shapes = {"tokens": (tower.views, tower.tokens, tower.token_width)}
     model = to_fp16_matmuls(_read(bundle, PROJECTOR_GRAPH))
+    names = [value.name for value in model.graph.input]
     for value in model.graph.input:
         set_shape(value, shapes[value.name])
+    shapes = {name: shapes[name] for name in names}
     return TensorRtGraph(PROJECTOR_GRAPH, PROJECTOR_GRAPH, model, (("image", shapes),))
 
 

@@ -94,7 +94,7 @@ class BundleModel:
         prefix = self._language.read_features(features)
         answers = self._language.answer(prefix, self._packed)
         caption = self._language.generate(prefix, self._prompt, max_tokens=CAPTION_TOKENS)
-        seen = _sample(features) if self._language.spec.tower is not None else None
+        seen = _sample(features["tokens"]) if self._language.spec.tower is not None else None
         return Prediction(embedding.pooled, answers, caption.text, seen)
 
 

@@ -21,6 +21,7 @@ from vlm_perception.bundle.bundle import (
     ModelBundle,
 )
 from vlm_perception.bundle.files import read_array
+from vlm_perception.bundle.golden import TOKEN_INDEX
 from vlm_perception.bundle.manifest import LanguageSpec, QuestionSpec
 from vlm_perception.engines.base import DeviceEngine, Engine
 from vlm_perception.engines.choose import Workload
@@ -28,7 +29,7 @@ from vlm_perception.engines.onnxruntime import ONNXRUNTIME
 from vlm_perception.engines.registry import AUTO
 from vlm_perception.perception.details import key_of
 from vlm_perception.perception.device_tokens import DeviceTokens
-from vlm_perception.perception.embedding_checks import require_finite
+from vlm_perception.perception.embedding_checks import places_of, require_finite
 from vlm_perception.perception.language.analysis_cost import AnalysisCost
 from vlm_perception.perception.language.decoder import load_decoder
 from vlm_perception.perception.language.fair_lock import Turns
@@ -45,6 +46,11 @@ TYPICAL_STEPS = 16
 """Tokens that `engine="auto"` decodes to measure; a caption has about as many."""
 MEASURED_STEPS, MEASURED_ROUNDS, MEASURED_S = 8, 3, 1.0
 """Tokens in a round of `measure`, and rounds; none is begun after so many seconds."""
+
+
+Seen = Mapping[str, Any]
+"""What the projector reads of an image: `tokens` [1, K, V] or [views, K, V], on the device where
+they are there already, and, where it reads their places, `token_index` [1, K]."""
 
 
 @dataclass(frozen=True)
@@ -240,30 +246,46 @@ class LanguageModel:
         tower_s = self._clock() - began if self._tower is not None else 0.0
         return replace(self.read_features(features), tower_s=tower_s)
 
-    def look(self, embedding: Embedding) -> Any:
+    def look(self, embedding: Embedding) -> Seen:
         """Return what the projector reads of a frame; with a tower of its own, run that.
-
-        Returns:
-            [1, K, V] or [views, K, V], on the device where it is there already.
 
         Raises:
             EmbeddingError, PromptError, DetailError: as `read`.
         """
         if self._tower is not None:
-            return self._tower.tokens(embedding)
+            return {"tokens": self._tower.tokens(embedding)}
         require_finite(embedding.tokens, "a patch token")
         shared = self._device_tokens
         on_device = None if shared is None else shared.get(key_of(embedding))
-        return self._features(embedding.tokens) if on_device is None else on_device
+        seen = self._seen(embedding.tokens, embedding.token_index)
+        return seen if on_device is None else {**seen, "tokens": on_device}
 
-    def prefill(self, tokens: NDArray[np.float16]) -> Prefix:
-        """Read an image by the vision encoder's tokens [K, V].
+    def prefill(
+        self, tokens: NDArray[np.float16], token_index: NDArray[np.uint16] | None = None
+    ) -> Prefix:
+        """Read an image by what the vision encoder gives.
+
+        Args:
+            tokens: [K, V].
+            token_index: [K], their places in the grid; None: each is at its own.
 
         Raises:
             PromptError: there are more tokens than the bundle was made for.
+            EmbeddingError: the places are not those of the tokens.
             EngineError: the tokens have another width.
         """
-        return self.read_features(self._features(tokens))
+        return self.read_features(self._seen(tokens, token_index))
+
+    def _seen(
+        self, tokens: NDArray[np.float16], token_index: NDArray[np.uint16] | None
+    ) -> dict[str, NDArray[Any]]:
+        seen: dict[str, NDArray[Any]] = {"tokens": self._features(tokens)}
+        if TOKEN_INDEX in self._projector.inputs:
+            image = self._bundle.manifest.image
+            if token_index is None:
+                token_index = np.arange(len(tokens), dtype=np.uint16)
+            seen[TOKEN_INDEX] = places_of(token_index, len(tokens), image.columns * image.rows)
+        return seen
 
     def _features(self, tokens: NDArray[np.float16]) -> NDArray[np.float32]:
         most = self._bundle.manifest.vision.tokens
@@ -273,14 +295,14 @@ class LanguageModel:
             )
         return tokens[np.newaxis].astype(np.float32)
 
-    def _look_at_nothing(self) -> NDArray[np.float32]:
+    def _look_at_nothing(self) -> Seen:
         """What the projector reads of a blank image."""
         if self._tower is not None:
-            return self._tower.look_at_nothing()
+            return {"tokens": self._tower.look_at_nothing()}
         vision = self._bundle.manifest.vision
-        return np.zeros((1, vision.tokens, vision.token_width), np.float32)
+        return self._seen(np.zeros((vision.tokens, vision.token_width), np.float16), None)
 
-    def read_features(self, features: Any) -> Prefix:
+    def read_features(self, features: Seen) -> Prefix:
         """Read what `look` returned.
 
         Returns:
@@ -289,7 +311,7 @@ class LanguageModel:
         Raises:
             EngineError: the tokens have another width.
         """
-        image = self._run(self._projector, {"tokens": features})["embeds"][0]
+        image = self._run(self._projector, features)["embeds"][0]
         embeds = np.concatenate([self._before, image])
         with self._turns:
             cache = self._decoder.prefill(embeds)

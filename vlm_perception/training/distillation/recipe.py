@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from vlm_perception.bundle.manifest import QuestionSpec, describe_errors
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.yaml_files import YamlError, read_as_json
+from vlm_perception.modeling.bridge_spec import BridgeSpec
 from vlm_perception.training.loop import Schedule
 
 
@@ -173,20 +174,12 @@ class Student(_Model):
     training: Training
 
 
-class Bridge(_Model):
-    """What leads from the tower's tokens to the decoder."""
-
-    kind: Literal["mlp", "q-former", "pixel-shuffle", "average"] = "mlp"
-    tokens: Annotated[int, Field(ge=1)] | None = None
-    """That an image has for the decoder; None: as many as the tower gives."""
-
-
 class Language(_Model):
     """The language model that learns to read the finished tower."""
 
     decoder: dict[str, Any]
     """As transformers writes it, with `model_type: llama` or `qwen2`."""
-    bridge: Bridge = Bridge()
+    bridge: BridgeSpec = BridgeSpec()
     losses: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
     training: Training
 
