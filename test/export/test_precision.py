@@ -27,19 +27,23 @@ from vlm_perception.bundle.golden import GoldenError, check_alike
 from vlm_perception.bundle.manifest import ImageSpec
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.compression.activation_ranges import Fit
-from vlm_perception.deploy.compression.int8 import LEAST_STEP, quantize_graphs, symmetric_steps
+from vlm_perception.deploy.compression.int8 import quantize_graphs
 from vlm_perception.deploy.compression.precision_config import (
     CONFIG_NAME,
     quantized_layers,
     read_config,
 )
+from vlm_perception.deploy.compression.steps import LEAST_STEP, Method, Spread, symmetric_steps
+from vlm_perception.deploy.coverage.coverage import cover_graph, load_target
 from vlm_perception.deploy.export import write_bundle
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
+from vlm_perception.deploy.onnx.graph import load_graph
 from vlm_perception.engines.backend import GraphFile
 from vlm_perception.engines.registry import load_engine
 from vlm_perception.perception.preprocess import Preprocessor
 
+CONFIGS = Path(__file__).parents[2] / "config" / "precision"
 GRAPHS = (VISION_GRAPH, VISION_FP16_GRAPH)
 
 
@@ -114,6 +118,30 @@ def quantized_nodes(model: onnx.ModelProto) -> dict[str, list[NDArray[Any]]]:
     }
 
 
+def largest_codes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """How large the integers get that each quantized node computes with."""
+    values = constants(model)
+    makers = {name: node for node in model.graph.node for name in node.output}
+
+    def largest(dequantized: str) -> int:
+        codes = makers[dequantized].input[0]
+        if codes in values:
+            return int(np.abs(values[codes].astype(int)).max())
+        quantize = makers[codes]
+        source = makers[quantize.input[0]]
+        if source.op_type != "Clip":
+            return 127
+        least, most = (values[name] for name in source.input[1:])
+        assert least == -most
+        return round(float(most / values[quantize.input[1]]))
+
+    return {
+        node.name: tuple(largest(name) for name in node.input)
+        for node in model.graph.node
+        if node.name in quantized_nodes(model)
+    }
+
+
 def cosine(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
     lengths = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
     return float(((ours * theirs).sum(axis=-1) / lengths).mean())
@@ -132,8 +160,8 @@ def test_int8_is_symmetric_and_where_the_plan_says(tower: Tower, graph: str) -> 
             assert not zero.any()
     plan = read_config(tower.folder / CONFIG_NAME)
     nodes = quantized_nodes(model)
-    assert {name.partition("/")[0] for name in nodes} == set(quantized_layers(plan.groups))
-    assert len(quantized_layers(plan.groups)) == 4 * 3
+    assert {name.partition("/")[0] for name in nodes} == set(quantized_layers(plan))
+    assert len(quantized_layers(plan)) == 4 * 3
     for name, (input_step, weight_steps) in nodes.items():
         assert input_step.ndim == 0, name
         assert weight_steps.ndim == 1, "a step for each output channel"
@@ -225,6 +253,50 @@ def test_a_layer_that_is_moved_to_a_float_group_stays_float(
         assert "layers.mlps.1.fc1/Gemm" in nodes
 
 
+def test_few_bits_are_int8_behind_a_clip_and_attention_products_can_be_quantized(
+    siglip_bundle: ModelBundle, plan: dict[str, Any], tmp_path: Path
+) -> None:
+    hard = yaml.safe_load((CONFIGS / "hard.yaml").read_text(encoding="utf-8"))
+    hard["groups"] = plan["groups"]
+    hard["groups"]["feed-forward"]["bits"] = {"weights": 8, "inputs": 6}
+    requantize(siglip_bundle, tmp_path, hard)
+    for graph in GRAPHS:
+        onnx.checker.check_model(tmp_path / graph, full_check=True)
+        sizes = largest_codes(onnx.load(tmp_path / graph))
+        assert sizes["layers.mlps.0.fc1/Gemm"] == (31, 127)
+        assert sizes["layers.attentions.1.out/Gemm"] == (15, 7)
+        for product in ("MatMul", "MatMul_2"):
+            assert sizes[f"layers.attentions.1/{product}"] == (15, 15)
+        assert not any(name.startswith("head") for name in sizes)
+    coverage = cover_graph(load_graph(tmp_path / VISION_FP16_GRAPH), load_target("tensorrt"))
+    assert coverage.findings == ()
+    whole, small = (
+        load_engine("onnxruntime", GraphFile(path), threads=1).run(
+            {"image": np.asarray(Image.open(tmp_path / "images" / "000.png"))[np.newaxis]}
+        )
+        for path in (siglip_bundle.file(VISION_GRAPH), tmp_path / VISION_GRAPH)
+    )
+    assert cosine(small["pooled"], whole["pooled"]) > 0.8
+
+
+def test_each_method_of_calibration_does_what_it_is_for() -> None:
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=100_000).astype(np.float32)
+    values[0] = -30.0
+    counts, edges = np.histogram(values, 2048, range=(-30, 30))
+    spread = Spread(counts, edges, float(values.min()), float(values.max()))
+    methods: list[Method] = ["min-max", "percentile", "mse"]
+    ranges = [spread.range(name, 99.9, 5) for name in methods]
+    errors = []
+    for largest in ranges:
+        step = symmetric_steps(np.array(largest), 5)
+        codes = np.clip(np.rint(values / step), -15, 15)
+        errors.append(float(np.square(codes * step - values).mean()))
+    assert ranges[0] == 30.0
+    assert (np.abs(values) <= ranges[1]).mean() == pytest.approx(0.999, abs=5e-4)
+    assert errors[2] == min(errors)
+
+
 def set_int8(plan: dict[str, Any], group: str) -> None:
     plan["groups"][group] |= dict.fromkeys(GRAPHS, "int8")
 
@@ -249,6 +321,11 @@ def set_nothing(plan: dict[str, Any]) -> None:
         (lambda p: p["groups"]["heads"].update({VISION_GRAPH: "int4"}), r"heads\.vision\.onnx"),
         (lambda p: set_int8(p, "patch-embedding"), "patch_embedding to int8; only linear layers"),
         (set_nothing, "quantizes no layer"),
+        (lambda p: p.update(bits={"weights": 5}), r"bits\.weights: Input should be 4 or 8"),
+        (
+            lambda p: p.update(attention_products={"layers": ["head"]}),
+            "attention_products of the precision config names head, which this tower does not",
+        ),
         (lambda p: p.update(percentile=0), "percentile"),
         (
             lambda p: p.update(language_vision={"groups": p["groups"]}),

@@ -86,6 +86,9 @@ class FusedAttention(nn.Module):
         super().__init__()
         self.head_dim, self.scale = attention.head_dim, attention.head_dim**-0.5
         self.query_norm, self.key_norm = attention.query_norm, attention.key_norm
+        # Where training takes hold to quantize; they change nothing and are in no graph.
+        self.input, self.query, self.key = nn.Identity(), nn.Identity(), nn.Identity()
+        self.softmax, self.value = nn.Identity(), nn.Identity()
         live = live_heads(attention)
         self.heads = len(live)
         rows = (torch.tensor(live)[:, None] * self.head_dim + torch.arange(self.head_dim)).flatten()
@@ -121,7 +124,7 @@ class FusedAttention(nn.Module):
         Returns:
             What is read [B * T, W], and the queries (scaled) and keys [B, heads, T, head width].
         """
-        fused = functional.linear(hidden, self.weight, self.bias)
+        fused = functional.linear(self.input(hidden), self.weight, self.bias)
         if self.query_norm is not None and self.key_norm is not None:
             query, key, value = fused.chunk(3, dim=-1)
             fused = torch.cat([self.query_norm(query), self.key_norm(key), value], dim=-1)
@@ -130,10 +133,10 @@ class FusedAttention(nn.Module):
         if rotary is not None:
             query, key = rotate(query, *rotary), rotate(key, *rotary)
         query = query * self.scale
-        scores = query @ key.transpose(-1, -2)
+        scores = self.query(query) @ self.key(key).transpose(-1, -2)
         if mask is not None:
             scores = scores + mask
-        mixed = scores.softmax(dim=-1) @ value
+        mixed = self.softmax(scores.softmax(dim=-1)) @ self.value(value)
         read = self.out(mixed.transpose(1, 2).reshape(-1, self.heads * self.head_dim))
         return read, query, key
 
@@ -141,7 +144,7 @@ class FusedAttention(nn.Module):
         """What each token [..., W] reads when it attends to nothing but itself."""
         inner = self.heads * self.head_dim
         bias = None if self.bias is None else self.bias[2 * inner :]
-        values = functional.linear(hidden, self.weight[2 * inner :], bias)
+        values = functional.linear(self.input(hidden), self.weight[2 * inner :], bias)
         return self.out(values)  # type: ignore[no-any-return]
 
 

@@ -17,6 +17,8 @@ WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 CONFIG_NAME = "config.json"
 ADAPTER_NAME = "adapter_config.json"
+STEPS_NAME = "quantization.safetensors"
+"""Beside dual/: the steps of quantization that its tower was trained with."""
 _SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")
 """What is read beside the weights: settings, chat templates, and what tokenizers are made of."""
 # The first bytes of what `git clone` leaves of a large file where Git LFS is not installed.

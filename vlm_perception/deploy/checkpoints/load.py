@@ -26,6 +26,7 @@ from vlm_perception.deploy.checkpoints.families import (
     LanguageFamily,
 )
 from vlm_perception.deploy.checkpoints.files import (
+    STEPS_NAME,
     refuse_adapter,
     require_plain_weights,
     weight_files,
@@ -230,6 +231,7 @@ def _hashes(path: Path) -> dict[str, str]:
     files = [file for model in models for file in weight_files(model)]
     files += path.glob("temporal/*.safetensors")
     files += path.glob(f"vlm/{BRIDGE_WEIGHTS}")
+    files += path.glob(STEPS_NAME)
     return {str(file.relative_to(path)): file_sha256(file) for file in sorted(files)}
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Measures on images how large the inputs of layers get, with ONNX Runtime's calibrators."""
+"""Measures on images how the inputs of layers are spread, with ONNX Runtime's calibrators."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import io
 import itertools
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from onnxruntime.quantization.calibrate import PercentileCalibrater
 from rich.progress import track
 
 from vlm_perception.common.export_error import ExportError
+from vlm_perception.deploy.compression.steps import Spread
 from vlm_perception.deploy.validation.images import read_image
 
 Fit = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -31,36 +32,25 @@ Fit = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 STRIDE, STRIDE_BYTES = 4, 256 << 20
 
 
-def measure_ranges(
-    graph: Path,
-    tensors: Sequence[str],
-    images: Sequence[Path],
-    fit: Fit,
-    percentile: float,
-) -> dict[str, float]:
-    """Magnitude below which lies a share of each tensor's values.
+def measure_spreads(
+    graph: Path, tensors: Sequence[str], views: Iterable[tuple[str, NDArray[np.uint8]]]
+) -> dict[str, Spread]:
+    """How the values of tensors inside a graph are spread.
 
     Args:
         graph: a vision graph in FP32 with inferred shapes.
         tensors: values inside it.
-        images: files to put through it.
-        fit: how the graph is given them.
-        percentile: the share, in percent.
+        views: what goes into it, [height, width, 3] each, and what it is called.
 
     Raises:
-        ExportError: the graph gives infinite values for an image.
+        ExportError: the graph gives infinite values for one.
     """
     large = graph.with_name(f"{graph.name}.data").is_file()
     with tempfile.TemporaryDirectory(dir=graph.parent) as scratch, _silence():
-        calibrater = _Observer(graph, tensors, Path(scratch) / "observed.onnx", percentile, large)
-    views = (
-        (path, view[np.newaxis])
-        for path in track(images, "Calibrating", transient=True)
-        for view in fit(read_image(path)).copy()
-    )
-    stride = _stride(graph, tensors)
+        calibrater = _Observer(graph, tensors, Path(scratch) / "observed.onnx", large)
+    views, stride = iter(views), _stride(graph, tensors)
     while batch := list(itertools.islice(views, stride)):
-        reader = _Reader([view for _, view in batch])
+        reader = _Reader([view[np.newaxis] for _, view in batch])
         with _silence():
             try:
                 calibrater.collect_data(reader)
@@ -70,9 +60,18 @@ def measure_ranges(
                     f"{graph.name} outputs NaN or infinity for one of {batch[0][0]} to "
                     f"{batch[-1][0]}"
                 ) from error
-    with _silence():
-        ranges = calibrater.compute_data()
-    return {name: float(np.abs(ranges[name].range_value).max()) for name in tensors}
+    found = calibrater.collector.get_histogram_dict()
+    return {
+        name: Spread(counts, edges, float(least), float(most))
+        for name, (counts, edges, least, most, *_) in found.items()
+    }
+
+
+def views_of(images: Sequence[Path], fit: Fit) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """What a tower is given of image files, and the file."""
+    for path in track(images, "Calibrating", transient=True):
+        for view in fit(read_image(path)).copy():
+            yield str(path), view
 
 
 def _stride(graph: Path, tensors: Sequence[str]) -> int:
@@ -86,14 +85,11 @@ def _stride(graph: Path, tensors: Sequence[str]) -> int:
 class _Observer(PercentileCalibrater):  # type: ignore[misc]
     """ONNX Runtime's calibrator for chosen tensors; on its own it takes those of all operators."""
 
-    def __init__(
-        self, graph: Path, tensors: Sequence[str], observed: Path, percentile: float, large: bool
-    ) -> None:
+    def __init__(self, graph: Path, tensors: Sequence[str], observed: Path, large: bool) -> None:
         super().__init__(
             graph,
             augmented_model_path=str(observed),
             use_external_data_format=large,
-            percentile=percentile,
         )
         self._chosen = set(tensors)
         self.augment_graph()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,36 +36,39 @@ from vlm_perception.bundle.bundle import (
     VISION_GRAPH,
 )
 from vlm_perception.common.export_error import ExportError
-from vlm_perception.deploy.compression.activation_ranges import Fit, measure_ranges
+from vlm_perception.deploy.compression.activation_ranges import Fit, measure_spreads, views_of
 from vlm_perception.deploy.compression.int4_decoder import quantize_decoder
+from vlm_perception.deploy.compression.points import LINEAR, Point, layers_of, points_of
 from vlm_perception.deploy.compression.precision_config import (
     CONFIG_NAME,
-    AnyGroup,
-    GroupConfig,
-    LanguageGroupConfig,
+    AnyPlan,
     LanguageVisionConfig,
     LayerScales,
     Measured,
     PrecisionConfig,
-    check_groups,
-    default_groups,
-    quantized_layers,
     read_config,
+    with_all_groups,
     write_config,
 )
+from vlm_perception.deploy.compression.steps import (
+    Method,
+    PointSteps,
+    largest_code,
+    symmetric_steps,
+    weight_steps,
+)
+from vlm_perception.deploy.compression.trained_steps import TrainedSteps
 from vlm_perception.deploy.onnx.fp16 import to_half_stream
-from vlm_perception.deploy.onnx.writer import LARGEST_INLINE, layer_of, save_graph
+from vlm_perception.deploy.onnx.writer import LARGEST_INLINE, save_graph
 from vlm_perception.deploy.validation.images import images_digest
-
-LINEAR = ("Gemm", "MatMul")
-WEIGHTED = (*LINEAR, "Conv")
-LARGEST_INT8 = 127
-# Below it FP16 loses digits.
-LEAST_STEP = 2.0**-14
 
 
 def quantize_graphs(
-    directory: Path, images: Sequence[Path], fits: Mapping[str, Fit], config_file: Path | None
+    directory: Path,
+    images: Sequence[Path],
+    fits: Mapping[str, Fit],
+    config_file: Path | None,
+    trained: TrainedSteps | None = None,
 ) -> tuple[str, ...]:
     """Quantize the graphs of a bundle, and write the config beside them.
 
@@ -74,7 +77,8 @@ def quantize_graphs(
             vision tower the graph with an FP16 stream is added.
         images: files to calibrate with.
         fits: for each vision tower's graph how it is given an image.
-        config_file: an edited config; absent for the default.
+        config_file: an edited config; absent for the checkpoint's own, or the default.
+        trained: steps of the dual encoder's tower that its checkpoint was trained with.
 
     Returns:
         Names of the graphs that were replaced.
@@ -82,22 +86,28 @@ def quantize_graphs(
     Raises:
         ExportError: the config does not fit the checkpoint, or a tower gives infinite values.
     """
-    config = PrecisionConfig() if config_file is None else read_config(config_file)
+    if config_file is not None:
+        config = read_config(config_file)
+    else:
+        config = PrecisionConfig() if trained is None else trained.plan
     _check_parts(config, directory, fits)
-    calibration = Calibration(images, images_digest(images), config.percentile)
+    calibration = Calibration(images, images_digest(images), config.method, config.percentile)
     replaced = []
-    groups, measured = _quantize_tower(
-        directory, VISION_GRAPH, fits, calibration, config.groups, GroupConfig
+    plan, measured = _quantize_tower(
+        directory, VISION_GRAPH, fits[VISION_GRAPH], calibration, config, trained
     )
-    config = config.model_copy(update={"groups": groups, "measured": measured})
+    config = plan.model_copy(update={"measured": measured})
     if measured is not None:
         replaced.append(VISION_GRAPH)
     if LANGUAGE_VISION_GRAPH in fits:
-        wanted = config.language_vision or LanguageVisionConfig()
         own, found = _quantize_tower(
-            directory, LANGUAGE_VISION_GRAPH, fits, calibration, wanted.groups, LanguageGroupConfig
+            directory,
+            LANGUAGE_VISION_GRAPH,
+            fits[LANGUAGE_VISION_GRAPH],
+            calibration,
+            config.language_vision or LanguageVisionConfig(),
         )
-        language_vision = LanguageVisionConfig(groups=own, measured=found)
+        language_vision = own.model_copy(update={"measured": found})
         config = config.model_copy(update={"language_vision": language_vision})
         if found is not None:
             replaced.append(LANGUAGE_VISION_GRAPH)
@@ -129,61 +139,61 @@ def _check_parts(config: PrecisionConfig, directory: Path, fits: Mapping[str, Fi
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the ranges of a tower's inputs are measured on."""
+    """What the ranges of a tower's inputs are measured on, and how they are found."""
 
     images: Sequence[Path]
     digest: str
+    method: Method
     percentile: float
 
 
 def _quantize_tower(
     directory: Path,
     graph: str,
-    fits: Mapping[str, Fit],
+    fit: Fit,
     calibration: Calibration,
-    groups: dict[str, AnyGroup],
-    kind: type[AnyGroup],
-) -> tuple[dict[str, AnyGroup], Measured | None]:
+    plan: AnyPlan,
+    trained: TrainedSteps | None = None,
+) -> tuple[AnyPlan, Measured | None]:
     """Write both streams of a tower's graph.
 
     Returns:
-        The groups, and what was measured; None: no layer was to be quantized, and none is.
+        The plan with its groups, and what was measured; None: no layer was to be quantized, and
+        none is.
     """
     # Beside the bundle that is being made, where a killed run's traces are removed.
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         flat = Path(scratch) / graph
-        _flatten(directory / graph, flat)
+        flatten(directory / graph, flat)
         model = onnx.load(flat)
-        layers = _layers(model)
-        groups = groups or default_groups(tuple(layers), kind)
-        check_groups(groups, {layer: nodes[0].op_type in LINEAR for layer, nodes in layers.items()})
-        chosen = quantized_layers(groups)
-        if not chosen:
-            return groups, None
-        nodes = [node for layer in chosen for node in layers[layer]]
-        inputs = sorted({node.input[0] for node in nodes})
-        ranges = measure_ranges(
-            flat, inputs, calibration.images, fits[graph], calibration.percentile
-        )
-    input_steps = {name: float(symmetric_steps(np.array(ranges[name]))) for name in inputs}
-    weight_steps = {node.input[1]: _weight_steps(model, node) for node in nodes}
-    _free_biases(model, {node.name for node in nodes})
-    quantized = _quantize(model, nodes, input_steps, weight_steps)
+        plan = with_all_groups(plan, layers_of(model))
+        points = points_of(model, plan)
+        if not points:
+            return plan, None
+        if trained is not None:
+            steps = trained.of_points(plan, points, model)
+        else:
+            views = views_of(calibration.images, fit)
+            steps = calibrate(flat, points, views, calibration.method, calibration.percentile)
+    quantized = quantize(model, points, steps)
     save_graph(to_half_stream(quantized), directory / FP16_GRAPHS[graph])
     save_graph(quantized, directory / graph)
-    scales = {
-        layer: LayerScales(
-            input_range=ranges[layers[layer][0].input[0]],
-            input_step=input_steps[layers[layer][0].input[0]],
-            weight_steps=_least_and_largest(weight_steps[layers[layer][0].input[1]]),
+    layers = {
+        point.name: LayerScales(
+            input_range=steps[point.name].range,
+            input_step=steps[point.name].input,
+            weight_steps=_least_and_largest(steps[point.name].weight),
         )
-        for layer in chosen
+        for point in points
+        if "#" not in point.name
     }
+    if trained is not None:
+        return plan, Measured(trained_steps=trained.digest, layers=layers)
     images = len(calibration.images)
-    return groups, Measured(images=images, images_digest=calibration.digest, layers=scales)
+    return plan, Measured(images=images, images_digest=calibration.digest, layers=layers)
 
 
-def _flatten(graph: Path, flat: Path) -> None:
+def flatten(graph: Path, flat: Path) -> None:
     """Fold the casts after the weights and fuse what ONNX Runtime can; infer all shapes."""
     data = graph.with_name(f"{graph.name}.data")
     # FP16 weights become twice as large; protobuf ends at 2 GiB.
@@ -199,41 +209,65 @@ def _flatten(graph: Path, flat: Path) -> None:
     )
 
 
-def _layers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes with constant weights, by the path of their module."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    layers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        if node.op_type in WEIGHTED and node.input[1] in constants and layer_of(node):
-            layers.setdefault(layer_of(node), []).append(node)
-    return layers
-
-
-def symmetric_steps(largest: NDArray[Any]) -> NDArray[np.float32]:
-    """Step sizes of symmetric INT8 quantization that FP16 represents exactly.
+def calibrate(
+    flat: Path,
+    points: Sequence[Point],
+    views: Iterable[tuple[str, NDArray[np.uint8]]],
+    method: Method,
+    percentile: float,
+) -> dict[str, PointSteps]:
+    """The steps of points, by their names.
 
     Args:
-        largest: the largest magnitudes to represent, of any shape.
+        flat: the graph in float, with folded constants.
+        points: of the graph.
+        views: what goes into it, and what it is called.
+        method: how ranges are found.
+        percentile: as `Spread.range` takes it.
 
-    Returns:
-        For each the smallest such step with which it does not overflow, at least LEAST_STEP.
+    Raises:
+        ExportError: the graph gives infinite values.
     """
-    exact = np.maximum(largest / LARGEST_INT8, LEAST_STEP)
-    half = exact.astype(np.float16)
-    up = np.nextafter(half, np.float16(np.inf))
-    return np.where(half < exact, up, half).astype(np.float32)
+    spreads = measure_spreads(flat, sorted({point.tensor for point in points}), views)
+    weights = _constants(onnx.load(flat))
+    steps = {}
+    for point in points:
+        largest = spreads[point.tensor].range(method, percentile, point.bits.inputs)
+        weight = None
+        if point.weight is not None:
+            weight = weight_steps(weights[point.weight], point.axis, method, point.bits.weights)
+        step = float(symmetric_steps(np.array(largest), point.bits.inputs))
+        steps[point.name] = PointSteps(step, largest, weight)
+    return steps
 
 
-def _weight_steps(model: onnx.ModelProto, node: onnx.NodeProto) -> NDArray[np.float32]:
-    tensor = next(each for each in model.graph.initializer if each.name == node.input[1])
+def _constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def quantize(
+    model: onnx.ModelProto, points: Sequence[Point], steps: Mapping[str, PointSteps]
+) -> onnx.ModelProto:
+    """The graph with Q/DQ at these points; `model` is used up."""
+    layers = [point for point in points if point.weight is not None]
+    for point in layers:
+        _cut_weight(model, point, steps[point.name])
+    _free_biases(model, {point.node for point in layers})
+    quantized = _quantize_layers(model, layers, steps) if layers else model
+    _clip_inputs(quantized, layers, steps)
+    for point in points:
+        if point.weight is None:
+            _quantize_input(quantized, point, steps[point.name].input)
+    return quantized
+
+
+def _cut_weight(model: onnx.ModelProto, point: Point, steps: PointSteps) -> None:
+    """Cut off what is larger than the largest code."""
+    assert steps.weight is not None
+    tensor = next(each for each in model.graph.initializer if each.name == point.weight)
     weight = numpy_helper.to_array(tensor)
-    return symmetric_steps(np.abs(weight).max(axis=1 - _channel_axis(node)))
-
-
-def _channel_axis(node: onnx.NodeProto) -> int:
-    """The axis of a weight matrix that counts the outputs."""
-    transposed = any(entry.name == "transB" and entry.i for entry in node.attribute)
-    return 0 if transposed else 1
+    most = np.expand_dims(steps.weight * largest_code(point.bits.weights), 1 - point.axis)
+    tensor.CopyFrom(numpy_helper.from_array(np.clip(weight, -most, most), tensor.name))
 
 
 def _free_biases(model: onnx.ModelProto, names: set[str]) -> None:
@@ -255,21 +289,21 @@ def _free_biases(model: onnx.ModelProto, names: set[str]) -> None:
     model.graph.node.extend(ordered)
 
 
-def _quantize(
-    model: onnx.ModelProto,
-    nodes: Sequence[onnx.NodeProto],
-    input_steps: Mapping[str, float],
-    weight_steps: Mapping[str, NDArray[np.float32]],
+def _quantize_layers(
+    model: onnx.ModelProto, points: Sequence[Point], steps: Mapping[str, PointSteps]
 ) -> onnx.ModelProto:
     """Put Q/DQ before the inputs of these nodes, and INT8 weights followed by DQ."""
+    int8 = largest_code(8)
     ranges = {
-        name: (np.float32(-LARGEST_INT8 * step), np.float32(LARGEST_INT8 * step))
-        for name, step in input_steps.items()
+        point.tensor: tuple(np.float32(sign * int8 * steps[point.name].input) for sign in (-1, 1))
+        for point in points
     }
-    axes = {node.input[1]: _channel_axis(node) for node in nodes}
     overrides = {
-        name: [{"axis": axes[name], "scale": step, "zero_point": np.int8(0)} for step in steps]
-        for name, steps in weight_steps.items()
+        point.weight: [
+            {"axis": point.axis, "scale": step, "zero_point": np.int8(0)}
+            for step in _of_weight(steps[point.name])
+        ]
+        for point in points
     }
     quantizer = QDQQuantizer(
         model,
@@ -278,7 +312,7 @@ def _quantize(
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
-        nodes_to_quantize=[node.name for node in nodes],
+        nodes_to_quantize=[point.node for point in points],
         nodes_to_exclude=[],
         op_types_to_quantize=list(LINEAR),
         extra_options={
@@ -296,5 +330,57 @@ def _quantize(
     return quantized
 
 
-def _least_and_largest(steps: NDArray[np.float32]) -> tuple[float, float]:
-    return float(steps.min()), float(steps.max())
+def _clip_inputs(
+    model: onnx.ModelProto, points: Sequence[Point], steps: Mapping[str, PointSteps]
+) -> None:
+    """Cut off inputs of fewer than eight bits before their QuantizeLinear."""
+    clipped = {point.tensor: point for point in points if point.bits.inputs < 8}
+    for index in range(len(model.graph.node) - 1, -1, -1):
+        node = model.graph.node[index]
+        if node.op_type == "QuantizeLinear" and node.input[0] in clipped:
+            point = clipped[node.input[0]]
+            clip = _clip(model, point, steps[point.name].input)
+            node.input[0] = clip.output[0]
+            model.graph.node.insert(index, clip)
+
+
+def _quantize_input(model: onnx.ModelProto, point: Point, step: float) -> None:
+    """Put Q/DQ before one input of a node, for that node alone."""
+    nodes = []
+    if point.bits.inputs < 8:
+        nodes.append(_clip(model, point, step))
+    tensor = nodes[0].output[0] if nodes else point.tensor
+    scale, zero = f"{point.name}.step", f"{point.name}.zero"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(step, np.float32), scale))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), zero))
+    codes, values = f"{point.name}.codes", f"{point.name}.values"
+    for kind, source, made in (
+        ("QuantizeLinear", tensor, codes),
+        ("DequantizeLinear", codes, values),
+    ):
+        name = f"{point.name}/{kind}"
+        nodes.append(helper.make_node(kind, [source, scale, zero], [made], name))
+    index = next(i for i, node in enumerate(model.graph.node) if node.name == point.node)
+    model.graph.node[index].input[point.place] = values
+    for node in reversed(nodes):
+        model.graph.node.insert(index, node)
+
+
+def _clip(model: onnx.ModelProto, point: Point, step: float) -> onnx.NodeProto:
+    """A node that cuts off what is larger than the largest code."""
+    most = largest_code(point.bits.inputs) * step
+    bounds = [f"{point.name}.least", f"{point.name}.most"]
+    for name, bound in zip(bounds, (-most, most), strict=True):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(bound, np.float32), name))
+    return helper.make_node(
+        "Clip", [point.tensor, *bounds], [f"{point.name}.clipped"], f"{point.name}/Clip"
+    )
+
+
+def _of_weight(steps: PointSteps) -> NDArray[np.float32]:
+    assert steps.weight is not None
+    return steps.weight
+
+
+def _least_and_largest(steps: NDArray[np.float32] | None) -> tuple[float, float] | None:
+    return None if steps is None else (float(steps.min()), float(steps.max()))

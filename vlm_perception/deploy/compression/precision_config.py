@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from vlm_perception.bundle.manifest import Sha256, describe_errors
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.common.yaml_files import YamlError, read_as_json
+from vlm_perception.deploy.compression.steps import Method
 
 CONFIG_NAME = "precision.yaml"
 HEADER = """\
@@ -26,10 +28,11 @@ HEADER = """\
 # with --precision-config FILE. Groups that are left out are the default ones. `measured` says what
 # this export found, and is not read back.
 """
+ATTENTIONS = "layers.attentions.*"
 # Groups by the paths of their modules, first match wins; what matches none belongs to the heads.
 GROUPS = {
     "feed-forward": ("layers.mlps.*",),
-    "attention-projections": ("layers.attentions.*",),
+    "attention-projections": (ATTENTIONS,),
     "patch-embedding": ("patch_embedding*",),
 }
 HEADS = "heads"
@@ -38,10 +41,26 @@ QUANTIZED_GROUPS = ("feed-forward", "attention-projections")
 # Cosine to the FP32 tower on the shipped student: worst image 0.9996, where 99.99 gives 0.9991,
 # the largest value 0.9991 and entropy 0.9987.
 PERCENTILE = 99.999
+SELDOM = frozenset({"bits", "attention_products", "weight_steps", "trained_steps"})
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Bits(_Strict):
+    """Of the integers that quantized layers compute with, which are stored in INT8 in any case."""
+
+    weights: Literal[4, 8] = 8
+    inputs: Annotated[int, Field(ge=2, le=8)] = 8
+
+
+class AttentionProducts(_Strict):
+    """Products within the attention, query-key and attention-value, whose inputs are quantized."""
+
+    bits: Annotated[int, Field(ge=2, le=8)] = 8
+    layers: tuple[str, ...] = ()
+    """Attentions, as `layers.attentions.3`; all those of the tower's layers when absent."""
 
 
 class GroupConfig(_Strict):
@@ -50,6 +69,8 @@ class GroupConfig(_Strict):
     cpu: Literal["int8", "float32"] = Field(alias="vision.onnx")
     tensorrt: Literal["int8", "float16"] = Field(alias="vision.fp16.onnx")
     layers: tuple[str, ...]
+    bits: Bits | None = None
+    """Those of the tower when absent."""
 
     @model_validator(mode="after")
     def _streams_agree(self) -> GroupConfig:
@@ -84,15 +105,17 @@ class LayerScales(_Strict):
     input_range: float
     """Largest magnitude of the input that is not cut off."""
     input_step: float
-    weight_steps: tuple[float, float]
-    """Least and largest over the output channels."""
+    weight_steps: tuple[float, float] | None = None
+    """Least and largest over the output channels; absent where the other factor is no constant."""
 
 
 class Measured(_Strict):
-    """The calibration that the scales come from."""
+    """The calibration, or the training, that the scales come from."""
 
-    images: int
-    images_digest: Sha256
+    images: int | None = None
+    images_digest: Sha256 | None = None
+    trained_steps: Sha256 | None = None
+    """Digest of the checkpoint's own steps, in place of images."""
     layers: dict[str, LayerScales]
 
 
@@ -104,20 +127,42 @@ def _listed_once(groups: dict[str, AnyGroup]) -> dict[str, AnyGroup]:
     return groups
 
 
-class LanguageVisionConfig(_Strict):
+class TowerPlan(_Strict):
+    """Precision of every layer of a tower."""
+
+    bits: Bits | None = None
+    """Of quantized layers, where their group does not say; 8 when absent."""
+    attention_products: AttentionProducts | None = None
+    """They stay float when absent."""
+
+    @abstractmethod
+    def of_groups(self) -> Mapping[str, GroupConfig]:
+        """The groups."""
+
+
+AnyPlan = TypeVar("AnyPlan", bound=TowerPlan)
+
+
+class LanguageVisionConfig(TowerPlan):
     """Precision of every layer of the language model's own vision tower."""
 
     groups: Annotated[dict[str, LanguageGroupConfig], AfterValidator(_listed_once)] = {}
     measured: Measured | None = None
 
+    def of_groups(self) -> Mapping[str, GroupConfig]:
+        """The groups."""
+        return self.groups
 
-class PrecisionConfig(_Strict):
+
+class PrecisionConfig(TowerPlan):
     """Precision of every layer of the vision towers, and of the decoder's weights.
 
     Without groups those of `default_groups` are meant.
     """
 
-    method: Literal["percentile"] = "percentile"
+    method: Method = "percentile"
+    """How the ranges are found that calibration gives: up to a `percentile`, `min-max`, or `mse`,
+    with the least squared error of inputs and weights."""
     percentile: float = Field(default=PERCENTILE, gt=50.0, le=100.0)
     """Share of an input's magnitudes, in percent, that its range holds."""
     groups: Annotated[dict[str, GroupConfig], AfterValidator(_listed_once)] = {}
@@ -125,6 +170,10 @@ class PrecisionConfig(_Strict):
     decoder: Literal["float16-weights", "int4-weights"] = "float16-weights"
     measured: Measured | None = None
     language_vision: LanguageVisionConfig | None = None
+
+    def of_groups(self) -> Mapping[str, GroupConfig]:
+        """The groups."""
+        return self.groups
 
 
 def default_groups(layers: Sequence[str], kind: type[AnyGroup]) -> dict[str, AnyGroup]:
@@ -145,11 +194,28 @@ def default_groups(layers: Sequence[str], kind: type[AnyGroup]) -> dict[str, Any
     return groups
 
 
-def quantized_layers(groups: Mapping[str, GroupConfig]) -> tuple[str, ...]:
-    """The layers that compute in INT8."""
-    return tuple(
-        layer for group in groups.values() if group.cpu == "int8" for layer in group.layers
-    )
+def quantized_layers(plan: TowerPlan) -> dict[str, Bits]:
+    """The layers that compute in INT8, and the bits of their integers."""
+    usual = plan.bits or Bits()
+    return {
+        layer: group.bits or usual
+        for group in plan.of_groups().values()
+        if group.cpu == "int8"
+        for layer in group.layers
+    }
+
+
+def attention_of(layer: str) -> bool:
+    """Whether a layer is the attention of one of the tower's layers."""
+    return fnmatchcase(layer, ATTENTIONS)
+
+
+def with_all_groups(plan: AnyPlan, layers: Collection[str]) -> AnyPlan:
+    """A plan with its groups, or the default ones of a tower's layers."""
+    if plan.of_groups():
+        return plan
+    kind = GroupConfig if isinstance(plan, PrecisionConfig) else LanguageGroupConfig
+    return plan.model_copy(update={"groups": default_groups(tuple(layers), kind)})
 
 
 def read_config(path: Path) -> PrecisionConfig:
@@ -183,7 +249,8 @@ def check_groups(groups: Mapping[str, GroupConfig], layers: Mapping[str, bool]) 
             f"the precision config names the layer {foreign[0]}, which this tower does not have; "
             f"it has {', '.join(layers)}"
         )
-    for layer in quantized_layers(groups):
+    int8 = [layer for group in groups.values() if group.cpu == "int8" for layer in group.layers]
+    for layer in int8:
         if not layers[layer]:
             raise ExportError(
                 f"the precision config sets {layer} to int8; only linear layers can be quantized"
@@ -192,9 +259,20 @@ def check_groups(groups: Mapping[str, GroupConfig], layers: Mapping[str, bool]) 
 
 def write_config(config: PrecisionConfig, path: Path) -> None:
     """Write a precision config as readable YAML."""
-    content = json.loads(config.model_dump_json(by_alias=True))
+    content = _without_absent(json.loads(config.model_dump_json(by_alias=True)))
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
     path.write_text(HEADER + text, encoding="utf-8")
+
+
+def _without_absent(content: Any) -> Any:
+    """Leave out those fields without a value that most plans do not have."""
+    if not isinstance(content, dict):
+        return content
+    return {
+        key: _without_absent(value)
+        for key, value in content.items()
+        if value is not None or key not in SELDOM
+    }
 
 
 def _group_of(layer: str) -> str:

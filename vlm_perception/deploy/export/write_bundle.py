@@ -33,6 +33,7 @@ from vlm_perception.deploy.checkpoints.load import Checkpoint, round_to_half
 from vlm_perception.deploy.compression.activation_ranges import Fit
 from vlm_perception.deploy.compression.int8 import quantize_graphs
 from vlm_perception.deploy.compression.precision_config import CONFIG_NAME
+from vlm_perception.deploy.compression.trained_steps import read_trained
 from vlm_perception.deploy.export.input_geometry import Geometry, choose_geometry
 from vlm_perception.deploy.export.language_vision import LanguageVision, lay_out_language_vision
 from vlm_perception.deploy.export.manifest_fields import (
@@ -116,7 +117,7 @@ def write_bundle(
     for model in filter(None, (source.dual, source.vlm)):
         let_go(model, parts)
     golden = _write_graphs(directory, parts)
-    quantized = _quantize(directory, geometry.image, own, golden, options, images)
+    quantized = _quantize(directory, source.path, geometry.image, own, golden, options, images)
     golden |= _golden_of_engines(directory, parts, quantized)
     _save_arrays(directory / GOLDEN_NAME, golden)
     _write_label_embeddings(directory, text, spec.vocabulary)
@@ -155,6 +156,7 @@ def _write_embeddings(directory: Path, source: Checkpoint) -> None:
 
 def _quantize(
     directory: Path,
+    checkpoint: Path,
     image: ImageSpec,
     own: LanguageVision | None,
     golden: Golden,
@@ -169,7 +171,10 @@ def _quantize(
     if own is not None:
         shape = golden[f"{LANGUAGE_VISION_GRAPH}/out/tokens"].shape
         fits[LANGUAGE_VISION_GRAPH] = Views(own.spec(shape)).of
-    return quantize_graphs(directory, images.calibration, fits, options.precision_config)
+    trained = read_trained(checkpoint)
+    if trained is not None:
+        _log.info("not calibrated: the steps are those that %s was trained with", trained.file)
+    return quantize_graphs(directory, images.calibration, fits, options.precision_config, trained)
 
 
 def _golden_of_engines(directory: Path, parts: Sequence[Part], quantized: Sequence[str]) -> Golden:
