@@ -15,12 +15,14 @@ from support.places import CONFIG
 pytest.importorskip("sklearn")
 pytest.importorskip("torch")
 
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
 
-from vlm_perception.evaluation.distillation.arms import ARMS, Arm, compare, unlike
+from vlm_perception.evaluation.distillation.arm import Arm
 from vlm_perception.evaluation.distillation.seeds import BOTH, IMAGES, BySeed, interval
 from vlm_perception.evaluation.distillation.study import SeededRun, StudyError, read_runs
+from vlm_perception.evaluation.distillation.tag_study import ARMS, compare, unlike
 from vlm_perception.evaluation.distillation.tags import CHANCE, macro_ap
+from vlm_perception.evaluation.distillation.words import ANSWERS, CAPTIONS, Words, word_figures
 from vlm_perception.training.distillation.recipe import read_recipe
 
 SEEDS, SCENES, DRAWS = 5, 200, 200
@@ -100,11 +102,28 @@ def test_a_gain_over_image_labels_is_told_where_there_is_one(gain: float, told: 
     assert results.keys() == {"student_of_teacher", "student_over_image_labels"}
     assert results["student_over_image_labels"].reached is told
     kept = results["student_of_teacher"].interval
-    student, chance = np.mean(arms["student"].macro_ap.whole), present.mean()
+    student, chance = np.mean(arms["student"].figure.whole), present.mean()
     assert kept.value == pytest.approx((student - chance) / (right - chance))
     assert kept.low < kept.value < kept.high
     unfair = compare(arms, found[CHANCE], ["image_labels"])
     assert [each.reached for each in unfair if each.comparison.second == "image_labels"] == [None]
+
+
+def test_captions_and_answers_are_judged_as_in_the_exam_of_the_road_world() -> None:
+    rng = np.random.default_rng(4)
+    true = Words(rng.integers(0, 3, (80, 8)), rng.random((80, 14)) < 0.3)
+    wrong = rng.random((80, 1)) < 0.3
+    said = Words(np.where(wrong, 0, true.choices), true.named ^ (rng.random((80, 14)) < 0.1))
+    found = word_figures({"ours": said}, true, DRAWS)
+    captions, answers = found[CAPTIONS], found[ANSWERS]
+    blind = np.broadcast_to(true.named.mean(axis=0) > 1 / 3, true.named.shape)
+    for name, named in (("ours", said.named), (CHANCE, blind)):
+        right = f1_score(true.named.ravel(), named.ravel())
+        assert captions[name].whole[0] == pytest.approx(right)
+    each = map(balanced_accuracy_score, true.choices.T, said.choices.T)
+    assert answers["ours"].whole[0] == pytest.approx(np.mean(list(each)))
+    assert 0.3 < answers[CHANCE].whole[0] < 0.5
+    assert answers["ours"].drawn.shape == (1, DRAWS)
 
 
 def begun(folder: Path, name: str, seed: int, steps: int = 100) -> None:

@@ -140,6 +140,9 @@ def evaluate_distillation(
         typer.Option(help="The teacher's checkpoint directory, where it is no run of the folder."),
     ] = None,
     scenes: Annotated[int, typer.Option(min=20, help="Number of scenes.")] = 1000,
+    timed: Annotated[
+        int, typer.Option(min=1, help="Number of scenes for the times of language models.")
+    ] = 50,
     out: Annotated[
         Path, typer.Option(help="Folder for bundles and scores; a second run is fast.")
     ] = Path("out/evaluate-distillation"),
@@ -150,12 +153,14 @@ def evaluate_distillation(
     Exports every finished run, lets the bundles tag scenes that no training has seen, and prints
     macro average precision of the arms teacher, distilled, image-labels, dense-truth and
     images-only, what is kept of it beyond chance, and whether the distilled student is better than
-    one trained on image labels. Intervals are over seeds and images; what is missing is listed.
+    one trained on image labels. Of runs with a language model it prints what captions and answers
+    keep with fewer tokens, and what an image takes; close other programs for the times. Intervals
+    are over seeds and images; what is missing is listed.
 
     `vlm-perception evaluate distillation out/distillation --json distillation.json`
     """
     evaluation = "vlm_perception.evaluation.distillation.evaluate"
-    report(evaluation, json_file, runs, teacher=teacher, scenes=scenes, out=out)
+    report(evaluation, json_file, runs, teacher=teacher, scenes=scenes, timed=timed, out=out)
 
 
 @app.command("drift", hidden=True)

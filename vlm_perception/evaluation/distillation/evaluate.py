@@ -5,36 +5,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
-from vlm_perception.bundle.bundle import ModelBundle
-from vlm_perception.datasets.roadworld.files.images import write_images
-from vlm_perception.deploy.export.options import ExportOptions
-from vlm_perception.evaluation.cached_export import exported
 from vlm_perception.evaluation.comparison.bootstrap import REPLICATES
-from vlm_perception.evaluation.distillation import arms as tag_arms
-from vlm_perception.evaluation.distillation.arms import ARMS
+from vlm_perception.evaluation.compression.times import take_times
+from vlm_perception.evaluation.distillation import bridges, tag_study
+from vlm_perception.evaluation.distillation.arm import Arm, gather
+from vlm_perception.evaluation.distillation.bundles import Bundles
 from vlm_perception.evaluation.distillation.study import SeededRun, read_runs
-from vlm_perception.evaluation.distillation.tags import CHANCE, TagExam, macro_ap
+from vlm_perception.evaluation.distillation.tag_study import ARMS, TEACHER
+from vlm_perception.evaluation.distillation.tags import CHANCE, macro_ap, tag_scores
+from vlm_perception.evaluation.distillation.words import word_figures, words
 from vlm_perception.evaluation.report import Report
 from vlm_perception.evaluation.road_world import EXAM_SEED
 from vlm_perception.outputs.own import own_folder
 
 VERB = "evaluate distillation"
-CALIBRATION_IMAGES = 80
-"""Token pruning calibrates nothing, but its export asks for images."""
-CALIBRATION_SIZE = (640, 360)
+Arms = Mapping[str, Sequence[SeededRun]]
 
 
-def run(runs: Path, *, teacher: Path | None, scenes: int, out: Path) -> Report:
+@dataclass
+class Findings:
+    """What is printed, and the figures."""
+
+    parts: list[RenderableType] = field(default_factory=list)
+    figures: dict[str, object] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Where runs are judged, and on how many scenes."""
+
+    folder: Path
+    scenes: int
+    timed: int
+
+    @property
+    def bundles(self) -> Bundles:
+        """Those of the runs."""
+        return Bundles(self.folder)
+
+
+def run(runs: Path, *, teacher: Path | None, scenes: int, timed: int, out: Path) -> Report:
     """Judge all runs of a folder that are complete.
 
     Args:
         runs: the folder, as `vlm-perception distil` has left it.
         teacher: a checkpoint directory, where the teacher is no run of the folder.
         scenes: of the exam.
+        timed: scenes to take times of language models with.
         out: keeps bundles and scores; a second run uses them.
 
     Raises:
@@ -42,82 +66,100 @@ def run(runs: Path, *, teacher: Path | None, scenes: int, out: Path) -> Report:
         ExportError: a checkpoint cannot be exported.
         OutputError: `out` is another's, or in use.
     """
-    found = read_runs(runs)
-    known = {key: found[name] for key, name in ARMS.items() if name in found}
-    done = {key: [each for each in of if each.done("student")] for key, of in known.items()}
+    arms = read_runs(runs)
+    found = Findings()
     with own_folder(out, VERB, [runs]) as folder:
-        parts, figures = _tags(folder, {k: v for k, v in done.items() if v}, teacher, scenes)
-    missing = _missing(known, done, teacher)
+        judge = Judge(folder, scenes, timed)
+        _tags(
+            {key: arms[name] for key, name in ARMS.items() if name in arms}, teacher, judge, found
+        )
+        _bridges([arm for arm in arms.values() if arm[0].recipe.language], judge, found)
     return Report(
-        [*parts, *missing],
+        [*found.parts, *found.missing],
         {
             "scenes": scenes,
             "first_seed": EXAM_SEED,
-            **figures,
-            "missing": missing,
+            **found.figures,
+            "missing": found.missing,
         },
     )
 
 
-def _tags(
-    folder: Path, runs: Mapping[str, Sequence[SeededRun]], teacher: Path | None, scenes: int
-) -> tuple[list[RenderableType], dict[str, object]]:
-    """The arms of a student and its teacher."""
-    if not runs:
-        return [], {}
-    bundles = {each.name: _export(each, folder) for of in runs.values() for each in of}
-    if teacher is not None and tag_arms.TEACHER not in runs:
-        bundles[tag_arms.TEACHER] = exported(teacher, folder / "bundles" / "teacher", DENSE)
-    scores, present = TagExam(scenes, folder).scores(bundles)
-    with Console().status("drawing images and seeds"):
+def _tags(arms: Arms, teacher: Path | None, judge: Judge, found: Findings) -> None:
+    """The students of a teacher."""
+    done = {key: _done(runs, "student", found) for key, runs in arms.items()}
+    done = {key: runs for key, runs in done.items() if runs}
+    given = teacher is not None and TEACHER not in done
+    found.missing += [
+        f"{name}: no run; `vlm-perception distil` with its recipe makes it"
+        for key, name in ARMS.items()
+        if key not in arms and not (key == TEACHER and given)
+    ]
+    if not done:
+        return
+    bundles = {
+        each.name: judge.bundles.of_run(each, "student") for runs in done.values() for each in runs
+    }
+    if given and teacher is not None:
+        bundles[TEACHER] = judge.bundles.of(teacher, TEACHER)
+    scores, present = tag_scores(bundles, judge.scenes, judge.folder)
+    with Console().status("drawing images"):
         judged = macro_ap(scores, present, REPLICATES)
-    arms = {key: tag_arms.gather(runs[key], judged) for key in ARMS if key in runs}
-    if tag_arms.TEACHER in judged:
-        arms = {tag_arms.TEACHER: tag_arms.Arm((0,), judged[tag_arms.TEACHER]), **arms}
-    unlike = tag_arms.unlike(runs)
-    compared = tag_arms.compare(arms, judged[CHANCE], list(unlike))
+    figures = {TEACHER: Arm((0,), judged[TEACHER])} if given else {}
+    figures |= {key: gather(done[key], judged) for key in ARMS if key in done}
+    unlike = tag_study.unlike(done)
+    compared = tag_study.compare(figures, judged[CHANCE], list(unlike))
     chance = float(judged[CHANCE].whole[0])
-    notes = [
-        f"{ARMS[key]} is not like {ARMS[tag_arms.STUDENT]} ({'; '.join(changes)}): no bar is judged"
+    found.parts += tag_study.tables(figures, compared, chance, judge.scenes)
+    found.parts += [
+        f"no bar is judged of {ARMS[key]}, which is not like {ARMS[tag_study.STUDENT]}: "
+        f"{'; '.join(changes)}"
         for key, changes in unlike.items()
     ]
-    return (
-        [*tag_arms.tables(arms, compared, chance, scenes), *notes],
-        {"chance": chance, **tag_arms.as_json(arms, compared), "unlike": unlike},
-    )
+    found.figures |= {
+        "chance": chance,
+        **tag_study.as_json(figures, compared),
+        "unlike": unlike,
+    }
 
 
-DENSE = ExportOptions(validate=False)
-
-
-def _export(run: SeededRun, folder: Path) -> ModelBundle:
-    """The bundle of a run's student, pruned as the student has learned to live with."""
-    checkpoint = run.done("student")
-    assert checkpoint is not None and run.recipe.student is not None
-    options = DENSE
-    if run.recipe.student.keep:
-        calibration = folder / "calibration"
-        write_images(calibration, CALIBRATION_IMAGES, CALIBRATION_SIZE)
-        options = ExportOptions(
-            keep=run.recipe.student.keep, calibration=calibration, validate=False
+def _bridges(arms: Sequence[Sequence[SeededRun]], judge: Judge, found: Findings) -> None:
+    """The language models that read a tower's tokens, by what leads to them."""
+    whole = [_done(arm, "language", found) for arm in arms]
+    done = [arm for arm in whole if arm]
+    if not done:
+        return
+    if not any(bridges.is_reference(run) for arm in done for run in arm):
+        found.missing.append(
+            "bridges: no run with `bridge: {kind: mlp}` and all tokens, which the others are "
+            "compared with"
         )
-    return exported(checkpoint, folder / "bundles" / run.name, options)
+        return
+    bundles = {run.name: judge.bundles.of_run(run, "language") for arm in done for run in arm}
+    said, true = words(bundles, judge.scenes, judge.folder)
+    with Console().status("drawing images"):
+        figures = word_figures(said, true, REPLICATES)
+    times, load = take_times({arm[0].name: bundles[arm[0].name] for arm in done}, judge.timed)
+    rows = bridges.bridge_rows(done, bundles, figures, times)
+    reached = bridges.bars(rows)
+    found.parts += [
+        bridges.table(rows, judge.scenes),
+        Text(f"times: {load.verdict()}", style=load.style),
+        *bridges.sentences(reached),
+    ]
+    found.figures |= {
+        "bridge": bridges.as_json(rows),
+        "bridge_bars": [asdict(each) for each in reached],
+        "times_valid": load.quiet,
+    }
 
 
-def _missing(
-    runs: Mapping[str, Sequence[SeededRun]],
-    done: Mapping[str, Sequence[SeededRun]],
-    teacher: Path | None,
-) -> list[str]:
-    """What is not there, in sentences."""
-    found = []
-    for key, name in ARMS.items():
-        if key not in runs and not (key == tag_arms.TEACHER and teacher is not None):
-            found.append(f"{name}: no run; `vlm-perception distil` with its recipe makes it")
-        unfinished = [each.folder for each in runs.get(key, ()) if each not in done[key]]
-        if unfinished:
-            found.append(
-                f"{name}: not finished in {', '.join(str(folder) for folder in unfinished)}; "
-                "`vlm-perception distil` with the same --out goes on"
-            )
-    return found
+def _done(runs: Sequence[SeededRun], part: str, found: Findings) -> list[SeededRun]:
+    """The runs of which a part is complete; the others are noted."""
+    unfinished = [str(each.folder) for each in runs if each.done(part) is None]
+    if unfinished:
+        found.missing.append(
+            f"{runs[0].recipe.name}: {part} is not finished in {', '.join(unfinished)}; "
+            "`vlm-perception distil` with the same --out goes on"
+        )
+    return [each for each in runs if each.done(part) is not None]

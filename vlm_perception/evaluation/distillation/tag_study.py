@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from rich.table import Table
 
-from vlm_perception.evaluation.distillation.seeds import BOTH, BySeed, Interval, interval
+from vlm_perception.evaluation.distillation.arm import Arm, bounds, gain, range_of, retention
+from vlm_perception.evaluation.distillation.seeds import BySeed, Interval, interval
 from vlm_perception.evaluation.distillation.study import SeededRun, differences
 from vlm_perception.evaluation.report import figure_table
 
@@ -84,19 +84,6 @@ COMPARISONS = (
 
 
 @dataclass(frozen=True)
-class Arm:
-    """All seeds of an arm."""
-
-    seeds: tuple[int, ...]
-    macro_ap: BySeed
-
-    def only(self, seeds: Sequence[int]) -> BySeed:
-        """The figure of some of the seeds."""
-        rows = [self.seeds.index(seed) for seed in seeds]
-        return BySeed(self.macro_ap.whole[rows], self.macro_ap.drawn[rows])
-
-
-@dataclass(frozen=True)
 class Compared:
     """What came out of a comparison."""
 
@@ -104,18 +91,6 @@ class Compared:
     interval: Interval
     reached: bool | None
     """None: there is no bar, or the arms differ in more than they should."""
-
-
-def gather(runs: Sequence[SeededRun], figures: Mapping[str, BySeed]) -> Arm:
-    """An arm of its judged runs."""
-    found = [figures[run.name] for run in runs]
-    return Arm(
-        tuple(run.recipe.seed for run in runs),
-        BySeed(
-            np.concatenate([each.whole for each in found]),
-            np.concatenate([each.drawn for each in found]),
-        ),
-    )
 
 
 def compare(arms: Mapping[str, Arm], chance: BySeed, unlike: Sequence[str]) -> list[Compared]:
@@ -132,31 +107,12 @@ def compare(arms: Mapping[str, Arm], chance: BySeed, unlike: Sequence[str]) -> l
     for each in COMPARISONS:
         if each.first not in arms or each.second not in arms:
             continue
-        first, second = _paired(arms[each.first], arms[each.second])
-        if each.retention:
-            figure = first.with_(chance, np.subtract).with_(
-                second.with_(chance, np.subtract), np.divide
-            )
-        else:
-            figure = first.with_(second, np.subtract)
+        first, second = arms[each.first], arms[each.second]
+        figure = retention(first, second, chance) if each.retention else gain(first, second)
         whole = interval(figure)
         alike = not {each.first, each.second} & set(unlike)
         found.append(Compared(each, whole, _reached(each, whole) if alike else None))
     return found
-
-
-def _paired(first: Arm, second: Arm) -> tuple[BySeed, BySeed]:
-    common = sorted(set(first.seeds) & set(second.seeds))
-    if min(len(first.seeds), len(second.seeds)) == 1 or not common:
-        return first.macro_ap, _mean(second) if len(second.seeds) > 1 else second.macro_ap
-    return first.only(common), second.only(common)
-
-
-def _mean(arm: Arm) -> BySeed:
-    """An arm as one model: its seeds are not those of the other arm."""
-    return BySeed(
-        arm.macro_ap.whole.mean(keepdims=True), arm.macro_ap.drawn.mean(axis=0, keepdims=True)
-    )
 
 
 def _reached(comparison: Comparison, found: Interval) -> bool | None:
@@ -182,26 +138,17 @@ def as_json(arms: Mapping[str, Arm], compared: Sequence[Compared]) -> dict[str, 
     """The figures by their keys."""
     figures: dict[str, object] = {}
     for key, arm in arms.items():
-        figures[key] = {**_bounds("macro_ap", interval(arm.macro_ap)), "seeds": list(arm.seeds)}
+        figures[key] = {**bounds("macro_ap", interval(arm.figure)), "seeds": list(arm.seeds)}
     comparisons = {}
     for each in compared:
         name = "retention" if each.comparison.retention else "difference"
         comparisons[each.comparison.key] = {
-            **_bounds(name, each.interval),
+            **bounds(name, each.interval),
             "seeds": each.interval.seeds,
             "bar": each.comparison.bar,
             "reached": each.reached,
         }
     return {**figures, "comparisons": comparisons}
-
-
-def _bounds(name: str, found: Interval) -> dict[str, object]:
-    return {
-        name: found.value,
-        f"{name}_low": found.low,
-        f"{name}_high": found.high,
-        f"{name}_interval": found.over,
-    }
 
 
 def tables(
@@ -218,8 +165,8 @@ def tables(
         caption=caption,
     )  # fmt: skip
     for key, arm in arms.items():
-        found = interval(arm.macro_ap)
-        first.add_row(ARMS[key], str(found.seeds), f"{found.value:.4f}", _range(found, 4))
+        found = interval(arm.figure)
+        first.add_row(ARMS[key], str(found.seeds), f"{found.value:.4f}", range_of(found, 4))
     second = figure_table(
         "What was kept",
         "comparison", "", "95 %", "bar", "",
@@ -233,13 +180,8 @@ def tables(
         second.add_row(
             each.comparison.words,
             f"{each.interval.value:{sign}.4f}",
-            _range(each.interval, 4),
+            range_of(each.interval, 4),
             shown,
             verdict,
         )
     return [first, second] if compared else [first]
-
-
-def _range(found: Interval, digits: int) -> str:
-    mark = "" if found.over == BOTH else " *"
-    return f"{found.low:.{digits}f} to {found.high:.{digits}f}{mark}"
