@@ -135,10 +135,6 @@ def evaluate_distillation(
     runs: Annotated[
         Path, typer.Argument(help="Folder of runs, as `distil --seeds 5 --out RUNS` leaves it.")
     ],
-    teacher: Annotated[
-        Path | None,
-        typer.Option(help="The teacher's checkpoint directory, where it is no run of the folder."),
-    ] = None,
     scenes: Annotated[int, typer.Option(min=20, help="Number of scenes.")] = 1000,
     timed: Annotated[
         int, typer.Option(min=1, help="Number of scenes for the times of language models.")
@@ -160,7 +156,7 @@ def evaluate_distillation(
     `vlm-perception evaluate distillation out/distillation --json distillation.json`
     """
     evaluation = "vlm_perception.evaluation.distillation.evaluate"
-    report(evaluation, json_file, runs, teacher=teacher, scenes=scenes, timed=timed, out=out)
+    report(evaluation, json_file, runs, scenes=scenes, timed=timed, out=out)
 
 
 @app.command("drift", hidden=True)

@@ -51,12 +51,11 @@ class Judge:
         return Bundles(self.folder)
 
 
-def run(runs: Path, *, teacher: Path | None, scenes: int, timed: int, out: Path) -> Report:
+def run(runs: Path, *, scenes: int, timed: int, out: Path) -> Report:
     """Judge all runs of a folder that are complete.
 
     Args:
         runs: the folder, as `vlm-perception distil` has left it.
-        teacher: a checkpoint directory, where the teacher is no run of the folder.
         scenes: of the exam.
         timed: scenes to take times of language models with.
         out: keeps bundles and scores; a second run uses them.
@@ -70,9 +69,7 @@ def run(runs: Path, *, teacher: Path | None, scenes: int, timed: int, out: Path)
     found = Findings()
     with own_folder(out, VERB, [runs]) as folder:
         judge = Judge(folder, scenes, timed)
-        _tags(
-            {key: arms[name] for key, name in ARMS.items() if name in arms}, teacher, judge, found
-        )
+        _tags({key: arms[name] for key, name in ARMS.items() if name in arms}, judge, found)
         _bridges([arm for arm in arms.values() if arm[0].recipe.language], judge, found)
     return Report(
         [*found.parts, *found.missing],
@@ -85,27 +82,27 @@ def run(runs: Path, *, teacher: Path | None, scenes: int, timed: int, out: Path)
     )
 
 
-def _tags(arms: Arms, teacher: Path | None, judge: Judge, found: Findings) -> None:
+def _tags(arms: Arms, judge: Judge, found: Findings) -> None:
     """The students of a teacher."""
     done = {key: _done(runs, "student", found) for key, runs in arms.items()}
     done = {key: runs for key, runs in done.items() if runs}
-    given = teacher is not None and TEACHER not in done
+    given = _teacher_of(done) if TEACHER not in arms else None
     found.missing += [
         f"{name}: no run; `vlm-perception distil` with its recipe makes it"
         for key, name in ARMS.items()
-        if key not in arms and not (key == TEACHER and given)
+        if key not in arms and not (key == TEACHER and given is not None)
     ]
     if not done:
         return
     bundles = {
         each.name: judge.bundles.of_run(each, "student") for runs in done.values() for each in runs
     }
-    if given and teacher is not None:
-        bundles[TEACHER] = judge.bundles.of(teacher, TEACHER)
+    if given is not None:
+        bundles[TEACHER] = judge.bundles.of(given, TEACHER)
     scores, present = tag_scores(bundles, judge.scenes, judge.folder)
     with Console().status("drawing images"):
         judged = macro_ap(scores, present, REPLICATES)
-    figures = {TEACHER: Arm((0,), judged[TEACHER])} if given else {}
+    figures = {TEACHER: Arm((0,), judged[TEACHER])} if given is not None else {}
     figures |= {key: gather(done[key], judged) for key in ARMS if key in done}
     unlike = tag_study.unlike(done)
     compared = tag_study.compare(figures, judged[CHANCE], list(unlike))
@@ -121,6 +118,14 @@ def _tags(arms: Arms, teacher: Path | None, judge: Judge, found: Findings) -> No
         **tag_study.as_json(figures, compared),
         "unlike": unlike,
     }
+
+
+def _teacher_of(arms: Arms) -> Path | None:
+    """The checkpoint that the distilled student has learned from, where it is there still."""
+    run = next(iter(arms.get(tag_study.STUDENT, ())), None)
+    if run is None or run.recipe.teacher is None or run.recipe.teacher.encoder is None:
+        return None
+    return run.place(run.recipe.teacher.encoder)
 
 
 def _bridges(arms: Sequence[Sequence[SeededRun]], judge: Judge, found: Findings) -> None:

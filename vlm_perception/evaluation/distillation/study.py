@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.recipe_changes import changes
 from vlm_perception.training.distillation.recipe import Recipe
-from vlm_perception.training.distillation.run import BEGUN
+from vlm_perception.training.distillation.run import BEGUN, HOME
 
 
 class StudyError(VlmPerceptionError):
@@ -38,6 +38,13 @@ class SeededRun:
         """The folder of a part, if it is complete."""
         folder = self.folder / part
         return folder if folder.is_dir() else None
+
+    def place(self, text: str) -> Path | None:
+        """A path of the recipe, if it is there still."""
+        note = self.folder / HOME
+        home = Path(note.read_text().strip()) if note.is_file() else self.folder
+        place = home / Path(text).expanduser()
+        return place if place.is_dir() else None
 
 
 def read_runs(folder: Path) -> Mapping[str, Sequence[SeededRun]]:

@@ -18,6 +18,8 @@ from vlm_perception.training.distillation.recipe import DistillationError, Recip
 VERB = "distil"
 BEGUN = "recipe.json"
 """The recipe that a run has begun with."""
+HOME = "recipe_folder"
+"""The folder that the paths in it are relative to."""
 _UNFINISHED = ".unfinished"
 
 
@@ -96,6 +98,7 @@ def _begin(run: Run, file: Path) -> None:
     """Note the recipe of a new run; of one that goes on, compare it."""
     begun = run.out / BEGUN
     now = run.recipe.model_dump_json(indent=1)
+    (run.out / HOME).write_text(f"{run.home.resolve()}\n")
     if not begun.exists():
         begun.write_text(now)
         return
