@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.places import CONFIG
+from typer.testing import CliRunner
 
 pytest.importorskip("sklearn")
 pytest.importorskip("torch")
 
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
 
+from vlm_perception.cli import app
 from vlm_perception.evaluation.distillation.arm import Arm
 from vlm_perception.evaluation.distillation.seeds import BOTH, IMAGES, BySeed, interval
 from vlm_perception.evaluation.distillation.study import SeededRun, StudyError, read_runs
@@ -48,7 +50,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says(by_seed: bool) -> None:
     """Of a difference seed by seed, and of a mean that is known to be 0.8."""
     rng = np.random.default_rng(1)
     held = []
-    for _ in range(400):
+    for _ in range(200):
         first, second = judged(rng, SEEDS, 0.03)
         figure = second.with_(first, np.subtract) if by_seed else first
         found = interval(figure)
@@ -155,6 +157,10 @@ def test_runs_are_found_by_their_recipes_and_unlike_ones_are_named(tmp_path: Pat
     assert unlike({"student": runs["distilled"], "image_labels": runs["image-labels"]}) == {
         "image_labels": ["student.training.steps was 100 and is 50 now"]
     }
+    (tmp_path / "teacher").mkdir()
+    (runs["distilled"][0].folder / "recipe_folder").write_text(f"{tmp_path / 'labels'}\n")
+    assert runs["distilled"][0].place("../teacher") == tmp_path / "labels" / ".." / "teacher"
+    assert runs["distilled"][1].place("../elsewhere") is None
     begun(tmp_path / "distilled" / "seed-2", "distilled", 2, steps=50)
     with pytest.raises(StudyError, match=r"student\.training\.steps was 100 and is 50 now"):
         read_runs(tmp_path)
@@ -167,3 +173,18 @@ def test_the_recipes_that_ship_are_recipes_and_their_arms_are_alike() -> None:
     assert recipes.keys() >= {*ARMS.values(), "street"}
     runs = {key: [SeededRun(recipes[name], CONFIG)] for key, name in ARMS.items()}
     assert unlike(runs) == {}
+
+
+def test_several_recipes_are_read_before_the_first_run_begins(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(app, ["distil", "--example"])
+    assert shown.output == (CONFIG / "distillation" / "street.yaml").read_text()
+    file, wrong = tmp_path / "street.yaml", tmp_path / "wrong.yaml"
+    file.write_text(shown.output)
+    wrong.write_text("name: wrong\n")
+    refused = CliRunner().invoke(
+        app, ["distil", str(file), str(wrong), "--seeds", "2", "--out", str(tmp_path / "out")]
+    )
+    assert refused.exit_code == 2
+    assert "wrong.yaml is not a recipe" in refused.output.replace("\n", "")
+    assert not (tmp_path / "out").exists()
+    assert "distil --example" in CliRunner().invoke(app, ["distil"]).output
