@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from vlm_perception.datasets.roadworld.files.shards import RENDER_SIZE
 from vlm_perception.datasets.roadworld.location_phrases import Asked
 from vlm_perception.datasets.roadworld.truth import ObjectTruth
-from vlm_perception.training.language import Dialogues
+from vlm_perception.training.distillation.language.dialogues import Dialogues
 from vlm_perception.training.locations import (
     BINS,
     FORMAT,

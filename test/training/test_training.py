@@ -60,16 +60,16 @@ from vlm_perception.modeling.token_pruning import parse_schedule
 from vlm_perception.modeling.towers.siglip import SiglipVision
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.vision.encoder import VisionEncoder
-from vlm_perception.training import checkpoint, language
-from vlm_perception.training.dual import POSITIVE_PERCENT, Scenes, order, patch_embeddings
-from vlm_perception.training.language import (
+from vlm_perception.training import checkpoint
+from vlm_perception.training.distillation.language.dialogues import (
     INSTRUCTION,
     Dialogues,
-    LanguageObjective,
     Packed,
     balancing_weights,
     block_mask,
 )
+from vlm_perception.training.distillation.language.objective import LanguageObjective
+from vlm_perception.training.dual import POSITIVE_PERCENT, Scenes, order, patch_embeddings
 from vlm_perception.training.locations import grow, with_locations
 from vlm_perception.training.loop import SAVE_EVERY, Schedule, fit
 from vlm_perception.training.roadworld_nano import LANGUAGE, RECIPE, dual_specs, vlm_specs
@@ -335,17 +335,16 @@ def test_packed_dialogues_do_not_see_each_other(
 def test_an_instruction_and_a_place_are_learned(
     tokenizer: PreTrainedTokenizerFast,
     with_places: PreTrainedTokenizerFast,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two scenes that differ in where the cone stands, told apart by what is seen."""
-    monkeypatch.setattr(language, "PACKED_LENGTH", 64)
     torch.manual_seed(0)
     vlm = build_vlm(tokenizer)
     grow(vlm, len(with_places))
-    objective = LanguageObjective(vlm, tokenizer.bos_token_id)
+    objective = LanguageObjective(vlm, [tokenizer.bos_token_id])
     shard = invented_shard(2)
     cones = next(kind for kind in INSTRUCTIONS if kind.name == "cones")
     dialogues = Dialogues(with_places, balancing_weights([shard]))
+    dialogues.length = 64
     features = 3 * torch.randn(2, 4, 192)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=2e-3)
     true = [cones.answer(truth) for truth in shard.truths]

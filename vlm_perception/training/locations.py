@@ -34,6 +34,8 @@ _FREQUENCIES = (0.5, 24.0)
 
 
 _TOKEN = "<loc{:04d}>"
+LOCATIONS = frozenset(_TOKEN.format(i) for i in range(BINS))
+"""All tokens of locations."""
 
 
 def with_locations(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:

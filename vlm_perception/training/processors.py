@@ -15,6 +15,7 @@ from transformers import (
     SiglipProcessor,
 )
 
+from vlm_perception.deploy.checkpoints.image_processor import load_any_processor
 from vlm_perception.training.student import (
     IMAGE_TOKEN,
     INPUT_SIZE,
@@ -24,11 +25,7 @@ from vlm_perception.training.student import (
     dress_tokenizer,
 )
 
-_BEGIN, _REST = PROMPT.split(IMAGE_TOKEN)
-_QUESTION, _END = _REST.split("{text}")
-CHAT_TEMPLATE = (
-    f"{{%- set begin, ask, end = '{_BEGIN}{IMAGE_TOKEN}', '{_QUESTION}', '{_END}' -%}}"
-    """
+_CHAT = """
 {%- for message in messages -%}
 {%- if message.content is string -%}
 {%- set parts = [{'type': 'text', 'text': message.content}] -%}
@@ -49,8 +46,20 @@ CHAT_TEMPLATE = (
 {%- endif -%}
 {%- endfor -%}
 """
-)
-"""The chat that the student was trained on: an image and one question to it, no system message."""
+
+
+def chat_template(prompt: str) -> str:
+    """The chat that a student was trained on: an image and one question to it, no system message.
+
+    Args:
+        prompt: what it was trained on, with `<image>` and `{text}`.
+    """
+    begin, rest = prompt.split(IMAGE_TOKEN)
+    ask, end = rest.split("{text}")
+    return f"{{%- set begin, ask, end = '{begin}{IMAGE_TOKEN}', '{ask}', '{end}' -%}}" + _CHAT
+
+
+CHAT_TEMPLATE = chat_template(PROMPT)
 
 
 def save_dual_processor(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
@@ -74,6 +83,28 @@ def save_vlm_processor(tokenizer: PreTrainedTokenizerFast, directory: Path) -> N
         patch_size=PATCH,
         vision_feature_select_strategy="full",
         chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(directory)
+
+
+def save_reader_processor(
+    dual: Path, tokenizer: PreTrainedTokenizerFast, model: Any, template: str, directory: Path
+) -> None:
+    """Write the processor of a language model that reads a dual encoder's tower.
+
+    Args:
+        dual: directory of the dual encoder, whose image processor it shares.
+        tokenizer: of the language model.
+        model: the language model, a LLaVA.
+        template: of a chat.
+        directory: takes the files.
+    """
+    LlavaProcessor(
+        load_any_processor(dual),
+        tokenizer,
+        patch_size=model.config.vision_config.patch_size,
+        vision_feature_select_strategy=model.config.vision_feature_select_strategy,
+        num_additional_image_tokens=int(model.config.vision_config.model_type.startswith("clip")),
+        chat_template=template,
     ).save_pretrained(directory)
 
 

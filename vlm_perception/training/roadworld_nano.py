@@ -30,6 +30,14 @@ from vlm_perception.modeling.token_pruning import parse_schedule
 from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.outputs.own import own_folder
 from vlm_perception.training.checkpoint import calibrate, save_checkpoint
+from vlm_perception.training.distillation.language.dialogues import Dialogues, balancing_weights
+from vlm_perception.training.distillation.language.features import (
+    cache_features,
+    chunks_of,
+    count_chunks,
+)
+from vlm_perception.training.distillation.language.objective import LanguageObjective
+from vlm_perception.training.distillation.language.scenes import FeatureScenes
 from vlm_perception.training.dual import (
     LOSS_WEIGHTS,
     PRUNED_SHARE,
@@ -37,7 +45,6 @@ from vlm_perception.training.dual import (
     Scenes,
     order,
 )
-from vlm_perception.training.language import FeatureScenes, LanguageObjective, cache_features
 from vlm_perception.training.locations import grow, store, with_locations
 from vlm_perception.training.loop import Schedule, fit
 from vlm_perception.training.student import (
@@ -171,17 +178,19 @@ def train_vlm(
     grow(model, len(tokenizer))
     model.model.vision_tower.load_state_dict(dual.vision_model.state_dict())
     nn.Module.to(model, training_device())
+    dialogues = Dialogues(tokenizer, balancing_weights(shards))
     whole, pruned = (
-        FeatureScenes(shards, cache_features(dual, shards, work / name, keep), tokenizer)
+        _feature_scenes(dual, shards, dialogues, work / name, keep)
         for name, keep in (("image_tokens.npy", ()), ("kept_tokens.npy", recipe.keep))
     )
-    objective = LanguageObjective(model, tokenizer.bos_token_id)
+    objective = LanguageObjective(model, [tokenizer.bos_token_id])
     plan = list(order(len(whole), len(whole), recipe.vlm.batch, recipe.vlm.steps, recipe.seed))
 
     def losses(step: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((recipe.seed, 8, step))
         scenes = pruned if rng.random() < PRUNED_SHARE else whole
-        result: dict[str, torch.Tensor] = objective(*scenes.batch(plan[step], rng))
+        batch = scenes.batch(plan[step], rng)
+        result: dict[str, torch.Tensor] = objective(batch.features, batch.packed)
         return result
 
     fit(
@@ -194,6 +203,19 @@ def train_vlm(
     )
     store(model, objective.table())
     return model
+
+
+def _feature_scenes(
+    dual: SiglipModel,
+    shards: list[Shard],
+    dialogues: Dialogues,
+    path: Path,
+    keep: Sequence[KeepStep],
+) -> FeatureScenes:
+    features = cache_features(
+        dual.vision_model, chunks_of(shards), path, keep, chunks=count_chunks(shards)
+    )
+    return FeatureScenes(shards, features, dialogues, prefix=features.shape[1] + 1)
 
 
 def train(out: Path, recipe: Recipe = RECIPE) -> Path:

@@ -174,14 +174,42 @@ class Student(_Model):
     training: Training
 
 
+LanguageLoss = Literal["caption", "answers", "instructions", "locations", "patches"]
+
+
 class Language(_Model):
     """The language model that learns to read the finished tower."""
 
-    decoder: dict[str, Any]
-    """As transformers writes it, with `model_type: llama` or `qwen2`."""
+    start: PathText | None = None
+    """A checkpoint directory to go on from: its language model, and its dual encoder where the
+    recipe has no student."""
+    decoder: dict[str, Any] | None = None
+    """One with random weights, as transformers writes its configuration, with `model_type: llama`
+    or `qwen2`."""
+    tokenizer: PathText | Literal["teacher", "road-world"] = "road-world"
+    """Of a decoder with random weights; `teacher`: that of the teacher's language model."""
     bridge: BridgeSpec = BridgeSpec()
-    losses: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    losses: Annotated[dict[LanguageLoss, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    cache: PathText | None = None
+    """Where rendered scenes and what the tower sees are kept, for several recipes; by default in
+    the run's own folder."""
     training: Training
+
+    @model_validator(mode="after")
+    def _fits(self) -> Language:
+        if (self.start is None) == (self.decoder is None):
+            raise ValueError("a language model needs either `decoder` or `start`; give one")
+        if self.training.batch > self.training.micro_batch:
+            raise ValueError(
+                f"its losses are computed for a whole batch at once: `batch` "
+                f"{self.training.batch} is above `micro_batch` {self.training.micro_batch}"
+            )
+        if "patches" in self.losses and self.bridge.kind != "q-former":
+            raise ValueError(
+                "the loss patches reads keys and values of a q-former; leave it out with a bridge "
+                f"of kind {self.bridge.kind}"
+            )
+        return self
 
 
 class Quantization(_Model):

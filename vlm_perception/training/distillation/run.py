@@ -7,12 +7,12 @@ Each part is a folder within that of the run which is complete or absent, and is
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_perception.common.recipe_changes import changes
 from vlm_perception.outputs.own import own_folder
+from vlm_perception.training.distillation.language import part as language
+from vlm_perception.training.distillation.parts import Part, Run
 from vlm_perception.training.distillation.recipe import DistillationError, Recipe, read_recipe
 
 VERB = "distil"
@@ -23,36 +23,7 @@ HOME = "recipe_folder"
 _UNFINISHED = ".unfinished"
 
 
-@dataclass(frozen=True)
-class Run:
-    """A recipe and the folder of its results."""
-
-    recipe: Recipe
-    home: Path
-    """Folder of the recipe, which the paths in it are relative to."""
-    out: Path
-
-    def done(self, part: str) -> Path | None:
-        """The folder of a part, if it is complete."""
-        folder = self.out / part
-        return folder if folder.is_dir() else None
-
-    def place(self, text: str) -> Path:
-        """A path of the recipe."""
-        return self.home / Path(text).expanduser()
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a run."""
-
-    name: str
-    """Of the section of the recipe, and of the folder."""
-    make: Callable[[Run, Path], None]
-    """Makes it in a folder, or goes on with what an interrupted run has left there."""
-
-
-PARTS: tuple[Part, ...] = ()
+PARTS: tuple[Part, ...] = (Part(language.NAME, language.make),)
 
 
 def distil(file: Path, out: Path, only: str | None = None, seed: int | None = None) -> list[Path]:

@@ -1,8 +1,8 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the projector and the decoder on the features of the finished, frozen vision tower.
+"""Dialogues about an image, packed so that they share its prefix.
 
-The caption and all questions of a scene are packed after one image prefix with a block mask, so
+The caption and all questions of an image are packed after one image prefix with a block mask, so
 that each sees the image and itself only: just as they are answered on the robot, and at the price
 of one prefix.
 """
@@ -11,17 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from rich.progress import track
-from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast, SiglipModel
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
-from vlm_perception.bundle.manifest import KeepStep
 from vlm_perception.datasets.roadworld.files.shards import RENDER_SIZE, Shard
 from vlm_perception.datasets.roadworld.instructions import INSTRUCTIONS, worded
 from vlm_perception.datasets.roadworld.location_phrases import Asked, ask
@@ -32,12 +28,13 @@ from vlm_perception.datasets.roadworld.truth import (
 )
 from vlm_perception.datasets.roadworld.world import LABELS
 from vlm_perception.perception.locating.formats.box_format import PictureBox
-from vlm_perception.training.locations import FORMAT, TokenTable, encode, spread_loss
-from vlm_perception.training.student import PROMPT, WIDTH
-from vlm_perception.training.tower import see
+from vlm_perception.training.locations import FORMAT, encode
+from vlm_perception.training.student import PROMPT
 
 CAPTION, ANSWER, INSTRUCTION, LOCATION = range(4)
 """What a segment teaches: each has a loss of its own."""
+LOSSES = ("caption", "answers", "instructions", "locations")
+"""Names of those losses."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,11 @@ class Segment:
     """Ends with the stop token."""
     group: int
     weight: float = 1.0
+    shares: tuple[float, ...] | None = None
+    """Of each token of the answer the probability that a teacher gives it; None: 1."""
+    among: tuple[int, float] | None = None
+    """Number of the typed question that this is a choice of, and the teacher's probability of it;
+    its tokens are then no targets, but their likelihood is."""
 
 
 TYPED_QUESTIONS, PRESENCE_QUESTIONS, SCENE_INSTRUCTIONS, PLACES = 4, 2, 4, 9
@@ -60,33 +62,9 @@ NOTHING_WEIGHT = 0.1
 of its likeliest coordinate, less than a tenth."""
 PACKED_LENGTH = 416
 """Tokens after the image: one length for all steps, so that they share one compiled graph."""
+WITHOUT_PLACES = 224
+"""The same where no places are asked for and no instructions given."""
 _BLOCKED = float(torch.finfo(torch.float32).min)
-
-
-@torch.no_grad()
-def cache_features(
-    model: SiglipModel, shards: Sequence[Shard], path: Path, keep: Sequence[KeepStep] = ()
-) -> NDArray[np.float16]:
-    """What LLaVA reads, [N, tokens, D], of every scene, kept at `path`."""
-    if path.exists():
-        stored: NDArray[np.float16] = np.load(path, mmap_mode="r")
-        return stored
-    tower = model.vision_model.train(False)
-    chunks = [
-        shard.images[i : i + 100] for shard in shards for i in range(0, len(shard.labels), 100)
-    ]
-    features = []
-    for images in track(chunks, "Features of the vision tower"):
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
-        pixels = pixels.div_(127.5).sub_(1.0).to(model.device)
-        with torch.autocast(model.device.type, torch.bfloat16):
-            seen = see(tower, pixels, keep)
-        features.append(seen.features.to("cpu", torch.float16).numpy())
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, np.concatenate(features))
-    partial.rename(path)
-    result: NDArray[np.float16] = np.load(path, mmap_mode="r")
-    return result
 
 
 @dataclass(frozen=True)
@@ -105,6 +83,12 @@ class Packed:
     """[B, T] weight of each target."""
     groups: Tensor
     """[B, T] CAPTION, ANSWER, INSTRUCTION or LOCATION."""
+    shares: Tensor
+    """[B, T] probability that a teacher gives each target."""
+    questions: Tensor
+    """[B, S] number, from 1, of the typed question that each segment is a choice of; 0: of none."""
+    likely: Tensor
+    """[B, S] the teacher's probability of that choice."""
 
     def to(self, device: torch.device) -> Packed:
         """The same dialogues on `device`."""
@@ -115,11 +99,24 @@ class Dialogues:
     """Turns scenes into token segments; prompts are tokenized once."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, weights: Sequence[NDArray[np.float64]]
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        weights: Sequence[NDArray[np.float64]],
+        groups: Sequence[int] = (CAPTION, ANSWER, INSTRUCTION, LOCATION),
+        template: str = PROMPT,
     ) -> None:
-        """Use `tokenizer` for prompts and answers alike, and one weight a choice and question."""
-        self._weights = weights
-        self._tokenizer = tokenizer
+        """Word what is asked and answered.
+
+        Args:
+            tokenizer: for prompts and answers alike.
+            weights: one a choice and question of the road world.
+            groups: what is taught.
+            template: of a prompt, with `<image>` and, behind it, `{text}`.
+        """
+        self._weights, self._groups = weights, frozenset(groups)
+        self._tokenizer, self._template = tokenizer, template.split("<image>")[1]
+        short = self._groups <= {CAPTION, ANSWER}
+        self.length = WITHOUT_PLACES if short else PACKED_LENGTH
         self._eos: int = tokenizer.eos_token_id
         self._cache: dict[str, list[int]] = {}
 
@@ -133,8 +130,15 @@ class Dialogues:
 
     def segment(self, question: str, answer: str, group: int, weight: float = 1.0) -> Segment:
         """Tokenize a question and its answer."""
-        prompt = PROMPT.split("<image>")[1].format(text=question)
-        return Segment(self._ids(prompt), [*self._ids(" " + answer), self._eos], group, weight)
+        return Segment(self.prompt(question), self.answer(answer), group, weight)
+
+    def prompt(self, question: str) -> list[int]:
+        """Tokens between the image and an answer."""
+        return self._ids(self._template.replace("{text}", question))
+
+    def answer(self, answer: str) -> list[int]:
+        """Tokens of an answer and its end."""
+        return [*self._ids(" " + answer), self._eos]
 
     def location(self, asked: Asked) -> Segment:
         """The segment of a phrase: the boxes of what it means, or the bare end of an answer."""
@@ -142,17 +146,21 @@ class Dialogues:
             PictureBox(x, y, x + width, y + height)
             for x, y, width, height in (thing.box for thing in asked.objects)
         ]
-        prompt = PROMPT.split("<image>")[1].format(text=FORMAT.prompt(asked.phrase))
         answer = encode(self._tokenizer, FORMAT.write(boxes, asked.name, RENDER_SIZE))
         weight = 1.0 if boxes else NOTHING_WEIGHT
-        return Segment(self._ids(prompt), [*answer, self._eos], LOCATION, weight)
+        prompt = self.prompt(FORMAT.prompt(asked.phrase))
+        return Segment(prompt, [*answer, self._eos], LOCATION, weight)
 
     def scene(self, shard: Shard, index: int, rng: np.random.Generator) -> list[Segment]:
-        """The caption, then some questions, instructions and phrases to be found."""
+        """The caption, then some questions, instructions and phrases to be found.
+
+        Of what is taught; where questions are, but no instructions, all typed ones are asked.
+        """
         caption = self.segment(CAPTION_PROMPT, shard.captions[index][0], CAPTION, CAPTION_WEIGHT)
         segments = []
         typed = list(QUESTIONS.values())
-        for column in rng.permutation(len(typed))[:TYPED_QUESTIONS]:
+        few = INSTRUCTION in self._groups
+        for column in rng.permutation(len(typed))[: TYPED_QUESTIONS if few else None]:
             question, choices = typed[column]
             choice = shard.attributes[index, column]
             weight = self._weights[column][choice]
@@ -168,25 +176,31 @@ class Dialogues:
             instruction = INSTRUCTIONS[kind]
             answer = instruction.answer(shard.truths[index])
             segments.append(self.segment(worded(instruction, rng), answer, INSTRUCTION))
-        width, _ = RENDER_SIZE
-        segments += [self.location(one) for one in ask(shard.truths[index], width, rng)[:PLACES]]
-        return [caption, *(segments[i] for i in rng.permutation(len(segments)))]
+        if LOCATION in self._groups:
+            width, _ = RENDER_SIZE
+            things = ask(shard.truths[index], width, rng)[:PLACES]
+            segments += [self.location(one) for one in things]
+        whole = [caption, *(segments[i] for i in rng.permutation(len(segments)))]
+        return [segment for segment in whole if segment.group in self._groups]
 
     def pack(self, scenes: Sequence[list[Segment]], prefix: int) -> Packed:
         """Place segments one after another; `prefix` tokens precede them.
 
         A question that no longer fits after a long caption is left for another step.
         """
-        shape = (len(scenes), PACKED_LENGTH)
+        shape, most = (len(scenes), self.length), max(map(len, scenes))
         ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         segments, targets = np.zeros(shape, np.int64), np.full(shape, -100, np.int64)
         weights, groups = np.zeros(shape, np.float32), np.zeros(shape, np.int64)
+        shares = np.ones(shape, np.float32)
+        questions = np.zeros((len(scenes), most), np.int64)
+        likely = np.zeros((len(scenes), most), np.float32)
         for row, scene in enumerate(scenes):
             at = 0
             for number, segment in enumerate(scene, start=1):
                 tokens = [*segment.prompt, *segment.answer[:-1]]
                 end, first = at + len(tokens), at + len(segment.prompt) - 1
-                if end > PACKED_LENGTH:
+                if end > self.length:
                     break
                 ids[row, at:end] = tokens
                 positions[row, at:end] = np.arange(prefix, prefix + len(tokens))
@@ -194,8 +208,12 @@ class Dialogues:
                 targets[row, first:end] = segment.answer
                 weights[row, first:end] = segment.weight
                 groups[row, first:end] = segment.group
+                if segment.shares is not None:
+                    shares[row, first:end] = segment.shares
+                if segment.among is not None:
+                    questions[row, number - 1], likely[row, number - 1] = segment.among
                 at = end
-        arrays = (ids, positions, segments, targets, weights, groups)
+        arrays = (ids, positions, segments, targets, weights, groups, shares, questions, likely)
         return Packed(*map(torch.from_numpy, arrays))
 
 
@@ -210,51 +228,6 @@ def block_mask(segments: Tensor, prefix: int) -> Tensor:
     return torch.where(same & causal, 0.0, _BLOCKED)[:, None]
 
 
-class LanguageObjective(nn.Module):
-    """Projector and decoder with their losses."""
-
-    def __init__(self, model: LlavaForConditionalGeneration, bos: int) -> None:
-        """Wrap `model`; its vision tower takes no part."""
-        super().__init__()
-        self.projector = model.model.multi_modal_projector
-        self.decoder = model.model.language_model
-        self.table = TokenTable(model.lm_head.weight)
-        self._bos = bos
-        model.set_attn_implementation("sdpa")
-        self.decoder.compile()
-
-    def forward(self, features: Tensor, packed: Packed) -> dict[str, Tensor]:
-        """Losses by name from features [B, tokens, D], one for each group of segments."""
-        prefix = features.shape[1] + 1
-        device = self.table.words.device
-        features, packed = features.to(device), packed.to(device)
-        with torch.autocast(device.type, torch.bfloat16):
-            table = self.table()
-            bos = table[self._bos].expand(len(features), 1, -1)
-            image = self.projector(features)
-            inputs = torch.cat((bos, image.to(bos.dtype), table[packed.ids]), dim=1)
-            places = torch.cat(
-                (torch.arange(prefix, device=device).expand(len(features), -1), packed.positions), 1
-            )
-            hidden = self.decoder(
-                inputs_embeds=inputs,
-                attention_mask=block_mask(packed.segments, prefix),
-                position_ids=places,
-                use_cache=False,
-            ).last_hidden_state[:, prefix:]
-            asked = packed.targets >= 0
-            logits = F.linear(hidden[asked], table).float()
-        loss = spread_loss(logits, packed.targets[asked], self.table.first)
-        loss = loss * packed.weights[asked]
-        groups = packed.groups[asked]
-        return {
-            "caption": loss[groups == CAPTION].sum() / len(features) / 10,
-            "answers": loss[groups == ANSWER].mean(),
-            "instructions": loss[groups == INSTRUCTION].sum() / len(features) / 10,
-            "locations": loss[groups == LOCATION].sum() / len(features) / 50,
-        }
-
-
 def balancing_weights(shards: Sequence[Shard]) -> list[NDArray[np.float64]]:
     """For each question, weights of its choices that make a rare one count as a frequent one."""
     attributes = np.concatenate([shard.attributes for shard in shards])
@@ -263,33 +236,3 @@ def balancing_weights(shards: Sequence[Shard]) -> list[NDArray[np.float64]]:
         counts = np.bincount(attributes[:, column], minlength=len(choices))
         weights.append(len(attributes) / (len(choices) * np.maximum(counts, 1)))
     return weights
-
-
-class FeatureScenes:
-    """Shards beside the cached features of their scenes."""
-
-    def __init__(
-        self,
-        shards: Sequence[Shard],
-        features: NDArray[np.float16],
-        tokenizer: PreTrainedTokenizerFast,
-    ) -> None:
-        """Pair scene i of the concatenated shards with `features[i]`."""
-        self._features = features
-        self._places = [(s, i) for s in shards for i in range(len(s.labels))]
-        self._dialogues = Dialogues(tokenizer, balancing_weights(shards))
-
-    def __len__(self) -> int:
-        """Number of scenes."""
-        return len(self._places)
-
-    def _scene(self, index: int, rng: np.random.Generator) -> list[Segment]:
-        shard, place = self._places[index]
-        return self._dialogues.scene(shard, place, rng)
-
-    def batch(self, indices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Packed]:
-        """Features [B, tokens, D] and packed dialogues."""
-        scenes = [self._scene(i, rng) for i in indices]
-        features = torch.from_numpy(np.stack([self._features[i] for i in indices])).float()
-        assert features.shape[-1] == WIDTH
-        return features, self._dialogues.pack(scenes, features.shape[1] + 1)
