@@ -217,7 +217,15 @@ class Quantization(_Model):
 
     plan: PathText
     """A precision.yaml, as `export --precision-config` takes it."""
+    checkpoint: PathText | None = None
+    """A finished checkpoint directory; by default what the run has made before."""
+    keep: str | None = None
+    """Token pruning, as `export --keep` takes it; by default the student's."""
     ranges: Literal["learned", "moving"] = "learned"
+    """Steps that are learned (LSQ), or that follow moving averages of what `method` of the plan
+    finds."""
+    calibration_images: Annotated[int, Field(ge=8)] = 256
+    """The first ones, which the steps at the start come from."""
     training: Training
 
 
