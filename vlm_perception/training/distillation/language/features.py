@@ -84,7 +84,7 @@ def read_places(path: Path) -> NDArray[np.int16] | None:
 
 
 def _pixels(images: NDArray[np.uint8], scaling: Normalisation) -> Tensor:
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()
     if scaling == HALF:
         return pixels.div_(127.5).sub_(1.0)
     mean, std = (torch.tensor(value).reshape(3, 1, 1) for value in (scaling.mean, scaling.std))
