@@ -266,7 +266,7 @@ def test_few_bits_are_int8_behind_a_clip_and_attention_products_can_be_quantized
         assert sizes["layers.mlps.0.fc1/Gemm"] == (31, 127)
         assert sizes["layers.attentions.1.out/Gemm"] == (15, 7)
         for product in ("MatMul", "MatMul_2"):
-            assert sizes[f"layers.attentions.1/{product}"] == (15, 15)
+            assert sizes[f"layers.attentions.1/{product}"] == (7, 7)
         assert not any(name.startswith("head") for name in sizes)
     coverage = cover_graph(load_graph(tmp_path / VISION_FP16_GRAPH), load_target("tensorrt"))
     assert coverage.findings == ()

@@ -88,7 +88,7 @@ class FusedAttention(nn.Module):
         self.query_norm, self.key_norm = attention.query_norm, attention.key_norm
         # Where training takes hold to quantize; they change nothing and are in no graph.
         self.input, self.query, self.key = nn.Identity(), nn.Identity(), nn.Identity()
-        self.softmax, self.value = nn.Identity(), nn.Identity()
+        self.softmax, self.value, self.joined = nn.Identity(), nn.Identity(), nn.Identity()
         live = live_heads(attention)
         self.heads = len(live)
         rows = (torch.tensor(live)[:, None] * self.head_dim + torch.arange(self.head_dim)).flatten()
@@ -124,7 +124,7 @@ class FusedAttention(nn.Module):
         Returns:
             What is read [B * T, W], and the queries (scaled) and keys [B, heads, T, head width].
         """
-        fused = functional.linear(self.input(hidden), self.weight, self.bias)
+        fused = functional.linear(self.input(hidden), self.joined(self.weight), self.bias)
         if self.query_norm is not None and self.key_norm is not None:
             query, key, value = fused.chunk(3, dim=-1)
             fused = torch.cat([self.query_norm(query), self.key_norm(key), value], dim=-1)
@@ -144,7 +144,7 @@ class FusedAttention(nn.Module):
         """What each token [..., W] reads when it attends to nothing but itself."""
         inner = self.heads * self.head_dim
         bias = None if self.bias is None else self.bias[2 * inner :]
-        values = functional.linear(self.input(hidden), self.weight[2 * inner :], bias)
+        values = functional.linear(hidden, self.weight[2 * inner :], bias)
         return self.out(values)  # type: ignore[no-any-return]
 
 

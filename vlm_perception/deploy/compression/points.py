@@ -31,6 +31,8 @@ from vlm_perception.deploy.onnx.writer import layer_of
 
 LINEAR = ("Gemm", "MatMul")
 WEIGHTED = (*LINEAR, "Conv")
+FUSION = "MatMulAddFusion"
+"""In the name that ONNX Runtime gives a Gemm which it makes of a product in three dimensions."""
 PRODUCT_INPUTS = ("query", "key", "softmax", "value")
 """Of query-key and attention-value; the names of the modules that they go through."""
 
@@ -84,7 +86,12 @@ def layers_of(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     for node in model.graph.node:
         if node.op_type in WEIGHTED and node.input[1] in constants and layer_of(node):
             layers.setdefault(layer_of(node), []).append(node)
-    return layers
+    return {layer: sorted(nodes, key=_comes_later) for layer, nodes in layers.items()}
+
+
+def _comes_later(node: onnx.NodeProto) -> bool:
+    """Whether a node is of a module's second call: of patches alone, which are not flat."""
+    return FUSION in node.name
 
 
 def attentions_of(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:

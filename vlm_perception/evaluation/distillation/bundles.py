@@ -36,7 +36,8 @@ class Bundles:
         """
         checkpoint = run.done(part)
         assert checkpoint is not None
-        return self.of(checkpoint, f"{run.name}-{part}", run.keep)
+        keep = run.recipe.student.keep if run.recipe.student is not None else ""
+        return self.of(checkpoint, f"{run.name}-{part}", keep)
 
     def of(self, checkpoint: Path, name: str, keep: str = "") -> ModelBundle:
         """The bundle of a checkpoint.

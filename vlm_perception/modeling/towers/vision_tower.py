@@ -151,12 +151,21 @@ class VisionTower(TowerTrunk, ABC):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Run the tower."""
+        *outputs, index = self.look(image)
+        if not self.keep:
+            return tuple(outputs)
+        return *outputs, torch.cat([index[0], torch.full_like(index[0, :1], FUSED_INDEX)])
+
+    def look(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run the tower on several images [B, H, W, 3].
+
+        Returns:
+            `pooled` [B, D], `tokens` [B, K, V] and `patches` [B, K, D] as in its graph, and the
+            place in the grid of each patch that is left [B, P]; a fused token comes behind them.
+        """
         states, index = self._run_layers(self.embed(image))
         pooled, single = self.pool(states)
-        outputs = normalise(pooled), self.tokens(states), normalise(single)
-        if not self.keep:
-            return outputs
-        return *outputs, torch.cat([index[0], torch.full_like(index[0, :1], FUSED_INDEX)])
+        return normalise(pooled), self.tokens(states), normalise(single), index
 
     def _run_layers(self, hidden: Tensor) -> tuple[list[Tensor], Tensor]:
         """All hidden states, the input first, [B, T, W] each, and the index of the patches left."""

@@ -13,6 +13,7 @@ from vlm_perception.common.recipe_changes import changes
 from vlm_perception.outputs.own import own_folder
 from vlm_perception.training.distillation.language import part as language
 from vlm_perception.training.distillation.parts import Part, Run
+from vlm_perception.training.distillation.quantization import part as quantization
 from vlm_perception.training.distillation.recipe import DistillationError, Recipe, read_recipe
 
 VERB = "distil"
@@ -23,7 +24,10 @@ HOME = "recipe_folder"
 _UNFINISHED = ".unfinished"
 
 
-PARTS: tuple[Part, ...] = (Part(language.NAME, language.make),)
+PARTS: tuple[Part, ...] = (
+    Part(language.NAME, language.make),
+    Part(quantization.NAME, quantization.make),
+)
 
 
 def distil(file: Path, out: Path, only: str | None = None, seed: int | None = None) -> list[Path]:

@@ -84,7 +84,7 @@ def make(run: Run, work: Path) -> None:
     torch.manual_seed(recipe.seed + 1)
     cache = work / "cache" if language.cache is None else run.place(language.cache)
     cache.mkdir(parents=True, exist_ok=True)
-    shards = _shards(recipe.images, size, reader.grid, cache)
+    shards = road_world_shards(recipe.images, size, reader.grid, cache)
     steps = _pruning(run, reader)
     views = [_scenes(reader, language, shards, cache, source / "dual", k, size) for k in steps]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -167,7 +167,14 @@ def _tokenizer(run: Run, language: Language) -> Path | None:
     return run.place(teacher.language.path)
 
 
-def _shards(images: Any, size: tuple[int, int], grid: tuple[int, int], cache: Path) -> list[Shard]:
+def road_world_shards(
+    images: Any, size: tuple[int, int], grid: tuple[int, int], cache: Path
+) -> list[Shard]:
+    """Scenes of the road world, rendered where they are not in `cache` yet.
+
+    Raises:
+        DistillationError: the images are of another kind.
+    """
     if not isinstance(images, RoadWorldImages):
         raise DistillationError(
             f"the losses of `language` are those of the road world's truth, which images of kind "

@@ -1,0 +1,158 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The part `quantization` of a run: a finished checkpoint is trained for a precision config."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm_perception.datasets.roadworld.files.shards import Shard
+from vlm_perception.deploy.compression.precision_config import read_config
+from vlm_perception.deploy.compression.trained_steps import read_trained
+from vlm_perception.training.distillation.language.part import road_world_shards
+from vlm_perception.training.distillation.parts import Run
+from vlm_perception.training.distillation.quantization.parity import Parity, compare
+from vlm_perception.training.distillation.quantization.tower import QuantizedTower
+from vlm_perception.training.distillation.quantization.train import (
+    Source,
+    train,
+    write_checkpoint,
+)
+from vlm_perception.training.distillation.recipe import (
+    DistillationError,
+    Quantization,
+    RoadWorldImages,
+)
+from vlm_perception.training.loop import Schedule
+
+NAME = "quantization"
+PARITY = "parity.json"
+PARITY_IMAGES = 32
+GAIN = 0.15
+"""Most that the brightness of an image is changed."""
+
+_log = logging.getLogger(__name__)
+
+
+def make(run: Run, work: Path) -> None:
+    """Train a checkpoint's tower, write its directory with the steps, and compare with the graph.
+
+    Raises:
+        DistillationError: the recipe's parts do not fit each other.
+        ExportError: the checkpoint cannot be read, or the precision config does not fit it.
+    """
+    recipe = run.recipe.quantization
+    assert recipe is not None
+    config = read_config(run.place(recipe.plan))
+    keep = _keep(run, recipe)
+    source = Source.load(_checkpoint(run, recipe), keep)
+    training = recipe.training
+    pictures = _Pictures(run, source, training.batch, work)
+    least = max(training.batch, recipe.calibration_images)
+    if len(pictures) < least:
+        raise DistillationError(
+            f"the recipe has {len(pictures)} images, and its quantization asks for {least} (batch "
+            f"{training.batch}, calibration_images {recipe.calibration_images}); give it more"
+        )
+    first = [pictures[index] for index in range(recipe.calibration_images)]
+    plan = source.calibrated(config, first, work)
+    schedule = Schedule(
+        steps=training.steps,
+        batch=training.batch,
+        peak_rate=training.rate,
+        final_rate=training.final_rate,
+        warm_up_share=training.warm_up,
+        weight_decay=training.weight_decay,
+    )
+    steps = train(source, plan, recipe.ranges, pictures.batch, schedule, work / "training")
+    write_checkpoint(source, plan, steps, work)
+    (work / "training" / "last.pt").unlink()
+    found = {"dense": parity(work, "", first[:PARITY_IMAGES])}
+    if keep:
+        found["pruned"] = parity(work, keep, first[:PARITY_IMAGES])
+    told = {name: asdict(each) for name, each in found.items()}
+    (work / PARITY).write_text(json.dumps(told, indent=1) + "\n")
+    for name, each in told.items():
+        _log.info("torch and ONNX Runtime, %s: %s", name, json.dumps(each))
+
+
+def parity(checkpoint: Path, keep: str, images: list[NDArray[np.uint8]]) -> Parity:
+    """Compare a trained checkpoint in torch with its graph in ONNX Runtime.
+
+    Args:
+        checkpoint: with trained steps.
+        keep: token pruning, as `export --keep` takes it; empty: none.
+        images: [H, W, 3] each, as the tower takes them.
+    """
+    source, trained = Source.load(checkpoint, keep), read_trained(checkpoint)
+    assert trained is not None
+    with tempfile.TemporaryDirectory(dir=checkpoint) as folder:
+        flat, plan = source.flat(trained.plan, Path(folder))
+        steps = trained.of_points(plan.config, plan.points, flat)
+        tower = QuantizedTower(source.tower, plan.points, steps, plan.config, learned=True)
+        return compare(flat, tower, plan.points, images)
+
+
+class _Pictures:
+    """The images of a run as its tower takes them."""
+
+    def __init__(self, run: Run, source: Source, count: int, work: Path) -> None:
+        images = run.recipe.images
+        if not isinstance(images, RoadWorldImages):
+            raise DistillationError(
+                f"`quantization` reads scenes of the road world, not images of kind {images.kind}; "
+                "choose road-world, or calibrate alone, with `export --calibration`"
+            )
+        cache = work / "cache"
+        self._shards: list[Shard] = road_world_shards(images, source.size, source.grid, cache)
+        self._places = [(s, i) for s in self._shards for i in range(len(s.images))]
+        self._count, self._seed = count, run.recipe.seed
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        shard, place = self._places[index]
+        return np.array(shard.images[place])
+
+    def batch(self, step: int) -> NDArray[np.uint8]:
+        """Random images of a step, half of them mirrored, each with a gain of its own."""
+        rng = np.random.default_rng((self._seed, 12, step))
+        chosen = []
+        for index in rng.integers(0, len(self), self._count):
+            image = self[int(index)].astype(np.float32) * rng.uniform(1 - GAIN, 1 + GAIN)
+            mirror = slice(None, None, -1 if rng.random() < 0.5 else 1)
+            chosen.append(image.clip(0, 255).astype(np.uint8)[:, mirror])
+        return np.stack(chosen)
+
+
+def _checkpoint(run: Run, recipe: Quantization) -> Path:
+    """The checkpoint directory that is trained."""
+    if recipe.checkpoint is not None:
+        return run.place(recipe.checkpoint)
+    for part in ("language", "student"):
+        wanted = getattr(run.recipe, part) is not None
+        done = run.done(part)
+        if done is not None:
+            return done
+        if wanted:
+            raise DistillationError(
+                f"`quantization` trains what the part {part} has made, and {run.out} has none yet; "
+                "make that part first, or run the recipe without --only"
+            )
+    raise DistillationError(
+        "`quantization` has nothing to train: give it a `checkpoint`, or the recipe a `student`"
+    )
+
+
+def _keep(run: Run, recipe: Quantization) -> str:
+    if recipe.keep is not None:
+        return recipe.keep
+    return "" if run.recipe.student is None else run.recipe.student.keep
