@@ -1,12 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Goes on training a dual encoder on the captions of a curated set.
-
-The loss is the one that the checkpoint was trained with: of each pair by a sigmoid (Zhai et al.,
-Sigmoid Loss for Language Image Pre-Training, 2023) or of all pairs of a batch by a softmax (Radford
-et al., Learning Transferable Visual Models From Natural Language Supervision, 2021). A text matches
-each image of a batch that has it among its captions: a set has many such texts, and none is wrong.
-"""
+"""Goes on training a dual encoder on a curated set's captions, by the loss it was trained with."""
 
 from __future__ import annotations
 
@@ -33,6 +27,11 @@ from vlm_perception.deploy.checkpoints.files import weight_files
 from vlm_perception.deploy.checkpoints.gather import dual_folder
 from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.outputs.own import own_folder
+from vlm_perception.training.distillation.losses.captions import (
+    matches,
+    sigmoid_losses,
+    softmax_losses,
+)
 from vlm_perception.training.loop import Schedule, fit
 
 VERB = "train captions"
@@ -206,42 +205,6 @@ class CaptionObjective(nn.Module):
                 images.append(Image.fromarray(image.pixels()))
                 own.append(known)
         return self._reader.pixels(images), texts, matches(own, texts)
-
-
-def matches(own: Sequence[Sequence[str]], texts: Sequence[str]) -> Tensor:
-    """Which texts are a caption of which images, bool [images, texts].
-
-    Args:
-        own: all captions of each image.
-        texts: of the batch.
-    """
-    return torch.tensor([[text in known for text in texts] for known in map(set, own)])
-
-
-def sigmoid_losses(logits: Tensor, same: Tensor) -> dict[str, Tensor]:
-    """SigLIP's loss, apart for pairs that match and for the others.
-
-    Args:
-        logits: [images, captions].
-        same: bool [images, captions], which pairs match.
-    """
-    each = -F.logsigmoid(torch.where(same, logits, -logits))
-    count = len(logits)
-    return {"matching": each[same].sum() / count, "others": each[~same].sum() / count}
-
-
-def softmax_losses(logits: Tensor, same: Tensor) -> dict[str, Tensor]:
-    """CLIP's loss, apart for both directions; several matches share the probability.
-
-    Args:
-        logits: [images, captions].
-        same: bool [images, captions], which pairs match; each image and caption has one.
-    """
-    of_images, of_texts = (each.float() / each.sum(1, keepdim=True) for each in (same, same.T))
-    return {
-        "image_to_text": F.cross_entropy(logits, of_images),
-        "text_to_image": F.cross_entropy(logits.T, of_texts),
-    }
 
 
 def _carry_along(source: Path, place: Path) -> None:

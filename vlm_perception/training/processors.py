@@ -64,21 +64,35 @@ CHAT_TEMPLATE = chat_template(PROMPT)
 
 def save_dual_processor(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     """Write the processor of the dual encoder, which pads each text as its text tower reads it."""
+    save_processor(tokenizer, INPUT_SIZE, TEXT_LENGTH, directory)
+
+
+def save_processor(
+    tokenizer: PreTrainedTokenizerFast, size: tuple[int, int], length: int, directory: Path
+) -> None:
+    """Write the processor of any dual encoder.
+
+    Args:
+        tokenizer: of its text tower.
+        size: width and height of its images in pixels.
+        length: tokens that its text tower reads.
+        directory: of the checkpoint.
+    """
     # The text tower reads all positions and knows no mask.
     text = _fresh(
         tokenizer,
-        model_max_length=TEXT_LENGTH,
+        model_max_length=length,
         padding="max_length",
         model_input_names=["input_ids"],
     )
-    SiglipProcessor(_image_processor(), text).save_pretrained(directory)
+    SiglipProcessor(image_processor(size), text).save_pretrained(directory)
 
 
 def save_vlm_processor(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     """Write the processor of the language model, which makes room for the image's tokens."""
     text = _fresh(tokenizer, padding_side="left", model_input_names=["input_ids", "attention_mask"])
     LlavaProcessor(
-        _image_processor(),
+        image_processor(INPUT_SIZE),
         text,
         patch_size=PATCH,
         vision_feature_select_strategy="full",
@@ -108,8 +122,9 @@ def save_reader_processor(
     ).save_pretrained(directory)
 
 
-def _image_processor() -> SiglipImageProcessorPil:
-    width, height = INPUT_SIZE
+def image_processor(size: tuple[int, int]) -> SiglipImageProcessorPil:
+    """Stretches an image to a size (width, height), and scales its pixels to -1 to 1."""
+    width, height = size
     return SiglipImageProcessorPil(do_resize=True, size={"width": width, "height": height})
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vlm_perception.bundle.manifest import KeepStep
@@ -37,9 +38,18 @@ class Seen:
     """[B, P], place in the grid of each patch that is left; a fused token comes last."""
 
 
-def see(tower: Module, pixels: Tensor, keep: Sequence[KeepStep] = ()) -> Seen:
-    """Run a SiglipVisionModel on pixels [B, 3, H, W], with the steps of pruning in `keep`."""
-    hidden = tower.embeddings(pixels)
+def see(
+    tower: Module, pixels: Tensor, keep: Sequence[KeepStep] = (), resized: bool = False
+) -> Seen:
+    """Run a SiglipVisionModel.
+
+    Args:
+        tower: its module.
+        pixels: [B, 3, H, W].
+        keep: steps of token pruning.
+        resized: whether it has positions for another grid, which are interpolated.
+    """
+    hidden = tower.embeddings(pixels, interpolate_pos_encoding=resized)
     index = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
     counts = {step.layer: step.tokens - 1 for step in keep}
     for number, layer in enumerate(tower.encoder.layers):
@@ -60,3 +70,22 @@ def probe_attention(tower: Module, hidden: Tensor) -> Tensor:
         probe = tower.head.probe.expand(len(hidden), -1, -1)
         _, weights = tower.head.attention(probe, normed, normed)
     return weights[:, 0]  # type: ignore[no-any-return]
+
+
+def patch_embeddings(model: Module, hidden: Tensor) -> Tensor:
+    """Each token through a SiglipModel's pooling head as if it stood alone, normalised.
+
+    Args:
+        model: the dual encoder.
+        hidden: [B, K, W], after the last norm.
+
+    Returns:
+        [B, K, W].
+    """
+    head = model.vision_model.head
+    attention, width = head.attention, hidden.shape[-1]
+    values = F.linear(
+        hidden, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
+    )
+    read = attention.out_proj(values)
+    return F.normalize((read + head.mlp(head.layernorm(read))).float(), dim=-1)

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from vlm_perception.datasets.object_mentions import ObjectNames
 from vlm_perception.datasets.roadworld.renderer import Rendered
@@ -99,21 +100,48 @@ def describe(world: World, rendered: Rendered, time: float = 0.0) -> SceneTruth:
                 index + 1,
             )
         )
+    weather = (world.weather == "rain", world.weather == "fog", world.time_of_day == "night")
+    holds = [label for label, true in zip(SCENE_LABELS, weather, strict=True) if true]
+    given = {
+        "time_of_day": world.time_of_day,
+        "weather": world.weather,
+        "road": road_kind(world, time),
+    }
+    return _scene(objects, holds, given)
+
+
+def seen_in(truth: SceneTruth, ids: NDArray[np.uint8]) -> SceneTruth:
+    """The truth of a part of an image.
+
+    Args:
+        truth: of the whole image, with the identity of each object.
+        ids: [H, W] of the part's pixels, as `Rendered` has them.
+    """
+    counts = np.bincount(ids.ravel(), minlength=256)
+    objects = []
+    for thing in truth.objects:
+        if pixels := int(counts[thing.identity]):
+            x, y, w, h = cv2.boundingRect((ids == thing.identity).view(np.uint8))
+            share = pixels / ids.size
+            objects.append(replace(thing, box=(int(x), int(y), int(w), int(h)), share=share))
+    holds = [label for label in SCENE_LABELS if label in truth.shares]
+    given = {name: truth.attributes[name] for name in ("time_of_day", "weather", "road")}
+    return _scene(objects, holds, given)
+
+
+def _scene(
+    objects: Sequence[ObjectTruth], holds: Sequence[str], given: dict[str, str]
+) -> SceneTruth:
+    """All that follows from the objects, from what labels of the scene hold, and what is given."""
     shares: dict[str, float] = {}
     for thing in objects:
         if thing.share >= PRESENT_SHARE:
             shares[thing.label] = max(thing.share, shares.get(thing.label, 0.0))
-    for label, holds in zip(
-        SCENE_LABELS,
-        (world.weather == "rain", world.weather == "fog", world.time_of_day == "night"),
-        strict=True,
-    ):
-        if holds:
-            shares[label] = 1.0
-    return SceneTruth(tuple(objects), shares, _attributes(world, objects, time))
+    shares |= dict.fromkeys(holds, 1.0)
+    return SceneTruth(tuple(objects), shares, given | _attributes(objects))
 
 
-def _attributes(world: World, objects: Sequence[ObjectTruth], time: float) -> dict[str, str]:
+def _attributes(objects: Sequence[ObjectTruth]) -> dict[str, str]:
     present = [thing for thing in objects if thing.share >= PRESENT_SHARE]
     lights = sorted(
         (o for o in present if o.label.endswith("traffic light")), key=lambda o: o.distance
@@ -123,9 +151,6 @@ def _attributes(world: World, objects: Sequence[ObjectTruth], time: float) -> di
     vehicles = sum(o.label in VEHICLES for o in present)
     works = any(o.label in ("cone", "barrier") for o in present)
     return {
-        "time_of_day": world.time_of_day,
-        "weather": world.weather,
-        "road": road_kind(world, time),
         "traffic_light": lights[0].label.split()[0] if lights else "none",
         "pedestrian_in_path": "yes" if walkers else "no",
         "lead_vehicle": "none" if not ahead else "near" if min(ahead) < 17.0 else "far",

@@ -26,6 +26,7 @@ class DualReader:
 
     family: DualFamily
     model: Model
+    tokenizer: Model
 
     def __init__(self, folder: Path) -> None:
         """Load a checkpoint.
@@ -35,8 +36,8 @@ class DualReader:
         """
         self.family, self.model = load_dual(folder)
         self._processor = load_any_processor(folder)
-        self._tokenizer = load_tokenizer(folder, self.model)
-        name_end_token(self.model, self._tokenizer)
+        self.tokenizer = load_tokenizer(folder, self.model)
+        name_end_token(self.model, self.tokenizer)
         self._length = int(self.model.config.text_config.max_position_embeddings)
         self.digest = checkpoint_digest(folder)
 
@@ -70,4 +71,4 @@ class DualReader:
 
     def _read(self, texts: Sequence[str], **options: Any) -> Any:
         # A caption's words are never control tokens.
-        return self._tokenizer(list(texts), split_special_tokens=True, **options)["input_ids"]
+        return self.tokenizer(list(texts), split_special_tokens=True, **options)["input_ids"]

@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_perception.training.distillation.recipe import Views
+
 
 @dataclass(frozen=True)
 class View:
@@ -57,6 +59,8 @@ class Images(Protocol):
 
     digest: str
     """Of all that they are: stored outputs of a teacher belong to it."""
+    captioned: bool
+    """Whether some of them have captions."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -87,26 +91,24 @@ class Images(Protocol):
         """
 
 
-def draw_views(
-    seed: int, index: int, count: int, least_scale: float, mirror: bool, gain: float
-) -> Sequence[View]:
+def draw_views(seed: int, index: int, views: Views) -> Sequence[View]:
     """The views of an image; the same numbers give the same views.
+
+    Without crops there is nothing but the whole image, and its mirror image; with crops and several
+    views the first one shows all.
 
     Args:
         seed: of the run.
         index: of the image.
-        count: of views.
-        least_scale: least share of the area.
-        mirror: whether half of them are mirrored.
-        gain: most that brightness differs.
+        views: as the recipe wants them.
     """
     rng = np.random.default_rng((seed, 11, index))
-    views = []
-    for _ in range(count):
-        scale = float(np.sqrt(rng.uniform(least_scale, 1.0)))
+    drawn = []
+    for number in range(views.count):
+        whole = number == 0 and views.count > 1
+        scale = 1.0 if whole else float(np.sqrt(rng.uniform(views.least_scale, 1.0)))
         left, top = (1 - scale) * rng.random(2)
-        mirrored = mirror and bool(rng.random() < 0.5)
-        views.append(
-            View(float(left), float(top), scale, mirrored, float(1 + gain * rng.uniform(-1, 1)))
-        )
-    return views
+        mirrored = views.mirror and bool(rng.random() < 0.5)
+        gain = float(1 + views.gain * rng.uniform(-1, 1))
+        drawn.append(View(float(left), float(top), scale, mirrored, gain))
+    return drawn

@@ -37,6 +37,8 @@ class RoadWorldImages(_Model):
     count: Annotated[int, Field(ge=1)] = 26_000
     small: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Share of small objects that is asked for."""
+    cache: PathText | None = None
+    """Where the rendered scenes are kept, for several recipes; by default in the run's folder."""
 
 
 class FinalSetImages(_Model):
@@ -152,12 +154,21 @@ class Training(_Model):
     warm_up: Annotated[float, Field(ge=0.05, le=0.1)] = 0.06
     """Share of the steps."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
+    frozen: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the steps for which an inherited vision tower waits; then all is trained, at a tenth
+    of the rate. Random weights are never frozen."""
 
     @property
     def schedule(self) -> Schedule:
         """As the loop takes it."""
         return Schedule(
-            self.steps, self.batch, self.rate, self.final_rate, self.warm_up, self.weight_decay
+            self.steps,
+            self.batch,
+            self.rate,
+            self.final_rate,
+            self.warm_up,
+            self.weight_decay,
+            self.frozen,
         )
 
 

@@ -15,6 +15,8 @@ from vlm_perception.training.distillation.language import part as language
 from vlm_perception.training.distillation.parts import Part, Run
 from vlm_perception.training.distillation.quantization import part as quantization
 from vlm_perception.training.distillation.recipe import DistillationError, Recipe, read_recipe
+from vlm_perception.training.distillation.student import train as student
+from vlm_perception.training.distillation.teacher import make as teacher
 
 VERB = "distil"
 BEGUN = "recipe.json"
@@ -25,6 +27,8 @@ _UNFINISHED = ".unfinished"
 
 
 PARTS: tuple[Part, ...] = (
+    Part("teacher", teacher.make),
+    Part("student", student.make),
     Part(language.NAME, language.make),
     Part(quantization.NAME, quantization.make),
 )

@@ -1,0 +1,157 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the batches of a student's training: views of images in an order that the seed decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vlm_perception.datasets.roadworld.truth import QUESTIONS
+from vlm_perception.training.distillation.examples import Example, Images, View
+from vlm_perception.training.distillation.losses.batch import TrueTargets
+from vlm_perception.training.student import ATTRIBUTE_PHRASES
+
+POSITIVE_PERCENT = 3
+"""A patch counts as showing a label from this coverage on; below it, down to 1, as unknown."""
+READERS = 2
+
+
+@dataclass(frozen=True)
+class Place:
+    """One view of one image."""
+
+    image: int
+    view: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The views that one process sees in one step."""
+
+    places: Sequence[Place]
+    examples: Sequence[Example]
+    captions: Sequence[str]
+    """One of each view's, drawn."""
+
+    @property
+    def pixels(self) -> Tensor:
+        """uint8 [B, H, W, 3]."""
+        return torch.from_numpy(np.stack([each.image for each in self.examples]))
+
+    def true(self) -> TrueTargets:
+        """The road world's truth."""
+        truths = [each.truth for each in self.examples if each.truth is not None]
+        share = torch.from_numpy(np.stack([each.coverage for each in truths])).flatten(1, 2)
+        share = share.to(torch.int16)
+        metres = torch.from_numpy(np.stack([each.distance for each in truths])).flatten(1, 2)
+        labels = np.stack([each.labels for each in truths])
+        phrases = _phrases(np.stack([each.attributes for each in truths]))
+        return TrueTargets(
+            torch.from_numpy(np.concatenate([labels, phrases], axis=1)).float(),
+            (share >= POSITIVE_PERCENT).float()
+            - ((share > 0) & (share < POSITIVE_PERCENT)).float(),
+            (metres.float() + 0.5).log(),
+        )
+
+
+def _phrases(attributes: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    names = list(QUESTIONS)
+    columns = [
+        attributes[:, names.index(name)] == QUESTIONS[name][1].index(choice)
+        for name, choice in ATTRIBUTE_PHRASES
+    ]
+    return np.stack(columns, axis=1)
+
+
+class Batches:
+    """The batches of each step; reads the next ones while a step is computed."""
+
+    def __init__(
+        self,
+        images: Images,
+        views: Callable[[int], Sequence[View]],
+        size: tuple[int, int],
+        grid: tuple[int, int],
+        order: Sequence[Sequence[Place]],
+        seed: int,
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            images: the source.
+            views: those of an image.
+            size: width and height of what the student sees.
+            grid: its columns and rows of patches.
+            order: what is seen in each step.
+            seed: of the captions that are drawn.
+        """
+        self._images, self._views, self._size, self._grid = images, views, size, grid
+        self._order, self._seed = order, seed
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+        self._coming: dict[int, list[Future[Example]]] = {}
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of a step.
+
+        Raises:
+            VlmPerceptionError: an image cannot be read.
+        """
+        for ahead in (step, step + 1):
+            if ahead < len(self._order) and ahead not in self._coming:
+                self._coming[ahead] = [
+                    self._pool.submit(self._read, place) for place in self._order[ahead]
+                ]
+        places, coming = self._order[step], self._coming.pop(step)
+        examples = [each.result() for each in coming]
+        rng = np.random.default_rng((self._seed, 7, step))
+        texts = [
+            each.captions[int(rng.integers(len(each.captions)))] if each.captions else ""
+            for each in examples
+        ]
+        return Batch(places, examples, texts)
+
+    def close(self) -> None:
+        """Stop the readers."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _read(self, place: Place) -> Example:
+        view = self._views(place.image)[place.view]
+        return self._images.example(place.image, view, self._size, self._grid)
+
+
+def order(images: int, views: int, batch: int, steps: int, seed: int) -> Iterator[list[Place]]:
+    """What is seen in each step: every image once an epoch, in a view that is drawn.
+
+    Args:
+        images: how many there are.
+        views: of each.
+        batch: images of a step, over all processes.
+        steps: how many.
+        seed: of the order.
+    """
+    rng = np.random.default_rng((seed, 6))
+    queue: list[Place] = []
+    for _ in range(steps):
+        while len(queue) < batch:
+            drawn = rng.integers(views, size=images)
+            queue += [Place(int(i), int(drawn[i])) for i in rng.permutation(images)]
+        yield queue[:batch]
+        queue = queue[batch:]
+
+
+def resampled(patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A teacher's patches [B, rows, columns, T] at the places of a grid: [B, places, T]."""
+    columns, rows = grid
+    if patches.shape[1:3] == (rows, columns):
+        return patches.flatten(1, 2)
+    there = torch.nn.functional.interpolate(
+        patches.permute(0, 3, 1, 2), size=(rows, columns), mode="bilinear", align_corners=False
+    )
+    return torch.nn.functional.normalize(there.permute(0, 2, 3, 1).flatten(1, 2), dim=-1)

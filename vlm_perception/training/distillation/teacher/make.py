@@ -1,0 +1,206 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The part `teacher` of a run: asks the teacher about every view, once, and stores what it says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from vlm_perception.common.recipe_changes import changes
+from vlm_perception.outputs.console import say
+from vlm_perception.training.distillation.examples import Images, View, draw_views
+from vlm_perception.training.distillation.images.open import open_images
+from vlm_perception.training.distillation.parts import Run
+from vlm_perception.training.distillation.recipe import DistillationError, Recipe
+from vlm_perception.training.distillation.student.build import teacher_folder
+from vlm_perception.training.distillation.teacher.encoder import EncoderTeacher, Said
+from vlm_perception.training.distillation.teacher.store import (
+    IMAGES_PER_SHARD,
+    LABEL_IDS,
+    LABEL_TEXTS,
+    MANIFEST,
+    PATCHES,
+    POOLED,
+    PROBABILITIES,
+    REFERENCE,
+    VIEWS,
+    Manifest,
+    read_manifest,
+    shard_folder,
+    shards,
+)
+
+BATCH = 16
+READERS = 2
+MARGIN = 1.05
+"""For what file systems add."""
+
+
+def make(run: Run, work: Path) -> None:
+    """Store what the teacher says, or go on where an interrupted run was.
+
+    Raises:
+        DistillationError: the teacher or the store cannot be used, or there is too little room.
+    """
+    recipe = run.recipe
+    teacher = recipe.teacher
+    assert teacher is not None
+    images = open_images(recipe.images, run.home, recipe.languages, run.out)
+    store = run.place(teacher.store) if teacher.store else work / "store"
+    if teacher.encoder is not None:
+        encoder = EncoderTeacher(
+            teacher_folder(recipe, run.home),
+            teacher.labels,
+            teacher.templates,
+            teacher.top_labels,
+            teacher.patches,
+        )
+        _store(recipe, images, encoder, store)
+    # The part's folder moves when it is finished.
+    final = store if teacher.store else run.out / "teacher" / "store"
+    (work / REFERENCE).write_text(json.dumps({"store": str(final.absolute())}))
+
+
+def _store(recipe: Recipe, images: Images, encoder: EncoderTeacher, store: Path) -> None:
+    manifest = _manifest(recipe, images, encoder)
+    store.mkdir(parents=True, exist_ok=True)
+    _begin(store, manifest)
+    np.save(store / LABEL_TEXTS, encoder.label_texts)
+    missing = [each for each in shards(len(images)) if not shard_folder(store, each).exists()]
+    each = bytes_per_view(manifest)
+    views = recipe.views.count
+    needed = round(len(missing) * IMAGES_PER_SHARD * views * each * MARGIN)
+    needed = min(needed, round(len(images) * views * each * MARGIN))
+    free = shutil.disk_usage(store).free
+    if needed > free:
+        raise DistillationError(
+            f"the teacher's outputs take {needed / 1e9:.1f} GB, and {store} has {free / 1e9:.1f} GB"
+            " left; leave the patches out (`teacher.patches: false`), take fewer views, or name "
+            "another `teacher.store`"
+        )
+    console = Console(stderr=True)
+    say(
+        console,
+        f"teacher: {len(images)} images in {views} views, {each * views} bytes an image, "
+        f"{len(images) * views * each / 1e9:.2f} GB in all",
+    )
+    began, looked = time.monotonic(), 0
+    with Progress(console=console) as progress:
+        bar = progress.add_task("teacher", total=len(images) * views)
+        progress.advance(bar, (len(shards(len(images))) - len(missing)) * IMAGES_PER_SHARD * views)
+        for number in missing:
+            looked += _write_shard(recipe, images, encoder, store, number)
+            progress.update(bar, advance=IMAGES_PER_SHARD * views)
+    if looked:
+        say(console, f"teacher: {looked / (time.monotonic() - began):.1f} views a second")
+
+
+def bytes_per_view(manifest: Manifest) -> int:
+    """What a view takes in the store."""
+    patches = 0 if manifest.grid is None else manifest.grid[0] * manifest.grid[1]
+    top = min(manifest.top_labels, len(manifest.labels))
+    return 2 * manifest.width * (1 + patches) + 4 * top + len(json.dumps(asdict(View())))
+
+
+def _manifest(recipe: Recipe, images: Images, encoder: EncoderTeacher) -> Manifest:
+    teacher = recipe.teacher
+    assert teacher is not None
+    return Manifest(
+        images=images.digest,
+        count=len(images),
+        teacher=encoder.digest,
+        # The views belong to the store: students with other seeds see the same ones.
+        views=recipe.views.model_dump(),
+        labels=teacher.labels,
+        templates=teacher.templates,
+        top_labels=teacher.top_labels,
+        width=encoder.width,
+        grid=encoder.grid(images.picture(0, View())),
+        score=encoder.score,
+        scale=encoder.scale,
+        bias=encoder.bias,
+    )
+
+
+def _begin(store: Path, manifest: Manifest) -> None:
+    """Note what a new store is about; of one that is there, compare it."""
+    before = read_manifest(store)
+    if before is None:
+        if any(store.iterdir()):
+            raise DistillationError(
+                f"{store} contains files and is no store of a teacher; name another folder"
+            )
+        (store / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+        return
+    found = changes(before.model_dump(mode="json"), manifest.model_dump(mode="json"))
+    if found:
+        raise DistillationError(
+            f"{store} holds outputs that were made otherwise: {'; '.join(found)}; name another "
+            "`teacher.store`, or remove it"
+        )
+
+
+def _write_shard(
+    recipe: Recipe, images: Images, encoder: EncoderTeacher, store: Path, number: int
+) -> int:
+    first = number * IMAGES_PER_SHARD
+    chosen = range(first, min(first + IMAGES_PER_SHARD, len(images)))
+    views = [draw_views(0, index, recipe.views) for index in chosen]
+    flat = [(index, view) for index, some in zip(chosen, views, strict=True) for view in some]
+    said = _look(images, encoder, flat)
+    target = shard_folder(store, number)
+    aside = target.with_name(f".{target.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    np.save(aside / POOLED, _half(said, "pooled"))
+    if said[0].patches is not None:
+        np.save(aside / PATCHES, _half(said, "patches"))
+    ids = np.concatenate([each.label_ids for each in said])
+    np.save(aside / LABEL_IDS, ids.astype(np.int16))
+    np.save(aside / PROBABILITIES, _half(said, "label_probabilities"))
+    content = [[asdict(view) for view in some] for some in views]
+    (aside / VIEWS).write_text(json.dumps(content))
+    aside.rename(target)
+    return len(flat)
+
+
+def _look(images: Images, encoder: EncoderTeacher, flat: Sequence[tuple[int, View]]) -> list[Said]:
+    said = []
+    with ThreadPoolExecutor(READERS) as pool:
+        pictures = pool.map(lambda each: images.picture(*each), flat)
+        batch: list[NDArray[np.uint8]] = []
+        for place, picture in enumerate(pictures, 1):
+            batch.append(picture)
+            if len(batch) == BATCH or place == len(flat):
+                said.append(_named(images, encoder, batch, flat[place - len(batch) : place]))
+                batch = []
+    return said
+
+
+def _named(
+    images: Images,
+    encoder: EncoderTeacher,
+    batch: Sequence[NDArray[np.uint8]],
+    places: Sequence[tuple[int, View]],
+) -> Said:
+    try:
+        return encoder.look(batch)
+    except DistillationError as error:
+        names = ", ".join(dict.fromkeys(images.name(index) for index, _ in places))
+        raise DistillationError(f"{error} for one of {names}") from error
+
+
+def _half(said: Sequence[Said], name: str) -> NDArray[np.float16]:
+    values: NDArray[np.float32] = np.concatenate([getattr(each, name) for each in said])
+    return values.astype(np.float16)
