@@ -12,7 +12,7 @@ from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.evaluation.cached_export import exported
 from vlm_perception.evaluation.distillation.study import SeededRun
 
-CALIBRATION_IMAGES = 80
+CALIBRATION_IMAGES = 600
 """Token pruning calibrates nothing, but its export asks for images."""
 CALIBRATION_SIZE = (640, 360)
 
