@@ -167,7 +167,7 @@ def test_runs_are_found_by_their_recipes_and_unlike_ones_are_named(tmp_path: Pat
 
 
 def test_the_recipes_that_ship_are_recipes_and_their_arms_are_alike() -> None:
-    files = sorted((CONFIG / "distillation").glob("*.yaml"))
+    files = sorted((CONFIG / "distillation").rglob("*.yaml"))
     recipes = {file.stem: read_recipe(file) for file in files}
     assert all(recipe.name == stem for stem, recipe in recipes.items())
     assert recipes.keys() >= {*ARMS.values(), "street"}

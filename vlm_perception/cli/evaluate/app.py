@@ -150,7 +150,8 @@ def evaluate_distillation(
     macro average precision of the arms teacher, distilled, image-labels, dense-truth and
     images-only, what is kept of it beyond chance, and whether the distilled student is better than
     one trained on image labels. Of runs with a language model it prints what captions and answers
-    keep with fewer tokens, and what an image takes; close other programs for the times. Intervals
+    keep with fewer tokens, and what an image takes; close other programs for the times. Of runs
+    with a section `quantization`: what calibration loses, and what training wins back. Intervals
     are over seeds and images; what is missing is listed.
 
     `vlm-perception evaluate distillation out/distillation --json distillation.json`

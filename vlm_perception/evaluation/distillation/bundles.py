@@ -36,8 +36,7 @@ class Bundles:
         """
         checkpoint = run.done(part)
         assert checkpoint is not None
-        keep = run.recipe.student.keep if run.recipe.student is not None else ""
-        return self.of(checkpoint, f"{run.name}-{part}", keep)
+        return self.of(checkpoint, f"{run.name}-{part}", run.keep)
 
     def of(self, checkpoint: Path, name: str, keep: str = "") -> ModelBundle:
         """The bundle of a checkpoint.

@@ -11,9 +11,10 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.evaluation.comparison.bootstrap import REPLICATES
 from vlm_perception.evaluation.compression.times import take_times
-from vlm_perception.evaluation.distillation import bridges, tag_study
+from vlm_perception.evaluation.distillation import bridges, quantized, tag_study
 from vlm_perception.evaluation.distillation.arm import Arm, gather
 from vlm_perception.evaluation.distillation.bundles import Bundles
 from vlm_perception.evaluation.distillation.study import SeededRun, read_runs
@@ -71,6 +72,7 @@ def run(runs: Path, *, scenes: int, timed: int, out: Path) -> Report:
         judge = Judge(folder, scenes, timed)
         _tags({key: arms[name] for key, name in ARMS.items() if name in arms}, judge, found)
         _bridges([arm for arm in arms.values() if arm[0].recipe.language], judge, found)
+        _quantization([arm for arm in arms.values() if arm[0].recipe.quantization], judge, found)
     return Report(
         [*found.parts, *found.missing],
         {
@@ -86,6 +88,9 @@ def _tags(arms: Arms, judge: Judge, found: Findings) -> None:
     """The students of a teacher."""
     done = {key: _done(runs, "student", found) for key, runs in arms.items()}
     done = {key: runs for key, runs in done.items() if runs}
+    if not arms:
+        found.missing.append(f"no run is one of {', '.join(ARMS.values())}")
+        return
     given = _teacher_of(done) if TEACHER not in arms else None
     found.missing += [
         f"{name}: no run; `vlm-perception distil` with its recipe makes it"
@@ -130,6 +135,8 @@ def _teacher_of(arms: Arms) -> Path | None:
 
 def _bridges(arms: Sequence[Sequence[SeededRun]], judge: Judge, found: Findings) -> None:
     """The language models that read a tower's tokens, by what leads to them."""
+    if not arms:
+        found.missing.append("no run has a section `language`")
     whole = [_done(arm, "language", found) for arm in arms]
     done = [arm for arm in whole if arm]
     if not done:
@@ -157,6 +164,25 @@ def _bridges(arms: Sequence[Sequence[SeededRun]], judge: Judge, found: Findings)
         "bridge_bars": [asdict(each) for each in reached],
         "times_valid": load.quiet,
     }
+
+
+def _quantization(arms: Sequence[Sequence[SeededRun]], judge: Judge, found: Findings) -> None:
+    """What precision configs cost, and what training for them wins back."""
+    if not arms:
+        found.missing.append("no run has a section `quantization`")
+    whole = [_done(arm, "quantization", found) for arm in arms]
+    done = [arm for arm in whole if arm]
+    if not done:
+        return
+    bundles: dict[str, ModelBundle] = {}
+    for run in (run for arm in done for run in arm):
+        bundles |= quantized.quantized_bundles(run, judge.folder)
+    scores, present = tag_scores(bundles, judge.scenes, judge.folder)
+    with Console().status("drawing images"):
+        judged = macro_ap(scores, present, REPLICATES)
+    plans = [quantized.judge(arm, judged) for arm in done]
+    found.parts += [quantized.table(plans, judge.scenes), *quantized.sentences(plans)]
+    found.figures["qat"] = quantized.as_json(plans)
 
 
 def _done(runs: Sequence[SeededRun], part: str, found: Findings) -> list[SeededRun]:

@@ -46,6 +46,22 @@ class SeededRun:
         place = home / Path(text).expanduser()
         return place if place.is_dir() else None
 
+    @property
+    def unquantized(self) -> Path | None:
+        """The checkpoint that the part `quantization` began with, if it is there still."""
+        asked = self.recipe.quantization
+        if asked is not None and asked.checkpoint is not None:
+            return self.place(asked.checkpoint)
+        return self.done("language") or self.done("student")
+
+    @property
+    def keep(self) -> str:
+        """Token pruning that it has learned to live with, as `export --keep` takes it."""
+        student, asked = self.recipe.student, self.recipe.quantization
+        if asked is not None and asked.keep is not None:
+            return asked.keep
+        return student.keep if student is not None else ""
+
 
 def read_runs(folder: Path) -> Mapping[str, Sequence[SeededRun]]:
     """All runs of a folder, by the names of their recipes, each in the order of its seeds.
