@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.datasets.roadworld.files.shards import Shard
 from vlm_perception.deploy.compression.precision_config import read_config
 from vlm_perception.deploy.compression.trained_steps import read_trained
-from vlm_perception.training.distillation.language.part import road_world_shards
+from vlm_perception.training.distillation.examples import View, draw_views
+from vlm_perception.training.distillation.images.open import open_images
 from vlm_perception.training.distillation.parts import Run
 from vlm_perception.training.distillation.quantization.parity import Parity, compare
 from vlm_perception.training.distillation.quantization.tower import QuantizedTower
@@ -28,15 +28,12 @@ from vlm_perception.training.distillation.quantization.train import (
 from vlm_perception.training.distillation.recipe import (
     DistillationError,
     Quantization,
-    RoadWorldImages,
 )
 from vlm_perception.training.loop import Schedule
 
 NAME = "quantization"
 PARITY = "parity.json"
 PARITY_IMAGES = 32
-GAIN = 0.15
-"""Most that the brightness of an image is changed."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,14 +51,14 @@ def make(run: Run, work: Path) -> None:
     keep = _keep(run, recipe)
     source = Source.load(_checkpoint(run, recipe), keep)
     training = recipe.training
-    pictures = _Pictures(run, source, training.batch, work)
+    pictures = _Pictures(run, source, training.batch)
     least = max(training.batch, recipe.calibration_images)
     if len(pictures) < least:
         raise DistillationError(
             f"the recipe has {len(pictures)} images, and its quantization asks for {least} (batch "
             f"{training.batch}, calibration_images {recipe.calibration_images}); give it more"
         )
-    first = [pictures[index] for index in range(recipe.calibration_images)]
+    first = [pictures.whole(index) for index in range(recipe.calibration_images)]
     plan = source.calibrated(config, first, work)
     schedule = Schedule(
         steps=training.steps,
@@ -103,34 +100,30 @@ def parity(checkpoint: Path, keep: str, images: list[NDArray[np.uint8]]) -> Pari
 class _Pictures:
     """The images of a run as its tower takes them."""
 
-    def __init__(self, run: Run, source: Source, count: int, work: Path) -> None:
-        images = run.recipe.images
-        if not isinstance(images, RoadWorldImages):
-            raise DistillationError(
-                f"`quantization` reads scenes of the road world, not images of kind {images.kind}; "
-                "choose road-world, or calibrate alone, with `export --calibration`"
-            )
-        cache = work / "cache"
-        self._shards: list[Shard] = road_world_shards(images, source.size, source.grid, cache)
-        self._places = [(s, i) for s in self._shards for i in range(len(s.images))]
-        self._count, self._seed = count, run.recipe.seed
+    def __init__(self, run: Run, source: Source, count: int) -> None:
+        recipe = run.recipe
+        self._images = open_images(recipe.images, run.home, recipe.languages, run.out)
+        self._size, self._grid, self._count = source.size, source.grid, count
+        self._seed, self._views = recipe.seed, recipe.views
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._images)
 
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        shard, place = self._places[index]
-        return np.array(shard.images[place])
+    def whole(self, index: int) -> NDArray[np.uint8]:
+        """An image as it is."""
+        return self._look(index, View())
 
     def batch(self, step: int) -> NDArray[np.uint8]:
-        """Random images of a step, half of them mirrored, each with a gain of its own."""
+        """Random images of a step, one view of each."""
         rng = np.random.default_rng((self._seed, 12, step))
         chosen = []
-        for index in rng.integers(0, len(self), self._count):
-            image = self[int(index)].astype(np.float32) * rng.uniform(1 - GAIN, 1 + GAIN)
-            mirror = slice(None, None, -1 if rng.random() < 0.5 else 1)
-            chosen.append(image.clip(0, 255).astype(np.uint8)[:, mirror])
+        for index in rng.integers(0, len(self), self._count).tolist():
+            views = draw_views(self._seed, index, self._views)
+            chosen.append(self._look(index, views[int(rng.integers(len(views)))]))
         return np.stack(chosen)
+
+    def _look(self, index: int, view: View) -> NDArray[np.uint8]:
+        return self._images.example(index, view, self._size, self._grid).image
 
 
 def _checkpoint(run: Run, recipe: Quantization) -> Path:
