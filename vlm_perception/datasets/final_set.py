@@ -37,7 +37,7 @@ SET, MANIFEST = "set.json", "stage.json"
 TEST = "test"
 DESCRIPTION = ".json"
 MOST_OPEN = 8
-"""Shards of which the places of their files are remembered."""
+"""Shards of which the places of their files are remembered, unless more are asked for."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -148,12 +148,13 @@ class _Entry:
 class FinalSplit:
     """A split of a curated set."""
 
-    def __init__(self, folder: Path, split: str) -> None:
+    def __init__(self, folder: Path, split: str, *, remember_all: bool = False) -> None:
         """Read what it holds; shards are checked when they are first read from.
 
         Args:
             folder: of the final stage.
             split: its name.
+            remember_all: where the files of every shard are, for access in any order.
 
         Raises:
             FinalSetError: set.json is missing, damaged or was altered, or there is no such split.
@@ -164,6 +165,7 @@ class FinalSplit:
             known = ", ".join(self.contents.splits)
             raise FinalSetError(f"{folder} has no split {split!r}; it has {known}")
         self.shards = self.contents.splits[split]
+        self._remembered = max(MOST_OPEN, len(self.shards) if remember_all else 0)
         self._checked: set[str] = set()
         self._entries: OrderedDict[str, list[_Entry]] = OrderedDict()
 
@@ -221,7 +223,7 @@ class FinalSplit:
             raise _bad(file, f"it has {len(entries)} images in place of {shard.images}")
         self._checked.add(shard.name)
         self._entries[shard.name] = entries
-        while len(self._entries) > MOST_OPEN:
+        while len(self._entries) > self._remembered:
             self._entries.popitem(last=False)
         return entries
 

@@ -111,7 +111,7 @@ def describe(world: World, rendered: Rendered, time: float = 0.0) -> SceneTruth:
 
 
 def seen_in(truth: SceneTruth, ids: NDArray[np.uint8]) -> SceneTruth:
-    """The truth of a part of an image.
+    """The truth of a part of an image; `visible_share` of its objects stays that in the image.
 
     Args:
         truth: of the whole image, with the identity of each object.

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from vlm_perception.bundle.manifest import QuestionSpec, describe_errors
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.yaml_files import YamlError, read_as_json
+from vlm_perception.datasets.captions_file import UNKNOWN
 from vlm_perception.modeling.bridge_spec import BridgeSpec
+from vlm_perception.training.distillation.images.mirrored_texts import is_understood
 from vlm_perception.training.loop import Schedule
 
 
@@ -253,6 +255,18 @@ class Recipe(_Model):
     student: Student | None = None
     language: Language | None = None
     quantization: Quantization | None = None
+
+    @model_validator(mode="after")
+    def _can_mirror(self) -> Recipe:
+        others = [
+            tag for tag in self.languages if not is_understood(tag) and tag.lower() != UNKNOWN
+        ]
+        if self.views.mirror and self.images.kind != "road-world" and others:
+            raise ValueError(
+                "left and right are swapped in English captions alone; set `views.mirror` to "
+                f"false, or leave {', '.join(others)} out of `languages`"
+            )
+        return self
 
 
 def read_recipe(file: Path) -> Recipe:

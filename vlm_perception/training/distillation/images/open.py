@@ -31,7 +31,7 @@ def open_images(
         spec: as the recipe has it.
         home: folder of the recipe.
         languages: of captions that are wanted.
-        out: folder of the run, which the road world's scenes are kept in.
+        out: folder of the run; it keeps the scenes of the road world.
 
     Raises:
         VlmPerceptionError: there are none, or they cannot be listed.
@@ -41,4 +41,4 @@ def open_images(
     path = home / Path(spec.path).expanduser()
     if isinstance(spec, FinalSetImages):
         return SplitOfImages(path, spec.split, languages)
-    return FolderOfImages(path, languages)
+    return FolderOfImages(path, languages, out)

@@ -7,10 +7,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from rich.progress import track
 
+from vlm_perception.common.machine import cpu_count
+from vlm_perception.datasets.roadworld.files.clip import WORLD_VERSION
 from vlm_perception.datasets.roadworld.streets import TYPED_QUESTIONS, Streets
 from vlm_perception.datasets.roadworld.truth import (
     ObjectTruth,
@@ -31,22 +34,22 @@ from vlm_perception.datasets.roadworld.truth import (
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.training.distillation.examples import Example, Truth, View
 from vlm_perception.training.distillation.images.pixels import brightened, crop, resized
-from vlm_perception.training.distillation.recipe import RoadWorldImages
+from vlm_perception.training.distillation.recipe import DistillationError, RoadWorldImages
 
 FRAME = (640, 360)
 SCENES = 500
-"""Of a file."""
+"""Of a folder."""
 QUALITY = 95
+_DATA, _ENDS = "scenes.bin", "ends.npy"
 _SAMPLES = 10
 """Pixels along each side of a patch, by which its content is counted."""
 
 
 @dataclass(frozen=True)
 class _Scene:
-    seed: int
-    frame: bytes
+    frame: NDArray[np.uint8]
     """JPEG."""
-    ids: bytes
+    ids: NDArray[np.uint8]
     """PNG of the identity of each pixel."""
     truth: SceneTruth
     """Of the whole frame, with the identity of each object."""
@@ -63,26 +66,27 @@ class RoadWorld:
         Args:
             spec: which scenes.
             folder: keeps them.
+
+        Raises:
+            DistillationError: what is kept there is damaged.
         """
         self._spec = spec
-        self._files = [
-            (first, min(SCENES, spec.first_seed + spec.count - first))
-            for first in range(spec.first_seed, spec.first_seed + spec.count, SCENES)
-        ]
+        end = spec.first_seed + spec.count
+        parts = [(first, min(SCENES, end - first)) for first in range(spec.first_seed, end, SCENES)]
+        places = [folder / _name(first, count, spec.small) for first, count in parts]
+        missing = [part for part, place in zip(parts, places, strict=True) if not place.is_dir()]
         folder.mkdir(parents=True, exist_ok=True)
-        self._paths = [folder / _name(first, count, spec.small) for first, count in self._files]
-        missing = [
-            each for each, path in zip(self._files, self._paths, strict=True) if not path.exists()
-        ]
         if missing:
             job = partial(_render, folder=folder, small=spec.small)
             # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
-            context = get_context("spawn")
-            with ProcessPoolExecutor(os.cpu_count() or 1, mp_context=context) as pool:
-                rendered = pool.map(job, *zip(*missing, strict=True))
-                for _ in track(rendered, "Rendering scenes", total=len(missing)):
+            with ProcessPoolExecutor(cpu_count(), mp_context=get_context("spawn")) as pool:
+                made = pool.map(job, *zip(*missing, strict=True))
+                for _ in track(made, "Rendering scenes", total=len(missing)):
                     pass
-        content = f"{spec.model_dump(exclude={'cache'})} {FRAME} {QUALITY}"
+        kept = [_opened(place, count) for place, (_, count) in zip(places, parts, strict=True)]
+        self._data = [data for data, _ in kept]
+        self._ends = [ends for _, ends in kept]
+        content = f"{spec.model_dump(exclude={'cache'})} {FRAME} {QUALITY} {WORLD_VERSION}"
         self.digest = hashlib.sha256(content.encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -104,15 +108,19 @@ class RoadWorld:
         """A view with its truth, counted again from the identity of its pixels."""
         scene = self._scene(index)
         image = brightened(resized(crop(_decoded(scene.frame), view), size), view.gain)
-        whole = cv2.imdecode(np.frombuffer(scene.ids, np.uint8), cv2.IMREAD_UNCHANGED)
+        whole = cv2.imdecode(scene.ids, cv2.IMREAD_UNCHANGED)
         ids = crop(np.asarray(whole, np.uint8), view)
         truth = seen_in(_mirrored(scene.truth) if view.mirrored else scene.truth, ids)
-        texts = captions(truth, np.random.default_rng((scene.seed, 5)))
+        seed = self._spec.first_seed + index
+        texts = captions(truth, np.random.default_rng((seed, 5)))
         return Example(self.name(index), image, texts, _truth(truth, scene.truth, ids, grid))
 
     def _scene(self, index: int) -> _Scene:
         number, place = divmod(index, SCENES)
-        return _opened(self._paths[number])[place]
+        data, ends = self._data[number], self._ends[number].ravel()
+        cuts = np.concatenate(([0], ends))[3 * place : 3 * place + 4].tolist()
+        frame, ids, truth = (np.asarray(data[i:j]) for i, j in pairwise(cuts))
+        return _Scene(frame, ids, _scene_truth(json.loads(truth.tobytes())))
 
 
 def _truth(
@@ -146,51 +154,59 @@ def _mirrored(truth: SceneTruth) -> SceneTruth:
     return replace(truth, objects=objects)
 
 
-def _decoded(frame: bytes) -> NDArray[np.uint8]:
+def _decoded(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(frame, colorspace="RGB")
     return pixels
 
 
 def _name(first: int, count: int, small: float) -> str:
-    return f"{first:09d}-{count}-{small:.2f}.npz"
+    return f"{first:09d}-{count}-{small:g}-v{WORLD_VERSION}"
 
 
-def _render(first: int, count: int, *, folder: Path, small: float) -> Path:
-    """Render some scenes into one file, which is whole when it is there."""
+def _render(first: int, count: int, *, folder: Path, small: float) -> None:
+    """Render some scenes into one folder; one that is there is whole."""
     target = folder / _name(first, count, small)
     cv2.setNumThreads(1)
-    content: dict[str, NDArray[np.uint8]] = {}
-    truths = []
-    for place, street in enumerate(Streets(range(first, first + count), FRAME, small)):
-        frame = simplejpeg.encode_jpeg(
-            np.ascontiguousarray(street.image), QUALITY, "RGB", colorsubsampling="444"
-        )
-        _, ids = cv2.imencode(".png", street.rendered.ids)
-        content[f"frame{place}"] = np.frombuffer(frame, np.uint8)
-        content[f"ids{place}"] = ids.ravel()
-        truths.append(asdict(street.truth))
-    content["truths"] = np.frombuffer(json.dumps(truths).encode(), np.uint8)
-    partial_file = folder / f".{target.stem}.{os.getpid()}.npz"
-    np.savez(partial_file, **content)  # type: ignore[arg-type]
-    partial_file.rename(target)
-    return target
-
-
-@lru_cache(128)
-def _opened(path: Path) -> Sequence[_Scene]:
-    """All scenes of a file: some 40 MB."""
-    first = int(path.name.split("-")[0])
-    with np.load(path) as stored:
-        truths = json.loads(stored["truths"].tobytes())
-        return [
-            _Scene(
-                first + place,
-                stored[f"frame{place}"].tobytes(),
-                stored[f"ids{place}"].tobytes(),
-                _scene_truth(truth),
+    aside = folder / f".{target.name}.{os.getpid()}"
+    aside.mkdir(parents=True)
+    ends: list[int] = []
+    with (aside / _DATA).open("wb") as stream:
+        for street in Streets(range(first, first + count), FRAME, small):
+            frame = simplejpeg.encode_jpeg(
+                np.ascontiguousarray(street.image), QUALITY, "RGB", colorsubsampling="444"
             )
-            for place, truth in enumerate(truths)
-        ]
+            _, ids = cv2.imencode(".png", street.rendered.ids)
+            truth = json.dumps(asdict(street.truth)).encode()
+            for part in (frame, ids.tobytes(), truth):
+                stream.write(part)
+                ends.append(stream.tell())
+        stream.flush()
+        os.fsync(stream.fileno())
+    np.save(aside / _ENDS, np.array(ends, np.int64).reshape(count, 3))
+    try:
+        aside.rename(target)
+    except OSError:
+        # Another run has rendered the same.
+        shutil.rmtree(aside)
+
+
+def _opened(folder: Path, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Bytes of all scenes, mapped, and where the parts of each end: [scenes, parts]."""
+    try:
+        ends: NDArray[np.int64] = np.load(folder / _ENDS)
+        data: NDArray[np.uint8] = np.memmap(folder / _DATA, np.uint8, "r")
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(folder, error) from error
+    if ends.shape != (count, 3) or len(data) != ends[-1, -1]:
+        raise _damaged(folder, "its files do not fit each other")
+    return data, ends
+
+
+def _damaged(folder: Path, why: object) -> DistillationError:
+    return DistillationError(
+        f"the rendered scenes in {folder} cannot be used ({why}); remove that folder, and they "
+        "are rendered again"
+    )
 
 
 def _scene_truth(stored: dict[str, Any]) -> SceneTruth:
