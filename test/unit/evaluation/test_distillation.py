@@ -20,6 +20,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 
 from vlm_perception.cli import app
 from vlm_perception.evaluation.distillation.arm import Arm
+from vlm_perception.evaluation.distillation.quantized import FP32, QAT, as_json, judge, key
 from vlm_perception.evaluation.distillation.seeds import BOTH, IMAGES, BySeed, interval
 from vlm_perception.evaluation.distillation.study import SeededRun, StudyError, read_runs
 from vlm_perception.evaluation.distillation.tag_study import ARMS, compare, unlike
@@ -32,7 +33,7 @@ BY_SEED, BY_SCENE = 0.02, 0.25
 """How far models differ by seed alone, and scenes alone."""
 
 
-def judged(rng: np.random.Generator, seeds: int, gain: float) -> tuple[BySeed, BySeed]:
+def drawn_arms(rng: np.random.Generator, seeds: int, gain: float) -> tuple[BySeed, BySeed]:
     """Two arms as they are judged on drawn scenes, of which the second is better by `gain`."""
     hard = rng.normal(scale=BY_SCENE, size=SCENES)
     weights = rng.multinomial(SCENES, np.full(SCENES, 1 / SCENES), size=DRAWS) / SCENES
@@ -51,7 +52,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says(by_seed: bool) -> None:
     rng = np.random.default_rng(1)
     held = []
     for _ in range(200):
-        first, second = judged(rng, SEEDS, 0.03)
+        first, second = drawn_arms(rng, SEEDS, 0.03)
         figure = second.with_(first, np.subtract) if by_seed else first
         found = interval(figure)
         assert found.over == BOTH
@@ -60,7 +61,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says(by_seed: bool) -> None:
 
 
 def test_few_seeds_are_marked_and_their_interval_is_over_images_alone() -> None:
-    first, second = judged(np.random.default_rng(2), 2, 0.0)
+    first, second = drawn_arms(np.random.default_rng(2), 2, 0.0)
     found = interval(second.with_(first, np.subtract))
     assert (found.over, found.seeds) == (IMAGES, 2)
     spread = (second.drawn - first.drawn).mean(axis=0).std(ddof=1)
@@ -126,6 +127,29 @@ def test_captions_and_answers_are_judged_as_in_the_exam_of_the_road_world() -> N
     assert answers["ours"].whole[0] == pytest.approx(np.mean(list(each)))
     assert 0.3 < answers[CHANCE].whole[0] < 0.5
     assert answers["ours"].drawn.shape == (1, DRAWS)
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "trained", "won_back", "reached"),
+    [(0.90, 0.94, 0.8, True), (0.90, 0.92, 0.4, False), (0.949, 0.949, 0.0, True)],
+)
+def test_training_is_compared_with_the_best_calibration(
+    calibrated: float, trained: float, won_back: float, reached: bool
+) -> None:
+    run = SeededRun(read_recipe(CONFIG / "distillation" / "hard.yaml"), CONFIG)
+    images = np.random.default_rng(5).normal(scale=0.001, size=(1, DRAWS))
+    values = {FP32: 0.95, "min-max": 0.7, "99.9 %": calibrated, QAT: trained}
+    figures = {
+        key(run, case): BySeed(np.array([value]), value + images) for case, value in values.items()
+    }
+    found = judge([run], figures)
+    assert found.best == "99.9 %"
+    assert found.won_back == pytest.approx(won_back)
+    assert found.reached is reached
+    (told,) = as_json([found]).values()
+    assert isinstance(told, dict)
+    assert told["ptq"]["value"] == calibrated
+    assert told["ptq_by_method"]["least squares"] is None
 
 
 def begun(folder: Path, name: str, seed: int, steps: int = 100) -> None:
