@@ -5,6 +5,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,115 +17,18 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
-from support.checkpoints import make_checkpoint
+from support import small_student
+from support.small_student import GRID, SIZE, step, student
 from torch.nn import functional
 
 from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.streets import look
 from vlm_perception.datasets.roadworld.truth import seen_in
-from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.modeling.pixel_scaling import read_normalisation
-from vlm_perception.modeling.token_pruning import parse_schedule
-from vlm_perception.training.distillation.examples import Example, Truth, View
+from vlm_perception.training.distillation.examples import View
 from vlm_perception.training.distillation.images.pixels import crop
-from vlm_perception.training.distillation.losses.batch import TaughtTargets
-from vlm_perception.training.distillation.recipe import Recipe
-from vlm_perception.training.distillation.student.batches import Batch, Place
-from vlm_perception.training.distillation.student.build import begin
-from vlm_perception.training.distillation.student.encoder import StudentEncoder
-from vlm_perception.training.distillation.student.objective import LOSSES, StudentObjective
+from vlm_perception.training.distillation.student.objective import LOSSES
 from vlm_perception.training.drift import WINDOW, Drift
-from vlm_perception.training.processes import Processes
-
-SIZE, PATCH = (64, 32), 16
-GRID = SIZE[0] // PATCH, SIZE[1] // PATCH
-WORDS = {"car": ["car", "a photo of a car"], "fog": ["fog"], "cone": ["cone"]}
-
-
-def recipe(family: str, tokenizer: str) -> Recipe:
-    """Of a student with random weights, for an image that its table of positions does not fit."""
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
-    vision |= {"num_attention_heads": 2, "image_size": 64, "patch_size": PATCH}
-    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
-    text |= {"num_attention_heads": 2, "max_position_embeddings": 16}
-    text |= {"projection_size": 32} if family == "siglip" else {"projection_dim": 32}
-    content = {
-        "name": "small",
-        "images": {"kind": "road-world"},
-        "student": {
-            "start": {
-                "kind": "config",
-                "vision": {"model_type": f"{family}_vision_model", **vision},
-                "text": {"model_type": f"{family}_text_model", **text},
-                "tokenizer": tokenizer,
-            },
-            "size": SIZE,
-            "losses": {"pooled": 1.0},
-            "training": {"steps": 1},
-        },
-    }
-    return Recipe.model_validate_json(json.dumps(content))
-
-
-def student(family: str, folder: Path, keep: str = "") -> StudentEncoder:
-    """With random weights, large enough for every input to change the output."""
-    tokenizer = "road-world"
-    if family == "clip":
-        tokenizer = str(make_checkpoint(folder / "other", family="clip", language=None))
-    begin(recipe(family, tokenizer), folder, folder / "begun", lambda: torch.empty(0))
-    encoder = StudentEncoder(folder / "begun", SIZE)
-    if keep:
-        encoder.keep = parse_schedule(keep, 3, GRID[0] * GRID[1])
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in encoder.parameters():
-            if weight.ndim == 2:
-                size = weight.shape[1] ** -0.5
-                weight.copy_(1.2 * size * torch.randn(weight.shape, generator=generator))
-    return encoder
-
-
-def invented(count: int) -> tuple[Batch, TaughtTargets]:
-    """Views with random truth, and what an imagined teacher says of them."""
-    rng = np.random.default_rng(0)
-    places = GRID[1], GRID[0]
-    examples = [
-        Example(
-            str(i),
-            rng.integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8),
-            (f"a car and {i} cones", "fog"),
-            Truth(
-                rng.random(len(LABELS)) < 0.4,
-                np.zeros(8, np.uint8),
-                rng.integers(0, 60, (*places, len(OBJECT_LABELS)), np.uint8),
-                np.where(rng.random(places) < 0.3, np.nan, 10.0).astype(np.float32),
-            ),
-        )
-        for i in range(count)
-    ]
-    torch.manual_seed(1)
-    taught = TaughtTargets(
-        functional.normalize(torch.randn(count, 24), dim=-1),
-        functional.normalize(torch.randn(count, GRID[0] * GRID[1], 24), dim=-1),
-        torch.tensor([[0, 2]] * count),
-        torch.tensor([[0.7, 0.2]] * count),
-        functional.normalize(torch.randn(3, 24), dim=-1),
-        10.0,
-    )
-    captions = [each.captions[i % 2] for i, each in enumerate(examples)]
-    return Batch([Place(i, 0) for i in range(count)], examples, captions), taught
-
-
-def step(encoder: StudentEncoder, micro: int, count: int = 4) -> dict[str, float]:
-    """One step's losses, whose gradients are in the student then."""
-    torch.manual_seed(2)
-    objective = StudentObjective(encoder, LOSSES, Processes(), micro, 24)
-    batch, taught = invented(count)
-    parts = objective(batch, WORDS, taught, np.random.default_rng(0))
-    losses = {name: part.total / part.weight for name, part in parts.items()}
-    encoder.zero_grad()
-    torch.stack([*losses.values()]).sum().backward()
-    return {name: float(loss.detach()) for name, loss in losses.items()}
 
 
 @pytest.mark.parametrize("family", ["siglip", "clip"])
@@ -169,6 +76,34 @@ def test_micro_batches_give_the_losses_and_gradients_of_the_whole_batch(
             assert mine.grad is not None
             cosine = functional.cosine_similarity(mine.grad.flatten(), other.flatten(), dim=0)
             assert float(cosine) > 0.99
+
+
+def test_two_processes_give_the_losses_and_gradients_of_one(tmp_path: Path) -> None:
+    """Each sees half of the batch; sums of floats differ by their order, in BF16 by more."""
+    encoder = student("siglip", tmp_path)
+    losses = step(encoder, 4)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    common |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(sys.path)}
+    both = [
+        subprocess.Popen(
+            [sys.executable, small_student.__file__, str(tmp_path)],
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    assert [each.wait(120) for each in both] == [0, 0]
+    assert json.loads((tmp_path / "two.json").read_text()) == pytest.approx(losses, rel=1e-4)
+    whole, parts = (
+        torch.cat([each.flatten() for each in some if each is not None])
+        for some in (
+            [each.grad for each in encoder.parameters()],
+            torch.load(tmp_path / "two.pt", weights_only=True),
+        )
+    )
+    assert float((whole - parts).norm()) < 5e-3 * float(whole.norm())
 
 
 def test_the_truth_of_a_view_is_that_of_its_pixels() -> None:

@@ -24,6 +24,8 @@ from vlm_perception.training.processes import Processes
 
 LOG_EVERY = 20
 SAVE_EVERY = 100
+LAST = "last.pt"
+"""The state that a run goes on from."""
 SLOWER = 0.1
 """The rate of inherited weights, once they are trained, as a share of the usual."""
 
@@ -116,7 +118,7 @@ def fit(
     """
     directory.mkdir(parents=True, exist_ok=True)
     optimizer = _optimizer(module, schedule)
-    state = directory / "last.pt"
+    state = directory / LAST
     first = _resume(module, optimizer, schedule, state)
     leads = run.processes is None or run.processes.first
     log = _Log(directory / "log.jsonl", schedule, weights, run) if leads else None

@@ -9,17 +9,19 @@ added. So several processes give the losses of one that has the whole batch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
 from torch.distributed.nn import functional as distributed
 
 from vlm_perception.common.errors import VlmPerceptionError
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=30)
 
 
 class Processes:
@@ -27,8 +29,9 @@ class Processes:
 
     def __init__(self) -> None:
         """Join them; without accelerate's launcher there is one, on a GPU if there is one."""
-        # Its launcher's default on a CPU; what is done in half precision is said by autocast.
-        self._accelerator: Any = Accelerator(mixed_precision="no")
+        # What is done in half precision is said by autocast, and one may work for days alone.
+        patience = InitProcessGroupKwargs(timeout=PATIENCE)
+        self._accelerator: Any = Accelerator(mixed_precision="no", kwargs_handlers=[patience])
         self.count: int = self._accelerator.num_processes
         self.number: int = self._accelerator.process_index
         self.device: torch.device = self._accelerator.device

@@ -7,6 +7,7 @@ Each part is a folder within that of the run which is complete or absent, and is
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from vlm_perception.common.recipe_changes import changes
@@ -17,6 +18,7 @@ from vlm_perception.training.distillation.quantization import part as quantizati
 from vlm_perception.training.distillation.recipe import DistillationError, Recipe, read_recipe
 from vlm_perception.training.distillation.student import train as student
 from vlm_perception.training.distillation.teacher import make as teacher
+from vlm_perception.training.processes import Processes
 
 VERB = "distil"
 BEGUN = "recipe.json"
@@ -28,7 +30,7 @@ _UNFINISHED = ".unfinished"
 
 PARTS: tuple[Part, ...] = (
     Part("teacher", teacher.make),
-    Part("student", student.make),
+    Part("student", student.make, together=True),
     Part(language.NAME, language.make),
     Part(quantization.NAME, quantization.make),
 )
@@ -61,16 +63,29 @@ def distil(file: Path, out: Path, only: str | None = None, seed: int | None = No
         raise DistillationError(
             f"{file} has no section {only or 'that is a part'}: of {known} it has {has}"
         )
-    with own_folder(out, VERB, [file]) as folder:
+    processes = Processes()
+    with own_folder(out, VERB, [file]) if processes.first else nullcontext(out) as folder:
         run = Run(recipe, file.parent, folder)
-        _begin(run, file)
+        if processes.first:
+            _begin(run, file)
         for part in chosen:
+            processes.wait()
             if run.done(part.name) is None:
-                work = folder / f"{part.name}{_UNFINISHED}"
-                work.mkdir(exist_ok=True)
-                part.make(run, work)
-                work.rename(folder / part.name)
+                _make(part, run, processes)
         return [folder / part.name for part in chosen]
+
+
+def _make(part: Part, run: Run, processes: Processes) -> None:
+    """Make a part, in all processes or in the first, and put it into place."""
+    work = run.out / f"{part.name}{_UNFINISHED}"
+    work.mkdir(exist_ok=True)
+    # None may find the finished part where another still looks for it.
+    processes.wait()
+    if part.together or processes.first:
+        part.make(run, work)
+    processes.wait()
+    if processes.first:
+        work.rename(run.out / part.name)
 
 
 def _begin(run: Run, file: Path) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,7 +36,7 @@ from vlm_perception.training.distillation.student.objective import (
 )
 from vlm_perception.training.distillation.student.result import save_result
 from vlm_perception.training.distillation.teacher.store import Taught
-from vlm_perception.training.loop import Clock, Schedule, fit
+from vlm_perception.training.loop import LAST, Clock, Schedule, fit
 from vlm_perception.training.loop import Run as LoopRun
 from vlm_perception.training.processes import Processes
 
@@ -72,13 +73,15 @@ def make(run: Run, work: Path) -> None:
             f"there are {len(images)} images, fewer than the {student.training.batch} of a batch; "
             "add images, or choose a smaller `batch`"
         )
-    if processes.first and not (work / BEGUN / "config.json").exists():
+    if processes.first and not (work / TRAINING / LAST).exists():
         begin(recipe, run.home, work / BEGUN, partial(_examples, images, student))
     processes.wait()
     trainer = _Trainer(recipe, student, images, taught, processes, work)
     trainer.train()
     if processes.first:
         save_result(recipe, trainer.encoder, images, taught, work / BEGUN, work)
+        shutil.rmtree(work / BEGUN)
+        (work / TRAINING / LAST).unlink(missing_ok=True)
     processes.wait()
 
 
