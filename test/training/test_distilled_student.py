@@ -27,6 +27,7 @@ from vlm_perception.datasets.roadworld.truth import seen_in
 from vlm_perception.modeling.pixel_scaling import read_normalisation
 from vlm_perception.training.distillation.examples import View
 from vlm_perception.training.distillation.images.pixels import crop
+from vlm_perception.training.distillation.learned import Learned, overlap, read_learned
 from vlm_perception.training.distillation.student.objective import LOSSES
 from vlm_perception.training.drift import WINDOW, Drift
 
@@ -125,3 +126,17 @@ def test_drift_is_told_once_and_only_when_losses_part() -> None:
     assert not any(together)
     apart = [drift.take({"a": 0.5 + 0.1 * i, "b": 1.5 - 0.1 * i}) for i in range(2 * WINDOW)]
     assert {"rises": ["a"], "falls": ["b"]} in apart
+
+
+def test_a_teacher_is_known_to_remember_what_it_was_trained_on(tmp_path: Path) -> None:
+    learned = Learned(seeds=((0, 100),), images=frozenset({"aa", "bb"}))
+    (tmp_path / "dual").mkdir()
+    assert read_learned(tmp_path / "dual") is None
+    learned.write(tmp_path)
+    assert read_learned(tmp_path / "dual") == learned
+    assert overlap(learned, Learned(seeds=((100, 200),), images=frozenset({"cc"}))) is None
+    seeds = overlap(learned, Learned(seeds=((90, 200),)))
+    images = overlap(learned, Learned(images=frozenset({"bb", "cc"})))
+    assert seeds is not None
+    assert images is not None
+    assert (seeds.count, images.count) == (10, 1)

@@ -38,6 +38,7 @@ from vlm_perception.training.distillation.language.features import (
 )
 from vlm_perception.training.distillation.language.objective import LanguageObjective
 from vlm_perception.training.distillation.language.scenes import FeatureScenes
+from vlm_perception.training.distillation.learned import Learned, read_learned
 from vlm_perception.training.dual import (
     LOSS_WEIGHTS,
     PRUNED_SHARE,
@@ -258,3 +259,7 @@ def _train(work: Path, recipe: Recipe, result: Path) -> None:
         labels = calibrate(dual, tokenizer, prepare(held_out, work, workers), recipe.keep)
     nn.Module.to(vlm, "cpu")
     save_checkpoint(dual, vlm, tokenizer, labels, result)
+    specs = [*dual_specs(recipe), *vlm_specs(recipe)]
+    seeds = tuple((spec.first_seed, spec.first_seed + spec.scenes) for spec in specs)
+    before = read_learned(recipe.start / "dual") if recipe.start is not None else None
+    (Learned(seeds=seeds) | (before or Learned())).write(result)

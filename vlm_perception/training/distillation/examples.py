@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_perception.training.distillation.learned import Learned
 from vlm_perception.training.distillation.recipe import Views
 
 
@@ -61,6 +62,8 @@ class Images(Protocol):
     """Of all that they are: stored outputs of a teacher belong to it."""
     captioned: bool
     """Whether some of them have captions."""
+    learned: Learned
+    """What whoever learns from them has learned from."""
 
     def __len__(self) -> int:
         """Number of images."""

@@ -32,6 +32,7 @@ from vlm_perception.media.image_folder import decode_file, list_images, read_byt
 from vlm_perception.training.distillation.examples import Example, View
 from vlm_perception.training.distillation.images.mirrored_texts import is_understood, mirrored
 from vlm_perception.training.distillation.images.pixels import brightened, crop, resized
+from vlm_perception.training.distillation.learned import DIGITS, Learned
 from vlm_perception.training.distillation.recipe import DistillationError
 
 CHECKED = "images_checked"
@@ -44,6 +45,7 @@ class _Files:
     """What both have in common: names, captions, and how a view is made of a picture."""
 
     digest: str
+    learned: Learned
 
     def __init__(
         self,
@@ -143,10 +145,10 @@ class FolderOfImages(_Files):
         known = _captions_beside(path, names)
         super().__init__(path, names, [known.get(name, ()) for name in names], languages)
         with ThreadPoolExecutor(cpu_count()) as pool:
-            digest = hashlib.sha256()
-            rows = zip(names, pool.map(_sha256, files), self._captions, strict=True)
-            for name, sha256, captions in rows:
+            digest, contents = hashlib.sha256(), list(pool.map(_sha256, files))
+            for name, sha256, captions in zip(names, contents, self._captions, strict=True):
                 digest.update(f"{name} {sha256} {captions}\n".encode())
+            self.learned = Learned(images=frozenset(each[:DIGITS] for each in contents))
             self.digest = digest.hexdigest()
             mark = out / CHECKED
             if not mark.exists() or mark.read_text() != self.digest:
@@ -178,6 +180,8 @@ class SplitOfImages(_Files):
         if not records:
             raise FinalSetError(f"{path} has no images in the split {split}")
         self._places = [(each.shard, each.place) for each in records]
+        known = (str(each.record.get("sha256", "")) for each in records)
+        self.learned = Learned(images=frozenset(each[:DIGITS] for each in known if each))
         captions = [captions_of(each.record) for each in records]
         super().__init__(folder / split, [each.name for each in records], captions, languages)
         # Places of a shard's files are looked up by one thread at a time.

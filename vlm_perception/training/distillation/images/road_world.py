@@ -34,6 +34,7 @@ from vlm_perception.datasets.roadworld.truth import (
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.training.distillation.examples import Example, Truth, View
 from vlm_perception.training.distillation.images.pixels import brightened, crop, resized
+from vlm_perception.training.distillation.learned import Learned
 from vlm_perception.training.distillation.recipe import DistillationError, RoadWorldImages
 
 FRAME = (640, 360)
@@ -72,6 +73,7 @@ class RoadWorld:
         """
         self._spec = spec
         end = spec.first_seed + spec.count
+        self.learned = Learned(seeds=((spec.first_seed, end),))
         parts = [(first, min(SCENES, end - first)) for first in range(spec.first_seed, end, SCENES)]
         places = [folder / _name(first, count, spec.small) for first, count in parts]
         missing = [part for part, place in zip(parts, places, strict=True) if not place.is_dir()]

@@ -24,6 +24,7 @@ from vlm_perception.deploy.checkpoints.dual_reader import DualReader
 from vlm_perception.deploy.checkpoints.files import weight_files
 from vlm_perception.deploy.checkpoints.gather import dual_folder
 from vlm_perception.deploy.checkpoints.tokenizers.load import load_tokenizer
+from vlm_perception.training.distillation.learned import read_learned
 from vlm_perception.training.distillation.recipe import (
     CheckpointStudent,
     ConfigStudent,
@@ -61,13 +62,22 @@ def begin(recipe: Recipe, home: Path, folder: Path, examples: Callable[[], Tenso
     folder.mkdir(parents=True)
     torch.manual_seed(recipe.seed)
     if isinstance(start, CheckpointStudent):
-        copy_checkpoint(dual_folder(place(home, start.path)), folder)
+        source = dual_folder(place(home, start.path))
+        copy_checkpoint(source, folder)
+        _note_learned(source, folder)
     elif isinstance(start, CutStudent):
         source = teacher_folder(recipe, home)
         copy_checkpoint(source, folder, weights=False)
+        _note_learned(source, folder)
         cut(DualReader(source), source, start, examples()).save_pretrained(folder)
     else:
         _from_config(recipe, recipe.student, start, home, folder)
+
+
+def _note_learned(source: Path, folder: Path) -> None:
+    """Carry along what the checkpoint has learned from, whose file may be beside its folder."""
+    if learned := read_learned(source):
+        learned.write(folder)
 
 
 def inherits(student: Student) -> bool:

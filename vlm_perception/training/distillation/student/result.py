@@ -17,7 +17,8 @@ from torch import nn
 
 from vlm_perception.datasets.roadworld.world import LABELS
 from vlm_perception.training.distillation.examples import Images, View
-from vlm_perception.training.distillation.recipe import Recipe
+from vlm_perception.training.distillation.learned import Learned, read_learned
+from vlm_perception.training.distillation.recipe import ConfigStudent, Recipe
 from vlm_perception.training.distillation.student.build import copy_checkpoint
 from vlm_perception.training.distillation.student.encoder import StudentEncoder
 from vlm_perception.training.distillation.teacher.store import Taught
@@ -74,6 +75,10 @@ def save_result(
         "vocabulary": {"labels": labels, "templates": ["{label}", "a photo of a {label}"]},
         "licences": {"weights": "of the images and the teacher that they come from"},
     }
+    learned = images.learned
+    if not isinstance(student.start, ConfigStudent):
+        learned |= read_learned(begun) or Learned()
+    learned.write(folder)
     (folder / "bundle.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
     teacher = recipe.teacher.encoder if recipe.teacher is not None else None
     training = student.training

@@ -21,6 +21,7 @@ from vlm_perception.common.recipe_changes import changes
 from vlm_perception.outputs.console import say
 from vlm_perception.training.distillation.examples import Images, View, draw_views
 from vlm_perception.training.distillation.images.open import open_images
+from vlm_perception.training.distillation.learned import FILE, overlap, read_learned
 from vlm_perception.training.distillation.parts import Run
 from vlm_perception.training.distillation.recipe import DistillationError, Recipe
 from vlm_perception.training.distillation.student.build import teacher_folder
@@ -59,8 +60,10 @@ def make(run: Run, work: Path) -> None:
     images = open_images(recipe.images, run.home, recipe.languages, run.out)
     store = run.place(teacher.store) if teacher.store else work / "store"
     if teacher.encoder is not None:
+        folder = teacher_folder(recipe, run.home)
+        _require_unknown(folder, images)
         encoder = EncoderTeacher(
-            teacher_folder(recipe, run.home),
+            folder,
             teacher.labels,
             teacher.templates,
             teacher.top_labels,
@@ -70,6 +73,22 @@ def make(run: Run, work: Path) -> None:
     # The part's folder moves when it is finished.
     final = store if teacher.store else run.out / "teacher" / "store"
     (work / REFERENCE).write_text(json.dumps({"store": str(final.absolute())}))
+
+
+def _require_unknown(teacher: Path, images: Images) -> None:
+    """Refuse images that the teacher was trained on."""
+    learned = read_learned(teacher)
+    if learned is None:
+        say(
+            Console(stderr=True),
+            f"note: {teacher} does not say what it was trained on ({FILE}); its outputs on those "
+            "images would give away their labels",
+        )
+    elif known := overlap(learned, images.learned):
+        raise DistillationError(
+            f"{teacher} was trained on {known.count} of these images, such as {known.example}; "
+            "what it says of them would give away their labels: take others"
+        )
 
 
 def _store(recipe: Recipe, images: Images, encoder: EncoderTeacher, store: Path) -> None:
