@@ -9,13 +9,14 @@ fused token has one, through its weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from vlm_perception.bundle.manifest import KeepStep
 from vlm_perception.modeling.token_pruning import prune
@@ -52,14 +53,35 @@ def see(
     hidden = tower.embeddings(pixels, interpolate_pos_encoding=resized)
     index = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
     counts = {step.layer: step.tokens - 1 for step in keep}
-    for number, layer in enumerate(tower.encoder.layers):
+
+    def through(number: int, hidden: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        layer = tower.encoder.layers[number]
         hidden = hidden + layer.self_attn(layer.layer_norm1(hidden))[0]
         if number in counts:
             weights = probe_attention(tower, hidden)
             hidden, index = prune(hidden, index, weights, counts[number])
-        hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
+        return hidden + layer.mlp(layer.layer_norm2(hidden)), index
+
+    for number in range(len(tower.encoder.layers)):
+        hidden, index = remembering(tower, through, number, hidden, index)
     normed = tower.post_layernorm(hidden)
     return Seen(hidden, normed, tower.head(normed), index)
+
+
+def remembering(
+    tower: Module,
+    layer: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]],
+    number: int,
+    hidden: Tensor,
+    index: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Run a layer; its activations are computed again where transformers' modules are set so."""
+    if tower.training and tower.is_gradient_checkpointing:
+        result: tuple[Tensor, Tensor] = checkpoint(
+            layer, number, hidden, index, use_reentrant=False
+        )
+        return result
+    return layer(number, hidden, index)
 
 
 def probe_attention(tower: Module, hidden: Tensor) -> Tensor:

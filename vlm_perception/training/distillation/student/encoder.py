@@ -18,7 +18,7 @@ from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.dual_reader import DualReader
 from vlm_perception.modeling.pixel_scaling import read_normalisation
 from vlm_perception.modeling.token_pruning import class_attention, prune
-from vlm_perception.training.tower import patch_embeddings, see
+from vlm_perception.training.tower import patch_embeddings, remembering, see
 
 # Models of transformers carry no types.
 Model = Any
@@ -53,14 +53,20 @@ def _clip(model: Model, pixels: Tensor, keep: Sequence[KeepStep], resized: bool)
     hidden = tower.pre_layrnorm(tower.embeddings(pixels, interpolate_pos_encoding=resized))
     index = torch.arange(hidden.shape[1] - 1, device=hidden.device).expand(len(hidden), -1)
     counts = {step.layer: step.tokens - 1 for step in keep}
-    for number, layer in enumerate(tower.encoder.layers):
-        before = hidden
+
+    def through(number: int, hidden: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        layer = tower.encoder.layers[number]
         normed = layer.layer_norm1(hidden)
         hidden = hidden + layer.self_attn(normed)[0]
         if number in counts:
             weights = _class_attention(layer.self_attn, normed)
             hidden, index = prune(hidden, index, weights, counts[number], leading=1)
-        hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
+        return hidden + layer.mlp(layer.layer_norm2(hidden)), index
+
+    before = hidden
+    for number in range(len(tower.encoder.layers)):
+        before = hidden
+        hidden, index = remembering(tower, through, number, hidden, index)
     places = index.shape[1]
     last = tower.encoder.layers[-1]
     read = last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(before[:, 1:])))
@@ -124,7 +130,7 @@ class StudentEncoder(nn.Module):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
         # The fused attention's backward pass in half precision takes half of a step on a CPU.
         self.model.set_attn_implementation("eager")
-        self.model.requires_grad_(True)
+        self.model.requires_grad_(True).train()
 
     _mean: Tensor
     _std: Tensor
