@@ -52,16 +52,16 @@ class Overlap:
 
 
 def read_learned(dual: Path) -> Learned | None:
-    """What a dual encoder was trained on; None: its checkpoint does not say.
+    """What a model was trained on; None: its checkpoint does not say.
 
     Args:
-        dual: its folder; training.json is there, or beside it.
+        dual: its folder; training.json is there, or beside `dual` and `vlm`.
 
     Raises:
         DistillationError: the file is damaged.
     """
     for file in (dual / FILE, dual.parent / FILE):
-        if file.is_file() and (file.parent == dual or dual.name == "dual"):
+        if file.is_file() and (file.parent == dual or dual.name in ("dual", "vlm")):
             try:
                 return Learned.model_validate_json(file.read_bytes())
             except (OSError, ValidationError) as error:

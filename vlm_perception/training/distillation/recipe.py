@@ -99,6 +99,10 @@ class Teacher(_Model):
     ) = None
     labels: tuple[str, ...] = ()
     templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("{label}", "a photo of a {label}")
+    caption: Annotated[str, Field(min_length=1)] = (
+        "Describe in one sentence what the image shows, the most important first."
+    )
+    """What asks the language model for a caption."""
     questions: tuple[QuestionSpec, ...] = ()
     top_labels: Annotated[int, Field(ge=1, le=1024)] = 32
     """Labels of which the probabilities are stored, the likeliest ones of each view."""

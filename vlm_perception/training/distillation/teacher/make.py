@@ -23,9 +23,14 @@ from vlm_perception.training.distillation.examples import Images, View, draw_vie
 from vlm_perception.training.distillation.images.open import open_images
 from vlm_perception.training.distillation.learned import FILE, overlap, read_learned
 from vlm_perception.training.distillation.parts import Run
-from vlm_perception.training.distillation.recipe import DistillationError, Recipe
-from vlm_perception.training.distillation.student.build import teacher_folder
+from vlm_perception.training.distillation.recipe import (
+    CheckpointLanguage,
+    DistillationError,
+    Recipe,
+)
+from vlm_perception.training.distillation.student.build import place, teacher_folder
 from vlm_perception.training.distillation.teacher.encoder import EncoderTeacher, Said
+from vlm_perception.training.distillation.teacher.language import LanguageTeacher
 from vlm_perception.training.distillation.teacher.store import (
     IMAGES_PER_SHARD,
     LABEL_IDS,
@@ -41,7 +46,10 @@ from vlm_perception.training.distillation.teacher.store import (
     shard_folder,
     shards,
 )
+from vlm_perception.training.distillation.teacher.words import store_words
 
+WORDS = "language"
+"""Folder of captions and answers within a store."""
 BATCH = 16
 READERS = 2
 MARGIN = 1.05
@@ -57,6 +65,12 @@ def make(run: Run, work: Path) -> None:
     recipe = run.recipe
     teacher = recipe.teacher
     assert teacher is not None
+    asked = teacher.language
+    if asked is not None and not isinstance(asked, CheckpointLanguage):
+        raise DistillationError(
+            "captions and answers are asked of checkpoints alone, and of no server; set "
+            "`teacher.language.kind: checkpoint`, with its `path`"
+        )
     images = open_images(recipe.images, run.home, recipe.languages, run.out)
     store = run.place(teacher.store) if teacher.store else work / "store"
     if teacher.encoder is not None:
@@ -70,6 +84,11 @@ def make(run: Run, work: Path) -> None:
             teacher.patches,
         )
         _store(recipe, images, encoder, store)
+    if asked is not None:
+        path = place(run.home, asked.path)
+        model = LanguageTeacher(path, teacher.caption, teacher.questions)
+        _require_unknown(model.folder, images)
+        store_words(recipe, images, model, store / WORDS)
     # The part's folder moves when it is finished.
     final = store if teacher.store else run.out / "teacher" / "store"
     (work / REFERENCE).write_text(json.dumps({"store": str(final.absolute())}))
@@ -156,7 +175,7 @@ def _begin(store: Path, manifest: Manifest) -> None:
     """Note what a new store is about; of one that is there, compare it."""
     before = read_manifest(store)
     if before is None:
-        if any(store.iterdir()):
+        if any(each.name != WORDS for each in store.iterdir()):
             raise DistillationError(
                 f"{store} contains files and is no store of a teacher; name another folder"
             )

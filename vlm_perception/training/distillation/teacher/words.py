@@ -1,0 +1,106 @@
+# Copyright 2026 The vlm_perception authors
+# SPDX-License-Identifier: Apache-2.0
+"""The stored captions and answers of a teacher: JSON lines, one a view, whole shards alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from vlm_perception.common.recipe_changes import changes
+from vlm_perception.training.distillation.examples import Images, draw_views
+from vlm_perception.training.distillation.recipe import DistillationError, Recipe
+from vlm_perception.training.distillation.teacher.language import LanguageTeacher, Words
+
+MANIFEST = "language.json"
+VIEWS_PER_FILE = 64
+
+
+def store_words(recipe: Recipe, images: Images, model: LanguageTeacher, folder: Path) -> None:
+    """Ask about every view that is not stored yet.
+
+    Args:
+        recipe: with a teacher.
+        images: that are looked at.
+        model: is asked.
+        folder: takes the answers.
+
+    Raises:
+        DistillationError: the folder holds answers to something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _begin(recipe, images, model, folder)
+    views = [
+        (index, number, view)
+        for index in range(len(images))
+        for number, view in enumerate(draw_views(0, index, recipe.views))
+    ]
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("captions and answers", total=len(views))
+        for first in range(0, len(views), VIEWS_PER_FILE):
+            some, target = views[first : first + VIEWS_PER_FILE], folder / f"{first:09d}.jsonl"
+            if target.exists():
+                progress.advance(bar, len(some))
+                continue
+            rows = []
+            for index, number, view in some:
+                try:
+                    words = model.look(images.picture(index, view))
+                except DistillationError as error:
+                    raise DistillationError(f"{error} for {images.name(index)}") from error
+                rows.append({"image": index, "view": number, **asdict(words)})
+                progress.advance(bar)
+            _write(target, "".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def read_words(folder: Path) -> Iterator[tuple[int, int, Words]]:
+    """The number of the image, that of its view, and what is said of it; in their order.
+
+    Raises:
+        DistillationError: there are none.
+    """
+    if not (folder / MANIFEST).exists():
+        raise DistillationError(f"{folder} holds no captions and answers of a teacher")
+    for file in sorted(folder.glob("*.jsonl")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            answers = {name: tuple(each) for name, each in row["answers"].items()}
+            words = Words(row["caption"], tuple(row["log_probabilities"]), answers)
+            yield row["image"], row["view"], words
+
+
+def _begin(recipe: Recipe, images: Images, model: LanguageTeacher, folder: Path) -> None:
+    teacher = recipe.teacher
+    assert teacher is not None
+    now = {
+        "images": images.digest,
+        "teacher": model.by,
+        "views": recipe.views.model_dump(mode="json"),
+        "caption": teacher.caption,
+        "questions": [each.model_dump(mode="json") for each in teacher.questions],
+    }
+    file = folder / MANIFEST
+    if not file.exists():
+        _write(file, json.dumps(now, indent=1))
+        return
+    found = changes(json.loads(file.read_text(encoding="utf-8")), now)
+    if found:
+        raise DistillationError(
+            f"{folder} holds captions and answers that were made otherwise: {'; '.join(found)}; "
+            "name another `teacher.store`, or remove it"
+        )
+
+
+def _write(target: Path, text: str) -> None:
+    aside = target.with_name(f".{target.name}")
+    with aside.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.rename(target)
