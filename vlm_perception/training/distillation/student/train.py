@@ -39,6 +39,7 @@ from vlm_perception.training.distillation.teacher.store import Taught
 from vlm_perception.training.loop import LAST, Clock, Schedule, fit
 from vlm_perception.training.loop import Run as LoopRun
 from vlm_perception.training.processes import Processes
+from vlm_perception.training.tower import forget
 
 EXAMPLES = 64
 """Images by which the parts of a teacher are ranked that is cut."""
@@ -118,7 +119,7 @@ def check_losses(recipe: Recipe, images: Images, taught: Taught | None) -> None:
 
 
 def _taught(run: Run, images: Images) -> Taught | None:
-    if run.recipe.teacher is None or run.recipe.teacher.encoder is None:
+    if run.recipe.teacher is None:
         return None
     folder = run.done("teacher")
     if folder is None:
@@ -160,7 +161,7 @@ class _Trainer:
             encoder, list(self._weights), processes, student.training.micro_batch, width
         ).to(processes.device)
         if sum(each.numel() for each in encoder.parameters()) > LARGE:
-            encoder.model.gradient_checkpointing_enable()
+            forget(encoder.model.vision_model)
         if student.training.steps * student.training.batch >= WORTH_COMPILING:
             encoder.compile_vision()
         self._inherits = inherits(student)
