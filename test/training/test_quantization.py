@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +32,6 @@ from vlm_perception.deploy.compression.precision_config import (
 )
 from vlm_perception.deploy.compression.trained_steps import read_trained
 from vlm_perception.training.distillation.quantization.fake import half_steps
-from vlm_perception.training.distillation.quantization.parity import compare
-from vlm_perception.training.distillation.quantization.tower import QuantizedTower
 from vlm_perception.training.distillation.quantization.train import Source
 from vlm_perception.training.distillation.run import distil
 
@@ -91,16 +89,6 @@ def test_torch_and_onnx_runtime_compute_alike(made: Made) -> None:
     assert told.keys() == {"dense", "pruned"}
     for parity in told.values():
         check(parity)
-
-
-@pytest.mark.slow
-def test_a_tower_that_calls_modules_twice_computes_alike(tmp_path: Path) -> None:
-    """CLIP's patches are read through the last attention once more, in part in float."""
-    source = Source.load(make_checkpoint(tmp_path / "clip", family="clip", language=None), KEEP)
-    plan = source.calibrated(HARD, images(source, 8), tmp_path)
-    flat, _ = source.flat(HARD, tmp_path)
-    tower = QuantizedTower(source.tower, plan.points, plan.steps, plan.config, learned=True)
-    check(asdict(compare(flat, tower, plan.points, images(source, 6))))
 
 
 def test_training_moves_steps_and_weights_of_the_tower_alone(made: Made) -> None:

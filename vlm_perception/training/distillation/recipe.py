@@ -78,25 +78,12 @@ class CheckpointLanguage(_Model):
     path: PathText
 
 
-class EndpointLanguage(_Model):
-    """A model on an OpenAI-compatible server; it gives texts alone."""
-
-    kind: Literal["endpoint"]
-    url: str
-    model: str
-    key_file: str = ""
-    allow_remote: bool = False
-    allow_plain_http: bool = False
-
-
 class Teacher(_Model):
     """What is learned from, and what it is asked."""
 
     encoder: PathText | None = None
     """A dual encoder."""
-    language: (
-        Annotated[CheckpointLanguage | EndpointLanguage, Field(discriminator="kind")] | None
-    ) = None
+    language: CheckpointLanguage | None = None
     labels: tuple[str, ...] = ()
     templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("{label}", "a photo of a {label}")
     caption: Annotated[str, Field(min_length=1)] = (

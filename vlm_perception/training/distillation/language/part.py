@@ -159,7 +159,7 @@ def _tokenizer(run: Run, language: Language) -> Path | None:
     if language.tokenizer != "teacher":
         return run.place(language.tokenizer)
     teacher = run.recipe.teacher
-    if teacher is None or teacher.language is None or teacher.language.kind != "checkpoint":
+    if teacher is None or teacher.language is None:
         raise DistillationError(
             "tokenizer: teacher is that of the teacher's language model, but the recipe's teacher "
             "has no checkpoint of one; set tokenizer: road-world, or a folder"

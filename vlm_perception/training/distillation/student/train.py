@@ -119,7 +119,7 @@ def check_losses(recipe: Recipe, images: Images, taught: Taught | None) -> None:
 
 
 def _taught(run: Run, images: Images) -> Taught | None:
-    if run.recipe.teacher is None:
+    if run.recipe.teacher is None or run.recipe.teacher.encoder is None:
         return None
     folder = run.done("teacher")
     if folder is None:

@@ -24,7 +24,6 @@ from vlm_perception.training.distillation.images.open import open_images
 from vlm_perception.training.distillation.learned import FILE, overlap, read_learned
 from vlm_perception.training.distillation.parts import Run
 from vlm_perception.training.distillation.recipe import (
-    CheckpointLanguage,
     DistillationError,
     Recipe,
 )
@@ -66,11 +65,6 @@ def make(run: Run, work: Path) -> None:
     teacher = recipe.teacher
     assert teacher is not None
     asked = teacher.language
-    if asked is not None and not isinstance(asked, CheckpointLanguage):
-        raise DistillationError(
-            "captions and answers are asked of checkpoints alone, and of no server; set "
-            "`teacher.language.kind: checkpoint`, with its `path`"
-        )
     images = open_images(recipe.images, run.home, recipe.languages, run.out)
     store = run.place(teacher.store) if teacher.store else work / "store"
     if teacher.encoder is not None:
