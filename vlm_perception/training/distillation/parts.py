@@ -38,5 +38,7 @@ class Part:
     """Of the section of the recipe, and of the folder."""
     make: Callable[[Run, Path], None]
     """Makes it in a folder, or goes on with what an interrupted run has left there."""
+    check: Callable[[Run], None] = lambda run: None
+    """Refuses what the recipe asks of it, before any part is made."""
     together: bool = False
     """Whether all processes of a run make it; else the first does, and the others wait."""

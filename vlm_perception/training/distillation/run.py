@@ -30,7 +30,7 @@ _UNFINISHED = ".unfinished"
 
 PARTS: tuple[Part, ...] = (
     Part("teacher", teacher.make),
-    Part("student", student.make, together=True),
+    Part("student", student.make, student.check, together=True),
     Part(language.NAME, language.make),
     Part(quantization.NAME, quantization.make),
 )
@@ -68,6 +68,8 @@ def distil(file: Path, out: Path, only: str | None = None, seed: int | None = No
         run = Run(recipe, file.parent, folder)
         if processes.first:
             _begin(run, file)
+            for part in chosen:
+                part.check(run)
         for part in chosen:
             processes.wait()
             if run.done(part.name) is None:

@@ -25,12 +25,11 @@ from vlm_perception.training.student import ATTRIBUTE_PHRASES, templates
 
 PRUNED_SHARE = 2 / 3
 """Of the batches, where the student is trained for token pruning."""
-CAPTIONED = ("contrastive",)
 TRUE = ("true_labels", "true_patches", "true_distance")
 TAUGHT = ("pooled", "patches", "labels", "affinity")
 NAMED = ("labels", "affinity")
 """Those of the teacher's that are about its labels."""
-LOSSES = (*CAPTIONED, *TRUE, *TAUGHT)
+LOSSES = ("contrastive", *TRUE, *TAUGHT)
 
 
 class StudentObjective(nn.Module):

@@ -27,7 +27,6 @@ from vlm_perception.training.distillation.student.batches import Batch, Batches,
 from vlm_perception.training.distillation.student.build import begin, inherits
 from vlm_perception.training.distillation.student.encoder import StudentEncoder
 from vlm_perception.training.distillation.student.objective import (
-    CAPTIONED,
     LOSSES,
     NAMED,
     TAUGHT,
@@ -58,7 +57,7 @@ def make(run: Run, work: Path) -> None:
     """Train the student, or go on where an interrupted run was.
 
     Raises:
-        DistillationError: the recipe asks for what is not there.
+        DistillationError: the teacher's outputs are missing, or about other images.
         ExportError: a checkpoint cannot be used.
         VlmPerceptionError: an image cannot be read, or a loss is not finite.
     """
@@ -68,12 +67,6 @@ def make(run: Run, work: Path) -> None:
     processes = Processes()
     images = open_images(recipe.images, run.home, recipe.languages, run.out)
     taught = _taught(run, images)
-    check_losses(recipe, images, taught)
-    if len(images) < student.training.batch:
-        raise DistillationError(
-            f"there are {len(images)} images, fewer than the {student.training.batch} of a batch; "
-            "add images, or choose a smaller `batch`"
-        )
     if processes.first and not (work / TRAINING / LAST).exists():
         begin(recipe, run.home, work / BEGUN, partial(_examples, images, student))
     processes.wait()
@@ -86,36 +79,52 @@ def make(run: Run, work: Path) -> None:
     processes.wait()
 
 
-def check_losses(recipe: Recipe, images: Images, taught: Taught | None) -> None:
-    """Refuse losses about what is not known.
+def check(run: Run) -> None:
+    """Refuse losses about what is not known, and batches that are larger than the set.
 
     Raises:
         DistillationError: there is one.
+        VlmPerceptionError: the images cannot be listed.
     """
-    student = recipe.student
+    recipe, student = run.recipe, run.recipe.student
     assert student is not None
     for name in student.losses:
-        if name not in LOSSES:
-            raise DistillationError(f"there is no loss {name!r}; choose of {', '.join(LOSSES)}")
-        missing = ""
-        if name in TRUE and recipe.images.kind != "road-world":
-            missing = "the truth of rendered images; only the road world has it"
-        elif name in CAPTIONED and not images.captioned:
-            missing = "captions; these images have none"
-        elif name in TAUGHT and taught is None:
-            missing = "a teacher's dual encoder; name it in `teacher.encoder`"
-        elif name == "patches" and taught is not None and not taught.has_patches:
-            missing = "the teacher's patches; its store has none (`teacher.patches`)"
-        elif name in NAMED and taught is not None and not taught.labels:
-            missing = "labels; name them in `teacher.labels`"
-        if missing:
+        if missing := _missing(name, recipe):
             raise DistillationError(f"the loss {name} needs {missing}, or leave the loss out")
+    images = open_images(recipe.images, run.home, recipe.languages, run.out)
+    if "contrastive" in student.losses and not images.captioned:
+        raise DistillationError(
+            "the loss contrastive needs captions, which these images have not; add captions.jsonl, "
+            "or leave the loss out"
+        )
+    batch = student.training.batch
+    if len(images) < batch:
+        raise DistillationError(
+            f"there are {len(images)} images, fewer than the {batch} of a batch; add images, or "
+            "choose a smaller `batch`"
+        )
     coupled = [name for name in ("contrastive", "affinity") if name in student.losses]
-    if coupled and student.training.batch < FEWEST:
+    if coupled and batch < FEWEST:
         _log.warning(
-            "%s compares the images of a batch, of which there are %d; %d are usual",
-            " and ".join(coupled), student.training.batch, FEWEST,
+            "%s: images are compared within a batch, and it has %d; %d are usual",
+            " and ".join(coupled), batch, FEWEST,
         )  # fmt: skip
+
+
+def _missing(name: str, recipe: Recipe) -> str:
+    """What a loss needs that a recipe does not give; empty: nothing."""
+    teacher = recipe.teacher
+    if name not in LOSSES:
+        raise DistillationError(f"there is no loss {name!r}; choose of {', '.join(LOSSES)}")
+    if name in TRUE and recipe.images.kind != "road-world":
+        return "the truth of rendered images: take scenes of the road world"
+    if name in TAUGHT and (teacher is None or teacher.encoder is None):
+        return "a teacher's dual encoder: name it in `teacher.encoder`"
+    if name == "patches" and teacher is not None and not teacher.patches:
+        return "the teacher's patches: set `teacher.patches`"
+    if name in NAMED and teacher is not None and not teacher.labels:
+        return "labels: name them in `teacher.labels`"
+    return ""
 
 
 def _taught(run: Run, images: Images) -> Taught | None:
