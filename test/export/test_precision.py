@@ -22,7 +22,13 @@ from onnx import numpy_helper
 from PIL import Image
 from support.checkpoints import make_checkpoint
 
-from vlm_perception.bundle.bundle import DECODER_GRAPH, VISION_FP16_GRAPH, VISION_GRAPH, ModelBundle
+from vlm_perception.bundle.bundle import (
+    DECODER_GRAPH,
+    LANGUAGE_VISION_GRAPH,
+    VISION_FP16_GRAPH,
+    VISION_GRAPH,
+    ModelBundle,
+)
 from vlm_perception.bundle.golden import GoldenError, check_alike
 from vlm_perception.bundle.manifest import ImageSpec
 from vlm_perception.common.export_error import ExportError
@@ -30,6 +36,10 @@ from vlm_perception.deploy.compression.activation_ranges import Fit
 from vlm_perception.deploy.compression.int8 import quantize_graphs
 from vlm_perception.deploy.compression.precision_config import (
     CONFIG_NAME,
+    AttentionProducts,
+    Bits,
+    GroupConfig,
+    PrecisionConfig,
     quantized_layers,
     read_config,
 )
@@ -37,6 +47,7 @@ from vlm_perception.deploy.compression.steps import LEAST_STEP, Method, Spread, 
 from vlm_perception.deploy.coverage.coverage import cover_graph, load_target
 from vlm_perception.deploy.export import write_bundle
 from vlm_perception.deploy.export.export import export_bundle
+from vlm_perception.deploy.export.manifest_fields import golden_spec
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.deploy.onnx.graph import load_graph
 from vlm_perception.engines.backend import GraphFile
@@ -408,6 +419,38 @@ def test_golden_outputs_accept_another_rounding_and_no_other_network() -> None:
         with pytest.raises(GoldenError) as caught:
             check_alike(stored | other, stored, 0.99)
         assert caught.value.output == name
+
+
+@pytest.mark.parametrize(
+    ("config", "coarse"),
+    [
+        (PrecisionConfig(), False),
+        (PrecisionConfig(bits=Bits(weights=4)), False),
+        (PrecisionConfig(attention_products=AttentionProducts(bits=5)), True),
+        (
+            PrecisionConfig(
+                bits=Bits(inputs=8),
+                groups={
+                    "feed-forward": GroupConfig.model_validate(
+                        {
+                            "vision.onnx": "int8",
+                            "vision.fp16.onnx": "int8",
+                            "layers": ("a",),
+                            "bits": Bits(inputs=6),
+                        }
+                    )
+                },
+            ),
+            True,
+        ),
+    ],
+)
+def test_golden_outputs_allow_a_tower_of_few_bits_more(
+    config: PrecisionConfig, coarse: bool
+) -> None:
+    allowed = golden_spec((VISION_GRAPH, LANGUAGE_VISION_GRAPH, DECODER_GRAPH), config).cosine
+    assert allowed[LANGUAGE_VISION_GRAPH] == allowed[DECODER_GRAPH] == 0.99
+    assert allowed[VISION_GRAPH] == (0.9 if coarse else 0.99)
 
 
 @pytest.fixture

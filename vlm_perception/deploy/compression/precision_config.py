@@ -205,6 +205,12 @@ def quantized_layers(plan: TowerPlan) -> dict[str, Bits]:
     }
 
 
+def fewest_input_bits(plan: TowerPlan) -> int:
+    """Of the integers that inputs of a tower's layers and products are rounded to."""
+    products = [] if plan.attention_products is None else [plan.attention_products.bits]
+    return min([8, *products, *(bits.inputs for bits in quantized_layers(plan).values())])
+
+
 def attention_of(layer: str) -> bool:
     """Whether a layer is the attention of one of the tower's layers."""
     return fnmatchcase(layer, ATTENTIONS)

@@ -32,7 +32,7 @@ from vlm_perception.deploy.checkpoints.bundle_yaml import BundleSpec
 from vlm_perception.deploy.checkpoints.load import Checkpoint, round_to_half
 from vlm_perception.deploy.compression.activation_ranges import Fit
 from vlm_perception.deploy.compression.int8 import quantize_graphs
-from vlm_perception.deploy.compression.precision_config import CONFIG_NAME
+from vlm_perception.deploy.compression.precision_config import CONFIG_NAME, read_config
 from vlm_perception.deploy.compression.trained_steps import read_trained
 from vlm_perception.deploy.export.input_geometry import Geometry, choose_geometry
 from vlm_perception.deploy.export.language_vision import LanguageVision, lay_out_language_vision
@@ -230,6 +230,7 @@ def _write_manifest(
     directory: Path, source: Checkpoint, spec: BundleSpec, written: _Written
 ) -> None:
     """Write the bundle's manifest, with the hash of every file in the directory."""
+    config = read_config(directory / CONFIG_NAME) if written.quantized else None
     language = None
     if source.vlm is not None:
         language = language_spec(
@@ -253,7 +254,7 @@ def _write_manifest(
         language=language,
         temporal=temporal_spec(source.temporal),
         questions=spec.questions,
-        golden=golden_spec(written.quantized),
+        golden=golden_spec(written.quantized, config),
         licences=spec.licences,
         model_card=CARD_NAME,
         made_by=made_by(source),
