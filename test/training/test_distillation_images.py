@@ -23,8 +23,10 @@ from support.curation import picture, saved, tar_of
 
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.final_set import STAGE, Contents, Shard
+from vlm_perception.datasets.roadworld.files.clip import WORLD_VERSION
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
+from vlm_perception.datasets.roadworld.streets import look
 from vlm_perception.datasets.roadworld.truth import PRESENT_SHARE, QUESTIONS, describe
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.training.distillation.examples import View, draw_views
@@ -117,6 +119,10 @@ def test_mirrored_views_are_mirror_images(rendered: Path) -> None:
 
 def test_scenes_are_rendered_once_and_damage_is_told(rendered: Path, tmp_path: Path) -> None:
     assert scenes(rendered).digest == scenes(rendered).digest
+    asked = {"kind": "road-world", "first_seed": 70, "count": 3, "small": 0.3}
+    plain = f"{asked} {road_world.FRAME} {road_world.QUALITY} {WORLD_VERSION}"
+    # Without an appearance, outputs that runs have stored stay valid.
+    assert scenes(rendered).digest == hashlib.sha256(plain.encode()).hexdigest()
     (kept,) = rendered.iterdir()
     broken = tmp_path / kept.name
     broken.mkdir()
@@ -125,6 +131,24 @@ def test_scenes_are_rendered_once_and_damage_is_told(rendered: Path, tmp_path: P
     (broken / "scenes.bin").write_bytes((kept / "scenes.bin").read_bytes()[:-1])
     with pytest.raises(DistillationError, match="remove that folder"):
         scenes(tmp_path)
+
+
+def test_random_cameras_are_other_images_with_their_own_truth(tmp_path: Path) -> None:
+    spec = SCENES.model_copy(update={"count": 1, "cache": str(tmp_path)})
+    for strength in (0.0, 1.0):
+        road_world._render(70, 1, folder=tmp_path, small=0.3, appearance=strength)
+    plain, random = (
+        open_images(spec.model_copy(update={"appearance": each}), tmp_path, ["en"], tmp_path)
+        for each in (0.0, 1.0)
+    )
+    assert len(list(tmp_path.iterdir())) == 2
+    assert random.digest != plain.digest
+    street = look(sample_scene(70, 0.3), road_world.FRAME, appearance=1.0)
+    example = random.example(0, View(), SIZE, GRID)
+    assert {each for each, seen in zip(LABELS, example.truth.labels, strict=True) if seen} == set(
+        street.truth.labels
+    )
+    assert (example.image != plain.example(0, View(), SIZE, GRID).image).any()
 
 
 def test_a_resumed_reader_goes_on_exactly(rendered: Path) -> None:

@@ -60,6 +60,15 @@ def roadworld_sheet(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene.")] = 0,
     columns: Annotated[int, typer.Option(min=1, max=20)] = 4,
     rows: Annotated[int, typer.Option(min=1, max=20)] = 5,
+    appearance: Annotated[
+        float,
+        typer.Option(
+            callback=finite,
+            min=0,
+            max=1,
+            help="0 to 1: how far lens, exposure, noise and JPEG may be from the world's own.",
+        ),
+    ] = 0.0,
 ) -> None:
     """Render a contact sheet of scenes.
 
@@ -67,7 +76,7 @@ def roadworld_sheet(
     """
     with plain_errors():
         module = importlib.import_module("vlm_perception.datasets.roadworld.files.sheet")
-        path = module.write_sheet(out, seed, columns, rows)
+        path = module.write_sheet(out, seed, columns, rows, appearance=appearance)
     Console().print(str(path), soft_wrap=True, highlight=False)
 
 

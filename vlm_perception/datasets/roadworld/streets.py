@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlm_perception.bundle.manifest import QuestionSpec
+from vlm_perception.datasets.roadworld.appearance import photographed
 from vlm_perception.datasets.roadworld.renderer import Rendered, render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.truth import QUESTIONS, SceneTruth, captions, describe
@@ -39,7 +40,12 @@ class Streets:
     questions = TYPED_QUESTIONS
 
     def __init__(
-        self, seeds: range, size: tuple[int, int] = CAMERA_SIZE, small: float = 0.3
+        self,
+        seeds: range,
+        size: tuple[int, int] = CAMERA_SIZE,
+        small: float = 0.3,
+        *,
+        appearance: float = 0.0,
     ) -> None:
         """Render nothing yet.
 
@@ -47,8 +53,10 @@ class Streets:
             seeds: one a street.
             size: width and height of the images in pixels.
             small: the share of small objects that is asked for.
+            appearance: as `look` takes it.
         """
         self._seeds, self._size, self._small = seeds, size, small
+        self._appearance = appearance
 
     def __len__(self) -> int:
         """Number of seeds."""
@@ -57,18 +65,24 @@ class Streets:
     def __iter__(self) -> Iterator[Street]:
         """Render one after the other."""
         for seed in self._seeds:
-            yield look(sample_scene(seed, self._small), self._size)
+            world = sample_scene(seed, self._small)
+            yield look(world, self._size, appearance=self._appearance)
 
 
-def look(world: World, size: tuple[int, int], time: float = 0.0) -> Street:
+def look(
+    world: World, size: tuple[int, int], time: float = 0.0, *, appearance: float = 0.0
+) -> Street:
     """What the camera of a world sees.
 
     Args:
         world: a street and its actors.
         size: width and height of the image in pixels.
         time: in seconds, of a world that moves.
+        appearance: 0..1, how far the camera may be from the renderer's own.
     """
     rendered = render(world, time, *size)
+    if appearance:
+        rendered = photographed(rendered, world.seed, appearance, time)
     truth = describe(world, rendered, time)
     wordings = captions(truth, np.random.default_rng((world.seed, 5)))
     return Street(

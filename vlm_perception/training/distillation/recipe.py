@@ -39,6 +39,8 @@ class RoadWorldImages(_Model):
     count: Annotated[int, Field(ge=1)] = 26_000
     small: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Share of small objects that is asked for."""
+    appearance: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How far cameras may be from the renderer's own: lens, exposure, noise, JPEG."""
     cache: PathText | None = None
     """Where the rendered scenes are kept, for several recipes; by default in the run's folder."""
 

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_perception.datasets.roadworld.appearance import camera_name
 from vlm_perception.datasets.roadworld.renderer import Rendered
 from vlm_perception.datasets.roadworld.streets import Streets
 from vlm_perception.datasets.roadworld.truth import ObjectTruth, SceneTruth
@@ -42,12 +43,15 @@ class ShardSpec:
     """Share of small objects asked for: a curriculum starts with few."""
     grid: tuple[int, int]
     """Columns and rows of the patch grid."""
+    appearance: float = 0.0
+    """How far cameras may be from the renderer's own, 0..1."""
 
     @property
     def name(self) -> str:
         """Directory name."""
         grid = f"{self.grid[0]}x{self.grid[1]}"
-        return f"{self.first_seed:09d}-{self.scenes}-{self.small:.2f}-{grid}-coloured"
+        camera = camera_name(self.appearance)
+        return f"{self.first_seed:09d}-{self.scenes}-{self.small:.2f}-{grid}-coloured{camera}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def _write(spec: ShardSpec, directory: Path, preprocess: Preprocess) -> Path:
     columns: list[list[NDArray[np.uint8]]] = [[], [], []]
     labels, attributes, texts, truths = [], [], [], []
     seeds = range(spec.first_seed, spec.first_seed + spec.scenes)
-    streets = Streets(seeds, RENDER_SIZE, spec.small)
+    streets = Streets(seeds, RENDER_SIZE, spec.small, appearance=spec.appearance)
     for street in streets:
         distances = [actor.s for actor in street.rendered.objects]
         coverage, distance = dense_truth(street.rendered, distances, spec.grid)

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
+from vlm_perception.datasets.roadworld.streets import look
 from vlm_perception.outputs.file import result_file
 
 RENDER_SIZE = (640, 360)
@@ -21,13 +21,17 @@ GAP = 4
 WHITE = (255, 255, 255)
 
 
-def write_sheet(path: Path, seed: int = 0, columns: int = 4, rows: int = 5) -> Path:
+def write_sheet(
+    path: Path, seed: int = 0, columns: int = 4, rows: int = 5, *, appearance: float = 0.0
+) -> Path:
     """Render the scenes from `seed` on, row by row, and write them as one PNG.
+
+    `appearance` is how far cameras may be from the renderer's own, 0..1.
 
     Raises:
         OSError: The file cannot be written.
     """
-    tiles = [_tile(seed + index) for index in range(columns * rows)]
+    tiles = [_tile(seed + index, appearance) for index in range(columns * rows)]
     lines = [cv2.hconcat(tiles[at : at + columns]) for at in range(0, len(tiles), columns)]
     sheet = cv2.vconcat(lines)[:-GAP, :-GAP]
     encoded, file = cv2.imencode(".png", sheet, [cv2.IMWRITE_PNG_COMPRESSION, 9])
@@ -38,9 +42,9 @@ def write_sheet(path: Path, seed: int = 0, columns: int = 4, rows: int = 5) -> P
     return path
 
 
-def _tile(seed: int) -> NDArray[np.uint8]:
+def _tile(seed: int, appearance: float) -> NDArray[np.uint8]:
     """One scene in BGR, with white to its right and below it."""
-    image = render(sample_scene(seed), 0.0, *RENDER_SIZE).image
+    image = look(sample_scene(seed), RENDER_SIZE, appearance=appearance).image
     small = cv2.resize(
         cv2.cvtColor(image, cv2.COLOR_RGB2BGR), TILE_SIZE, interpolation=cv2.INTER_AREA
     )

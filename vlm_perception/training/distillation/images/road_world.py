@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from vlm_perception.common.machine import cpu_count
+from vlm_perception.datasets.roadworld.appearance import camera_name
 from vlm_perception.datasets.roadworld.files.clip import WORLD_VERSION
 from vlm_perception.datasets.roadworld.streets import TYPED_QUESTIONS, Streets
 from vlm_perception.datasets.roadworld.truth import (
@@ -75,11 +76,13 @@ class RoadWorld:
         end = spec.first_seed + spec.count
         self.learned = Learned(seeds=((spec.first_seed, end),))
         parts = [(first, min(SCENES, end - first)) for first in range(spec.first_seed, end, SCENES)]
-        places = [folder / _name(first, count, spec.small) for first, count in parts]
+        places = [
+            folder / _name(first, count, spec.small, spec.appearance) for first, count in parts
+        ]
         missing = [part for part, place in zip(parts, places, strict=True) if not place.is_dir()]
         folder.mkdir(parents=True, exist_ok=True)
         if missing:
-            job = partial(_render, folder=folder, small=spec.small)
+            job = partial(_render, folder=folder, small=spec.small, appearance=spec.appearance)
             # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
             with ProcessPoolExecutor(cpu_count(), mp_context=get_context("spawn")) as pool:
                 made = pool.map(job, *zip(*missing, strict=True))
@@ -88,7 +91,8 @@ class RoadWorld:
         kept = [_opened(place, count) for place, (_, count) in zip(places, parts, strict=True)]
         self._data = [data for data, _ in kept]
         self._ends = [ends for _, ends in kept]
-        content = f"{spec.model_dump(exclude={'cache'})} {FRAME} {QUALITY} {WORLD_VERSION}"
+        asked = spec.model_dump(exclude={"cache", "appearance"})
+        content = f"{asked} {FRAME} {QUALITY} {WORLD_VERSION}{camera_name(spec.appearance)}"
         self.digest = hashlib.sha256(content.encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -161,19 +165,20 @@ def _decoded(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels
 
 
-def _name(first: int, count: int, small: float) -> str:
-    return f"{first:09d}-{count}-{small:g}-v{WORLD_VERSION}"
+def _name(first: int, count: int, small: float, appearance: float) -> str:
+    return f"{first:09d}-{count}-{small:g}-v{WORLD_VERSION}{camera_name(appearance)}"
 
 
-def _render(first: int, count: int, *, folder: Path, small: float) -> None:
+def _render(first: int, count: int, *, folder: Path, small: float, appearance: float = 0.0) -> None:
     """Render some scenes into one folder; one that is there is whole."""
-    target = folder / _name(first, count, small)
+    target = folder / _name(first, count, small, appearance)
     cv2.setNumThreads(1)
     aside = folder / f".{target.name}.{os.getpid()}"
     aside.mkdir(parents=True)
     ends: list[int] = []
     with (aside / _DATA).open("wb") as stream:
-        for street in Streets(range(first, first + count), FRAME, small):
+        seeds = range(first, first + count)
+        for street in Streets(seeds, FRAME, small, appearance=appearance):
             frame = simplejpeg.encode_jpeg(
                 np.ascontiguousarray(street.image), QUALITY, "RGB", colorsubsampling="444"
             )

@@ -186,6 +186,7 @@ def road_world_shards(
             min(SCENES_PER_SHARD, images.count - first),
             images.small,
             grid,
+            images.appearance,
         )
         for first in range(0, images.count, SCENES_PER_SHARD)
     ]
