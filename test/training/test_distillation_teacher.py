@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -17,10 +19,12 @@ pytest.importorskip("torch")
 import torch
 from PIL import Image
 
+from vlm_perception.deploy.checkpoints.dual_reader import DualReader
 from vlm_perception.deploy.checkpoints.vlm_reader import VlmReader
 from vlm_perception.training.distillation.recipe import DistillationError
 from vlm_perception.training.distillation.run import distil
 from vlm_perception.training.distillation.teacher.make import WORDS
+from vlm_perception.training.distillation.teacher.store import Taught
 from vlm_perception.training.distillation.teacher.words import MANIFEST, read_words
 
 SHIPPED = Path(__file__).parents[2] / "checkpoints/roadworld-nano"
@@ -28,21 +32,14 @@ QUESTION = {"name": "weather", "question": "what is the weather?", "choices": ["
 
 
 def test_captions_and_answers_are_those_of_the_model_and_are_stored_once(tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    rng = np.random.default_rng(0)
-    for name in ("a", "b"):
-        cv2.imwrite(str(photos / f"{name}.png"), rng.integers(0, 256, (180, 320, 3), np.uint8))
+    photos = some_photos(tmp_path)
     teacher: dict[str, Any] = {
         "language": {"kind": "checkpoint", "path": str(SHIPPED)},
         "caption": "describe the scene",
         "questions": [QUESTION],
         "store": str(tmp_path / "store"),
     }
-    content: dict[str, Any] = {"name": "x", "views": {"gain": 0.0}, "teacher": teacher}
-    content["images"] = {"kind": "folder", "path": str(photos)}
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(json.dumps(content))
+    recipe = recipe_of(photos, teacher)
     distil(recipe, tmp_path / "one")
     folder = tmp_path / "store" / WORDS
     stored = list(read_words(folder))
@@ -81,7 +78,57 @@ def test_captions_and_answers_are_those_of_the_model_and_are_stored_once(tmp_pat
     distil(recipe, tmp_path / "two")
     assert before == {each.name: each.stat().st_mtime_ns for each in folder.iterdir()}
     assert MANIFEST in before
-    teacher["caption"] = "what is this?"
-    recipe.write_text(json.dumps(content))
+    recipe_of(photos, teacher | {"caption": "what is this?"})
     with pytest.raises(DistillationError, match="made otherwise: caption"):
         distil(recipe, tmp_path / "three")
+
+
+def test_embeddings_are_the_checkpoint_s_and_a_full_disk_is_noticed_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, store = some_photos(tmp_path), tmp_path / "store"
+    teacher = {"encoder": str(SHIPPED), "labels": ["car", "cone"], "store": str(store)}
+    recipe = recipe_of(photos, teacher)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
+        with pytest.raises(DistillationError, match=r"leave the patches out"):
+            distil(recipe, tmp_path / "one")
+        assert not store.exists()
+        recipe_of(photos, teacher | {"patches": False})
+        distil(recipe, tmp_path / "two")
+    taught = Taught(store)
+    said = taught.batch([0, 1], [0, 0])
+
+    reader = DualReader(SHIPPED / "dual")
+    with torch.inference_mode():
+        pictures = [Image.open(photos / f"{name}.png") for name in ("a", "b")]
+        seen = reader.model.get_image_features(**reader.pixels(pictures)).pooler_output
+    expected = torch.nn.functional.normalize(seen, dim=-1).numpy()
+    np.testing.assert_allclose(said.pooled, expected, atol=1e-3)
+    logits = expected @ taught.label_texts.T * taught.scale + taught.bias
+    likely = np.take_along_axis(1 / (1 + np.exp(-logits)), said.label_ids, axis=1)
+    np.testing.assert_allclose(said.label_probabilities, likely, atol=1e-3)
+    assert not list(store.rglob(".*"))
+
+    # Of a pass that was killed before its first shard: whatever has no manifest is begun anew.
+    (store / "teacher.json").rename(store / ".teacher.json")
+    shutil.rmtree(store / "000000")
+    distil(recipe, tmp_path / "three")
+    np.testing.assert_array_equal(Taught(store).batch([0, 1], [0, 0]).pooled, said.pooled)
+
+
+def some_photos(folder: Path) -> Path:
+    photos = folder / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        cv2.imwrite(str(photos / f"{name}.png"), rng.integers(0, 256, (180, 320, 3), np.uint8))
+    return photos
+
+
+def recipe_of(photos: Path, teacher: dict[str, Any]) -> Path:
+    images = {"kind": "folder", "path": str(photos)}
+    recipe = photos.parent / "recipe.yaml"
+    content = {"name": "x", "images": images, "views": {"gain": 0.0}, "teacher": teacher}
+    recipe.write_text(json.dumps(content))
+    return recipe

@@ -46,7 +46,7 @@ class EncoderTeacher:
         top_labels: int,
         patches: bool,
     ) -> None:
-        """Load it, and embed the labels.
+        """Load it, on a GPU if there is one, and embed the labels.
 
         Args:
             folder: of the checkpoint.
@@ -61,7 +61,8 @@ class EncoderTeacher:
         """
         self._reader = DualReader(folder)
         self._family, self._folder = self._reader.family, folder
-        self._model = self._family.convert(self._reader.model).train(False)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = self._family.convert(self._reader.model).train(False).to(self._device)
         self.digest = self._reader.digest
         self.width = int(self._family.vision.embedding_width(self._model.config))
         self.score = self._family.text.score
@@ -90,8 +91,9 @@ class EncoderTeacher:
             DistillationError: it gives NaN or infinity.
         """
         pooled, patches = self._run(self._pixels(pictures))
-        if not bool(torch.isfinite(pooled).all()):
-            raise DistillationError("the teacher gives NaN or infinity")
+        for said in (pooled, patches):
+            if said is not None and not bool(torch.isfinite(said).all()):
+                raise DistillationError("the teacher gives NaN or infinity")
         logits = pooled @ torch.from_numpy(self.label_texts).T * self.scale + self.bias
         likely = logits.softmax(dim=1) if self.score == "softmax" else logits.sigmoid()
         best = likely.topk(self._top, dim=1)
@@ -119,8 +121,8 @@ class EncoderTeacher:
         columns, rows = pixels.shape[3] // patch, pixels.shape[2] // patch
         if self._tower is None:
             scaling = read_normalisation(self._folder)
-            self._mean = torch.tensor(scaling.mean)[:, None, None]
-            self._std = torch.tensor(scaling.std)[:, None, None]
+            self._mean = torch.tensor(scaling.mean, device=self._device)[:, None, None]
+            self._std = torch.tensor(scaling.std, device=self._device)[:, None, None]
             self._tower = self._family.vision(
                 self._model,
                 positions=parts.positions.of_grid(columns, rows),
@@ -128,11 +130,18 @@ class EncoderTeacher:
                 std=scaling.std,
                 feature_layers=[-1],
             ).eval()
+            self._tower.to(self._device)
         # The exported tower takes bytes; the processor has given them back as numbers.
-        image = ((pixels * self._std + self._mean) * 255).round().clamp(0, 255).to(torch.uint8)
-        outputs = self._tower(image.permute(0, 2, 3, 1).contiguous())
+        image = (
+            ((pixels.to(self._device) * self._std + self._mean) * 255)
+            .round()
+            .clamp(0, 255)
+            .to(torch.uint8)
+        )
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type != "cpu"):
+            outputs = self._tower(image.permute(0, 2, 3, 1).contiguous())
         patches = outputs[2].unflatten(1, (rows, columns)) if self._patches else None
-        return outputs[0], patches
+        return _unit(outputs[0]), None if patches is None else _unit(patches)
 
     @torch.no_grad()
     def _embed(self, labels: Sequence[str], templates: Sequence[str]) -> NDArray[np.float32]:
@@ -142,6 +151,12 @@ class EncoderTeacher:
         found = []
         for label in labels:
             ids = self._reader.ids([each.format(label=label) for each in templates])
+            ids = ids.to(self._device)
             texts = self._model.get_text_features(input_ids=ids).pooler_output
-            found.append(F.normalize(texts.float(), dim=-1).mean(dim=0))
+            found.append(_unit(texts).mean(dim=0))
         return F.normalize(torch.stack(found), dim=-1).numpy()
+
+
+def _unit(values: Tensor) -> Tensor:
+    """Vectors [..., D] in FP32, of length 1, where numpy reads them."""
+    return F.normalize(values.float(), dim=-1).cpu()

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import time
@@ -26,6 +27,7 @@ from vlm_perception.training.distillation.parts import Run
 from vlm_perception.training.distillation.recipe import (
     DistillationError,
     Recipe,
+    Views,
 )
 from vlm_perception.training.distillation.student.build import place, teacher_folder
 from vlm_perception.training.distillation.teacher.encoder import EncoderTeacher, Said
@@ -45,6 +47,7 @@ from vlm_perception.training.distillation.teacher.store import (
     shard_folder,
     shards,
 )
+from vlm_perception.training.distillation.teacher.whole_files import aside_of, flush, write
 from vlm_perception.training.distillation.teacher.words import store_words
 
 WORDS = "language"
@@ -53,6 +56,8 @@ BATCH = 16
 READERS = 2
 MARGIN = 1.05
 """For what file systems add."""
+_OWN = {WORDS, LABEL_TEXTS, aside_of(Path(LABEL_TEXTS)).name, aside_of(Path(MANIFEST)).name}
+"""What a store may hold that has no manifest yet."""
 
 
 def make(run: Run, work: Path) -> None:
@@ -106,27 +111,23 @@ def _require_unknown(teacher: Path, images: Images) -> None:
 
 def _store(recipe: Recipe, images: Images, encoder: EncoderTeacher, store: Path) -> None:
     manifest = _manifest(recipe, images, encoder)
-    store.mkdir(parents=True, exist_ok=True)
-    _begin(store, manifest)
-    np.save(store / LABEL_TEXTS, encoder.label_texts)
+    known = _require_same(store, manifest)
     missing = [each for each in shards(len(images)) if not shard_folder(store, each).exists()]
-    each = bytes_per_view(manifest)
-    views = recipe.views.count
-    needed = round(len(missing) * IMAGES_PER_SHARD * views * each * MARGIN)
-    needed = min(needed, round(len(images) * views * each * MARGIN))
-    free = shutil.disk_usage(store).free
-    if needed > free:
-        raise DistillationError(
-            f"the teacher's outputs take {needed / 1e9:.1f} GB, and {store} has {free / 1e9:.1f} GB"
-            " left; leave the patches out (`teacher.patches: false`), take fewer views, or name "
-            "another `teacher.store`"
-        )
+    views, each = recipe.views.count, _bytes_per_image(manifest, recipe.views)
+    _require_room(store, min(len(missing) * IMAGES_PER_SHARD, len(images)) * each)
     console = Console(stderr=True)
     say(
         console,
-        f"teacher: {len(images)} images in {views} views, {each * views} bytes an image, "
-        f"{len(images) * views * each / 1e9:.2f} GB in all",
+        f"teacher: {len(images)} images in {views} views, {each} bytes an image, "
+        f"{len(images) * each / 1e9:.3f} GB in all",
     )
+    if not known:
+        store.mkdir(parents=True, exist_ok=True)
+        stored = io.BytesIO()
+        np.save(stored, encoder.label_texts)
+        write(store / LABEL_TEXTS, stored.getvalue())
+        # Last: a store with a manifest has all else that is not of shards.
+        write(store / MANIFEST, manifest.model_dump_json(indent=1).encode())
     began, looked = time.monotonic(), 0
     with Progress(console=console) as progress:
         bar = progress.add_task("teacher", total=len(images) * views)
@@ -138,11 +139,26 @@ def _store(recipe: Recipe, images: Images, encoder: EncoderTeacher, store: Path)
         say(console, f"teacher: {looked / (time.monotonic() - began):.1f} views a second")
 
 
-def bytes_per_view(manifest: Manifest) -> int:
-    """What a view takes in the store."""
+def _require_room(store: Path, size: int) -> None:
+    """Refuse so many bytes where the disk has not as many, before anything is written."""
+    there = next(each for each in (store, *store.absolute().parents) if each.exists())
+    free = shutil.disk_usage(there).free
+    if size * MARGIN > free:
+        raise DistillationError(
+            f"the teacher's outputs take {size * MARGIN / 1e9:.3f} GB, and {store} has "
+            f"{free / 1e9:.3f} GB left; leave the patches out (`teacher.patches: false`), take "
+            "fewer views, or name another `teacher.store`"
+        )
+
+
+def _bytes_per_image(manifest: Manifest, views: Views) -> int:
+    """What the views of an image take in the store."""
     patches = 0 if manifest.grid is None else manifest.grid[0] * manifest.grid[1]
     top = min(manifest.top_labels, len(manifest.labels))
-    return 2 * manifest.width * (1 + patches) + 4 * top + len(json.dumps(asdict(View())))
+    # The views' own numbers are JSON, with as many digits as they are drawn with.
+    drawn = [[asdict(view) for view in draw_views(0, index, views)] for index in range(16)]
+    text = max(len(json.dumps(each)) + len(", ") for each in drawn)
+    return views.count * (2 * manifest.width * (1 + patches) + 4 * top) + text
 
 
 def _manifest(recipe: Recipe, images: Images, encoder: EncoderTeacher) -> Manifest:
@@ -165,22 +181,22 @@ def _manifest(recipe: Recipe, images: Images, encoder: EncoderTeacher) -> Manife
     )
 
 
-def _begin(store: Path, manifest: Manifest) -> None:
-    """Note what a new store is about; of one that is there, compare it."""
+def _require_same(store: Path, manifest: Manifest) -> bool:
+    """Refuse a store of something else; whether there is one of this already."""
     before = read_manifest(store)
     if before is None:
-        if any(each.name != WORDS for each in store.iterdir()):
+        if store.exists() and any(each.name not in _OWN for each in store.iterdir()):
             raise DistillationError(
                 f"{store} contains files and is no store of a teacher; name another folder"
             )
-        (store / MANIFEST).write_text(manifest.model_dump_json(indent=1))
-        return
+        return False
     found = changes(before.model_dump(mode="json"), manifest.model_dump(mode="json"))
     if found:
         raise DistillationError(
             f"{store} holds outputs that were made otherwise: {'; '.join(found)}; name another "
             "`teacher.store`, or remove it"
         )
+    return True
 
 
 def _write_shard(
@@ -203,6 +219,8 @@ def _write_shard(
     np.save(aside / PROBABILITIES, _half(said, "label_probabilities"))
     content = [[asdict(view) for view in some] for some in views]
     (aside / VIEWS).write_text(json.dumps(content))
+    for file in (*aside.iterdir(), aside):
+        flush(file)
     aside.rename(target)
     return len(flat)
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from vlm_perception.common.recipe_changes import changes
 from vlm_perception.training.distillation.examples import Images, draw_views
 from vlm_perception.training.distillation.recipe import DistillationError, Recipe
 from vlm_perception.training.distillation.teacher.language import LanguageTeacher, Words
+from vlm_perception.training.distillation.teacher.whole_files import write
 
 MANIFEST = "language.json"
 VIEWS_PER_FILE = 64
@@ -56,7 +56,7 @@ def store_words(recipe: Recipe, images: Images, model: LanguageTeacher, folder: 
                     raise DistillationError(f"{error} for {images.name(index)}") from error
                 rows.append({"image": index, "view": number, **asdict(words)})
                 progress.advance(bar)
-            _write(target, "".join(f"{json.dumps(row)}\n" for row in rows))
+            write(target, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
 
 
 def read_words(folder: Path) -> Iterator[tuple[int, int, Words]]:
@@ -87,20 +87,15 @@ def _begin(recipe: Recipe, images: Images, model: LanguageTeacher, folder: Path)
     }
     file = folder / MANIFEST
     if not file.exists():
-        _write(file, json.dumps(now, indent=1))
+        write(file, json.dumps(now, indent=1).encode())
         return
-    found = changes(json.loads(file.read_text(encoding="utf-8")), now)
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DistillationError(f"{file} cannot be used: {error}") from error
+    found = changes(before, now)
     if found:
         raise DistillationError(
             f"{folder} holds captions and answers that were made otherwise: {'; '.join(found)}; "
             "name another `teacher.store`, or remove it"
         )
-
-
-def _write(target: Path, text: str) -> None:
-    aside = target.with_name(f".{target.name}")
-    with aside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.rename(target)
