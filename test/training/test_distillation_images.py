@@ -17,7 +17,7 @@ import yaml
 
 pytest.importorskip("torch")
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.curation import picture, saved, tar_of
 
@@ -221,6 +221,7 @@ WORDS = (
 )
 
 
+@settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join))
 def test_text_mirrored_twice_is_itself(text: str) -> None:
     once = mirrored(text)
