@@ -94,6 +94,8 @@ class Run:
     """The names of a step's images."""
     prepare: Callable[[int], None] | None = None
     """Called before each step."""
+    micro_batch: int | None = None
+    """Images that are computed at once; None: those of a batch."""
 
 
 def fit(
@@ -158,7 +160,8 @@ def _step(
         total.backward()
         if run.processes is not None:
             run.processes.add_gradients(module.parameters())
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        _require_finite({"gradient": float(norm)}, step, run)
         optimizer.step()
     return values
 
@@ -170,9 +173,10 @@ def _over_all(part: Tensor, run: Run) -> float:
 def _require_finite(values: Mapping[str, float], step: int, run: Run) -> None:
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
+        what = "length of the" if bad[0] == "gradient" else "loss"
         images = "" if run.seen is None else f"; its images are {', '.join(run.seen(step))}"
         raise VlmPerceptionError(
-            f"the loss {bad[0]} is {values[bad[0]]} in step {step + 1}{images}; the state of the "
+            f"the {what} {bad[0]} is {values[bad[0]]} in step {step + 1}{images}; the state of the "
             f"last {SAVE_EVERY} steps is kept: lower the rate, or leave those images out"
         )
 
@@ -198,6 +202,7 @@ class _Log:
         record: dict[str, Any] = {
             "step": step + 1,
             "batch": self._schedule.batch,
+            "micro_batch": self._run.micro_batch or self._schedule.batch,
             "rate": round(self._schedule.rate(step), 8),
             "images_per_second": round(LOG_EVERY * self._schedule.batch / (now - self._since), 1),
             **{name: round(value, 5) for name, value in means.items()},
@@ -244,7 +249,7 @@ def _resume(
 ) -> int:
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     if state["schedule"] != asdict(schedule):
         raise VlmPerceptionError(
             f"{path} was trained with another schedule ({state['schedule']}); give another --out "

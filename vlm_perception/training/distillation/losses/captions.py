@@ -54,7 +54,14 @@ def softmax_losses(logits: Tensor, same: Tensor) -> dict[str, Tensor]:
 
 
 def contrastive(logits: Tensor, same: Tensor, softmax: bool) -> Tensor:
-    """The whole loss of a family, in one number."""
+    """The whole loss of a family, in one number.
+
+    Images without captions are left out: nobody knows which texts are true of them.
+    """
+    images, texts = same.any(dim=1), same.any(dim=0)
+    if not images.any():
+        return logits.sum() * 0
+    logits, same = logits[images][:, texts], same[images][:, texts]
     if softmax:
         return torch.stack([*softmax_losses(logits, same).values()]).mean()
     return torch.stack([*sigmoid_losses(logits, same).values()]).sum()

@@ -33,8 +33,8 @@ def patches(outputs: Outputs, taught: TaughtTargets, to_teacher: nn.Module) -> P
 def labels(outputs: Outputs, taught: TaughtTargets) -> Part:
     """Probabilities of the labels.
 
-    Of labels that compete, those beyond the stored ones share what is left of the probability;
-    others count as absent, since each of them is below all that are stored.
+    Of labels that compete, those beyond the stored ones share what is left of the probability, and
+    have no more than the least of these; others count as absent.
     """
     logits = outputs.pooled @ outputs.texts["labels"].T * outputs.scale
     count = logits.shape[1]
@@ -45,7 +45,9 @@ def labels(outputs: Outputs, taught: TaughtTargets) -> Part:
         return Part.mean(each.mean(dim=1))
     others = max(count - known.shape[1], 1)
     left = (1 - known.sum(dim=1, keepdim=True)).clamp(min=0) / others
+    left = torch.minimum(left, known.amin(dim=1, keepdim=True))
     wanted = left.expand(-1, count).scatter(1, taught.label_ids, known)
+    wanted = wanted / wanted.sum(dim=1, keepdim=True)
     return Part.mean(F.cross_entropy(logits, wanted, reduction="none"))
 
 

@@ -110,12 +110,16 @@ class Batches:
                 ]
         places, coming = self._order[step], self._coming.pop(step)
         examples = [each.result() for each in coming]
-        rng = np.random.default_rng((self._seed, 7, step))
         texts = [
-            each.captions[int(rng.integers(len(each.captions)))] if each.captions else ""
-            for each in examples
+            self._drawn(step, place, each.captions)
+            for place, each in zip(places, examples, strict=True)
         ]
         return Batch(places, examples, texts)
+
+    def _drawn(self, step: int, place: Place, captions: Sequence[str]) -> str:
+        """One of a view's captions, whichever process reads it."""
+        rng = np.random.default_rng((self._seed, 7, step, place.image, place.view))
+        return captions[int(rng.integers(len(captions)))] if captions else ""
 
     def close(self) -> None:
         """Stop the readers."""

@@ -84,7 +84,7 @@ def _spread(encoder: Model, wanted: int, name: str) -> int:
 
 
 def _size(mlp: Model) -> Tensor:
-    """How large what each neuron of a text tower adds can be: no image says how much it matters."""
+    """How large what each neuron adds can be, where no image says how much it matters."""
     size: Tensor = mlp.fc1.weight.detach().norm(dim=1) * mlp.fc2.weight.detach().norm(dim=0)
     return size
 
@@ -93,9 +93,15 @@ def _size(mlp: Model) -> Tensor:
 def _keep_neurons(model: Model, name: str, scores: Sequence[Tensor], share: float) -> None:
     tower = getattr(model, f"{name}_model")
     count = max(1, round(share * len(scores[0])))
-    for layer, score in zip(tower.encoder.layers, scores, strict=True):
+    mlps = [layer.mlp for layer in tower.encoder.layers]
+    ranked = list(scores)
+    # SigLIP's pooling head has one too, whose size the configuration says together with theirs.
+    if pooling := getattr(getattr(tower, "head", None), "mlp", None):
+        mlps.append(pooling)
+        ranked.append(_size(pooling))
+    for mlp, score in zip(mlps, ranked, strict=True):
         kept = score.topk(count).indices.sort().values
-        first, second = layer.mlp.fc1, layer.mlp.fc2
+        first, second = mlp.fc1, mlp.fc2
         first.weight, first.bias = (nn.Parameter(part[kept]) for part in (first.weight, first.bias))
         second.weight = nn.Parameter(second.weight[:, kept])
         first.out_features = second.in_features = count

@@ -74,8 +74,8 @@ def make(run: Run, work: Path) -> None:
     trainer.train()
     if processes.first:
         save_result(recipe, trainer.encoder, images, taught, work / BEGUN, work)
-        shutil.rmtree(work / BEGUN)
         (work / TRAINING / LAST).unlink(missing_ok=True)
+        shutil.rmtree(work / BEGUN)
     processes.wait()
 
 
@@ -166,6 +166,8 @@ class _Trainer:
         self._weights = dict(student.losses)
         about_teacher = any(name in TAUGHT for name in self._weights)
         width = taught.width if taught is not None and about_teacher else 0
+        # The maps and the head that are dropped later begin alike in all processes.
+        torch.manual_seed(recipe.seed)
         self._objective = StudentObjective(
             encoder, list(self._weights), processes, student.training.micro_batch, width
         ).to(processes.device)
@@ -185,9 +187,7 @@ class _Trainer:
             )
         )
         own = [processes.share(places) for places in self._order]
-        self._batches = Batches(
-            images, self._views, student.size, encoder.grid, own, recipe.seed + processes.number
-        )
+        self._batches = Batches(images, self._views, student.size, encoder.grid, own, recipe.seed)
         self._images = images
         self._wordings = {
             label: [words.format(label=label) for words in teacher.templates]
@@ -202,7 +202,7 @@ class _Trainer:
         if not self._inherits:
             schedule = replace(schedule, frozen_share=0.0)
         self._schedule = schedule
-        run = LoopRun(self._processes, self._clock, self._seen, self._prepare)
+        run = LoopRun(self._processes, self._clock, self._seen, self._prepare, training.micro_batch)
         try:
             with warnings.catch_warnings():
                 # What torch.compile says of modules that are called in several ways.
