@@ -21,7 +21,7 @@ from PIL import Image
 
 from vlm_perception.deploy.checkpoints.dual_reader import DualReader
 from vlm_perception.deploy.checkpoints.vlm_reader import VlmReader
-from vlm_perception.training.distillation.recipe import DistillationError
+from vlm_perception.training.distillation.recipe import DistillationError, read_recipe
 from vlm_perception.training.distillation.run import distil
 from vlm_perception.training.distillation.teacher.make import WORDS
 from vlm_perception.training.distillation.teacher.store import Taught
@@ -115,6 +115,12 @@ def test_embeddings_are_the_checkpoint_s_and_a_full_disk_is_noticed_before_anyth
     shutil.rmtree(store / "000000")
     distil(recipe, tmp_path / "three")
     np.testing.assert_array_equal(Taught(store).batch([0, 1], [0, 0]).pooled, said.pooled)
+
+
+def test_a_label_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    teacher = {"encoder": str(SHIPPED), "labels": ["car", "cone", "car"]}
+    with pytest.raises(DistillationError, match="`labels` names car more than once"):
+        read_recipe(recipe_of(some_photos(tmp_path), teacher))
 
 
 def some_photos(folder: Path) -> Path:

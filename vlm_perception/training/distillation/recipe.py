@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -104,6 +105,11 @@ class Teacher(_Model):
     def _says_something(self) -> Teacher:
         if self.encoder is None and self.language is None:
             raise ValueError("a teacher is an `encoder`, a `language` model, or both; name one")
+        asked = (("labels", self.labels), ("questions", [each.name for each in self.questions]))
+        for key, names in asked:
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                raise ValueError(f"`{key}` names {', '.join(twice)} more than once; name each once")
         return self
 
 
