@@ -16,7 +16,8 @@ from support.checkpoints import make_checkpoint
 from torch import Tensor
 from transformers import AutoModel
 
-from vlm_perception.deploy.compression.heads import importance, prune_heads, switch_off
+from vlm_perception.deploy.compression.gates import importance
+from vlm_perception.deploy.compression.heads import prune_heads, switch_off
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.modeling.towers.clip import ClipVision
@@ -94,7 +95,8 @@ def test_importance_is_the_slope_of_the_outputs_at_a_gate(dual: Any) -> None:
     images = noise(32)
     graph = graph_of(dual)
     gates = [torch.ones(HEADS) for _ in range(LAYERS)]
-    found = torch.cat(importance(graph, gates, images, torch.Generator().manual_seed(0)))
+    readers = [attention.out for attention in graph.layers.attentions]
+    found = torch.cat(importance(graph, readers, gates, images, torch.Generator().manual_seed(0)))
     assert found.shape == (LAYERS * HEADS,)
     cost = []
     with torch.no_grad():

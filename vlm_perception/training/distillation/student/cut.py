@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from vlm_perception.deploy.checkpoints.dual_reader import DualReader
+from vlm_perception.deploy.compression.gates import importance
 from vlm_perception.deploy.compression.heads import prune_heads
-from vlm_perception.deploy.compression.neurons import neuron_importance
 from vlm_perception.modeling.pixel_scaling import read_normalisation
 from vlm_perception.modeling.towers.vision_tower import VisionTower
 from vlm_perception.training.distillation.recipe import CutStudent, DistillationError
@@ -63,7 +63,9 @@ def cut(reader: DualReader, folder: Path, start: CutStudent, images: Tensor) -> 
     if start.heads < 1:
         prune_heads([block.attention for block in parts.blocks], graph, images, start.heads)
     if start.neurons < 1:
-        scores = neuron_importance(graph, images)
+        readers: list[Model] = [mlp.fc2 for mlp in graph.layers.mlps]
+        gates = [torch.ones(reader.in_features) for reader in readers]
+        scores = importance(graph, readers, gates, images, torch.Generator().manual_seed(0))
         _keep_neurons(model, "vision", scores, start.neurons)
         layers = model.text_model.encoder.layers
         _keep_neurons(model, "text", [_size(layer.mlp) for layer in layers], start.neurons)
