@@ -69,12 +69,13 @@ from vlm_perception.training.distillation.language.dialogues import (
     block_mask,
 )
 from vlm_perception.training.distillation.language.objective import LanguageObjective
-from vlm_perception.training.dual import POSITIVE_PERCENT, Scenes, order, patch_embeddings
+from vlm_perception.training.distillation.losses.true import POSITIVE_PERCENT
+from vlm_perception.training.dual import Scenes, order
 from vlm_perception.training.locations import grow, with_locations
 from vlm_perception.training.loop import SAVE_EVERY, Schedule, fit
 from vlm_perception.training.roadworld_nano import LANGUAGE, RECIPE, dual_specs, vlm_specs
 from vlm_perception.training.student import GRID, INPUT_SIZE, build_dual, build_tokenizer, build_vlm
-from vlm_perception.training.tower import see
+from vlm_perception.training.tower import patch_embeddings, see
 from vlm_perception.types import Frame
 
 PATCHES = GRID[0] * GRID[1]
@@ -204,17 +205,17 @@ def test_a_mirrored_image_has_a_mirrored_truth() -> None:
     assert batch.images.shape == (32, 3, INPUT_SIZE[1], INPUT_SIZE[0])
     patch = INPUT_SIZE[0] // GRID[0]
     bright = (batch.images[:, 0, ::patch, ::patch] > -1).reshape(32, PATCHES)
-    assert torch.equal(batch.patches[..., 0] == 1, bright)
-    assert torch.equal(~batch.distance.isnan(), bright)
-    assert batch.distance[bright].exp().unique() == pytest.approx(10.5)
+    assert torch.equal(batch.true.patches[..., 0] == 1, bright)
+    assert torch.equal(~batch.true.distance.isnan(), bright)
+    assert batch.true.distance[bright].exp().unique() == pytest.approx(10.5)
     as_stored = torch.from_numpy(shard.coverage[..., 0] > 0)
     mirrored = (as_stored != bright).any(dim=1)
     assert 4 < mirrored.sum() < 28, "some are mirrored and some are not"
-    assert torch.equal(batch.labels, torch.from_numpy(shard.labels).float())
+    assert torch.equal(batch.true.names[:, : len(LABELS)], torch.from_numpy(shard.labels).float())
     straight = int((~mirrored).nonzero()[0])
     percent = shard.coverage[straight, :, 1]
     expected = np.select([percent >= POSITIVE_PERCENT, percent > 0], [1, -1], 0)
-    assert np.array_equal(batch.patches[straight, :, 1].numpy(), expected)
+    assert np.array_equal(batch.true.patches[straight, :, 1].numpy(), expected)
 
 
 def test_scenes_are_found_across_shards() -> None:

@@ -1,11 +1,6 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the dual encoder on the road world, with the truth of every patch as a second teacher.
-
-Image-level labels alone teach a small ViT slowly; the content of each patch, read through the
-pooling head's value path, is dense supervision in the very space of the text (the value path is the
-one that MaskCLIP reads, Zhou et al., Extract Free Dense Labels from CLIP, 2022).
-"""
+"""Trains the dual encoder on shards of the road world, by its truth and its captions."""
 
 from __future__ import annotations
 
@@ -21,9 +16,15 @@ from transformers import PreTrainedTokenizerFast, SiglipModel
 
 from vlm_perception.bundle.manifest import KeepStep
 from vlm_perception.datasets.roadworld.files.shards import NO_DISTANCE, Shard
-from vlm_perception.datasets.roadworld.truth import QUESTIONS
-from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
-from vlm_perception.modeling.token_pruning import take
+from vlm_perception.datasets.roadworld.world import LABELS
+from vlm_perception.training.distillation.losses.batch import Outputs, Part, TrueTargets
+from vlm_perception.training.distillation.losses.captions import contrastive
+from vlm_perception.training.distillation.losses.true import (
+    true_distance,
+    true_labels,
+    true_patches,
+    true_targets,
+)
 from vlm_perception.training.student import (
     ATTRIBUTE_PHRASES,
     GRID,
@@ -31,12 +32,7 @@ from vlm_perception.training.student import (
     WIDTH,
     templates,
 )
-from vlm_perception.training.tower import see
-
-PRUNED_SHARE = 2 / 3
-"""Of the batches, where the student is trained for token pruning."""
-POSITIVE_PERCENT = 3
-"""A patch counts as showing a label from this coverage on; below it, down to 1, as unknown."""
+from vlm_perception.training.tower import PRUNED_SHARE, patch_embeddings, see
 
 
 @dataclass(frozen=True)
@@ -45,26 +41,12 @@ class Batch:
 
     images: Tensor
     """[B, 3, H, W] in [-1, 1]."""
-    labels: Tensor
-    """[B, labels] in {0, 1}."""
-    phrases: Tensor
-    """[B, attribute phrases] in {0, 1}."""
-    patches: Tensor
-    """[B, patches, objects]: 1 shown, 0 not shown, -1 unknown."""
-    distance: Tensor
-    """[B, patches]: logarithm of metres, NaN where there is no object."""
+    true: TrueTargets
     captions: list[str]
 
     def to(self, device: torch.device) -> Batch:
         """The same scenes with their tensors on `device`."""
-        return Batch(
-            self.images.to(device),
-            self.labels.to(device),
-            self.phrases.to(device),
-            self.patches.to(device),
-            self.distance.to(device),
-            self.captions,
-        )
+        return Batch(self.images.to(device), self.true.to(device), self.captions)
 
 
 class Scenes:
@@ -101,26 +83,17 @@ class Scenes:
             texts.append(shard.captions[i][int(rng.integers(len(shard.captions[i])))])
         gain = torch.from_numpy(rng.uniform(0.85, 1.15, len(indices)).astype(np.float32))
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
-        share = torch.from_numpy(np.stack(coverage)).to(torch.int16)
-        metres = torch.from_numpy(np.stack(distance)).float()
+        metres = np.stack(distance).astype(np.float32)
         return Batch(
             (pixels * gain[:, None, None, None]).clamp_(0, 255).div_(127.5).sub_(1.0),
-            torch.from_numpy(np.stack(labels)).float(),
-            _phrase_targets(np.stack(attributes)),
-            (share >= POSITIVE_PERCENT).float()
-            - ((share > 0) & (share < POSITIVE_PERCENT)).float(),
-            torch.where(metres == NO_DISTANCE, torch.nan, (metres / 2 + 0.5).log()),
+            true_targets(
+                np.stack(labels),
+                np.stack(attributes),
+                np.stack(coverage),
+                np.where(metres == NO_DISTANCE, np.float32(np.nan), metres / 2),
+            ),
             texts,
         )
-
-
-def _phrase_targets(attributes: NDArray[np.uint8]) -> Tensor:
-    names = list(QUESTIONS)
-    columns = [
-        attributes[:, names.index(name)] == QUESTIONS[name][1].index(choice)
-        for name, choice in ATTRIBUTE_PHRASES
-    ]
-    return torch.from_numpy(np.stack(columns, axis=1)).float()
 
 
 def order(scenes: int, easy: int, batch: int, steps: int, seed: int) -> Iterator[NDArray[np.int64]]:
@@ -191,37 +164,27 @@ class DualObjective(nn.Module):
             text = self.embed([*names, *ATTRIBUTE_PHRASES.values(), *batch.captions])
             # A fused token comes after those that have a position, and a truth, in the grid.
             placed = seen.normed[:, : seen.index.shape[1]]
-            patches = patch_embeddings(self.model, placed)
-            metres = self.distance(placed)[..., 0].float()
-        pooled = F.normalize(seen.pooled.float(), dim=-1)
-        known = len(LABELS) + len(ATTRIBUTE_PHRASES)
-        scale, bias = self.model.logit_scale.exp(), self.model.logit_bias
-        tags = pooled @ text[:known].T * scale + bias
-        truth = torch.cat((batch.labels, batch.phrases), dim=1)
-        dense = patches @ text[: len(OBJECT_LABELS)].T * scale + bias
-        shown, log_metres = take(batch.patches, seen.index), take(batch.distance, seen.index)
-        sure = shown >= 0
-        here = ~log_metres.isnan()
-        pairs = pooled @ text[known:].T * scale + bias
-        match = 2 * torch.eye(len(pairs), device=self.device) - 1
-        per_patch = F.binary_cross_entropy_with_logits(dense, shown.clamp(min=0), reduction="none")
-        return {
-            "tags": F.binary_cross_entropy_with_logits(tags, truth),
-            "patches": (per_patch * sure).sum() / sure.sum(),
-            "distance": F.smooth_l1_loss(metres[here], log_metres[here]),
-            "text": -F.logsigmoid(match * pairs).sum(dim=1).mean(),
+            known = len(LABELS) + len(ATTRIBUTE_PHRASES)
+            outputs = Outputs(
+                pooled=F.normalize(seen.pooled.float(), dim=-1),
+                patches=patch_embeddings(self.model, placed),
+                index=seen.index,
+                hidden=placed.float(),
+                texts={"world": text[:known], "captions": text[known:]},
+                scale=self.model.logit_scale.exp(),
+                bias=self.model.logit_bias,
+                softmax=False,
+            )
+            distance = true_distance(outputs, batch.true, self.distance)
+        pairs = outputs.pooled @ outputs.texts["captions"].T * outputs.scale + outputs.bias
+        own = torch.eye(len(pairs), dtype=torch.bool, device=self.device)
+        parts = {
+            "tags": true_labels(outputs, batch.true),
+            "patches": true_patches(outputs, batch.true),
+            "distance": distance,
+            "text": Part(contrastive(pairs, own, softmax=False), torch.ones(())),
         }
-
-
-def patch_embeddings(model: SiglipModel, hidden: Tensor) -> Tensor:
-    """Each token through the pooling head as if it stood alone: [B, K, D], normalised."""
-    head = model.vision_model.head
-    attention = head.attention
-    values = F.linear(
-        hidden, attention.in_proj_weight[2 * WIDTH :], attention.in_proj_bias[2 * WIDTH :]
-    )
-    read = attention.out_proj(values)
-    return F.normalize((read + head.mlp(head.layernorm(read))).float(), dim=-1)
+        return {name: part.total / part.weight for name, part in parts.items()}
 
 
 LOSS_WEIGHTS = {"tags": 1.0, "patches": 10.0, "distance": 0.1, "text": 0.03}

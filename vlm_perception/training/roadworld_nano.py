@@ -41,7 +41,6 @@ from vlm_perception.training.distillation.language.scenes import FeatureScenes
 from vlm_perception.training.distillation.learned import Learned, read_learned
 from vlm_perception.training.dual import (
     LOSS_WEIGHTS,
-    PRUNED_SHARE,
     DualObjective,
     Scenes,
     order,
@@ -56,6 +55,7 @@ from vlm_perception.training.student import (
     build_tokenizer,
     build_vlm,
 )
+from vlm_perception.training.tower import PRUNED_SHARE
 
 KEEP = parse_schedule("0.7@2,3,4", LAYERS, GRID[0] * GRID[1])
 """The pruning that the shipped bundle is exported with."""

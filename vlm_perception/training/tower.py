@@ -21,6 +21,9 @@ from torch.utils.checkpoint import checkpoint
 from vlm_perception.bundle.manifest import KeepStep
 from vlm_perception.modeling.token_pruning import prune
 
+PRUNED_SHARE = 2 / 3
+"""Of the batches, where a student is trained for token pruning."""
+
 # Modules of transformers carry no types.
 Module = Any
 _FORGETS = "keeps_no_activations"

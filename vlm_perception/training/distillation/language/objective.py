@@ -20,12 +20,11 @@ from vlm_perception.training.distillation.language.dialogues import (
     Packed,
     block_mask,
 )
+from vlm_perception.training.distillation.losses.true import POSITIVE_PERCENT
 from vlm_perception.training.locations import TokenTable, spread_loss
 
 # Modules of transformers carry no types.
 Module = Any
-POSITIVE_PERCENT = 3
-"""A patch counts as showing a label from this coverage on; below it, down to 1, as unknown."""
 
 
 class LanguageObjective(nn.Module):

@@ -55,11 +55,12 @@ from vlm_perception.training.distillation.recipe import (
     Language,
     RoadWorldImages,
 )
-from vlm_perception.training.dual import PRUNED_SHARE, order
+from vlm_perception.training.dual import order
 from vlm_perception.training.locations import FORMAT, store
 from vlm_perception.training.loop import fit
 from vlm_perception.training.processors import chat_template, save_reader_processor
 from vlm_perception.training.student import INPUT_SIZE
+from vlm_perception.training.tower import PRUNED_SHARE
 
 NAME = "language"
 LONGEST_ANSWER = 80

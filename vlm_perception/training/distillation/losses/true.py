@@ -9,12 +9,46 @@ MaskCLIP reads, Zhou et al., Extract Free Dense Labels from CLIP, 2022).
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vlm_perception.datasets.roadworld.truth import QUESTIONS
 from vlm_perception.modeling.token_pruning import take
 from vlm_perception.training.distillation.losses.batch import Outputs, Part, TrueTargets
+from vlm_perception.training.student import ATTRIBUTE_PHRASES
+
+POSITIVE_PERCENT = 3
+"""A patch counts as showing a label from this coverage on; below it, down to 1, as unknown."""
+
+
+def true_targets(
+    labels: NDArray[np.bool_],
+    attributes: NDArray[np.uint8],
+    coverage: NDArray[np.uint8],
+    metres: NDArray[np.float32],
+) -> TrueTargets:
+    """What is known of rendered images, as the losses take it.
+
+    Args:
+        labels: [B, labels].
+        attributes: [B, questions], the number of each answer.
+        coverage: [B, places, objects], percent.
+        metres: [B, places] to the nearest object, NaN where there is none.
+    """
+    share = torch.from_numpy(coverage).to(torch.int16)
+    names = list(QUESTIONS)
+    phrases = [
+        attributes[:, names.index(name)] == QUESTIONS[name][1].index(choice)
+        for name, choice in ATTRIBUTE_PHRASES
+    ]
+    return TrueTargets(
+        torch.from_numpy(np.concatenate([labels, np.stack(phrases, axis=1)], axis=1)).float(),
+        (share >= POSITIVE_PERCENT).float() - ((share > 0) & (share < POSITIVE_PERCENT)).float(),
+        (torch.from_numpy(metres) + 0.5).log(),
+    )
 
 
 def true_labels(outputs: Outputs, true: TrueTargets) -> Part:

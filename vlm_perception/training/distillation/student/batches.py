@@ -10,16 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from vlm_perception.datasets.roadworld.truth import QUESTIONS
 from vlm_perception.training.distillation.examples import Example, Images, View
 from vlm_perception.training.distillation.losses.batch import TrueTargets
-from vlm_perception.training.student import ATTRIBUTE_PHRASES
+from vlm_perception.training.distillation.losses.true import true_targets
 
-POSITIVE_PERCENT = 3
-"""A patch counts as showing a label from this coverage on; below it, down to 1, as unknown."""
 READERS = 2
 
 
@@ -48,26 +44,13 @@ class Batch:
     def true(self) -> TrueTargets:
         """The road world's truth."""
         truths = [each.truth for each in self.examples if each.truth is not None]
-        share = torch.from_numpy(np.stack([each.coverage for each in truths])).flatten(1, 2)
-        share = share.to(torch.int16)
-        metres = torch.from_numpy(np.stack([each.distance for each in truths])).flatten(1, 2)
-        labels = np.stack([each.labels for each in truths])
-        phrases = _phrases(np.stack([each.attributes for each in truths]))
-        return TrueTargets(
-            torch.from_numpy(np.concatenate([labels, phrases], axis=1)).float(),
-            (share >= POSITIVE_PERCENT).float()
-            - ((share > 0) & (share < POSITIVE_PERCENT)).float(),
-            (metres.float() + 0.5).log(),
+        places = len(truths), truths[0].distance.size
+        return true_targets(
+            np.stack([each.labels for each in truths]),
+            np.stack([each.attributes for each in truths]),
+            np.stack([each.coverage for each in truths]).reshape(*places, -1),
+            np.stack([each.distance for each in truths]).reshape(places),
         )
-
-
-def _phrases(attributes: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    names = list(QUESTIONS)
-    columns = [
-        attributes[:, names.index(name)] == QUESTIONS[name][1].index(choice)
-        for name, choice in ATTRIBUTE_PHRASES
-    ]
-    return np.stack(columns, axis=1)
 
 
 class Batches:

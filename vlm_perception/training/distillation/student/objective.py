@@ -22,9 +22,8 @@ from vlm_perception.training.distillation.student.batches import Batch
 from vlm_perception.training.distillation.student.encoder import Seeing, StudentEncoder
 from vlm_perception.training.processes import Processes
 from vlm_perception.training.student import ATTRIBUTE_PHRASES, templates
+from vlm_perception.training.tower import PRUNED_SHARE
 
-PRUNED_SHARE = 2 / 3
-"""Of the batches, where the student is trained for token pruning."""
 TRUE = ("true_labels", "true_patches", "true_distance")
 TAUGHT = ("pooled", "patches", "labels", "affinity")
 NAMED = ("labels", "affinity")
