@@ -282,7 +282,7 @@ def test_its_own_tower_is_quantized_by_the_same_option(
     config = read_config(small_bundle.file(CONFIG_NAME)).language_vision
     assert config is not None
     assert config.measured is not None
-    quantized = set(quantized_layers(config.groups))
+    quantized = set(quantized_layers(config))
     assert config.measured.layers.keys() == quantized
     for graph in (LANGUAGE_VISION_GRAPH, LANGUAGE_VISION_FP16_GRAPH):
         nodes = onnx.load(small_bundle.file(graph)).graph.node

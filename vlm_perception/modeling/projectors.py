@@ -136,9 +136,10 @@ class UnscaledProjector(nn.Module):
         super().__init__()
         self.projector, self.scale = projector, scale
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, token_index: Tensor | None = None) -> Tensor:
         """Project."""
-        embeds: Tensor = self.projector(*inputs)
+        places = () if token_index is None else (token_index,)
+        embeds: Tensor = self.projector(tokens, *places)
         return embeds / self.scale
 
 
