@@ -111,7 +111,7 @@ def test_embeddings_are_the_checkpoint_s_and_a_full_disk_is_noticed_before_anyth
     assert not list(store.rglob(".*"))
 
     # Of a pass that was killed before its first shard: whatever has no manifest is begun anew.
-    (store / "teacher.json").rename(store / ".teacher.json")
+    (store / "teacher.json").rename(store / "teacher.json.0123456789abcdef.part")
     shutil.rmtree(store / "000000")
     distil(recipe, tmp_path / "three")
     np.testing.assert_array_equal(Taught(store).batch([0, 1], [0, 0]).pooled, said.pooled)

@@ -26,6 +26,7 @@ from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.streets import look
 from vlm_perception.datasets.roadworld.truth import seen_in
 from vlm_perception.deploy.checkpoints.dual_reader import DualReader
+from vlm_perception.deploy.checkpoints.files import copy_checkpoint
 from vlm_perception.deploy.checkpoints.gather import dual_folder
 from vlm_perception.modeling.pixel_scaling import read_normalisation
 from vlm_perception.training.distillation.examples import View
@@ -33,7 +34,6 @@ from vlm_perception.training.distillation.images.pixels import crop
 from vlm_perception.training.distillation.learned import Learned, overlap, read_learned
 from vlm_perception.training.distillation.losses.captions import contrastive, matches
 from vlm_perception.training.distillation.recipe import CutStudent
-from vlm_perception.training.distillation.student.build import copy_checkpoint
 from vlm_perception.training.distillation.student.cut import cut
 from vlm_perception.training.distillation.student.encoder import StudentEncoder
 from vlm_perception.training.distillation.student.objective import LOSSES

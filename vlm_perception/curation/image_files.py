@@ -21,10 +21,10 @@ import PIL.ImageOps
 from numpy.typing import NDArray
 
 from vlm_perception.common.ordinary_files import open_ordinary
-from vlm_perception.curation.durable import write_bytes
 from vlm_perception.media.image_errors import MAX_PIXELS, ImageError, check_size
 from vlm_perception.media.image_folder import SUFFIXES
 from vlm_perception.media.jpeg import decode_jpeg
+from vlm_perception.outputs.durable import write_bytes
 
 IMAGES = "images"
 """The folder of images in a stage."""

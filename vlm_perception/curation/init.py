@@ -10,10 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from vlm_perception.curation.durable import write_bytes
 from vlm_perception.curation.recipe import CurationError
 from vlm_perception.curation.sources.guess import source_lines
 from vlm_perception.datasets.final_set import RECIPE
+from vlm_perception.outputs.durable import write_bytes
 
 EXAMPLE = "  - {kind: folder, path: ../photos}"
 """What stands for sources where none is named."""

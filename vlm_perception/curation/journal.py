@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlm_perception.curation.durable import json_line, keep_first, sync_folder, write_bytes
+from vlm_perception.curation.json_lines import json_line
+from vlm_perception.outputs.durable import keep_first, sync_folder, write_bytes
 
 JOURNAL = "journal"
 

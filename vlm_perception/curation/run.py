@@ -21,12 +21,12 @@ from vlm_perception.curation.captioning.captioned import (
     is_asked_again,
     require_captioner,
 )
-from vlm_perception.curation.durable import PART_SUFFIX, read_lines, write_bytes
 from vlm_perception.curation.engine import Engine
 from vlm_perception.curation.filtering.filtered import do_filter, filter_tasks
 from vlm_perception.curation.filtering.kept_once import without_near_duplicates
 from vlm_perception.curation.final.final import final_tasks, with_indexes
 from vlm_perception.curation.final.shard import do_shard
+from vlm_perception.curation.json_lines import read_lines
 from vlm_perception.curation.progress import StageProgress
 from vlm_perception.curation.quality.checked import check_retrieval, check_tasks, do_check
 from vlm_perception.curation.quality.findings import alignment
@@ -75,6 +75,7 @@ from vlm_perception.curation.unfinished import (
 from vlm_perception.datasets.final_set import RECIPE
 from vlm_perception.outputs import work
 from vlm_perception.outputs.console import say
+from vlm_perception.outputs.durable import PART_SUFFIX, write_bytes
 
 STEPS: dict[str, Step] = {
     RAW: Step(source_tasks, do_raw),

@@ -18,19 +18,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlm_perception.bundle.files import file_sha256
 from vlm_perception.common.recipe_changes import changes
-from vlm_perception.curation.durable import (
-    DamagedError,
-    json_line,
-    sync_folder,
-    whole_file,
-    write_bytes,
-)
+from vlm_perception.curation.json_lines import DamagedError, json_line
 from vlm_perception.curation.models import MODELS, changed_models, model_digests
 from vlm_perception.curation.recipe import CurationError, Recipe
 from vlm_perception.curation.tasks import Record
 from vlm_perception.curation.thresholds.stored import referred_to
 from vlm_perception.datasets.final_set import STAGE
 from vlm_perception.evaluation.hallucination.synonyms import SYNONYMS_FILE, synonyms_digest
+from vlm_perception.outputs.durable import sync_folder, whole_file, write_bytes
 from vlm_perception.outputs.swap import swap
 
 RAW, FILTERED, CAPTIONED = "00_raw", "01_filtered", "02_captioned"

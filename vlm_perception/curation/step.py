@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlm_perception.curation.durable import read_lines
+from vlm_perception.curation.json_lines import read_lines
 from vlm_perception.curation.recipe import Recipe
 from vlm_perception.curation.stage_folder import KEPT, require_whole
 from vlm_perception.curation.tasks import Record, Work

@@ -17,13 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm_perception.curation.durable import (
-    DamagedError,
-    json_line,
-    read_lines,
-    write_bytes,
-    write_lines,
-)
+from vlm_perception.curation.json_lines import DamagedError, json_line, read_lines, write_lines
+from vlm_perception.outputs.durable import write_bytes
 
 RECORDS_A_PART = 64
 LISTED = "listed.json"

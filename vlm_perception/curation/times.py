@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from vlm_perception.curation.durable import write_bytes
+from vlm_perception.outputs.durable import write_bytes
 
 TIMES = "times.json"
 

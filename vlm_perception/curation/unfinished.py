@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import vlm_perception
-from vlm_perception.curation.durable import PART_SUFFIX, write_bytes
 from vlm_perception.curation.recipe import CurationError, Recipe
 from vlm_perception.curation.sources.key_frames import PLACES
 from vlm_perception.curation.stage_folder import (
@@ -26,6 +25,7 @@ from vlm_perception.curation.stage_folder import (
 )
 from vlm_perception.curation.tasks import LISTED
 from vlm_perception.evaluation.code_digest import code_digest
+from vlm_perception.outputs.durable import PART_SUFFIX, write_bytes
 from vlm_perception.outputs.swap import OLD
 
 UNFINISHED = ".unfinished"

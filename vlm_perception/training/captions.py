@@ -23,7 +23,7 @@ from vlm_perception.datasets.final_set import FinalSetError, FinalSplit, caption
 from vlm_perception.datasets.sample import Caption
 from vlm_perception.datasets.shuffled import Shuffled
 from vlm_perception.deploy.checkpoints.dual_reader import DualReader
-from vlm_perception.deploy.checkpoints.files import weight_files
+from vlm_perception.deploy.checkpoints.files import copy_checkpoint
 from vlm_perception.deploy.checkpoints.gather import dual_folder
 from vlm_perception.outputs.folder import ResultsFolder
 from vlm_perception.outputs.own import own_folder
@@ -220,10 +220,7 @@ def _carry_along(source: Path, place: Path) -> None:
 
 def _save(model: Model, source: Path, place: Path) -> None:
     """Write the model, with the processor and the tokenizer that it came with."""
-    weights = {file.name for file in weight_files(source)}
     place.mkdir(parents=True)
-    for file in source.iterdir():
-        if file.is_file() and file.name not in weights and ".safetensors" not in file.name:
-            shutil.copy(file, place)
+    copy_checkpoint(source, place, weights=False)
     nn.Module.to(model, "cpu")
     model.save_pretrained(place)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -65,14 +65,14 @@ class Clock:
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Measure a part of a step."""
         began = time.monotonic()
         yield
-        self._seconds[name] += time.monotonic() - began  # type: ignore[assignment]
+        self._seconds[name] += time.monotonic() - began
 
     def shares(self) -> dict[str, float]:
         """Share of each part since the last call."""

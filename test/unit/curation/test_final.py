@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.curation import curate, picture, saved, write_recipe
 
-from vlm_perception.curation.durable import read_lines
 from vlm_perception.curation.final.groups import Sorter
 from vlm_perception.curation.final.splits import assigned
+from vlm_perception.curation.json_lines import read_lines
 from vlm_perception.curation.recipe import Recipe, read_recipe
 from vlm_perception.curation.report.seen import observer
 from vlm_perception.datasets.final_set import FinalSetError, FinalSplit, find_final

@@ -19,15 +19,16 @@ from support.recordings import jpeg, write
 
 from vlm_perception.common.disk_space import DiskFullError
 from vlm_perception.common.errors import RunError
-from vlm_perception.curation import durable, run, stage_folder
-from vlm_perception.curation.durable import DamagedError
+from vlm_perception.curation import run, stage_folder
 from vlm_perception.curation.engine import Engine
 from vlm_perception.curation.image_files import encoded, usable_image
+from vlm_perception.curation.json_lines import DamagedError
 from vlm_perception.curation.quality.retrieval_check import read_check
 from vlm_perception.curation.sources import raw, tar_images
 from vlm_perception.curation.tasks import Tasks
 from vlm_perception.curation.unfinished import UNFINISHED, end_stage
 from vlm_perception.media.image_errors import ImageError
+from vlm_perception.outputs import durable
 
 CURATION = "vlm_perception.curation"
 PART_NAME = "parts/00000000-000000.jsonl"

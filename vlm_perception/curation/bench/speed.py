@@ -15,12 +15,12 @@ import cv2
 import yaml
 from rich.console import Console
 
-from vlm_perception.curation.durable import write_bytes
 from vlm_perception.curation.engine import Engine
 from vlm_perception.curation.run import Options, run
 from vlm_perception.curation.stage_folder import FILTERED, RAW
 from vlm_perception.curation.times import read_times
 from vlm_perception.datasets.final_set import RECIPE
+from vlm_perception.outputs.durable import write_bytes
 
 SIZE = (640, 480)
 MILLION = 1e6

@@ -16,7 +16,6 @@ from rich.table import Table
 from vlm_perception.curation.calibration.calibrate_copies import copy_rows, copy_thresholds
 from vlm_perception.curation.calibration.calibrate_pairs import pair_rows, pair_thresholds
 from vlm_perception.curation.calibration.too_early import TooEarlyError
-from vlm_perception.curation.durable import write_bytes
 from vlm_perception.curation.recipe import (
     CurationError,
     EmbeddingRule,
@@ -30,6 +29,7 @@ from vlm_perception.curation.thresholds.copy_cosine import COPY_SECTION, copy_co
 from vlm_perception.curation.thresholds.pair_limits import PAIR_SECTION
 from vlm_perception.curation.thresholds.stored import CALIBRATED, THRESHOLDS, read_thresholds
 from vlm_perception.outputs import work
+from vlm_perception.outputs.durable import write_bytes
 
 
 def calibrate(folder: Path, seed: int) -> Iterator[Table | str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from vlm_perception.bundle.files import file_sha256
-from vlm_perception.curation.durable import whole_file, write_bytes
 from vlm_perception.curation.final.groups import recording
 from vlm_perception.curation.final.index import Index, require_parquet
 from vlm_perception.curation.final.plan import Plan, planned
@@ -19,6 +18,7 @@ from vlm_perception.curation.stage_folder import FINAL, before, require_whole
 from vlm_perception.curation.step import Finish
 from vlm_perception.curation.tasks import Record
 from vlm_perception.datasets.final_set import SET, Contents, Shard
+from vlm_perception.outputs.durable import whole_file, write_bytes
 
 AMISS = 0.02
 """Share of all images by which a split may miss its own."""

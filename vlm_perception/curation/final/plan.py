@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.curation.durable import read_lines
 from vlm_perception.curation.final.groups import Groups, Sorter
 from vlm_perception.curation.final.shard import described, room
 from vlm_perception.curation.final.splits import assigned, chances
+from vlm_perception.curation.json_lines import read_lines
 from vlm_perception.curation.recipe import Recipe
 from vlm_perception.curation.stage_folder import FILTERED, FINAL, KEPT, REJECTED, before
 from vlm_perception.curation.tasks import Record

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vlm_perception.curation.durable import json_line, whole_file
 from vlm_perception.curation.image_files import read_file
+from vlm_perception.curation.json_lines import json_line
 from vlm_perception.curation.tasks import Position, Record
 from vlm_perception.datasets.final_set import DESCRIPTION
 from vlm_perception.media.image_errors import ImageError
+from vlm_perception.outputs.durable import whole_file
 
 NOT_TOLD = ("file", "status")
 """Of a record: what says nothing to those who have the shard alone."""

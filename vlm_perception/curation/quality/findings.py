@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_perception.curation.captioning.caption_examples import answer_line
-from vlm_perception.curation.durable import read_lines
+from vlm_perception.curation.json_lines import read_lines
 from vlm_perception.curation.quality.checked import (
     BELOW_ACCEPT,
     BELOW_REJECT,

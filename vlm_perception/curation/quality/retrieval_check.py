@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlm_perception.common.errors import RunError
-from vlm_perception.curation.durable import DamagedError, write_bytes
 from vlm_perception.curation.journal import Journal
+from vlm_perception.curation.json_lines import DamagedError
 from vlm_perception.curation.quality.pair_scores import PairScores
 from vlm_perception.curation.recipe import Retrieval
 from vlm_perception.curation.sample import lot
@@ -25,6 +25,7 @@ from vlm_perception.curation.stage_folder import QUALITY
 from vlm_perception.curation.tasks import Record
 from vlm_perception.evaluation.retrieval.ranks import ranks
 from vlm_perception.media.image_errors import ImageError
+from vlm_perception.outputs.durable import write_bytes
 
 RETRIEVAL = "retrieval.json"
 DEPTH = 10

@@ -17,7 +17,6 @@ from rich.progress import track
 from rich.table import Table
 
 from vlm_perception import curation
-from vlm_perception.curation.durable import read_lines, write_bytes
 from vlm_perception.curation.encoders import Encoder, open_encoder
 from vlm_perception.curation.filtering.copies import (
     Image,
@@ -31,12 +30,14 @@ from vlm_perception.curation.filtering.embedding_measure import cosines, unit
 from vlm_perception.curation.filtering.hash_index import distances
 from vlm_perception.curation.filtering.image_figures import image_figures
 from vlm_perception.curation.image_files import stored_pixels
+from vlm_perception.curation.json_lines import read_lines
 from vlm_perception.curation.recipe import Filter, HarvestSource, Recipe, RecordingSource
 from vlm_perception.curation.stage_folder import FILTERED, KEPT, RAW, Manifest
 from vlm_perception.curation.tasks import Record
 from vlm_perception.curation.thresholds.copy_cosine import copy_cosine
 from vlm_perception.evaluation.code_digest import code_digest
 from vlm_perception.evaluation.report import figure_table
+from vlm_perception.outputs.durable import write_bytes
 
 TABLE = "copies.json"
 """Beside the stages; is made again for another set or recipe."""

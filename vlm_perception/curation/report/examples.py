@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm_perception.curation.captioning.caption_examples import failed_examples, written_examples
-from vlm_perception.curation.durable import read_lines
 from vlm_perception.curation.image_files import stored_pixels
+from vlm_perception.curation.json_lines import read_lines
 from vlm_perception.curation.quality.findings import QUALITY_RULES, caption_lines
 from vlm_perception.curation.quality.retrieval_check import read_check
 from vlm_perception.curation.stage_folder import (

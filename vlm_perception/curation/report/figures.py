@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from vlm_perception.curation.durable import read_lines
+from vlm_perception.curation.json_lines import read_lines
 from vlm_perception.curation.quality.findings import alignment, pairs_by_language
 from vlm_perception.curation.quality.retrieval_check import read_check
 from vlm_perception.curation.recipe import CurationError, read_recipe

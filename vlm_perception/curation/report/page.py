@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vlm_perception.curation.durable import write_bytes
 from vlm_perception.curation.report.examples import captioned, failed, groups, worst
 from vlm_perception.curation.report.figures import made_stages, stale_stages
+from vlm_perception.outputs.durable import write_bytes
 from vlm_perception.outputs.page import page_template
 
 REPORT = "report.html"

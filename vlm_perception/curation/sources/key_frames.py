@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vlm_perception.bundle.bundle import BundleError, ModelBundle, find_bundle, read_manifest
-from vlm_perception.curation.durable import json_line, write_bytes
+from vlm_perception.curation.json_lines import json_line
 from vlm_perception.curation.recipe import CurationError
+from vlm_perception.outputs.durable import write_bytes
 from vlm_perception.perception.fusion.stamp_order import Order, StampOrder
 from vlm_perception.perception.reasoning.keyframes import KeyframePolicy, KeyframeSettings
 from vlm_perception.perception.vision.encoder import VisionEncoder

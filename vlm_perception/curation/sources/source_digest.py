@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm_perception.curation.durable import json_line
+from vlm_perception.curation.json_lines import json_line
 
 
 def digested(

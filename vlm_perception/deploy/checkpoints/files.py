@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -156,3 +157,12 @@ def _refuse_other_formats(directory: Path) -> NoReturn:
         f"{directory} holds no {WEIGHTS_NAME} with weights; download it, or save the model there "
         "with save_pretrained"
     )
+
+
+def copy_checkpoint(source: Path, folder: Path, weights: bool = True) -> None:
+    """Copy the files of a checkpoint, with its weights or without."""
+    skipped = set() if weights else {file.name for file in weight_files(source)}
+    for file in source.iterdir():
+        index = not weights and ".safetensors" in file.name
+        if file.is_file() and file.name not in skipped and not index:
+            shutil.copy(file, folder)

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from vlm_perception.deploy.checkpoints.dual_reader import DualReader
-from vlm_perception.deploy.checkpoints.files import weight_files
+from vlm_perception.deploy.checkpoints.files import copy_checkpoint
 from vlm_perception.deploy.checkpoints.gather import dual_folder
 from vlm_perception.deploy.checkpoints.tokenizers.load import load_tokenizer
 from vlm_perception.training.distillation.learned import read_learned
@@ -103,15 +103,6 @@ def teacher_folder(recipe: Recipe, home: Path) -> Path:
             "`teacher.encoder`"
         )
     return dual_folder(place(home, recipe.teacher.encoder))
-
-
-def copy_checkpoint(source: Path, folder: Path, weights: bool = True) -> None:
-    """Copy the files of a checkpoint, with its weights or without."""
-    skipped = set() if weights else {file.name for file in weight_files(source)}
-    for file in source.iterdir():
-        index = not weights and ".safetensors" in file.name
-        if file.is_file() and file.name not in skipped and not index:
-            shutil.copy(file, folder)
 
 
 def _from_config(

@@ -16,10 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from vlm_perception.datasets.roadworld.world import LABELS
+from vlm_perception.deploy.checkpoints.files import copy_checkpoint
 from vlm_perception.training.distillation.examples import Images, View
 from vlm_perception.training.distillation.learned import Learned, read_learned
 from vlm_perception.training.distillation.recipe import ConfigStudent, Recipe
-from vlm_perception.training.distillation.student.build import copy_checkpoint
 from vlm_perception.training.distillation.student.encoder import StudentEncoder
 from vlm_perception.training.distillation.teacher.store import Taught
 from vlm_perception.training.student import templates

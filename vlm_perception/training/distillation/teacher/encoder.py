@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +18,7 @@ from vlm_perception.deploy.checkpoints.dual_reader import DualReader
 from vlm_perception.modeling.pixel_scaling import read_normalisation
 from vlm_perception.modeling.towers.vision_tower import VisionTower
 from vlm_perception.training.distillation.recipe import DistillationError
-
-
-@dataclass(frozen=True)
-class Said:
-    """Of a batch of views."""
-
-    pooled: NDArray[np.float32]
-    """[B, D], of length 1."""
-    patches: NDArray[np.float32] | None
-    """[B, rows, columns, D], of length 1."""
-    label_ids: NDArray[np.int64]
-    """[B, K], the likeliest first."""
-    label_probabilities: NDArray[np.float32]
-    """[B, K]."""
+from vlm_perception.training.distillation.teacher.store import TaughtBatch
 
 
 class EncoderTeacher:
@@ -81,7 +67,7 @@ class EncoderTeacher:
         return pixels.shape[3] // patch, pixels.shape[2] // patch
 
     @torch.no_grad()
-    def look(self, pictures: Sequence[NDArray[np.uint8]]) -> Said:
+    def look(self, pictures: Sequence[NDArray[np.uint8]]) -> TaughtBatch:
         """What it says of pictures.
 
         Args:
@@ -97,7 +83,7 @@ class EncoderTeacher:
         logits = pooled @ torch.from_numpy(self.label_texts).T * self.scale + self.bias
         likely = logits.softmax(dim=1) if self.score == "softmax" else logits.sigmoid()
         best = likely.topk(self._top, dim=1)
-        return Said(
+        return TaughtBatch(
             pooled.numpy(),
             None if patches is None else patches.numpy(),
             best.indices.numpy(),

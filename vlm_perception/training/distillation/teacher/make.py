@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import time
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from rich.progress import Progress
 
 from vlm_perception.common.recipe_changes import changes
 from vlm_perception.outputs.console import say
+from vlm_perception.outputs.durable import PART_SUFFIX, sync_folder, whole_file, write_bytes
 from vlm_perception.training.distillation.examples import Images, View, draw_views
 from vlm_perception.training.distillation.images.open import open_images
 from vlm_perception.training.distillation.learned import FILE, overlap, read_learned
@@ -30,7 +31,7 @@ from vlm_perception.training.distillation.recipe import (
     Views,
 )
 from vlm_perception.training.distillation.student.build import place, teacher_folder
-from vlm_perception.training.distillation.teacher.encoder import EncoderTeacher, Said
+from vlm_perception.training.distillation.teacher.encoder import EncoderTeacher
 from vlm_perception.training.distillation.teacher.language import LanguageTeacher
 from vlm_perception.training.distillation.teacher.store import (
     IMAGES_PER_SHARD,
@@ -43,11 +44,11 @@ from vlm_perception.training.distillation.teacher.store import (
     REFERENCE,
     VIEWS,
     Manifest,
+    TaughtBatch,
     read_manifest,
     shard_folder,
     shards,
 )
-from vlm_perception.training.distillation.teacher.whole_files import aside_of, flush, write
 from vlm_perception.training.distillation.teacher.words import store_words
 
 WORDS = "language"
@@ -56,7 +57,7 @@ BATCH = 16
 READERS = 2
 MARGIN = 1.05
 """For what file systems add."""
-_OWN = {WORDS, LABEL_TEXTS, aside_of(Path(LABEL_TEXTS)).name, aside_of(Path(MANIFEST)).name}
+_OWN = {WORDS, LABEL_TEXTS}
 """What a store may hold that has no manifest yet."""
 
 
@@ -123,11 +124,9 @@ def _store(recipe: Recipe, images: Images, encoder: EncoderTeacher, store: Path)
     )
     if not known:
         store.mkdir(parents=True, exist_ok=True)
-        stored = io.BytesIO()
-        np.save(stored, encoder.label_texts)
-        write(store / LABEL_TEXTS, stored.getvalue())
+        _save(store / LABEL_TEXTS, encoder.label_texts)
         # Last: a store with a manifest has all else that is not of shards.
-        write(store / MANIFEST, manifest.model_dump_json(indent=1).encode())
+        write_bytes(store / MANIFEST, manifest.model_dump_json(indent=1).encode())
     began, looked = time.monotonic(), 0
     with Progress(console=console) as progress:
         bar = progress.add_task("teacher", total=len(images) * views)
@@ -185,7 +184,7 @@ def _require_same(store: Path, manifest: Manifest) -> bool:
     """Refuse a store of something else; whether there is one of this already."""
     before = read_manifest(store)
     if before is None:
-        if store.exists() and any(each.name not in _OWN for each in store.iterdir()):
+        if store.exists() and any(not _is_own(each) for each in store.iterdir()):
             raise DistillationError(
                 f"{store} contains files and is no store of a teacher; name another folder"
             )
@@ -197,6 +196,17 @@ def _require_same(store: Path, manifest: Manifest) -> bool:
             "`teacher.store`, or remove it"
         )
     return True
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is of a store without a manifest, which a pass has left that was killed."""
+    return path.name in _OWN or path.suffix == PART_SUFFIX
+
+
+def _save(file: Path, values: NDArray[Any]) -> None:
+    """Write an array as a whole."""
+    with whole_file(file) as stream:
+        np.save(stream, values)
 
 
 def _write_shard(
@@ -211,21 +221,22 @@ def _write_shard(
     aside = target.with_name(f".{target.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    np.save(aside / POOLED, _half(said, "pooled"))
+    _save(aside / POOLED, _half(said, "pooled"))
     if said[0].patches is not None:
-        np.save(aside / PATCHES, _half(said, "patches"))
+        _save(aside / PATCHES, _half(said, "patches"))
     ids = np.concatenate([each.label_ids for each in said])
-    np.save(aside / LABEL_IDS, ids.astype(np.int16))
-    np.save(aside / PROBABILITIES, _half(said, "label_probabilities"))
+    _save(aside / LABEL_IDS, ids.astype(np.int16))
+    _save(aside / PROBABILITIES, _half(said, "label_probabilities"))
     content = [[asdict(view) for view in some] for some in views]
-    (aside / VIEWS).write_text(json.dumps(content))
-    for file in (*aside.iterdir(), aside):
-        flush(file)
+    write_bytes(aside / VIEWS, json.dumps(content).encode())
+    sync_folder(aside)
     aside.rename(target)
     return len(flat)
 
 
-def _look(images: Images, encoder: EncoderTeacher, flat: Sequence[tuple[int, View]]) -> list[Said]:
+def _look(
+    images: Images, encoder: EncoderTeacher, flat: Sequence[tuple[int, View]]
+) -> list[TaughtBatch]:
     said = []
     with ThreadPoolExecutor(READERS) as pool:
         pictures = pool.map(lambda each: images.picture(*each), flat)
@@ -243,7 +254,7 @@ def _named(
     encoder: EncoderTeacher,
     batch: Sequence[NDArray[np.uint8]],
     places: Sequence[tuple[int, View]],
-) -> Said:
+) -> TaughtBatch:
     try:
         return encoder.look(batch)
     except DistillationError as error:
@@ -251,6 +262,6 @@ def _named(
         raise DistillationError(f"{error} for one of {names}") from error
 
 
-def _half(said: Sequence[Said], name: str) -> NDArray[np.float16]:
+def _half(said: Sequence[TaughtBatch], name: str) -> NDArray[np.float16]:
     values: NDArray[np.float32] = np.concatenate([getattr(each, name) for each in said])
     return values.astype(np.float16)

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from vlm_perception.common.recipe_changes import changes
+from vlm_perception.outputs.durable import write_bytes
 from vlm_perception.training.distillation.examples import Images, draw_views
 from vlm_perception.training.distillation.recipe import DistillationError, Recipe
 from vlm_perception.training.distillation.teacher.language import LanguageTeacher, Words
-from vlm_perception.training.distillation.teacher.whole_files import write
 
 MANIFEST = "language.json"
 VIEWS_PER_FILE = 64
@@ -56,7 +56,7 @@ def store_words(recipe: Recipe, images: Images, model: LanguageTeacher, folder: 
                     raise DistillationError(f"{error} for {images.name(index)}") from error
                 rows.append({"image": index, "view": number, **asdict(words)})
                 progress.advance(bar)
-            write(target, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+            write_bytes(target, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
 
 
 def read_words(folder: Path) -> Iterator[tuple[int, int, Words]]:
@@ -87,7 +87,7 @@ def _begin(recipe: Recipe, images: Images, model: LanguageTeacher, folder: Path)
     }
     file = folder / MANIFEST
     if not file.exists():
-        write(file, json.dumps(now, indent=1).encode())
+        write_bytes(file, json.dumps(now, indent=1).encode())
         return
     try:
         before = json.loads(file.read_text(encoding="utf-8"))

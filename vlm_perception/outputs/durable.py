@@ -5,24 +5,18 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from vlm_perception.common.disk_space import check_room
-from vlm_perception.common.errors import VlmPerceptionError
 
 PART_SUFFIX = ".part"
 NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
 """What file systems without hard links say; there the last of several writers counts."""
-
-
-class DamagedError(VlmPerceptionError):
-    """A file of this program is not as it was written; the text says what makes it again."""
 
 
 @contextmanager
@@ -76,48 +70,6 @@ def keep_first(file: Path, content: bytes) -> None:
             if error.errno not in NO_LINKS:
                 raise
             aside.replace(file)
-
-
-def write_lines(file: Path, records: Iterable[Any]) -> None:
-    """Write JSON values, one a line; see `whole_file`."""
-    with whole_file(file) as stream:
-        for record in records:
-            stream.write(json_line(record))
-
-
-def json_line(record: Any) -> bytes:
-    """A JSON value on a line, the same bytes for the same value."""
-    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
-
-
-def read_lines(file: Path, remedy: str = "") -> Iterator[dict[str, Any]]:
-    """The objects of a file that was written a line each.
-
-    Args:
-        file: that of a stage, or another one.
-        remedy: what makes another one again.
-
-    Raises:
-        DamagedError: it is missing, or was altered or cut off since.
-    """
-    remedy = remedy or f"make it again with --redo {file.parent.name}"
-    try:
-        with file.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                found = _object(line)
-                if found is None:
-                    raise DamagedError(f"{file} is damaged in line {number}; {remedy}")
-                yield found
-    except FileNotFoundError as error:
-        raise DamagedError(f"{file} is missing; {remedy}") from error
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def sync_folder(folder: Path) -> None:
