@@ -111,10 +111,8 @@ def test_questions_about_now(graph: Graph, asking: Asking) -> None:
         ]:
             answer = graph.call(Ask, f"/front/{NODE}/ask", Ask.Request(**request))
             assert not answer.success and sentence in answer.message, answer.message
-        client = graph.node.create_client(
-            Ask, f"/front/{NODE}/ask", qos_profile=QoSProfile(depth=3 * WAITING)
-        )
-        assert client.wait_for_service(20.0)
+        refused = Ask.Request(question="")
+        client = graph.known_client(Ask, f"/front/{NODE}/ask", refused, 3 * WAITING)
         asked = [client.call_async(Ask.Request(question="describe")) for _ in range(3 * WAITING)]
         wait_until("all answers", lambda: all(each.done() for each in asked))
         messages = {each.result().message for each in asked}

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 from support.camera import image, stamped
 from support.embedding_camera import EmbeddingCamera
-from support.ros_graph import BEST_EFFORT, TIMEOUT_S, Graph, wait_until
+from support.ros_graph import BEST_EFFORT, Graph, wait_until
 from visualization_msgs.msg import MarkerArray
 
 from vlm_perception.bundle.bundle import ModelBundle
@@ -168,10 +167,8 @@ def test_what_cannot_be_located_is_told_in_a_sentence(graph: Graph, camera: Came
     again = Camera(graph, camera.pixels)
     try:
         wait_until("a frame", lambda: locate(graph, "car").success)
-        client = graph.node.create_client(
-            Locate, f"/{NODE}/locate", qos_profile=QoSProfile(depth=AT_ONCE)
-        )
-        assert client.wait_for_service(TIMEOUT_S)
+        refused = Locate.Request(phrase="")
+        client = graph.known_client(Locate, f"/{NODE}/locate", refused, AT_ONCE)
         asked = [client.call_async(Locate.Request(phrase="car")) for _ in range(AT_ONCE)]
         wait_until("all answers", lambda: all(each.done() for each in asked))
         messages = [each.result().message for each in asked]
