@@ -52,12 +52,13 @@ PART = View(left=0.25, top=0.125, scale=0.75)
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of rendered scenes, made without other processes."""
     folder = tmp_path_factory.mktemp("scenes")
-    road_world._render(70, 3, folder=folder, small=0.3)
+    road_world._render(70, 3, 0.3, folder=folder)
     return folder
 
 
-def scenes(folder: Path) -> Any:
-    return open_images(SCENES.model_copy(update={"cache": str(folder)}), folder, ["en"], folder)
+def scenes(folder: Path, **changes: Any) -> Any:
+    spec = SCENES.model_copy(update={"cache": str(folder), **changes})
+    return open_images(spec, folder, ["en"], folder)
 
 
 @pytest.mark.parametrize("view", [View(), PART, replace(PART, mirrored=True)])
@@ -136,7 +137,7 @@ def test_scenes_are_rendered_once_and_damage_is_told(rendered: Path, tmp_path: P
 def test_random_cameras_are_other_images_with_their_own_truth(tmp_path: Path) -> None:
     spec = SCENES.model_copy(update={"count": 1, "cache": str(tmp_path)})
     for strength in (0.0, 1.0):
-        road_world._render(70, 1, folder=tmp_path, small=0.3, appearance=strength)
+        road_world._render(70, 1, 0.3, folder=tmp_path, appearance=strength)
     plain, random = (
         open_images(spec.model_copy(update={"appearance": each}), tmp_path, ["en"], tmp_path)
         for each in (0.0, 1.0)
@@ -149,6 +150,23 @@ def test_random_cameras_are_other_images_with_their_own_truth(tmp_path: Path) ->
         street.truth.labels
     )
     assert (example.image != plain.example(0, View(), SIZE, GRID).image).any()
+
+
+def test_easy_scenes_come_first_and_each_image_as_often_as_any(tmp_path: Path) -> None:
+    for part in ((70, 1, road_world.EASY), (71, 2, 0.3)):
+        road_world._render(*part, folder=tmp_path)
+    images = scenes(tmp_path, easy=1)
+    for index, small in enumerate((road_world.EASY, 0.3, 0.3)):
+        street = look(sample_scene(70 + index, small), road_world.FRAME)
+        labels = images.example(index, View(), SIZE, GRID).truth.labels
+        assert [each for each, is_seen in zip(LABELS, labels, strict=True) if is_seen] == list(
+            street.truth.labels
+        )
+    plan = [[place.image for place in places] for places in order(100, 1, 8, 50, 1, 30)]
+    assert len(plan) == 50
+    assert np.max(plan[:5]) < 30
+    often = np.bincount(np.ravel(plan[5:]), minlength=100)
+    assert often.max() - often.min() <= 1
 
 
 def test_a_resumed_reader_goes_on_exactly(rendered: Path) -> None:

@@ -40,10 +40,18 @@ class RoadWorldImages(_Model):
     count: Annotated[int, Field(ge=1)] = 26_000
     small: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Share of small objects that is asked for."""
+    easy: Annotated[int, Field(ge=0)] = 0
+    """So many of the first scenes have few small objects; a student begins with them."""
     appearance: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How far cameras may be from the renderer's own: lens, exposure, noise, JPEG."""
     cache: PathText | None = None
     """Where the rendered scenes are kept, for several recipes; by default in the run's folder."""
+
+    @model_validator(mode="after")
+    def _has_the_easy_ones(self) -> RoadWorldImages:
+        if self.easy > self.count:
+            raise ValueError(f"{self.easy} scenes are `easy`, and `count` is {self.count}")
+        return self
 
 
 class FinalSetImages(_Model):
@@ -183,6 +191,9 @@ class Student(_Model):
     """Token pruning that it learns to live with, as `export --keep` takes it."""
     losses: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
     """Name -> weight."""
+    held_out: RoadWorldImages | None = None
+    """Scenes by which the probabilities of the road world's labels are fitted and of which nothing
+    is learned; by default some of those of the training."""
     training: Training
 
 
@@ -192,6 +203,8 @@ LanguageLoss = Literal["caption", "answers", "instructions", "locations", "patch
 class Language(_Model):
     """The language model that learns to read the finished tower."""
 
+    images: RoadWorldImages | None = None
+    """Others than the student's, of which its tower knows more than it sees; by default those."""
     start: PathText | None = None
     """A checkpoint directory to go on from: its language model, and its dual encoder where the
     recipe has no student."""

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+from bisect import bisect_right
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -40,7 +41,9 @@ from vlm_perception.training.distillation.recipe import DistillationError, RoadW
 
 FRAME = (640, 360)
 SCENES = 500
-"""Of a folder."""
+"""Of a folder, at most."""
+EASY = 0.05
+"""Share of small objects that easy scenes are asked for."""
 QUALITY = 95
 _DATA, _ENDS = "scenes.bin", "ends.npy"
 _SAMPLES = 10
@@ -73,26 +76,25 @@ class RoadWorld:
             DistillationError: what is kept there is damaged.
         """
         self._spec = spec
-        end = spec.first_seed + spec.count
-        self.learned = Learned(seeds=((spec.first_seed, end),))
-        parts = [(first, min(SCENES, end - first)) for first in range(spec.first_seed, end, SCENES)]
-        places = [
-            folder / _name(first, count, spec.small, spec.appearance) for first, count in parts
-        ]
-        missing = [part for part, place in zip(parts, places, strict=True) if not place.is_dir()]
+        self.learned = learned(spec)
+        asked = parts(spec, SCENES)
+        places = [folder / _name(*part, spec.appearance) for part in asked]
+        missing = [part for part, place in zip(asked, places, strict=True) if not place.is_dir()]
         folder.mkdir(parents=True, exist_ok=True)
         if missing:
-            job = partial(_render, folder=folder, small=spec.small, appearance=spec.appearance)
+            job = partial(_render, folder=folder, appearance=spec.appearance)
             # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
             with ProcessPoolExecutor(cpu_count(), mp_context=get_context("spawn")) as pool:
                 made = pool.map(job, *zip(*missing, strict=True))
                 for _ in track(made, "Rendering scenes", total=len(missing)):
                     pass
-        kept = [_opened(place, count) for place, (_, count) in zip(places, parts, strict=True)]
+        kept = [_opened(place, count) for place, (_, count, _) in zip(places, asked, strict=True)]
         self._data = [data for data, _ in kept]
         self._ends = [ends for _, ends in kept]
-        asked = spec.model_dump(exclude={"cache", "appearance"})
-        content = f"{asked} {FRAME} {QUALITY} {WORLD_VERSION}{camera_name(spec.appearance)}"
+        self._firsts = [first - spec.first_seed for first, _, _ in asked]
+        seen = spec.model_dump(exclude={"cache", "appearance", "easy"})
+        content = f"{seen} {FRAME} {QUALITY} {WORLD_VERSION}{camera_name(spec.appearance)}"
+        content += f" {spec.easy} easy" if spec.easy else ""
         self.digest = hashlib.sha256(content.encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -122,11 +124,28 @@ class RoadWorld:
         return Example(self.name(index), image, texts, _truth(truth, scene.truth, ids, grid))
 
     def _scene(self, index: int) -> _Scene:
-        number, place = divmod(index, SCENES)
+        number = bisect_right(self._firsts, index) - 1
+        place = index - self._firsts[number]
         data, ends = self._data[number], self._ends[number].ravel()
         cuts = np.concatenate(([0], ends))[3 * place : 3 * place + 4].tolist()
         frame, ids, truth = (np.asarray(data[i:j]) for i, j in pairwise(cuts))
         return _Scene(frame, ids, _scene_truth(json.loads(truth.tobytes())))
+
+
+def learned(spec: RoadWorldImages) -> Learned:
+    """What whoever learns from such scenes has learned from."""
+    return Learned(seeds=((spec.first_seed, spec.first_seed + spec.count),))
+
+
+def parts(spec: RoadWorldImages, most: int) -> list[tuple[int, int, float]]:
+    """First seed, number of scenes and share of small objects of parts of at most `most` scenes."""
+    first, end = spec.first_seed, spec.first_seed + spec.count
+    ranges = ((first, first + spec.easy, EASY), (first + spec.easy, end, spec.small))
+    return [
+        (start, min(most, stop - start), small)
+        for begin, stop, small in ranges
+        for start in range(begin, stop, most)
+    ]
 
 
 def _truth(
@@ -169,7 +188,7 @@ def _name(first: int, count: int, small: float, appearance: float) -> str:
     return f"{first:09d}-{count}-{small:g}-v{WORLD_VERSION}{camera_name(appearance)}"
 
 
-def _render(first: int, count: int, *, folder: Path, small: float, appearance: float = 0.0) -> None:
+def _render(first: int, count: int, small: float, *, folder: Path, appearance: float = 0.0) -> None:
     """Render some scenes into one folder; one that is there is whole."""
     target = folder / _name(first, count, small, appearance)
     cv2.setNumThreads(1)

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -35,6 +34,7 @@ from vlm_perception.datasets.roadworld.world import OBJECT_LABELS
 from vlm_perception.deploy.checkpoints.bridge import save_bridge
 from vlm_perception.deploy.checkpoints.files import weight_files
 from vlm_perception.modeling.token_pruning import parse_schedule
+from vlm_perception.training.distillation.images.road_world import learned, parts
 from vlm_perception.training.distillation.language.dialogues import (
     LOSSES,
     Dialogues,
@@ -49,13 +49,14 @@ from vlm_perception.training.distillation.language.features import (
 from vlm_perception.training.distillation.language.model import Reader, build_reader
 from vlm_perception.training.distillation.language.objective import LanguageObjective
 from vlm_perception.training.distillation.language.scenes import FeatureScenes
+from vlm_perception.training.distillation.learned import Learned, read_learned
 from vlm_perception.training.distillation.parts import Run
 from vlm_perception.training.distillation.recipe import (
     DistillationError,
     Language,
     RoadWorldImages,
 )
-from vlm_perception.training.dual import order
+from vlm_perception.training.distillation.student.batches import order
 from vlm_perception.training.locations import FORMAT, store
 from vlm_perception.training.loop import fit
 from vlm_perception.training.processors import chat_template, save_reader_processor
@@ -81,11 +82,17 @@ def make(run: Run, work: Path) -> None:
     source = _source(run, language)
     start = None if language.start is None else run.place(language.start)
     size = _size(run, source)
-    reader = build_reader(language, source / "dual", start, _tokenizer(run, language), size)
     torch.manual_seed(recipe.seed + 1)
+    reader = build_reader(language, source / "dual", start, _tokenizer(run, language), size)
+    images = language.images or recipe.images
+    if not isinstance(images, RoadWorldImages):
+        raise DistillationError(
+            f"the losses of `language` are those of the road world's truth, which images of kind "
+            f"{images.kind} have not; choose road-world"
+        )
     cache = work / "cache" if language.cache is None else run.place(language.cache)
     cache.mkdir(parents=True, exist_ok=True)
-    shards = road_world_shards(recipe.images, size, reader.grid, cache)
+    shards = road_world_shards(images, size, reader.grid, cache)
     steps = _pruning(run, reader)
     views = [_scenes(reader, language, shards, cache, source / "dual", k, size) for k in steps]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -97,8 +104,10 @@ def make(run: Run, work: Path) -> None:
         shown=len(OBJECT_LABELS) if "patches" in language.losses else 0,
     ).to(device)
     schedule = language.training.schedule
-    scenes = len(views[0])
-    plan = list(order(scenes, scenes, schedule.batch, schedule.steps, recipe.seed))
+    plan = [
+        np.array([place.image for place in places])
+        for places in order(len(views[0]), 1, schedule.batch, schedule.steps, recipe.seed)
+    ]
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((recipe.seed, 8, step))
@@ -116,6 +125,7 @@ def make(run: Run, work: Path) -> None:
     if "locations" in language.losses:
         store(reader.model, objective.table())
     _save(reader, language, source, work)
+    (learned(images) | (read_learned(source / "dual") or Learned())).write(work)
 
 
 def _source(run: Run, language: Language) -> Path:
@@ -169,27 +179,12 @@ def _tokenizer(run: Run, language: Language) -> Path | None:
 
 
 def road_world_shards(
-    images: Any, size: tuple[int, int], grid: tuple[int, int], cache: Path
+    images: RoadWorldImages, size: tuple[int, int], grid: tuple[int, int], cache: Path
 ) -> list[Shard]:
-    """Scenes of the road world, rendered where they are not in `cache` yet.
-
-    Raises:
-        DistillationError: the images are of another kind.
-    """
-    if not isinstance(images, RoadWorldImages):
-        raise DistillationError(
-            f"the losses of `language` are those of the road world's truth, which images of kind "
-            f"{images.kind} have not; choose road-world"
-        )
+    """Scenes of the road world, rendered where they are not in `cache` yet."""
     specs = [
-        ShardSpec(
-            images.first_seed + first,
-            min(SCENES_PER_SHARD, images.count - first),
-            images.small,
-            grid,
-            images.appearance,
-        )
-        for first in range(0, images.count, SCENES_PER_SHARD)
+        ShardSpec(first, count, small, grid, images.appearance)
+        for first, count, small in parts(images, SCENES_PER_SHARD)
     ]
     name = "shards" if size == INPUT_SIZE else f"shards-{size[0]}x{size[1]}"
     folder = cache / name

@@ -17,6 +17,8 @@ from vlm_perception.training.distillation.losses.batch import TrueTargets
 from vlm_perception.training.distillation.losses.true import true_targets
 
 READERS = 2
+EASY_STEPS = 10
+"""One of so many steps sees easy images alone."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ class Batches:
         return self._images.example(place.image, view, self._size, self._grid)
 
 
-def order(images: int, views: int, batch: int, steps: int, seed: int) -> Iterator[list[Place]]:
+def order(
+    images: int, views: int, batch: int, steps: int, seed: int, easy: int = 0
+) -> Iterator[list[Place]]:
     """What is seen in each step: every image once an epoch, in a view that is drawn.
 
     Args:
@@ -122,15 +126,19 @@ def order(images: int, views: int, batch: int, steps: int, seed: int) -> Iterato
         batch: images of a step, over all processes.
         steps: how many.
         seed: of the order.
+        easy: images that come first, which the first tenth of the steps sees alone (Bengio et al.,
+            Curriculum Learning, 2009).
     """
     rng = np.random.default_rng((seed, 6))
-    queue: list[Place] = []
-    for _ in range(steps):
-        while len(queue) < batch:
-            drawn = rng.integers(views, size=images)
-            queue += [Place(int(i), int(drawn[i])) for i in rng.permutation(images)]
-        yield queue[:batch]
-        queue = queue[batch:]
+    first = steps // EASY_STEPS if easy else 0
+    for known, count in ((easy, first), (images, steps - first)):
+        queue: list[Place] = []
+        for _ in range(count):
+            while len(queue) < batch:
+                drawn = rng.integers(views, size=known)
+                queue += [Place(int(i), int(drawn[i])) for i in rng.permutation(known)]
+            yield queue[:batch]
+            queue = queue[batch:]
 
 
 def resampled(patches: Tensor, grid: tuple[int, int]) -> Tensor:

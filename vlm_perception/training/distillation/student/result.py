@@ -24,21 +24,30 @@ from vlm_perception.training.distillation.student.encoder import StudentEncoder
 from vlm_perception.training.distillation.teacher.store import Taught
 from vlm_perception.training.student import templates
 
+LICENCES = {"weights": "Apache-2.0", "training data": "Apache-2.0 (rendered)"}
+"""Of a student that has seen nothing but the road world."""
+OTHER_LICENCE = "of the images and the teacher that they come from"
 CALIBRATED_ON = 1000
-"""Images, at most, by which the probabilities of labels are fitted."""
+"""Images of the training, at most, by which the probabilities of labels are fitted."""
 _BATCH = 50
 CARD = """# {name}
 
 A dual encoder of {parameters:.1f} M parameters, made by `vlm-perception distil`.
 
-- Input: {width} x {height} pixels.
+{warning}- Input: {width} x {height} pixels.
 - Learned from: {images} images ({kind}); teacher: {teacher}.
 - Losses: {losses}.
 - Training: {steps} steps with a batch of {batch} images ({micro} at once), rate {rate:g},
   seed {seed}.
 - Labels: {labels}.
-- Probabilities of labels were fitted on images of the training itself: `vlm-perception calibrate`
-  fits them on a site's own.
+- Probabilities of labels were fitted on {fitted}: `vlm-perception calibrate` fits them on a site's
+  own.
+- Not for: any decision about the safety of people.
+"""
+RENDERED = """**It knows only the road world.** It was trained from nothing on rendered streets and
+has never seen a photograph. On real video what it says is a guess; it is there to try the package,
+to test it and to measure it. For a robot, export a model of your own.
+
 """
 
 
@@ -46,6 +55,7 @@ def save_result(
     recipe: Recipe,
     encoder: StudentEncoder,
     images: Images,
+    held_out: Images | None,
     taught: Taught | None,
     begun: Path,
     folder: Path,
@@ -56,6 +66,7 @@ def save_result(
         recipe: has a student.
         encoder: that was trained.
         images: it learned from.
+        held_out: by which the probabilities of labels are fitted, where they are not those.
         taught: what its teacher said, if it had one.
         begun: the checkpoint that it was before.
         folder: takes the files.
@@ -67,13 +78,18 @@ def save_result(
     dual.mkdir(exist_ok=True)
     copy_checkpoint(begun, dual, weights=False)
     encoder.model.save_pretrained(dual)
-    labels = _labels(recipe, encoder, images, taught)
+    labels = _labels(recipe, encoder, images, held_out, taught)
     width, height = student.size
+    rendered = (
+        isinstance(student.start, ConfigStudent)
+        and recipe.images.kind == "road-world"
+        and recipe.teacher is None
+    )
     spec = {
         "name": recipe.name,
         "geometry": {"width": width, "height": height},
         "vocabulary": {"labels": labels, "templates": ["{label}", "a photo of a {label}"]},
-        "licences": {"weights": "of the images and the teacher that they come from"},
+        "licences": LICENCES if rendered else {"weights": OTHER_LICENCE},
     }
     learned = images.learned
     if not isinstance(student.start, ConfigStudent):
@@ -85,6 +101,7 @@ def save_result(
     (folder / "MODEL_CARD.md").write_text(
         CARD.format(
             name=recipe.name,
+            warning=RENDERED if rendered else "",
             parameters=sum(each.numel() for each in encoder.parameters()) / 1e6,
             width=width,
             height=height,
@@ -97,16 +114,23 @@ def save_result(
             micro=training.micro_batch,
             rate=training.rate,
             seed=recipe.seed,
+            fitted="images of the training itself" if held_out is None else "held-out scenes",
             labels=", ".join(each["label"] for each in labels) or "none",
         )
     )
 
 
 def _labels(
-    recipe: Recipe, encoder: StudentEncoder, images: Images, taught: Taught | None
+    recipe: Recipe,
+    encoder: StudentEncoder,
+    images: Images,
+    held_out: Images | None,
+    taught: Taught | None,
 ) -> list[dict[str, Any]]:
     """The labels with their wordings, and what fits their probabilities."""
-    chosen = np.linspace(0, len(images) - 1, min(CALIBRATED_ON, len(images))).astype(int)
+    count = min(CALIBRATED_ON, len(images)) if held_out is None else len(held_out)
+    images = held_out or images
+    chosen = np.linspace(0, len(images) - 1, count).astype(int)
     if recipe.images.kind == "road-world":
         names = list(LABELS)
         words = [list(templates(label)) for label in names]

@@ -20,9 +20,16 @@ from vlm_perception.bundle.manifest import KeepStep
 from vlm_perception.modeling.token_pruning import parse_schedule
 from vlm_perception.training.distillation.examples import Images, View, draw_views
 from vlm_perception.training.distillation.images.open import open_images
+from vlm_perception.training.distillation.images.road_world import learned
+from vlm_perception.training.distillation.learned import overlap
 from vlm_perception.training.distillation.losses.batch import TaughtTargets
 from vlm_perception.training.distillation.parts import Run
-from vlm_perception.training.distillation.recipe import DistillationError, Recipe, Student
+from vlm_perception.training.distillation.recipe import (
+    DistillationError,
+    Recipe,
+    RoadWorldImages,
+    Student,
+)
 from vlm_perception.training.distillation.student.batches import Batch, Batches, order, resampled
 from vlm_perception.training.distillation.student.build import begin, inherits
 from vlm_perception.training.distillation.student.encoder import StudentEncoder
@@ -73,10 +80,17 @@ def make(run: Run, work: Path) -> None:
     trainer = _Trainer(recipe, student, images, taught, processes, work)
     trainer.train()
     if processes.first:
-        save_result(recipe, trainer.encoder, images, taught, work / BEGUN, work)
+        held_out = _held_out(run, student)
+        save_result(recipe, trainer.encoder, images, held_out, taught, work / BEGUN, work)
         (work / TRAINING / LAST).unlink(missing_ok=True)
         shutil.rmtree(work / BEGUN)
     processes.wait()
+
+
+def _held_out(run: Run, student: Student) -> Images | None:
+    if student.held_out is None:
+        return None
+    return open_images(student.held_out, run.home, run.recipe.languages, run.out)
 
 
 def check(run: Run) -> None:
@@ -91,6 +105,7 @@ def check(run: Run) -> None:
     for name in student.losses:
         if missing := _missing(name, recipe):
             raise DistillationError(f"the loss {name} needs {missing}, or leave the loss out")
+    _check_held_out(recipe, student)
     images = open_images(recipe.images, run.home, recipe.languages, run.out)
     if "contrastive" in student.losses and not images.captioned:
         raise DistillationError(
@@ -109,6 +124,21 @@ def check(run: Run) -> None:
             "%s: images are compared within a batch, and it has %d; %d are usual",
             " and ".join(coupled), batch, FEWEST,
         )  # fmt: skip
+
+
+def _check_held_out(recipe: Recipe, student: Student) -> None:
+    if student.held_out is None:
+        return
+    if not isinstance(recipe.images, RoadWorldImages):
+        raise DistillationError(
+            f"`held_out` scenes fit the road world's labels, and images of kind "
+            f"{recipe.images.kind} have others; leave `held_out` out"
+        )
+    if known := overlap(learned(recipe.images), learned(student.held_out)):
+        raise DistillationError(
+            f"the student learns from {known.count} of the `held_out` scenes, such as "
+            f"{known.example}; choose others"
+        )
 
 
 def _missing(name: str, recipe: Recipe) -> str:
@@ -184,6 +214,7 @@ class _Trainer:
                 student.training.batch,
                 student.training.steps,
                 recipe.seed,
+                recipe.images.easy if isinstance(recipe.images, RoadWorldImages) else 0,
             )
         )
         own = [processes.share(places) for places in self._order]
