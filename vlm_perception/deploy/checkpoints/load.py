@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from vlm_perception.bundle.files import file_sha256
 from vlm_perception.common.export_error import ExportError
@@ -31,6 +30,7 @@ from vlm_perception.deploy.checkpoints.files import (
     require_plain_weights,
     weight_files,
 )
+from vlm_perception.deploy.checkpoints.quiet import quieten
 from vlm_perception.deploy.checkpoints.shared_tower import difference, share_tower
 from vlm_perception.deploy.checkpoints.tokenizers.load import load_tokenizer, name_end_token
 from vlm_perception.deploy.checkpoints.unsupported import require_supported
@@ -246,8 +246,7 @@ def _model_type(directory: Path, part: str) -> str:
 
 def _load(model_class: Model, directory: Path, check: Callable[[Model], None]) -> Model:
     """Load a model whose configuration passes a check; weights may take minutes to read."""
-    disable_progress_bar: Callable[[], None] = transformers_logging.disable_progress_bar
-    disable_progress_bar()
+    quieten()
     try:
         config = model_class.config_class.from_pretrained(directory, local_files_only=True)
         check(config)

@@ -16,11 +16,11 @@ from transformers import (
     AutoTokenizer,
 )
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-from transformers.utils import logging as transformers_logging
 
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.files import checkpoint_digest, require_plain_weights
 from vlm_perception.deploy.checkpoints.hub import fetch, find, require_room
+from vlm_perception.deploy.checkpoints.quiet import quieten
 
 # Modules and processors of transformers carry no types.
 Module = Any
@@ -109,7 +109,7 @@ def _folder(path: str) -> tuple[Path, str]:
 
 
 def _loaded(folder: Path, device: torch.device) -> tuple[Module, Module]:
-    transformers_logging.disable_progress_bar()
+    quieten()
     dtype = torch.float32 if device.type == "cpu" else "auto"
     try:
         processor = _processor(folder)

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModel
-from transformers.utils import logging as transformers_logging
 
 from vlm_perception.bundle.bundle import VISION_GRAPH
 from vlm_perception.bundle.manifest import ImageSpec
 from vlm_perception.common.machine import cpu_count, cpu_model
+from vlm_perception.deploy.checkpoints.quiet import quieten
 from vlm_perception.engines.onnxruntime import ONNXRUNTIME
 from vlm_perception.evaluation.bench.encoder_cases import Aim, Contestants, select, workshop
 from vlm_perception.evaluation.bench.encoder_memory import peak_rss_mb
@@ -132,9 +132,7 @@ def prepare_runs(contestants: Contestants, engine: str, threads: int) -> dict[st
     """One run of each contestant: the network alone, on an image that is ready for it."""
     dense, bundle = contestants.dense, contestants.bundle
     runs: dict[str, Run] = {}
-    # It complains of defaults in the configuration that no model uses.
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quieten()
     image = _image(dense.manifest.image)
     for name, dtype in ((FP32, torch.float32), (BF16, torch.bfloat16)):
         model = AutoModel.from_pretrained(contestants.checkpoint, dtype=dtype).eval()

@@ -14,12 +14,12 @@ import torch
 import yaml
 from tokenizers import processors
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
-from transformers.utils.logging import disable_progress_bar
 
 from vlm_perception.bundle.bundle import BundleError, ModelBundle
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.machine import cache_directory
 from vlm_perception.datasets.roadworld.files.images import write_images
+from vlm_perception.deploy.checkpoints.quiet import quieten
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.evaluation.cached_export import export_state
@@ -167,7 +167,7 @@ class Workshop:
             setattr(config.text_config, name, getattr(tokenizer, name))
         side: int = config.vision_config.image_size
         torch.manual_seed(0)
-        disable_progress_bar()
+        quieten()
         # Half of the bytes; the export rounds to half anyway.
         CLIPModel(config).half().save_pretrained(partial / "dual")
         tokenizer.save_pretrained(partial / "dual")
