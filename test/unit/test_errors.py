@@ -38,6 +38,7 @@ NO_FAILURE = {"EndedError", "ConnectionMade"}
 ASKED_FOR = {
     # Validators of pydantic.
     "bundle/manifest.py",
+    "bundle/site_vocabulary.py",
     "modeling/bridge_spec.py",
     "curation/recipe.py",
     "deploy/compression/precision_config.py",

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from vlm_perception.cli import (
+    adapt,
     bench,
     bundle,
     calibrate,
@@ -49,6 +50,7 @@ app.add_typer(train.app, name="train")
 app.add_typer(distil.app)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(calibrate.app, name="calibrate")
+app.add_typer(adapt.app, name="adapt")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(roadworld.app, name="roadworld")
 app.add_typer(curate.app, name="curate")

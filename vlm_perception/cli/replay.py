@@ -56,6 +56,13 @@ def replay(
         Path | None,
         typer.Option(help="The nodes' parameters. [default: the package's perception.yaml]"),
     ] = None,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(
+            help="Vocabulary file of `adapt classes` with the labels to look for. [default: that "
+            "of --params, else the bundle's own labels]"
+        ),
+    ] = None,
     latency: Annotated[
         Path | None,
         typer.Option(
@@ -124,6 +131,7 @@ def replay(
             recording=recording,
             topic=topic,
             bundle=bundle,
+            vocabulary=vocabulary,
             out=out,
             span=run.Span(start, duration),
             speed=rate,

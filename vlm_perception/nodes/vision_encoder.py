@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 from vlm_perception.bundle.bundle import VISION_GRAPH, ModelBundle
@@ -35,6 +36,7 @@ from vlm_perception.perception.details import Kind, without_detail
 from vlm_perception.perception.device_tokens import DeviceTokens
 from vlm_perception.perception.vision.embedding_info import embedding_info_fields
 from vlm_perception.perception.vision.encoder import VisionEncoder
+from vlm_perception.perception.vision.vocabulary import VocabularyError
 from vlm_perception.srv import SetVocabulary
 from vlm_perception.types import Frame
 
@@ -56,6 +58,12 @@ class EncoderSettings(ImageSettings, NetworkSettings):
         True,
         "Smooth the tags over the latest images, so that they do not flicker; with false, read "
         "them from each image alone.",
+        change=CONFIGURE,
+    )
+    vocabulary: str = setting(
+        "",
+        "Vocabulary file of `vlm-perception adapt classes` with the labels to begin with; empty: "
+        "the bundle's own.",
         change=CONFIGURE,
     )
     input_timeout: float = setting(
@@ -122,6 +130,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             engine=settings.engine,
             temporal=settings.temporal,
             device_tokens=self._device_tokens,
+            vocabulary=Path(settings.vocabulary) if settings.vocabulary else None,
         )
         encoder.warm_up()
         self._pace = EncoderPace(encoder.measure())
@@ -260,6 +269,14 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         bundle = self._bundle
         return list(bundle.manifest.vocabulary.names) if bundle else []
 
+    def _replace_vocabulary(self, encoder: VisionEncoder, labels: list[str], file: str) -> None:
+        if labels and file:
+            raise VocabularyError("a request has either labels or a file; leave one of them empty")
+        if file:
+            encoder.read_vocabulary(Path(file))
+        else:
+            encoder.set_vocabulary(labels or self._own_labels())
+
     def _set_vocabulary(self, request: Any, response: Any) -> Any:
         encoder = self._encoder
         if encoder is None:
@@ -272,7 +289,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             return response
         try:
             with self.watchdog.watch("set_vocabulary"):
-                encoder.set_vocabulary(list(request.labels) or self._own_labels())
+                self._replace_vocabulary(encoder, list(request.labels), request.file)
             response.accepted = True
             self._publish_info()
         except VlmPerceptionError as error:

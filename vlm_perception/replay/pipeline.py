@@ -106,6 +106,7 @@ class Pipeline:
         Raises:
             BundleError: the bundle lacks a file, or an engine gives other outputs than stored.
             QuestionsError: the file of questions cannot be used.
+            SiteVocabularyError: the file of the vocabulary cannot be used.
         """
         self.clock, self._model, self._speed = VirtualClock(), model, speed
         self._schedule = schedule
@@ -119,6 +120,7 @@ class Pipeline:
             engine=engine.name,
             temporal=settings.temporal,
             clock=self.clock,
+            vocabulary=Path(settings.vocabulary) if settings.vocabulary else None,
         )
         self.encoder.warm_up()
         self._details = Details(bundle.manifest, Kind.MODEL if served is None else Kind.IMAGE)

@@ -9,7 +9,7 @@ import platform
 import resource
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from rich.progress import (
 )
 
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.bundle.site_vocabulary import read_site_vocabulary
 from vlm_perception.common.disk_space import DiskFullError
 from vlm_perception.common.interrupt import INTERRUPTED, Interrupt
 from vlm_perception.common.machine import cpu_count, cpu_model
@@ -74,6 +75,7 @@ class ReplayOptions:
     recording: Path
     topic: str | None = None
     bundle: str | None = None
+    vocabulary: Path | None = None
     """None: as in the parameter file."""
     out: Path | None = None
     """None: `out/replay/` and the recording's name."""
@@ -116,9 +118,12 @@ def run_replay(options: ReplayOptions, console: Console) -> int:
     out = options.out or Path("out/replay") / Path(source.name).stem
     read = [options.recording]
     read += [options.schedule] if options.schedule else []
+    read += [options.vocabulary] if options.vocabulary else []
     read += [Path(options.served)] if options.served not in (None, LIVE) else []
     folder = ResultsFolder(out, "replay", RESULTS, read)
     settings = load_settings(options.parameters or default_parameters())
+    if options.vocabulary is not None:
+        settings = replace(settings, vocabulary=str(options.vocabulary))
     source.images = settings.images
     model = load_model(options.latency) if options.latency else LatencyModel()
     bundle = ModelBundle.load(options.bundle or settings.bundle)
@@ -230,6 +235,8 @@ def _head(
     """First line of the log: all that decides on what follows, but the machine and its threads."""
     given = {"schedule": schedule.digest} if schedule is not None else {}
     given |= {"time": STAMPS} if pipeline.clock_of == STAMPS else {}
+    if file := pipeline.settings.vocabulary:
+        given["vocabulary"] = read_site_vocabulary(Path(file), bundle).digest
     return {
         "log": FORMAT,
         "version": VERSION,

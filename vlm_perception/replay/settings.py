@@ -31,6 +31,8 @@ class PipelineSettings:
 
     bundle: str = "roadworld-nano"
     temporal: bool = True
+    vocabulary: str = ""
+    """File with the labels to look for; empty: the bundle's own."""
     images: ImageOptions = field(default_factory=ImageOptions)
     rate_hz: float = 10.0
     questions: str = ""
@@ -43,6 +45,8 @@ class PipelineSettings:
     def described(self) -> dict[str, Any]:
         """The settings as they are written into a log; the way to a server is left out."""
         described = dataclasses.asdict(self)
+        if not self.vocabulary:
+            del described["vocabulary"]
         if self.served is None:
             del described["served"]
         else:
@@ -73,6 +77,7 @@ def load_settings(file: Path) -> PipelineSettings:
         return PipelineSettings(
             bundle=_value(encoder, "bundle", str, PipelineSettings.bundle),
             temporal=_value(encoder, "temporal", bool, PipelineSettings.temporal),
+            vocabulary=_value(encoder, "vocabulary", str, PipelineSettings.vocabulary),
             images=_filled(ImageOptions, encoder),
             rate_hz=_value(reasoner, "rate_hz", float, PipelineSettings.rate_hz),
             questions=_value(reasoner, "questions", str, PipelineSettings.questions),

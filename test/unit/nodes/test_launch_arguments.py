@@ -43,6 +43,7 @@ PARAMETERS = "{ros__parameters: {bundle: mine}}"
         ({"namespace": "a//b"}, "give one such as front"),
         ({"image": "a b"}, "image:=a b: Invalid topic name"),
         ({"bundle": "nope"}, "bundle:=nope: there is no bundle 'nope'"),
+        ({"vocabulary": "/nope"}, "vocabulary:=/nope: /nope does not exist"),
         ({"params_file": "/nope.yaml"}, "/nope.yaml does not exist"),
         ({"params_file": "/tmp"}, "params_file:=/tmp cannot be read (Is a directory)"),
         ({"bag": "/nope"}, "bag:=/nope: /nope does not exist"),

@@ -14,9 +14,11 @@ from rich.console import Console
 from rosbags.highlevel import AnyReader
 from support.places import DATA
 from support.recordings import START_NS, STEP_NS, jpeg, write, write_with_stranger
+from support.site_vocabularies import write_site_vocabulary
 from typer.testing import CliRunner
 
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.bundle.site_vocabulary import read_site_vocabulary
 from vlm_perception.cli import app
 from vlm_perception.common import disk_space
 from vlm_perception.outputs.folder import UNFINISHED
@@ -223,6 +225,20 @@ def test_topics_of_unknown_types_do_not_matter(tmp_path):
         counts = {connection.topic: connection.msgcount for connection in copy.connections}
     assert counts["/mood"] == counts["/scene"] == 5
     assert "/strange" not in counts
+
+
+@pytest.mark.slow
+def test_a_replay_looks_for_the_labels_of_a_vocabulary_file(tmp_path):
+    bundle = ModelBundle.load("roadworld-nano")
+    file = write_site_vocabulary(tmp_path / "site.vocabulary", bundle)
+    out, told = tmp_path / "out", ["replay", str(DRIVE), "--vocabulary", str(file), "--duration"]
+    assert replay(DRIVE, out, vocabulary=file, span=Span(duration_s=0.2)) == 0
+    head = records(out, "log")[0]
+    assert head["labels"] == ["my loading bay", "car"]
+    assert head["vocabulary"] == read_site_vocabulary(file, bundle).digest
+    file.write_text(file.read_text().replace("loading", "leading"))
+    refused = CliRunner().invoke(app, [*told, "0.2", "--out", str(tmp_path / "new")])
+    assert refused.exit_code == 2 and "edited or damaged" in refused.output
 
 
 def test_bad_input_ends_with_exit_code_2_and_leaves_results_alone(replayed, tmp_path):

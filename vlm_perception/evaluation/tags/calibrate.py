@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from vlm_perception.outputs.apart import keep_apart
 from vlm_perception.outputs.file import require_free
 from vlm_perception.outputs.swap import made_beside, swap
 from vlm_perception.perception.vision.tag_thresholds import LEAST_IMAGES, Cut, find_cut
-from vlm_perception.perception.vision.vocabulary import VocabularyBuilder
+from vlm_perception.perception.vision.vocabulary import Vocabulary, VocabularyBuilder
 from vlm_perception.replay.recordings.source import Source
 
 VERB = "calibrate tags"
@@ -64,7 +65,7 @@ def run(bundle: str, recordings: Sequence[Path], out: Path, topic: str | None = 
     require_bundle(place)
     require_free(sheet_of(out), VERB)
     site = look(model, open_recordings(recordings, topic), Console(stderr=True))
-    report, vocabulary = calibrated(model, site, sheet_of(out))
+    report, vocabulary = calibrated(model, site, sheet_of(out), _own(model))
     with made_beside(place, VERB) as scratch:
         made = scratch / "bundle"
         made.mkdir()
@@ -90,7 +91,7 @@ def calibrate_in_place(model: ModelBundle, sources: Sequence[Source]) -> Report:
     """
     site = look(model, sources, Console(stderr=True))
     try:
-        report, vocabulary = calibrated(model, site, sheet_of(model.path))
+        report, vocabulary = calibrated(model, site, sheet_of(model.path), _own(model))
     except TagCalibrationError as error:
         raise TagCalibrationError(
             f"the bundle {model.path} is whole, with the thresholds of its vocabulary: {error}"
@@ -99,20 +100,38 @@ def calibrate_in_place(model: ModelBundle, sources: Sequence[Source]) -> Report:
     return report
 
 
-def sheet_of(bundle: Path) -> Path:
-    """Where the contact sheet of a bundle lies: beside it."""
-    return bundle.with_name(f"{bundle.name}.html")
+@dataclass(frozen=True)
+class Uncut:
+    """Labels whose thresholds are to be found."""
+
+    spec: VocabularySpec
+    """With the thresholds that hold so far."""
+    vocabulary: Vocabulary
+    builder: VocabularyBuilder
+    verb: str = VERB
+    """Whose the contact sheet is."""
 
 
-def calibrated(model: ModelBundle, site: Site, sheet: Path) -> tuple[Report, VocabularySpec]:
+def _own(model: ModelBundle) -> Uncut:
+    builder = VocabularyBuilder(model)
+    return Uncut(model.manifest.vocabulary, builder.build(None, version=1), builder)
+
+
+def sheet_of(result: Path) -> Path:
+    """Where the contact sheet of a bundle, or of a vocabulary, lies: beside it."""
+    return result.with_name(f"{result.name}.html")
+
+
+def calibrated(
+    model: ModelBundle, site: Site, sheet: Path, uncut: Uncut
+) -> tuple[Report, VocabularySpec]:
     """Find the thresholds, and write the contact sheet.
 
     Raises:
         TagCalibrationError: there are too few images.
     """
     require_enough(site)
-    builder = VocabularyBuilder(model)
-    vocabulary = builder.build(None, version=1)
+    vocabulary, builder = uncut.vocabulary, uncut.builder
     scores = vocabulary.log_odds(site.pooled)
     contrast = site.pooled @ builder.build(NEGATIVES, version=1).embeddings.T
     recordings = np.array([image.recording for image in site.images])
@@ -121,8 +140,8 @@ def calibrated(model: ModelBundle, site: Site, sheet: Path) -> tuple[Report, Voc
         strip(label, scores[:, column], cut, site)
         for column, (label, cut) in enumerate(zip(vocabulary.labels, cuts, strict=True))
     ]
-    write_sheet(sheet, VERB, model.manifest.name, site, strips, len(site.images))
-    spec = with_cuts(model.manifest.vocabulary, cuts)
+    write_sheet(sheet, uncut.verb, model.manifest.name, site, strips, len(site.images))
+    spec = with_cuts(uncut.spec, cuts)
     parts: list[RenderableType] = [
         _table(strips, spec, len(site.images)),
         *_sentences(site),

@@ -29,7 +29,7 @@ FALSE = ("false", "0", "no", "off")
 OF_LAUNCH_ITSELF = ("emulate_tty", "log_level", "sigkill_timeout", "sigterm_timeout")
 ENCODER, REASONER, FUSION = "vision_encoder", "language_reasoner", "scene_fusion"
 ARGUMENTS_OF: Mapping[str, tuple[str, ...]] = {
-    ENCODER: ("bundle", "image_transport"),
+    ENCODER: ("bundle", "image_transport", "vocabulary"),
     FUSION: ("image_transport",),
     REASONER: ("bundle", "cameras", "language", "endpoint", "model"),
 }
@@ -119,6 +119,11 @@ def existing(text: str) -> Path:
     return path
 
 
+def vocabulary(text: str) -> str:
+    """Read the path of a vocabulary file that there is."""
+    return str(existing(text).absolute())
+
+
 def new_folder(text: str) -> Path:
     """Read the path of a folder that there is not yet."""
     path = _path(text)
@@ -180,6 +185,13 @@ PERCEPTION = (
         "",
         "Which of the two to read: raw or compressed. Empty: the value in params_file.",
         optional(BOTH_TOPICS),
+    ),
+    Argument(
+        "vocabulary",
+        "",
+        "Vocabulary file of `vlm-perception adapt classes` with the labels to begin with. Empty: "
+        "the value in params_file.",
+        optional(vocabulary),
     ),
     Argument(
         "params_file", str(DEFAULT_PARAMS), "YAML file with the parameters of the nodes.", existing

@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,9 @@ class VisionEncoder:
         temporal: bool = True,
         clock: Callable[[], float] = time.monotonic,
         device_tokens: DeviceTokens | None = None,
+        vocabulary: Path | None = None,
     ) -> None:
-        """Load the vision tower and take the bundle's own vocabulary.
+        """Load the vision tower and take a vocabulary.
 
         Args:
             bundle: the model.
@@ -57,10 +59,12 @@ class VisionEncoder:
             clock: seconds, for stage times.
             device_tokens: where an engine of the GPU leaves the patch tokens for a language model
                 in this process; None: there is none.
+            vocabulary: file with the labels to begin with; None: the bundle's own.
 
         Raises:
             BundleError: the bundle lacks a file.
             EngineError: the engine does not take a graph.
+            SiteVocabularyError: the file of the vocabulary cannot be used.
         """
         self._bundle = bundle
         self._run_id = run_id
@@ -72,7 +76,10 @@ class VisionEncoder:
         self._hands_image = own_tower(bundle.manifest) is not None
         self._builder = VocabularyBuilder(bundle)
         self._lock = threading.Lock()
-        self._vocabulary = self._builder.build(None, version=1)
+        builder = self._builder
+        self._vocabulary = (
+            builder.build(None, version=1) if vocabulary is None else builder.read(vocabulary, 1)
+        )
         width = bundle.manifest.vision.embedding_width
         self._temporal = TemporalState(width, TrainingFreeAttention()) if temporal else None
 
@@ -99,6 +106,20 @@ class VisionEncoder:
         """
         with self._lock:
             vocabulary = self._builder.build(labels, self._vocabulary.version + 1)
+            self._vocabulary = vocabulary
+        return vocabulary.version
+
+    def read_vocabulary(self, file: Path) -> int:
+        """Look for the labels of a vocabulary file from the next frame on.
+
+        Returns:
+            The version that embeddings with these labels carry.
+
+        Raises:
+            VlmPerceptionError: the file cannot be used; the old vocabulary stays.
+        """
+        with self._lock:
+            vocabulary = self._builder.read(file, self._vocabulary.version + 1)
             self._vocabulary = vocabulary
         return vocabulary.version
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.label_embeddings import own_prompts, prompts_of, read_label_embeddings
 from vlm_perception.bundle.manifest import LONGEST_LABEL, MOST_LABELS, LabelSpec
+from vlm_perception.bundle.site_vocabulary import read_site_vocabulary
 from vlm_perception.perception.tokenizer import TextError, require_text
 from vlm_perception.perception.vision.text_process import embed_apart
 from vlm_perception.perception.vision.text_tower import Prompts, TextTower, VocabularyError
@@ -126,18 +128,45 @@ class VocabularyBuilder:
             VocabularyError: there are none, too many, one is empty, doubled or too long, or the
                 text tower cannot be loaded.
         """
-        wanted = list(self._known) if labels is None else labels
-        _check_number(wanted)
-        names = [label.strip() for label in wanted]
+        specs = self.specs(list(self._known) if labels is None else labels)
+        return self._vocabulary(specs, self._embed(specs), version)
+
+    def read(self, file: Path, version: int) -> Vocabulary:
+        """Take labels from a vocabulary file, with the embeddings and thresholds that it has.
+
+        Args:
+            file: as `vlm-perception adapt classes` writes it.
+            version: the number that results will carry.
+
+        Raises:
+            SiteVocabularyError: it is missing, damaged or another bundle's.
+            VocabularyError: a label of it cannot be used.
+        """
+        site = read_site_vocabulary(file, self._bundle)
+        _check_labels([spec.label for spec in site.labels])
+        return self._vocabulary(site.labels, site.rows, version)
+
+    def specs(self, labels: Sequence[str]) -> list[LabelSpec]:
+        """Labels without the spaces around them, with what the bundle knows of them.
+
+        Raises:
+            VocabularyError: there are none, too many, one is empty, doubled or too long.
+        """
+        _check_number(labels)
+        names = [label.strip() for label in labels]
         _check_labels(names)
-        specs = [self._known.get(name, LabelSpec(label=name)) for name in names]
+        return [self._known.get(name, LabelSpec(label=name)) for name in names]
+
+    def _vocabulary(
+        self, specs: Sequence[LabelSpec], embeddings: NDArray[np.float32], version: int
+    ) -> Vocabulary:
         defaults, text = self._manifest.vocabulary, self._manifest.text
         scales = np.array([spec.calibration_scale for spec in specs], np.float32)
         biases = np.array([spec.calibration_bias for spec in specs], np.float32)
         return Vocabulary(
             version=version,
-            labels=tuple(names),
-            embeddings=self._embed(specs),
+            labels=tuple(spec.label for spec in specs),
+            embeddings=embeddings,
             thresholds=np.array([_either(s.threshold, defaults.threshold) for s in specs], "f4"),
             region_thresholds=np.array(
                 [_either(s.region_threshold, defaults.region_threshold) for s in specs], "f4"
