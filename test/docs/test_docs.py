@@ -155,11 +155,13 @@ def test_example_of_a_checkpoint_is_valid(name, tmp_path):
 
 
 def test_training_is_documented_as_it_is():
-    training = pytest.importorskip("vlm_perception.training.roadworld_nano")
-    recipe, text = training.RECIPE, TEXTS["roadworld.md"]
-    for shards, schedule in ((recipe.dual_shards, recipe.dual), (recipe.vlm_shards, recipe.vlm)):
-        assert f"| {shards * training.SCENES_PER_SHARD:,}" in text
-        assert f"| {schedule.steps:,} of {schedule.batch} scenes" in text
+    module = pytest.importorskip("vlm_perception.training.distillation.recipe")
+    recipe = module.read_recipe(ROOT / "config" / "distillation" / "roadworld-nano.yaml")
+    parts = ((recipe.images, recipe.student), (recipe.language.images, recipe.language))
+    for images, part in parts:
+        assert f"| {images.count:,}" in TEXTS["roadworld.md"]
+        steps = f"| {part.training.steps:,} of {part.training.batch} scenes"
+        assert steps in TEXTS["roadworld.md"]
 
 
 def test_contact_sheet_is_repeatable(tmp_path):

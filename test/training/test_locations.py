@@ -12,7 +12,13 @@ from support.streets import PROPERTY
 pytest.importorskip("torch")
 
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    SiglipVisionConfig,
+)
 
 from vlm_perception.datasets.roadworld.files.shards import RENDER_SIZE
 from vlm_perception.datasets.roadworld.location_phrases import Asked
@@ -27,7 +33,7 @@ from vlm_perception.training.locations import (
     spread_loss,
     with_locations,
 )
-from vlm_perception.training.student import build_tokenizer, build_vlm
+from vlm_perception.training.student import build_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +103,13 @@ def test_a_model_grows_by_the_places_once_and_its_words_stay(
     words: PreTrainedTokenizerFast, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     torch.manual_seed(0)
-    model = build_vlm(words)
+    sizes = {"hidden_size": 48, "intermediate_size": 48, "num_hidden_layers": 1}
+    vision = SiglipVisionConfig(**sizes, num_attention_heads=2)
+    text = LlamaConfig(
+        **sizes, num_attention_heads=2, vocab_size=len(words), tie_word_embeddings=True
+    )
+    config = LlavaConfig(vision_config=vision, text_config=text, tie_word_embeddings=True)
+    model = LlavaForConditionalGeneration(config)
     before = model.get_input_embeddings().weight.detach().clone()
     grow(model, len(tokenizer))
     weight = model.get_input_embeddings().weight.detach()

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -22,7 +24,6 @@ pytest.importorskip("torch")
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -60,7 +61,7 @@ from vlm_perception.modeling.token_pruning import parse_schedule
 from vlm_perception.modeling.towers.siglip import SiglipVision
 from vlm_perception.perception.language.model import LanguageModel
 from vlm_perception.perception.vision.encoder import VisionEncoder
-from vlm_perception.training import checkpoint
+from vlm_perception.training import roadworld_nano
 from vlm_perception.training.distillation.language.dialogues import (
     INSTRUCTION,
     Dialogues,
@@ -69,15 +70,22 @@ from vlm_perception.training.distillation.language.dialogues import (
     block_mask,
 )
 from vlm_perception.training.distillation.language.objective import LanguageObjective
-from vlm_perception.training.distillation.losses.true import POSITIVE_PERCENT
-from vlm_perception.training.dual import Scenes, order
-from vlm_perception.training.locations import grow, with_locations
+from vlm_perception.training.distillation.learned import Learned, read_learned
+from vlm_perception.training.distillation.losses.true import POSITIVE_PERCENT, true_targets
+from vlm_perception.training.distillation.recipe import (
+    DistillationError,
+    RoadWorldImages,
+    read_recipe,
+)
+from vlm_perception.training.distillation.student.result import label_specs
+from vlm_perception.training.locations import with_locations
 from vlm_perception.training.loop import SAVE_EVERY, Schedule, fit
-from vlm_perception.training.roadworld_nano import LANGUAGE, RECIPE, dual_specs, vlm_specs
-from vlm_perception.training.student import GRID, INPUT_SIZE, build_dual, build_tokenizer, build_vlm
+from vlm_perception.training.roadworld_nano import recipe_file
+from vlm_perception.training.student import ATTRIBUTE_PHRASES, INPUT_SIZE, build_tokenizer
 from vlm_perception.training.tower import patch_embeddings, see
 from vlm_perception.types import Frame
 
+GRID = (16, 9)
 PATCHES = GRID[0] * GRID[1]
 PREFIX = 1 + PATCHES
 
@@ -93,20 +101,48 @@ def with_places(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="module")
-def student(
-    tokenizer: PreTrainedTokenizerFast, with_places: PreTrainedTokenizerFast
-) -> tuple[SiglipModel, LlavaForConditionalGeneration]:
-    """Both models with random weights, large enough for every input to change the output."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `train roadworld-nano` makes in two steps of a small student on a few scenes."""
+    folder = tmp_path_factory.mktemp("nano")
+    content = yaml.safe_load(recipe_file().read_text())
+    student, language = content["student"], content["language"]
+    content["images"] |= {"count": 8, "easy": 8}
+    student["start"]["vision"] |= {"hidden_size": 48, "num_hidden_layers": 2}
+    student["start"]["text"] |= {"hidden_size": 48, "num_hidden_layers": 1, "projection_size": 48}
+    student["keep"] = "0.7@1"
+    student["held_out"]["count"] = 20
+    language["images"]["count"] = 4
+    language["decoder"] |= {"hidden_size": 48, "num_hidden_layers": 1}
+    for part in (student, language):
+        part["training"] |= {"steps": 20 if part is student else 4, "batch": 4}
+    recipe = folder / "small.yaml"
+    recipe.write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as patch, torch.compiler.set_stance("force_eager"):
+        patch.setattr(roadworld_nano, "recipe_file", lambda: recipe)
+        return roadworld_nano.train(folder / "out", seed=3)
+
+
+@pytest.fixture(scope="module")
+def student(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with random weights, large enough for every input to change the output."""
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("random") / "checkpoint")
+    dual, vlm = opened(folder)
     torch.manual_seed(0)
-    dual, vlm = build_dual(tokenizer).eval(), build_vlm(tokenizer).eval()
-    grow(vlm, len(with_places))
     with torch.no_grad():
         for model in (dual, vlm):
             for weight in model.parameters():
                 if weight.ndim == 2:
                     weight.normal_(std=1.2 * weight.shape[1] ** -0.5)
     vlm.model.vision_tower.load_state_dict(dual.vision_model.state_dict())
-    return dual, vlm
+    dual.save_pretrained(folder / "dual")
+    vlm.save_pretrained(folder / "vlm")
+    return folder
+
+
+def opened(checkpoint: Path) -> tuple[SiglipModel, LlavaForConditionalGeneration]:
+    dual = SiglipModel.from_pretrained(checkpoint / "dual", dtype=torch.float32)
+    vlm = LlavaForConditionalGeneration.from_pretrained(checkpoint / "vlm", dtype=torch.float32)
+    return dual.eval(), vlm.eval()
 
 
 def invented_shard(scenes: int) -> Shard:
@@ -142,14 +178,12 @@ def invented_shard(scenes: int) -> Shard:
 
 
 @torch.no_grad()
-def test_the_student_is_trained_on_what_the_exported_tower_gives(
-    student: tuple[SiglipModel, LlavaForConditionalGeneration],
-) -> None:
-    """With pruning and without; and LLaVA's projector is trained on what LLaVA reads."""
-    dual, vlm = student
+def test_the_projector_is_trained_on_what_llava_reads(student: Path) -> None:
+    """With pruning and without."""
+    dual, vlm = opened(student)
     image = torch.randint(0, 256, (1, INPUT_SIZE[1], INPUT_SIZE[0], 3), dtype=torch.uint8)
     pixels = image.permute(0, 3, 1, 2).float() / 127.5 - 1
-    for keep in ((), parse_schedule("0.5@1,3", 6, PATCHES)):
+    for keep in ((), parse_schedule("0.5@1", 2, PATCHES)):
         graph = SiglipVision(
             dual,
             positions=dual.vision_model.embeddings.position_embedding.weight[None],
@@ -158,13 +192,8 @@ def test_the_student_is_trained_on_what_the_exported_tower_gives(
             feature_layers=[-1],
             keep=keep,
         )
-        exported, seen = graph(image), see(dual.vision_model, pixels, keep)
-        torch.testing.assert_close(
-            functional.normalize(seen.pooled), exported[0], atol=1e-4, rtol=0
-        )
-        torch.testing.assert_close(seen.features, exported[1], atol=1e-3, rtol=1e-3)
-        places = exported[3][:-1] if keep else torch.arange(PATCHES)
-        assert torch.equal(seen.index[0], places)
+        seen = see(dual.vision_model, pixels, keep)
+        torch.testing.assert_close(seen.features, graph(image)[1], atol=1e-3, rtol=1e-3)
     features = see(vlm.model.vision_tower, pixels).features
     theirs = vlm.get_image_features(pixel_values=pixels).pooler_output[0]
     projected = vlm.model.multi_modal_projector(features)[0]
@@ -172,12 +201,27 @@ def test_the_student_is_trained_on_what_the_exported_tower_gives(
 
 
 def test_training_calibration_and_exam_share_no_scene() -> None:
-    specs = [*dual_specs(RECIPE), *vlm_specs(RECIPE), *vlm_specs(LANGUAGE)]
-    specs.append(ShardSpec(RECIPE.calibration_seed, specs[0].scenes, 0.3, GRID))
-    ends = [(spec.first_seed, spec.first_seed + spec.scenes) for spec in specs]
+    recipe = read_recipe(recipe_file())
+    assert isinstance(recipe.images, RoadWorldImages)
+    assert recipe.student is not None
+    assert recipe.language is not None
+    parts = (recipe.images, recipe.student.held_out, recipe.language.images)
+    ends = [(part.first_seed, part.first_seed + part.count) for part in parts if part is not None]
+    assert len(ends) == 3
     for (_, end), (start, _) in itertools.pairwise(sorted(ends)):
         assert end <= start
     assert max(end for _, end in ends) <= EXAM_SEED
+
+
+def test_a_run_is_logged_and_says_what_it_has_learned_from(made: Path) -> None:
+    assert sorted(path.name for path in made.iterdir()) == [
+        "MODEL_CARD.md", "bundle.yaml", "dual", "training.json", "vlm",
+    ]  # fmt: skip
+    assert read_learned(made / "dual") == Learned(seeds=((52000, 52004), (0, 8)))
+    (line,) = records(made.parent / "work/student/training")
+    assert {"true_labels", "true_patches", "true_distance", "contrastive"} <= line.keys()
+    with pytest.raises(DistillationError, match="seed"):
+        roadworld_nano.train(made.parent, seed=4)
 
 
 def test_a_shard_holds_the_scenes_of_its_seeds_and_is_rendered_once(tmp_path: Path) -> None:
@@ -199,50 +243,23 @@ def test_a_shard_holds_the_scenes_of_its_seeds_and_is_rendered_once(tmp_path: Pa
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_mirrored_image_has_a_mirrored_truth() -> None:
-    shard = invented_shard(32)
-    batch = Scenes([shard]).batch(np.arange(32), np.random.default_rng(0))
-    assert batch.images.shape == (32, 3, INPUT_SIZE[1], INPUT_SIZE[0])
-    patch = INPUT_SIZE[0] // GRID[0]
-    bright = (batch.images[:, 0, ::patch, ::patch] > -1).reshape(32, PATCHES)
-    assert torch.equal(batch.true.patches[..., 0] == 1, bright)
-    assert torch.equal(~batch.true.distance.isnan(), bright)
-    assert batch.true.distance[bright].exp().unique() == pytest.approx(10.5)
-    as_stored = torch.from_numpy(shard.coverage[..., 0] > 0)
-    mirrored = (as_stored != bright).any(dim=1)
-    assert 4 < mirrored.sum() < 28, "some are mirrored and some are not"
-    assert torch.equal(batch.true.names[:, : len(LABELS)], torch.from_numpy(shard.labels).float())
-    straight = int((~mirrored).nonzero()[0])
-    percent = shard.coverage[straight, :, 1]
-    expected = np.select([percent >= POSITIVE_PERCENT, percent > 0], [1, -1], 0)
-    assert np.array_equal(batch.true.patches[straight, :, 1].numpy(), expected)
+def test_what_a_patch_hardly_shows_is_unknown() -> None:
+    percent = np.array([[[0], [1], [POSITIVE_PERCENT - 1], [POSITIVE_PERCENT]]], np.uint8)
+    labels = np.array([[True, False]])
+    attributes = np.zeros((1, len(QUESTIONS)), np.uint8)
+    true = true_targets(labels, attributes, percent, np.array([[np.nan, 0, 10, 20]], np.float32))
+    assert true.patches[0, :, 0].tolist() == [0, -1, -1, 1]
+    assert true.names[0, :2].tolist() == [1, 0]
+    phrases = list(ATTRIBUTE_PHRASES)
+    first = [QUESTIONS[name][1][0] == choice for name, choice in phrases]
+    assert true.names[0, 2:].tolist() == first
+    assert true.distance[0, 1:].exp().tolist() == pytest.approx([0.5, 10.5, 20.5])
+    assert true.distance[0, 0].isnan()
 
 
-def test_scenes_are_found_across_shards() -> None:
-    shards = [invented_shard(count) for count in (3, 1, 4)]
-    scenes = Scenes(shards)
-    places = [(s, i) for s in shards for i in range(len(s.labels))]
-    assert len(scenes) == len(places)
-    for index, (shard, place) in enumerate(places):
-        found, at = scenes.locate(index)
-        assert found is shard
-        assert at == place
-
-
-def test_easy_scenes_come_first_and_each_scene_as_often_as_any() -> None:
-    plan = list(order(scenes=100, easy=30, batch=8, steps=50, seed=1))
-    assert np.array_equal(plan, list(order(scenes=100, easy=30, batch=8, steps=50, seed=1)))
-    assert len(plan) == 50
-    assert np.concatenate(plan[:5]).max() < 30
-    often = np.bincount(np.concatenate(plan[5:]), minlength=100)
-    assert often.max() - often.min() <= 1
-
-
-def test_a_patch_is_embedded_as_if_the_image_were_that_patch(
-    student: tuple[SiglipModel, LlavaForConditionalGeneration],
-) -> None:
-    dual, _ = student
-    hidden = torch.randn(2, 5, 192, generator=torch.Generator().manual_seed(0))
+def test_a_patch_is_embedded_as_if_the_image_were_that_patch(student: Path) -> None:
+    dual, _ = opened(student)
+    hidden = torch.randn(2, 5, 48, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         together = patch_embeddings(dual, hidden)
         for place in range(5):
@@ -303,17 +320,16 @@ def dialogue(
 
 @torch.no_grad()
 def test_packed_dialogues_do_not_see_each_other(
-    student: tuple[SiglipModel, LlavaForConditionalGeneration],
-    with_places: PreTrainedTokenizerFast,
+    student: Path, with_places: PreTrainedTokenizerFast
 ) -> None:
-    _, vlm = student
+    _, vlm = opened(student)
     shard, rng = invented_shard(6), np.random.default_rng(0)
     dialogues = Dialogues(with_places, balancing_weights([shard]))
     # Of different lengths, so that one row is padded.
     scenes = [dialogues.scene(shard, index, rng)[: 3 + index] for index in (1, 5)]
     packed = dialogues.pack(scenes, PREFIX)
     embed, decoder = vlm.model.language_model.embed_tokens, vlm.model.language_model
-    prefix = torch.randn(2, PREFIX, 192, generator=torch.Generator().manual_seed(0))
+    prefix = torch.randn(2, PREFIX, 48, generator=torch.Generator().manual_seed(0))
     places = torch.cat((torch.arange(PREFIX).expand(2, -1), packed.positions), dim=1)
     together = decoder(
         inputs_embeds=torch.cat((prefix, embed(packed.ids)), dim=1),
@@ -334,20 +350,18 @@ def test_packed_dialogues_do_not_see_each_other(
 
 
 def test_an_instruction_and_a_place_are_learned(
-    tokenizer: PreTrainedTokenizerFast,
-    with_places: PreTrainedTokenizerFast,
+    made: Path, with_places: PreTrainedTokenizerFast
 ) -> None:
     """Two scenes that differ in where the cone stands, told apart by what is seen."""
     torch.manual_seed(0)
-    vlm = build_vlm(tokenizer)
-    grow(vlm, len(with_places))
-    objective = LanguageObjective(vlm, [tokenizer.bos_token_id])
+    _, vlm = opened(made)
+    objective = LanguageObjective(vlm, [with_places.bos_token_id])
     shard = invented_shard(2)
     cones = next(kind for kind in INSTRUCTIONS if kind.name == "cones")
     dialogues = Dialogues(with_places, balancing_weights([shard]))
     dialogues.length = 64
-    features = 3 * torch.randn(2, 4, 192)
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=2e-3)
+    features = 3 * torch.randn(2, 4, 48)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=6e-3)
     true = [cones.answer(truth) for truth in shard.truths]
     assert true == [f"cones on the {side}, about 10 metres." for side in ("right", "left")]
     seen = [
@@ -447,7 +461,8 @@ def test_calibration_finds_the_slope_and_never_turns_a_score_around() -> None:
     slope = np.ones(len(LABELS))
     slope[:3] = 2.0, 0.5, -1.0
     truth = rng.random(logits.shape) < 1 / (1 + np.exp(-(slope * logits - 1)))
-    specs = checkpoint.label_specs(logits, truth)
+    words = [["{label}"]] * len(LABELS)
+    specs = label_specs(LABELS, words, logits, truth.astype(np.float32))
     assert [spec["label"] for spec in specs] == list(LABELS)
     scales = [spec["calibration_scale"] for spec in specs]
     assert scales[:2] == pytest.approx([2.0, 0.5], rel=0.15)
@@ -469,23 +484,13 @@ def written_by_transformers(checkpoint: Path, image: NDArray[np.uint8], most: in
 
 # Three scenes are too few for every class to occur.
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
-def test_an_untrained_student_can_be_exported_and_examined(
-    student: tuple[SiglipModel, LlavaForConditionalGeneration],
-    tokenizer: PreTrainedTokenizerFast,
-    tmp_path: Path,
-) -> None:
-    # Compiling pays when there are thousands of steps.
-    with torch.compiler.set_stance("force_eager"):
-        labels = checkpoint.calibrate(student[0], tokenizer, [invented_shard(20)])
-    saved = checkpoint.save_checkpoint(*student, tokenizer, labels, tmp_path / "checkpoint")
-    bundle = export_bundle(saved, tmp_path / "bundle")
+def test_a_student_can_be_exported_and_examined(student: Path, tmp_path: Path) -> None:
+    bundle = export_bundle(student, tmp_path / "bundle")
     manifest = bundle.manifest
     assert (manifest.image.width, manifest.image.height) == INPUT_SIZE
     assert (manifest.image.columns, manifest.image.rows) == GRID
     assert [spec.label for spec in manifest.vocabulary.labels] == list(LABELS)
-    assert [spec.calibration_bias for spec in manifest.vocabulary.labels] == [
-        spec["calibration_bias"] for spec in labels
-    ]
+    assert any(spec.calibration_scale != 1 for spec in manifest.vocabulary.labels)
     questions = {spec.name: (spec.question, spec.choices) for spec in manifest.questions}
     assert questions == QUESTIONS
     assert manifest.language is not None
@@ -498,7 +503,7 @@ def test_an_untrained_student_can_be_exported_and_examined(
     language = LanguageModel(bundle)
     prefix = language.prefill(VisionEncoder(bundle).encode(Frame(image, 1), 0).tokens)
     ours = language.generate(prefix, CAPTION_PROMPT, max_tokens=24).token_ids
-    assert written_by_transformers(saved / "vlm", image, 24) == list(ours)
+    assert written_by_transformers(student / "vlm", image, 24) == list(ours)
     written = tmp_path / "benchmark.json"
     report = evaluate_roadworld(str(bundle.path), scenes=3)
     assert report.show(Console(quiet=True), written) == 0

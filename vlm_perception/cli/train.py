@@ -20,27 +20,18 @@ app = typer.Typer(no_args_is_help=True, help="Train a model (needs torch).")
 @app.command("roadworld-nano")
 def train_roadworld_nano(
     out: Annotated[
-        Path, typer.Option(help="Folder for rendered scenes (about 20 GB), logs and checkpoints.")
+        Path, typer.Option(help="Folder for rendered scenes (about 11 GB), logs and checkpoints.")
     ] = Path("out/roadworld-nano"),
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the weights and the order of samples.")
     ] = 0,
-    start: Annotated[
-        Path | None,
-        typer.Option(help="Fine-tune this checkpoint directory, in a quarter of the time."),
-    ] = None,
-    language_only: Annotated[
-        bool,
-        typer.Option(
-            "--language-only",
-            help="With --start: train its language model only; the tags do not change.",
-        ),
-    ] = False,
 ) -> None:
     """Train the small student of the road world, or continue where an earlier run stopped.
 
     Runs on a CUDA GPU or, for some hours, on the CPU. The result is a checkpoint directory of
-    ordinary Hugging Face models; `vlm-perception export` makes a bundle from it.
+    ordinary Hugging Face models; `vlm-perception export` makes a bundle from it. It is made by a
+    recipe of `vlm-perception distil`, config/distillation/roadworld-nano.yaml; other students, and
+    a student that goes on learning, are made by recipes of your own.
 
     `vlm-perception train roadworld-nano --out out/roadworld-nano`
 
@@ -48,13 +39,7 @@ def train_roadworld_nano(
     """
     with plain_errors():
         module = with_torch("vlm_perception.training.roadworld_nano")
-        if language_only and start is None:
-            raise typer.BadParameter(
-                "--language-only trains an existing student; name its checkpoint with --start"
-            )
-        recipe = module.RECIPE if start is None else module.FINE_TUNE
-        recipe = module.LANGUAGE if language_only else recipe
-        checkpoint = module.train(out, replace(recipe, seed=seed, start=start))
+        checkpoint = module.train(out, seed)
     console = Console()
     console.print(f"checkpoint: {checkpoint}", soft_wrap=True, markup=False)
     console.print(

@@ -16,14 +16,7 @@ from transformers import (
 )
 
 from vlm_perception.deploy.checkpoints.image_processor import load_any_processor
-from vlm_perception.training.student import (
-    IMAGE_TOKEN,
-    INPUT_SIZE,
-    PATCH,
-    PROMPT,
-    TEXT_LENGTH,
-    dress_tokenizer,
-)
+from vlm_perception.training.student import IMAGE_TOKEN, dress_tokenizer
 
 _CHAT = """
 {%- for message in messages -%}
@@ -59,14 +52,6 @@ def chat_template(prompt: str) -> str:
     return f"{{%- set begin, ask, end = '{begin}{IMAGE_TOKEN}', '{ask}', '{end}' -%}}" + _CHAT
 
 
-CHAT_TEMPLATE = chat_template(PROMPT)
-
-
-def save_dual_processor(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    """Write the processor of the dual encoder, which pads each text as its text tower reads it."""
-    save_processor(tokenizer, INPUT_SIZE, TEXT_LENGTH, directory)
-
-
 def save_processor(
     tokenizer: PreTrainedTokenizerFast, size: tuple[int, int], length: int, directory: Path
 ) -> None:
@@ -88,18 +73,6 @@ def save_processor(
     SiglipProcessor(image_processor(size), text).save_pretrained(directory)
 
 
-def save_vlm_processor(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    """Write the processor of the language model, which makes room for the image's tokens."""
-    text = _fresh(tokenizer, padding_side="left", model_input_names=["input_ids", "attention_mask"])
-    LlavaProcessor(
-        image_processor(INPUT_SIZE),
-        text,
-        patch_size=PATCH,
-        vision_feature_select_strategy="full",
-        chat_template=CHAT_TEMPLATE,
-    ).save_pretrained(directory)
-
-
 def save_reader_processor(
     dual: Path, tokenizer: PreTrainedTokenizerFast, model: Any, template: str, directory: Path
 ) -> None:
@@ -112,6 +85,8 @@ def save_reader_processor(
         template: of a chat.
         directory: takes the files.
     """
+    # What generates goes on from the end of each text of a batch.
+    tokenizer.padding_side = "left"
     LlavaProcessor(
         load_any_processor(dual),
         tokenizer,

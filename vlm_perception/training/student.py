@@ -1,18 +1,13 @@
 # Copyright 2026 The vlm_perception authors
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of `roadworld-nano`: one small vision tower, a text tower and a Llama decoder.
-
-SigLIP rather than CLIP, because a street holds many labels at once and a sigmoid for each does
-not make them compete as a softmax does (Zhai et al., Sigmoid Loss for Language Image Pre-Training,
-2023).
-"""
+"""The words of the road world's students: a tokenizer, the prompt, and phrases of what is true."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
-import torch
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -22,16 +17,7 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import (
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    PreTrainedTokenizerFast,
-    SiglipConfig,
-    SiglipModel,
-    SiglipTextConfig,
-    SiglipVisionConfig,
-)
+from transformers import PreTrainedTokenizerFast
 
 from vlm_perception.datasets.roadworld.truth import (
     CAPTION_PROMPT,
@@ -44,13 +30,8 @@ from vlm_perception.datasets.roadworld.truth import (
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 
 INPUT_SIZE = (320, 180)
-PATCH = 20
-GRID = (16, 9)
-WIDTH = 192
-LAYERS = 6
-TEXT_LENGTH = 48
 MAX_POSITIONS = 512
-"""Of the decoder: the image, a question and its answer."""
+"""Of `roadworld-nano`'s decoder: the image, a question and its answer."""
 VOCABULARY_SIZE = 1024
 IMAGE_TOKEN = "<image>"
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>", IMAGE_TOKEN)
@@ -107,6 +88,11 @@ def _corpus() -> list[str]:
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE trained on the world's captions and questions; it can spell any text."""
+    return dress_tokenizer(Tokenizer.from_str(_trained_tokens()))
+
+
+@functools.cache
+def _trained_tokens() -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -119,7 +105,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
-    return dress_tokenizer(tokenizer)
+    written: str = tokenizer.to_str()
+    return written
 
 
 def dress_tokenizer(tokenizer: Tokenizer, **options: Any) -> PreTrainedTokenizerFast:
@@ -138,69 +125,4 @@ def dress_tokenizer(tokenizer: Tokenizer, **options: Any) -> PreTrainedTokenizer
         unk_token="<unk>",
         additional_special_tokens=[IMAGE_TOKEN],
         **usual | options,
-    )
-
-
-def vision_config() -> SiglipVisionConfig:
-    """Six layers over 16 x 9 patches of 20 px; `image_size` only sets the number of positions."""
-    return SiglipVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=6,
-        image_size=PATCH * 12,
-        patch_size=PATCH,
-    )
-
-
-def build_dual(tokenizer: PreTrainedTokenizerFast) -> SiglipModel:
-    """A dual encoder with random weights."""
-    text = SiglipTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=3 * WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        max_position_embeddings=TEXT_LENGTH,
-        projection_size=WIDTH,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    model = SiglipModel(
-        SiglipConfig(text_config=text.to_dict(), vision_config=vision_config().to_dict())
-    )
-    with (
-        torch.no_grad()
-    ):  # a third of the labels hold in a scene, far more than one pair in a batch
-        model.logit_scale.fill_(np.log(10.0))
-        model.logit_bias.fill_(-3.0)
-    return model
-
-
-def build_vlm(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
-    """A vision tower, an MLP projector and a four-layer Llama decoder with random weights."""
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=3 * WIDTH,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=6,
-        max_position_embeddings=MAX_POSITIONS,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    return LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=vision_config().to_dict(),
-            text_config=text.to_dict(),
-            image_token_index=tokenizer.get_vocab()[IMAGE_TOKEN],
-            vision_feature_layer=-1,
-            vision_feature_select_strategy="full",
-            image_seq_length=GRID[0] * GRID[1],
-            tie_word_embeddings=True,
-        )
     )

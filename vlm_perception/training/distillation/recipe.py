@@ -214,6 +214,9 @@ class Language(_Model):
     tokenizer: PathText | Literal["teacher", "road-world"] = "road-world"
     """Of a decoder with random weights; `teacher`: that of the teacher's language model."""
     bridge: BridgeSpec = BridgeSpec()
+    keep: str | None = None
+    """Token pruning that it learns to live with, as `export --keep` takes it; by default the
+    student's."""
     losses: Annotated[dict[LanguageLoss, Annotated[float, Field(gt=0)]], Field(min_length=1)]
     cache: PathText | None = None
     """Where rendered scenes and what the tower sees are kept, for several recipes; by default in

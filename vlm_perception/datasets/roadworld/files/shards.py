@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -29,6 +29,8 @@ RENDER_SIZE = (640, 360)
 SCENES_PER_SHARD = 2000
 NO_DISTANCE = 255
 _SAMPLES_PER_PATCH = 10
+
+T = TypeVar("T")
 
 Preprocess = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
@@ -100,7 +102,6 @@ def _write(spec: ShardSpec, directory: Path, preprocess: Preprocess) -> Path:
     target = directory / spec.name
     if target.exists():
         return target
-    cv2.setNumThreads(1)
     columns: list[list[NDArray[np.uint8]]] = [[], [], []]
     labels, attributes, texts, truths = [], [], [], []
     seeds = range(spec.first_seed, spec.first_seed + spec.scenes)
@@ -137,9 +138,19 @@ def render_shards(
     """Render the shards that are missing, in order; yields each directory as it is ready."""
     directory.mkdir(parents=True, exist_ok=True)
     job = partial(_write, directory=directory, preprocess=preprocess)
+    yield from in_parallel(job, [(spec,) for spec in specs], workers)
+
+
+def in_parallel(
+    job: Callable[..., T], arguments: Sequence[tuple[Any, ...]], workers: int
+) -> Iterator[T]:
+    """The results of a job that renders, in order; by other processes where there are several."""
+    if len(arguments) == 1:
+        yield job(*arguments[0])
+        return
     # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(job, specs)
+    with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+        yield from pool.map(job, *zip(*arguments, strict=True))
 
 
 def open_shard(path: Path) -> Shard:

@@ -9,11 +9,9 @@ import json
 import os
 import shutil
 from bisect import bisect_right
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from rich.progress import track
 from vlm_perception.common.machine import cpu_count
 from vlm_perception.datasets.roadworld.appearance import camera_name
 from vlm_perception.datasets.roadworld.files.clip import WORLD_VERSION
+from vlm_perception.datasets.roadworld.files.shards import in_parallel
 from vlm_perception.datasets.roadworld.streets import TYPED_QUESTIONS, Streets
 from vlm_perception.datasets.roadworld.truth import (
     ObjectTruth,
@@ -83,11 +82,9 @@ class RoadWorld:
         folder.mkdir(parents=True, exist_ok=True)
         if missing:
             job = partial(_render, folder=folder, appearance=spec.appearance)
-            # Not forked: OpenCV deadlocks in the copy of a process whose OpenCV has threads.
-            with ProcessPoolExecutor(cpu_count(), mp_context=get_context("spawn")) as pool:
-                made = pool.map(job, *zip(*missing, strict=True))
-                for _ in track(made, "Rendering scenes", total=len(missing)):
-                    pass
+            made = in_parallel(job, missing, cpu_count())
+            for _ in track(made, "Rendering scenes", total=len(missing)):
+                pass
         kept = [_opened(place, count) for place, (_, count, _) in zip(places, asked, strict=True)]
         self._data = [data for data, _ in kept]
         self._ends = [ends for _, ends in kept]
@@ -191,7 +188,6 @@ def _name(first: int, count: int, small: float, appearance: float) -> str:
 def _render(first: int, count: int, small: float, *, folder: Path, appearance: float = 0.0) -> None:
     """Render some scenes into one folder; one that is there is whole."""
     target = folder / _name(first, count, small, appearance)
-    cv2.setNumThreads(1)
     aside = folder / f".{target.name}.{os.getpid()}"
     aside.mkdir(parents=True)
     ends: list[int] = []

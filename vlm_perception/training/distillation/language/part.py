@@ -202,22 +202,25 @@ def _shrink(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
 
 def _pruning(run: Run, reader: Reader) -> list[tuple[KeepStep, ...]]:
     """The schedules of pruning that the tower is seen with, none first."""
-    student, bridge = run.recipe.student, run.recipe.language
-    assert bridge is not None
-    if student is None or not student.keep:
+    student, language = run.recipe.student, run.recipe.language
+    assert language is not None
+    keep = language.keep
+    if keep is None:
+        keep = "" if student is None else student.keep
+    if not keep:
         return [()]
-    if bridge.bridge.needs_grid:
+    if language.bridge.needs_grid:
         raise DistillationError(
-            f"a bridge of kind {bridge.bridge.kind} reads the whole grid, but the student is "
-            f"pruned (keep: {student.keep}); choose mlp or q-former, or leave `keep` out"
+            f"a bridge of kind {language.bridge.kind} reads the whole grid, but tokens are pruned "
+            f"(keep: {keep}); choose mlp or q-former, or leave `keep` out"
         )
     if reader.family.vision.name != "siglip":
         raise DistillationError(
             "a language model is trained with pruning for SigLIP towers only; leave `keep` of the "
-            "student out, or train it without `language`"
+            'student out, or set `keep: ""` in `language`'
         )
     layers = len(reader.tower.encoder.layers)
-    return [(), parse_schedule(student.keep, layers, reader.grid[0] * reader.grid[1])]
+    return [(), parse_schedule(keep, layers, reader.grid[0] * reader.grid[1])]
 
 
 def _scenes(
