@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from support.places import ROOT
 
 pytest.importorskip("torch")
 
 import torch
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
+from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.datasets.roadworld.files.shards import ShardSpec
 from vlm_perception.datasets.roadworld.truth import QUESTIONS, SceneTruth
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
@@ -31,10 +33,21 @@ from vlm_perception.training.distillation.language.dialogues import (
     Segment,
 )
 from vlm_perception.training.distillation.language.objective import LanguageObjective, choice_loss
+from vlm_perception.training.distillation.language.taught import TaughtAnswers, TaughtCaptions
+from vlm_perception.training.distillation.learned import read_learned
 from vlm_perception.training.distillation.recipe import DistillationError
 from vlm_perception.training.distillation.run import distil
+from vlm_perception.training.distillation.teacher.language import Words
+from vlm_perception.training.student import build_tokenizer
 
 SCENES = 8
+DECODER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 
 
 def write_shard(folder: Path, size: tuple[int, int], grid: tuple[int, int]) -> None:
@@ -70,11 +83,11 @@ def recipe(folder: Path, **language: Any) -> dict[str, Any]:
     }
 
 
-def run(content: dict[str, Any], folder: Path, out: Path) -> Path:
+def run(content: dict[str, Any], folder: Path, out: Path, only: str | None = "language") -> Path:
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(content))
     with torch.compiler.set_stance("force_eager"):
-        (made,) = distil(file, out, only="language")
+        (made,) = distil(file, out, only=only)
     return made
 
 
@@ -113,17 +126,9 @@ def test_a_fresh_decoder_reads_a_clip_of_the_run(clip_checkpoint: Path, tmp_path
     write_shard(tmp_path / "cache" / "shards-48x48", (48, 48), (12, 12))
     tower = {"kind": "checkpoint", "path": str(clip_checkpoint)}
     training = {"steps": 1, "batch": 4}
-    decoder = {
-        "model_type": "qwen2",
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-    }
     content = recipe(
         tmp_path,
-        decoder=decoder,
+        decoder=DECODER | {"model_type": "qwen2"},
         bridge={"kind": "average", "tokens": 9},
         losses={"caption": 1.0, "answers": 1.0, "locations": 1.0},
     )
@@ -149,13 +154,111 @@ def test_a_fresh_decoder_reads_a_clip_of_the_run(clip_checkpoint: Path, tmp_path
     assert features.pooler_output[0].shape == (9, 32)
 
 
+def test_photographs_are_learned_by_a_teacher_s_words_alone(
+    siglip_checkpoint: Path, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    some, out = tmp_path / "photos", tmp_path / "out"
+    some.mkdir()
+    for file in sorted(photos.iterdir())[:3]:
+        shutil.copy(file, some)
+    questions = [
+        {"name": "weather", "question": "what is the weather?", "choices": ["clear", "rain"]},
+        {"name": "night", "question": "is it night?", "choices": ["yes", "no"]},
+    ]
+    content = recipe(
+        tmp_path,
+        decoder=DECODER | {"model_type": "llama"},
+        tokenizer="teacher",
+        bridge={"kind": "q-former", "tokens": 12, "layers": 1},
+        losses={"taught_caption": 1.0, "taught_answers": 1.0, "taught_patches": 0.3},
+        training={"steps": 2, "batch": 3, "micro_batch": 3},
+    )
+    content["images"] = {"kind": "folder", "path": str(some)}
+    content["views"] = {"count": 2, "least_scale": 0.6}
+    content["teacher"] = {
+        "encoder": str(siglip_checkpoint),
+        "labels": ["car"],
+        "language": {"kind": "checkpoint", "path": str(ROOT / "checkpoints/roadworld-nano")},
+        "caption": "describe the scene",
+        "questions": questions,
+    }
+    content["student"] = {
+        "start": {"kind": "checkpoint", "path": str(siglip_checkpoint)},
+        "size": [64, 36],
+        "keep": "0.7@1",
+        "losses": {"labels": 1.0},
+        "training": {"steps": 1, "batch": 3},
+    }
+    run(content, tmp_path, out, "teacher")
+    shutil.copytree(siglip_checkpoint, out / "student")
+    made = run(content, tmp_path, out)
+    assert "6 of 6 captions are whole, and 6 have probabilities" in capfd.readouterr().err
+    spec = load_spec(made)
+    assert [question.model_dump(exclude={"temperature"}) for question in spec.questions] == [
+        each | {"choices": tuple(each["choices"])} for each in questions
+    ]
+    assert (
+        load_checkpoint(made, "same", bridge=spec.bridge).vlm.config.text_config.hidden_size == 32
+    )
+    # The tower has seen both views of each image, whole and pruned, and no scene of another world.
+    kept = sorted(file.name.split(".", 1)[1] for file in (tmp_path / "cache").iterdir())
+    assert kept == ["npy", "npy", "places.npy"]
+    assert len(read_learned(made / "dual").images) == 3
+    content["language"]["losses"] |= {"answers": 1.0}
+    with pytest.raises(DistillationError, match="answers needs the truth of rendered images"):
+        run(content, tmp_path, tmp_path / "other")
+
+
+def test_a_teacher_s_tokens_count_where_they_are_the_student_s(siglip_checkpoint: Path) -> None:
+    words = PreTrainedTokenizerFast.from_pretrained(siglip_checkpoint / "vlm")
+    dialogues = Dialogues(words, [], ())
+
+    def said(caption: str, tokens: tuple[str, ...], *answers: float, ended: bool = True) -> Words:
+        likely = tuple(np.log(np.linspace(0.9, 0.5, len(tokens))).tolist())
+        return Words(caption, ended, tokens, likely, {"weather": answers})
+
+    views = [[(0, 0)], [(1, 0)], [(2, 0)]]
+    known = {
+        (0, 0): said("a car", (" ", "a", " car", "")),
+        (1, 0): said("a car", ("a c", "ar")),
+        (2, 0): said("a car and", ("a", " car", " and"), ended=False),
+    }
+    captions = TaughtCaptions(views, known, dialogues, words)
+    assert (captions.usable, captions.soft) == (2, 1)
+    (soft,), (hard,) = (captions.segments(i, np.random.default_rng(0)) for i in (0, 1))
+    assert soft.answer == hard.answer == dialogues.answer("a car")
+    np.testing.assert_allclose(soft.shares, np.linspace(0.9, 0.5, 4)[1:])
+    assert hard.shares is None
+    assert not captions.says(2)
+    with pytest.raises(DistillationError, match="no caption that it ended itself"):
+        TaughtCaptions(views[2:], known, dialogues, words)
+
+    asked = {"name": "weather", "question": "what is the weather?", "choices": ("clear", "rain")}
+    question = QuestionSpec(**asked)
+    with pytest.raises(DistillationError, match=r"answered none of `teacher\.questions`"):
+        TaughtAnswers(views, known, dialogues, [question])
+    known[1, 0] = said("", (), 0.3, 0.7)
+    answers = TaughtAnswers(views, known, dialogues, [question])
+    assert [answers.says(scene) for scene in range(3)] == [False, True, False]
+    choices = answers.segments(1, np.random.default_rng(0))
+    assert [choice.among for choice in choices] == [(1, 0.3), (1, 0.7)]
+    # All choices of a question are compared, or none.
+    for room, placed in ((0, 2), (-1, 0)):
+        dialogues.length = answers.room + room
+        assert int(dialogues.pack([choices], 5).segments.max()) == placed
+    lower = Dialogues(build_tokenizer(), [], ())
+    with pytest.raises(DistillationError, match=r"choices Red and red .* are the same tokens"):
+        TaughtAnswers(views, known, lower, [QuestionSpec(**asked | {"choices": ("Red", "red")})])
+
+
 @pytest.mark.parametrize(
     ("language", "sentence"),
     [
         ({"start": "missing"}, "no checkpoint directory with dual/ and vlm/"),
         ({}, "either `decoder` or `start`"),
         ({"decoder": {"model_type": "gpt2"}}, "no vision tower"),
-        ({"start": "x", "losses": {"patches": 1.0}}, "keys and values of a q-former"),
+        ({"start": "x", "losses": {"taught_patches": 1.0}}, "keys and values of a q-former"),
+        ({"start": "x", "losses": {"taught_answers": 1.0}}, "name it in `teacher.language`"),
         ({"start": "x", "training": {"steps": 1, "batch": 512}}, "above `micro_batch` 64"),
     ],
 )
@@ -182,7 +285,7 @@ def test_a_choice_scores_by_the_mean_over_its_tokens_as_on_the_robot(
     with torch.compiler.set_stance("force_eager"), torch.no_grad():
         found = objective(torch.randn(1, 4, 48), packed)
         apart = objective(torch.randn(1, 4, 48), dialogues.pack([[caption]], 5))
-    assert found.keys() - apart.keys() == {"taught_answers"}
+    assert found["taught_answers"] > 0.0 == apart["taught_answers"]
     # By hand: any likelihoods of the targets.
     asked = packed.targets >= 0
     likely = -torch.rand(int(asked.sum()))

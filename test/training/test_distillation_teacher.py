@@ -21,10 +21,10 @@ from PIL import Image
 
 from vlm_perception.deploy.checkpoints.dual_reader import DualReader
 from vlm_perception.deploy.checkpoints.vlm_reader import VlmReader
+from vlm_perception.training.distillation.images.files import FolderOfImages
 from vlm_perception.training.distillation.recipe import DistillationError, read_recipe
 from vlm_perception.training.distillation.run import distil
-from vlm_perception.training.distillation.teacher.make import WORDS
-from vlm_perception.training.distillation.teacher.store import Taught
+from vlm_perception.training.distillation.teacher.store import WORDS, Taught
 from vlm_perception.training.distillation.teacher.words import MANIFEST, read_words
 
 SHIPPED = Path(__file__).parents[2] / "checkpoints/roadworld-nano"
@@ -42,13 +42,14 @@ def test_captions_and_answers_are_those_of_the_model_and_are_stored_once(tmp_pat
     recipe = recipe_of(photos, teacher)
     distil(recipe, tmp_path / "one")
     folder = tmp_path / "store" / WORDS
-    stored = list(read_words(folder))
-    assert [each[:2] for each in stored] == [(0, 0), (1, 0)]
+    images = FolderOfImages(photos, ("en",), tmp_path)
+    stored = read_words(folder, images)
+    assert list(stored) == [(0, 0), (1, 0)]
 
     reader = VlmReader(str(SHIPPED))
     with Image.open(photos / "b.png") as opened:
         image = opened.convert("RGB")
-    words = stored[1][2]
+    words = stored[1, 0]
     with torch.inference_mode():
         inputs = reader.inputs(image, "describe the scene")
         made = reader.model.generate(**inputs, max_new_tokens=96, do_sample=False)[0]
@@ -58,6 +59,9 @@ def test_captions_and_answers_are_those_of_the_model_and_are_stored_once(tmp_pat
     whole = logits[0, -len(told) - 1 : -1].log_softmax(dim=-1)
     expected = whole[torch.arange(len(told)), told]
     np.testing.assert_allclose(words.log_probabilities, expected, atol=1e-4)
+    assert words.ended
+    assert "".join(words.tokens).strip() == words.caption
+    assert words.tokens[-1] == "" != words.tokens[-2]
 
     means = []
     for choice in ("clear", "rain"):

@@ -38,7 +38,7 @@ class VlmReader:
         Raises:
             ExportError: it is unavailable, damaged, or no vision-language model of transformers.
         """
-        self.folder, name = _folder(path)
+        self.folder, name = language_folder(path)
         require_plain_weights(self.folder)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.processor, self.model = _loaded(self.folder, self.device)
@@ -97,8 +97,15 @@ class VlmReader:
         return [{"role": "user", "content": [shown, {"type": "text", "text": prompt}]}]
 
 
-def _folder(path: str) -> tuple[Path, str]:
-    """The folder of a model, and its name with its commit where it is the hub's."""
+def language_folder(path: str) -> tuple[Path, str]:
+    """The folder of a model, and its name with its commit where it is the hub's; fetched, then.
+
+    Args:
+        path: a folder, or one that has the model in `vlm/`, or a model of the hub.
+
+    Raises:
+        ExportError: it is unavailable.
+    """
     folder = Path(path)
     if folder.is_dir():
         return (folder / "vlm" if (folder / "vlm").is_dir() else folder), ""

@@ -78,6 +78,9 @@ class Images(Protocol):
             VlmPerceptionError: the image cannot be read; the text says where it is.
         """
 
+    def captions(self, index: int, view: View) -> tuple[str, ...]:
+        """Captions of an image that are true of a view."""
+
     def example(
         self, index: int, view: View, size: tuple[int, int], grid: tuple[int, int]
     ) -> Example:

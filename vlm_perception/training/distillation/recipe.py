@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vlm_perception.bundle.manifest import QuestionSpec, describe_errors
+from vlm_perception.bundle.manifest import MOST_QUESTIONS, QuestionSpec, describe_errors
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.common.yaml_files import YamlError, read_as_json
 from vlm_perception.datasets.captions_file import UNKNOWN
@@ -101,7 +101,7 @@ class Teacher(_Model):
         "Describe in one sentence what the image shows, the most important first."
     )
     """What asks the language model for a caption."""
-    questions: tuple[QuestionSpec, ...] = ()
+    questions: Annotated[tuple[QuestionSpec, ...], Field(max_length=MOST_QUESTIONS)] = ()
     top_labels: Annotated[int, Field(ge=1, le=1024)] = 32
     """Labels of which the probabilities are stored, the likeliest ones of each view."""
     patches: bool = True
@@ -197,7 +197,16 @@ class Student(_Model):
     training: Training
 
 
-LanguageLoss = Literal["caption", "answers", "instructions", "locations", "patches"]
+LanguageLoss = Literal[
+    "caption",
+    "answers",
+    "instructions",
+    "locations",
+    "patches",
+    "taught_caption",
+    "taught_answers",
+    "taught_patches",
+]
 
 
 class Language(_Model):
@@ -232,10 +241,17 @@ class Language(_Model):
                 f"its losses are computed for a whole batch at once: `batch` "
                 f"{self.training.batch} is above `micro_batch` {self.training.micro_batch}"
             )
-        if "patches" in self.losses and self.bridge.kind != "q-former":
+        for name in ("patches", "taught_patches"):
+            if name in self.losses and self.bridge.kind != "q-former":
+                raise ValueError(
+                    f"the loss {name} reads keys and values of a q-former; leave it out with a "
+                    f"bridge of kind {self.bridge.kind}"
+                )
+        taught = [name for name in self.losses if name.startswith("taught")]
+        if taught and self.images is not None:
             raise ValueError(
-                "the loss patches reads keys and values of a q-former; leave it out with a bridge "
-                f"of kind {self.bridge.kind}"
+                f"{', '.join(taught)} can be learned of those images that the teacher is asked "
+                "about; leave `images` out"
             )
         return self
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from vlm_perception.common.recipe_changes import changes
 from vlm_perception.outputs.own import own_folder
 from vlm_perception.training.distillation.language import part as language
+from vlm_perception.training.distillation.language import sources
 from vlm_perception.training.distillation.parts import Part, Run
 from vlm_perception.training.distillation.quantization import part as quantization
 from vlm_perception.training.distillation.recipe import DistillationError, Recipe, read_recipe
@@ -31,7 +32,7 @@ _UNFINISHED = ".unfinished"
 PARTS: tuple[Part, ...] = (
     Part("teacher", teacher.make),
     Part("student", student.make, student.check, together=True),
-    Part(language.NAME, language.make),
+    Part(language.NAME, language.make, sources.check),
     Part(quantization.NAME, quantization.make),
 )
 

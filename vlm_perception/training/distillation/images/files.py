@@ -98,9 +98,10 @@ class _Files:
                 "enlarged",
             )
         image = brightened(resized(part, size), view.gain)
-        return Example(self.name(index), image, self._texts(index, view), None)
+        return Example(self.name(index), image, self.captions(index, view), None)
 
-    def _texts(self, index: int, view: View) -> tuple[str, ...]:
+    def captions(self, index: int, view: View) -> tuple[str, ...]:
+        """Captions of an image that are true of a view."""
         captions = self._captions[index]
         if not view.mirrored:
             return tuple(each.text for each in captions)

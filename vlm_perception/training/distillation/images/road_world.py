@@ -113,12 +113,16 @@ class RoadWorld:
         """A view with its truth, counted again from the identity of its pixels."""
         scene = self._scene(index)
         image = brightened(resized(crop(_decoded(scene.frame), view), size), view.gain)
-        whole = cv2.imdecode(scene.ids, cv2.IMREAD_UNCHANGED)
-        ids = crop(np.asarray(whole, np.uint8), view)
-        truth = seen_in(_mirrored(scene.truth) if view.mirrored else scene.truth, ids)
-        seed = self._spec.first_seed + index
-        texts = captions(truth, np.random.default_rng((seed, 5)))
+        truth, ids = _seen(scene, view)
+        texts = self._texts(index, truth)
         return Example(self.name(index), image, texts, _truth(truth, scene.truth, ids, grid))
+
+    def captions(self, index: int, view: View) -> tuple[str, ...]:
+        """Worded anew from what a view shows."""
+        return self._texts(index, _seen(self._scene(index), view)[0])
+
+    def _texts(self, index: int, truth: SceneTruth) -> tuple[str, ...]:
+        return captions(truth, np.random.default_rng((self._spec.first_seed + index, 5)))
 
     def _scene(self, index: int) -> _Scene:
         number = bisect_right(self._firsts, index) - 1
@@ -143,6 +147,13 @@ def parts(spec: RoadWorldImages, most: int) -> list[tuple[int, int, float]]:
         for begin, stop, small in ranges
         for start in range(begin, stop, most)
     ]
+
+
+def _seen(scene: _Scene, view: View) -> tuple[SceneTruth, NDArray[np.uint8]]:
+    """What a view shows, and the identity of each of its pixels."""
+    whole = cv2.imdecode(scene.ids, cv2.IMREAD_UNCHANGED)
+    ids = crop(np.asarray(whole, np.uint8), view)
+    return seen_in(_mirrored(scene.truth) if view.mirrored else scene.truth, ids), ids
 
 
 def _truth(

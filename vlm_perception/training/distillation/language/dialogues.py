@@ -9,7 +9,8 @@ of one prefix.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -31,10 +32,10 @@ from vlm_perception.perception.locating.formats.box_format import PictureBox
 from vlm_perception.training.locations import FORMAT, encode
 from vlm_perception.training.student import PROMPT
 
-CAPTION, ANSWER, INSTRUCTION, LOCATION = range(4)
+CAPTION, ANSWER, INSTRUCTION, LOCATION, TAUGHT_CAPTION = range(5)
 """What a segment teaches: each has a loss of its own."""
-LOSSES = ("caption", "answers", "instructions", "locations")
-"""Names of those losses."""
+TRUE = ("caption", "answers", "instructions", "locations")
+"""Names of the first ones, which the road world's truth has."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Segment:
     among: tuple[int, float] | None = None
     """Number of the typed question that this is a choice of, and the teacher's probability of it;
     its tokens are then no targets, but their likelihood is."""
+
+    @property
+    def length(self) -> int:
+        """Tokens that the decoder reads: the stop token is only written."""
+        return len(self.prompt) + len(self.answer) - 1
 
 
 TYPED_QUESTIONS, PRESENCE_QUESTIONS, SCENE_INSTRUCTIONS, PLACES = 4, 2, 4, 9
@@ -82,7 +88,7 @@ class Packed:
     weights: Tensor
     """[B, T] weight of each target."""
     groups: Tensor
-    """[B, T] CAPTION, ANSWER, INSTRUCTION or LOCATION."""
+    """[B, T] CAPTION, ANSWER, INSTRUCTION, LOCATION or TAUGHT_CAPTION."""
     shares: Tensor
     """[B, T] probability that a teacher gives each target."""
     questions: Tensor
@@ -186,7 +192,8 @@ class Dialogues:
     def pack(self, scenes: Sequence[list[Segment]], prefix: int) -> Packed:
         """Place segments one after another; `prefix` tokens precede them.
 
-        A question that no longer fits after a long caption is left for another step.
+        What no longer fits after a long caption is left for another step: a whole segment, or all
+        choices of a typed question.
         """
         shape, most = (len(scenes), self.length), max(map(len, scenes))
         ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -197,13 +204,10 @@ class Dialogues:
         likely = np.zeros((len(scenes), most), np.float32)
         for row, scene in enumerate(scenes):
             at = 0
-            for number, segment in enumerate(scene, start=1):
-                tokens = [*segment.prompt, *segment.answer[:-1]]
-                end, first = at + len(tokens), at + len(segment.prompt) - 1
-                if end > self.length:
-                    break
-                ids[row, at:end] = tokens
-                positions[row, at:end] = np.arange(prefix, prefix + len(tokens))
+            for number, segment in enumerate(_fitting(scene, self.length), start=1):
+                end, first = at + segment.length, at + len(segment.prompt) - 1
+                ids[row, at:end] = [*segment.prompt, *segment.answer[:-1]]
+                positions[row, at:end] = np.arange(prefix, prefix + segment.length)
                 segments[row, at:end] = number
                 targets[row, first:end] = segment.answer
                 weights[row, first:end] = segment.weight
@@ -215,6 +219,19 @@ class Dialogues:
                 at = end
         arrays = (ids, positions, segments, targets, weights, groups, shares, questions, likely)
         return Packed(*map(torch.from_numpy, arrays))
+
+
+def _fitting(scene: Sequence[Segment], length: int) -> Iterator[Segment]:
+    """The segments that fit into so many tokens; of a typed question all choices, or none."""
+    units: dict[tuple[int, ...], list[Segment]] = defaultdict(list)
+    for number, segment in enumerate(scene):
+        unit = (0, number) if segment.among is None else (segment.among[0],)
+        units[unit].append(segment)
+    for together in units.values():
+        needed = sum(segment.length for segment in together)
+        if needed <= length:
+            length -= needed
+            yield from together
 
 
 def block_mask(segments: Tensor, prefix: int) -> Tensor:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 
 from vlm_perception.bundle.manifest import KeepStep
 from vlm_perception.datasets.roadworld.files.shards import Shard
 from vlm_perception.modeling.pixel_scaling import Normalisation
 from vlm_perception.modeling.token_pruning import FUSED_INDEX
+from vlm_perception.outputs.durable import whole_file
+from vlm_perception.training.distillation.room import require_room
 from vlm_perception.training.tower import see
 
 # Modules of transformers carry no types.
@@ -27,15 +30,14 @@ HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CHUNK = 100
 
 
-@torch.no_grad()
 def cache_features(
     tower: Module,
     images: Iterable[NDArray[np.uint8]],
+    count: int,
     path: Path,
     keep: Sequence[KeepStep] = (),
     *,
     scaling: Normalisation = HALF,
-    chunks: int | None = None,
 ) -> NDArray[np.float16]:
     """What LLaVA reads, [N, tokens, D], of every image, kept at `path`.
 
@@ -44,32 +46,60 @@ def cache_features(
     Args:
         tower: a SiglipVisionModel or a CLIPVisionModel.
         images: in chunks [n, H, W, 3].
+        count: of all images.
         path: of the file.
         keep: steps of pruning, of a SigLIP.
         scaling: of its pixels.
-        chunks: how many there are, for the progress bar.
+
+    Raises:
+        DistillationError: the disk has too little room.
     """
     if not path.exists():
-        features, places = [], []
-        device = next(tower.parameters()).device
-        tower.train(False)
-        for chunk in track(images, "Features of the vision tower", total=chunks):
-            pixels = _pixels(chunk, scaling).to(device)
-            with torch.autocast(device.type, torch.bfloat16):
-                seen, index = look(tower, pixels, keep)
-            features.append(seen.to("cpu", torch.float16).numpy())
-            places.append(index.to("cpu", torch.int16).numpy())
-        if keep:
-            _save(places_file(path), np.concatenate(places))
-        _save(path, np.concatenate(features))
+        _compute(tower, images, count, path, keep, scaling)
     stored: NDArray[np.float16] = np.load(path, mmap_mode="r")
     return stored
 
 
-def _save(path: Path, values: NDArray[Any]) -> None:
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, values)
-    partial.rename(path)
+@torch.no_grad()
+def _compute(
+    tower: Module,
+    images: Iterable[NDArray[np.uint8]],
+    count: int,
+    path: Path,
+    keep: Sequence[KeepStep],
+    scaling: Normalisation,
+) -> None:
+    device = next(tower.parameters()).device
+    tower.train(False)
+    aside, stored, places = path.with_suffix(".partial.npy"), None, []
+    with Progress(transient=True) as progress:
+        bar, done = progress.add_task("Features of the vision tower", total=count), 0
+        for chunk in images:
+            pixels = _pixels(chunk, scaling).to(device)
+            with torch.autocast(device.type, torch.bfloat16):
+                seen, index = look(tower, pixels, keep)
+            if stored is None:
+                shape = (count, *seen.shape[1:])
+                require_room(aside, 2 * math.prod(shape), "take fewer images or views")
+                stored = _mapped(aside, shape)
+            stored[done : done + len(chunk)] = seen.to("cpu", torch.float16).numpy()
+            places.append(index.to("cpu", torch.int16).numpy())
+            done += len(chunk)
+            progress.update(bar, completed=done)
+    assert stored is not None
+    stored.flush()
+    if keep:
+        with whole_file(places_file(path)) as stream:
+            np.save(stream, np.concatenate(places))
+    aside.rename(path)
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float16]]:
+    """A new file of zeros, to be written in place."""
+    # numpy gives this function no types.
+    mapped: Any = np.lib.format.open_memmap
+    stored: np.memmap[Any, np.dtype[np.float16]] = mapped(path, "w+", np.float16, shape)
+    return stored
 
 
 def places_file(path: Path) -> Path:
@@ -108,8 +138,3 @@ def chunks_of(shards: Sequence[Shard]) -> Iterator[NDArray[np.uint8]]:
     for shard in shards:
         for first in range(0, len(shard.labels), CHUNK):
             yield shard.images[first : first + CHUNK]
-
-
-def count_chunks(shards: Sequence[Shard]) -> int:
-    """How many chunks there are."""
-    return sum(-(-len(shard.labels) // CHUNK) for shard in shards)

@@ -17,6 +17,7 @@ from vlm_perception.training.distillation.language.dialogues import (
     CAPTION,
     INSTRUCTION,
     LOCATION,
+    TAUGHT_CAPTION,
     Packed,
     block_mask,
 )
@@ -103,7 +104,8 @@ class LanguageObjective(nn.Module):
             logits = F.linear(hidden[asked], self._scores(table)).float()
         found = self._of_words(logits, packed, asked)
         if memory is not None:
-            found |= self._of_patches(memory, coverage, patches)
+            known = None if index is None else index >= 0
+            found |= self._of_patches(memory, coverage, patches, known)
         return found
 
     @property
@@ -128,9 +130,7 @@ class LanguageObjective(nn.Module):
         else:
             loss = F.cross_entropy(logits, targets, reduction="none")
         shares = packed.shares[asked]
-        found = {}
-        if packed.likely.any():
-            found["taught_answers"] = choice_loss(-loss, packed, asked)
+        taught_answers = choice_loss(-loss, packed, asked)
         # What a teacher leaves to all other tokens, the student is to leave them, too.
         others = torch.log(-torch.expm1(-loss.clamp(min=1e-4)))
         loss = shares * loss - torch.where(shares < 1, (1 - shares) * others, 0.0)
@@ -140,17 +140,23 @@ class LanguageObjective(nn.Module):
         loss = loss * packed.weights[asked] * chosen
         groups = packed.groups[asked]
         answers = (groups == ANSWER) & chosen
-        return found | {
+        return {
             "caption": loss[groups == CAPTION].sum() / count / 10,
+            "taught_caption": loss[groups == TAUGHT_CAPTION].sum() / count / 10,
+            "taught_answers": taught_answers,
             "answers": loss[answers].mean() if answers.any() else loss.sum() * 0.0,
             "instructions": loss[groups == INSTRUCTION].sum() / count / 10,
             "locations": loss[groups == LOCATION].sum() / count / 50,
         }
 
     def _of_patches(
-        self, memory: Tensor, coverage: Tensor | None, patches: Tensor | None
+        self,
+        memory: Tensor,
+        coverage: Tensor | None,
+        patches: Tensor | None,
+        known: Tensor | None,
     ) -> dict[str, Tensor]:
-        """What keys and values of a Q-Former say of each patch."""
+        """What keys and values of a Q-Former say of each patch; fused tokens have no place."""
         found = {}
         if self.shows is not None and coverage is not None:
             share = coverage.to(memory.device)
@@ -161,7 +167,8 @@ class LanguageObjective(nn.Module):
             found["patches"] = (each * sure).sum() / sure.sum()
         if self.teaches is not None and patches is not None:
             said = F.normalize(self.teaches(memory.float()), dim=-1)
-            found["taught_patches"] = (1 - (said * patches.to(memory.device)).sum(dim=-1)).mean()
+            apart = 1 - (said * patches.to(memory.device)).sum(dim=-1)
+            found["taught_patches"] = (apart if known is None else apart[known]).mean()
         return found
 
 
@@ -183,7 +190,7 @@ class _Tables(nn.Module):
 
 
 def choice_loss(log_likelihood: Tensor, packed: Packed, asked: Tensor) -> Tensor:
-    """Divergence of the choices' probabilities from a teacher's, the mean over typed questions.
+    """Cross-entropy of the choices' probabilities with a teacher's, the mean over typed questions.
 
     A choice scores as on the robot: by the mean log-likelihood of its tokens, the stop token
     included, and by the softmax over the question's choices.
@@ -201,13 +208,11 @@ def choice_loss(log_likelihood: Tensor, packed: Packed, asked: Tensor) -> Tensor
     lengths = log_likelihood.new_zeros(count * most).index_add(0, place, ones)
     means = (sums / lengths.clamp(min=1)).reshape(count, most)
     losses = []
-    for number in range(1, int(packed.questions.max()) + 1):
+    for number in filter(None, packed.questions.unique().tolist()):
         here = packed.questions == number
         there = here.any(dim=1)
-        if not there.any():
-            continue
         scores = means.masked_fill(~here, -torch.inf)[there].log_softmax(dim=1)
         truth = (packed.likely * here)[there]
         truth = truth / truth.sum(dim=1, keepdim=True)
         losses.append(-(truth * scores.masked_fill(~here[there], 0.0)).sum(dim=1))
-    return torch.cat(losses).mean()
+    return torch.cat(losses).mean() if losses else log_likelihood.sum() * 0.0

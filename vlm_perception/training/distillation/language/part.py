@@ -5,69 +5,36 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-import yaml
-from numpy.typing import NDArray
-from rich.progress import track
 from torch import Tensor, nn
 
 from vlm_perception.bundle.files import file_sha256
 from vlm_perception.bundle.manifest import KeepStep
 from vlm_perception.common.yaml_files import read_yaml
-from vlm_perception.datasets.roadworld.files.shards import (
-    SCENES_PER_SHARD,
-    Shard,
-    ShardSpec,
-    open_shard,
-    render_shards,
-)
-from vlm_perception.datasets.roadworld.truth import CAPTION_PROMPT, QUESTIONS
 from vlm_perception.datasets.roadworld.world import OBJECT_LABELS
-from vlm_perception.deploy.checkpoints.bridge import save_bridge
 from vlm_perception.deploy.checkpoints.files import weight_files
+from vlm_perception.deploy.checkpoints.vlm_reader import language_folder
 from vlm_perception.modeling.token_pruning import parse_schedule
-from vlm_perception.training.distillation.images.road_world import learned, parts
-from vlm_perception.training.distillation.language.dialogues import (
-    LOSSES,
-    Dialogues,
-    balancing_weights,
-)
-from vlm_perception.training.distillation.language.features import (
-    cache_features,
-    chunks_of,
-    count_chunks,
-    read_places,
-)
+from vlm_perception.training.distillation.language.features import cache_features, read_places
 from vlm_perception.training.distillation.language.model import Reader, build_reader
 from vlm_perception.training.distillation.language.objective import LanguageObjective
+from vlm_perception.training.distillation.language.result import save_result
 from vlm_perception.training.distillation.language.scenes import FeatureScenes
-from vlm_perception.training.distillation.learned import Learned, read_learned
+from vlm_perception.training.distillation.language.sources import Sources, open_sources
 from vlm_perception.training.distillation.parts import Run
-from vlm_perception.training.distillation.recipe import (
-    DistillationError,
-    Language,
-    RoadWorldImages,
-)
+from vlm_perception.training.distillation.recipe import DistillationError, Language
 from vlm_perception.training.distillation.student.batches import order
-from vlm_perception.training.locations import FORMAT, store
+from vlm_perception.training.distillation.student.build import place
+from vlm_perception.training.locations import store
 from vlm_perception.training.loop import fit
-from vlm_perception.training.processors import chat_template, save_reader_processor
-from vlm_perception.training.student import INPUT_SIZE
 from vlm_perception.training.tower import PRUNED_SHARE
 
-NAME = "language"
-LONGEST_ANSWER = 80
-"""Tokens: transformers would end a caption after 20."""
-_LEFT_OUT = ("vlm", "training", "training.json", "*.pt", "log.jsonl")
-"""What is beside a student's dual encoder and not the language model's."""
+NAME, CACHE = "language", "cache"
 
 
 def make(run: Run, work: Path) -> None:
@@ -84,29 +51,28 @@ def make(run: Run, work: Path) -> None:
     size = _size(run, source)
     torch.manual_seed(recipe.seed + 1)
     reader = build_reader(language, source / "dual", start, _tokenizer(run, language), size)
-    images = language.images or recipe.images
-    if not isinstance(images, RoadWorldImages):
-        raise DistillationError(
-            f"the losses of `language` are those of the road world's truth, which images of kind "
-            f"{images.kind} have not; choose road-world"
-        )
-    cache = work / "cache" if language.cache is None else run.place(language.cache)
-    cache.mkdir(parents=True, exist_ok=True)
-    shards = road_world_shards(images, size, reader.grid, cache)
     steps = _pruning(run, reader)
-    views = [_scenes(reader, language, shards, cache, source / "dual", k, size) for k in steps]
+    cache = work / CACHE if language.cache is None else run.place(language.cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    sources = open_sources(run, reader, size, cache)
+    tokens = language.bridge.tokens
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    nn.Module.to(reader.tower, device)
+    views = [_scenes(reader, tokens, sources, cache, source / "dual", keep, size) for keep in steps]
+    nn.Module.to(reader.tower, "cpu")
     objective = LanguageObjective(
         reader.model,
         reader.before,
         reader.bridge,
         places="locations" in language.losses,
         shown=len(OBJECT_LABELS) if "patches" in language.losses else 0,
+        taught=sources.taught_width,
     ).to(device)
     schedule = language.training.schedule
+    usable = sources.usable
     plan = [
-        np.array([place.image for place in places])
-        for places in order(len(views[0]), 1, schedule.batch, schedule.steps, recipe.seed)
+        usable[[place.image for place in places]]
+        for places in order(len(usable), 1, schedule.batch, schedule.steps, recipe.seed)
     ]
 
     def losses(step: int) -> dict[str, Tensor]:
@@ -115,7 +81,7 @@ def make(run: Run, work: Path) -> None:
         view = views[-1] if rng.random() < PRUNED_SHARE else views[0]
         batch = view.batch(plan[step], rng)
         result: dict[str, Tensor] = objective(
-            batch.features, batch.packed, batch.index, batch.coverage
+            batch.features, batch.packed, batch.index, batch.coverage, batch.patches
         )
         return result
 
@@ -124,8 +90,8 @@ def make(run: Run, work: Path) -> None:
     nn.Module.to(objective, "cpu")
     if "locations" in language.losses:
         store(reader.model, objective.table())
-    _save(reader, language, source, work)
-    (learned(images) | (read_learned(source / "dual") or Learned())).write(work)
+    save_result(run, reader, sources.learned, sources.images, source, work)
+    shutil.rmtree(work / CACHE, ignore_errors=True)
 
 
 def _source(run: Run, language: Language) -> Path:
@@ -167,37 +133,16 @@ def _tokenizer(run: Run, language: Language) -> Path | None:
     """Directory of the tokenizer; None: the road world's, or that of `start`."""
     if language.tokenizer == "road-world" or language.start is not None:
         return None
-    if language.tokenizer != "teacher":
-        return run.place(language.tokenizer)
-    teacher = run.recipe.teacher
-    if teacher is None or teacher.language is None:
-        raise DistillationError(
-            "tokenizer: teacher is that of the teacher's language model, but the recipe's teacher "
-            "has no checkpoint of one; set tokenizer: road-world, or a folder"
-        )
-    return run.place(teacher.language.path)
-
-
-def road_world_shards(
-    images: RoadWorldImages, size: tuple[int, int], grid: tuple[int, int], cache: Path
-) -> list[Shard]:
-    """Scenes of the road world, rendered where they are not in `cache` yet."""
-    specs = [
-        ShardSpec(first, count, small, grid, images.appearance)
-        for first, count, small in parts(images, SCENES_PER_SHARD)
-    ]
-    name = "shards" if size == INPUT_SIZE else f"shards-{size[0]}x{size[1]}"
-    folder = cache / name
-    missing = [spec for spec in specs if not (folder / spec.name).is_dir()]
-    if missing:
-        rendered = render_shards(missing, folder, partial(_shrink, size=size), os.cpu_count() or 1)
-        for _ in track(rendered, "Rendering scenes", total=len(missing)):
-            pass
-    return [open_shard(folder / spec.name) for spec in specs]
-
-
-def _shrink(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    path = language.tokenizer
+    if path == "teacher":
+        teacher = run.recipe.teacher
+        if teacher is None or teacher.language is None:
+            raise DistillationError(
+                "tokenizer: teacher is that of the teacher's language model, but the recipe's "
+                "teacher has no checkpoint of one; set tokenizer: road-world, or a folder"
+            )
+        path = teacher.language.path
+    return language_folder(place(run.home, path))[0]
 
 
 def _pruning(run: Run, reader: Reader) -> list[tuple[KeepStep, ...]]:
@@ -225,8 +170,8 @@ def _pruning(run: Run, reader: Reader) -> list[tuple[KeepStep, ...]]:
 
 def _scenes(
     reader: Reader,
-    language: Language,
-    shards: Sequence[Shard],
+    tokens: int | None,
+    sources: Sources,
     cache: Path,
     dual: Path,
     keep: Sequence[KeepStep],
@@ -234,57 +179,15 @@ def _scenes(
 ) -> FeatureScenes:
     """Scenes beside their features, which are computed once for each tower and pruning."""
     weights = [file_sha256(file) for file in weight_files(dual)]
-    seen = [(len(shard.labels), str(shard.truths[0])) for shard in shards]
-    key = hashlib.sha256(repr((weights, size, keep, seen)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((weights, size, keep, sources.seen)).encode()).hexdigest()[:16]
     path = cache / f"features-{key}.npy"
     features = cache_features(
-        reader.tower,
-        chunks_of(shards),
-        path,
-        keep,
-        scaling=reader.scaling,
-        chunks=count_chunks(shards),
+        reader.tower, sources.pictures(), sources.count, path, keep, scaling=reader.scaling
     )
-    groups = [number for number, name in enumerate(LOSSES) if name in language.losses]
-    weights_of = balancing_weights(shards)
-    dialogues = Dialogues(reader.tokenizer, weights_of, groups, reader.prompt)
-    tokens = language.bridge.tokens or features.shape[1]
     return FeatureScenes(
-        shards,
         features,
-        dialogues,
-        prefix=tokens + len(reader.before),
+        sources.known,
+        sources.dialogues,
+        prefix=(tokens or features.shape[1]) + len(reader.before),
         places=read_places(path),
     )
-
-
-def _save(reader: Reader, language: Language, source: Path, work: Path) -> None:
-    """Write dual/, vlm/, bundle.yaml and the model card beside the logs."""
-    shutil.copytree(source, work, ignore=shutil.ignore_patterns(*_LEFT_OUT), dirs_exist_ok=True)
-    model, tokenizer = reader.model, reader.tokenizer
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.max_new_tokens = LONGEST_ANSWER
-    nn.Module.half(model).save_pretrained(work / "vlm")
-    nn.Module.float(model)
-    template = chat_template(reader.prompt)
-    save_reader_processor(source / "dual", tokenizer, reader.model, template, work / "vlm")
-    spec = read_yaml(work / "bundle.yaml")
-    spec["caption"] = {
-        "template": reader.prompt.replace("<image>", "{image}"),
-        "prompt": CAPTION_PROMPT,
-    }
-    spec["questions"] = [
-        {"name": name, "question": question, "choices": list(choices)}
-        for name, (question, choices) in QUESTIONS.items()
-    ]
-    spec.pop("locate", None)
-    if "locations" in language.losses:
-        spec["locate"] = FORMAT.name
-    spec.pop("bridge", None)
-    if language.bridge.tokens is not None:
-        spec["bridge"] = {**language.bridge.model_dump(), "grid": list(reader.grid)}
-        if language.bridge.has_weights:
-            save_bridge(reader.bridge, work / "vlm")
-    (work / "bundle.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
-    shutil.rmtree(work / "cache", ignore_errors=True)

@@ -41,6 +41,7 @@ from vlm_perception.training.distillation.student.objective import (
     StudentObjective,
 )
 from vlm_perception.training.distillation.student.result import save_result
+from vlm_perception.training.distillation.teacher.read import taught_by
 from vlm_perception.training.distillation.teacher.store import Taught
 from vlm_perception.training.loop import LAST, Clock, Schedule, fit
 from vlm_perception.training.loop import Run as LoopRun
@@ -73,7 +74,8 @@ def make(run: Run, work: Path) -> None:
     assert student is not None
     processes = Processes()
     images = open_images(recipe.images, run.home, recipe.languages, run.out)
-    taught = _taught(run, images)
+    has_encoder = recipe.teacher is not None and recipe.teacher.encoder is not None
+    taught = taught_by(run, images) if has_encoder else None
     if processes.first and not (work / TRAINING / LAST).exists():
         begin(recipe, run.home, work / BEGUN, partial(_examples, images, student))
     processes.wait()
@@ -155,20 +157,6 @@ def _missing(name: str, recipe: Recipe) -> str:
     if name in NAMED and teacher is not None and not teacher.labels:
         return "labels: name them in `teacher.labels`"
     return ""
-
-
-def _taught(run: Run, images: Images) -> Taught | None:
-    if run.recipe.teacher is None or run.recipe.teacher.encoder is None:
-        return None
-    folder = run.done("teacher")
-    if folder is None:
-        raise DistillationError("the part `teacher` was not made; leave --only out, or make it")
-    taught = Taught.of_part(folder)
-    if taught.images_digest != images.digest:
-        raise DistillationError(
-            f"{folder} is about other images than the recipe's; remove it, and it is made again"
-        )
-    return taught
 
 
 def _examples(images: Images, student: Student) -> Tensor:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,10 +27,28 @@ class Words:
     """What a model says of a view."""
 
     caption: str
+    ended: bool
+    """Whether the model ended the caption itself; else it was cut off."""
+    tokens: tuple[str, ...]
+    """Of the caption, each as text; that which ends it is empty. None where they are not known."""
     log_probabilities: tuple[float, ...]
-    """Of the caption's tokens, that which ends it included."""
+    """Of the tokens."""
     answers: Mapping[str, tuple[float, ...]]
-    """Probabilities of the choices of each question, by its name."""
+    """Probabilities of the choices of each question, by its name; none where it gave no answer."""
+
+
+class Speaker(Protocol):
+    """A vision-language model as a teacher, wherever it runs."""
+
+    by: str
+    """Which model it is, and what else of it the words depend on."""
+
+    def look(self, picture: NDArray[np.uint8]) -> Words:
+        """What it says of a picture, RGB [H, W, 3].
+
+        Raises:
+            DistillationError: it says nothing that can be used.
+        """
 
 
 class LanguageTeacher:
@@ -78,8 +97,14 @@ class LanguageTeacher:
         ids = made.sequences[0, inputs["input_ids"].shape[1] :]
         likely = _of_tokens(torch.cat(made.logits), ids)
         text = self._reader.processor.decode(ids, skip_special_tokens=True).strip()
+        tokens = tuple(map(self._piece, ids.tolist()))
         answers = {each.name: self._answer(image, each) for each in self._questions}
-        return Words(text, tuple(likely.tolist()), answers)
+        ended = int(ids[-1]) in self._reader.ends
+        return Words(text, ended, tokens, tuple(likely.tolist()), answers)
+
+    def _piece(self, token: int) -> str:
+        tokenizer = self._reader.processor.tokenizer
+        return "" if token in self._reader.ends else str(tokenizer.decode([token]))
 
     def _answer(self, image: Image.Image, question: QuestionSpec) -> tuple[float, ...]:
         """As `LanguageModel.answer` scores choices: by their mean log-likelihood per token."""

@@ -30,6 +30,7 @@ from vlm_perception.training.distillation.recipe import (
     Recipe,
     Views,
 )
+from vlm_perception.training.distillation.room import require_room
 from vlm_perception.training.distillation.student.build import place, teacher_folder
 from vlm_perception.training.distillation.teacher.encoder import EncoderTeacher
 from vlm_perception.training.distillation.teacher.language import LanguageTeacher
@@ -43,6 +44,7 @@ from vlm_perception.training.distillation.teacher.store import (
     PROBABILITIES,
     REFERENCE,
     VIEWS,
+    WORDS,
     Manifest,
     TaughtBatch,
     read_manifest,
@@ -51,12 +53,8 @@ from vlm_perception.training.distillation.teacher.store import (
 )
 from vlm_perception.training.distillation.teacher.words import store_words
 
-WORDS = "language"
-"""Folder of captions and answers within a store."""
 BATCH = 16
 READERS = 2
-MARGIN = 1.05
-"""For what file systems add."""
 _OWN = {WORDS, LABEL_TEXTS}
 """What a store may hold that has no manifest yet."""
 
@@ -115,7 +113,12 @@ def _store(recipe: Recipe, images: Images, encoder: EncoderTeacher, store: Path)
     known = _require_same(store, manifest)
     missing = [each for each in shards(len(images)) if not shard_folder(store, each).exists()]
     views, each = recipe.views.count, _bytes_per_image(manifest, recipe.views)
-    _require_room(store, min(len(missing) * IMAGES_PER_SHARD, len(images)) * each)
+    require_room(
+        store,
+        min(len(missing) * IMAGES_PER_SHARD, len(images)) * each,
+        "leave the patches out (`teacher.patches: false`), take fewer views, or name another "
+        "`teacher.store`",
+    )
     console = Console(stderr=True)
     say(
         console,
@@ -136,18 +139,6 @@ def _store(recipe: Recipe, images: Images, encoder: EncoderTeacher, store: Path)
             progress.update(bar, advance=IMAGES_PER_SHARD * views)
     if looked:
         say(console, f"teacher: {looked / (time.monotonic() - began):.1f} views a second")
-
-
-def _require_room(store: Path, size: int) -> None:
-    """Refuse so many bytes where the disk has not as many, before anything is written."""
-    there = next(each for each in (store, *store.absolute().parents) if each.exists())
-    free = shutil.disk_usage(there).free
-    if size * MARGIN > free:
-        raise DistillationError(
-            f"the teacher's outputs take {size * MARGIN / 1e9:.3f} GB, and {store} has "
-            f"{free / 1e9:.3f} GB left; leave the patches out (`teacher.patches: false`), take "
-            "fewer views, or name another `teacher.store`"
-        )
 
 
 def _bytes_per_image(manifest: Manifest, views: Views) -> int:

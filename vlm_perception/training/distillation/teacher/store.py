@@ -23,6 +23,8 @@ from vlm_perception.training.distillation.examples import View
 from vlm_perception.training.distillation.recipe import DistillationError
 
 MANIFEST, REFERENCE = "teacher.json", "store.json"
+WORDS = "language"
+"""Folder of captions and answers."""
 LABEL_TEXTS = "label_texts.npy"
 POOLED, PATCHES, LABEL_IDS, PROBABILITIES = (
     f"{name}.npy" for name in ("pooled", "patches", "label_ids", "label_probabilities")
@@ -108,7 +110,7 @@ class Taught:
     @classmethod
     def of_part(cls, part: Path) -> Taught:
         """The store that the finished part `teacher` of a run leads to."""
-        return cls(Path(json.loads((part / REFERENCE).read_text())["store"]))
+        return cls(store_of(part))
 
     @property
     def has_patches(self) -> bool:
@@ -141,6 +143,11 @@ class Taught:
         number, place = divmod(image, IMAGES_PER_SHARD)
         shard = _opened(shard_folder(self.folder, number), self.has_patches)
         return shard, place * len(shard.views[place]) + view
+
+
+def store_of(part: Path) -> Path:
+    """The folder of the store that the finished part `teacher` of a run leads to."""
+    return Path(json.loads((part / REFERENCE).read_text())["store"])
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,13 +15,14 @@ from vlm_perception.common.recipe_changes import changes
 from vlm_perception.outputs.durable import write_bytes
 from vlm_perception.training.distillation.examples import Images, draw_views
 from vlm_perception.training.distillation.recipe import DistillationError, Recipe
-from vlm_perception.training.distillation.teacher.language import LanguageTeacher, Words
+from vlm_perception.training.distillation.teacher.language import Speaker, Words
 
 MANIFEST = "language.json"
+VERSION = 1
 VIEWS_PER_FILE = 64
 
 
-def store_words(recipe: Recipe, images: Images, model: LanguageTeacher, folder: Path) -> None:
+def store_words(recipe: Recipe, images: Images, model: Speaker, folder: Path) -> None:
     """Ask about every view that is not stored yet.
 
     Args:
@@ -59,26 +59,48 @@ def store_words(recipe: Recipe, images: Images, model: LanguageTeacher, folder: 
             write_bytes(target, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
 
 
-def read_words(folder: Path) -> Iterator[tuple[int, int, Words]]:
-    """The number of the image, that of its view, and what is said of it; in their order.
+def read_words(folder: Path, images: Images) -> dict[tuple[int, int], Words]:
+    """What is said of each view, by the number of its image and its own.
+
+    Args:
+        folder: as `store_words` has filled it.
+        images: that it is about.
 
     Raises:
-        DistillationError: there are none.
+        DistillationError: there is nothing, or it is damaged, or about other images.
     """
-    if not (folder / MANIFEST).exists():
-        raise DistillationError(f"{folder} holds no captions and answers of a teacher")
-    for file in sorted(folder.glob("*.jsonl")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            answers = {name: tuple(each) for name, each in row["answers"].items()}
-            words = Words(row["caption"], tuple(row["log_probabilities"]), answers)
-            yield row["image"], row["view"], words
+    known: dict[tuple[int, int], Words] = {}
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for file in sorted(folder.glob("*.jsonl")):
+            for line in file.read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                place = row.pop("image"), row.pop("view")
+                known[place] = Words(**row)
+    except FileNotFoundError as error:
+        raise DistillationError(f"{folder} holds no captions and answers of a teacher") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DistillationError(
+            f"the captions and answers in {folder} cannot be used ({error}); remove that folder "
+            "and the part `teacher` of the run, and they are made again"
+        ) from error
+    if manifest["images"] != images.digest:
+        raise DistillationError(
+            f"{folder} is about other images than the recipe's; name another `teacher.store`"
+        )
+    if len(known) != len(images) * manifest["views"]["count"]:
+        raise DistillationError(
+            f"{folder} is not complete; remove the part `teacher` of the run, and `vlm-perception "
+            "distil` with the same recipe goes on"
+        )
+    return known
 
 
-def _begin(recipe: Recipe, images: Images, model: LanguageTeacher, folder: Path) -> None:
+def _begin(recipe: Recipe, images: Images, model: Speaker, folder: Path) -> None:
     teacher = recipe.teacher
     assert teacher is not None
     now = {
+        "version": VERSION,
         "images": images.digest,
         "teacher": model.by,
         "views": recipe.views.model_dump(mode="json"),
