@@ -7,9 +7,13 @@ from __future__ import annotations
 import json
 import math
 import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from support import faulty_proxy
 from support.faulty_proxy import FaultyProxy
 from support.real_servers import LONG_S
 from typer.testing import CliRunner
@@ -22,6 +26,7 @@ from vlm_perception.perception.language.served.settings import SERVED, ServedSet
 from vlm_perception.perception.served.connection import Connection, Request, ServedError
 from vlm_perception.perception.served.endpoint import Endpoint
 from vlm_perception.perception.served.errors import Fault
+from vlm_perception.training.distillation.teacher import served, words
 from vlm_perception.types import UNKNOWN
 
 COUNT = QuestionSpec(
@@ -116,6 +121,60 @@ def test_what_a_server_says_of_a_request_is_passed_on(connection):
         list(connection.stream(Request(long, max_tokens=1), budget_s=LONG_S))
     assert caught.value.fault is Fault.REQUEST
     assert not connection.issue()
+
+
+@dataclass(frozen=True)
+class GoneOnceThere(faulty_proxy.Fault):
+    """Answers until a file is there."""
+
+    file: Path
+
+    def spoil(self, parts, proxy):
+        if not self.file.exists():
+            yield from parts
+
+
+def test_a_teacher_is_asked_on_where_its_server_was_gone(served_llama, tmp_path, monkeypatch):
+    monkeypatch.setattr(served, "MOST_TOKENS", 8)
+    monkeypatch.setattr(served, "PAUSES_S", (0.01,))
+    monkeypatch.setattr(words, "VIEWS_PER_FILE", 1)
+    (tmp_path / "photos").mkdir()
+    for level in (0, 255):
+        cv2.imwrite(str(tmp_path / f"photos/{level}.png"), np.full((36, 64, 3), level, np.uint8))
+    proxy = FaultyProxy(served_llama.url)
+    content = {
+        "name": "x",
+        "images": {"kind": "folder", "path": "photos"},
+        "teacher": {
+            "language": {"endpoint": proxy.url, "model": served_llama.model},
+            "questions": [COUNT.model_dump(mode="json")],
+        },
+    }
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(json.dumps(content))
+    first = out / "teacher.unfinished/store/language/000000000.jsonl"
+    proxy.fault = GoneOnceThere(first)
+    result = CliRunner().invoke(app, ["distil", str(recipe), "--out", str(out)])
+    assert result.exit_code == 1, result.output
+    told = " ".join(result.output.split())
+    assert "ended the connection without an answer" in told and "the same command goes on" in told
+    assert len(list(first.parent.glob("*.jsonl"))) == 1
+    before = first.read_bytes()
+    proxy.fault = faulty_proxy.Fault()
+    assert CliRunner().invoke(app, ["distil", str(recipe), "--out", str(out)]).exit_code == 0
+    files = sorted((out / "teacher/store/language").glob("*.jsonl"))
+    assert files[0].read_bytes() == before
+    black, white = (json.loads(file.read_text()) for file in files)
+    for said in (black, white):
+        assert "".join(said["tokens"]).strip() == said["caption"]
+        assert len(said["log_probabilities"]) == len(said["tokens"]) == 8
+        assert not said["ended"]
+        assert len(said["answers"]["count"]) in (0, len(COUNT.choices))
+    assert black["log_probabilities"] != white["log_probabilities"]
+    proxy.close()
+    other = CliRunner().invoke(app, ["distil", str(recipe), "--out", str(tmp_path / "other")])
+    assert other.exit_code == 2
+    assert "no server listens at" in " ".join(other.output.split())
 
 
 def test_a_judge_of_random_weights_is_an_error(served_llama, tmp_path, monkeypatch):

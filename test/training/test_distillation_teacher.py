@@ -34,7 +34,7 @@ QUESTION = {"name": "weather", "question": "what is the weather?", "choices": ["
 def test_captions_and_answers_are_those_of_the_model_and_are_stored_once(tmp_path: Path) -> None:
     photos = some_photos(tmp_path)
     teacher: dict[str, Any] = {
-        "language": {"kind": "checkpoint", "path": str(SHIPPED)},
+        "language": {"path": str(SHIPPED)},
         "caption": "describe the scene",
         "questions": [QUESTION],
         "store": str(tmp_path / "store"),

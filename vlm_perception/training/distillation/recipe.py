@@ -8,7 +8,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from vlm_perception.bundle.manifest import MOST_QUESTIONS, QuestionSpec, describe_errors
 from vlm_perception.common.errors import VlmPerceptionError
@@ -85,8 +93,42 @@ class Views(_Model):
 class CheckpointLanguage(_Model):
     """A vision-language model that transformers reads."""
 
-    kind: Literal["checkpoint"]
+    kind: Literal["checkpoint"] = "checkpoint"
     path: PathText
+
+
+class EndpointLanguage(_Model):
+    """A vision-language model that an OpenAI-compatible server runs."""
+
+    kind: Literal["endpoint"] = "endpoint"
+    endpoint: Annotated[str, Field(min_length=1)]
+    """As `http://127.0.0.1:8000/v1`."""
+    model: Annotated[str, Field(min_length=1)]
+    """Its name on the server."""
+    key_file: str = ""
+    """Relative to the recipe's folder, or absolute; only its owner may read it."""
+    allow_remote: bool = False
+    """Whether images may leave this machine."""
+    allow_plain_http: bool = False
+    slots: Annotated[int, Field(ge=1, le=256)] = 1
+    """Views that are asked about at once."""
+    image_size: Annotated[int, Field(ge=64, le=4096)] = 768
+    """Longer side in pixels of the images that are sent; larger ones are shrunk."""
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    """For a whole answer."""
+
+
+def _kind(language: Any) -> str:
+    """Of a teacher's language model, where a recipe does not say."""
+    if not isinstance(language, dict):
+        return str(getattr(language, "kind", "checkpoint"))
+    return str(language.get("kind", "endpoint" if "endpoint" in language else "checkpoint"))
+
+
+TeacherLanguage = Annotated[
+    Annotated[CheckpointLanguage, Tag("checkpoint")] | Annotated[EndpointLanguage, Tag("endpoint")],
+    Discriminator(_kind),
+]
 
 
 class Teacher(_Model):
@@ -94,7 +136,7 @@ class Teacher(_Model):
 
     encoder: PathText | None = None
     """A dual encoder."""
-    language: CheckpointLanguage | None = None
+    language: TeacherLanguage | None = None
     labels: tuple[str, ...] = ()
     templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("{label}", "a photo of a {label}")
     caption: Annotated[str, Field(min_length=1)] = (

@@ -30,7 +30,7 @@ from vlm_perception.perception.language.served.sent_image import data_url, messa
 from vlm_perception.perception.language.served.settings import ServedSettings
 from vlm_perception.perception.language.served.shown_before import ShownBefore
 from vlm_perception.perception.language.token_sampling import GREEDY, Sampling
-from vlm_perception.perception.served.completions import Request
+from vlm_perception.perception.served.completions import Request, TokenLogprobs
 from vlm_perception.perception.served.errors import Fault, ServedError
 from vlm_perception.perception.served.link import Link
 from vlm_perception.perception.tokenizer import TextError, require_text
@@ -60,6 +60,8 @@ class ServedText:
     text: str
     stops: bool
     log_probability: float | None
+    tokens: tuple[TokenLogprobs, ...] = ()
+    """Of the last piece, as far as the server tells of them."""
 
     @property
     def finished(self) -> bool:
@@ -366,7 +368,8 @@ class ServedModel:
                 answer += delta.text
                 known = [each.logprob for each in delta.logprobs if math.isfinite(each.logprob)]
                 ended = delta.finish == "stop"
-                yield ServedText(answer.strip(), ended, fmean(known) if known else None)
+                mean = fmean(known) if known else None
+                yield ServedText(answer.strip(), ended, mean, delta.logprobs)
 
     def _wait_s(self, wait_s: float | None) -> float:
         """Seconds for an answer, where none are given those for an analysis."""

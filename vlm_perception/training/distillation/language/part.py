@@ -27,7 +27,11 @@ from vlm_perception.training.distillation.language.result import save_result
 from vlm_perception.training.distillation.language.scenes import FeatureScenes
 from vlm_perception.training.distillation.language.sources import Sources, open_sources
 from vlm_perception.training.distillation.parts import Run
-from vlm_perception.training.distillation.recipe import DistillationError, Language
+from vlm_perception.training.distillation.recipe import (
+    CheckpointLanguage,
+    DistillationError,
+    Language,
+)
 from vlm_perception.training.distillation.student.batches import order
 from vlm_perception.training.distillation.student.build import place
 from vlm_perception.training.locations import store
@@ -136,7 +140,7 @@ def _tokenizer(run: Run, language: Language) -> Path | None:
     path = language.tokenizer
     if path == "teacher":
         teacher = run.recipe.teacher
-        if teacher is None or teacher.language is None:
+        if teacher is None or not isinstance(teacher.language, CheckpointLanguage):
             raise DistillationError(
                 "tokenizer: teacher is that of the teacher's language model, but the recipe's "
                 "teacher has no checkpoint of one; set tokenizer: road-world, or a folder"

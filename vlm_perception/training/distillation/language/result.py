@@ -18,7 +18,7 @@ from vlm_perception.deploy.checkpoints.bridge import save_bridge
 from vlm_perception.training.distillation.language.model import Reader
 from vlm_perception.training.distillation.learned import Learned, read_learned
 from vlm_perception.training.distillation.parts import Run
-from vlm_perception.training.distillation.recipe import Recipe
+from vlm_perception.training.distillation.recipe import CheckpointLanguage, Recipe
 from vlm_perception.training.locations import FORMAT
 from vlm_perception.training.processors import chat_template, save_reader_processor
 
@@ -106,7 +106,10 @@ def _card(recipe: Recipe, reader: Reader, count: int) -> str:
     assert language is not None
     names: list[str | None] = []
     if teacher is not None:
-        names = [teacher.encoder, None if teacher.language is None else teacher.language.path]
+        spoke = teacher.language
+        names = [teacher.encoder]
+        if spoke is not None:
+            names.append(spoke.path if isinstance(spoke, CheckpointLanguage) else spoke.model)
     training = language.training
     return CARD.format(
         parameters=sum(each.numel() for each in reader.model.model.language_model.parameters())

@@ -42,6 +42,8 @@ class Speaker(Protocol):
 
     by: str
     """Which model it is, and what else of it the words depend on."""
+    slots: int
+    """Views that it may be asked about at once."""
 
     def look(self, picture: NDArray[np.uint8]) -> Words:
         """What it says of a picture, RGB [H, W, 3].
@@ -53,6 +55,8 @@ class Speaker(Protocol):
 
 class LanguageTeacher:
     """A checkpoint of transformers, which is given images as its own processor wants them."""
+
+    slots = 1
 
     def __init__(self, path: str, prompt: str, questions: Sequence[QuestionSpec]) -> None:
         """Load it.

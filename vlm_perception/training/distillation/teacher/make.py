@@ -7,8 +7,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,16 @@ from vlm_perception.training.distillation.learned import FILE, overlap, read_lea
 from vlm_perception.training.distillation.parts import Run
 from vlm_perception.training.distillation.recipe import (
     DistillationError,
+    EndpointLanguage,
     Recipe,
+    Teacher,
     Views,
 )
 from vlm_perception.training.distillation.room import require_room
 from vlm_perception.training.distillation.student.build import place, teacher_folder
 from vlm_perception.training.distillation.teacher.encoder import EncoderTeacher
-from vlm_perception.training.distillation.teacher.language import LanguageTeacher
+from vlm_perception.training.distillation.teacher.language import LanguageTeacher, Speaker
+from vlm_perception.training.distillation.teacher.served import ServedTeacher
 from vlm_perception.training.distillation.teacher.store import (
     IMAGES_PER_SHARD,
     LABEL_IDS,
@@ -68,7 +72,6 @@ def make(run: Run, work: Path) -> None:
     recipe = run.recipe
     teacher = recipe.teacher
     assert teacher is not None
-    asked = teacher.language
     images = open_images(recipe.images, run.home, recipe.languages, run.out)
     store = run.place(teacher.store) if teacher.store else work / "store"
     if teacher.encoder is not None:
@@ -82,30 +85,48 @@ def make(run: Run, work: Path) -> None:
             teacher.patches,
         )
         _store(recipe, images, encoder, store)
-    if asked is not None:
-        path = place(run.home, asked.path)
-        model = LanguageTeacher(path, teacher.caption, teacher.questions)
-        _require_unknown(model.folder, images)
-        store_words(recipe, images, model, store / WORDS)
+    if teacher.language is not None:
+        with _speaker(run, teacher, images) as speaker:
+            store_words(recipe, images, speaker, store / WORDS)
     # The part's folder moves when it is finished.
     final = store if teacher.store else run.out / "teacher" / "store"
     (work / REFERENCE).write_text(json.dumps({"store": str(final.absolute())}))
+
+
+@contextmanager
+def _speaker(run: Run, teacher: Teacher, images: Images) -> Iterator[Speaker]:
+    """The teacher's language model."""
+    spec = teacher.language
+    if isinstance(spec, EndpointLanguage):
+        served = ServedTeacher(spec, run.home, teacher.caption, teacher.questions)
+        with closing(served):
+            _note_unknown(f"{spec.model} on {spec.endpoint}")
+            yield served
+    elif spec is not None:
+        path = place(run.home, spec.path)
+        model = LanguageTeacher(path, teacher.caption, teacher.questions)
+        _require_unknown(model.folder, images)
+        yield model
 
 
 def _require_unknown(teacher: Path, images: Images) -> None:
     """Refuse images that the teacher was trained on."""
     learned = read_learned(teacher)
     if learned is None:
-        say(
-            Console(stderr=True),
-            f"note: {teacher} does not say what it was trained on ({FILE}); its outputs on those "
-            "images would give away their labels",
-        )
+        _note_unknown(f"{teacher}, which has no {FILE},")
     elif known := overlap(learned, images.learned):
         raise DistillationError(
             f"{teacher} was trained on {known.count} of these images, such as {known.example}; "
             "what it says of them would give away their labels: take others"
         )
+
+
+def _note_unknown(teacher: str) -> None:
+    say(
+        Console(stderr=True),
+        f"note: {teacher} does not say what it was trained on; its outputs on those images would "
+        "give away their labels",
+    )
 
 
 def _store(recipe: Recipe, images: Images, encoder: EncoderTeacher, store: Path) -> None:
