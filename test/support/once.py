@@ -51,6 +51,10 @@ class GraphStore:
         release: Callable[[], None] = lambda: None,
     ) -> None:
         """As `write_graph`."""
+        # What was traced holds functions that cannot be pickled; one test module makes such.
+        if isinstance(module, torch.fx.GraphModule):
+            write_graph(module, inputs, outputs, path, dynamic, release)
+            return
         kept = self._folder / _digest((module.eval(), inputs, outputs, dynamic))
         made_once(kept, lambda file: write_graph(module, inputs, outputs, file, dynamic))
         shutil.copyfile(kept, path)

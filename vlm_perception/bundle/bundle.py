@@ -46,6 +46,8 @@ LANGUAGE_VISION_FP16_GRAPH = "language_vision.fp16.onnx"
 PROJECTOR_GRAPH = "projector.onnx"
 DECODER_GRAPH = "decoder.onnx"
 TEMPORAL_GRAPH = "temporal.onnx"
+ADAPT_GRAPH = "adapt.onnx"
+"""Only where the bundle was exported with it."""
 LANGUAGE_GRAPHS = (LANGUAGE_VISION_GRAPH, PROJECTOR_GRAPH, DECODER_GRAPH)
 """In the order in which an image goes through them; a bundle need not have all."""
 FP16_GRAPHS = {

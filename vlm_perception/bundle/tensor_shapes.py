@@ -27,6 +27,11 @@ def tensor_shapes(manifest: Manifest, graph: str) -> dict[str, tuple[int | str, 
             "input_ids": ("texts", text.length),
             "embedding": ("texts", vision.embedding_width),
         }
+    if graph == "adapt.onnx":
+        return {
+            "written": ("classes", vision.embedding_width),
+            "features": (3, "classes", vision.embedding_width),
+        }
     if graph == "temporal.onnx" and (temporal := manifest.temporal) is not None:
         return {
             "memory": (1, temporal.slots, vision.embedding_width),

@@ -135,6 +135,14 @@ def export(
             help="Precision config for int8-mixed: the edited precision.yaml of a bundle."
         ),
     ] = None,
+    adapt: Annotated[
+        bool,
+        typer.Option(
+            "--adapt",
+            help="Also write adapt.onnx, with which `adapt classes` adapts learned prompts on the "
+            "robot; it holds the text model once more.",
+        ),
+    ] = False,
     accept_drop: Annotated[
         bool,
         typer.Option(
@@ -185,6 +193,7 @@ def export(
             precision=precision,
             calibration=calibration,
             precision_config=precision_config or plan,
+            adapt=adapt,
             accept_drop=accept_drop or accept_drift,
         )
         if dual is None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import onnx
 import torch
@@ -27,6 +28,7 @@ from vlm_perception.bundle.manifest import (
 )
 from vlm_perception.common.export_error import ExportError
 from vlm_perception.deploy.checkpoints.bundle_yaml import BundleSpec
+from vlm_perception.deploy.checkpoints.families import DualFamily
 from vlm_perception.deploy.checkpoints.gather import read_sources
 from vlm_perception.deploy.checkpoints.load import Checkpoint
 from vlm_perception.deploy.compression.precision_config import (
@@ -71,27 +73,43 @@ def text_spec(source: Checkpoint, tokenizer: str) -> TextSpec:
     Raises:
         ExportError: the tokenizer lacks a token that the tower needs.
     """
-    pad = source.dual_tokenizer.pad_token_id
+    return text_spec_of(source.family, source.dual, source.dual_tokenizer, tokenizer)
+
+
+def text_spec_of(family: DualFamily, dual: Any, dual_tokenizer: Any, tokenizer: str) -> TextSpec:
+    """The text tower of a dual encoder.
+
+    Args:
+        family: of the encoder.
+        dual: the encoder.
+        dual_tokenizer: its tokenizer.
+        tokenizer: name of the file that the tokenizer is written to.
+
+    Raises:
+        ExportError: the tokenizer lacks a token that the tower needs.
+    """
+    config = dual.config.text_config
+    pad = dual_tokenizer.pad_token_id
     if pad is None:
-        pad = source.dual.config.text_config.pad_token_id
+        pad = config.pad_token_id
     if pad is None:
         raise ExportError(
             "dual/ has no padding token, neither in its tokenizer nor in its config; set "
             "pad_token_id in dual/config.json"
         )
-    tower, end = source.family.text, source.dual.config.text_config.eos_token_id
-    if tower.reads_end and end not in source.dual_tokenizer("text")["input_ids"]:
+    tower, end = family.text, config.eos_token_id
+    if tower.reads_end and end not in dual_tokenizer("text")["input_ids"]:
         raise ExportError(
             f"dual/ pools a text at its end token {end}, which its tokenizer does not add; set the "
             "tokenizer's post-processor"
         )
     return TextSpec(
         tokenizer=tokenizer,
-        length=source.text_length,
+        length=int(config.max_position_embeddings),
         pad_token_id=pad,
         score=tower.score,
-        logit_scale=float(source.dual.logit_scale.exp()),
-        logit_bias=tower.logit_bias(source.dual),
+        logit_scale=float(dual.logit_scale.exp()),
+        logit_bias=tower.logit_bias(dual),
     )
 
 

@@ -43,6 +43,8 @@ class ExportOptions:
     """Folder of images to calibrate and validate with."""
     precision_config: Path | None = None
     """An edited precision config to use instead of the default."""
+    adapt: bool = False
+    """Also write the graph that adapts learned prompts to the labels of a site."""
     accept_drop: bool = False
     """Keep the bundle even when the validation finds a larger accuracy drop than tolerated."""
     validate: bool = True

@@ -34,6 +34,7 @@ from vlm_perception.deploy.compression.activation_ranges import Fit
 from vlm_perception.deploy.compression.int8 import quantize_graphs
 from vlm_perception.deploy.compression.precision_config import CONFIG_NAME, read_config
 from vlm_perception.deploy.compression.trained_steps import read_trained
+from vlm_perception.deploy.export.adaptation import adaptation_part
 from vlm_perception.deploy.export.input_geometry import Geometry, choose_geometry
 from vlm_perception.deploy.export.language_vision import LanguageVision, lay_out_language_vision
 from vlm_perception.deploy.export.manifest_fields import (
@@ -112,6 +113,8 @@ def write_bundle(
     tokenizers = _write_tokenizers(directory, source)
     before = _tokens_before_image(directory, tokenizers, spec)
     parts = parts_of(source, vision.graph, geometry.image, own, before)
+    if options.adapt:
+        parts.append(adaptation_part(source, parts))
     text = text_spec(source, tokenizers["text"])
     _write_embeddings(directory, source)
     for model in filter(None, (source.dual, source.vlm)):

@@ -58,6 +58,16 @@ class TextTower(nn.Module, ABC):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Run the tower."""
-        hidden = self.token_embedding(input_ids) + self.positions
-        hidden = self.layers(hidden, self.mask)
+        return self.read(self.token_embedding(input_ids), input_ids)
+
+    def read(self, embeds: Tensor, input_ids: Tensor) -> Tensor:
+        """Run the tower on embeddings of tokens [N, L, W], some of which may be of no token.
+
+        Where no token sees a later one (`mask`), L may be less than the tower's length.
+        """
+        length, mask = embeds.shape[1], self.mask
+        positions: Tensor = self.positions
+        if mask is not None and length != positions.shape[1]:
+            positions, mask = positions[:, :length], mask[:length, :length]
+        hidden = self.layers(embeds + positions, mask)
         return normalise(self.projection(self.final_norm(self.pool(hidden, input_ids))))

@@ -129,7 +129,7 @@ class VocabularyBuilder:
                 text tower cannot be loaded.
         """
         specs = self.specs(list(self._known) if labels is None else labels)
-        return self._vocabulary(specs, self._embed(specs), version)
+        return self.of_rows(specs, self._embed(specs), version)
 
     def read(self, file: Path, version: int) -> Vocabulary:
         """Take labels from a vocabulary file, with the embeddings and thresholds that it has.
@@ -144,7 +144,7 @@ class VocabularyBuilder:
         """
         site = read_site_vocabulary(file, self._bundle)
         _check_labels([spec.label for spec in site.labels])
-        return self._vocabulary(site.labels, site.rows, version)
+        return self.of_rows(site.labels, site.rows, version)
 
     def specs(self, labels: Sequence[str]) -> list[LabelSpec]:
         """Labels without the spaces around them, with what the bundle knows of them.
@@ -157,9 +157,10 @@ class VocabularyBuilder:
         _check_labels(names)
         return [self._known.get(name, LabelSpec(label=name)) for name in names]
 
-    def _vocabulary(
+    def of_rows(
         self, specs: Sequence[LabelSpec], embeddings: NDArray[np.float32], version: int
     ) -> Vocabulary:
+        """A vocabulary of labels that are embedded already, [labels, D]."""
         defaults, text = self._manifest.vocabulary, self._manifest.text
         scales = np.array([spec.calibration_scale for spec in specs], np.float32)
         biases = np.array([spec.calibration_bias for spec in specs], np.float32)
