@@ -82,11 +82,13 @@ def each_graph_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     from support.once import GraphStore
 
     from vlm_perception.deploy.export import write_bundle
+    from vlm_perception.training.distillation.quantization import train
 
     own = tmp_path_factory.getbasetemp()
     folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write_bundle, "write_graph", GraphStore(folder / "graphs").write)
+        for module in (write_bundle, train):
+            patch.setattr(module, "write_graph", GraphStore(folder / "graphs").write)
         yield
 
 

@@ -94,7 +94,7 @@ def tower(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp(request.param)
     bundle: ModelBundle
     if request.param == "pruned":
-        checkpoint = make_checkpoint(folder / "checkpoint", language=None)
+        checkpoint = request.getfixturevalue("siglip_checkpoint")
         with pytest.MonkeyPatch.context() as patch:
             # A pruned tower needs no images to be made, only to be measured.
             patch.setattr(ExportOptions, "__post_init__", lambda options: None)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -129,8 +130,12 @@ def step(encoder: StudentEncoder, micro: int, count: int = 4) -> dict[str, float
 if __name__ == "__main__":
     torch.set_num_threads(1)
     place = Path(sys.argv[1])
+    # Two processes for the time that one takes to import torch.
+    other = os.fork()
+    os.environ |= {"WORLD_SIZE": "2"} | dict.fromkeys(("RANK", "LOCAL_RANK"), str(int(not other)))
     learner = opened(place)
     found = step(learner, 2)
     if Processes().first:
         torch.save([each.grad for each in learner.parameters()], place / "two.pt")
         (place / "two.json").write_text(json.dumps(found))
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))

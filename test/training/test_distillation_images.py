@@ -27,7 +27,7 @@ from vlm_perception.datasets.roadworld.files.clip import WORLD_VERSION
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.streets import look
-from vlm_perception.datasets.roadworld.truth import PRESENT_SHARE, QUESTIONS, describe
+from vlm_perception.datasets.roadworld.truth import PRESENT_SHARE, QUESTIONS, describe, seen_in
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.training.distillation.examples import View, draw_views
 from vlm_perception.training.distillation.images import road_world
@@ -116,6 +116,8 @@ def test_mirrored_views_are_mirror_images(rendered: Path) -> None:
         np.testing.assert_array_equal(there.truth.attributes, back.truth.attributes)
         assert np.abs(there.image[:, ::-1].astype(int) - back.image).max() <= 1
         assert there.captions == back.captions
+        truth, ids = road_world._seen(images._scene(index), View(mirrored=True))
+        assert seen_in(truth, ids) == truth
 
 
 def test_scenes_are_rendered_once_and_damage_is_told(rendered: Path, tmp_path: Path) -> None:

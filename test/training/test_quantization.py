@@ -16,7 +16,6 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
-from support.checkpoints import make_checkpoint
 
 from vlm_perception.bundle.bundle import VISION_GRAPH
 from vlm_perception.common.export_error import ExportError
@@ -56,16 +55,15 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    folder = tmp_path_factory.mktemp("quantization")
-    before = make_checkpoint(folder / "before", language="llava")
+def made(siglip_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder, before = tmp_path_factory.mktemp("quantization"), siglip_checkpoint
     write_config(HARD, folder / "hard.yaml")
     recipe = {
         "name": "quantized",
         "images": {"kind": "road-world", "count": 8},
         "quantization": {
             "plan": "hard.yaml",
-            "checkpoint": "before",
+            "checkpoint": str(before),
             "keep": KEEP,
             "calibration_images": 8,
             "training": {"steps": 3, "batch": 4, "rate": 3e-3},

@@ -19,7 +19,7 @@ def crop(pixels: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
         top : top + max(1, round(view.scale * height)),
         left : left + max(1, round(view.scale * width)),
     ]
-    return part[:, ::-1] if view.mirrored else part
+    return np.asarray(cv2.flip(part, 1), np.uint8) if view.mirrored else part
 
 
 def brightened(pixels: NDArray[np.uint8], gain: float) -> NDArray[np.uint8]:

@@ -153,7 +153,8 @@ def _seen(scene: _Scene, view: View) -> tuple[SceneTruth, NDArray[np.uint8]]:
     """What a view shows, and the identity of each of its pixels."""
     whole = cv2.imdecode(scene.ids, cv2.IMREAD_UNCHANGED)
     ids = crop(np.asarray(whole, np.uint8), view)
-    return seen_in(_mirrored(scene.truth) if view.mirrored else scene.truth, ids), ids
+    truth = _mirrored(scene.truth) if view.mirrored else scene.truth
+    return truth if view.scale == 1.0 else seen_in(truth, ids), ids
 
 
 def _truth(
@@ -183,8 +184,12 @@ def _truth(
 
 def _mirrored(truth: SceneTruth) -> SceneTruth:
     """The same on the other side of the road."""
-    objects = tuple(replace(thing, offset=-thing.offset) for thing in truth.objects)
-    return replace(truth, objects=objects)
+    objects = []
+    for thing in truth.objects:
+        x, y, width, height = thing.box
+        box = (FRAME[0] - x - width, y, width, height)
+        objects.append(replace(thing, offset=-thing.offset, box=box))
+    return replace(truth, objects=tuple(objects))
 
 
 def _decoded(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
