@@ -127,7 +127,11 @@ def _kind(language: Any) -> str:
 
 TeacherLanguage = Annotated[
     Annotated[CheckpointLanguage, Tag("checkpoint")] | Annotated[EndpointLanguage, Tag("endpoint")],
-    Discriminator(_kind),
+    Discriminator(
+        _kind,
+        custom_error_type="kind",
+        custom_error_message="`kind` is none of checkpoint and endpoint",
+    ),
 ]
 
 
