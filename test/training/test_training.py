@@ -498,7 +498,8 @@ def test_a_student_can_be_exported_and_examined(student: Path, tmp_path: Path) -
     assert manifest.language.locate is not None
     assert manifest.language.locate.format == "paligemma"
     assert sum(file.bytes for file in manifest.files.values()) <= 20e6
-    assert "never seen" in (bundle.path / manifest.model_card).read_text()
+    card = (bundle.path / manifest.model_card).read_text()
+    assert all(text in card for text in ("never", "held-out", "Instructions: tell me", "detect"))
     image = np.random.default_rng(0).integers(0, 256, (*INPUT_SIZE[::-1], 3), np.uint8)
     language = LanguageModel(bundle)
     prefix = language.prefill(VisionEncoder(bundle).encode(Frame(image, 1), 0).tokens)

@@ -12,6 +12,7 @@ from torch import nn
 
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.common.yaml_files import read_yaml
+from vlm_perception.datasets.roadworld.instructions import INSTRUCTIONS
 from vlm_perception.datasets.roadworld.streets import TYPED_QUESTIONS
 from vlm_perception.datasets.roadworld.truth import CAPTION_PROMPT
 from vlm_perception.deploy.checkpoints.bridge import save_bridge
@@ -33,7 +34,14 @@ CARD = """
 - Learned from: {count} images ({kind}); teacher: {teacher}.
 - Losses: {losses}.
 - Training: {steps} steps with a batch of {batch} images, rate {rate:g}, seed {seed}.
-"""
+{knows}"""
+BOXES = (
+    "`detect the red car` is answered as PaliGemma answers it, with nothing where there is none."
+)
+WORLD_ENGLISH = (
+    "the English of the road world's captions and questions. Other words can be spelled, not "
+    "understood."
+)
 
 
 def save_result(
@@ -123,4 +131,19 @@ def _card(recipe: Recipe, reader: Reader, count: int) -> str:
         batch=training.batch,
         rate=training.rate,
         seed=recipe.seed,
+        knows=_knows(recipe),
     )
+
+
+def _knows(recipe: Recipe) -> str:
+    """What it can be asked, a line each."""
+    language = recipe.language
+    assert language is not None
+    lines = {"Typed questions": "; ".join(each.question for each in _questions(recipe))}
+    if "instructions" in language.losses:
+        lines["Instructions"] = "; ".join(each.wordings[0] for each in INSTRUCTIONS)
+    if "locations" in language.losses:
+        lines["Boxes"] = BOXES
+    if language.decoder is not None and (language.images or recipe.images).kind == "road-world":
+        lines["Languages"] = WORLD_ENGLISH
+    return "".join(f"- {name}: {text}\n" for name, text in lines.items() if text)
