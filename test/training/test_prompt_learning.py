@@ -15,12 +15,16 @@ import numpy as np
 import pytest
 import torch
 from support.checkpoints import write_spec
+from support.curation import saved, tar_of
 from transformers import AutoModel
 from typer.testing import CliRunner
 
 from vlm_perception.bundle.bundle import ADAPT_GRAPH, ModelBundle
+from vlm_perception.bundle.files import file_sha256
 from vlm_perception.bundle.site_vocabulary import read_site_vocabulary
 from vlm_perception.cli import app
+from vlm_perception.datasets.final_set import STAGE, Contents, Shard
+from vlm_perception.datasets.roadworld.world import LABELS
 from vlm_perception.deploy.checkpoints.dual_reader import DualReader
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.manifest_fields import text_spec_of
@@ -39,6 +43,7 @@ from vlm_perception.perception.vision.prompt_sequences import prompt_sequences
 from vlm_perception.training import loop
 from vlm_perception.training.adaptation.learn import learn
 from vlm_perception.training.adaptation.settings import LearningSettings
+from vlm_perception.training.adaptation.sources import open_source
 
 CLASSES = ("red car", "truck", "yellow bus", "pedestrian")
 NEW = ["a bus", "green car", "blue truck", "cyclist", "a wet street"]
@@ -262,6 +267,45 @@ def test_images_that_cannot_be_learned_from_are_refused(
     words = ["adapt", "learn", "--checkpoint", str(clip_checkpoint / "dual"), "--data", str(folder)]
     told = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out"), "--steps", "2"])
     assert told.exit_code == 2 and reason in " ".join(told.output.split()), told.output
+
+
+def test_classes_of_a_curated_set_are_the_objects_that_its_sources_name(tmp_path: Path) -> None:
+    folder, members = tmp_path / STAGE, []
+    for number, objects in enumerate([["Car", "bus"], [], ["car"]]):
+        image = saved(np.full((90, 160, 3), 20 * number, np.uint8), "PNG")
+        record = {"captions": [], **({"objects": objects} if objects else {})}
+        members += [(f"{number}.png", image), (f"{number}.json", json.dumps(record).encode())]
+    (folder / "train").mkdir(parents=True)
+    file = folder / "train/000000.tar"
+    tar_of(file, members)
+    shard = Shard(
+        name=f"train/{file.name}",
+        sha256=file_sha256(file),
+        bytes=file.stat().st_size,
+        images=3,
+        captions=0,
+    )
+    (folder / "set.json").write_bytes(Contents.of({"train": [shard]}).as_json())
+    source = open_source(str(tmp_path), scenes=1)
+    read = [source.read(index) for index in range(source.images)]
+    assert [classes for _, classes in read] == [("car", "bus"), ("car",)]
+    assert [int(image.max()) for image, _ in read] == [0, 40]
+
+
+def test_scenes_of_the_road_world_have_its_labels() -> None:
+    source = open_source("roadworld", scenes=3)
+    image, classes = source.read(2)
+    assert source.images == 3 and image.shape == (144, 256, 3) and set(classes) <= set(LABELS)
+
+
+def test_words_of_too_few_tokens_are_refused_before_images_are_read(
+    clip_checkpoint: Path, photos_by_class: Path, tmp_path: Path
+) -> None:
+    words = ["adapt", "learn", "--checkpoint", str(clip_checkpoint / "dual"), "--init", "a"]
+    words += ["--data", str(photos_by_class), "--out", str(tmp_path / "out")]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 2 and "'a' is 1 tokens" in " ".join(told.output.split())
+    assert not (tmp_path / "out/work/features").exists()
 
 
 def test_a_folder_of_another_run_is_refused(

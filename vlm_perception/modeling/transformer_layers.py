@@ -140,6 +140,27 @@ class FusedAttention(nn.Module):
         read = self.out(mixed.transpose(1, 2).reshape(-1, self.heads * self.head_dim))
         return read, query, key
 
+    def of_one(self, hidden: Tensor, length: int, one: Tensor, mask: Tensor | None) -> Tensor:
+        """What one token of each text reads; without norms of queries and keys.
+
+        Args:
+            hidden: [B * T, W] with T = length.
+            length: T.
+            one: the token that reads, [B, W].
+            mask: added to its scores, [B, T].
+        """
+        inner, heads = self.heads * self.head_dim, self.heads
+        biases = (None, None) if self.bias is None else (self.bias[:inner], self.bias[inner:])
+        query = functional.linear(one, self.weight[:inner], biases[0]) * self.scale
+        both = functional.linear(hidden, self.weight[inner:], biases[1])
+        both = both.reshape(-1, length, 2, heads, self.head_dim)
+        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = query.reshape(-1, heads, 1, self.head_dim) @ key.transpose(-1, -2)
+        if mask is not None:
+            scores = scores + mask[:, None, None]
+        mixed = scores.softmax(dim=-1) @ value
+        return self.out(mixed.reshape(-1, inner))  # type: ignore[no-any-return]
+
     def alone(self, hidden: Tensor) -> Tensor:
         """What each token [..., W] reads when it attends to nothing but itself."""
         inner = self.heads * self.head_dim
@@ -219,12 +240,39 @@ class Layers(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         """The last layer's output [B, T, W] for hidden states of that shape."""
+        return self.through(hidden, len(self), mask)
+
+    def through(self, hidden: Tensor, layers: int, mask: Tensor | None = None) -> Tensor:
+        """The output of the first layers, [B, T, W]."""
         length, width = hidden.shape[1], hidden.shape[2]
         flat = hidden.reshape(-1, width)
-        for layer in range(len(self)):
+        for layer in range(layers):
             flat, _, _ = self.attend(layer, flat, length, mask)
             flat = self.feed_forward(layer, flat)
         return flat.reshape(-1, length, width)
+
+    def at(self, hidden: Tensor, places: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The last layer's output for one token of each text, [B, W], and no more than it takes.
+
+        Args:
+            hidden: [B, T, W].
+            places: of the tokens, int64 [B].
+            mask: added to the scores, [T, T].
+        """
+        last, length = len(self) - 1, hidden.shape[1]
+        hidden = self.through(hidden, last, mask)
+        one = _picked(hidden, places)
+        norm, attention = self.first_norms[last], self.attentions[last]
+        normed = norm(hidden.reshape(-1, hidden.shape[2]))
+        row = None if mask is None else mask[places]
+        read = attention.of_one(normed, length, norm(one), row)  # type: ignore[operator]
+        return self.feed_forward(last, one + self.read_scales[last](read))
+
+
+def _picked(hidden: Tensor, places: Tensor) -> Tensor:
+    """One token of each text, [B, W], of [B, T, W]."""
+    index = places.reshape(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
+    return hidden.gather(1, index)[:, 0]
 
 
 def normalise(vectors: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ OUTPUTS = ("loss", "gradient", "features")
 
 
 def adaptation_part(source: Checkpoint, parts: Sequence[Part]) -> Part:
-    """A step of adaptation, with a small example of three classes.
+    """A step of adaptation, with a small example of five classes.
 
     Args:
         source: the checkpoint.
@@ -45,7 +45,7 @@ def adaptation_part(source: Checkpoint, parts: Sequence[Part]) -> Part:
 
 def _example(source: Checkpoint, tower: TextTower) -> dict[str, Tensor]:
     # Sizes that differ from each other and from one, or the exporter would take them as fixed.
-    classes, prompts, inner, outer = 3, 4, 7, 5
+    classes, prompts, inner, outer = 5, 4, 7, 6
     config, length = source.dual.config.text_config, source.text_length
     if tower.reads_end:
         length -= 2

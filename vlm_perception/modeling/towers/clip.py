@@ -70,8 +70,12 @@ class ClipText(TextTower):
         self.mask = nn.Buffer(torch.full((length, length), -1e9).triu(1), persistent=False)
         self.eos_token_id = model.text_model.config.eos_token_id
 
+    def places(self, input_ids: Tensor) -> Tensor:
+        """The end token."""
+        ends: Tensor = (input_ids == self.eos_token_id).long()
+        return ends.argmax(dim=-1)
+
     def pool(self, hidden: Tensor, input_ids: Tensor) -> Tensor:
         """Read the end token."""
-        ends = (input_ids == self.eos_token_id).long()
-        index = ends.argmax(dim=-1).reshape(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
+        index = self.places(input_ids).reshape(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
         return hidden.gather(1, index)[:, 0]

@@ -78,6 +78,11 @@ class SiglipText(TextTower):
         self.projection = model.text_model.head
         self.mask = None
 
+    def places(self, input_ids: Tensor) -> Tensor:
+        """The last token."""
+        # A constant would be a tensor of its own in a traced graph.
+        return (input_ids >= 0).sum(dim=-1) - 1
+
     def pool(self, hidden: Tensor, input_ids: Tensor) -> Tensor:
         """Read the last token."""
         return hidden[:, -1]

@@ -42,6 +42,10 @@ class TextTower(nn.Module, ABC):
         """Take `projection`, `mask` and what `pool` needs from the dual encoder."""
 
     @abstractmethod
+    def places(self, input_ids: Tensor) -> Tensor:
+        """Where texts [N, L] are read, int64 [N]."""
+
+    @abstractmethod
     def pool(self, hidden: Tensor, input_ids: Tensor) -> Tensor:
         """The text [N, W] of its hidden states [N, L, W]."""
 
@@ -58,16 +62,19 @@ class TextTower(nn.Module, ABC):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Run the tower."""
-        return self.read(self.token_embedding(input_ids), input_ids)
+        hidden = self.token_embedding(input_ids) + self.positions
+        hidden = self.layers(hidden, self.mask)
+        return normalise(self.projection(self.final_norm(self.pool(hidden, input_ids))))
 
     def read(self, embeds: Tensor, input_ids: Tensor) -> Tensor:
         """Run the tower on embeddings of tokens [N, L, W], some of which may be of no token.
 
-        Where no token sees a later one (`mask`), L may be less than the tower's length.
+        Where no token sees a later one (`mask`), L may be less than the tower's length. The last
+        layer computes the token alone that is read: of two layers that is nearly half.
         """
         length, mask = embeds.shape[1], self.mask
         positions: Tensor = self.positions
         if mask is not None and length != positions.shape[1]:
             positions, mask = positions[:, :length], mask[:length, :length]
-        hidden = self.layers(embeds + positions, mask)
-        return normalise(self.projection(self.final_norm(self.pool(hidden, input_ids))))
+        one = self.layers.at(embeds + positions, self.places(input_ids), mask)
+        return normalise(self.projection(self.final_norm(one)))

@@ -84,8 +84,9 @@ def learn(checkpoint: str, data: str, out: Path, settings: LearningSettings) -> 
         if not (place / SPEC).exists():
             round_to_half(reader.model)
             reader.model.requires_grad_(False).eval()
+            words = _Words(reader, settings)
             features = features_of(source, reader, place / WORK / FEATURES)
-            _learn(reader, features, folder, place, source, settings)
+            _learn(words, features, folder, place, source)
         return read_prompts(place)
 
 
@@ -109,15 +110,56 @@ def _require_same_run(
         )
 
 
-def _learn(
-    reader: DualReader,
-    features: Features,
-    folder: Path,
-    out: Path,
-    source: Source,
-    settings: LearningSettings,
-) -> None:
-    objective = _objective(reader, features, settings)
+class _Words:
+    """The text side of a dual encoder, and the words that prompts begin as."""
+
+    def __init__(self, reader: DualReader, settings: LearningSettings) -> None:
+        """Lay out the text tower.
+
+        Raises:
+            LearningError: the words are too few or too many tokens.
+        """
+        self.reader, self.settings = reader, settings
+        self.spec = text_spec_of(reader.family, reader.model, reader.tokenizer, "tokenizer.json")
+        self.tower = reader.family.text(reader.model, self.spec.length).eval()
+        self.tower.requires_grad_(False)
+        with TemporaryDirectory() as scratch:
+            self.tokenizer = _tokenizer(reader, Path(scratch) / self.spec.tokenizer)
+        self.init = self.tokenizer.encode(settings.init)
+        if not FEWEST <= len(self.init) <= MOST:
+            raise LearningError(
+                f"{settings.init!r} is {len(self.init)} tokens; give words of {FEWEST} to {MOST} "
+                "with --init"
+            )
+
+    def objective(self, features: Features) -> PromptObjective:
+        """The losses on images, with prompts as they begin.
+
+        Raises:
+            LearningError: there are too many classes, or a prompt is too long.
+            VocabularyError: a class is too long, or the same as another to the text tower.
+        """
+        classes, settings, tower = features.classes, self.settings, self.tower
+        if len(classes) > MOST_LABELS:
+            raise LearningError(
+                f"the images show {len(classes)} classes; give at most {MOST_LABELS}"
+            )
+        require_different(self.tokenizer, classes)
+        laid = prompt_sequences(
+            self.tokenizer, self.spec, classes, len(self.init), whole=not tower.reads_end
+        )
+        written = _written(self.reader, tower, self.spec, classes, settings.templates)
+        torch.manual_seed(settings.seed)
+        width = features.pooled.shape[1]
+        head = LearnedHead(width, width, min(width, WIDEST_OUTER))
+        context = tower.token_embedding(torch.tensor(self.init)).detach().clone()
+        texts = Texts(laid, written)
+        scale = self.spec.logit_scale
+        return PromptObjective(context, head, tower, texts, features, scale, settings)
+
+
+def _learn(words: _Words, features: Features, folder: Path, out: Path, source: Source) -> None:
+    settings, objective = words.settings, words.objective(features)
     weights = {"classes": 1.0, "contrast": settings.contrast, "matching": settings.matching}
     weights = {name: weight for name, weight in weights.items() if weight > 0.0}
     schedule = Schedule(
@@ -131,50 +173,22 @@ def _learn(
 
     training = out / WORK / TRAINING
     fit(objective, losses, weights, schedule, training, "prompts")
-    arrays = _arrays(objective)
-    softmax = reader.family.text.score == "softmax"
-    spec = PromptsSpec(
+    arrays, spec = _arrays(objective), words.spec
+    bias = None if spec.score == "softmax" else _bias(objective, features, spec, settings)
+    told = PromptsSpec(
         arrays=arrays_digest(arrays),
         weights={file.name: file_sha256(file) for file in weight_files(folder)},
         templates=settings.templates,
         temperature=settings.temperature,
-        bias=None if softmax else _bias(objective, features, _scale(reader), settings),
+        bias=bias,
         classes=len(features.classes),
         images=len(features.pooled),
         source=Path(source.name).name,
         steps=settings.steps,
         seed=settings.seed,
     )
-    write_prompts(out, spec, arrays)
+    write_prompts(out, told, arrays)
     (training / LAST).unlink(missing_ok=True)
-
-
-def _objective(
-    reader: DualReader, features: Features, settings: LearningSettings
-) -> PromptObjective:
-    if len(features.classes) > MOST_LABELS:
-        raise LearningError(
-            f"the images show {len(features.classes)} classes; give at most {MOST_LABELS}"
-        )
-    spec = text_spec_of(reader.family, reader.model, reader.tokenizer, "tokenizer.json")
-    tower = reader.family.text(reader.model, spec.length).eval().requires_grad_(False)
-    with TemporaryDirectory() as scratch:
-        tokenizer = _tokenizer(reader, Path(scratch) / spec.tokenizer)
-    require_different(tokenizer, features.classes)
-    ids = tokenizer.encode(settings.init)
-    if not FEWEST <= len(ids) <= MOST:
-        raise LearningError(
-            f"{settings.init!r} is {len(ids)} tokens; give words of {FEWEST} to {MOST} with --init"
-        )
-    texts = Texts(
-        prompt_sequences(tokenizer, spec, features.classes, len(ids), whole=not tower.reads_end),
-        _written(reader, tower, spec, features.classes, settings.templates),
-    )
-    torch.manual_seed(settings.seed)
-    width = features.pooled.shape[1]
-    head = LearnedHead(width, width, min(width, WIDEST_OUTER))
-    context = tower.token_embedding(torch.tensor(ids)).detach().clone()
-    return PromptObjective(context, head, tower, texts, features, _scale(reader), settings)
 
 
 def _tokenizer(reader: DualReader, file: Path) -> TextTokenizer:
@@ -208,10 +222,6 @@ def _written(
     return F.normalize(torch.stack(rows), dim=-1)
 
 
-def _scale(reader: DualReader) -> float:
-    return float(reader.model.logit_scale.detach().exp())
-
-
 def drawn(
     features: Features, settings: LearningSettings, step: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -226,13 +236,13 @@ def drawn(
 
 @torch.no_grad()
 def _bias(
-    objective: PromptObjective, features: Features, scale: float, settings: LearningSettings
+    objective: PromptObjective, features: Features, spec: TextSpec, settings: LearningSettings
 ) -> float:
     """One bias for all classes and images of the source."""
     places = np.arange(len(features.classes))
     parts = np.array_split(places, -(-len(places) // settings.classes))
     texts = torch.cat([objective.texts(part)[END] for part in parts])
-    scores = scale * torch.from_numpy(features.pooled) @ texts.T
+    scores = spec.logit_scale * torch.from_numpy(features.pooled) @ texts.T
     return fitted_bias(scores, torch.from_numpy(features.targets))
 
 
