@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vlm_perception.bundle.bundle import VISION_GRAPH
+from vlm_perception.bundle.manifest import ImageSpec
 from vlm_perception.deploy.checkpoints.bundle_yaml import load_spec
 from vlm_perception.deploy.checkpoints.files import CONFIG_NAME, STEPS_NAME
 from vlm_perception.deploy.checkpoints.load import Checkpoint, load_checkpoint, round_to_half
@@ -30,6 +31,7 @@ from vlm_perception.deploy.compression.steps import PointSteps
 from vlm_perception.deploy.compression.trained_steps import write_trained
 from vlm_perception.deploy.export.input_geometry import choose_geometry
 from vlm_perception.deploy.export.options import ExportOptions
+from vlm_perception.deploy.export.parts import vision_part
 from vlm_perception.deploy.export.vision import feature_layers
 from vlm_perception.deploy.onnx.writer import write_graph
 from vlm_perception.modeling.token_pruning import parse_schedule
@@ -67,9 +69,18 @@ class Source:
     checkpoint: Checkpoint
     labels: Labels
     tower: VisionTower
-    size: tuple[int, int]
-    """Width and height of its images."""
-    grid: tuple[int, int]
+    image: ImageSpec
+    """How it is given images."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of its images."""
+        return self.image.width, self.image.height
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Columns and rows of its patches."""
+        return self.image.columns, self.image.rows
 
     @classmethod
     def load(cls, path: Path, keep: str) -> Source:
@@ -103,16 +114,13 @@ class Source:
             feature_layers=feature_layers(source),
             keep=steps,
         )
-        size, grid = (image.width, image.height), (image.columns, image.rows)
-        return cls(source, labels, tower, size, grid)
+        return cls(source, labels, tower, image)
 
     def write(self, graph: Path) -> None:
         """Write the tower's graph in float."""
-        width, height = self.size
-        example = {"image": torch.zeros(1, height, width, 3, dtype=torch.uint8)}
-        outputs = ("pooled", "tokens", "patches", "token_index")
+        part = vision_part(self.tower, self.image)
         with torch.no_grad():
-            write_graph(self.tower, example, outputs[: 4 if self.tower.keep else 3], graph)
+            write_graph(part.module, part.inputs, part.outputs, graph, part.dynamic)
 
     def flat(self, config: PrecisionConfig, folder: Path) -> tuple[onnx.ModelProto, Plan]:
         """The graph as it is quantized, also in `folder`, and a plan without steps.
