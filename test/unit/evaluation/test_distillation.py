@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +199,22 @@ def test_the_recipes_that_ship_are_recipes_and_their_arms_are_alike() -> None:
     assert recipes.keys() >= {*ARMS.values(), "street"}
     runs = {key: [SeededRun(recipes[name], CONFIG)] for key, name in ARMS.items()}
     assert unlike(runs) == {}
+
+
+def test_the_keys_that_are_commented_and_documented_make_recipes(tmp_path: Path) -> None:
+    example = (CONFIG / "distillation" / "street.yaml").read_text()
+    before, after = example.split("\n# language:\n")
+    whole = "\n".join([before, "language:", *(line[2:] for line in after.splitlines())])
+    spoken = re.findall(r"^  # (language: \{.*)$", example, re.MULTILINE)
+    assert len(spoken) == 2
+    texts = [whole.replace("teacher:\n", f"teacher:\n  {line}\n", 1) for line in spoken]
+    document = (CONFIG.parent / "docs" / "distillation.md").read_text()
+    texts += re.findall(r"^    name: .*\n(?:    .*\n)*", document, re.MULTILINE)
+    assert len(texts) == 4
+    file = tmp_path / "recipe.yaml"
+    for text in texts:
+        file.write_text(textwrap.dedent(text))
+        read_recipe(file)
 
 
 def test_several_recipes_are_read_before_the_first_run_begins(tmp_path: Path) -> None:
