@@ -18,7 +18,7 @@ from vlm_perception.evaluation.distillation import bridges, quantized, tag_study
 from vlm_perception.evaluation.distillation.arm import Arm, gather
 from vlm_perception.evaluation.distillation.bundles import Bundles
 from vlm_perception.evaluation.distillation.study import SeededRun, read_runs
-from vlm_perception.evaluation.distillation.tag_study import ARMS, TEACHER
+from vlm_perception.evaluation.distillation.tag_study import ARMS, STUDENT, TEACHER
 from vlm_perception.evaluation.distillation.tags import CHANCE, macro_ap, tag_scores
 from vlm_perception.evaluation.distillation.words import word_figures, words
 from vlm_perception.evaluation.report import Report
@@ -91,31 +91,32 @@ def _tags(arms: Arms, judge: Judge, found: Findings) -> None:
     if not arms:
         found.missing.append(f"no run is one of {', '.join(ARMS.values())}")
         return
-    given = _teacher_of(done) if TEACHER not in arms else None
+    teacher = _teacher_of(done)
     found.missing += [
         f"{name}: no run; `vlm-perception distil` with its recipe makes it"
         for key, name in ARMS.items()
-        if key not in arms and not (key == TEACHER and given is not None)
+        if key not in arms
     ]
+    if STUDENT in done and teacher is None:
+        found.missing.append(f"{TEACHER}: its checkpoint is not where the recipe says")
     if not done:
         return
     bundles = {
         each.name: judge.bundles.of_run(each, "student") for runs in done.values() for each in runs
     }
-    if given is not None:
-        bundles[TEACHER] = judge.bundles.of(given, TEACHER)
+    if teacher is not None:
+        bundles[TEACHER] = judge.bundles.of(teacher, TEACHER)
     scores, present = tag_scores(bundles, judge.scenes, judge.folder)
     with Console().status("drawing images"):
         judged = macro_ap(scores, present, REPLICATES)
-    figures = {TEACHER: Arm((0,), judged[TEACHER])} if given is not None else {}
+    figures = {TEACHER: Arm((0,), judged[TEACHER])} if teacher is not None else {}
     figures |= {key: gather(done[key], judged) for key in ARMS if key in done}
     unlike = tag_study.unlike(done)
     compared = tag_study.compare(figures, judged[CHANCE], list(unlike))
     chance = float(judged[CHANCE].whole[0])
     found.parts += tag_study.tables(figures, compared, chance, judge.scenes)
     found.parts += [
-        f"no bar is judged of {ARMS[key]}, which is not like {ARMS[tag_study.STUDENT]}: "
-        f"{'; '.join(changes)}"
+        f"no bar is judged of {ARMS[key]}, which is not like {ARMS[STUDENT]}: {'; '.join(changes)}"
         for key, changes in unlike.items()
     ]
     found.figures |= {
@@ -127,7 +128,7 @@ def _tags(arms: Arms, judge: Judge, found: Findings) -> None:
 
 def _teacher_of(arms: Arms) -> Path | None:
     """The checkpoint that the distilled student has learned from, where it is there still."""
-    run = next(iter(arms.get(tag_study.STUDENT, ())), None)
+    run = next(iter(arms.get(STUDENT, ())), None)
     if run is None or run.recipe.teacher is None or run.recipe.teacher.encoder is None:
         return None
     return run.place(run.recipe.teacher.encoder)

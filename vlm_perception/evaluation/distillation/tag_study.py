@@ -17,7 +17,6 @@ from vlm_perception.evaluation.report import figure_table
 TEACHER, STUDENT = "teacher", "student"
 IMAGE_LABELS, DENSE_TRUTH, IMAGES_ONLY = "image_labels", "dense_truth", "images_only"
 ARMS = {
-    TEACHER: "teacher",
     STUDENT: "distilled",
     IMAGE_LABELS: "image-labels",
     DENSE_TRUTH: "dense-truth",
@@ -166,7 +165,8 @@ def tables(
     )  # fmt: skip
     for key, arm in arms.items():
         found = interval(arm.figure)
-        first.add_row(ARMS[key], str(found.seeds), f"{found.value:.4f}", range_of(found, 4))
+        name, value = ARMS.get(key, key), f"{found.value:.4f}"
+        first.add_row(name, str(found.seeds), value, range_of(found, 4))
     second = figure_table(
         "What was kept",
         "comparison", "", "95 %", "bar", "",
