@@ -23,6 +23,7 @@ from support.curation import picture, saved, tar_of
 
 from vlm_perception.common.errors import VlmPerceptionError
 from vlm_perception.datasets.final_set import STAGE, Contents, Shard
+from vlm_perception.datasets.roadworld.appearance import Appearance
 from vlm_perception.datasets.roadworld.files.clip import WORLD_VERSION
 from vlm_perception.datasets.roadworld.renderer import render
 from vlm_perception.datasets.roadworld.sampling import sample_scene
@@ -136,17 +137,17 @@ def test_scenes_are_rendered_once_and_damage_is_told(rendered: Path, tmp_path: P
         scenes(tmp_path)
 
 
-def test_random_cameras_are_other_images_with_their_own_truth(tmp_path: Path) -> None:
+def test_a_random_appearance_gives_other_images_with_their_own_truth(tmp_path: Path) -> None:
     spec = SCENES.model_copy(update={"count": 1, "cache": str(tmp_path)})
     for strength in (0.0, 1.0):
-        road_world._render(70, 1, 0.3, folder=tmp_path, appearance=strength)
+        road_world._render(70, 1, 0.3, folder=tmp_path, appearance=Appearance(strength))
     plain, random = (
         open_images(spec.model_copy(update={"appearance": each}), tmp_path, ["en"], tmp_path)
         for each in (0.0, 1.0)
     )
     assert len(list(tmp_path.iterdir())) == 2
     assert random.digest != plain.digest
-    street = look(sample_scene(70, 0.3), road_world.FRAME, appearance=1.0)
+    street = look(sample_scene(70, 0.3), road_world.FRAME, appearance=Appearance(1.0))
     example = random.example(0, View(), SIZE, GRID)
     assert {each for each, seen in zip(LABELS, example.truth.labels, strict=True) if seen} == set(
         street.truth.labels

@@ -66,9 +66,13 @@ def roadworld_sheet(
             callback=finite,
             min=0,
             max=1,
-            help="0 to 1: how far lens, exposure, noise and JPEG may be from the world's own.",
+            help="0 to 1: how far streets and cameras may be from the plain ones.",
         ),
     ] = 0.0,
+    photographs: Annotated[
+        Path | None,
+        typer.Option(help="A folder of images for sky, ground and boards; with --appearance."),
+    ] = None,
 ) -> None:
     """Render a contact sheet of scenes.
 
@@ -76,7 +80,9 @@ def roadworld_sheet(
     """
     with plain_errors():
         module = importlib.import_module("vlm_perception.datasets.roadworld.files.sheet")
-        path = module.write_sheet(out, seed, columns, rows, appearance=appearance)
+        looks = importlib.import_module("vlm_perception.datasets.roadworld.appearance")
+        wanted = looks.open_appearance(appearance, photographs=photographs)
+        path = module.write_sheet(out, seed, columns, rows, appearance=wanted)
     Console().print(str(path), soft_wrap=True, highlight=False)
 
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,6 +26,11 @@ class Face:
     """Counts as part of the object (a sign's pole does not)."""
     rank: int = 0
     """Faces of a higher rank are drawn later (a window on its wall)."""
+    picture: NDArray[np.uint8] | None = None
+    """Multiplied on the colour of a face of four corners, as `textures` has it; their order is the
+    picture's bottom left, bottom right, top right, top left."""
+    board: bool = False
+    """A photograph may stand in the place of the picture."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,9 @@ class Packed:
     labelled: list[bool]
     ranks: NDArray[np.int64]
     normals: NDArray[np.float64]
+    pictures: list[NDArray[np.uint8] | None]
+    boards: list[int]
+    """Which faces are boards."""
 
 
 @dataclass
@@ -72,7 +80,24 @@ class Mesh:
             [face.labelled for face in self.faces],
             np.array([face.rank for face in self.faces]),
             normals,
+            [face.picture for face in self.faces],
+            [index for index, face in enumerate(self.faces) if face.board],
         )
+
+    def redrawn(
+        self, colours: NDArray[np.float64], pictures: list[NDArray[np.uint8] | None] | None = None
+    ) -> Mesh:
+        """A copy that is drawn in other colours, [faces, 3]; this mesh stays as it is."""
+        packed = self.packed
+        copy = Mesh(self.faces, self.billboard, self.colour)
+        copy.packed = replace(packed, colours=colours, pictures=pictures or packed.pictures)
+        return copy
+
+    def cover(self, picture: NDArray[np.uint8], last: int = 1, *, board: bool = False) -> None:
+        """Give the last faces a picture."""
+        self.faces[-last:] = [
+            replace(face, picture=picture, board=board) for face in self.faces[-last:]
+        ]
 
     def add(
         self,

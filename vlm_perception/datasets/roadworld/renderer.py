@@ -8,7 +8,7 @@ depends on the weather, and little on the resolution.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -16,6 +16,13 @@ from numpy.typing import NDArray
 
 from vlm_perception.datasets.roadworld.geometry import NEAR, Array, Camera, clip_near
 from vlm_perception.datasets.roadworld.mesh import Mesh, Packed
+from vlm_perception.datasets.roadworld.surfaces import (
+    CROSSWALK,
+    PAVEMENT,
+    ROAD,
+    Surfaces,
+    paint_face,
+)
 from vlm_perception.datasets.roadworld.world import CROSSING_HALF_WIDTH, Actor, Road, World
 
 SHIFT = 4
@@ -78,12 +85,19 @@ def atmosphere(world: World, rng: np.random.Generator) -> Atmosphere:
 
 
 class _Canvas:
-    def __init__(self, camera: Camera) -> None:
+    def __init__(self, camera: Camera, *, materials: bool) -> None:
         self.camera = camera
+        self.materials = np.zeros((camera.height, camera.width), np.uint8) if materials else None
         self.image = np.empty((camera.height, camera.width, 3), np.uint8)
         self.ids = np.zeros((camera.height, camera.width), np.uint8)
 
-    def ground(self, points: Array, colour: tuple[float, float, float], identity: int = 0) -> None:
+    def ground(
+        self,
+        points: Array,
+        colour: tuple[float, float, float],
+        identity: int = 0,
+        material: int = ROAD,
+    ) -> None:
         """Fill a polygon given in world coordinates."""
         local = self.camera.to_camera(points)
         if local[:, 2].min() < NEAR:
@@ -94,6 +108,8 @@ class _Canvas:
         cv2.fillPoly(self.image, [pixels], colour, cv2.LINE_AA, SHIFT)
         if identity:
             cv2.fillPoly(self.ids, [pixels], identity, cv2.LINE_8, SHIFT)
+        if self.materials is not None:
+            cv2.fillPoly(self.materials, [pixels], material, cv2.LINE_8, SHIFT)
 
     def convex(self, pixels: NDArray[np.int32], colour: tuple[float, ...], identity: int) -> None:
         cv2.fillConvexPoly(self.image, pixels, colour, cv2.LINE_AA, SHIFT)
@@ -159,6 +175,7 @@ def _surface(canvas: _Canvas, world: World, air: Atmosphere, start: float) -> No
         canvas.ground(
             _ribbon(road, part, -half - 3.4, half + 3.4),
             paint(np.array(world.sidewalk) * wet, middle),
+            material=PAVEMENT,
         )
         canvas.ground(_ribbon(road, part, -half - 2.4, half + 2.4), paint(grey * 0.96, middle))
         canvas.ground(_ribbon(road, part, -half, half), paint(grey, middle))
@@ -203,11 +220,13 @@ def _crosswalk(
     ends = np.array([s - 1.6, s + 1.6])
     none = np.array([False])
     base = air.shade(np.full((1, 3), world.asphalt * 0.95), none, s - start)[0]
-    canvas.ground(_ribbon(road, ends, -road.half_width, road.half_width), _rgb(base), identity)
+    canvas.ground(
+        _ribbon(road, ends, -road.half_width, road.half_width), _rgb(base), identity, CROSSWALK
+    )
     white = _rgb(air.shade(np.full((1, 3), 228.0), none, s - start)[0])
     for edge in np.arange(-road.half_width + 0.3, road.half_width - 0.4, 1.1):
         d = float(edge)
-        canvas.ground(_ribbon(road, ends, d, d + 0.55), white, identity)
+        canvas.ground(_ribbon(road, ends, d, d + 0.55), white, identity, CROSSWALK)
 
 
 _SUN = np.array((-0.45, 0.35, 0.82))
@@ -256,6 +275,10 @@ def _draw_actor(
         else:
             face = fixed[a:b]
         canvas.convex(face, rgb[index], identity if packed.labelled[index] else 0)
+        picture = packed.pictures[index]
+        if picture is not None and not crossing:
+            veil = air.shade(np.zeros((1, 3)), np.array([False]), distance)[0]
+            paint_face(canvas.image, pixels[a:b], picture, colours[index], veil)
         if packed.emissive[index] and not crossing:
             corners = pixels[a:b]
             u, v = corners.mean(axis=0)
@@ -338,15 +361,24 @@ def _sensor(image: NDArray[np.uint8], world: World, rng: np.random.Generator) ->
     cv2.add(image, cv2.merge((grain, grain, grain)), image, dtype=cv2.CV_8U)
 
 
-def render(world: World, time: float, width: int, height: int) -> Rendered:
-    """Draw `world` at `time` seconds; the same arguments give the same pixels."""
+def render(
+    world: World, time: float, width: int, height: int, surfaces: Surfaces | None = None
+) -> Rendered:
+    """Draw `world` at `time` seconds; the same arguments give the same pixels.
+
+    Sky and ground are plain without `surfaces`.
+    """
     still = np.random.default_rng((world.seed, 3))
     moving = np.random.default_rng((world.seed, 4, round(time * 1000)))
     air = atmosphere(world, still)
+    if surfaces:
+        air = replace(air, haze=air.haze * surfaces.haze, zenith=air.zenith * surfaces.zenith)
     camera = world.camera(time, width, height)
     start = world.ego_s(time)
-    canvas = _Canvas(camera)
+    canvas = _Canvas(camera, materials=surfaces is not None)
     _background(canvas, world, air, still)
+    if surfaces:
+        surfaces.paint_sky(canvas.image, camera, world.weather, air.ambient)
     _surface(canvas, world, air, start)
     objects: list[Actor] = []
     silhouettes: list[int] = []
@@ -359,6 +391,8 @@ def render(world: World, time: float, width: int, height: int) -> Rendered:
             objects.append(Actor("crosswalk", Mesh(), s, 0.0))
             _crosswalk(canvas, world, air, s, start, len(objects))
             silhouettes.append(count(len(objects)))
+    if surfaces and canvas.materials is not None:
+        surfaces.paint_ground(canvas.image, canvas.materials, camera, start)
     glow: list[tuple[float, float, float, Array]] = []
     for actor, position, heading in _far_to_near(world, camera, time):
         identity = 0

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlm_perception.bundle.manifest import QuestionSpec
-from vlm_perception.datasets.roadworld.appearance import photographed
-from vlm_perception.datasets.roadworld.renderer import Rendered, render
+from vlm_perception.datasets.roadworld.appearance import PLAIN, Appearance
+from vlm_perception.datasets.roadworld.renderer import Rendered
 from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.truth import QUESTIONS, SceneTruth, captions, describe
 from vlm_perception.datasets.roadworld.world import World
@@ -45,7 +45,7 @@ class Streets:
         size: tuple[int, int] = CAMERA_SIZE,
         small: float = 0.3,
         *,
-        appearance: float = 0.0,
+        appearance: Appearance = PLAIN,
     ) -> None:
         """Render nothing yet.
 
@@ -53,7 +53,7 @@ class Streets:
             seeds: one a street.
             size: width and height of the images in pixels.
             small: the share of small objects that is asked for.
-            appearance: as `look` takes it.
+            appearance: of streets and cameras.
         """
         self._seeds, self._size, self._small = seeds, size, small
         self._appearance = appearance
@@ -70,7 +70,7 @@ class Streets:
 
 
 def look(
-    world: World, size: tuple[int, int], time: float = 0.0, *, appearance: float = 0.0
+    world: World, size: tuple[int, int], time: float = 0.0, *, appearance: Appearance = PLAIN
 ) -> Street:
     """What the camera of a world sees.
 
@@ -78,11 +78,9 @@ def look(
         world: a street and its actors.
         size: width and height of the image in pixels.
         time: in seconds, of a world that moves.
-        appearance: 0..1, how far the camera may be from the renderer's own.
+        appearance: of street and camera.
     """
-    rendered = render(world, time, *size)
-    if appearance:
-        rendered = photographed(rendered, world.seed, appearance, time)
+    rendered = appearance.render(world, time, *size)
     truth = describe(world, rendered, time)
     wordings = captions(truth, np.random.default_rng((world.seed, 5)))
     return Street(

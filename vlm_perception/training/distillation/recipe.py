@@ -51,14 +51,20 @@ class RoadWorldImages(_Model):
     easy: Annotated[int, Field(ge=0)] = 0
     """So many of the first scenes have few small objects; a student begins with them."""
     appearance: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """How far cameras may be from the renderer's own: lens, exposure, noise, JPEG."""
+    """How far streets and cameras may be from the plain ones."""
+    plain: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the scenes that look plain all the same."""
+    photographs: PathText | None = None
+    """A folder of images that sky, ground and boards on walls may show."""
     cache: PathText | None = None
     """Where the rendered scenes are kept, for several recipes; by default in the run's folder."""
 
     @model_validator(mode="after")
-    def _has_the_easy_ones(self) -> RoadWorldImages:
+    def _fits(self) -> RoadWorldImages:
         if self.easy > self.count:
             raise ValueError(f"{self.easy} scenes are `easy`, and `count` is {self.count}")
+        if not self.appearance and (self.plain or self.photographs):
+            raise ValueError("`plain` and `photographs` go with an `appearance` above 0; give one")
         return self
 
 

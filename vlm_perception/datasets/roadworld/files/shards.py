@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm_perception.datasets.roadworld.appearance import camera_name
+from vlm_perception.datasets.roadworld.appearance import PLAIN, Appearance
 from vlm_perception.datasets.roadworld.renderer import Rendered
 from vlm_perception.datasets.roadworld.streets import Streets
 from vlm_perception.datasets.roadworld.truth import ObjectTruth, SceneTruth
@@ -45,15 +45,15 @@ class ShardSpec:
     """Share of small objects asked for: a curriculum starts with few."""
     grid: tuple[int, int]
     """Columns and rows of the patch grid."""
-    appearance: float = 0.0
-    """How far cameras may be from the renderer's own, 0..1."""
+    appearance: Appearance = PLAIN
+    """Of streets and cameras."""
 
     @property
     def name(self) -> str:
         """Directory name."""
         grid = f"{self.grid[0]}x{self.grid[1]}"
-        camera = camera_name(self.appearance)
-        return f"{self.first_seed:09d}-{self.scenes}-{self.small:.2f}-{grid}-coloured{camera}"
+        looks = self.appearance.name
+        return f"{self.first_seed:09d}-{self.scenes}-{self.small:.2f}-{grid}-coloured{looks}"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vlm_perception.datasets.roadworld.appearance import PLAIN, Appearance
 from vlm_perception.datasets.roadworld.sampling import sample_scene
 from vlm_perception.datasets.roadworld.streets import look
 from vlm_perception.outputs.file import result_file
@@ -22,11 +23,11 @@ WHITE = (255, 255, 255)
 
 
 def write_sheet(
-    path: Path, seed: int = 0, columns: int = 4, rows: int = 5, *, appearance: float = 0.0
+    path: Path, seed: int = 0, columns: int = 4, rows: int = 5, *, appearance: Appearance = PLAIN
 ) -> Path:
     """Render the scenes from `seed` on, row by row, and write them as one PNG.
 
-    `appearance` is how far cameras may be from the renderer's own, 0..1.
+    `appearance` is that of streets and cameras.
 
     Raises:
         OSError: The file cannot be written.
@@ -42,7 +43,7 @@ def write_sheet(
     return path
 
 
-def _tile(seed: int, appearance: float) -> NDArray[np.uint8]:
+def _tile(seed: int, appearance: Appearance) -> NDArray[np.uint8]:
     """One scene in BGR, with white to its right and below it."""
     image = look(sample_scene(seed), RENDER_SIZE, appearance=appearance).image
     small = cv2.resize(

@@ -37,7 +37,7 @@ def open_images(
         VlmPerceptionError: there are none, or they cannot be listed.
     """
     if isinstance(spec, RoadWorldImages):
-        return RoadWorld(spec, (home / spec.cache) if spec.cache else out / CACHE)
+        return RoadWorld(spec, (home / spec.cache) if spec.cache else out / CACHE, home)
     path = home / Path(spec.path).expanduser()
     if isinstance(spec, FinalSetImages):
         return SplitOfImages(path, spec.split, languages)

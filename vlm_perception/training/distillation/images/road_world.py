@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from vlm_perception.common.machine import cpu_count
-from vlm_perception.datasets.roadworld.appearance import camera_name
+from vlm_perception.datasets.roadworld.appearance import PLAIN, Appearance, open_appearance
 from vlm_perception.datasets.roadworld.files.clip import WORLD_VERSION
 from vlm_perception.datasets.roadworld.files.shards import in_parallel
 from vlm_perception.datasets.roadworld.streets import TYPED_QUESTIONS, Streets
@@ -64,24 +64,27 @@ class RoadWorld:
 
     captioned = True
 
-    def __init__(self, spec: RoadWorldImages, folder: Path) -> None:
+    def __init__(self, spec: RoadWorldImages, folder: Path, home: Path) -> None:
         """Render the scenes that are missing.
 
         Args:
             spec: which scenes.
             folder: keeps them.
+            home: folder of the recipe.
 
         Raises:
+            VlmPerceptionError: its photographs cannot be used.
             DistillationError: what is kept there is damaged.
         """
         self._spec = spec
         self.learned = learned(spec)
+        looks = appearance_of(spec, home)
         asked = parts(spec, SCENES)
-        places = [folder / _name(*part, spec.appearance) for part in asked]
+        places = [folder / _name(*part, looks) for part in asked]
         missing = [part for part, place in zip(asked, places, strict=True) if not place.is_dir()]
         folder.mkdir(parents=True, exist_ok=True)
         if missing:
-            job = partial(_render, folder=folder, appearance=spec.appearance)
+            job = partial(_render, folder=folder, appearance=looks)
             made = in_parallel(job, missing, cpu_count())
             for _ in track(made, "Rendering scenes", total=len(missing)):
                 pass
@@ -89,8 +92,8 @@ class RoadWorld:
         self._data = [data for data, _ in kept]
         self._ends = [ends for _, ends in kept]
         self._firsts = [first - spec.first_seed for first, _, _ in asked]
-        seen = spec.model_dump(exclude={"cache", "appearance", "easy"})
-        content = f"{seen} {FRAME} {QUALITY} {WORLD_VERSION}{camera_name(spec.appearance)}"
+        seen = spec.model_dump(exclude={"cache", "appearance", "plain", "photographs", "easy"})
+        content = f"{seen} {FRAME} {QUALITY} {WORLD_VERSION}{looks.name}"
         content += f" {spec.easy} easy" if spec.easy else ""
         self.digest = hashlib.sha256(content.encode()).hexdigest()
 
@@ -136,6 +139,16 @@ class RoadWorld:
 def learned(spec: RoadWorldImages) -> Learned:
     """What whoever learns from such scenes has learned from."""
     return Learned(seeds=((spec.first_seed, spec.first_seed + spec.count),))
+
+
+def appearance_of(spec: RoadWorldImages, home: Path) -> Appearance:
+    """What such scenes look like, for a recipe in the folder `home`.
+
+    Raises:
+        VlmPerceptionError: the photographs cannot be used.
+    """
+    folder = home / Path(spec.photographs).expanduser() if spec.photographs else None
+    return open_appearance(spec.appearance, spec.plain, folder)
 
 
 def parts(spec: RoadWorldImages, most: int) -> list[tuple[int, int, float]]:
@@ -197,11 +210,13 @@ def _decoded(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels
 
 
-def _name(first: int, count: int, small: float, appearance: float) -> str:
-    return f"{first:09d}-{count}-{small:g}-v{WORLD_VERSION}{camera_name(appearance)}"
+def _name(first: int, count: int, small: float, appearance: Appearance) -> str:
+    return f"{first:09d}-{count}-{small:g}-v{WORLD_VERSION}{appearance.name}"
 
 
-def _render(first: int, count: int, small: float, *, folder: Path, appearance: float = 0.0) -> None:
+def _render(
+    first: int, count: int, small: float, *, folder: Path, appearance: Appearance = PLAIN
+) -> None:
     """Render some scenes into one folder; one that is there is whole."""
     target = folder / _name(first, count, small, appearance)
     aside = folder / f".{target.name}.{os.getpid()}"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from vlm_perception.datasets.roadworld.appearance import Appearance
 from vlm_perception.datasets.roadworld.files.shards import (
     SCENES_PER_SHARD,
     Shard,
@@ -27,7 +28,7 @@ from vlm_perception.datasets.roadworld.files.shards import (
 from vlm_perception.outputs.console import say
 from vlm_perception.training.distillation.examples import Images, View, draw_views
 from vlm_perception.training.distillation.images.open import open_images
-from vlm_perception.training.distillation.images.road_world import learned, parts
+from vlm_perception.training.distillation.images.road_world import appearance_of, learned, parts
 from vlm_perception.training.distillation.language.dialogues import (
     TRUE,
     Dialogues,
@@ -214,7 +215,8 @@ def _of_world(
     size: tuple[int, int],
     cache: Path,
 ) -> Sources:
-    shards = _shards(images, size, reader.grid, cache)
+    looks = appearance_of(images, run.home)
+    shards = _shards(images, looks, size, reader.grid, cache)
     groups = [number for number, name in enumerate(TRUE) if name in language.losses]
     dialogues = Dialogues(reader.tokenizer, balancing_weights(shards), groups, reader.prompt)
     known: list[Known] = [WorldTruth(shards, dialogues)]
@@ -226,7 +228,7 @@ def _of_world(
         known += taught
         dialogues.length = sum(each.room for each in known)
     return Sources(
-        repr([(len(shard.labels), str(shard.truths[0])) for shard in shards]),
+        repr([(len(shard.labels), str(shard.truths[0])) for shard in shards]) + looks.name,
         images.count,
         images.count,
         lambda: chunks_of(shards),
@@ -281,11 +283,15 @@ def _pictures(
 
 
 def _shards(
-    images: RoadWorldImages, size: tuple[int, int], grid: tuple[int, int], cache: Path
+    images: RoadWorldImages,
+    looks: Appearance,
+    size: tuple[int, int],
+    grid: tuple[int, int],
+    cache: Path,
 ) -> list[Shard]:
     """Scenes of the road world, rendered where they are not in `cache` yet."""
     specs = [
-        ShardSpec(first, count, small, grid, images.appearance)
+        ShardSpec(first, count, small, grid, looks)
         for first, count, small in parts(images, SCENES_PER_SHARD)
     ]
     name = "shards" if size == INPUT_SIZE else f"shards-{size[0]}x{size[1]}"
