@@ -20,7 +20,7 @@ from typing import IO, Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
@@ -170,6 +170,7 @@ class Graph:
         self.node = Node("test", context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
         self._processes: list[NodeProcess] = []
@@ -270,18 +271,21 @@ class Graph:
     def close(self) -> None:
         for process in self._processes:
             process.kill()
+        # A context that ends while an executor waits in it takes the process with it now and then.
+        self._stop.set()
+        self._executor.wake()
+        self._thread.join()
+        self._executor.shutdown()
+        self.node.destroy_node()
         self._context.try_shutdown()
-        self._thread.join(5.0)
         # A domain that the caller chose is not held.
         held = _HELD.pop(self.domain, None)
         if held is not None:
             held.close()
 
     def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return
+        while not self._stop.is_set():
+            self._executor.spin_once(timeout_sec=1.0)
 
 
 def _first_answer(client: Any, name: str, request: Any, timeout: float) -> Any:
