@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import rclpy
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
@@ -33,32 +33,32 @@ Join = Callable[..., Any]
 @pytest.fixture
 def join(graph: Graph) -> Iterator[Join]:
     """Make a node that is a participant of its own, as one in another process is."""
-    contexts: list[Context] = []
-    threads: list[threading.Thread] = []
+    stop = threading.Event()
+    made: list[tuple[Context, Any, threading.Thread]] = []
 
     def make(kind: type, name: str) -> Any:
         context = Context()
         rclpy.init(context=context, domain_id=graph.domain)
-        contexts.append(context)
         node = kind(name, context=context)
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
 
         def spin() -> None:
-            try:
-                executor.spin()
-            except ExternalShutdownException:
-                return
+            while not stop.is_set():
+                executor.spin_once(timeout_sec=0.1)
+            executor.shutdown()
 
-        threads.append(threading.Thread(target=spin))
-        threads[-1].start()
+        thread = threading.Thread(target=spin)
+        thread.start()
+        made.append((context, node, thread))
         return node
 
     yield make
-    for context in contexts:
-        context.try_shutdown()
-    for thread in threads:
+    stop.set()
+    for context, node, thread in made:
         thread.join()
+        node.destroy_node()
+        context.try_shutdown()
 
 
 @pytest.fixture
