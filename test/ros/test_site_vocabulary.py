@@ -13,7 +13,7 @@ from support.site_vocabularies import LABELS, write_site_vocabulary
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.msg import EmbeddingInfo
 from vlm_perception.nodes.io.qos import latched
-from vlm_perception.srv import SetVocabulary
+from vlm_perception.srv import LoadVocabulary, SetVocabulary
 
 
 def test_a_node_takes_vocabulary_files_and_keeps_what_it_has_when_one_is_bad(
@@ -25,26 +25,27 @@ def test_a_node_takes_vocabulary_files_and_keeps_what_it_has_when_one_is_bad(
     info = graph.listen(EmbeddingInfo, "embedding_info", latched())
     node = graph.start("vision_encoder", vocabulary=first)
 
-    def send(**request: Any) -> Any:
-        sent = SetVocabulary.Request(**request)
-        return graph.call(SetVocabulary, "/vision_encoder/set_vocabulary", sent)
+    def load(file: Path) -> Any:
+        sent = LoadVocabulary.Request(file=str(file))
+        return graph.call(LoadVocabulary, "/vision_encoder/load_vocabulary", sent)
 
     told = info.wait(lambda message: message.vocabulary_version == 1)
     assert list(told.vocabulary) == ["my loading bay", "car"], node.log()
-    taken = send(file=str(second))
+    taken = load(second)
     assert taken.accepted and taken.vocabulary_version == 2, taken.message
     told = info.wait(lambda message: message.vocabulary_version == 2)
     assert list(told.vocabulary) == ["my loading bay"] and abs(told.thresholds[0] - 0.2) < 1e-6
     second.write_text(second.read_text().replace("loading", "leading"))
-    for request, reason in [
-        ({"file": str(second)}, "edited or damaged"),
-        ({"file": "/nope"}, "there is no vocabulary /nope"),
-        ({"file": str(first), "labels": ["car"]}, "either labels or a file"),
+    for file, reason in [
+        (second, "edited or damaged"),
+        (Path("/nope"), "there is no vocabulary /nope"),
     ]:
-        refused = send(**request)
+        refused = load(file)
         assert not refused.accepted and reason in refused.message
         assert refused.vocabulary_version == 2
-    assert send().vocabulary_version == 3
+    own = SetVocabulary.Request()
+    restored = graph.call(SetVocabulary, "/vision_encoder/set_vocabulary", own)
+    assert restored.vocabulary_version == 3
     told = info.wait(lambda message: message.vocabulary_version == 3)
     assert list(told.vocabulary) == list(bundle.manifest.vocabulary.names)
     for label in ("deactivate", "cleanup"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,8 +36,7 @@ from vlm_perception.perception.details import Kind, without_detail
 from vlm_perception.perception.device_tokens import DeviceTokens
 from vlm_perception.perception.vision.embedding_info import embedding_info_fields
 from vlm_perception.perception.vision.encoder import VisionEncoder
-from vlm_perception.perception.vision.vocabulary import VocabularyError
-from vlm_perception.srv import SetVocabulary
+from vlm_perception.srv import LoadVocabulary, SetVocabulary
 from vlm_perception.types import Frame
 
 VOCABULARY_REQUESTS = 4
@@ -115,6 +114,9 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         self._vocabulary_requests = threading.BoundedSemaphore(VOCABULARY_REQUESTS)
         self.create_service(
             SetVocabulary, "~/set_vocabulary", self._set_vocabulary, qos_profile=requests()
+        )
+        self.create_service(
+            LoadVocabulary, "~/load_vocabulary", self._load_vocabulary, qos_profile=requests()
         )
 
     def load(self) -> None:
@@ -269,15 +271,16 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
         bundle = self._bundle
         return list(bundle.manifest.vocabulary.names) if bundle else []
 
-    def _replace_vocabulary(self, encoder: VisionEncoder, labels: list[str], file: str) -> None:
-        if labels and file:
-            raise VocabularyError("a request has either labels or a file; leave one of them empty")
-        if file:
-            encoder.read_vocabulary(Path(file))
-        else:
-            encoder.set_vocabulary(labels or self._own_labels())
-
     def _set_vocabulary(self, request: Any, response: Any) -> Any:
+        labels = list(request.labels) or self._own_labels()
+        return self._change(response, lambda encoder: encoder.set_vocabulary(labels))
+
+    def _load_vocabulary(self, request: Any, response: Any) -> Any:
+        file = Path(request.file)
+        return self._change(response, lambda encoder: encoder.read_vocabulary(file))
+
+    def _change(self, response: Any, change: Callable[[VisionEncoder], int]) -> Any:
+        """Fill the response to a request for another vocabulary."""
         encoder = self._encoder
         if encoder is None:
             response.message = "the node is not configured; configure it first"
@@ -289,7 +292,7 @@ class VisionEncoderNode(PerceptionNode[EncoderSettings]):
             return response
         try:
             with self.watchdog.watch("set_vocabulary"):
-                self._replace_vocabulary(encoder, list(request.labels), request.file)
+                change(encoder)
             response.accepted = True
             self._publish_info()
         except VlmPerceptionError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,7 @@ class VisionEncoder:
         Raises:
             VocabularyError: a label cannot be used; the old vocabulary stays.
         """
-        with self._lock:
-            vocabulary = self._builder.build(labels, self._vocabulary.version + 1)
-            self._vocabulary = vocabulary
-        return vocabulary.version
+        return self._take(partial(self._builder.build, labels))
 
     def read_vocabulary(self, file: Path) -> int:
         """Look for the labels of a vocabulary file from the next frame on.
@@ -118,8 +116,11 @@ class VisionEncoder:
         Raises:
             VlmPerceptionError: the file cannot be used; the old vocabulary stays.
         """
+        return self._take(partial(self._builder.read, file))
+
+    def _take(self, make: Callable[[int], Vocabulary]) -> int:
         with self._lock:
-            vocabulary = self._builder.read(file, self._vocabulary.version + 1)
+            vocabulary = make(self._vocabulary.version + 1)
             self._vocabulary = vocabulary
         return vocabulary.version
 
