@@ -94,6 +94,11 @@ def test_a_signal_ends_the_server_in_order_and_all_of_its_group(
     assert (launched.folder / "in order").exists()
 
 
+def test_the_server_and_what_it_starts_give_way(launched: Launched) -> None:
+    for name in ("leader", "child"):
+        assert os.getpriority(os.PRIO_PROCESS, launched.pid(name)) == 19
+
+
 def test_a_parent_that_is_killed_leaves_nothing(launched: Launched) -> None:
     launched.parent.kill()
     wait_until(launched.all_ended)

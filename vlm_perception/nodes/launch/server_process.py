@@ -7,6 +7,7 @@ Usage: python -m vlm_perception.nodes.launch.server_process PARENT_PID RESPAWN C
 The server has a session of its own. Its whole process group ends on SIGINT and SIGTERM, and when
 the process that started this one ends in any way. With `true` for RESPAWN a server that has ended
 is started again, after pauses that grow; not one whose exit code says that its arguments are wrong.
+Like the decoder of a bundle, it gives way to the encoder where they share cores.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from vlm_perception.common.parent_death import follow_parent
+from vlm_perception.nodes.process.niceness import give_way, session_gives_way
 
 FAILED, BAD_ARGUMENTS = 1, 2
 """Exit codes; argparse, which servers read their arguments with, ends with the second, too."""
@@ -30,6 +33,7 @@ STEADY_S = 600.0
 GRACE_S = 3.0
 """To end in order. A launch file sends a second signal after five seconds."""
 LOOKED_FOR_EVERY_S = 1.0
+NICENESS = 19
 
 
 def supervise() -> None:
@@ -78,6 +82,9 @@ def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
         for number in ENDING:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
+        give_way(NICENESS)
+        with suppress(OSError):  # Where sessions may not give way, its processes do.
+            session_gives_way(NICENESS)
         if not follow_parent(parent):
             os._exit(FAILED)
 
