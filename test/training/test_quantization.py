@@ -79,6 +79,7 @@ def check(parity: dict[str, float]) -> None:
     assert parity["codes_apart_by"] <= 1
     assert parity["layer_error"] <= 1e-5
     assert parity["cosine_mean"] >= 0.9999
+    assert parity["cosine_min"] <= parity["cosine_p1"] <= 1.0 + 1e-6
     assert parity["equal_token_index"] >= 0.5
 
 

@@ -31,8 +31,9 @@ class Labels:
         reader = DualReader(source.path / "dual")
         tower = source.family.text(reader.model, source.text_length)
         with torch.no_grad():
-            prompts = own_prompts(spec.vocabulary).values()
-            means = [tower(reader.ids(texts)).mean(dim=0) for texts in prompts]
+            prompts = own_prompts(spec.vocabulary)
+            means = [tower(reader.ids(texts)).mean(dim=0) for texts in prompts.values()]
+        self.names = tuple(prompts)
         self.embeddings = F.normalize(torch.stack(means), dim=-1)
         self.scale = float(source.dual.logit_scale.exp())
         self.bias = source.family.text.logit_bias(source.dual)

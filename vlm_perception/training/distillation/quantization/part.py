@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score
 
+from vlm_perception.datasets.roadworld.world import LABELS
 from vlm_perception.deploy.compression.precision_config import read_config
 from vlm_perception.deploy.compression.trained_steps import read_trained
-from vlm_perception.training.distillation.examples import View, draw_views
+from vlm_perception.training.distillation.examples import Example, Truth, View, draw_views
 from vlm_perception.training.distillation.images.open import open_images
 from vlm_perception.training.distillation.parts import Run
-from vlm_perception.training.distillation.quantization.parity import Parity, compare
+from vlm_perception.training.distillation.quantization.parity import Parity, Precision, compare
 from vlm_perception.training.distillation.quantization.tower import QuantizedTower
 from vlm_perception.training.distillation.quantization.train import (
     Source,
@@ -33,7 +35,7 @@ from vlm_perception.training.loop import Schedule
 
 NAME = "quantization"
 PARITY = "parity.json"
-PARITY_IMAGES = 32
+PARITY_IMAGES = 500
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ def make(run: Run, work: Path) -> None:
     keep = _keep(run, recipe)
     source = Source.load(_checkpoint(run, recipe), keep)
     training = recipe.training
-    pictures = _Pictures(run, source, training.batch)
+    pictures = Pictures(run, source, training.batch)
     least = max(training.batch, recipe.calibration_images)
     if len(pictures) < least:
         raise DistillationError(
@@ -71,33 +73,55 @@ def make(run: Run, work: Path) -> None:
     steps = train(source, plan, recipe.ranges, pictures.batch, schedule, work / "training")
     write_checkpoint(source, plan, steps, work)
     (work / "training" / "last.pt").unlink()
-    found = {"dense": parity(work, "", first[:PARITY_IMAGES])}
+    found = {"dense": parity(work, "", pictures)}
     if keep:
-        found["pruned"] = parity(work, keep, first[:PARITY_IMAGES])
+        found["pruned"] = parity(work, keep, pictures)
     told = {name: asdict(each) for name, each in found.items()}
     (work / PARITY).write_text(json.dumps(told, indent=1) + "\n")
     for name, each in told.items():
         _log.info("torch and ONNX Runtime, %s: %s", name, json.dumps(each))
 
 
-def parity(checkpoint: Path, keep: str, images: list[NDArray[np.uint8]]) -> Parity:
+def parity(checkpoint: Path, keep: str, pictures: Pictures) -> Parity:
     """Compare a trained checkpoint in torch with its graph in ONNX Runtime.
 
     Args:
         checkpoint: with trained steps.
         keep: token pruning, as `export --keep` takes it; empty: none.
-        images: [H, W, 3] each, as the tower takes them.
+        pictures: of which the first PARITY_IMAGES are looked at.
     """
     source, trained = Source.load(checkpoint, keep), read_trained(checkpoint)
     assert trained is not None
+    indices = range(min(PARITY_IMAGES, len(pictures)))
     with tempfile.TemporaryDirectory(dir=checkpoint) as folder:
         flat, plan = source.flat(trained.plan, Path(folder))
         steps = trained.of_points(plan.config, plan.points, flat)
         tower = QuantizedTower(source.tower, plan.points, steps, plan.config, learned=True)
-        return compare(flat, tower, plan.points, images)
+        images = (pictures.whole(index) for index in indices)
+        return compare(flat, tower, plan.points, images, _precision(source, pictures, indices))
 
 
-class _Pictures:
+def _precision(source: Source, pictures: Pictures, indices: range) -> Precision | None:
+    """Macro average precision by the road world's truth; None of other images and labels."""
+    known = [label for label in LABELS if label in source.labels.names]
+    truth = [pictures.truth(index) for index in indices]
+    rows = [each.labels for each in truth if each is not None]
+    if not known or len(rows) < len(truth):
+        return None
+    present = np.stack(rows)[:, [LABELS.index(label) for label in known]]
+    told = present.any(axis=0) & ~present.all(axis=0)
+    texts = source.labels.embeddings[[source.labels.names.index(label) for label in known]].numpy()
+    if not told.any():
+        return None
+
+    def precision(pooled: NDArray[np.float32]) -> float:
+        scores = pooled @ texts.T
+        return float(average_precision_score(present[:, told], scores[:, told], average="macro"))
+
+    return precision
+
+
+class Pictures:
     """The images of a run as its tower takes them."""
 
     def __init__(self, run: Run, source: Source, count: int) -> None:
@@ -111,7 +135,11 @@ class _Pictures:
 
     def whole(self, index: int) -> NDArray[np.uint8]:
         """An image as it is."""
-        return self._look(index, View())
+        return self._look(index, View()).image
+
+    def truth(self, index: int) -> Truth | None:
+        """What an image shows, where that is known."""
+        return self._look(index, View()).truth
 
     def batch(self, step: int) -> NDArray[np.uint8]:
         """Random images of a step, one view of each."""
@@ -119,11 +147,11 @@ class _Pictures:
         chosen = []
         for index in rng.integers(0, len(self), self._count).tolist():
             views = draw_views(self._seed, index, self._views)
-            chosen.append(self._look(index, views[int(rng.integers(len(views)))]))
+            chosen.append(self._look(index, views[int(rng.integers(len(views)))]).image)
         return np.stack(chosen)
 
-    def _look(self, index: int, view: View) -> NDArray[np.uint8]:
-        return self._images.example(index, view, self._size, self._grid).image
+    def _look(self, index: int, view: View) -> Example:
+        return self._images.example(index, view, self._size, self._grid)
 
 
 def _checkpoint(run: Run, recipe: Quantization) -> Path:
