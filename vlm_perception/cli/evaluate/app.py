@@ -36,16 +36,26 @@ app = typer.Typer(no_args_is_help=True, help="Evaluate a model: a table, and JSO
 def evaluate_roadworld_nano(
     bundle: BundleOption = "roadworld-nano",
     scenes: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 1000,
+    appearance: Annotated[
+        float,
+        typer.Option(
+            callback=finite,
+            min=0,
+            max=1,
+            help="How far streets and cameras may be from the plain ones: 0 not at all, 1 most.",
+        ),
+    ] = 0.0,
     json_file: JsonOption = None,
 ) -> None:
     """Evaluate a bundle on scenes of the road world from seeds that were not used in training.
 
     Prints metrics of tags, typed attributes, yes/no presence and captions, each with the
-    majority-class baseline and by object size.
+    majority-class baseline and by object size. With --appearance 1 the same streets have other
+    textures, colours and scenery, and other cameras see them.
 
     `vlm-perception evaluate roadworld-nano --scenes 1000 --json roadworld.json`
     """
-    report("vlm_perception.evaluation.tasks.roadworld", json_file, bundle, scenes)
+    report("vlm_perception.evaluation.tasks.roadworld", json_file, bundle, scenes, appearance)
 
 
 @app.command("instructions")

@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 from vlm_perception.bundle.bundle import ModelBundle
 from vlm_perception.bundle.manifest import QuestionSpec
 from vlm_perception.common.errors import VlmPerceptionError
+from vlm_perception.datasets.roadworld.appearance import PLAIN, Appearance, open_appearance
 from vlm_perception.datasets.roadworld.streets import TYPED_QUESTIONS, Street, Streets
 from vlm_perception.datasets.roadworld.truth import (
     CAPTION_PROMPT,
@@ -55,27 +56,38 @@ class Answers:
     captions: list[str] = field(default_factory=list)
 
 
-def run(bundle: str, scenes: int) -> Report:
+def run(bundle: str, scenes: int, appearance: float = 0.0) -> Report:
     """Run the benchmark.
+
+    Args:
+        bundle: name or directory.
+        scenes: how many.
+        appearance: 0..1, how far streets and cameras are from the plain ones.
 
     Raises:
         BundleError: The bundle cannot be used.
         ForeignBundleError: It lacks a label or the language model that the benchmark needs.
         RoadWorldTaskError: The road world no longer produces scenes as hard as documented.
     """
-    return run_task(RoadWorldTask(ModelBundle.load(bundle)), evaluation_streets(scenes))
+    looks = open_appearance(appearance)
+    task = RoadWorldTask(ModelBundle.load(bundle), appearance)
+    return run_task(task, evaluation_streets(scenes, looks))
 
 
-def evaluation_streets(scenes: int) -> Streets:
+def evaluation_streets(scenes: int, appearance: Appearance = PLAIN) -> Streets:
     """The benchmark's scenes."""
-    return Streets(range(EXAM_SEED, EXAM_SEED + scenes))
+    return Streets(range(EXAM_SEED, EXAM_SEED + scenes), appearance=appearance)
 
 
 class RoadWorldTask:
     """A bundle running the benchmark."""
 
-    def __init__(self, bundle: ModelBundle) -> None:
+    def __init__(self, bundle: ModelBundle, appearance: float = 0.0) -> None:
         """Load the bundle's networks and lay the questions out.
+
+        Args:
+            bundle: to run.
+            appearance: of the streets that it will see, for the report.
 
         Raises:
             ForeignBundleError: it lacks a label or the language model that the benchmark needs.
@@ -85,7 +97,7 @@ class RoadWorldTask:
         self.encoder = VisionEncoder(bundle, threads=2)
         self.language = LanguageModel(bundle, threads=2)
         self.answers = Answers()
-        self._digest = bundle.digest
+        self._digest, self._appearance = bundle.digest, appearance
         self._columns = [labels.index(label) for label in LABELS]
         exists = [
             QuestionSpec(name=n, question=presence_question(n), choices=("yes", "no"))
@@ -117,6 +129,7 @@ class RoadWorldTask:
         figures, tables = metrics(self.answers)
         truths = self.answers.truths
         figures |= {"scenes": len(truths), "bundle_digest": self._digest}
+        figures["appearance"] = self._appearance
         return Report([*tables, conditions(truths)], figures)
 
 
