@@ -38,7 +38,7 @@ from vlm_perception.training.distillation.learned import read_learned
 from vlm_perception.training.distillation.recipe import DistillationError
 from vlm_perception.training.distillation.run import distil
 from vlm_perception.training.distillation.teacher.language import Words
-from vlm_perception.training.student import build_tokenizer
+from vlm_perception.training.roadworld_words import build_tokenizer
 
 SCENES = 8
 DECODER = {

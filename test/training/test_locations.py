@@ -33,7 +33,7 @@ from vlm_perception.training.locations import (
     spread_loss,
     with_locations,
 )
-from vlm_perception.training.student import build_tokenizer
+from vlm_perception.training.roadworld_words import build_tokenizer
 
 
 @pytest.fixture(scope="module")

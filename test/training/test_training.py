@@ -81,7 +81,7 @@ from vlm_perception.training.distillation.student.result import label_specs
 from vlm_perception.training.locations import with_locations
 from vlm_perception.training.loop import SAVE_EVERY, Schedule, fit
 from vlm_perception.training.roadworld_nano import recipe_file
-from vlm_perception.training.student import ATTRIBUTE_PHRASES, INPUT_SIZE, build_tokenizer
+from vlm_perception.training.roadworld_words import ATTRIBUTE_PHRASES, INPUT_SIZE, build_tokenizer
 from vlm_perception.training.tower import patch_embeddings, see
 from vlm_perception.types import Frame
 

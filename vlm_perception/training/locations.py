@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from vlm_perception.perception.locating.formats.paligemma import PaliGemmaTokens
-from vlm_perception.training.student import dress_tokenizer
+from vlm_perception.training.roadworld_words import dress_tokenizer
 
 FORMAT = PaliGemmaTokens()
 BINS = 1024

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from vlm_perception.deploy.checkpoints.image_processor import load_any_processor
-from vlm_perception.training.student import IMAGE_TOKEN, dress_tokenizer
+from vlm_perception.training.roadworld_words import IMAGE_TOKEN, dress_tokenizer
 
 _CHAT = """
 {%- for message in messages -%}

@@ -23,7 +23,7 @@ from vlm_perception.deploy.checkpoints.quiet import quieten
 from vlm_perception.deploy.export.export import export_bundle
 from vlm_perception.deploy.export.options import ExportOptions
 from vlm_perception.evaluation.cached_export import export_state
-from vlm_perception.training.student import build_tokenizer
+from vlm_perception.training.roadworld_words import build_tokenizer
 
 NANO = "roadworld-nano/shipped"
 NANO_CHECKPOINT = Path("checkpoints/roadworld-nano")

@@ -219,6 +219,18 @@ class Training(_Model):
     """Share of the steps for which an inherited vision tower waits; then all is trained, at a tenth
     of the rate. Random weights are never frozen."""
 
+    def require_batch(self, images: int) -> None:
+        """Refuse a set that does not fill a batch.
+
+        Raises:
+            DistillationError: it does not.
+        """
+        if images < self.batch:
+            raise DistillationError(
+                f"there are {images} images, fewer than the {self.batch} of a batch; add images, "
+                "or choose a smaller `batch`"
+            )
+
     @property
     def schedule(self) -> Schedule:
         """As the loop takes it."""

@@ -30,7 +30,7 @@ from vlm_perception.datasets.roadworld.truth import (
 from vlm_perception.datasets.roadworld.world import LABELS
 from vlm_perception.perception.locating.formats.box_format import PictureBox
 from vlm_perception.training.locations import FORMAT, encode
-from vlm_perception.training.student import PROMPT
+from vlm_perception.training.roadworld_words import PROMPT
 
 CAPTION, ANSWER, INSTRUCTION, LOCATION, TAUGHT_CAPTION = range(5)
 """What a segment teaches: each has a loss of its own."""

@@ -25,7 +25,7 @@ from vlm_perception.modeling.bridges import begin_with, build_bridge
 from vlm_perception.modeling.pixel_scaling import Normalisation, read_normalisation
 from vlm_perception.training.distillation.recipe import DistillationError, Language
 from vlm_perception.training.locations import LOCATIONS, grow, with_locations
-from vlm_perception.training.student import IMAGE_TOKEN, PROMPT, build_tokenizer
+from vlm_perception.training.roadworld_words import IMAGE_TOKEN, PROMPT, build_tokenizer
 
 # Modules of transformers carry no types.
 Model = Any

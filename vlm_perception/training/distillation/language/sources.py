@@ -53,7 +53,7 @@ from vlm_perception.training.distillation.recipe import (
     RoadWorldImages,
 )
 from vlm_perception.training.distillation.teacher.read import taught_by, words_of
-from vlm_perception.training.student import INPUT_SIZE
+from vlm_perception.training.roadworld_words import INPUT_SIZE
 
 OF_WORLD = frozenset({*TRUE, "patches"})
 """Losses on the truth of the road world. `caption` is there for other images, too, by their own
@@ -107,11 +107,7 @@ def check(run: Run) -> None:
                 "the loss caption needs captions, which these images have not; add captions.jsonl, "
                 "take the teacher's (taught_caption), or leave the loss out"
             )
-    if count < language.training.batch:
-        raise DistillationError(
-            f"there are {count} images, fewer than the {language.training.batch} of a batch; add "
-            "images, or choose a smaller `batch`"
-        )
+    language.training.require_batch(count)
 
 
 def _missing(name: str, recipe: Recipe) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vlm_perception.datasets.roadworld.truth import QUESTIONS
 from vlm_perception.modeling.token_pruning import take
 from vlm_perception.training.distillation.losses.batch import Outputs, Part, TrueTargets
-from vlm_perception.training.student import ATTRIBUTE_PHRASES
+from vlm_perception.training.roadworld_words import ATTRIBUTE_PHRASES
 
 POSITIVE_PERCENT = 3
 """A patch counts as showing a label from this coverage on; below it, down to 1, as unknown."""

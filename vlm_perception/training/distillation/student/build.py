@@ -35,7 +35,7 @@ from vlm_perception.training.distillation.recipe import (
 )
 from vlm_perception.training.distillation.student.cut import cut
 from vlm_perception.training.processors import image_processor, save_processor
-from vlm_perception.training.student import build_tokenizer
+from vlm_perception.training.roadworld_words import build_tokenizer
 
 # Models of transformers carry no types.
 Model = Any

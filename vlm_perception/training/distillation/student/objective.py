@@ -21,7 +21,7 @@ from vlm_perception.training.distillation.losses.captions import contrastive, ma
 from vlm_perception.training.distillation.student.batches import Batch
 from vlm_perception.training.distillation.student.encoder import Seeing, StudentEncoder
 from vlm_perception.training.processes import Processes
-from vlm_perception.training.student import ATTRIBUTE_PHRASES, templates
+from vlm_perception.training.roadworld_words import ATTRIBUTE_PHRASES, templates
 from vlm_perception.training.tower import PRUNED_SHARE
 
 TRUE = ("true_labels", "true_patches", "true_distance")

@@ -22,7 +22,7 @@ from vlm_perception.training.distillation.learned import Learned, read_learned
 from vlm_perception.training.distillation.recipe import ConfigStudent, Recipe
 from vlm_perception.training.distillation.student.encoder import StudentEncoder
 from vlm_perception.training.distillation.teacher.store import Taught
-from vlm_perception.training.student import templates
+from vlm_perception.training.roadworld_words import templates
 
 LICENCES = {"weights": "Apache-2.0", "training data": "Apache-2.0 (rendered)"}
 """Of a student that has seen nothing but the road world."""

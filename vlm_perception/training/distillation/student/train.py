@@ -115,11 +115,7 @@ def check(run: Run) -> None:
             "or leave the loss out"
         )
     batch = student.training.batch
-    if len(images) < batch:
-        raise DistillationError(
-            f"there are {len(images)} images, fewer than the {batch} of a batch; add images, or "
-            "choose a smaller `batch`"
-        )
+    student.training.require_batch(len(images))
     coupled = [name for name in ("contrastive", "affinity") if name in student.losses]
     if coupled and batch < FEWEST:
         _log.warning(
