@@ -54,6 +54,26 @@ def roadworld_images(
     Console().print(f"{count} images in {out}", soft_wrap=True, highlight=False)
 
 
+@app.command("heroes")
+def roadworld_heroes(
+    out: Annotated[Path, typer.Option(help="The folder to write into.")],
+    per_class: Annotated[
+        int, typer.Option(min=1, max=5000, help="Images of each class of a task.")
+    ] = 100,
+) -> None:
+    """Render the exam of adapted prompts: scenes with one large object, in a folder for each class.
+
+    Eleven tasks, such as paint x vehicle; half of the combinations of words are kept from training.
+    Images that are there stay; the same command goes on after an interruption.
+
+    `vlm-perception roadworld heroes --out out/heroes`
+    """
+    with plain_errors():
+        module = importlib.import_module("vlm_perception.datasets.roadworld.heroes.exam")
+        digest = module.write_exam(out, per_class)
+    Console().print(f"{out}, classes {digest[:12]}", soft_wrap=True, highlight=False)
+
+
 @app.command("sheet")
 def roadworld_sheet(
     out: Annotated[Path, typer.Option(help="The PNG file to write.")],

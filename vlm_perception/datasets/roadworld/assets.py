@@ -84,6 +84,13 @@ def _named(rng: np.random.Generator, colours: tuple[Colour, ...]) -> tuple[Colou
     return (red, green, blue), NAMED.get(colour, "")
 
 
+def _painted(
+    rng: np.random.Generator, colours: tuple[Colour, ...], paint: Colour | None
+) -> tuple[Colour, str]:
+    """A shade of the colour that is asked for, or of any of these."""
+    return _named(rng, colours if paint is None else (paint,))
+
+
 def _pick(rng: np.random.Generator, colours: tuple[Colour, ...]) -> Colour:
     return _named(rng, colours)[0]
 
@@ -97,9 +104,9 @@ def _lamps(mesh: Mesh, rear: float, front: float, half: float, z: float, size: f
         )
 
 
-def car(rng: np.random.Generator) -> Mesh:
+def car(rng: np.random.Generator, paint: Colour | None = None) -> Mesh:
     """A saloon, estate or van of 3.7 to 4.9 m."""
-    paint, name = _named(rng, PAINTS)
+    paint, name = _painted(rng, PAINTS, paint)
     mesh = Mesh(colour=name)
     half_l, half_w = rng.uniform(1.85, 2.45), rng.uniform(0.82, 0.97)
     waist, roof = rng.uniform(0.8, 1.0), rng.uniform(1.38, 1.85)
@@ -123,12 +130,13 @@ def car(rng: np.random.Generator) -> Mesh:
     return mesh
 
 
-def truck(rng: np.random.Generator) -> Mesh:
+def truck(rng: np.random.Generator, paint: Colour | None = None) -> Mesh:
     """A cab with a closed or flat body."""
-    paint, name = _named(rng, PAINTS)
+    wanted = paint
+    paint, name = _painted(rng, PAINTS, wanted)
     half_w = rng.uniform(1.15, 1.3)
     length, top = rng.uniform(5.5, 8.5), rng.uniform(2.9, 3.7)
-    body, body_name = _named(rng, ((240, 240, 238), (205, 205, 200), *PAINTS))
+    body, body_name = _painted(rng, ((240, 240, 238), (205, 205, 200), *PAINTS), wanted)
     mesh = Mesh(colour=name if name == body_name else "")
     rear, cab = -length / 2, length / 2 - rng.uniform(1.7, 2.1)
     mesh.box((rear, length / 2), (-half_w * 0.8, half_w * 0.8), (0.5, 0.95), (42, 42, 45))
@@ -154,10 +162,10 @@ def truck(rng: np.random.Generator) -> Mesh:
     return mesh
 
 
-def bus(rng: np.random.Generator) -> Mesh:
+def bus(rng: np.random.Generator, paint: Colour | None = None) -> Mesh:
     """A city bus or coach with a band of windows all round."""
     half_w, top = rng.uniform(1.2, 1.3), rng.uniform(2.9, 3.3)
-    paint, name = _named(
+    paint, name = _painted(
         rng,
         (
             (220, 50, 40),
@@ -167,6 +175,7 @@ def bus(rng: np.random.Generator) -> Mesh:
             (240, 240, 240),
             (235, 120, 40),
         ),
+        paint,
     )
     mesh = Mesh(colour=name)
     trim = _pick(rng, ((250, 250, 250), (40, 60, 110), (90, 30, 30)))
@@ -211,10 +220,10 @@ def _limb(
     )
 
 
-def pedestrian(rng: np.random.Generator) -> Mesh:
+def pedestrian(rng: np.random.Generator, paint: Colour | None = None) -> Mesh:
     """A standing or walking person of 1.5 to 1.9 m."""
     mesh, height = Mesh(billboard=True), rng.uniform(1.5, 1.9)
-    shirt, name = _named(rng, CLOTHES)
+    shirt, name = _painted(rng, CLOTHES, paint)
     trousers, skin = _pick(rng, CLOTHES), _pick(rng, SKIN)
     stride, wide = rng.uniform(0.02, 0.3), rng.uniform(0.19, 0.26)
     hip, shoulder = height * 0.5, height * 0.83
@@ -264,11 +273,11 @@ def _rider(mesh: Mesh, rng: np.random.Generator, seat: float, lean: float, helme
     )
 
 
-def bicycle(rng: np.random.Generator) -> Mesh:
+def bicycle(rng: np.random.Generator, paint: Colour | None = None) -> Mesh:
     """A cyclist: two thin spoked wheels, a frame of tubes and an upright rider."""
     mesh = Mesh(billboard=True)
     squeeze = rng.uniform(0.35, 1.0)
-    frame, radius = _pick(rng, CLOTHES), 0.35
+    frame, radius = _painted(rng, CLOTHES, paint)[0], 0.35
     half = 0.52 * squeeze
     for u in (-half, half):
         mesh.round(u, radius, radius, (20, 20, 22), squeeze=squeeze, corners=14)
@@ -285,11 +294,11 @@ def bicycle(rng: np.random.Generator) -> Mesh:
     return mesh
 
 
-def motorcycle(rng: np.random.Generator) -> Mesh:
+def motorcycle(rng: np.random.Generator, paint: Colour | None = None) -> Mesh:
     """A motorcyclist: fat wheels, a heavy body with a tail lamp and a crouched rider."""
     mesh = Mesh(billboard=True)
     squeeze = rng.uniform(0.45, 1.0)
-    paint, mesh.colour = _named(rng, PAINTS)
+    paint, mesh.colour = _painted(rng, PAINTS, paint)
     half = 0.7 * squeeze
     for u in (-half, half):
         mesh.round(u, 0.32, 0.32, (18, 18, 20), squeeze=max(squeeze, 0.5))
@@ -516,3 +525,12 @@ BUILDERS: dict[str, Callable[[np.random.Generator], Mesh]] = {
     "tree": tree,
     "street lamp": street_lamp,
 }
+PAINTED: dict[str, Callable[[np.random.Generator, Colour | None], Mesh]] = {
+    "car": car,
+    "truck": truck,
+    "bus": bus,
+    "motorcycle": motorcycle,
+    "bicycle": bicycle,
+    "pedestrian": pedestrian,
+}
+"""What can be had in a colour: its paint, its frame, or its jacket."""
