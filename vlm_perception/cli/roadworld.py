@@ -60,6 +60,10 @@ def roadworld_heroes(
     per_class: Annotated[
         int, typer.Option(min=1, max=5000, help="Images of each class of a task.")
     ] = 100,
+    training: Annotated[
+        int,
+        typer.Option(min=0, max=1_000_000, help="Images with captions to train an encoder with."),
+    ] = 0,
 ) -> None:
     """Render the exam of adapted prompts: scenes with one large object, in a folder for each class.
 
@@ -70,7 +74,7 @@ def roadworld_heroes(
     """
     with plain_errors():
         module = importlib.import_module("vlm_perception.datasets.roadworld.heroes.exam")
-        digest = module.write_exam(out, per_class)
+        digest = module.write_exam(out, per_class, training)
     Console().print(f"{out}, classes {digest[:12]}", soft_wrap=True, highlight=False)
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlm_perception.datasets.captions_file import read_captions
 from vlm_perception.datasets.roadworld.heroes.classes import (
     PAINT_NAMES,
     HeroClass,
@@ -20,6 +21,7 @@ from vlm_perception.datasets.roadworld.heroes.classes import (
 )
 from vlm_perception.datasets.roadworld.heroes.exam import write_exam
 from vlm_perception.datasets.roadworld.heroes.scenes import SHARE, hero_street
+from vlm_perception.datasets.roadworld.heroes.training import captions, training_look
 
 FROZEN = "7f860af326b3d99b4d395269c65fbb06fccbefc0c482fecb6c107119adab7b5f"
 """Of the classes, as they were before any prompt was learned."""
@@ -54,6 +56,20 @@ def test_a_scene_shows_its_class_and_nothing_else(hero: HeroClass, seed: int) ->
     assert {"": True, "left": middle < 80, "right": middle > 80}[look.side]
 
 
+@given(st.integers(0, 1 << 30))
+def test_no_training_image_shows_or_names_what_is_kept_for_the_exam(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    look = training_look(rng)
+    said = " ; ".join(f" {text} " for text in captions(look, rng))
+    for task in tasks():
+        for each in task.classes:
+            if each.part == "seen" or task.control:
+                continue
+            wanted = {name: value for name, value in vars(each.look).items() if value}
+            assert any(getattr(look, name) != value for name, value in wanted.items())
+            assert f" {each.name} " not in said
+
+
 def test_one_seed_gives_one_scene() -> None:
     one, again = (hero_street(OBJECTS[0].look, 5, SIZE) for _ in range(2))
     assert np.array_equal(one.image, again.image)
@@ -65,11 +81,13 @@ def test_an_exam_is_completed_and_says_what_it_is(
     exam = "vlm_perception.datasets.roadworld.heroes.exam"
     monkeypatch.setattr(f"{exam}.tasks", lambda: tasks()[5:7])
     monkeypatch.setattr(f"{exam}.SOURCE_IMAGES", 1)
-    assert write_exam(tmp_path / "exam", 1) == digest(tasks()[5:7])
+    assert write_exam(tmp_path / "exam", 1, 2) == digest(tasks()[5:7])
     told = json.loads((tmp_path / "exam" / "exam.json").read_text())
     assert [task["new"] for task in told["tasks"]] == [
         list(task.names("seen")) for task in tasks()[5:7]
     ]
+    told_of = read_captions(tmp_path / "exam" / "training" / "captions.jsonl")
+    assert [len(texts) for _, texts in told_of] == [4, 4]
     images = sorted((tmp_path / "exam").rglob("*.jpg"))
     lost, kept = images[0], images[-1].stat().st_mtime_ns
     content = lost.read_bytes()

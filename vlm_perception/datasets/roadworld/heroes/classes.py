@@ -44,6 +44,8 @@ KINDS = (*PLACED, "traffic light", "stop sign", "speed-limit sign")
 SIDES = ("left", "right")
 BANDS = {"close": (0.14, 0.28), "further away": (0.05, 0.08)}
 """By their names, the shares of the image that the object covers."""
+MIDDLE, BETWEEN = "middle", "between"
+"""Where, and how far, an object may be whose other side or distance is kept from training."""
 TRAFFIC = ("none", "light", "heavy")
 _SKIES = {"clear": "clear", "rain": "rainy", "fog": "foggy"}
 _WAYS = {"straight": "straight road", "curve": "curve", "intersection": "intersection"}
@@ -124,7 +126,7 @@ def tasks() -> tuple[HeroTask, ...]:
             "weather-time",
             tuple(
                 HeroClass(
-                    f"{_SKIES[weather]} {when}",
+                    sky_words(when, weather),
                     Look(time_of_day=when, weather=weather),
                     sky_part(when, weather),
                 )
@@ -135,7 +137,7 @@ def tasks() -> tuple[HeroTask, ...]:
             "road-traffic",
             tuple(
                 HeroClass(
-                    f"{_WAYS[road]} with {_LOADS[load]}",
+                    street_words(road, load),
                     Look(road=road, traffic=load),
                     _part(row, column),
                 )
@@ -154,6 +156,16 @@ def digest(all_tasks: Sequence[HeroTask]) -> str:
         for task in all_tasks
     ]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def sky_words(time_of_day: str, weather: str) -> str:
+    """Name of a weather at a time of day."""
+    return f"{_SKIES[weather]} {time_of_day}"
+
+
+def street_words(road: str, traffic: str) -> str:
+    """Name of a kind of road with so much traffic."""
+    return f"{_WAYS[road]} with {_LOADS[traffic]}"
 
 
 def sky_part(time_of_day: str, weather: str) -> Part:

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from rich.progress import track
 
 from vlm_perception.common.machine import cpu_count
+from vlm_perception.datasets.captions_file import CAPTIONS_FILE
 from vlm_perception.datasets.roadworld.files.shards import in_parallel
 from vlm_perception.datasets.roadworld.heroes.classes import (
     HeroClass,
@@ -23,6 +25,7 @@ from vlm_perception.datasets.roadworld.heroes.classes import (
     tasks,
 )
 from vlm_perception.datasets.roadworld.heroes.scenes import hero_street
+from vlm_perception.datasets.roadworld.heroes.training import captions, training_look
 from vlm_perception.outputs.file import write_whole
 from vlm_perception.outputs.own import own_folder
 
@@ -30,9 +33,10 @@ VERB = "roadworld heroes"
 SIZE = (320, 180)
 QUALITY = 95
 EXAM_FILE = "exam.json"
-SOURCE, VALIDATION = "source", "validation"
+SOURCE, VALIDATION, TRAINING = "source", "validation", "training"
 FORMAT_VERSION = 1
 EXAM_SEED, VALIDATION_SEED, SOURCE_SEED = 22_000_000, 23_000_000, 24_000_000
+TRAINING_SEED = 6_000_000
 SEEDS_OF_CLASS = 10_000
 """Between the first seeds of two classes of a part."""
 OF_A_JOB = 200
@@ -48,20 +52,22 @@ class _Image:
     seed: int
 
 
-def write_exam(out: Path, per_class: int) -> str:
+def write_exam(out: Path, per_class: int, training: int = 0) -> str:
     """Write what is missing of the exam, and return the digest of its classes.
 
     Args:
         out: `TASK/CLASS/SEED.jpg` below it; `validation/` has the same with the classes to choose
             by, and `source/` the classes that prompts are learned from.
         per_class: images of each class of a task; a quarter of them of each to choose by.
+        training: images with captions, `training/`, for an encoder.
 
     Raises:
         OutputError: the folder is another's.
         OSError: it cannot be written.
     """
     with own_folder(out, VERB, []) as folder:
-        missing = [image for image in _images(folder, per_class) if not image.path.exists()]
+        images = [*_images(folder, per_class), *_to_learn_from(folder / TRAINING, training)]
+        missing = [image for image in images if not image.path.exists()]
         jobs = [missing[at : at + OF_A_JOB] for at in range(0, len(missing), OF_A_JOB)]
         if jobs:
             made = in_parallel(_write, [(job,) for job in jobs], cpu_count())
@@ -70,6 +76,8 @@ def write_exam(out: Path, per_class: int) -> str:
         told = digest(tasks())
         _write_index(folder, told, "exam")
         _write_index(folder / VALIDATION, told, "validation")
+        if training:
+            _write_captions(folder / TRAINING, training)
         return told
 
 
@@ -96,6 +104,24 @@ def _images(out: Path, per_class: int) -> Iterator[_Image]:
 def _of_class(below: Path, each: HeroClass, first: int, count: int) -> Iterator[_Image]:
     folder = below / each.name.replace(" ", "_")
     return (_Image(folder / f"{seed}.jpg", each.look, seed) for seed in range(first, first + count))
+
+
+def _to_learn_from(folder: Path, count: int) -> Iterator[_Image]:
+    for seed in range(TRAINING_SEED, TRAINING_SEED + count):
+        yield _Image(folder / f"{seed}.jpg", training_look(_draw(seed)), seed)
+
+
+def _write_captions(folder: Path, count: int) -> None:
+    lines = []
+    for image in _to_learn_from(folder, count):
+        texts = captions(image.look, _draw(image.seed))
+        lines.append({"image": image.path.name, "captions": texts, "language": "en"})
+    content = "".join(json.dumps(line) + "\n" for line in lines)
+    write_whole(folder / CAPTIONS_FILE, content)
+
+
+def _draw(seed: int) -> np.random.Generator:
+    return np.random.default_rng((seed, 32))
 
 
 def _write(images: Sequence[_Image]) -> None:

@@ -14,7 +14,9 @@ from vlm_perception.datasets.roadworld import assets
 from vlm_perception.datasets.roadworld.appearance import PLAIN, Appearance
 from vlm_perception.datasets.roadworld.heroes.classes import (
     BANDS,
+    BETWEEN,
     CLOTHES_NAMES,
+    MIDDLE,
     PAINT_NAMES,
     Look,
     sky_part,
@@ -32,9 +34,10 @@ from vlm_perception.datasets.roadworld.world import (
 SHARE = 0.05
 """Of the image, that an object covers at least."""
 LARGEST = 0.3
+SHARES = {**BANDS, BETWEEN: (BANDS["further away"][1], BANDS["close"][0])}
 NEAREST_M = 1.0
-ASIDE = (0.08, 0.3)
-"""How far from the middle, relative to the distance, an object on one side stands."""
+ASIDE = {"": (-0.3, 0.3), "left": (0.08, 0.3), "right": (-0.3, -0.08), MIDDLE: (-0.06, 0.06)}
+"""How far left of the middle, relative to the distance, an object stands."""
 OTHER_CAMERA = Appearance(1.0)
 LOOKED_AT = 0.55
 AIMED_AT = dict.fromkeys(
@@ -87,11 +90,10 @@ def _under_sky(world: World, wanted: Look, rng: np.random.Generator) -> World:
 
 def _with_hero(world: World, wanted: Look, rng: np.random.Generator) -> World:
     """The street without its labelled objects, and with one that is near."""
-    low, high = BANDS.get(wanted.band, (SHARE, LARGEST))
+    low, high = SHARES.get(wanted.band, (SHARE, LARGEST))
     share = float(np.exp(rng.uniform(np.log(1.05 * low), np.log(0.95 * high))))
     distance = distance_of_share(wanted.kind, share)
-    aside = float(rng.uniform(*ASIDE) if wanted.side else rng.uniform(-ASIDE[1], ASIDE[1]))
-    aside = -aside if wanted.side == "right" else aside
+    aside = float(rng.uniform(*ASIDE[wanted.side]))
     hero = _actor(wanted, float(rng.uniform(-np.pi, np.pi)), rng)
     street = replace(
         world,
@@ -139,7 +141,8 @@ def _shows(street: Street, wanted: Look) -> bool:
     if len(truth.objects) != 1:
         return False
     (hero,) = truth.objects
-    low, high = BANDS.get(wanted.band, (SHARE, 1.0))
+    low, high = SHARES.get(wanted.band, (SHARE, 1.0))
     middle = (hero.box[0] + hero.box[2] / 2) / street.image.shape[1]
-    beside = {"": True, "left": middle < LEFT_OF, "right": middle > 1.0 - LEFT_OF}
+    left, right = middle < LEFT_OF, middle > 1.0 - LEFT_OF
+    beside = {"": True, "left": left, "right": right, MIDDLE: not (left or right)}
     return low <= hero.share <= high and hero.visible_share > WHOLE and beside[wanted.side]
