@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from support.checkpoints import make_checkpoint
 from torch.nn import functional
 
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
@@ -30,8 +29,8 @@ GRID = SIZE[0] // PATCH, SIZE[1] // PATCH
 WORDS = {"car": ["car", "a photo of a car"], "fog": ["fog"], "cone": ["cone"]}
 
 
-def recipe(family: str, tokenizer: str) -> Recipe:
-    """Of a student with random weights, for an image that its table of positions does not fit."""
+def recipe(family: str, size: tuple[int, int] = SIZE) -> Recipe:
+    """Of a student with random weights, for an image that its table of positions may not fit."""
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
     vision |= {"num_attention_heads": 2, "image_size": 64, "patch_size": PATCH}
     text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
@@ -45,9 +44,9 @@ def recipe(family: str, tokenizer: str) -> Recipe:
                 "kind": "config",
                 "vision": {"model_type": f"{family}_vision_model", **vision},
                 "text": {"model_type": f"{family}_text_model", **text},
-                "tokenizer": tokenizer,
+                "tokenizer": "road-world",
             },
-            "size": SIZE,
+            "size": size,
             "losses": {"pooled": 1.0},
             "training": {"steps": 1},
         },
@@ -55,26 +54,25 @@ def recipe(family: str, tokenizer: str) -> Recipe:
     return Recipe.model_validate_json(json.dumps(content))
 
 
-def student(family: str, folder: Path, keep: str = "") -> StudentEncoder:
+def student(
+    family: str, folder: Path, keep: str = "", size: tuple[int, int] = SIZE
+) -> StudentEncoder:
     """With random weights, large enough for every input to change the output."""
-    tokenizer = "road-world"
-    if family == "clip":
-        tokenizer = str(make_checkpoint(folder / "other", family="clip", language=None))
-    begin(recipe(family, tokenizer), folder, folder / "begun", lambda: torch.empty(0))
-    return opened(folder, keep)
+    begin(recipe(family, size), folder, folder / "begun", lambda: torch.empty(0))
+    return opened(folder, keep, size)
 
 
-def opened(folder: Path, keep: str = "") -> StudentEncoder:
+def opened(folder: Path, keep: str = "", size: tuple[int, int] = SIZE) -> StudentEncoder:
     """The student that `begin` has written, with other weights."""
-    encoder = StudentEncoder(folder / "begun", SIZE)
+    encoder = StudentEncoder(folder / "begun", size)
     if keep:
-        encoder.keep = parse_schedule(keep, 3, GRID[0] * GRID[1])
+        encoder.keep = parse_schedule(keep, 3, encoder.grid[0] * encoder.grid[1])
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in encoder.parameters():
             if weight.ndim == 2:
-                size = weight.shape[1] ** -0.5
-                weight.copy_(1.2 * size * torch.randn(weight.shape, generator=generator))
+                scale = weight.shape[1] ** -0.5
+                weight.copy_(1.2 * scale * torch.randn(weight.shape, generator=generator))
     return encoder
 
 

@@ -19,7 +19,7 @@ pytest.importorskip("torch")
 import torch
 from support import small_student
 from support.checkpoints import make_checkpoint
-from support.small_student import GRID, SIZE, step, student
+from support.small_student import SIZE, step, student
 from torch.nn import functional
 
 from vlm_perception.datasets.roadworld.sampling import sample_scene
@@ -42,15 +42,18 @@ from vlm_perception.training.tower import forget
 
 
 @pytest.mark.parametrize("family", ["siglip", "clip"])
-def test_a_student_is_trained_on_what_its_exported_tower_gives(family: str, tmp_path: Path) -> None:
-    encoder = student(family, tmp_path, "0.5@1")
-    image = torch.randint(0, 256, (1, SIZE[1], SIZE[0], 3), dtype=torch.uint8)
+@pytest.mark.parametrize("size", [SIZE, (128, 32)], ids=["resized positions", "as many positions"])
+def test_a_student_is_trained_on_what_its_exported_tower_gives(
+    family: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    encoder = student(family, tmp_path, "0.5@1", size)
+    image = torch.randint(0, 256, (1, size[1], size[0], 3), dtype=torch.uint8)
     scaling = read_normalisation(tmp_path / "begun")
     vision = encoder.reader.family.vision
     for pruned in (False, True):
         graph = vision(
             encoder.model,
-            positions=vision.parts(encoder.model.vision_model).positions.of_grid(*GRID),
+            positions=vision.parts(encoder.model.vision_model).positions.of_grid(*encoder.grid),
             mean=scaling.mean,
             std=scaling.std,
             feature_layers=[-1],

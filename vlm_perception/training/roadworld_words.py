@@ -35,6 +35,8 @@ MAX_POSITIONS = 512
 VOCABULARY_SIZE = 1024
 IMAGE_TOKEN = "<image>"
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>", IMAGE_TOKEN)
+CLIP_TOKENS = ("<pad>", "<bos>", "<unk>", "<eos>", IMAGE_TOKEN)
+"""transformers reads a text of a CLIP whose end token is 2 at its highest token instead."""
 PROMPT = "<bos><image>question: {text} answer:"
 
 LABEL_TEMPLATES = (
@@ -88,11 +90,21 @@ def _corpus() -> list[str]:
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE trained on the world's captions and questions; it can spell any text."""
-    return dress_tokenizer(Tokenizer.from_str(_trained_tokens()))
+    return dress_tokenizer(Tokenizer.from_str(_trained_tokens(SPECIAL_TOKENS)))
+
+
+def build_clip_tokenizer() -> PreTrainedTokenizerFast:
+    """The same with a token at the end of each text, where CLIP reads it."""
+    tokenizer = Tokenizer.from_str(_trained_tokens(CLIP_TOKENS))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>",
+        special_tokens=[(name, CLIP_TOKENS.index(name)) for name in ("<bos>", "<eos>")],
+    )
+    return dress_tokenizer(tokenizer)
 
 
 @functools.cache
-def _trained_tokens() -> str:
+def _trained_tokens(special: tuple[str, ...]) -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -100,7 +112,7 @@ def _trained_tokens() -> str:
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -58,9 +58,8 @@ def test_a_scene_shows_its_class_and_nothing_else(hero: HeroClass, seed: int) ->
 
 @given(st.integers(0, 1 << 30))
 def test_no_training_image_shows_or_names_what_is_kept_for_the_exam(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    look = training_look(rng)
-    said = " ; ".join(f" {text} " for text in captions(look, rng))
+    look = training_look(np.random.default_rng(seed))
+    said = " ; ".join(f" {text} " for text in captions(look))
     for task in tasks():
         for each in task.classes:
             if each.part == "seen" or task.control:
@@ -87,7 +86,8 @@ def test_an_exam_is_completed_and_says_what_it_is(
         list(task.names("seen")) for task in tasks()[5:7]
     ]
     told_of = read_captions(tmp_path / "exam" / "training" / "captions.jsonl")
-    assert [len(texts) for _, texts in told_of] == [4, 4]
+    assert len(told_of) == 2
+    assert all(texts for _, texts in told_of)
     images = sorted((tmp_path / "exam").rglob("*.jpg"))
     lost, kept = images[0], images[-1].stat().st_mtime_ns
     content = lost.read_bytes()

@@ -114,7 +114,7 @@ def _to_learn_from(folder: Path, count: int) -> Iterator[_Image]:
 def _write_captions(folder: Path, count: int) -> None:
     lines = []
     for image in _to_learn_from(folder, count):
-        texts = captions(image.look, _draw(image.seed))
+        texts = captions(image.look)
         lines.append({"image": image.path.name, "captions": texts, "language": "en"})
     content = "".join(json.dumps(line) + "\n" for line in lines)
     write_whole(folder / CAPTIONS_FILE, content)

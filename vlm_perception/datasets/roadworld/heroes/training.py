@@ -27,7 +27,7 @@ from vlm_perception.datasets.roadworld.world import LIGHT_STATES, TIMES_OF_DAY, 
 
 STREETS = 0.15
 """Share of the images that show a street as a whole."""
-_FORMS = ("{}", "a photo of {}", "a camera sees {}", "there is {} ahead")
+_FORMS = ("{}", "a {}", "a photo of a {}")
 
 Rng = np.random.Generator
 T = TypeVar("T")
@@ -59,20 +59,18 @@ def training_look(rng: Rng) -> Look:
     )
 
 
-def captions(look: Look, rng: Rng) -> list[str]:
-    """What is said of it: all words, some of them, and the name of the thing alone."""
+def captions(look: Look) -> list[str]:
+    """All that is said of such images: in a batch, what is said of another and true is no rival."""
     sky = sky_words(look.time_of_day, look.weather)
-    if not look.kind:
-        street = street_words(look.road, look.traffic)
-        return [f"a {street} on a {sky}", _form(f"a {street}", rng), f"a {sky}", street]
-    thing, place = _thing(look), _place(look)
-    bare = look.kind if look.state == "" else f"{look.state} {look.kind}"
-    return [
-        f"a {thing}{place} on a {sky}",
-        _form(f"a {thing}", rng),
-        _form(f"a {bare}{place}", rng),
-        f"a {sky} with a {thing}",
-    ]
+    if look.kind:
+        side = "" if look.side == MIDDLE else f" on the {look.side}"
+        band = "" if look.band == BETWEEN else f" {look.band}"
+        names = dict.fromkeys((_thing(look), look.kind))
+        shown = [f"{a}{b}" for a, b in product(names, dict.fromkeys(("", side, band, side + band)))]
+    else:
+        shown = [street_words(look.road, look.traffic)]
+    said = [*shown, *(f"{each} on a {sky}" for each in shown), sky]
+    return [form.format(each) for form, each in product(_FORMS, said)]
 
 
 def _thing(look: Look) -> str:
@@ -83,21 +81,12 @@ def _thing(look: Look) -> str:
     return f"{look.paint} {look.kind}" if look.paint in PAINT_NAMES else look.kind
 
 
-def _place(look: Look) -> str:
-    side = "" if look.side == MIDDLE else f" on the {look.side}"
-    return side + ("" if look.band == BETWEEN else f" {look.band}")
-
-
 def _seen(task: HeroTask) -> list[Look]:
     return [each.look for each in task.classes if each.part == "seen"]
 
 
 def _values(task: HeroTask, kind: str, name: str) -> list[str]:
     return [getattr(look, name) for look in _seen(task) if look.kind == kind]
-
-
-def _form(words: str, rng: Rng) -> str:
-    return _one(_FORMS, rng).format(words)
 
 
 def _one(values: Sequence[T], rng: Rng) -> T:

@@ -35,7 +35,7 @@ from vlm_perception.training.distillation.recipe import (
 )
 from vlm_perception.training.distillation.student.cut import cut
 from vlm_perception.training.processors import image_processor, save_processor
-from vlm_perception.training.roadworld_words import build_tokenizer
+from vlm_perception.training.roadworld_words import build_clip_tokenizer, build_tokenizer
 
 # Models of transformers carry no types.
 Model = Any
@@ -117,27 +117,26 @@ def _from_config(
     }
     model = _model(start.vision, {**start.text, **ids})
     model.save_pretrained(folder)
-    if start.tokenizer == "road-world":
+    if start.tokenizer == "road-world" and not _is_clip(start):
         length = int(model.config.text_config.max_position_embeddings)
         save_processor(tokenizer, student.size, length, folder)
     else:
-        of_family = CLIPProcessor if isinstance(model, CLIPModel) else SiglipProcessor
+        of_family = CLIPProcessor if _is_clip(start) else SiglipProcessor
         of_family(image_processor(student.size), tokenizer).save_pretrained(folder)
 
 
 def _tokenizer(recipe: Recipe, start: ConfigStudent, home: Path) -> Model:
     if start.tokenizer == "road-world":
-        if start.text.get("model_type") == "clip_text_model":
-            raise DistillationError(
-                "the road world's tokenizer writes no end token, at which CLIP reads a text; take "
-                "that of the teacher, or of another CLIP"
-            )
-        return build_tokenizer()
+        return build_clip_tokenizer() if _is_clip(start) else build_tokenizer()
     if start.tokenizer == "teacher":
         reader = DualReader(teacher_folder(recipe, home))
         return reader.tokenizer
     folder = dual_folder(place(home, start.tokenizer))
     return load_tokenizer(folder, DualReader(folder).model)
+
+
+def _is_clip(start: ConfigStudent) -> bool:
+    return start.text.get("model_type") == "clip_text_model"
 
 
 def _model(vision: Mapping[str, Any], text: Mapping[str, Any]) -> Model:

@@ -50,7 +50,7 @@ def _siglip(model: Model, pixels: Tensor, keep: Sequence[KeepStep], resized: boo
 def _clip(model: Model, pixels: Tensor, keep: Sequence[KeepStep], resized: bool) -> Seeing:
     """As modeling's ClipVision, whose attention keeps query, key and value in one matrix."""
     tower = model.vision_model
-    hidden = tower.pre_layrnorm(tower.embeddings(pixels, interpolate_pos_encoding=resized))
+    hidden = tower.pre_layrnorm(_clip_tokens(tower.embeddings, pixels, resized))
     index = torch.arange(hidden.shape[1] - 1, device=hidden.device).expand(len(hidden), -1)
     counts = {step.layer: step.tokens - 1 for step in keep}
 
@@ -73,6 +73,17 @@ def _clip(model: Model, pixels: Tensor, keep: Sequence[KeepStep], resized: bool)
     single = tower.post_layernorm(read)[:, :places]
     pooled = model.visual_projection(tower.post_layernorm(hidden[:, 0]))
     return Seeing(pooled, model.visual_projection(single), index, single)
+
+
+def _clip_tokens(embeddings: Model, pixels: Tensor, resized: bool) -> Tensor:
+    """As modeling's `Positions`: so many patches as there are positions take them as they are."""
+    if resized:
+        resampled: Tensor = embeddings(pixels, interpolate_pos_encoding=True)
+        return resampled
+    patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+    leading = embeddings.class_embedding.expand(len(pixels), 1, -1)
+    placed: Tensor = torch.cat((leading, patches), dim=1) + embeddings.position_embedding.weight
+    return placed
 
 
 def _class_attention(attention: Model, normed: Tensor) -> Tensor:
