@@ -13,12 +13,19 @@ from support.streets import streets
 pytest.importorskip("sklearn")
 
 from vlm_perception.bundle.bundle import ModelBundle
+from vlm_perception.datasets.roadworld.appearance import open_appearance
 from vlm_perception.datasets.roadworld.truth import QUESTIONS, SceneTruth, captions
 from vlm_perception.datasets.roadworld.world import LABELS, OBJECT_LABELS
 from vlm_perception.evaluation.pope.negatives import SPLITS
 from vlm_perception.evaluation.road_world import ForeignBundleError
 from vlm_perception.evaluation.tasks import roadworld
-from vlm_perception.evaluation.tasks.roadworld import Answers, RoadWorldTaskError, run
+from vlm_perception.evaluation.tasks.roadworld import (
+    Answers,
+    RoadWorldTask,
+    RoadWorldTaskError,
+    evaluation_streets,
+    run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +144,20 @@ def test_an_exam_that_has_become_easy_is_refused(
 def test_a_bundle_of_another_world_is_refused(siglip_bundle: ModelBundle) -> None:
     with pytest.raises(ForeignBundleError, match="not a road-world bundle"):
         run(str(siglip_bundle.path), scenes=1)
+
+
+def test_the_randomised_bundle_sees_more_in_random_streets() -> None:
+    wrong = {}
+    for name in ("roadworld-nano", "roadworld-randomised"):
+        task = RoadWorldTask(ModelBundle.load(name), appearance=1.0)
+        for street in evaluation_streets(8, open_appearance(1.0)):
+            task.take(street)
+        assert task.report().figures["appearance"] == 1.0
+        truths, scores = task.answers.truths, np.stack(task.answers.scores)
+        present = np.array([[label in truth.shares for label in LABELS] for truth in truths])
+        wrong[name] = np.abs(scores - present).mean()
+    assert wrong["roadworld-randomised"] < 0.8 * wrong["roadworld-nano"]
+
+
+def test_the_randomised_bundle_gives_its_stored_outputs() -> None:
+    ModelBundle.load("roadworld-randomised").verify_golden()
