@@ -56,6 +56,16 @@ def test_a_scene_shows_its_class_and_nothing_else(hero: HeroClass, seed: int) ->
     assert {"": True, "left": middle < 80, "right": middle > 80}[look.side]
 
 
+def test_a_street_is_of_its_class() -> None:
+    (streets,) = (task for task in tasks() if task.name == "road-traffic")
+    for each in streets.classes:
+        truth = hero_street(each.look, 7, SIZE).truth
+        assert (truth.attributes["road"], truth.attributes["traffic"]) == (
+            each.look.road,
+            each.look.traffic,
+        )
+
+
 @given(st.integers(0, 1 << 30))
 def test_no_training_image_shows_or_names_what_is_kept_for_the_exam(seed: int) -> None:
     look = training_look(np.random.default_rng(seed))

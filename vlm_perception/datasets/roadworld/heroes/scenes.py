@@ -23,9 +23,11 @@ from vlm_perception.datasets.roadworld.heroes.classes import (
 )
 from vlm_perception.datasets.roadworld.sampling import distance_of_share, sample_scene
 from vlm_perception.datasets.roadworld.streets import Street, look
+from vlm_perception.datasets.roadworld.truth import road_kind
 from vlm_perception.datasets.roadworld.world import (
     LIGHT_STATES,
     TIMES_OF_DAY,
+    VEHICLES,
     WEATHERS,
     Actor,
     World,
@@ -50,7 +52,7 @@ WHOLE = 0.7
 """Share of an object that is visible at least."""
 LEFT_OF = 0.42
 """Of the image's width, where the centre of an object on the left is at most."""
-TRIES = 200
+TRIES = 2000
 
 
 def hero_street(wanted: Look, seed: int, size: tuple[int, int]) -> Street:
@@ -73,7 +75,12 @@ def _worlds(wanted: Look, seed: int) -> Iterator[World]:
     for number in range(TRIES):
         rng = np.random.default_rng((seed, 31, number))
         world = _under_sky(sample_scene(int(rng.integers(1 << 40))), wanted, rng)
-        yield _with_hero(world, wanted, rng) if wanted.kind else world
+        if wanted.kind:
+            yield _with_hero(world, wanted, rng)
+        elif wanted.road in ("", road_kind(world, 0.0)):
+            empty = wanted.traffic == "none"
+            actors = [each for each in world.actors if not (empty and each.label in VEHICLES)]
+            yield replace(world, actors=actors)
 
 
 def _under_sky(world: World, wanted: Look, rng: np.random.Generator) -> World:
