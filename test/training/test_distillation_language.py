@@ -260,11 +260,19 @@ def test_a_teacher_s_tokens_count_where_they_are_the_student_s(siglip_checkpoint
         ({"start": "x", "losses": {"taught_patches": 1.0}}, "keys and values of a q-former"),
         ({"start": "x", "losses": {"taught_answers": 1.0}}, "name it in `teacher.language`"),
         ({"start": "x", "training": {"steps": 1, "batch": 512}}, "above `micro_batch` 64"),
+        ({"start": "x", "training": {"steps": 1, "batch": 64}}, "fewer than the 64 of a batch"),
     ],
 )
 def test_what_cannot_be_trained_is_said(language: Any, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(DistillationError, match=sentence):
         run(recipe(tmp_path, **language), tmp_path, tmp_path / "out")
+
+
+def test_a_run_does_not_go_on_with_another_recipe(tmp_path: Path) -> None:
+    with pytest.raises(DistillationError, match="no checkpoint directory"):
+        run(recipe(tmp_path, start="missing"), tmp_path, tmp_path / "out")
+    with pytest.raises(DistillationError, match=r"start was 'missing' and is 'other' now"):
+        run(recipe(tmp_path, start="other"), tmp_path, tmp_path / "out")
 
 
 def test_a_choice_scores_by_the_mean_over_its_tokens_as_on_the_robot(

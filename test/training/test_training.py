@@ -440,6 +440,21 @@ def test_a_resumed_run_is_an_unbroken_one_bit_for_bit(tmp_path: Path) -> None:
         train(tmp_path / "broken", Schedule(steps=60, batch=8))
 
 
+def test_a_loss_that_is_no_number_ends_a_run_that_can_go_on(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, schedule = nn.Linear(4, 1), Schedule(steps=SAVE_EVERY + 20, batch=8)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        found = task(module)(step)
+        return found if step < SAVE_EVERY + 5 else {**found, "near": found["near"] * torch.nan}
+
+    weights = {"near": 1.0, "small": 0.1}
+    with pytest.raises(VlmPerceptionError, match=f"loss near is nan in step {SAVE_EVERY + 6}"):
+        fit(module, losses, weights, schedule, tmp_path, "tiny")
+    fit(module, task(module), weights, schedule, tmp_path, "tiny")
+    assert all(torch.isfinite(each).all() for each in module.parameters())
+
+
 @PROPERTY
 @given(st.integers(2, 5000), st.floats(1e-5, 1.0), st.floats(0.001, 0.9), st.floats(0, 1))
 def test_the_rate_warms_up_and_then_falls_to_its_end(
